@@ -1,0 +1,50 @@
+//! The only reader of time. Everything that decides takes `now` as an argument.
+
+use std::time::{Duration, Instant, SystemTime};
+
+/// Monotonic time: what decides.
+#[expect(clippy::disallowed_methods, reason = "this is the one reader")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Wall time: only ever shown.
+#[expect(clippy::disallowed_methods, reason = "this is the one reader")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// ISO 8601 in UTC with milliseconds, `2024-01-31T22:00:00.000Z` [S000-29].
+pub fn iso(at: SystemTime) -> String {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
+}
+
+/// Days since 1970-01-01 to year, month, day (Howard Hinnant, `civil_from_days`, for days >= 0).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + u64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_time_prints_as_iso_8601_with_milliseconds() {
+        let at = |secs, ms| iso(SystemTime::UNIX_EPOCH + Duration::new(secs, ms * 1_000_000));
+        assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(1_706_738_400, 0), "2024-01-31T22:00:00.000Z");
+        assert_eq!(at(951_782_399, 999), "2000-02-28T23:59:59.999Z");
+        assert_eq!(at(951_782_400, 1), "2000-02-29T00:00:00.001Z");
+    }
+}

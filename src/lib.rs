@@ -1,0 +1,6 @@
+//! llmproxy: one OpenAI-compatible address in front of several model servers.
+
+pub mod base;
+pub mod config;
+pub mod http;
+pub mod model;
