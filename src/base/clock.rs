@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn wall_time_prints_as_iso_8601_with_milliseconds() {
-        let at = |secs, ms| iso(SystemTime::UNIX_EPOCH + Duration::new(secs, ms * 1_000_000));
+        let at = |secs, ms: u32| iso(SystemTime::UNIX_EPOCH + Duration::new(secs, ms * 1_000_000));
         assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(1_706_738_400, 0), "2024-01-31T22:00:00.000Z");
         assert_eq!(at(951_782_399, 999), "2000-02-28T23:59:59.999Z");
