@@ -1,4 +1,10 @@
 //! Ground that every room stands on: time, chance, secrets, units, signals. Imports no other room.
 
+#[cfg(test)]
+pub mod child;
 pub mod clock;
+pub mod dice;
+pub mod lock;
+pub mod notify;
 pub mod secret;
+pub mod signals;

@@ -1,0 +1,131 @@
+//! Texts from strangers, made fit for one line of a log. Knows nothing of what the line says.
+
+use std::fmt::{self, Write};
+
+/// Bytes of one text that a line may hold: a full channel of lines stays small.
+const ROOM: usize = 4096;
+
+/// Writes a text that can neither end its line nor command a terminal.
+pub fn plain(out: &mut dyn Write, text: impl fmt::Display) -> fmt::Result {
+    Escape { out, quotes: false, room: ROOM }.all(text)
+}
+
+/// Writes the same as a JSON string, quotes included.
+pub fn quoted(out: &mut dyn Write, text: impl fmt::Display) -> fmt::Result {
+    out.write_char('"')?;
+    Escape { out, quotes: true, room: ROOM }.all(text)?;
+    out.write_char('"')
+}
+
+/// The start of a text: at most so many characters.
+pub fn cut(text: &str, characters: usize) -> &str {
+    text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
+}
+
+/// Whether a character must not reach a log as it is: C0, DEL, C1, line separators, and the marks that reverse the
+/// order in which a terminal shows what follows.
+pub fn harmful(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+struct Escape<'a> {
+    out: &'a mut dyn Write,
+    quotes: bool,
+    room: usize,
+}
+
+impl Escape<'_> {
+    fn all(mut self, text: impl fmt::Display) -> fmt::Result {
+        let written = write!(self, "{text}");
+        if self.room > 0 {
+            return written;
+        }
+        // The error was our own way to stop a text that is too long.
+        self.out.write_char('…')
+    }
+
+    fn character(&mut self, c: char) -> fmt::Result {
+        match c {
+            '\n' => self.out.write_str("\\n"),
+            '\r' => self.out.write_str("\\r"),
+            '\t' => self.out.write_str("\\t"),
+            '"' | '\\' if self.quotes => write!(self.out, "\\{c}"),
+            // Everything harmful is below U+10000, so four digits do, and JSON reads them too.
+            c if harmful(c) => write!(self.out, "\\u{:04x}", u32::from(c)),
+            c => self.out.write_char(c),
+        }
+    }
+}
+
+impl Write for Escape<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let harmless = |b: u8| matches!(b, b' '..=b'~') && !(self.quotes && matches!(b, b'"' | b'\\'));
+        if text.len() < self.room && text.bytes().all(harmless) {
+            self.room -= text.len();
+            return self.out.write_str(text);
+        }
+        for c in text.chars() {
+            self.room = self.room.saturating_sub(c.len_utf8());
+            if self.room == 0 {
+                return Err(fmt::Error);
+            }
+            self.character(c)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plainly(text: &str) -> String {
+        let mut out = String::new();
+        plain(&mut out, text).unwrap();
+        out
+    }
+
+    #[test]
+    fn what_could_end_a_line_or_command_a_terminal_is_escaped() {
+        // F12
+        let table = [
+            ("plain text, ünïcode 漢字 🦙", "plain text, ünïcode 漢字 🦙"),
+            ("two\nlines\r\n", "two\\nlines\\r\\n"),
+            ("tab\t", "tab\\t"),
+            ("\u{1b}[31mred", "\\u001b[31mred"),
+            ("nul\0 bell\u{7}", "nul\\u0000 bell\\u0007"),
+            ("del\u{7f} csi\u{9b}31m nel\u{85}", "del\\u007f csi\\u009b31m nel\\u0085"),
+            ("sep\u{2028}\u{2029} rlo\u{202e}txt\u{2066}", "sep\\u2028\\u2029 rlo\\u202etxt\\u2066"),
+            ("say \"hi\" \\o/", "say \"hi\" \\o/"),
+        ];
+        for (text, escaped) in table {
+            assert_eq!(plainly(text), escaped);
+        }
+    }
+
+    #[test]
+    fn a_quoted_text_is_a_json_string_and_reads_back_the_same() {
+        for text in ["", "a", "\"\\\"", "\r\n\0\u{1b}\u{7f}\u{9b}\u{2028}", "漢字 🦙", "\\u0041"] {
+            let mut out = String::new();
+            quoted(&mut out, text).unwrap();
+            assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
+            assert!(!out.chars().any(harmful));
+        }
+    }
+
+    #[test]
+    fn a_text_beyond_its_room_ends_in_an_ellipsis() {
+        for long in ["x".repeat(ROOM * 2), "\n".repeat(ROOM * 2), "漢".repeat(ROOM)] {
+            let mut out = String::new();
+            quoted(&mut out, format_args!("{long}{long}")).unwrap();
+            let back: String = serde_json::from_str(&out).unwrap();
+            assert!(back.ends_with('…') && back.len() <= ROOM + '…'.len_utf8());
+        }
+        assert_eq!(plainly(&"x".repeat(ROOM - 1)).len(), ROOM - 1);
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!((cut("漢字🦙", 2), cut("漢字", 2), cut("", 2)), ("漢字", "漢字", ""));
+    }
+}

@@ -1,0 +1,7 @@
+//! What the outside may see of the inside: the process log and the access line. Nothing in here can fail a request or
+//! make it wait.
+
+pub mod access;
+mod entry;
+mod escape;
+pub mod logger;
