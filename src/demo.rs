@@ -1,0 +1,130 @@
+//! The toy model servers of `--demo`, the configuration that serves them, and the lines that show how to try it.
+//! Knows nothing of the proxy but its configuration; loopback only.
+
+mod answer;
+mod gate;
+mod server;
+
+use crate::config::{Auth, Base, Config, Endpoint, HealthCheck, OnClientGone, Probe, Timeouts};
+use std::fmt::Write;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+/// The model that both toys serve.
+const SHARED: &str = "toy-shared";
+const FAST: &str = "toy-fast";
+const SLOW: &str = "toy-slow";
+
+/// Both toy servers; dropping it stops them.
+pub struct Demo {
+    /// Where they are and what they serve.
+    pub servers: Vec<Toy>,
+    _running: Vec<server::Server>,
+}
+
+/// One toy model server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Toy {
+    /// Its endpoint's name.
+    pub name: &'static str,
+    /// A loopback address.
+    pub addr: SocketAddr,
+    /// The models it serves.
+    pub models: [&'static str; 2],
+}
+
+/// Starts the toy servers on free loopback ports.
+pub fn start() -> io::Result<Demo> {
+    let toys = [("toy-a", [SHARED, FAST]), ("toy-b", [SHARED, SLOW])];
+    let started: io::Result<Vec<_>> = toys.into_iter().map(|(name, models)| server::start(name, models)).collect();
+    let (servers, running) = started?.into_iter().unzip();
+    Ok(Demo { servers, _running: running })
+}
+
+/// The configuration of a proxy in front of the toys: port 8080, or a free one when that is taken.
+pub fn config(demo: &Demo) -> Config {
+    let mut config = Config::default();
+    config.server.port = free_port(&config.server.host, config.server.port);
+    config.endpoints = demo.servers.iter().map(endpoint).collect();
+    // Quick, so that a paused toy is seen while one watches.
+    config.health_check = HealthCheck {
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
+        path: "/health".into(),
+        failure_threshold: 1,
+    };
+    config
+}
+
+/// What to type next, given the address the proxy listens on.
+pub fn banner(proxy: SocketAddr, demo: &Demo) -> String {
+    let proxy = if proxy.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, proxy.port()).into() } else { proxy };
+    let first = &demo.servers[0];
+    let mut text = String::from("\nBehind it, two toy model servers (fixed text, no model at work):\n");
+    for toy in &demo.servers {
+        writeln!(text, "  {} http://{} serves {}", toy.name, toy.addr, toy.models.join(" and "))
+            .expect("into a String");
+    }
+    let (name, toy) = (first.name, first.addr);
+    text + &format!(
+        r#"
+Try it in another terminal.
+
+The models of both servers, each once:
+  curl http://{proxy}/v1/models
+
+A chat, streamed:
+  curl -N http://{proxy}/v1/chat/completions -H 'Content-Type: application/json' -d '{{"model":"{SHARED}","stream":true,"messages":[{{"role":"user","content":"What is llmproxy?"}}]}}'
+
+Which servers are healthy:
+  curl http://{proxy}/health
+
+Failover: make {name} look dead (try it in the middle of a chat), look at once instead of
+within 2 s, then send the chat again: toy-b answers.
+  curl -X POST http://{toy}/demo/pause
+  curl -X POST http://{proxy}/health/force-check
+
+Bring {name} back:
+  curl -X POST http://{toy}/demo/resume
+
+Ctrl-C stops everything.
+"#
+    )
+}
+
+/// `port`, or 0 (any) when another program has it.
+fn free_port(host: &str, port: u16) -> u16 {
+    if TcpListener::bind((host, port)).is_ok() { port } else { 0 }
+}
+
+/// Time between two words of a model's answer: 20 words a second can be read along.
+fn pace(model: &str) -> Duration {
+    Duration::from_millis(match model {
+        FAST => 15,
+        SLOW => 150,
+        _ => 50,
+    })
+}
+
+fn endpoint(toy: &Toy) -> Endpoint {
+    let (host, port) = (toy.addr.ip().to_string(), toy.addr.port());
+    Endpoint {
+        name: toy.name.into(),
+        base: Base { tls: false, host, port, root: String::new(), api: "/v1".into() },
+        enabled: true,
+        probe: Probe::Default,
+        api_keys: Vec::new(),
+        auth: Auth::None,
+        headers: Vec::new(),
+        models: Vec::new(),
+        default_model: Some(SHARED.into()),
+        on_client_gone: OnClientGone::Cancel,
+        timeouts: Timeouts::default(),
+        proxy: None,
+        user_agent: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
