@@ -4,6 +4,7 @@
 pub mod child;
 pub mod clock;
 pub mod dice;
+pub mod gone;
 pub mod lock;
 pub mod notify;
 pub mod secret;

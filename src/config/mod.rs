@@ -88,6 +88,19 @@ pub struct Network {
     pub prefix: u8,
 }
 
+impl Network {
+    /// Whether an address lies in the block.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let bits = |ip: IpAddr| match ip.to_canonical() {
+            IpAddr::V4(v4) => (32, u128::from(v4.to_bits())),
+            IpAddr::V6(v6) => (128, v6.to_bits()),
+        };
+        let ((width, ours), (other, theirs)) = (bits(self.address), bits(address));
+        let shift = width - u32::from(self.prefix).min(width);
+        width == other && (ours ^ theirs).checked_shr(shift).unwrap_or(0) == 0
+    }
+}
+
 /// `server.ssePing`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SsePing {
@@ -126,6 +139,28 @@ pub struct Endpoint {
     pub proxy: Option<Secret>,
     /// `User-Agent` sent when the client sent none.
     pub user_agent: Option<String>,
+}
+
+impl Endpoint {
+    /// An endpoint with an address and nothing else, as four lines of configuration give it.
+    pub fn plain(name: impl Into<String>, host: impl Into<String>, port: u16) -> Self {
+        let base = Base { tls: false, host: host.into(), port, root: String::new(), api: "/v1".into() };
+        Self {
+            name: name.into(),
+            base,
+            enabled: true,
+            probe: Probe::Default,
+            api_keys: Vec::new(),
+            auth: Auth::None,
+            headers: Vec::new(),
+            models: Vec::new(),
+            default_model: None,
+            on_client_gone: OnClientGone::Cancel,
+            timeouts: Timeouts::default(),
+            proxy: None,
+            user_agent: None,
+        }
+    }
 }
 
 /// The parts of an endpoint's URL. Built by `check` from `address` + `port` or from `url`.

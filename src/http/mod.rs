@@ -1,1 +1,16 @@
-//! The client's door.
+//! The client's door: heads and bodies in, answers out, and who has left. Knows nothing of models and upstreams.
+
+mod accept;
+pub mod body;
+mod conn;
+pub mod door;
+pub mod fields;
+mod framing;
+pub mod front;
+pub mod head;
+pub mod pool;
+pub mod reply;
+pub mod request;
+mod request_line;
+mod tally;
+pub mod target;

@@ -1,3 +1,11 @@
 //! The domain without I/O: what an endpoint is, who serves which model, what a client asked, what went wrong.
 
+pub mod catalog;
+pub mod endpoint;
 pub mod failure;
+pub mod multipart;
+pub mod peek;
+pub mod plan;
+pub mod query;
+pub mod snapshot;
+pub mod standing;

@@ -1,0 +1,198 @@
+//! Puts the rooms together: binds, starts every thread, and stops them in an order that loses nothing.
+
+use crate::base::clock;
+use crate::config::Config;
+use crate::health::{self, Health};
+use crate::http::door::{Door, Handle};
+use crate::http::front::{self, Front};
+use crate::http::pool::{Job, Lane};
+use crate::model::endpoint::Endpoint;
+use crate::model::snapshot::{Shared, Snapshot};
+use crate::proxy::serve::Proxy;
+use crate::upstream::Net;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Control answers come from memory; a few threads serve any number of clients.
+const CONTROL_WORKERS: usize = 4;
+const CONTROL_BACKLOG: usize = 256;
+/// Descriptors that are not client connections: files, listeners, epoll, idle upstream connections.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// A start that failed.
+#[derive(Debug)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    Bind(String, io::Error),
+    /// The system gave no thread or no epoll.
+    System(io::Error),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bind(addr, e) if e.kind() == io::ErrorKind::AddrInUse && addr.ends_with(":8080") => write!(
+                f,
+                "cannot listen on {addr}: it is in use. llama-server uses 8080 too; give one of them another port (--port)"
+            ),
+            Self::Bind(addr, e) if e.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "cannot listen on {addr}: it is in use; stop what listens there or choose another --port")
+            }
+            Self::Bind(addr, e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                write!(
+                    f,
+                    "cannot listen on {addr}: not allowed; ports below 1024 need a privilege, choose a higher one"
+                )
+            }
+            Self::Bind(addr, e) => write!(f, "cannot listen on {addr}: {e}"),
+            Self::System(e) => write!(f, "cannot start: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A proxy that serves until it is stopped. Dropping it stops it too.
+pub struct Running {
+    addrs: Vec<SocketAddr>,
+    handle: Handle,
+    front: Option<JoinHandle<()>>,
+    proxy: Arc<Proxy>,
+    health: Health,
+    shared: Arc<Shared>,
+    drain_timeout: Duration,
+}
+
+/// Binds the main listener and starts to serve.
+///
+/// # Errors
+/// The address cannot be had, or the system is out of threads.
+pub fn start(config: Config) -> Result<Running, StartError> {
+    start_on(config, None, None)
+}
+
+/// Like [`start`], on a socket that somebody else bound (systemd), within a limit of open files.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) -> Result<Running, StartError> {
+    let listener = match given {
+        Some(listener) => listener,
+        None => bind(&config.server.host, config.server.port)?,
+    };
+    let addr = listener.local_addr().map_err(StartError::System)?;
+    if !addr.ip().is_loopback() {
+        log::warn!("listening on {addr} without keys: everybody who reaches this address may use the endpoints");
+    }
+    let server = config.server.clone();
+    let epoch = clock::now();
+    let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone(), epoch))).collect();
+    let (shared, inbox) = Shared::new(Snapshot::new(Arc::new(config), endpoints));
+    let net = Arc::new(Net::new(server.workers));
+    let health = health::start(&shared, inbox, Arc::clone(&net)).map_err(StartError::System)?;
+    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), net, vec![addr.ip().is_loopback()]));
+    let work = |proxy: &Arc<Proxy>| {
+        let proxy = Arc::clone(proxy);
+        Arc::new(move |job: Job| proxy.serve(job)) as Arc<dyn Fn(Job) + Send + Sync>
+    };
+    let control = Lane::start("control", CONTROL_WORKERS, CONTROL_BACKLOG, work(&proxy)).map_err(StartError::System)?;
+    let lane = Lane::start("proxy", server.workers, server.backlog, work(&proxy)).map_err(StartError::System)?;
+    let door = Door {
+        listeners: vec![listener],
+        max_connections: connections(server.max_connections, server.workers, files),
+        desk: Arc::clone(&proxy) as _,
+        control,
+        proxy: lane,
+        server: server.clone(),
+    };
+    let (front, handle) = Front::new(door).map_err(StartError::System)?;
+    let front = std::thread::Builder::new().name("front".into()).spawn(move || front.run());
+    let front = front.map_err(StartError::System)?;
+    let drain_timeout = server.drain_timeout;
+    Ok(Running { addrs: vec![addr], handle, front: Some(front), proxy, health, shared, drain_timeout })
+}
+
+/// `maxConnections`, lowered so that connections to endpoints still find descriptors.
+fn connections(wanted: usize, workers: usize, files: Option<u64>) -> usize {
+    let Some(files) = files else { return wanted };
+    let room = files.saturating_sub(SPARE_DESCRIPTORS + workers as u64).max(16);
+    let fits = usize::try_from(room).unwrap_or(usize::MAX);
+    if fits < wanted {
+        log::warn!("server.maxConnections lowered from {wanted} to {fits}: only {files} files may be open (ulimit -n)");
+    }
+    wanted.min(fits)
+}
+
+fn bind(host: &str, port: u16) -> Result<TcpListener, StartError> {
+    let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let fail = |e| StartError::Bind(shown.clone(), e);
+    let addrs = (host, port).to_socket_addrs().map_err(fail)?;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for addr in addrs {
+        match front::listen(addr) {
+            Ok(listener) => return Ok(listener),
+            Err(e) => last = e,
+        }
+    }
+    Err(fail(last))
+}
+
+impl Running {
+    /// The main listener's address.
+    pub fn addr(&self) -> SocketAddr {
+        self.addrs[0]
+    }
+
+    /// Every listener's address.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// The door: its loop's pulse, its connections.
+    pub fn door(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// What is so now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.load()
+    }
+
+    /// Whether the front has ended without being asked: nothing can be served any more.
+    pub fn has_died(&self) -> bool {
+        self.front.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Drains: no new connections, requests in progress finish within `drainTimeout`, then all ends.
+    pub fn stop(mut self) {
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        let Some(front) = self.front.take() else {
+            return;
+        };
+        self.proxy.drain();
+        self.handle.drain();
+        let (ended, end) = crossbeam_channel::bounded::<()>(1);
+        let waiter = std::thread::Builder::new().name("drain".into()).spawn(move || {
+            let _ = front.join();
+            let _ = ended.send(());
+        });
+        if waiter.is_ok() && end.recv_timeout(self.drain_timeout).is_err() {
+            log::warn!("requests still in progress after server.drainTimeout are ended");
+            self.handle.hurry();
+            let _ = end.recv_timeout(Duration::from_secs(1));
+        }
+        self.health.stop();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}

@@ -1,0 +1,106 @@
+//! Accepting connections within their bounds. Its errors never end the loop (FAULTS E1, E2).
+
+use super::conn::Conn;
+use super::front::{Front, LISTENERS};
+use crate::model::failure::{Failure, Kind};
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+use std::io;
+use std::net::{IpAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+impl Front {
+    pub(super) fn accept(&mut self, now: Instant) {
+        if let Some((at, _)) = self.accept_pause
+            && at > now
+        {
+            return;
+        }
+        while let Some(&n) = self.waiting_listeners.front() {
+            let Some(listener) = self.listeners.get(n) else {
+                self.waiting_listeners.pop_front();
+                continue;
+            };
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    self.accept_pause = None;
+                    self.welcome(stream, peer.ip(), n, now);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.waiting_listeners.pop_front();
+                }
+                Err(e) if is_one_connections_fault(&e) => {}
+                Err(e) => {
+                    // Out of descriptors or memory: try again a little later, the queue waits in the kernel.
+                    let pause = self.accept_pause.map_or(10, |(_, last)| (last.as_millis() * 2).min(100) as u64);
+                    let pause = Duration::from_millis(pause);
+                    if pause.as_millis() == 10 {
+                        log::warn!("cannot accept a connection: {e}; trying again");
+                    }
+                    self.accept_pause = Some((now + pause, pause));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, stream: TcpStream, peer: IpAddr, listener: usize, now: Instant) {
+        let peer = peer.to_canonical();
+        if stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        let _ = stream.set_nodelay(true);
+        let full = self.shared.connections.load(Ordering::Relaxed) >= self.max_connections && !self.evict();
+        let fits = self.tally.enter(peer);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.conns.push(None);
+            self.conns.len() - 1
+        });
+        let conn = Conn::new(stream, peer, listener, now, &self.rules);
+        let fd = conn.stream.as_raw_fd();
+        self.conns[slot] = Some(conn);
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        let token = Token(slot + LISTENERS + 1);
+        if self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE).is_err() {
+            return self.close(slot);
+        }
+        if full || !fits {
+            let limit = if full { "server.maxConnections" } else { "server.perClient" };
+            let failure = Failure::new(Kind::Overloaded, format!("Too many open connections ({limit})."));
+            return self.refuse(slot, None, failure.retry_after(Duration::from_secs(1)), now);
+        }
+        self.advance(slot, now);
+    }
+
+    /// Closes the connection that has waited longest without a whole head; false if there is none.
+    fn evict(&mut self) -> bool {
+        let headless = self
+            .conns
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, conn)| conn.as_ref().filter(|c| c.is_headless()).map(|c| (c.deadline, slot)));
+        let Some((_, slot)) = headless.min() else {
+            return false;
+        };
+        self.close(slot);
+        true
+    }
+}
+
+/// Errors that concern the connection that was to be accepted, not the listener (accept(2)).
+fn is_one_connections_fault(e: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(
+        e.kind(),
+        K::Interrupted
+            | K::ConnectionAborted
+            | K::ConnectionReset
+            | K::TimedOut
+            | K::HostUnreachable
+            | K::NetworkUnreachable
+            | K::NetworkDown
+            | K::PermissionDenied
+    )
+}

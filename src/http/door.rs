@@ -1,0 +1,99 @@
+//! What the door asks of the house, and what the house may ask of the door.
+
+use super::head::Head;
+use super::pool::{Lane, Returns};
+use super::reply::Reply;
+use crate::config;
+use crate::model::failure::Failure;
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// Which workers a request goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneName {
+    /// Answered from memory: never waits behind streams.
+    Control,
+    /// Forwarded.
+    Proxy,
+}
+
+/// Who decides about requests; the door only carries them.
+pub trait Desk: Send + Sync + 'static {
+    /// The lane of a request, by its head.
+    fn lane(&self, head: &Head) -> LaneName;
+    /// Answers a request that the door or a full lane refuses, and logs it.
+    fn refuse(&self, refused: Refused<'_>, reply: Reply);
+}
+
+/// A request that is not served.
+pub struct Refused<'a> {
+    /// The client's address.
+    pub peer: IpAddr,
+    /// The head, as far as it was understood.
+    pub head: Option<&'a Head>,
+    /// Why.
+    pub failure: Failure,
+    /// When its first byte came.
+    pub began: Instant,
+}
+
+/// What the front needs to run.
+pub struct Door {
+    /// Bound listeners, at most 64.
+    pub listeners: Vec<TcpListener>,
+    /// Bounds.
+    pub server: config::Server,
+    /// Connections allowed at once, after the descriptor limit.
+    pub max_connections: usize,
+    /// Who decides.
+    pub desk: Arc<dyn Desk>,
+    /// Workers for control requests.
+    pub control: Lane,
+    /// Workers for forwarded requests.
+    pub proxy: Lane,
+}
+
+/// What others may see and ask of a running front.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub returns: Arc<Returns>,
+    pub draining: AtomicBool,
+    pub hurry: AtomicBool,
+    pub connections: AtomicUsize,
+    pub beats: AtomicU64,
+}
+
+impl Handle {
+    /// Closes listeners and idle connections; requests in progress go on.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.returns.wake();
+    }
+
+    /// Ends what is still in progress, as if every client had left.
+    pub fn hurry(&self) {
+        self.shared.hurry.store(true, Ordering::SeqCst);
+        self.shared.returns.wake();
+    }
+
+    /// Open client connections.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Grows as long as the front's loop turns.
+    pub fn beats(&self) -> u64 {
+        self.shared.beats.load(Ordering::Relaxed)
+    }
+
+    /// Makes the loop turn once.
+    pub fn nudge(&self) {
+        self.shared.returns.wake();
+    }
+}

@@ -1,0 +1,355 @@
+//! What the fields of a head say about its body, its host and its connection. Any doubt is a refusal. Reads no bytes of a socket.
+
+use super::fields::Fields;
+use crate::model::failure::{Failure, Kind};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
+
+/// How the end of a request's body is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    None,
+    /// So many bytes follow the head.
+    Sized(u64),
+    /// Chunks follow until the one of size zero.
+    Chunked,
+}
+
+/// The versions that are spoken here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// The refusal of a request that could be read in more than one way: 400, and the connection ends.
+pub(super) fn refuse(what: &str) -> Failure {
+    Failure::new(Kind::BadFraming, format!("The request is not sound HTTP/1.1: {what}."))
+}
+
+impl Framing {
+    /// Decides by RFC 9112 6.3, but refuses wherever that allows a second reading.
+    pub(super) fn of(fields: &Fields, version: Version, limit: u64) -> Result<Self, Failure> {
+        if fields.iter().any(|(name, _)| is_disguised(name.as_str())) {
+            return Err(refuse("a field name imitates Content-Length or Transfer-Encoding"));
+        }
+        let length = only(fields, CONTENT_LENGTH.as_str())?;
+        let coding = only(fields, TRANSFER_ENCODING.as_str())?;
+        match (length, coding) {
+            (None, None) => Ok(Self::None),
+            // RFC 9112 6.1: both given means an attack or a bug.
+            (Some(_), Some(_)) => Err(refuse("Content-Length and Transfer-Encoding are both given")),
+            // RFC 9112 6.1: a 1.0 sender cannot know chunks, so some proxy on the way does not either.
+            (None, Some(_)) if version == Version::Http10 => Err(refuse("HTTP/1.0 has no Transfer-Encoding")),
+            (None, Some(coding)) => chunked(coding.as_bytes()),
+            (Some(length), None) => sized(length.as_bytes(), limit),
+        }
+    }
+}
+
+/// The value of a field that may be there once.
+fn only<'a>(fields: &'a Fields, name: &'a str) -> Result<Option<&'a HeaderValue>, Failure> {
+    let mut values = fields.all(name);
+    let first = values.next();
+    match values.next() {
+        Some(_) => Err(refuse(&format!("{name} is given more than once"))),
+        None => Ok(first),
+    }
+}
+
+/// `Transfer_Encoding`, `Content.Length` and the like: servers that fold such names would see another body than we do.
+fn is_disguised(name: &str) -> bool {
+    let letters = || name.bytes().filter(u8::is_ascii_alphanumeric);
+    name != CONTENT_LENGTH && letters().eq(*b"contentlength")
+        || name != TRANSFER_ENCODING && letters().eq(*b"transferencoding")
+}
+
+/// RFC 9112 7 takes `chunked` in any case; every real client writes it like this, every disguise does not.
+fn chunked(coding: &[u8]) -> Result<Framing, Failure> {
+    let token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
+    let mut parts = coding.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    match coding {
+        b"chunked" => Ok(Framing::Chunked),
+        _ if !parts.clone().all(token) || parts.all(|part| part.eq_ignore_ascii_case(b"chunked")) => {
+            Err(refuse("Transfer-Encoding is not exactly `chunked`"))
+        }
+        _ => Err(Failure::new(Kind::UnknownCoding, "No transfer coding but `chunked` is known here.")),
+    }
+}
+
+fn sized(length: &[u8], limit: u64) -> Result<Framing, Failure> {
+    // `parse` alone would take a plus sign; RFC 9110 8.6 has digits only.
+    let digits = str::from_utf8(length).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let length = digits.and_then(|text| text.parse().ok());
+    match length {
+        None => Err(refuse("Content-Length is not a number of bytes")),
+        Some(length) if length > limit => Err(too_large(limit)),
+        Some(length) => Ok(Framing::Sized(length)),
+    }
+}
+
+/// The refusal of a body longer than `limit`.
+pub(super) fn too_large(limit: u64) -> Failure {
+    Failure::new(Kind::BodyTooLarge, format!("The request body is longer than the {limit} bytes allowed here."))
+}
+
+/// RFC 9110 5.6.2.
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What may stand in a field value: RFC 9110 5.5, with bytes beyond ASCII passed on as they are.
+pub(super) fn is_value(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+/// A host and its port as one text that compares: lower case, the scheme's own port left out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Authority<'a>(&'a str);
+
+impl PartialEq for Authority<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(other.0)
+    }
+}
+
+impl<'a> Authority<'a> {
+    pub(super) fn parse(text: &'a str, scheme: &str) -> Result<Self, Failure> {
+        let port = match scheme {
+            _ if scheme.eq_ignore_ascii_case("http") => "80",
+            _ if scheme.eq_ignore_ascii_case("https") => "443",
+            _ => return Err(refuse("the target's scheme is not http")),
+        };
+        // The last colon outside of brackets; in `[::1]` none is outside.
+        let (host, given) = match text.rsplit_once(':') {
+            Some((host, given)) if !given.contains(']') => (host, given),
+            _ => (text, ""),
+        };
+        let inside = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let sound = match inside {
+            Some(address) => address.bytes().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte)),
+            // RFC 3986 3.2.2 without the comma, which is the mark of two Hosts joined.
+            None => host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte)),
+        };
+        let numeric =
+            given.bytes().all(|byte| byte.is_ascii_digit()) && (given.is_empty() || given.parse::<u16>().is_ok());
+        if !sound || !numeric || inside.unwrap_or(host).is_empty() {
+            return Err(refuse("the host is not a name or address with an optional port"));
+        }
+        Ok(Self(if given.is_empty() || given == port { host } else { text }))
+    }
+}
+
+/// Requires one sound Host (RFC 9112 3.2), and that an absolute target names the same.
+pub(super) fn check_host(fields: &Fields, version: Version, target: Option<Authority>) -> Result<(), Failure> {
+    let Some(host) = only(fields, HOST.as_str())? else {
+        return match version {
+            Version::Http10 => Ok(()),
+            Version::Http11 => Err(refuse("there is no Host")),
+        };
+    };
+    let host = Authority::parse(host.to_str().unwrap_or_default(), "http")?;
+    match target {
+        Some(target) if target != host => Err(refuse("the target names another host than Host does")),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the connection may carry another request (RFC 9112 9.3).
+pub(super) fn keeps_alive(fields: &Fields, version: Version) -> bool {
+    let asked = |option: &[u8]| fields.list(CONNECTION.as_str()).any(|element| element.eq_ignore_ascii_case(option));
+    !asked(b"close") && (version == Version::Http11 || asked(b"keep-alive"))
+}
+
+/// Whether the client waits for `100 Continue` before it sends its body (RFC 9110 10.1.1: HTTP/1.0 cannot).
+pub(super) fn expects_continue(fields: &Fields, version: Version, framing: Framing) -> bool {
+    let asked = fields.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    asked && version == Version::Http11 && !matches!(framing, Framing::None | Framing::Sized(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::default();
+        for (name, value) in lines {
+            fields.push(name.parse().expect("name"), HeaderValue::from_bytes(value.as_bytes()).expect("value"));
+        }
+        fields
+    }
+
+    fn framing(lines: &[(&str, &str)]) -> Result<Framing, u16> {
+        Framing::of(&fields(lines), Version::Http11, 1000).map_err(|failure| failure.kind.status())
+    }
+
+    #[test]
+    fn a_body_is_sized_chunked_or_not_there() {
+        assert_eq!(framing(&[("host", "x")]), Ok(Framing::None));
+        assert_eq!(framing(&[("Content-Length", "0")]), Ok(Framing::Sized(0)));
+        assert_eq!(framing(&[("Content-Length", "0001000")]), Ok(Framing::Sized(1000)));
+        assert_eq!(framing(&[("TRANSFER-ENCODING", "chunked")]), Ok(Framing::Chunked));
+    }
+
+    // A1, A4
+    #[test]
+    fn two_statements_about_the_length_are_refused() {
+        for lines in [
+            [("content-length", "3"), ("transfer-encoding", "chunked")],
+            [("content-length", "3"), ("transfer-encoding", "gzip")],
+            [("content-length", "3"), ("content-length", "3")],
+            [("content-length", "3"), ("content-length", "4")],
+            [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            [("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")],
+            // A6 does not hide A1.
+            [("content-length", "99999"), ("transfer-encoding", "chunked")],
+        ] {
+            assert_eq!(framing(&lines), Err(400), "{lines:?}");
+        }
+    }
+
+    // A4, A5
+    #[test]
+    fn a_length_is_digits_and_nothing_else() {
+        for value in [
+            "",
+            "+3",
+            "-1",
+            "0x3",
+            "40x",
+            "3, 3",
+            "3,3",
+            "3 3",
+            "3.0",
+            "1e2",
+            "\"3\"",
+            "3;",
+            "٣",
+            "18446744073709551616",
+            "99999999999999999999999999999999999999999",
+        ] {
+            assert_eq!(framing(&[("content-length", value)]), Err(400), "{value}");
+        }
+    }
+
+    // A6
+    #[test]
+    fn a_length_above_the_limit_is_too_large() {
+        assert_eq!(framing(&[("content-length", "1000")]), Ok(Framing::Sized(1000)));
+        for value in ["1001", "99999999999999", "18446744073709551615", "00000000000000000000000000001001"] {
+            assert_eq!(framing(&[("content-length", value)]), Err(413), "{value}");
+        }
+    }
+
+    // A2
+    #[test]
+    fn only_the_plain_word_chunked_is_a_coding() {
+        for value in ["gzip", "identity", "xchunked", "chunkedx", "gzip, chunked", "chunked, gzip", "chunked,identity"]
+        {
+            assert_eq!(framing(&[("transfer-encoding", value)]), Err(501), "{value}");
+        }
+        for value in [
+            "",
+            ",",
+            "Chunked",
+            "CHUNKED",
+            "chunKed",
+            "\"chunked\"",
+            "'chunked",
+            "chunked,",
+            ",chunked",
+            "chunked, chunked",
+            "chunked;",
+            "chunked;q=1",
+            "chunked chunked",
+            "chu nked",
+            "chunked\u{e9}",
+            "\u{212a}chunked",
+            "[chunked]",
+            "chunked,\tCHUNKED",
+            "gzip,,chunked",
+        ] {
+            let expected = if value == "'chunked" { 501 } else { 400 };
+            assert_eq!(framing(&[("transfer-encoding", value)]), Err(expected), "{value}");
+        }
+        for name in [
+            "Transfer_Encoding",
+            "transfer.encoding",
+            "TransferEncoding",
+            "transfer--encoding",
+            "~transfer-encoding",
+            "transfer-encoding'",
+        ] {
+            assert_eq!(framing(&[(name, "chunked")]), Err(400), "{name}");
+        }
+        for name in ["content_length", "contentlength", "Content.Length", "+content-length"] {
+            assert_eq!(framing(&[(name, "3")]), Err(400), "{name}");
+        }
+        for name in ["x-transfer-encoding", "content-length2", "accept-encoding", "te"] {
+            assert_eq!(framing(&[(name, "3")]), Ok(Framing::None), "{name}");
+        }
+    }
+
+    // A3
+    #[test]
+    fn chunks_are_unknown_to_http_1_0() {
+        let fields = fields(&[("transfer-encoding", "chunked")]);
+        assert_eq!(Framing::of(&fields, Version::Http10, 9).unwrap_err().kind, Kind::BadFraming);
+    }
+
+    // A14
+    #[test]
+    fn a_host_is_there_once_and_sound() {
+        let check = |lines: &[(&str, &str)], version, target: Option<&str>| {
+            let target = target.map(|text| Authority::parse(text, "http").expect("authority"));
+            check_host(&fields(lines), version, target).is_ok()
+        };
+        assert!(!check(&[], Version::Http11, None));
+        assert!(check(&[], Version::Http10, None));
+        assert!(!check(&[("host", "a"), ("host", "a")], Version::Http10, None));
+        for host in ["a", "a:80", "A.b-c_d:8080", "127.0.0.1:1", "[::1]", "[::1]:80", "a:", "xn--e1afmkfd.example"] {
+            assert!(check(&[("host", host)], Version::Http11, None), "{host}");
+        }
+        for host in [
+            "", ":80", "a b", "a,b", "a/b", "u@a", "a:b", "a:+1", "a:65536", "a:1:2", "::1", "[::1", "[]", "[g]", "é",
+            "a\\", "a?", "a#",
+        ] {
+            assert!(!check(&[("host", host)], Version::Http11, None), "{host}");
+        }
+        assert!(check(&[("host", "A:80")], Version::Http11, Some("a")));
+        assert!(check(&[("host", "[::1]:80")], Version::Http11, Some("[::1]:80")));
+        assert!(!check(&[("host", "a")], Version::Http11, Some("a:81")));
+        assert!(!check(&[("host", "a")], Version::Http11, Some("b")));
+    }
+
+    #[test]
+    fn the_connection_closes_when_asked_and_by_default_in_1_0() {
+        let keeps = |version, value: &str| keeps_alive(&fields(&[("connection", value)]), version);
+        assert!(keeps(Version::Http11, "x") && keeps(Version::Http11, "upgrade") && keeps(Version::Http11, "closed"));
+        assert!(!keeps(Version::Http11, "TE, Close") && !keeps(Version::Http11, "close, keep-alive"));
+        assert!(
+            !keeps(Version::Http10, "x")
+                && keeps(Version::Http10, "Keep-Alive")
+                && !keeps(Version::Http10, "keep-alive,close")
+        );
+    }
+
+    #[test]
+    fn only_a_body_is_waited_for() {
+        let expects = |version, framing, value: &str| expects_continue(&fields(&[("expect", value)]), version, framing);
+        assert!(
+            expects(Version::Http11, Framing::Sized(1), "100-Continue")
+                && expects(Version::Http11, Framing::Chunked, "100-continue")
+        );
+        assert!(
+            !expects(Version::Http11, Framing::Sized(0), "100-continue")
+                && !expects(Version::Http11, Framing::None, "100-continue")
+        );
+        assert!(
+            !expects(Version::Http10, Framing::Sized(1), "100-continue")
+                && !expects(Version::Http11, Framing::Sized(1), "200-ok")
+        );
+    }
+}

@@ -1,0 +1,401 @@
+//! The door: one thread that accepts, reads heads and bodies of parked connections within bounds, hands
+//! complete requests to the lanes, and hears a client hang up while a worker serves it. Knows no routes.
+
+use super::conn::{Conn, LINGER, LINGER_BYTES, Rules, State, Step};
+use super::door::{Desk, Door, Handle, LaneName, Refused, Shared};
+use super::head::{Head, Limits, Version};
+use super::pool::{Job, Lane, Returns};
+use super::reply::{Back, Line, Reply};
+use super::request::{Body, Budget, Request};
+use super::tally::Tally;
+use crate::base::clock;
+use crate::base::gone::Gone;
+use crate::model::failure::{Failure, Kind};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const WAKE: Token = Token(0);
+/// Tokens 1..=LISTENERS are listeners, the rest connections.
+pub(super) const LISTENERS: usize = 64;
+/// Reads of one client are at most this long before others get their turn.
+const SCRATCH: usize = 64 << 10;
+/// The longest sleep while a worker may give a connection back without waking us.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// The front's own state; lives on its thread.
+pub struct Front {
+    pub(super) poll: Poll,
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) waiting_listeners: VecDeque<usize>,
+    pub(super) accept_pause: Option<(Instant, Duration)>,
+    pub(super) conns: Vec<Option<Conn>>,
+    pub(super) free: Vec<usize>,
+    pub(super) tally: Tally,
+    pub(super) rules: Rules,
+    pub(super) max_connections: usize,
+    pub(super) desk: Arc<dyn Desk>,
+    pub(super) control: Lane,
+    pub(super) proxy: Lane,
+    pub(super) shared: Arc<Shared>,
+    pub(super) returned: Vec<Back>,
+    pub(super) scratch: Vec<u8>,
+    pub(super) next_deadline: Option<Instant>,
+    pub(super) served: usize,
+}
+
+/// A listener with room for a burst: mio asks for a queue of 1,024 connections, std for 128.
+///
+/// # Errors
+/// The address is in use or not allowed.
+pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    mio::net::TcpListener::bind(addr).map(TcpListener::from)
+}
+
+impl Front {
+    /// Prepares the loop; nothing is accepted before [`Front::run`].
+    ///
+    /// # Errors
+    /// The kernel refuses an epoll or kqueue, or a listener cannot be made non-blocking.
+    pub fn new(door: Door) -> io::Result<(Self, Handle)> {
+        let poll = Poll::new()?;
+        let returns = Arc::new(Returns::new(mio::Waker::new(poll.registry(), WAKE)?));
+        for (n, listener) in door.listeners.iter().enumerate().take(LISTENERS) {
+            listener.set_nonblocking(true)?;
+            poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), Token(n + 1), Interest::READABLE)?;
+        }
+        let shared = Arc::new(Shared {
+            returns,
+            draining: AtomicBool::new(false),
+            hurry: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            beats: AtomicU64::new(0),
+        });
+        let server = &door.server;
+        let front = Self {
+            poll,
+            waiting_listeners: (0..door.listeners.len()).collect(),
+            listeners: door.listeners,
+            accept_pause: None,
+            conns: Vec::new(),
+            free: Vec::new(),
+            tally: Tally::new(server.per_client, server.trusted_proxies.clone()),
+            rules: Rules {
+                limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
+                budget: Budget::new(server.body_memory),
+                head_timeout: server.head_timeout,
+                body_timeout: server.body_timeout,
+                keep_alive: server.keep_alive,
+                write_timeout: server.write_timeout,
+            },
+            max_connections: door.max_connections,
+            desk: door.desk,
+            control: door.control,
+            proxy: door.proxy,
+            shared: Arc::clone(&shared),
+            returned: Vec::new(),
+            scratch: vec![0; SCRATCH],
+            next_deadline: None,
+            served: 0,
+        };
+        Ok((front, Handle { shared }))
+    }
+
+    /// Serves until drained. Workers end with it.
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        let mut drained = false;
+        loop {
+            let now = clock::now();
+            if let Err(e) = self.poll.poll(&mut events, self.patience(now))
+                && e.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!("waiting for connections: {e}");
+            }
+            let now = clock::now();
+            self.shared.beats.fetch_add(1, Ordering::Relaxed);
+            self.take_back(now);
+            for event in &events {
+                match event.token() {
+                    WAKE => {}
+                    Token(n) if n <= LISTENERS => self.waiting_listeners.push_back(n - 1),
+                    Token(n) => self.on_event(n - LISTENERS - 1, event, now),
+                }
+            }
+            // A connection whose event was just noted may have come back meanwhile (see `Returns::give`).
+            self.take_back(now);
+            // Last, so that no event of this batch can meet a reused slot.
+            self.accept(now);
+            self.expire(now);
+            if self.shared.draining.load(Ordering::SeqCst) {
+                if !std::mem::replace(&mut drained, true) {
+                    self.start_drain();
+                }
+                if self.shared.hurry.load(Ordering::SeqCst) {
+                    self.end_all();
+                    break;
+                }
+                if self.shared.connections.load(Ordering::Relaxed) == 0 {
+                    self.control.close();
+                    self.proxy.close();
+                    break;
+                }
+            }
+        }
+    }
+
+    fn patience(&self, now: Instant) -> Option<Duration> {
+        let mut until = self.next_deadline;
+        if let Some((at, _)) = self.accept_pause {
+            until = Some(until.map_or(at, |u| u.min(at)));
+        }
+        let wait = until.map(|at| at.saturating_duration_since(now) + Duration::from_millis(1));
+        if self.served > 0 { Some(wait.map_or(GLANCE, |w| w.min(GLANCE))) } else { wait }
+    }
+
+    fn on_event(&mut self, slot: usize, event: &mio::event::Event, now: Instant) {
+        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        if event.is_read_closed() || event.is_error() {
+            conn.closed = true;
+        }
+        conn.note_unread();
+        match &conn.state {
+            State::Served { gone, seen } => {
+                seen.store(true, Ordering::SeqCst);
+                if conn.closed {
+                    gone.leave();
+                }
+            }
+            State::Flush { .. } => self.flush(slot, now),
+            State::Head { .. } | State::Body(_) | State::Linger { .. } => self.advance(slot, now),
+        }
+    }
+
+    pub(super) fn advance(&mut self, slot: usize, now: Instant) {
+        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        let step = conn.advance(&mut self.scratch, now, &self.rules);
+        self.act(slot, step);
+    }
+
+    fn act(&mut self, slot: usize, step: Step) {
+        match step {
+            Step::Wait => self.note_deadline(slot),
+            Step::Close => self.close(slot),
+            Step::Serve(head, body, began) => self.serve(slot, *head, body, began),
+            Step::Refuse(head, failure, began) => self.refuse(slot, head.as_deref(), failure, began),
+        }
+    }
+
+    fn note_deadline(&mut self, slot: usize) {
+        if let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) {
+            self.next_deadline = Some(self.next_deadline.map_or(conn.deadline, |at| at.min(conn.deadline)));
+        }
+    }
+
+    /// Lends the connection to a worker.
+    fn lend(&mut self, slot: usize, head: Option<&Head>, may_block: bool) -> Option<(Reply, Arc<Gone>)> {
+        let conn = self.conns.get_mut(slot).and_then(Option::as_mut)?;
+        let gone = Arc::new(Gone::default());
+        // What lies unread in the kernel gives no new event: the front must look when it gets it back.
+        let seen = Arc::new(AtomicBool::new(conn.has_unread()));
+        if conn.closed {
+            gone.leave();
+        }
+        conn.state = State::Served { gone: Arc::clone(&gone), seen: Arc::clone(&seen) };
+        self.served += 1;
+        let line = Line {
+            stream: Arc::clone(&conn.stream),
+            token: slot,
+            returns: Arc::clone(&self.shared.returns),
+            gone: Arc::clone(&gone),
+            seen,
+            write_timeout: self.rules.write_timeout,
+            may_block,
+        };
+        let keep = head.is_some_and(|h| h.keep_alive) && !self.shared.draining.load(Ordering::SeqCst);
+        let version = head.map_or(Version::Http11, |h| h.version);
+        let head_only = head.is_some_and(|h| h.method == http::Method::HEAD);
+        Some((Reply::new(line, version, head_only, keep), gone))
+    }
+
+    fn serve(&mut self, slot: usize, head: Head, body: Body, began: Instant) {
+        let lane = self.desk.lane(&head);
+        let Some((reply, gone)) = self.lend(slot, Some(&head), lane == LaneName::Proxy) else {
+            return;
+        };
+        let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
+            return;
+        };
+        let request = Request { head, body, peer: conn.peer, listener: conn.listener, began, gone };
+        let lane = if lane == LaneName::Proxy { &self.proxy } else { &self.control };
+        if let Err(job) = lane.offer(Job { request, reply }) {
+            let text = "All workers are busy and the backlog is full (server.workers, server.backlog).";
+            let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
+            self.turn_away(*job, failure);
+        }
+    }
+
+    fn turn_away(&self, job: Job, failure: Failure) {
+        let Job { request, mut reply } = job;
+        reply.never_block();
+        let refused = Refused { peer: request.peer, head: Some(&request.head), failure, began: request.began };
+        self.desk.refuse(refused, reply);
+    }
+
+    /// Answers from here and closes; nothing reaches an upstream.
+    pub(super) fn refuse(&mut self, slot: usize, head: Option<&Head>, failure: Failure, began: Instant) {
+        let Some((mut reply, _)) = self.lend(slot, head, false) else {
+            return;
+        };
+        reply.close_after();
+        let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
+            return;
+        };
+        self.desk.refuse(Refused { peer: conn.peer, head, failure, began }, reply);
+    }
+
+    /// Takes connections back from workers.
+    fn take_back(&mut self, now: Instant) {
+        loop {
+            let mut returned = std::mem::take(&mut self.returned);
+            self.shared.returns.take(&mut returned);
+            if returned.is_empty() {
+                self.returned = returned;
+                return;
+            }
+            for back in returned.drain(..) {
+                self.settle(back, now);
+            }
+            self.returned = returned;
+        }
+    }
+
+    fn settle(&mut self, back: Back, now: Instant) {
+        let slot = back.token;
+        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        self.served -= 1;
+        if back.blocking && conn.stream.set_nonblocking(true).is_err() {
+            return self.close(slot);
+        }
+        if !back.rest.is_empty() {
+            conn.state = State::Flush { rest: back.rest, keep: back.keep };
+            conn.deadline = now + self.rules.write_timeout;
+            let fd = conn.stream.as_raw_fd();
+            let both = Interest::READABLE | Interest::WRITABLE;
+            if self.poll.registry().reregister(&mut SourceFd(&fd), Token(slot + LISTENERS + 1), both).is_err() {
+                return self.close(slot);
+            }
+            return self.flush(slot, now);
+        }
+        self.resume(slot, back.keep, now);
+    }
+
+    fn flush(&mut self, slot: usize, now: Instant) {
+        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        let keep = matches!(conn.state, State::Flush { keep: true, .. });
+        match conn.flush() {
+            Err(_) => self.close(slot),
+            Ok(false) => self.note_deadline(slot),
+            Ok(true) => {
+                if !keep {
+                    let _ = conn.stream.shutdown(Shutdown::Write);
+                }
+                self.resume(slot, keep, now);
+            }
+        }
+    }
+
+    /// After an answer: the next request, or the end.
+    fn resume(&mut self, slot: usize, keep: bool, now: Instant) {
+        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        if keep {
+            conn.park(now, &self.rules);
+            let unread = conn.has_unread() || conn.closed;
+            if self.shared.draining.load(Ordering::SeqCst) && !unread {
+                return self.close(slot);
+            }
+            self.note_deadline(slot);
+            if unread {
+                self.advance(slot, now);
+            }
+        } else {
+            conn.state = State::Linger { left: LINGER_BYTES };
+            conn.deadline = now + LINGER;
+            conn.note_unread();
+            self.note_deadline(slot);
+            self.advance(slot, now);
+        }
+    }
+
+    pub(super) fn close(&mut self, slot: usize) {
+        let Some(conn) = self.conns.get_mut(slot).and_then(Option::take) else {
+            return;
+        };
+        if let State::Served { gone, .. } = &conn.state {
+            gone.leave();
+            self.served -= 1;
+        }
+        let _ = self.poll.registry().deregister(&mut SourceFd(&conn.stream.as_raw_fd()));
+        self.tally.leave(conn.peer);
+        self.free.push(slot);
+        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if self.next_deadline.is_none_or(|at| at > now) {
+            return;
+        }
+        self.next_deadline = None;
+        for slot in 0..self.conns.len() {
+            let Some(conn) = self.conns[slot].as_mut() else {
+                continue;
+            };
+            if conn.deadline <= now {
+                let step = conn.expire(now, &self.rules);
+                self.act(slot, step);
+            }
+            if self.conns[slot].as_ref().is_some_and(|c| !matches!(c.state, State::Served { .. })) {
+                self.note_deadline(slot);
+            }
+        }
+    }
+
+    fn start_drain(&mut self) {
+        self.listeners.clear();
+        self.waiting_listeners.clear();
+        let waiting: Vec<Job> = self.proxy.unserved().collect();
+        for job in waiting {
+            let failure = Failure::new(Kind::Draining, "The proxy is being stopped.");
+            self.turn_away(job, failure.retry_after(Duration::from_secs(5)));
+        }
+        for slot in 0..self.conns.len() {
+            if self.conns[slot].as_ref().is_some_and(Conn::is_idle) {
+                self.close(slot);
+            }
+        }
+    }
+
+    fn end_all(&mut self) {
+        for slot in 0..self.conns.len() {
+            self.close(slot);
+        }
+        self.control.abandon();
+        self.proxy.abandon();
+    }
+}

@@ -1,0 +1,84 @@
+//! How many connections each client address holds. Bounded by the connections themselves.
+
+use crate::config::Network;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+
+/// Open connections by client address; IPv6 by /64, which is what one household has.
+pub(super) struct Tally {
+    limit: usize,
+    exempt: Vec<Network>,
+    held: HashMap<IpAddr, usize>,
+}
+
+impl Tally {
+    pub fn new(limit: usize, exempt: Vec<Network>) -> Self {
+        Self { limit, exempt, held: HashMap::new() }
+    }
+
+    /// Counts one more; false if the address now holds more than it may.
+    pub fn enter(&mut self, peer: IpAddr) -> bool {
+        let held = self.held.entry(household(peer)).or_insert(0);
+        *held += 1;
+        *held <= self.limit || self.exempt.iter().any(|network| network.contains(peer))
+    }
+
+    /// Counts one less.
+    pub fn leave(&mut self, peer: IpAddr) {
+        let key = household(peer);
+        if let Some(held) = self.held.get_mut(&key) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&key);
+            }
+        }
+    }
+}
+
+fn household(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V4(_) => peer,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn an_address_holds_so_many_and_no_more() {
+        let mut tally = Tally::new(2, vec![]);
+        assert!(tally.enter(ip("10.0.0.1")) && tally.enter(ip("10.0.0.1")));
+        assert!(!tally.enter(ip("10.0.0.1")));
+        assert!(tally.enter(ip("10.0.0.2")));
+        tally.leave(ip("10.0.0.1"));
+        tally.leave(ip("10.0.0.1"));
+        assert!(tally.enter(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn ipv6_counts_by_household_and_trusted_proxies_do_not_count() {
+        let exempt = Network { address: ip("192.168.1.0"), prefix: 24 };
+        let mut tally = Tally::new(1, vec![exempt]);
+        assert!(tally.enter(ip("2001:db8::1")));
+        assert!(!tally.enter(ip("2001:db8::2")));
+        assert!(tally.enter(ip("2001:db8:0:1::1")));
+        assert!(tally.enter(ip("192.168.1.7")) && tally.enter(ip("192.168.1.7")));
+    }
+
+    #[test]
+    fn what_left_is_forgotten() {
+        let mut tally = Tally::new(1, vec![]);
+        tally.enter(ip("10.0.0.1"));
+        tally.leave(ip("10.0.0.1"));
+        assert!(tally.held.is_empty());
+    }
+}

@@ -1,0 +1,194 @@
+//! An endpoint as a request sees it: what the user configured, what was learnt, what is going on there.
+
+use super::standing::Standing;
+use crate::config;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Traffic within this time is a sign of life (SPEC section 6, busy).
+const RECENT: Duration = Duration::from_secs(10);
+
+/// An endpoint in one snapshot. Cheap to copy and change one thing.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// What the user wrote.
+    pub config: Arc<config::Endpoint>,
+    /// Counters that outlive snapshots and reloads.
+    pub live: Arc<Live>,
+    /// What is thought of it.
+    pub standing: Standing,
+    /// What it listed last, if it ever did.
+    pub models: Option<Arc<Vec<Model>>>,
+    /// When it listed.
+    pub listed_at: Option<Instant>,
+    /// `total_slots` of llama-server's `/props`.
+    pub slots: Option<u32>,
+    /// `n_ctx` of llama-server's `/props`.
+    pub context: Option<u64>,
+}
+
+/// One entry of an endpoint's `/v1/models`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    /// Its name.
+    pub id: String,
+    /// Other names that the endpoint takes.
+    pub aliases: Vec<String>,
+    /// The entry's fields, ready to be listed.
+    pub fields: Map<String, Value>,
+}
+
+impl Endpoint {
+    /// An endpoint of which nothing is known yet.
+    pub fn new(config: config::Endpoint, epoch: Instant) -> Self {
+        Self {
+            config: Arc::new(config),
+            live: Arc::new(Live::new(epoch)),
+            standing: Standing::default(),
+            models: None,
+            listed_at: None,
+            slots: None,
+            context: None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Enabled, and nothing known against it.
+    pub fn is_available(&self) -> bool {
+        self.config.enabled && self.standing.is_available()
+    }
+
+    /// Every name it serves: as configured, else as discovered with aliases.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let discovered = self.models.iter().filter(|_| self.config.models.is_empty()).flat_map(|m| m.iter());
+        let discovered =
+            discovered.flat_map(|m| std::iter::once(m.id.as_str()).chain(m.aliases.iter().map(String::as_str)));
+        self.config.models.iter().map(String::as_str).chain(discovered)
+    }
+
+    /// The model for `auto`: `defaultModel`, else the first configured, else the first discovered.
+    pub fn default_model(&self) -> Option<&str> {
+        let configured = self.config.default_model.as_deref().or(self.config.models.first().map(String::as_str));
+        configured.or_else(|| self.models.as_ref()?.first().map(|m| m.id.as_str()))
+    }
+}
+
+/// What is going on at an endpoint. Shared by every snapshot that has it.
+#[derive(Debug)]
+pub struct Live {
+    epoch: Instant,
+    in_flight: AtomicUsize,
+    /// Milliseconds since `epoch` of the last byte that came from there; 0 = never.
+    moved: AtomicU64,
+    /// Milliseconds since `epoch` until which a request sent may stay unanswered.
+    patience: AtomicU64,
+    /// Which of several keys is next.
+    key: AtomicUsize,
+}
+
+impl Live {
+    fn new(epoch: Instant) -> Self {
+        Self {
+            epoch,
+            in_flight: AtomicUsize::new(0),
+            moved: AtomicU64::new(0),
+            patience: AtomicU64::new(0),
+            key: AtomicUsize::new(0),
+        }
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts one request until the guard is dropped.
+    pub fn enter(self: &Arc<Self>) -> Slot {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Slot(Arc::clone(self))
+    }
+
+    /// Requests of ours that are there now.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// A request was sent and may stay unanswered for `first_byte`.
+    pub fn sent(&self, now: Instant, first_byte: Option<Duration>) {
+        let until = self.millis(now + first_byte.unwrap_or(Duration::from_secs(86_400)));
+        self.patience.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// Something came from there.
+    pub fn moved(&self, now: Instant) {
+        self.moved.store(self.millis(now).max(1), Ordering::Relaxed);
+    }
+
+    /// Whether a probe that timed out means work rather than death: one of our requests is making
+    /// progress there, or may still be waiting for its first byte.
+    pub fn is_working(&self, now: Instant) -> bool {
+        if self.in_flight() == 0 {
+            return false;
+        }
+        let (now, moved) = (self.millis(now), self.moved.load(Ordering::Relaxed));
+        let recent = moved > 0 && now.saturating_sub(moved) <= RECENT.as_millis() as u64;
+        recent || now < self.patience.load(Ordering::Relaxed)
+    }
+
+    /// The first key to try among `keys`; in turn.
+    pub fn next_key(&self, keys: usize) -> usize {
+        if keys < 2 { 0 } else { self.key.fetch_add(1, Ordering::Relaxed) % keys }
+    }
+}
+
+/// A place at an endpoint, given back when dropped.
+#[derive(Debug)]
+pub struct Slot(Arc<Live>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock;
+
+    #[test]
+    fn a_slot_is_given_back_when_dropped() {
+        let live = Arc::new(Live::new(clock::now()));
+        let slots = [live.enter(), live.enter()];
+        assert_eq!(live.in_flight(), 2);
+        drop(slots);
+        assert_eq!(live.in_flight(), 0);
+    }
+
+    #[test]
+    fn an_endpoint_works_while_a_request_may_wait_or_bytes_come() {
+        let start = clock::now();
+        let live = Arc::new(Live::new(start));
+        let second = Duration::from_secs(1);
+        live.sent(start, Some(60 * second));
+        assert!(!live.is_working(start), "nothing of ours is there");
+        let _slot = live.enter();
+        assert!(live.is_working(start + 59 * second));
+        assert!(!live.is_working(start + 61 * second));
+        live.moved(start + 100 * second);
+        assert!(live.is_working(start + 109 * second));
+        assert!(!live.is_working(start + 111 * second));
+    }
+
+    #[test]
+    fn several_keys_are_used_in_turn() {
+        let live = Live::new(clock::now());
+        assert_eq!([live.next_key(1), live.next_key(1)], [0, 0]);
+        assert_eq!([live.next_key(3), live.next_key(3), live.next_key(3), live.next_key(3)], [0, 1, 2, 0]);
+    }
+}

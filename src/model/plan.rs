@@ -1,0 +1,237 @@
+//! Where a request may go, and in which order: a pure function of a snapshot and what was asked.
+
+use super::endpoint::Endpoint;
+use super::failure::{Failure, Kind};
+use super::snapshot::Snapshot;
+use crate::config::UnknownModel;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How soon a client should come back when every endpoint is down: a probe round may bring one back.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+/// One place to try.
+#[derive(Clone)]
+pub struct Candidate {
+    /// Where.
+    pub endpoint: Arc<Endpoint>,
+    /// The name to send instead of the client's; `None` leaves the body as it is.
+    pub rename: Option<String>,
+}
+
+/// The finite order of candidates, never empty.
+pub struct Plan {
+    /// In the order of attempts.
+    pub candidates: Vec<Candidate>,
+    /// `x-llmproxy-reason`: why the first is the first.
+    pub reason: &'static str,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy)]
+pub enum Wish<'a> {
+    /// A model by name.
+    Named(&'a str),
+    /// Nothing, an empty name, or `auto`.
+    Any,
+    /// A path that needs no model where there is only one endpoint (`GET /props`).
+    Endpoint,
+}
+
+/// What came of planning.
+pub enum Planned {
+    /// Go.
+    Plan(Plan),
+    /// Nobody is known to serve this name: worth asking the endpoints once more.
+    Unknown,
+    /// No.
+    Refused(Failure),
+}
+
+/// The order of attempts for a wish.
+pub fn plan(snapshot: &Snapshot, wish: Wish<'_>) -> Planned {
+    match wish {
+        Wish::Named(name) if !(name.is_empty() || name == "auto" && snapshot.catalog.offers(name).is_empty()) => {
+            named(snapshot, name)
+        }
+        Wish::Named(_) | Wish::Any => any(snapshot, "default_model"),
+        Wish::Endpoint => only(snapshot),
+    }
+}
+
+fn named(snapshot: &Snapshot, name: &str) -> Planned {
+    let offers = snapshot.catalog.offers(name);
+    if offers.is_empty() {
+        return if snapshot.is_healthy() { Planned::Unknown } else { Planned::Refused(nobody()) };
+    }
+    let known = offers.iter().map(|&n| &snapshot.endpoints[n]);
+    let candidates: Vec<_> = known.filter(|e| e.is_available()).map(as_is).collect();
+    if candidates.is_empty() {
+        let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(name));
+        return Planned::Refused(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK));
+    }
+    Planned::Plan(Plan { reason: if candidates.len() < offers.len() { "failover" } else { "model" }, candidates })
+}
+
+/// Endpoints with a model of their own to stand in.
+fn any(snapshot: &Snapshot, reason: &'static str) -> Planned {
+    let with_model = snapshot.endpoints.iter().filter(|e| e.is_available()).filter_map(|endpoint| {
+        let model = endpoint.default_model()?;
+        Some(Candidate { endpoint: Arc::clone(endpoint), rename: Some(model.to_owned()) })
+    });
+    let candidates: Vec<_> = with_model.collect();
+    if !candidates.is_empty() {
+        return Planned::Plan(Plan { candidates, reason });
+    }
+    if !snapshot.is_healthy() {
+        return Planned::Refused(nobody());
+    }
+    let text = "The request names no model, and no endpoint has one to stand in; set `model` in the body.";
+    Planned::Refused(Failure::new(Kind::ModelRequired, text).param("model"))
+}
+
+fn only(snapshot: &Snapshot) -> Planned {
+    let mut enabled = snapshot.enabled();
+    match (enabled.next(), enabled.next()) {
+        (Some(one), None) if one.is_available() => {
+            Planned::Plan(Plan { candidates: vec![as_is(one)], reason: "only_endpoint" })
+        }
+        (Some(_), None) | (None, _) => Planned::Refused(nobody()),
+        (Some(_), Some(_)) => {
+            let text = "Several endpoints could answer this; add ?model=NAME to say which.";
+            Planned::Refused(Failure::new(Kind::ModelRequired, text).param("model"))
+        }
+    }
+}
+
+/// What `routing.unknownModel` makes of a name that nobody serves, after a refresh.
+pub fn unknown(snapshot: &Snapshot, name: &str) -> Result<Plan, Failure> {
+    let planned = match snapshot.config.routing.unknown_model {
+        UnknownModel::Error => return Err(not_found(snapshot, name)),
+        UnknownModel::Default => any(snapshot, "unknown_model_default"),
+        UnknownModel::Passthrough => {
+            let candidates: Vec<_> = snapshot.endpoints.iter().filter(|e| e.is_available()).map(as_is).collect();
+            if candidates.is_empty() {
+                return Err(nobody());
+            }
+            Planned::Plan(Plan { candidates, reason: "passthrough" })
+        }
+    };
+    match planned {
+        Planned::Plan(plan) => Ok(plan),
+        Planned::Refused(failure) => Err(failure),
+        Planned::Unknown => Err(not_found(snapshot, name)),
+    }
+}
+
+/// 404 with what could have been asked for instead.
+pub fn not_found(snapshot: &Snapshot, name: &str) -> Failure {
+    let text = format!("The model `{}` is not served here; GET /v1/models lists what is.", shown(name));
+    let mut failure = Failure::new(Kind::ModelNotFound, text).param("model");
+    failure.available_models = Some(snapshot.catalog.names().to_vec());
+    failure
+}
+
+fn nobody() -> Failure {
+    Failure::new(Kind::NoEndpoint, "No endpoint is available at the moment; GET /health says why.")
+        .retry_after(COME_BACK)
+}
+
+fn as_is(endpoint: &Arc<Endpoint>) -> Candidate {
+    Candidate { endpoint: Arc::clone(endpoint), rename: None }
+}
+
+/// A name as it may be echoed: cut to 128 characters, control characters escaped (FAULTS B9).
+pub fn shown(name: &str) -> String {
+    name.chars().take(128).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock;
+    use crate::config::{self, Config};
+    use crate::model::standing::Observation;
+    use std::time::SystemTime;
+
+    fn endpoint(name: &str, models: &[&str], up: bool) -> Arc<Endpoint> {
+        let mut config = config::Endpoint::plain(name, "127.0.0.1", 1);
+        config.models = models.iter().map(|&m| m.to_owned()).collect();
+        let mut endpoint = Endpoint::new(config, clock::now());
+        if !up {
+            endpoint.standing = endpoint.standing.observe(Observation::Down("x".into()), 1, SystemTime::UNIX_EPOCH);
+        }
+        Arc::new(endpoint)
+    }
+
+    fn snapshot(endpoints: Vec<Arc<Endpoint>>, unknown_model: UnknownModel) -> Snapshot {
+        let mut config = Config::default();
+        config.routing.unknown_model = unknown_model;
+        Snapshot::new(Arc::new(config), endpoints)
+    }
+
+    fn order(planned: Planned) -> Vec<(String, Option<String>)> {
+        match planned {
+            Planned::Plan(plan) => {
+                plan.candidates.iter().map(|c| (c.endpoint.name().to_owned(), c.rename.clone())).collect()
+            }
+            Planned::Unknown => vec![("unknown".into(), None)],
+            Planned::Refused(failure) => vec![(format!("{:?}", failure.kind), None)],
+        }
+    }
+
+    #[test]
+    fn a_model_goes_to_who_serves_it_in_config_order_without_the_dead() {
+        // S000-19, S000-20, W000-1
+        let all = vec![endpoint("a", &["m"], false), endpoint("b", &["m"], true), endpoint("c", &["m"], true)];
+        let snapshot = snapshot(all, UnknownModel::Error);
+        assert_eq!(order(plan(&snapshot, Wish::Named("m"))), [("b".into(), None), ("c".into(), None)]);
+    }
+
+    #[test]
+    fn a_model_whose_endpoints_are_all_down_is_503_and_not_404() {
+        let snapshot = snapshot(vec![endpoint("a", &["m"], false), endpoint("b", &["x"], true)], UnknownModel::Error);
+        assert_eq!(order(plan(&snapshot, Wish::Named("m")))[0].0, "NoEndpoint");
+        assert_eq!(order(plan(&snapshot, Wish::Named("zz")))[0].0, "unknown");
+    }
+
+    #[test]
+    fn auto_and_nothing_get_an_endpoints_own_model() {
+        let snapshot = snapshot(vec![endpoint("a", &[], true), endpoint("b", &["m", "n"], true)], UnknownModel::Error);
+        for wish in [Wish::Any, Wish::Named(""), Wish::Named("auto")] {
+            assert_eq!(order(plan(&snapshot, wish)), [("b".into(), Some("m".into()))]);
+        }
+    }
+
+    #[test]
+    fn auto_is_a_model_if_one_is_called_that() {
+        let snapshot = snapshot(vec![endpoint("a", &["m", "auto"], true)], UnknownModel::Error);
+        assert_eq!(order(plan(&snapshot, Wish::Named("auto"))), [("a".into(), None)]);
+    }
+
+    #[test]
+    fn an_unknown_model_is_refused_replaced_or_passed_as_configured() {
+        let all = || vec![endpoint("a", &["m"], true)];
+        let error = unknown(&snapshot(all(), UnknownModel::Error), "zz").err().expect("404");
+        assert_eq!((error.kind, error.available_models), (Kind::ModelNotFound, Some(vec!["m".to_owned()])));
+        let default = unknown(&snapshot(all(), UnknownModel::Default), "zz").unwrap_or_else(|f| panic!("{f:?}"));
+        assert_eq!((default.candidates[0].rename.as_deref(), default.reason), (Some("m"), "unknown_model_default"));
+        let pass = unknown(&snapshot(all(), UnknownModel::Passthrough), "zz").unwrap_or_else(|f| panic!("{f:?}"));
+        assert_eq!((pass.candidates[0].rename.as_deref(), pass.reason), (None, "passthrough"));
+    }
+
+    #[test]
+    fn a_path_without_a_model_needs_a_single_endpoint() {
+        let one = snapshot(vec![endpoint("a", &["m"], true)], UnknownModel::Error);
+        assert_eq!(order(plan(&one, Wish::Endpoint)), [("a".into(), None)]);
+        let two = snapshot(vec![endpoint("a", &["m"], true), endpoint("b", &[], true)], UnknownModel::Error);
+        assert_eq!(order(plan(&two, Wish::Endpoint))[0].0, "ModelRequired");
+    }
+
+    #[test]
+    fn an_echoed_name_is_short_and_harmless() {
+        // B9
+        assert_eq!(shown("a\r\nb"), r"a\r\nb");
+        assert_eq!(shown(&"x".repeat(10_000)).len(), 128);
+    }
+}

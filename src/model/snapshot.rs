@@ -1,0 +1,153 @@
+//! All that one request may read, replaced whole; and the one place where it is replaced.
+
+use super::catalog::Catalog;
+use super::endpoint::Endpoint;
+use super::standing::Observation;
+use crate::base::clock;
+use crate::base::gone::Gone;
+use crate::base::lock::{lock, read, write};
+use crate::config::Config;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+/// An unknown model asks the endpoints again at most this often.
+const REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// Notices that may wait for the health thread; more are dropped, since each only asks it to look.
+const NOTICES: usize = 256;
+/// A waiting request looks this often whether its client is still there.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// What is so, at one moment.
+pub struct Snapshot {
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// In config order.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Who serves what.
+    pub catalog: Catalog,
+}
+
+impl Snapshot {
+    /// A snapshot with its catalogue.
+    pub fn new(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        let catalog = Catalog::new(&endpoints);
+        Self { config, endpoints, catalog }
+    }
+
+    /// This snapshot with one endpoint changed.
+    #[must_use]
+    pub fn with(&self, name: &str, change: impl FnOnce(&mut Endpoint)) -> Self {
+        let mut endpoints = self.endpoints.clone();
+        if let Some(endpoint) = endpoints.iter_mut().find(|e| e.name() == name) {
+            let mut changed = Endpoint::clone(endpoint);
+            change(&mut changed);
+            *endpoint = Arc::new(changed);
+        }
+        Self::new(Arc::clone(&self.config), endpoints)
+    }
+
+    /// Endpoints that take part.
+    pub fn enabled(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.iter().filter(|e| e.config.enabled)
+    }
+
+    /// Whether anything can be forwarded at all.
+    pub fn is_healthy(&self) -> bool {
+        self.endpoints.iter().any(|e| e.is_available())
+    }
+}
+
+/// What the health thread is told.
+pub enum Notice {
+    /// A real request found this out about an endpoint.
+    Seen(String, Observation),
+    /// Ask every endpoint for its models now.
+    Refresh,
+    /// Probe everything now and tell when it is done.
+    Force(Box<dyn FnOnce() + Send>),
+    /// End.
+    Stop,
+}
+
+/// The current snapshot, and the line to the thread that keeps it true.
+pub struct Shared {
+    current: RwLock<Arc<Snapshot>>,
+    writer: Mutex<()>,
+    notices: Sender<Notice>,
+    refresh: Mutex<Refresh>,
+    refreshed: Condvar,
+}
+
+#[derive(Default)]
+struct Refresh {
+    rounds: u64,
+    running: bool,
+    last: Option<Instant>,
+}
+
+impl Shared {
+    /// Publishes a first snapshot; the receiver is for the health thread.
+    pub fn new(first: Snapshot) -> (Arc<Self>, Receiver<Notice>) {
+        let (notices, inbox) = bounded(NOTICES);
+        let shared = Self {
+            current: RwLock::new(Arc::new(first)),
+            writer: Mutex::new(()),
+            notices,
+            refresh: Mutex::new(Refresh::default()),
+            refreshed: Condvar::new(),
+        };
+        (Arc::new(shared), inbox)
+    }
+
+    /// The snapshot of this moment; a request loads it once and keeps it.
+    pub fn load(&self) -> Arc<Snapshot> {
+        Arc::clone(&read(&self.current))
+    }
+
+    /// Replaces the snapshot by one made from it. Writers take turns, so none undoes another.
+    pub fn update(&self, make: impl FnOnce(&Snapshot) -> Snapshot) {
+        let _turn = lock(&self.writer);
+        let next = Arc::new(make(&self.load()));
+        *write(&self.current) = next;
+    }
+
+    /// Tells the health thread, without ever waiting for it. False if its inbox is full.
+    pub fn notify(&self, notice: Notice) -> bool {
+        self.notices.try_send(notice).is_ok()
+    }
+
+    /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a
+    /// moment ago. False when it could not be had by `until` or the client has left.
+    pub fn refresh(&self, gone: &Gone, until: Instant) -> bool {
+        let mut state = lock(&self.refresh);
+        let now = clock::now();
+        if !state.running {
+            if state.last.is_some_and(|last| now.saturating_duration_since(last) < REFRESH_EVERY) {
+                return true;
+            }
+            state.running = self.notify(Notice::Refresh);
+        }
+        let rounds = state.rounds;
+        while state.running && state.rounds == rounds {
+            let rest = until.saturating_duration_since(clock::now());
+            if rest.is_zero() || gone.has_left() {
+                return false;
+            }
+            state = match self.refreshed.wait_timeout(state, rest.min(GLANCE)) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+        true
+    }
+
+    /// The health thread has read every catalogue.
+    pub fn refreshed(&self) {
+        let mut state = lock(&self.refresh);
+        state.rounds += 1;
+        state.running = false;
+        state.last = Some(clock::now());
+        self.refreshed.notify_all();
+    }
+}

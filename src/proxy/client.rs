@@ -1,0 +1,205 @@
+//! The client's end while an answer is awaited and relayed: keeps a silent stream alive with comment lines,
+//! and says what went wrong in the way that is still open: a status, an event, or a cut.
+
+use super::tokens::Tail;
+use crate::base::gone::Gone;
+use crate::config::SsePing;
+use crate::http::head::Fields;
+use crate::http::reply::{Length, Reply};
+use crate::model::failure::{Dialect, Failure};
+use crate::upstream::Watch;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A comment, which every parser of event streams skips (WHATWG HTML 9.2.6).
+const PING: &[u8] = b": ping\n\n";
+
+/// One client of one request.
+pub struct Client {
+    reply: RefCell<Option<Reply>>,
+    /// Fields of every answer of ours: request id, CORS.
+    common: Fields,
+    dialect: Dialect,
+    gone: Arc<Gone>,
+    every: Duration,
+    due: Cell<Option<Instant>>,
+    early: Cell<bool>,
+    sent: Cell<u64>,
+}
+
+impl Client {
+    /// A client that is sent pings, if wanted, counted from when it `asked`.
+    pub fn new(
+        reply: Reply,
+        common: Fields,
+        dialect: Dialect,
+        gone: Arc<Gone>,
+        ping: Option<(SsePing, Instant)>,
+    ) -> Self {
+        Self {
+            reply: RefCell::new(Some(reply)),
+            common,
+            dialect,
+            gone,
+            every: ping.map_or(Duration::MAX, |(ping, _)| ping.every),
+            due: Cell::new(ping.and_then(|(ping, asked)| asked.checked_add(ping.after))),
+            early: Cell::new(false),
+            sent: Cell::new(0),
+        }
+    }
+
+    /// Fields of every answer of ours.
+    pub fn common(&self) -> &Fields {
+        &self.common
+    }
+
+    /// A 200 head went out before any endpoint answered.
+    pub fn is_early(&self) -> bool {
+        self.early.get()
+    }
+
+    /// No comment lines any more: real bytes follow.
+    pub fn hush(&self) {
+        self.due.set(None);
+    }
+
+    /// Body bytes given to the client.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Prepares the head of an answer.
+    pub fn start(&self, status: StatusCode, fields: &Fields, length: Length) {
+        if let Some(reply) = self.reply.borrow_mut().as_mut() {
+            reply.start(status, fields, length);
+        }
+    }
+
+    /// Sends the head without waiting for a body byte.
+    ///
+    /// # Errors
+    /// The client has left.
+    pub fn flush(&self) -> io::Result<()> {
+        self.with(Reply::flush)
+    }
+
+    /// Sends one piece.
+    ///
+    /// # Errors
+    /// The client has left.
+    pub fn piece(&self, bytes: &[u8]) -> io::Result<()> {
+        self.with(|reply| reply.piece(bytes))
+    }
+
+    fn with(&self, act: impl FnOnce(&mut Reply) -> io::Result<()>) -> io::Result<()> {
+        let mut reply = self.reply.borrow_mut();
+        let Some(reply) = reply.as_mut() else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let result = act(reply);
+        self.sent.set(reply.sent());
+        if result.is_err() {
+            self.gone.leave();
+        }
+        result
+    }
+
+    /// Ends the answer as complete.
+    pub fn finish(&self) {
+        if let Some(reply) = self.reply.take() {
+            reply.finish();
+        }
+    }
+
+    /// Ends the answer so that the client sees that it is not complete.
+    pub fn cut(&self) {
+        if let Some(reply) = self.reply.take() {
+            reply.cut();
+        }
+    }
+
+    /// A whole answer of ours.
+    pub fn send(&self, status: StatusCode, fields: &Fields, body: &[u8]) {
+        if let Some(reply) = self.reply.take() {
+            self.sent.set(body.len() as u64);
+            reply.send(status, fields, body);
+        }
+    }
+
+    /// Tells a failure: as an answer while no head is out, else as an event, then the cut.
+    pub fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
+        self.hush();
+        if self.is_early() {
+            self.tell_in_band(failure, &Tail::default());
+            return;
+        }
+        let (mut fields, body) = refusal(failure, self.dialect, &self.common);
+        for (name, value) in extra {
+            fields.push(name.clone(), value.clone());
+        }
+        self.send(status(failure), &fields, &body);
+    }
+
+    /// One error event after `before`, then the cut: never a made-up end.
+    pub fn tell_in_band(&self, failure: &Failure, before: &Tail) {
+        let mut event = Vec::new();
+        if !before.is_between_events() {
+            event.extend_from_slice(b"\n\n");
+        }
+        event.extend_from_slice(&failure.event(self.dialect));
+        let _ = self.piece(&event);
+        self.cut();
+    }
+}
+
+impl Watch for Client {
+    fn silent(&self, now: Instant) -> Option<Instant> {
+        let due = self.due.get()?;
+        if now < due {
+            return Some(due);
+        }
+        let started = self.reply.borrow().as_ref().is_none_or(Reply::is_started);
+        if !started {
+            let mut fields = self.common.clone();
+            event_stream(&mut fields);
+            self.start(StatusCode::OK, &fields, Length::Open);
+            self.early.set(true);
+        }
+        if self.piece(PING).is_err() {
+            self.hush();
+            return None;
+        }
+        self.due.set(now.checked_add(self.every));
+        self.due.get()
+    }
+}
+
+/// The fields that every event stream needs to pass other proxies unbuffered.
+pub fn event_stream(fields: &mut Fields) {
+    fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    unbuffered(fields);
+}
+
+/// Added to every event stream, ours or an endpoint's.
+pub fn unbuffered(fields: &mut Fields) {
+    fields.push(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    fields.push(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+}
+
+/// The status of a failure.
+pub fn status(failure: &Failure) -> StatusCode {
+    StatusCode::from_u16(failure.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Fields and body that tell a failure.
+pub fn refusal(failure: &Failure, dialect: Dialect, common: &Fields) -> (Fields, Vec<u8>) {
+    let mut fields = common.clone();
+    fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(wait) = failure.retry_after {
+        fields.push(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+    }
+    (fields, failure.body(dialect))
+}

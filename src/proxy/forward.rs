@@ -1,0 +1,265 @@
+//! The attempts: one candidate after another until somebody gives an answer worth passing on. Up to here
+//! every fault may still become another attempt or a clean status.
+
+use super::ask::Ask;
+use super::client::Client;
+use super::route::Forward;
+use super::weigh::{self, Left, Verdict};
+use crate::base::{clock, dice};
+use crate::config::Retry;
+use crate::http::request::Request;
+use crate::model::endpoint::{Endpoint, Slot};
+use crate::model::failure::Failure;
+use crate::model::plan::{Candidate, Plan};
+use crate::model::snapshot::{Notice, Shared, Snapshot};
+use crate::model::standing::Observation;
+use crate::upstream::headers;
+use crate::upstream::{Answer, Fault, Net, Order, Trouble, Watch};
+use http::{HeaderMap, StatusCode};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An error answer that may yet be the last word is kept whole up to this size; a longer one is passed on.
+const KEEP: usize = 1 << 20;
+
+/// Everything the attempts need, and nothing of how the answer is delivered.
+pub struct Errand<'a> {
+    /// Ways out.
+    pub net: &'a Net,
+    /// For what real requests find out about endpoints.
+    pub shared: &'a Shared,
+    /// What was so when the request began.
+    pub snapshot: &'a Snapshot,
+    /// The request.
+    pub request: &'a Request,
+    /// What it asks for.
+    pub ask: &'a Ask,
+    /// Where it goes below an endpoint's base.
+    pub forward: &'a Forward,
+    /// Who waits.
+    pub client: &'a Rc<Client>,
+    /// Its id.
+    pub request_id: &'a str,
+    /// Its forwarding fields are believed.
+    pub trusted: bool,
+}
+
+/// Who answered, or would have.
+#[derive(Clone)]
+pub struct By {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// The name it knows the model by.
+    pub model: Option<String>,
+    /// Tries up to and with this one.
+    pub attempts: u32,
+    /// Why it was chosen.
+    pub reason: &'static str,
+}
+
+/// The end of the attempts.
+pub enum Outcome {
+    /// An answer, with its place at the endpoint.
+    Answer(Box<Answer>, By, Slot),
+    /// The best of the answers that were kept while others were tried.
+    Kept(Kept, By),
+    /// No answer.
+    Failed(Failure, Option<By>),
+    /// The client has left.
+    Gone(Option<By>),
+}
+
+/// An answer that was read whole.
+pub struct Kept {
+    /// Status.
+    pub status: StatusCode,
+    /// Fields.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+struct Trying<'a> {
+    errand: &'a Errand<'a>,
+    reason: &'static str,
+    attempts: u32,
+    faults: Vec<(String, Fault)>,
+    kept: Option<(Kept, By)>,
+    told: Option<Duration>,
+    last: Option<By>,
+}
+
+enum Step {
+    Next,
+    End(Outcome),
+}
+
+/// Tries the candidates of a plan in order, then in rounds as `retry` allows.
+pub fn forward(errand: &Errand<'_>, plan: &Plan) -> Outcome {
+    let retry = &errand.snapshot.config.retry;
+    let allowed = retry.attempts.unwrap_or(plan.candidates.len() as u32);
+    let reason = plan.reason;
+    let mut trying = Trying { errand, reason, attempts: 0, faults: Vec::new(), kept: None, told: None, last: None };
+    let mut tried = 0;
+    for round in 0.. {
+        if round > 0 {
+            let pause = weigh::pause(retry, round, trying.told.take(), dice::unit());
+            if errand.request.gone.wait_until(clock::now() + pause, clock::now) {
+                return Outcome::Gone(trying.last);
+            }
+        }
+        for (n, candidate) in plan.candidates.iter().enumerate() {
+            tried += 1;
+            let any = tried < allowed;
+            let left = Left { keys: false, candidates: any && n + 1 < plan.candidates.len(), any };
+            match trying.candidate(candidate, left, retry) {
+                Step::End(outcome) => return outcome,
+                Step::Next if !any => return trying.give_up(),
+                Step::Next => trying.reason = "retry",
+            }
+        }
+    }
+    trying.give_up()
+}
+
+impl Trying<'_> {
+    /// One endpoint, with its keys in turn.
+    fn candidate(&mut self, candidate: &Candidate, left: Left, retry: &Retry) -> Step {
+        let endpoint = &candidate.endpoint;
+        let keys = endpoint.config.api_keys.len();
+        let first = endpoint.live.next_key(keys);
+        for turn in 0..keys.max(1) {
+            if self.errand.request.gone.has_left() {
+                return Step::End(Outcome::Gone(self.last.take()));
+            }
+            let left = Left { keys: turn + 1 < keys, ..left };
+            let key = endpoint.config.api_keys.get((first + turn) % keys.max(1));
+            self.attempts += 1;
+            let by = By {
+                endpoint: Arc::clone(endpoint),
+                model: candidate.rename.clone().or_else(|| self.errand.ask.name().map(str::to_owned)),
+                attempts: self.attempts,
+                reason: self.reason,
+            };
+            self.last = Some(by.clone());
+            let slot = endpoint.live.enter();
+            match self.send(candidate, key.map(|key| key.reveal())) {
+                Ok(answer) => match weigh::answer(answer.status, retry, left) {
+                    Verdict::Pass => return Step::End(Outcome::Answer(Box::new(answer), by, slot)),
+                    verdict => {
+                        if let Some(outcome) = self.keep(answer, by, slot) {
+                            return Step::End(outcome);
+                        }
+                        if verdict == Verdict::Next {
+                            return Step::Next;
+                        }
+                    }
+                },
+                Err(fault) => return self.faulted(endpoint, fault, retry),
+            }
+        }
+        Step::Next
+    }
+
+    fn send(&self, candidate: &Candidate, key: Option<&str>) -> Result<Answer, Fault> {
+        let Errand { net, request, ask, forward, .. } = self.errand;
+        let config = &candidate.endpoint.config;
+        let rendered = ask.render(request, candidate.rename.as_deref());
+        let path = match &rendered.query {
+            Some(query) => format!("{}?{query}", forward.path),
+            None => forward.path.clone(),
+        };
+        let client = headers::Client {
+            peer: request.peer,
+            trusted: self.errand.trusted,
+            host: request.head.fields.get(http::header::HOST),
+            request_id: self.errand.request_id,
+        };
+        let mut timeouts = config.timeouts;
+        if ask.stream {
+            timeouts.total = None;
+        }
+        let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
+        let watch: Rc<dyn Watch> = Rc::clone(self.errand.client) as _;
+        let order = Order {
+            method: request.head.method.clone(),
+            path: &path,
+            headers: headers::request(request.head.fields.iter(), &client, config, key),
+            body: rendered.parts(),
+            timeouts,
+            gone: cancels.then(|| Arc::clone(&request.gone)),
+            watch: Some(watch),
+        };
+        let channel = net.channel(config)?;
+        candidate.endpoint.live.sent(clock::now(), timeouts.first_byte);
+        let result = channel.send(&order);
+        if result.is_ok() {
+            candidate.endpoint.live.moved(clock::now());
+        }
+        result
+    }
+
+    /// Keeps an error answer while others are tried; too long a one is the client's at once.
+    fn keep(&mut self, mut answer: Answer, by: By, slot: Slot) -> Option<Outcome> {
+        let mut body = Vec::new();
+        let mut piece = [0; 4096];
+        if answer.length.is_some_and(|length| length > KEEP as u64) {
+            return Some(Outcome::Answer(Box::new(answer), by, slot));
+        }
+        loop {
+            match answer.read(&mut piece) {
+                Ok(0) => break,
+                Ok(n) if body.len() + n <= KEEP => body.extend_from_slice(&piece[..n]),
+                Ok(_) => return None,
+                Err(fault) if fault.trouble == Trouble::Gone => return Some(Outcome::Gone(Some(by))),
+                // An error that broke off is worth less than none.
+                Err(fault) => {
+                    self.faults.push((by.endpoint.name().to_owned(), fault));
+                    return None;
+                }
+            }
+        }
+        log::info!("endpoint {} answered {}; trying elsewhere", by.endpoint.name(), answer.status.as_u16());
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE && is_loading(&body) {
+            self.errand.shared.notify(Notice::Seen(by.endpoint.name().to_owned(), Observation::Loading));
+        }
+        self.told = self.told.max(weigh::retry_after(&answer.headers));
+        let kept = Kept { status: answer.status, headers: answer.headers, body };
+        // A refusal of one endpoint's key or catalogue says less than a real error of another.
+        let says_less = |status: StatusCode| matches!(status.as_u16(), 401 | 403 | 404);
+        if self.kept.as_ref().is_none_or(|(old, _)| !says_less(kept.status) || says_less(old.status)) {
+            self.kept = Some((kept, by));
+        }
+        None
+    }
+
+    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry) -> Step {
+        if fault.trouble == Trouble::Gone || self.errand.request.gone.has_left() {
+            return Step::End(Outcome::Gone(self.last.take()));
+        }
+        log::warn!("endpoint {} {}: {}", endpoint.name(), weigh::sentence(&fault), fault.cause);
+        if fault.trouble == Trouble::Refused {
+            let down = Observation::Down(fault.cause.clone());
+            self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), down));
+        }
+        let again = weigh::may_retry(&fault, retry);
+        self.faults.push((endpoint.name().to_owned(), fault));
+        if again {
+            return Step::Next;
+        }
+        Step::End(Outcome::Failed(weigh::exhausted(&self.faults), self.last.take()))
+    }
+
+    fn give_up(self) -> Outcome {
+        match self.kept {
+            Some((kept, by)) => Outcome::Kept(kept, By { attempts: self.attempts, ..by }),
+            None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
+        }
+    }
+}
+
+/// llama-server's `503 Loading model`.
+pub fn is_loading(body: &[u8]) -> bool {
+    body.windows(13).any(|window| window == b"Loading model")
+}

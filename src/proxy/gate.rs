@@ -1,0 +1,140 @@
+//! Who may come in: which `Host` names a local listener answers to, and which web pages may read. Pure.
+
+use crate::config::CorsOrigin;
+use crate::http::head::{Fields, Head};
+use crate::model::failure::{Failure, Kind};
+use http::header::{self, HeaderName, HeaderValue};
+use std::net::IpAddr;
+
+const EXPOSED: &str =
+    "x-request-id, retry-after, x-llmproxy-endpoint, x-llmproxy-model, x-llmproxy-attempts, x-llmproxy-reason";
+
+/// Refuses a foreign name on a loopback listener: a web page that made its own name point here (FAULTS F8).
+pub fn check_host(host: Option<&HeaderValue>, allowed: &[String]) -> Result<(), Failure> {
+    let Some(host) = host else {
+        return Ok(()); // HTTP/1.0, which no browser speaks
+    };
+    let name = String::from_utf8_lossy(host.as_bytes()).to_ascii_lowercase();
+    let bare = without_port(&name);
+    let literal = bare.trim_start_matches('[').trim_end_matches(']');
+    let known = bare == "localhost"
+        || literal.parse::<IpAddr>().is_ok()
+        || allowed.iter().any(|a| a.eq_ignore_ascii_case(bare) || a.eq_ignore_ascii_case(&name));
+    if known {
+        return Ok(());
+    }
+    let text = "This proxy is called by a name it does not know; add it to server.allowedHosts to allow it.";
+    Err(Failure::new(Kind::Misdirected, text))
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
+        _ => host,
+    }
+}
+
+/// `Access-Control-Allow-Origin` for this request, if its origin is allowed.
+fn allowed_origin(rules: &[CorsOrigin], origin: &HeaderValue) -> Option<HeaderValue> {
+    if rules.contains(&CorsOrigin::Any) {
+        return Some(HeaderValue::from_static("*"));
+    }
+    let text = origin.to_str().ok()?.to_ascii_lowercase();
+    let matches = rules.iter().any(|rule| match rule {
+        CorsOrigin::Any => true,
+        CorsOrigin::Origin(allowed) => *allowed == text,
+        CorsOrigin::Local => is_local(&text),
+    });
+    matches.then(|| origin.clone())
+}
+
+/// A page that was served from this machine's loopback.
+fn is_local(origin: &str) -> bool {
+    let Some(host) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else {
+        return false;
+    };
+    let host = without_port(host);
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// Adds what lets an allowed page read this answer.
+pub fn add_cors(fields: &mut Fields, rules: &[CorsOrigin], head: &Head) {
+    let Some(allow) = head.fields.get(header::ORIGIN).and_then(|origin| allowed_origin(rules, origin)) else {
+        return;
+    };
+    if allow != "*" {
+        fields.push(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    fields.push(header::ACCESS_CONTROL_ALLOW_ORIGIN, allow);
+    fields.push(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+}
+
+/// The answer to a preflight: fields of a 204, or a refusal without any `Access-Control-*` (FAULTS F9).
+pub fn preflight(rules: &[CorsOrigin], head: &Head) -> Result<Fields, Failure> {
+    const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE, OPTIONS");
+    let mut fields = Fields::default();
+    let Some(origin) = head.fields.get(header::ORIGIN) else {
+        fields.push(header::ALLOW, METHODS);
+        return Ok(fields);
+    };
+    if allowed_origin(rules, origin).is_none() {
+        let text = "Pages of this origin may not call this proxy; add it to server.cors to allow it.";
+        return Err(Failure::new(Kind::OriginRefused, text));
+    }
+    fields.push(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+    if let Some(asked) = head.fields.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        fields.push(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    }
+    fields.push(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    Ok(fields)
+}
+
+/// The client's own request id when it is 1 to 64 safe characters.
+pub fn request_id(head: &Head) -> Option<String> {
+    let value = head.fields.get(HeaderName::from_static("x-request-id"))?.to_str().ok()?;
+    let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+');
+    ((1..=64).contains(&value.len()) && value.bytes().all(safe)).then(|| value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_local_listener_answers_to_addresses_localhost_and_allowed_names() {
+        let allowed = vec!["pi.lan".to_owned()];
+        let check = |host: &'static str| check_host(Some(&HeaderValue::from_static(host)), &allowed).is_ok();
+        for good in ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]", "192.168.1.2", "pi.lan:80"]
+        {
+            assert!(check(good), "{good}");
+        }
+        for bad in ["evil.example", "localhost.evil.example:8080", "127.0.0.1.nip.io", "pi.lan.evil", ""] {
+            assert!(!check(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn local_pages_are_those_served_from_loopback() {
+        for good in ["http://localhost:3000", "http://127.0.0.1", "https://[::1]:8443", "http://127.9.9.9:1"] {
+            assert!(is_local(good), "{good}");
+        }
+        for bad in ["http://localhost.evil.example", "null", "file://", "http://192.168.1.2", "https://evil.example"] {
+            assert!(!is_local(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_echoed_only_when_allowed() {
+        let origin = HeaderValue::from_static("https://app.example");
+        let rules = [CorsOrigin::Local, CorsOrigin::Origin("https://app.example".into())];
+        assert_eq!(allowed_origin(&rules, &origin), Some(origin.clone()));
+        assert_eq!(allowed_origin(&[CorsOrigin::Local], &origin), None);
+        assert_eq!(allowed_origin(&[CorsOrigin::Any], &origin), Some(HeaderValue::from_static("*")));
+        assert_eq!(allowed_origin(&[], &HeaderValue::from_static("http://localhost")), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! One request from head to access line: which path it is, whether it may pass, where it goes, what comes back.
+
+mod ask;
+mod client;
+mod forward;
+mod gate;
+mod relay;
+mod route;
+pub mod serve;
+mod tokens;
+mod views;
+mod weigh;

@@ -1,0 +1,167 @@
+//! Path and method -> what is wanted. Pure; the whole public surface of the main listener stands here.
+
+use http::Method;
+
+/// What a request wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// `GET /v1/models`
+    Models,
+    /// `GET /v1/models/{id}`
+    Model(String),
+    /// `GET /health`
+    Health,
+    /// `POST /health/force-check`
+    ForceCheck,
+    /// `OPTIONS` of anything
+    Preflight,
+    /// To an endpoint, at this path below its base.
+    Forward(Forward),
+    /// 405 with these methods
+    NotAllowed(&'static str),
+    /// 404
+    Unknown,
+}
+
+/// A request that an endpoint answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// Path below the base: with `/v1` for the API, without for llama-server's own.
+    pub path: String,
+    /// Where the model's name stands.
+    pub names: Names,
+}
+
+/// Where a path has its model's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// In the body; missing means the default model.
+    Body,
+    /// In the body, and without one the path is unknown.
+    BodyOnly,
+    /// In the query; missing means the only endpoint.
+    Query,
+    /// In the query, and without one the path is unknown.
+    QueryOnly,
+}
+
+/// OpenAI's and Anthropic's paths, reached with and without `/v1`.
+const API: [&str; 9] = [
+    "chat/completions",
+    "completions",
+    "embeddings",
+    "responses",
+    "messages",
+    "messages/count_tokens",
+    "rerank",
+    "reranking",
+    "moderations",
+];
+const API_FOLDERS: [&str; 2] = ["audio/", "images/"];
+/// llama-server's own, always sent without `/v1`.
+const NATIVE: [&str; 6] = ["completion", "infill", "embedding", "tokenize", "detokenize", "apply-template"];
+const NATIVE_STATE: [&str; 3] = ["props", "slots", "lora-adapters"];
+
+/// The route of a request. `path` is canonical, `raw` as the client wrote it, `has_model` tells of `?model=`.
+pub fn route(method: &Method, path: &str, raw: &str, has_model: bool) -> Route {
+    if method == Method::OPTIONS {
+        return Route::Preflight;
+    }
+    let (versioned, name) = match path.strip_prefix("/v1/") {
+        Some(name) => (true, name),
+        None => (false, path.strip_prefix('/').unwrap_or(path)),
+    };
+    let get = method == Method::GET || method == Method::HEAD;
+    let post = method == Method::POST;
+    match name {
+        "models" => return only(get, "GET, HEAD", Route::Models),
+        "health" => return only(get, "GET, HEAD", Route::Health),
+        "health/force-check" => return only(post, "POST", Route::ForceCheck),
+        _ => {}
+    }
+    if let Some(id) = name.strip_prefix("models/").filter(|id| !id.is_empty()) {
+        return only(get, "GET, HEAD", Route::Model(id.to_owned()));
+    }
+    if API.contains(&name) || API_FOLDERS.iter().any(|folder| name.len() > folder.len() && name.starts_with(folder)) {
+        return only(post, "POST", forward(format!("/v1/{name}"), Names::Body));
+    }
+    if NATIVE.contains(&name) {
+        return only(post, "POST", forward(format!("/{name}"), Names::Body));
+    }
+    if NATIVE_STATE.contains(&name) {
+        return only(get, "GET, HEAD", forward(format!("/{name}"), Names::Query));
+    }
+    match () {
+        // llama-server keeps a generation by `X-Conversation-Id` until this ends it.
+        () if name == "stream" && versioned => forward(raw.to_owned(), Names::Query),
+        () if post && versioned && !name.is_empty() => forward(raw.to_owned(), Names::BodyOnly),
+        () if get && has_model && !name.is_empty() => forward(raw.to_owned(), Names::QueryOnly),
+        () => Route::Unknown,
+    }
+}
+
+fn only(allowed: bool, methods: &'static str, route: Route) -> Route {
+    if allowed { route } else { Route::NotAllowed(methods) }
+}
+
+fn forward(path: String, names: Names) -> Route {
+    Route::Forward(Forward { path, names })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(method: &str, path: &str) -> Route {
+        route(&method.parse().expect("a method"), path, path, false)
+    }
+
+    fn to(path: &str, names: Names) -> Route {
+        forward(path.into(), names)
+    }
+
+    #[test]
+    fn api_paths_are_reached_with_and_without_v1() {
+        for name in API {
+            let wanted = to(&format!("/v1/{name}"), Names::Body);
+            assert_eq!(of("POST", &format!("/v1/{name}")), wanted);
+            assert_eq!(of("POST", &format!("/{name}")), wanted);
+        }
+        assert_eq!(of("POST", "/audio/transcriptions"), to("/v1/audio/transcriptions", Names::Body));
+    }
+
+    #[test]
+    fn llama_servers_own_paths_go_out_without_v1() {
+        for name in NATIVE {
+            assert_eq!(of("POST", &format!("/{name}")), to(&format!("/{name}"), Names::Body));
+            assert_eq!(of("POST", &format!("/v1/{name}")), to(&format!("/{name}"), Names::Body));
+        }
+        assert_eq!(of("GET", "/props"), to("/props", Names::Query));
+        assert_eq!(of("HEAD", "/slots"), to("/slots", Names::Query));
+    }
+
+    #[test]
+    fn other_paths_need_v1_and_a_model_in_the_body_or_a_model_in_the_query() {
+        assert_eq!(of("POST", "/v1/something/new"), to("/v1/something/new", Names::BodyOnly));
+        assert_eq!(of("POST", "/something/new"), Route::Unknown);
+        assert_eq!(of("GET", "/something"), Route::Unknown);
+        let with_model = route(&Method::GET, "/something", "/something", true);
+        assert_eq!(with_model, to("/something", Names::QueryOnly));
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_one() {
+        assert_eq!(of("GET", "/v1/chat/completions"), Route::NotAllowed("POST"));
+        assert_eq!(of("POST", "/v1/models"), Route::NotAllowed("GET, HEAD"));
+        assert_eq!(of("GET", "/health/force-check"), Route::NotAllowed("POST"));
+        assert_eq!(of("DELETE", "/health"), Route::NotAllowed("GET, HEAD"));
+    }
+
+    #[test]
+    fn what_is_close_is_not_the_same() {
+        for path in ["/", "//v1/models", "/v1", "/v1/", "/V1/models", "/v1/models/", "/admin/../v1", "/audio/"] {
+            assert_eq!(of("GET", path), Route::Unknown, "{path}");
+        }
+        assert_eq!(of("GET", "/v1/models/org/name"), Route::Model("org/name".into()));
+    }
+}

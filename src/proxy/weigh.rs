@@ -1,0 +1,176 @@
+//! What an endpoint's answer or fault means for the request: pass it on, or try elsewhere. Pure.
+
+use crate::config::Retry;
+use crate::model::failure::{Attempted, Failure, Kind};
+use crate::upstream::{Fault, Stage, Trouble};
+use http::{HeaderMap, StatusCode, header};
+use std::time::Duration;
+
+/// What to do with an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is the client's.
+    Pass,
+    /// Another key of the same endpoint may fare better, and after the last key another endpoint.
+    NextKey,
+    /// Another endpoint may fare better.
+    Next,
+}
+
+/// What is left to try besides the current candidate.
+#[derive(Debug, Clone, Copy)]
+pub struct Left {
+    /// More keys of this endpoint.
+    pub keys: bool,
+    /// More candidates in this round.
+    pub candidates: bool,
+    /// Another try of any kind is allowed.
+    pub any: bool,
+}
+
+/// Judges a status (SPEC section 5, Failures).
+pub fn answer(status: StatusCode, retry: &Retry, left: Left) -> Verdict {
+    let of_key = matches!(status.as_u16(), 401 | 403 | 429);
+    if of_key && left.keys {
+        return Verdict::NextKey;
+    }
+    let again = retry.on_status && matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504);
+    let elsewhere = matches!(status.as_u16(), 401 | 403 | 404) && left.candidates;
+    if left.any && (again || elsewhere) { Verdict::Next } else { Verdict::Pass }
+}
+
+/// Whether a fault lets another try be made.
+pub fn may_retry(fault: &Fault, retry: &Retry) -> bool {
+    match fault.trouble {
+        Trouble::Gone => false,
+        Trouble::Refused | Trouble::Connect | Trouble::Timeout(Stage::Connect) => retry.on_connect,
+        Trouble::Reset | Trouble::Garbled => retry.on_reset,
+        Trouble::Timeout(Stage::Total) => false,
+        Trouble::Timeout(_) => retry.on_timeout,
+    }
+}
+
+/// One sentence about a fault for the client; names the time-out that ran out, never an address.
+pub fn sentence(fault: &Fault) -> String {
+    match fault.trouble {
+        Trouble::Gone => "the client left".into(),
+        Trouble::Refused => "refused the connection".into(),
+        Trouble::Connect => "could not be connected to".into(),
+        Trouble::Reset => "closed the connection before its answer was complete".into(),
+        Trouble::Garbled => "sent bytes that are not a usable HTTP answer".into(),
+        Trouble::Timeout(stage) => match stage {
+            Stage::Connect => "could not be connected to within timeouts.connect".into(),
+            Stage::Send => "did not take the request: silent for longer than timeouts.idle".into(),
+            Stage::FirstByte => "did not begin to answer within timeouts.firstByte".into(),
+            Stage::Body => "fell silent inside its answer for longer than timeouts.idle".into(),
+            Stage::Total => "did not complete its answer within timeouts.total".into(),
+        },
+    }
+}
+
+/// The failure after the last try, when no endpoint gave an HTTP answer.
+pub fn exhausted(faults: &[(String, Fault)]) -> Failure {
+    let timeout = |fault: &Fault| matches!(fault.trouble, Trouble::Timeout(_));
+    let timeouts = faults.iter().filter(|(_, fault)| timeout(fault)).count();
+    let names = faults.iter().map(|(name, _)| name).collect::<std::collections::HashSet<_>>().len();
+    let kind = match timeouts {
+        n if n == faults.len() => Kind::UpstreamTimeout,
+        0 => Kind::Upstream,
+        _ if names > 1 => Kind::NoEndpoint,
+        _ => Kind::Upstream,
+    };
+    let same_kind = faults.windows(2).all(|pair| pair[0].1.trouble == pair[1].1.trouble);
+    let kind = if names > 1 && !same_kind && kind == Kind::Upstream { Kind::NoEndpoint } else { kind };
+    let message = match faults {
+        [] => "No endpoint could be tried.".to_owned(),
+        [.., (name, fault)] if names == 1 => format!("The endpoint `{name}` {}.", sentence(fault)),
+        _ => format!("None of {names} endpoints answered; `attempts` tells what happened at each."),
+    };
+    let mut failure = Failure::new(kind, message);
+    if kind == Kind::NoEndpoint {
+        failure.retry_after = Some(Duration::from_secs(5));
+    }
+    failure.attempts =
+        faults.iter().map(|(name, fault)| Attempted { endpoint: name.clone(), what: sentence(fault) }).collect();
+    failure
+}
+
+/// The pause before round `round` (1 = the first repetition): doubling, jittered down to a half, at most
+/// `maxDelay`; an endpoint's own `Retry-After` is honoured up to that.
+pub fn pause(retry: &Retry, round: u32, told: Option<Duration>, unit: f64) -> Duration {
+    let doubled = retry.initial_delay.saturating_mul(1u32.checked_shl(round - 1).unwrap_or(u32::MAX));
+    let jittered = doubled.min(retry.max_delay).mul_f64(0.5 + unit / 2.0);
+    told.map_or(jittered, |told| told.max(jittered)).min(retry.max_delay)
+}
+
+/// `Retry-After` in seconds; dates are not used by any API in sight.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: f64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    (seconds.is_finite() && seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(86_400.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Left = Left { keys: true, candidates: true, any: true };
+    const LAST: Left = Left { keys: false, candidates: false, any: false };
+
+    fn judge(status: u16, left: Left) -> Verdict {
+        answer(StatusCode::from_u16(status).expect("a status"), &Retry::default(), left)
+    }
+
+    fn fault(trouble: Trouble) -> Fault {
+        Fault { trouble, cause: String::new() }
+    }
+
+    #[test]
+    fn statuses_that_another_endpoint_may_better_are_retried_and_others_pass() {
+        let elsewhere = Left { keys: false, ..ALL };
+        for status in [408, 429, 500, 502, 503, 504, 401, 403, 404] {
+            assert_eq!(judge(status, elsewhere), Verdict::Next, "{status}");
+            assert_eq!(judge(status, LAST), Verdict::Pass, "{status}");
+        }
+        for status in [200, 204, 301, 400, 405, 409, 413, 415, 422, 501, 505] {
+            assert_eq!(judge(status, ALL), Verdict::Pass, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_changed_before_the_endpoint() {
+        for status in [401, 403, 429] {
+            assert_eq!(judge(status, Left { candidates: false, ..ALL }), Verdict::NextKey);
+        }
+        assert_eq!(judge(500, ALL), Verdict::Next);
+    }
+
+    #[test]
+    fn in_a_second_round_of_one_candidate_a_401_is_final() {
+        let again = Left { keys: false, candidates: false, any: true };
+        assert_eq!(judge(401, again), Verdict::Pass);
+        assert_eq!(judge(503, again), Verdict::Next);
+    }
+
+    #[test]
+    fn the_last_failure_says_what_kind_it_was() {
+        let kind = |list: &[(&str, Trouble)]| {
+            exhausted(&list.iter().map(|(name, t)| ((*name).to_owned(), fault(*t))).collect::<Vec<_>>()).kind
+        };
+        assert_eq!(kind(&[("a", Trouble::Refused)]), Kind::Upstream);
+        assert_eq!(kind(&[("a", Trouble::Timeout(Stage::FirstByte))]), Kind::UpstreamTimeout);
+        assert_eq!(kind(&[("a", Trouble::Refused), ("b", Trouble::Refused)]), Kind::Upstream);
+        assert_eq!(kind(&[("a", Trouble::Refused), ("b", Trouble::Reset)]), Kind::NoEndpoint);
+        assert_eq!(kind(&[("a", Trouble::Refused), ("b", Trouble::Timeout(Stage::Connect))]), Kind::NoEndpoint);
+        assert_eq!(kind(&[("a", Trouble::Refused), ("a", Trouble::Reset)]), Kind::Upstream);
+    }
+
+    #[test]
+    fn pauses_double_with_jitter_and_obey_retry_after_up_to_the_bound() {
+        let retry = Retry::default();
+        let ms = Duration::from_millis;
+        assert_eq!([pause(&retry, 1, None, 1.0), pause(&retry, 2, None, 1.0)], [ms(500), ms(1000)]);
+        assert_eq!([pause(&retry, 1, None, 0.0), pause(&retry, 40, None, 1.0)], [ms(250), ms(10_000)]);
+        assert_eq!(pause(&retry, 1, Some(ms(3000)), 1.0), ms(3000));
+        assert_eq!(pause(&retry, 1, Some(ms(60_000)), 1.0), ms(10_000));
+    }
+}

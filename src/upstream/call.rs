@@ -1,0 +1,204 @@
+//! One call as its transport sees it: which stage it is in, until when it may wait, who interrupts it.
+
+use crate::base::gone::{Gone, HangUp};
+use crate::config::Timeouts;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// Longest single wait in a blocked read or connect; a backstop, since a client that leaves hangs up at once.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// What a call is doing, and which time-out bounds that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// DNS, TCP, TLS: `timeouts.connect`.
+    Connect,
+    /// The request goes out: `timeouts.idle` between writes.
+    Send,
+    /// Nothing came back yet: `timeouts.firstByte`.
+    FirstByte,
+    /// The body comes: `timeouts.idle` between reads.
+    Body,
+    /// Any of these, for an answer that is not streamed: `timeouts.total`.
+    Total,
+}
+
+/// Somebody who wants to act while a call is silent.
+pub trait Watch {
+    /// Called now and then while nothing comes; returns when it wants to be called next.
+    fn silent(&self, now: Instant) -> Option<Instant>;
+}
+
+pub(super) struct Call {
+    limits: Timeouts,
+    whole_by: Option<Instant>,
+    pub gone: Option<Arc<Gone>>,
+    watch: Option<Rc<dyn Watch>>,
+    stage: Cell<Stage>,
+    since: Cell<Instant>,
+    /// The stage whose time ran out.
+    pub expired: Cell<Option<Stage>>,
+    /// The connection had served another call before.
+    pub reused: Cell<bool>,
+    /// A byte of the answer has come.
+    pub answered: Cell<bool>,
+    /// Pooled connections are not good enough: one of them just proved dead.
+    pub fresh: Cell<bool>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Call>>> = const { RefCell::new(None) };
+}
+
+/// The call this thread is working on; none for a connection that closes itself in the pool.
+pub(super) fn current() -> Option<Rc<Call>> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// Keeps a call current on its thread.
+pub(super) struct Entered(Rc<Call>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if let Some(gone) = &self.0.gone {
+            gone.detach();
+        }
+        CURRENT.set(None);
+    }
+}
+
+impl Call {
+    pub fn new(limits: Timeouts, gone: Option<Arc<Gone>>, watch: Option<Rc<dyn Watch>>, now: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            whole_by: limits.total.map(|total| now + total),
+            limits,
+            gone,
+            watch,
+            stage: Cell::new(Stage::Connect),
+            since: Cell::new(now),
+            expired: Cell::new(None),
+            reused: Cell::new(false),
+            answered: Cell::new(false),
+            fresh: Cell::new(false),
+        })
+    }
+
+    pub fn enter(self: &Rc<Self>) -> Entered {
+        CURRENT.set(Some(Rc::clone(self)));
+        Entered(Rc::clone(self))
+    }
+
+    pub fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    pub fn enter_stage(&self, stage: Stage, now: Instant) {
+        self.stage.set(stage);
+        self.since.set(now);
+    }
+
+    /// Something moved: silence starts anew.
+    pub fn progress(&self, now: Instant) {
+        self.since.set(now);
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.gone.as_ref().is_some_and(|gone| gone.has_left())
+    }
+
+    pub fn attach(&self, line: Weak<dyn HangUp>) {
+        if let Some(gone) = &self.gone {
+            gone.attach(line);
+        }
+    }
+
+    /// How long to wait now at most; `None` when the stage's time is over, which is then on record.
+    pub fn patience(&self, now: Instant) -> Option<Duration> {
+        let limit = match self.stage.get() {
+            Stage::Connect => self.limits.connect,
+            Stage::FirstByte => self.limits.first_byte,
+            Stage::Send | Stage::Body | Stage::Total => self.limits.idle,
+        };
+        let stage_by = limit.map(|limit| (self.since.get() + limit, self.stage.get()));
+        let whole_by = self.whole_by.map(|by| (by, Stage::Total));
+        let first = match (stage_by, whole_by) {
+            (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
+            (a, b) => a.or(b),
+        };
+        let mut wait = TICK;
+        if let Some((by, stage)) = first {
+            let rest = by.saturating_duration_since(now);
+            if rest.is_zero() {
+                self.expired.set(Some(stage));
+                return None;
+            }
+            wait = wait.min(rest);
+        }
+        if let Some(next) = self.watch.as_ref().and_then(|watch| watch.silent(now)) {
+            wait = wait.min(next.saturating_duration_since(now));
+        }
+        // The kernel takes no zero and rounds to its own ticks.
+        Some(wait.max(Duration::from_millis(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn limits() -> Timeouts {
+        Timeouts {
+            connect: Some(3 * SECOND),
+            first_byte: Some(10 * SECOND),
+            idle: Some(2 * SECOND),
+            total: Some(30 * SECOND),
+        }
+    }
+
+    #[test]
+    fn each_stage_has_its_own_limit_and_the_record_names_it() {
+        let start = clock::now();
+        for (stage, limit) in [(Stage::Connect, 3), (Stage::FirstByte, 10), (Stage::Body, 2)] {
+            let call = Call::new(limits(), None, None, start);
+            call.enter_stage(stage, start);
+            assert!(call.patience(start + limit * SECOND - Duration::from_millis(1)).is_some());
+            assert_eq!(call.patience(start + limit * SECOND), None);
+            assert_eq!(call.expired.get(), Some(stage));
+        }
+    }
+
+    #[test]
+    fn the_total_bounds_an_answer_that_keeps_moving() {
+        let start = clock::now();
+        let call = Call::new(limits(), None, None, start);
+        call.enter_stage(Stage::Body, start);
+        for second in 0..30 {
+            call.progress(start + second * SECOND);
+            assert!(call.patience(start + second * SECOND).is_some());
+        }
+        call.progress(start + 30 * SECOND);
+        assert_eq!(call.patience(start + 30 * SECOND), None);
+        assert_eq!(call.expired.get(), Some(Stage::Total));
+    }
+
+    #[test]
+    fn a_watch_is_asked_in_every_silence_and_shortens_the_wait() {
+        struct Soon(Cell<u32>);
+        impl Watch for Soon {
+            fn silent(&self, now: Instant) -> Option<Instant> {
+                self.0.set(self.0.get() + 1);
+                Some(now + Duration::from_millis(20))
+            }
+        }
+        let watch = Rc::new(Soon(Cell::new(0)));
+        let start = clock::now();
+        let call = Call::new(Timeouts::default(), None, Some(watch.clone()), start);
+        assert_eq!(call.patience(start), Some(Duration::from_millis(20)));
+        assert_eq!(watch.0.get(), 1);
+    }
+}

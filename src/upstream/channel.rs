@@ -1,0 +1,234 @@
+//! One endpoint's way out: an agent with its connections, and one try of one request on it.
+
+use super::call::{Call, Entered, Stage, Watch};
+use super::names::Names;
+use super::wire::Dial;
+use crate::base::clock;
+use crate::base::gone::Gone;
+use crate::config::{Base, Endpoint, Timeouts};
+use http::{HeaderMap, Method, StatusCode};
+use std::io::{self, Read};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector};
+use ureq::{Agent, Error, SendBody};
+
+/// cpp-httplib, the server in llama-server, closes idle connections after 5 s.
+const IDLE: Duration = Duration::from_secs(3);
+/// Head of an answer and one read of a body; 40 KB heads are seen, so not less.
+const BUFFER: usize = 32 << 10;
+/// ureq's own clock must never fire: the transport decides.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// An endpoint's agent. Cheap to share, keeps its idle connections.
+pub struct Channel {
+    agent: Agent,
+    origin: String,
+    base: Base,
+}
+
+/// What is sent.
+pub struct Order<'a> {
+    /// Method.
+    pub method: Method,
+    /// Path and query below the base, starting with `/v1/` for the API, else with `/`.
+    pub path: &'a str,
+    /// All fields; `Content-Length` is added here.
+    pub headers: HeaderMap,
+    /// The body in parts that are sent one after another.
+    pub body: [&'a [u8]; 3],
+    /// Stage limits.
+    pub timeouts: Timeouts,
+    /// Interrupts everything when set.
+    pub gone: Option<Arc<Gone>>,
+    /// Acts in silence.
+    pub watch: Option<Rc<dyn Watch>>,
+}
+
+/// Why a try gave no answer, or an answer broke off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What kind.
+    pub trouble: Trouble,
+    /// For the log: one short sentence without secrets.
+    pub cause: String,
+}
+
+/// The kinds of [`Fault`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The client has left.
+    Gone,
+    /// Nobody listens there.
+    Refused,
+    /// No connection for another reason: name, route, TLS, proxy.
+    Connect,
+    /// A stage's time ran out.
+    Timeout(Stage),
+    /// Closed or reset before the answer was complete.
+    Reset,
+    /// Bytes that are no HTTP answer.
+    Garbled,
+}
+
+/// An upstream's head, and its body as it comes.
+pub struct Answer {
+    /// Status.
+    pub status: StatusCode,
+    /// All fields, hop-by-hop ones too.
+    pub headers: HeaderMap,
+    /// Length of the body when the upstream told it, and framed it so.
+    pub length: Option<u64>,
+    /// The body ends when the upstream closes: its end cannot be told from a loss.
+    pub until_close: bool,
+    body: Box<dyn Read>,
+    call: Rc<Call>,
+    _entered: Entered,
+}
+
+impl Channel {
+    /// A channel to one endpoint with at most `connections` idle connections.
+    ///
+    /// # Errors
+    /// The endpoint's proxy is not a URL that can be used.
+    pub fn new(endpoint: &Endpoint, connections: usize) -> Result<Self, String> {
+        let proxy = match &endpoint.proxy {
+            Some(url) => Some(ureq::Proxy::new(url.reveal()).map_err(|_| "the proxy is not a usable URL")?),
+            None => None,
+        };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .allow_non_standard_methods(true)
+            .proxy(proxy)
+            .user_agent("")
+            .accept("")
+            .accept_encoding("")
+            .max_idle_connections(connections)
+            .max_idle_connections_per_host(connections)
+            .max_idle_age(IDLE)
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER)
+            .timeout_connect(Some(NEVER))
+            .timeout_send_request(Some(NEVER))
+            .timeout_send_body(Some(NEVER))
+            .timeout_recv_response(Some(NEVER))
+            .timeout_recv_body(Some(NEVER))
+            .build();
+        let chain = ().chain(ConnectProxyConnector::default()).chain(Dial).chain(RustlsConnector::default());
+        let agent = Agent::with_parts(config, chain, Names::default());
+        let base = endpoint.base.clone();
+        let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
+        let origin = format!("{}://{host}:{}", if base.tls { "https" } else { "http" }, base.port);
+        Ok(Self { agent, origin, base })
+    }
+
+    /// One try. A pooled connection that turns out dead before any answer byte is replaced once.
+    ///
+    /// # Errors
+    /// A [`Fault`] when no complete head came.
+    pub fn send(&self, order: &Order<'_>) -> Result<Answer, Fault> {
+        let call = Call::new(order.timeouts, order.gone.clone(), order.watch.clone(), clock::now());
+        let entered = call.enter();
+        let mut result = self.exchange(order, &call);
+        if let Err(fault) = &result
+            && fault.trouble == Trouble::Reset
+            && call.reused.get()
+            && !call.answered.get()
+        {
+            call.fresh.set(true);
+            call.enter_stage(Stage::Connect, clock::now());
+            result = self.exchange(order, &call);
+        }
+        let (parts, body) = result?.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Fault { trouble: Trouble::Garbled, cause: "switched protocols unasked".into() });
+        }
+        call.enter_stage(Stage::Body, clock::now());
+        let length = body.content_length();
+        let chunked = parts.headers.contains_key(http::header::TRANSFER_ENCODING) && length.is_none();
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            length,
+            until_close: !chunked && length.is_none(),
+            body: Box::new(body.into_reader()),
+            call,
+            _entered: entered,
+        })
+    }
+
+    fn exchange(&self, order: &Order<'_>, call: &Rc<Call>) -> Result<http::Response<ureq::Body>, Fault> {
+        let mut request = http::Request::new(());
+        *request.method_mut() = order.method.clone();
+        *request.uri_mut() = self
+            .url(order.path)
+            .parse()
+            .map_err(|_| Fault { trouble: Trouble::Garbled, cause: "the path cannot be sent".into() })?;
+        *request.headers_mut() = order.headers.clone();
+        let length: usize = order.body.iter().map(|part| part.len()).sum();
+        let mut parts = order.body[0].chain(order.body[1]).chain(order.body[2]);
+        let has_body = length > 0 || matches!(order.method, Method::POST | Method::PUT | Method::PATCH);
+        let result = if has_body {
+            // With its length declared, a reader is sent as it is, not in chunks.
+            request.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
+            self.agent.run(request.map(|()| SendBody::from_reader(&mut parts)))
+        } else {
+            self.agent.run(request)
+        };
+        result.map_err(|e| fault(&e, call))
+    }
+
+    /// Exactly one `/v1`, whatever the base was written like.
+    fn url(&self, path: &str) -> String {
+        let (prefix, rest) = match path.strip_prefix("/v1") {
+            Some(rest) if rest.is_empty() || rest.starts_with(['/', '?']) => (&self.base.api, rest),
+            _ => (&self.base.root, path),
+        };
+        format!("{}{prefix}{rest}", self.origin)
+    }
+}
+
+impl Answer {
+    /// The next bytes of the body as they come; 0 is its end.
+    ///
+    /// # Errors
+    /// The answer broke off, or fell silent for too long.
+    pub fn read(&mut self, buf: &mut [u8]) -> Result<usize, Fault> {
+        match self.body.read(buf) {
+            // A body that ends by close ends the same way when we hang up ourselves.
+            Ok(0) if self.until_close && self.call.is_cancelled() => {
+                Err(Fault { trouble: Trouble::Gone, cause: "the client has left".into() })
+            }
+            Ok(n) => Ok(n),
+            Err(e) => Err(fault(&Error::from(e), &self.call)),
+        }
+    }
+}
+
+/// What went wrong, from ureq's error and from what the transport knows better.
+fn fault(error: &Error, call: &Call) -> Fault {
+    let stage = call.stage();
+    let trouble = if call.is_cancelled() {
+        Trouble::Gone
+    } else if let Some(stage) = call.expired.get() {
+        Trouble::Timeout(stage)
+    } else {
+        match error {
+            Error::Timeout(_) if stage == Stage::Connect => Trouble::Timeout(Stage::Connect),
+            Error::Io(e) if stage == Stage::Connect && e.kind() == io::ErrorKind::ConnectionRefused => Trouble::Refused,
+            _ if stage == Stage::Connect => Trouble::Connect,
+            Error::Io(e) if e.kind() != io::ErrorKind::InvalidData => Trouble::Reset,
+            _ => Trouble::Garbled,
+        }
+    };
+    let cause = match trouble {
+        Trouble::Gone => "the client has left".into(),
+        Trouble::Refused => "connection refused".into(),
+        Trouble::Timeout(stage) => format!("{stage:?} time-out"),
+        Trouble::Connect | Trouble::Reset | Trouble::Garbled => error.to_string(),
+    };
+    Fault { trouble, cause }
+}

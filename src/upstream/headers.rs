@@ -1,0 +1,165 @@
+//! Which header fields cross the proxy, in both directions. Pure.
+
+use crate::config::{Auth, Endpoint, Op};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use std::net::IpAddr;
+
+/// RFC 9110 7.6.1 and RFC 2616 13.5.1: fields of one connection, not of the message.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Where a client's credentials may stand.
+pub const CREDENTIALS: [HeaderName; 3] =
+    [header::AUTHORIZATION, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
+
+const FORWARDED: [&str; 4] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"];
+
+/// What is known of the client's side of a request.
+pub struct Client<'a> {
+    /// The client's address.
+    pub peer: IpAddr,
+    /// Its forwarding fields are believed.
+    pub trusted: bool,
+    /// The `Host` it asked.
+    pub host: Option<&'a HeaderValue>,
+    /// The request's id.
+    pub request_id: &'a str,
+}
+
+/// The fields of the request to an endpoint. `key` is the endpoint's key of this try.
+pub fn request<'a>(
+    fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> + Clone,
+    client: &Client<'_>,
+    endpoint: &Endpoint,
+    key: Option<&str>,
+) -> HeaderMap {
+    let named = named_by_connection(fields.clone());
+    let replaces_credentials = endpoint.auth != Auth::None;
+    let mut out = HeaderMap::with_capacity(24);
+    for (name, value) in fields {
+        let dropped = HOP_BY_HOP.contains(name)
+            || *name == header::HOST
+            || *name == header::CONTENT_LENGTH
+            || *name == header::EXPECT
+            || name.as_str().starts_with("x-llmproxy-")
+            || name == "x-request-id"
+            || (replaces_credentials && CREDENTIALS.contains(name))
+            // `Connection: authorization` must not strip credentials (FAULTS F11).
+            || (named.iter().any(|n| n == name.as_str()) && !CREDENTIALS.contains(name))
+            || (!client.trusted && FORWARDED.contains(&name.as_str()));
+        if !dropped {
+            out.append(name.clone(), value.clone());
+        }
+    }
+    forwarded(&mut out, client);
+    if let Ok(id) = HeaderValue::from_str(client.request_id) {
+        out.insert("x-request-id", id);
+    }
+    credentials(&mut out, endpoint, key);
+    if let (Some(agent), false) = (&endpoint.user_agent, out.contains_key(header::USER_AGENT))
+        && let Ok(agent) = HeaderValue::from_str(agent)
+    {
+        out.insert(header::USER_AGENT, agent);
+    }
+    for change in &endpoint.headers {
+        let Ok(name) = HeaderName::from_bytes(change.key.as_bytes()) else { continue };
+        match (change.op, secret(change.value.reveal())) {
+            (Op::Remove, _) => drop(out.remove(name)),
+            (Op::Insert, Some(value)) if !out.contains_key(&name) => drop(out.insert(name, value)),
+            (Op::Replace, Some(value)) => drop(out.insert(name, value)),
+            (Op::Insert | Op::Replace, _) => {}
+        }
+    }
+    out
+}
+
+fn forwarded(out: &mut HeaderMap, client: &Client<'_>) {
+    let before = out.get("x-forwarded-for").and_then(|value| value.to_str().ok());
+    let chain = before.map_or_else(|| client.peer.to_string(), |before| format!("{before}, {}", client.peer));
+    if let Ok(chain) = HeaderValue::from_str(&chain) {
+        out.insert("x-forwarded-for", chain);
+    }
+    if !out.contains_key("x-forwarded-proto") {
+        out.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    }
+    if let (Some(host), false) = (client.host, out.contains_key("x-forwarded-host")) {
+        out.insert("x-forwarded-host", host.clone());
+    }
+}
+
+fn credentials(out: &mut HeaderMap, endpoint: &Endpoint, key: Option<&str>) {
+    match (&endpoint.auth, key) {
+        (Auth::Bearer, Some(key)) => set(out, header::AUTHORIZATION, &format!("Bearer {key}")),
+        (Auth::Basic { username, password }, _) => {
+            let pair = BASE64_STANDARD.encode(format!("{username}:{}", password.reveal()));
+            set(out, header::AUTHORIZATION, &format!("Basic {pair}"));
+        }
+        (Auth::Header { name }, Some(key)) => {
+            if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                set(out, name, key);
+            }
+        }
+        (Auth::None | Auth::Bearer | Auth::Header { .. }, _) => {}
+    }
+}
+
+fn set(out: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Some(value) = secret(value) {
+        out.insert(name, value);
+    }
+}
+
+/// A value that no debug output shows.
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Whether a field of an endpoint's answer goes on to the client. Framing is ours, CORS is ours.
+pub fn passes_to_client(name: &HeaderName, named: &[String]) -> bool {
+    !(HOP_BY_HOP.contains(name)
+        || *name == header::CONTENT_LENGTH
+        || name == "x-request-id"
+        || name.as_str().starts_with("access-control-")
+        || name.as_str().starts_with("x-llmproxy-")
+        || named.iter().any(|n| n == name.as_str()))
+}
+
+/// The fields that `Connection` declares to be of this connection only.
+fn named_by_connection<'a>(fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Vec<String> {
+    let values = fields.filter(|(name, _)| **name == header::CONNECTION);
+    values.flat_map(|(_, value)| tokens(value)).collect()
+}
+
+/// The lower-case tokens of a `Connection` value.
+pub fn tokens(value: &HeaderValue) -> Vec<String> {
+    let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+    text.split(',').map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()).collect()
+}
+
+/// The fields of a request of our own to an endpoint: a probe, or the end of a conversation.
+pub fn own(endpoint: &Endpoint) -> HeaderMap {
+    let mut out = HeaderMap::new();
+    out.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    out.insert(header::USER_AGENT, HeaderValue::from_static(concat!("llmproxy/", env!("CARGO_PKG_VERSION"))));
+    credentials(&mut out, endpoint, endpoint.api_keys.first().map(|key| key.reveal()));
+    for change in endpoint.headers.iter().filter(|change| change.op != Op::Remove) {
+        if let (Ok(name), Some(value)) = (HeaderName::from_bytes(change.key.as_bytes()), secret(change.value.reveal()))
+        {
+            out.insert(name, value);
+        }
+    }
+    out
+}

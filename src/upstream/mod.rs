@@ -1,0 +1,13 @@
+//! The door to the network: one request out, one answer in, ended at once when the client leaves or
+//! silence lasts too long. Knows endpoints by their configuration only, and nothing of clients' sockets.
+
+mod call;
+mod channel;
+pub mod headers;
+mod names;
+mod net;
+mod wire;
+
+pub use call::{Stage, Watch};
+pub use channel::{Answer, Channel, Fault, Order, Trouble};
+pub use net::Net;

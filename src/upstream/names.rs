@@ -1,0 +1,124 @@
+//! Host names to addresses: cached, bounded in time, one look-up per name at once. The system's
+//! resolver cannot be interrupted, so it works on a thread of its own that nobody waits for too long.
+
+use crate::base::clock;
+use crate::base::lock::lock;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+use ureq::Error;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+/// How long addresses are believed.
+const FRESH: Duration = Duration::from_secs(30);
+/// How long a caller waits for a look-up (FAULTS C18).
+const PATIENCE: Duration = Duration::from_secs(2);
+/// ureq's own bound on addresses.
+const MOST: usize = 16;
+
+/// One entry per host of the configuration: names come from there only, so the map is bounded by it.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    known: Arc<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    names: Mutex<HashMap<String, Name>>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Name {
+    addrs: Vec<IpAddr>,
+    at: Option<Instant>,
+    pending: bool,
+}
+
+impl Names {
+    fn look_up(&self, host: &str) -> Vec<IpAddr> {
+        let until = clock::now() + PATIENCE;
+        let mut names = lock(&self.known.names);
+        loop {
+            let name = names.entry(host.to_owned()).or_default();
+            let now = clock::now();
+            if name.at.is_some_and(|at| now.saturating_duration_since(at) < FRESH) {
+                return name.addrs.clone();
+            }
+            if !name.pending {
+                name.pending = self.start(host);
+            }
+            let rest = until.saturating_duration_since(now);
+            if rest.is_zero() || !name.pending {
+                // Better an old address than none.
+                return name.addrs.clone();
+            }
+            names = match self.known.changed.wait_timeout(names, rest) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    fn start(&self, host: &str) -> bool {
+        let (known, host) = (Arc::clone(&self.known), host.to_owned());
+        let look = move || {
+            let found = (host.as_str(), 0u16).to_socket_addrs();
+            let mut names = lock(&known.names);
+            let name = names.entry(host).or_default();
+            name.pending = false;
+            name.at = Some(clock::now());
+            if let Ok(found) = found {
+                name.addrs = found.map(|addr| addr.ip()).take(MOST).collect();
+            }
+            known.changed.notify_all();
+        };
+        std::thread::Builder::new().name("resolve".into()).spawn(look).is_ok()
+    }
+}
+
+impl Resolver for Names {
+    fn resolve(&self, uri: &Uri, _: &ureq::config::Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let host = uri.host().unwrap_or_default();
+        let https = uri.scheme() == Some(&ureq::http::uri::Scheme::HTTPS);
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let mut found = self.empty();
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            found.push(SocketAddr::new(ip, port));
+            return Ok(found);
+        }
+        for ip in self.look_up(bare) {
+            found.push(SocketAddr::new(ip, port));
+        }
+        if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(url: &str) -> Result<Vec<SocketAddr>, Error> {
+        let uri: Uri = url.parse().expect("a URI");
+        let config = ureq::config::Config::default();
+        Names::default().resolve(&uri, &config, NextTimeout::default()).map(|found| found.to_vec())
+    }
+
+    #[test]
+    fn an_address_needs_no_look_up() {
+        assert_eq!(resolve("http://127.0.0.1:8001/v1").expect("resolves"), ["127.0.0.1:8001".parse().expect("addr")]);
+        assert_eq!(resolve("https://[::1]/v1").expect("resolves"), ["[::1]:443".parse().expect("addr")]);
+    }
+
+    #[test]
+    fn localhost_is_looked_up_once_and_kept() {
+        let names = Names::default();
+        let first = names.look_up("localhost");
+        assert!(first.iter().all(IpAddr::is_loopback) && !first.is_empty());
+        assert_eq!(names.look_up("localhost"), first);
+    }
+}
