@@ -1,17 +1,15 @@
-//! temp
-fn main() {
-    let _ = llmproxy::observe::logger::install(&llmproxy::config::Log::default());
-    let demo = llmproxy::demo::start().expect("demo");
-    let mut config = llmproxy::demo::config(&demo);
-    config.server.port = 18080;
-    let running = llmproxy::app::start(config).expect("start");
-    println!("listening on {}", running.addr());
-    println!("{}", llmproxy::demo::banner(running.addr(), &demo));
-    let signals = llmproxy::base::signals::listen().expect("signals");
-    while let Ok(s) = signals.recv() {
-        if s == llmproxy::base::signals::Signal::Stop {
-            break;
+//! Parses the command line, runs it, and turns the end into an exit code.
+
+use llmproxy::{cli, run};
+use std::io::Write;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os().skip(1)) {
+        Ok(command) => ExitCode::from(run::run(command)),
+        Err(wrong) => {
+            let _ = writeln!(std::io::stderr(), "llmproxy: {wrong}\nTry `llmproxy --help`.");
+            ExitCode::from(run::USAGE)
         }
     }
-    running.stop();
 }

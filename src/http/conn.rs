@@ -70,6 +70,14 @@ pub(super) struct Incoming {
     bytes: u64,
 }
 
+impl Incoming {
+    /// Silence is noticed when it is over the limit, slowness about four times in that time.
+    fn next_look(&self, now: Instant, rules: &Rules) -> Instant {
+        let limit = rules.body_timeout;
+        (self.last + limit).min((self.since + limit).max(now + limit / 4))
+    }
+}
+
 /// What a look at a connection led to.
 pub(super) enum Step {
     Wait,
@@ -231,7 +239,7 @@ impl Conn {
         let State::Body(incoming) = &mut self.state else {
             return Step::Wait;
         };
-        self.deadline = now + rules.body_timeout;
+        self.deadline = incoming.next_look(now, rules);
         let Incoming { decoder, body, .. } = &mut **incoming;
         let failure = match body.grow(|out| decoder.feed(input, out)) {
             Some(Ok(progress)) if !progress.complete => return Step::Wait,
@@ -269,7 +277,7 @@ impl Conn {
                 let slow = elapsed >= rules.body_timeout
                     && u128::from(incoming.bytes) * 1000 < u128::from(SLOWEST_BODY) * elapsed.as_millis();
                 if !silent && !slow {
-                    self.deadline = (incoming.last + rules.body_timeout).min(now + Duration::from_secs(1));
+                    self.deadline = incoming.next_look(now, rules);
                     return Step::Wait;
                 }
                 let text = if silent { "did not arrive in time" } else { "came too slowly" };

@@ -379,8 +379,7 @@ impl Front {
     fn start_drain(&mut self) {
         self.listeners.clear();
         self.waiting_listeners.clear();
-        let waiting: Vec<Job> = self.proxy.unserved().collect();
-        for job in waiting {
+        for job in self.proxy.unserved() {
             let failure = Failure::new(Kind::Draining, "The proxy is being stopped.");
             self.turn_away(job, failure.retry_after(Duration::from_secs(5)));
         }

@@ -213,6 +213,15 @@ impl Reply {
 
     /// Ends the answer so that the client sees that it is not complete.
     pub fn cut(mut self) {
+        self.break_off();
+    }
+
+    fn break_off(&mut self) {
+        // Some clients (Node 20's fetch) take the end of a chunked body for its proper end when the head
+        // said `Connection: close`; no client takes this for a chunk.
+        if matches!(self.state, State::Open { chunked: true, silent: false, .. }) && !self.keep {
+            let _ = (&*self.stream).write(b"!\r\n");
+        }
         self.give_back(false);
     }
 
@@ -298,7 +307,7 @@ impl Drop for Reply {
     fn drop(&mut self) {
         match self.state {
             State::Done => {}
-            State::Open { .. } => self.give_back(false),
+            State::Open { .. } => self.break_off(),
             // Only a panic leads here: the client gets a clean 500 instead of silence.
             State::Fresh => {
                 use crate::model::failure::{Dialect, Failure, Kind};

@@ -1,0 +1,225 @@
+//! The process: what each command does, what is printed where, signals and the service manager.
+
+use crate::app::{self, Running, StartError};
+use crate::base::notify::{Notifier, watchdog_interval};
+use crate::base::signals::{self, Signal};
+use crate::base::clock;
+use crate::cli::{Command, HELP, Options};
+use crate::config::load::{self, LoadError};
+
+use crate::config::{Config, Endpoint, Overrides, show};
+use crate::discover;
+use crate::demo::{self, Demo};
+use crate::observe::logger::{self, LoggerHandle};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::fmt::Display;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `sysexits.h`: the command line is wrong.
+pub const USAGE: u8 = 64;
+const OS_ERROR: u8 = 71;
+const CONFIG: u8 = 78;
+
+/// How often the process looks whether its front still turns.
+const PULSE: Duration = Duration::from_secs(1);
+/// How long the last log lines may take to get out.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A reason to end, and the exit code that goes with it.
+struct End(u8, String);
+
+impl End {
+    fn new(code: u8, why: impl Display) -> Self {
+        Self(code, why.to_string())
+    }
+}
+
+impl From<LoadError> for End {
+    fn from(error: LoadError) -> Self {
+        Self::new(error.exit_code(), error)
+    }
+}
+
+impl From<StartError> for End {
+    fn from(error: StartError) -> Self {
+        Self::new(if matches!(error, StartError::Bind(..)) { OS_ERROR } else { 1 }, error)
+    }
+}
+
+/// Does what a command says; the result is the process's exit code.
+pub fn run(command: Command) -> u8 {
+    let done = match command {
+        Command::Help => print(HELP),
+        Command::Version => print(concat!("llmproxy ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Check(options) => check(&options),
+        Command::PrintConfig(options) => configuration(&options).and_then(|c| print(&show::yaml(&c.config))),
+        Command::Discover(_) => found().and_then(|found| print(&discover::configuration(&found))),
+        Command::HealthCheck(options) => healthcheck(&options),
+        Command::Demo(options) => try_out(&options),
+        Command::Serve(options) => serve(&options),
+    };
+    match done {
+        Ok(()) => 0,
+        Err(End(code, why)) => {
+            // After the logger has started, its thread owns stderr; what it holds comes first.
+            let _ = writeln!(std::io::stderr(), "llmproxy: {why}");
+            code
+        }
+    }
+}
+
+/// A closed or full stdout must end nothing.
+fn print(text: &str) -> Result<(), End> {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    Ok(())
+}
+
+/// A configuration, where it is from, and what is to be said about it.
+struct Loaded {
+    config: Config,
+    file: Option<PathBuf>,
+    warnings: Vec<String>,
+}
+
+fn configuration(options: &Options) -> Result<Loaded, End> {
+    let mut loaded = match load::find(options.config.as_deref()) {
+        Some(file) => {
+            let loaded = load::load(&file)?;
+            Loaded { config: loaded.config, file: Some(file), warnings: loaded.warnings }
+        }
+        None => {
+            let config = Config { endpoints: found()?, ..Config::default() };
+            let names: Vec<_> = config.endpoints.iter().map(|e| format!("{} ({})", e.name, e.base.port)).collect();
+            let said = format!("no configuration file; serving what was found on this machine: {}", names.join(", "));
+            Loaded { config, file: None, warnings: vec![said] }
+        }
+    };
+    override_by(options, &mut loaded.config)?;
+    Ok(loaded)
+}
+
+fn override_by(options: &Options, config: &mut Config) -> Result<(), End> {
+    let overrides = Overrides {
+        host: options.host.clone(),
+        port: options.port,
+        log_level: options.log_level.clone(),
+        log_format: options.log_format.clone(),
+    };
+    overrides.apply(config, &load::env).map_err(|problems| LoadError::Bad(problems).into())
+}
+
+fn found() -> Result<Vec<Endpoint>, End> {
+    let found = discover::look();
+    if found.is_empty() {
+        return Err(End::new(CONFIG, discover::NOTHING));
+    }
+    Ok(found)
+}
+
+fn check(options: &Options) -> Result<(), End> {
+    let loaded = configuration(options)?;
+    for warning in &loaded.warnings {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
+    print(&show::summary(&loaded.config))
+}
+
+/// Asks the proxy that this configuration describes; any answer but 200 is a no.
+fn healthcheck(options: &Options) -> Result<(), End> {
+    let mut server = match load::find(options.config.as_deref()) {
+        Some(file) => load::load(&file)?.config,
+        None => Config::default(),
+    };
+    override_by(options, &mut server)?;
+    let host = match server.server.host.as_str() {
+        "0.0.0.0" => "127.0.0.1",
+        "::" => "::1",
+        host => host,
+    };
+    let proxy = Endpoint::plain("llmproxy", host, server.server.port);
+    match discover::get(&proxy, "/health") {
+        Some((200, _)) => Ok(()),
+        Some((status, _)) => Err(End::new(1, format!("/health answers {status}"))),
+        None => Err(End::new(1, format!("nothing answers on {host}:{}", server.server.port))),
+    }
+}
+
+fn try_out(options: &Options) -> Result<(), End> {
+    let demo = demo::start().map_err(|e| End::new(1, format!("the demo servers cannot start: {e}")))?;
+    let mut config = demo::config(&demo);
+    override_by(options, &mut config)?;
+    stay(Loaded { config, file: None, warnings: Vec::new() }, Some(&demo))
+}
+
+fn serve(options: &Options) -> Result<(), End> {
+    stay(configuration(options)?, None)
+}
+
+/// Serves until told to stop.
+fn stay(loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
+    let log = logger::install(&loaded.config.log);
+    let signals = signals::listen().map_err(|e| End::new(1, format!("signals cannot be heard: {e}")))?;
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    if let Some(file) = &loaded.file {
+        log::info!("configuration: {}", file.display());
+    }
+    let started = app::start_on(loaded.config, handed_over(), load::descriptor_limit());
+    let running = started.inspect_err(|_| last_words(log))?;
+    for addr in running.addrs() {
+        print(&format!("llmproxy {} listening on http://{addr}\n", env!("CARGO_PKG_VERSION")))?;
+    }
+    if let Some(demo) = demo {
+        print(&demo::banner(running.addr(), demo))?;
+    }
+    let service = Notifier::new(load::env("NOTIFY_SOCKET"));
+    service.ready();
+    let end = watch(&running, &signals, &service);
+    service.stopping();
+    if end.is_ok() {
+        log::info!("stopping: requests in progress may finish");
+        running.stop();
+    }
+    last_words(log);
+    end
+}
+
+/// The main thread's life: signals come, the front's pulse is felt.
+fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> Result<(), End> {
+    let watchdog = watchdog_interval(load::env("WATCHDOG_USEC"), load::env("WATCHDOG_PID"));
+    let pulse = watchdog.map_or(PULSE, |interval| interval.min(PULSE));
+    let mut beats = running.door().beats();
+    loop {
+        match signals.recv_timeout(pulse) {
+            Ok(Signal::Stop) => return Ok(()),
+            Ok(Signal::Reload) => log::warn!("SIGHUP: this version cannot reload; restart it to change its configuration"),
+            Err(RecvTimeoutError::Timeout) if running.has_died() => {
+                return Err(End::new(1, "the thread that serves the door has ended; ending so that a restart can help"));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if watchdog.is_some() {
+                    let now = running.door().beats();
+                    if now != std::mem::replace(&mut beats, now) {
+                        service.watchdog();
+                    }
+                    running.door().nudge();
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(End::new(1, "signals cannot be heard any more")),
+        }
+    }
+}
+
+/// The main listener, when systemd has bound it (sd_listen_fds(3)).
+fn handed_over() -> Option<TcpListener> {
+    listenfd::ListenFd::from_env().take_tcp_listener(0).ok().flatten()
+}
+
+fn last_words(log: LoggerHandle) {
+    let _ = log.flush(clock::now() + LAST_WORDS);
+}
