@@ -7,5 +7,6 @@ pub mod multipart;
 pub mod peek;
 pub mod plan;
 pub mod query;
+mod scan;
 pub mod snapshot;
 pub mod standing;

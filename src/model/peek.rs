@@ -4,6 +4,7 @@ pub use super::multipart::multipart;
 pub use super::query::{query_model, query_renamed};
 
 use super::failure::{Failure, Kind};
+use super::scan::find;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -101,23 +102,22 @@ fn named(raw: &RawValue, body: &[u8]) -> Result<Named, Failure> {
 fn is_deep(body: &[u8]) -> bool {
     let mut depth = 0usize;
     let mut rest = body;
-    while let Some(at) = find(rest, |byte| matches!(byte, b'"' | b'[' | b']' | b'{' | b'}')) {
+    // One bit apart: `[` and `{`, `]` and `}`.
+    while let Some(at) = find(rest, |byte| (byte == b'"') | (byte | 0x20 == b'{') | (byte | 0x20 == b'}')) {
         let byte = rest[at];
         rest = &rest[at + 1..];
         match byte {
             b'"' => rest = after_string(rest),
+            b'[' | b'{' if depth == DEPTH => return true,
             b'[' | b'{' => depth += 1,
             _ => depth = depth.saturating_sub(1),
-        }
-        if depth > DEPTH {
-            return true;
         }
     }
     false
 }
 
 fn after_string(mut rest: &[u8]) -> &[u8] {
-    while let Some(at) = find(rest, |byte| matches!(byte, b'"' | b'\\')) {
+    while let Some(at) = find(rest, |byte| (byte == b'"') | (byte == b'\\')) {
         let escape = rest[at] == b'\\';
         rest = rest.get(at + 1 + usize::from(escape)..).unwrap_or_default();
         if !escape {
@@ -125,18 +125,6 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
         }
     }
     &[]
-}
-
-/// The first byte that is wanted. Whole blocks are tested without a branch, which compilers turn into vector instructions.
-pub(super) fn find(bytes: &[u8], wanted: impl Fn(u8) -> bool) -> Option<usize> {
-    let mut start = 0;
-    for block in bytes.chunks(32) {
-        if block.iter().fold(false, |any, byte| any | wanted(*byte)) {
-            return block.iter().position(|byte| wanted(*byte)).map(|at| start + at);
-        }
-        start += block.len();
-    }
-    None
 }
 
 /// Visits the outermost object; everything below is skipped without being built.

@@ -1,0 +1,215 @@
+//! The fuzz targets' properties on seeded cases, and every disguise of `Transfer-Encoding: chunked` that can be made up.
+
+#[path = "../scripts/fuzz/properties.rs"]
+mod properties;
+
+use llmproxy::http::head::{Limits, Parser};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+const HEADS: &[&str] = &[
+    "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+    "\r\nPOST /v1/chat/completions?a=b HTTP/1.1\r\nhost: h:1\r\nContent-Length: 5\r\nConnection: close\r\nExpect: 100-continue\r\n\r\nhello",
+    "POST http://h/v1/%61?x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+    "OPTIONS * HTTP/1.0\r\nConnection: keep-alive\r\nX: \u{e9}\r\n\r\n",
+];
+const BODIES: &[&str] = &[
+    "a3\r\nabc\r\n0\r\n\r\n",
+    "b00A;x=y\r\n0123456789\r\n1\r\n\r\r\n0\r\nA: b\r\nC:\r\n\r\nGET / HTTP/1.1",
+    "\u{d0}0123456789",
+];
+const JSON: &[&str] = &[
+    r#"{"model":"m","messages":[{"role":"user","content":"hi \ud83d\ude00"}],"stream":true,"n":1e5}"#,
+    r#" { "a" : {"model":[1,-2.5e+3,null]} , "mod\u0065l" : "\u0061/b" , "\ud800":"\\\"" } "#,
+    "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--b\r\nContent-Disposition: form-data; name=f; filename=\"x\"\r\n\r\n\0\r\n--b--\r\n",
+    "a=b&model=a%2Fb+c&x",
+];
+const RENAMES: &[&str] = &[
+    "new\0{\"model\":\"m\",\"stream\":true}",
+    "\"\\\n\u{e9}\0 {\"x\":{\"model\":1},\"model\" : \"\\ud83d\\ude00\" , \"y\":[9007199254740993]}\n",
+];
+const WORDS: &[&str] = &[
+    "\r\n",
+    "\n",
+    "\r",
+    "\0",
+    " ",
+    "\t",
+    ":",
+    ";",
+    ",",
+    "\"",
+    "\\",
+    "{",
+    "}",
+    "[",
+    "]",
+    "model",
+    "\"model\":\"x\",",
+    "\\u006d",
+    "\\ud800",
+    "true",
+    "null",
+    "Host: h\r\n",
+    "Content-Length: 3\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "chunked",
+    "0\r\n\r\n",
+    "ffffffffffffffff",
+    "+",
+    "-",
+    "0x",
+    "%2e",
+    "..",
+    "/",
+    "#",
+    "HTTP/1.0",
+    "--b",
+    "--b--",
+    "name=model",
+    "\u{feff}",
+    "=",
+    "&",
+];
+
+/// Runs a property on edited copies of the samples: the same cases each time.
+fn fuzz(seed: u64, cases: usize, samples: &[&str], property: fn(&[u8])) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    for sample in samples {
+        property(sample.as_bytes());
+    }
+    for _ in 0..cases {
+        let mut bytes = samples[rng.random_range(0..samples.len())].as_bytes().to_vec();
+        for _ in 0..rng.random_range(1..5) {
+            edit(&mut rng, &mut bytes, samples);
+        }
+        property(&bytes);
+    }
+}
+
+fn edit(rng: &mut StdRng, bytes: &mut Vec<u8>, samples: &[&str]) {
+    let start = rng.random_range(0..=bytes.len());
+    let end = rng.random_range(start..=bytes.len().min(start + 12));
+    match rng.random_range(0..7) {
+        0 => drop(bytes.drain(start..end)),
+        1 => bytes.insert(start, rng.random()),
+        2 if start < bytes.len() => bytes[start] = rng.random(),
+        3 => drop(bytes.splice(start..end, bytes[start..end].repeat(3))),
+        4 => bytes.truncate(start),
+        5 => drop(bytes.splice(start..start, samples[rng.random_range(0..samples.len())].bytes())),
+        _ => drop(bytes.splice(start..start, WORDS[rng.random_range(0..WORDS.len())].bytes())),
+    }
+}
+
+#[test]
+fn a_head_has_one_reading_however_it_arrives() {
+    fuzz(1, 20_000, HEADS, properties::head);
+}
+
+#[test]
+fn a_body_has_one_reading_however_it_arrives() {
+    fuzz(2, 20_000, BODIES, properties::body);
+}
+
+#[test]
+fn a_peek_finds_what_a_full_parse_finds() {
+    fuzz(3, 20_000, JSON, properties::peek);
+}
+
+#[test]
+fn a_rename_changes_the_name_alone() {
+    fuzz(4, 20_000, RENAMES, properties::rename);
+}
+
+/// Names and values that some server has taken for `Transfer-Encoding: chunked`, as whole field lines.
+fn disguises() -> Vec<Vec<u8>> {
+    let (name, value) = ("Transfer-Encoding", "chunked");
+    let mut lines: Vec<Vec<u8>> = Vec::new();
+    let mut add = |parts: &[&[u8]]| lines.push(parts.concat());
+    for byte in 0..=255u8 {
+        let b = &[byte][..];
+        let (n, v) = (name.as_bytes(), value.as_bytes());
+        // The white space that every client sends, before the value, is no disguise.
+        if byte != b' ' {
+            add(&[n, b":", b, v]);
+        }
+        add(&[n, b": ", b, v]);
+        add(&[n, b": ", v, b]);
+        add(&[n, b": ", v, b, b"x"]);
+        add(&[n, b": ", &v[..3], b, &v[3..]]);
+        add(&[n, b": ", b, v, b]);
+        add(&[n, b": x", b, v]);
+        // Letters make another name of it, and a colon the line's own.
+        if !byte.is_ascii_alphanumeric() && byte != b':' {
+            add(&[n, b, b": ", v]);
+            add(&[b, n, b": ", v]);
+            if byte != b'-' {
+                add(&[b"Transfer", b, b"Encoding: ", v]);
+            }
+        }
+        if byte.is_ascii_control() || byte == b' ' {
+            add(&[n, b, v]);
+            add(&[b"X: y\r\n", b, n, b": ", v]);
+        }
+    }
+    // What ends a line elsewhere does not here.
+    for end in ["\n", "\r", "\0", "\x0b", "\x0c", "\n\r", "\r\r\n", "\n\n", "\r\n\t", "\r\n "] {
+        add(&[b"X: y", end.as_bytes(), name.as_bytes(), b": ", value.as_bytes()]);
+    }
+    // Upper and lower case: all ways to write the word but the usual one.
+    for mask in 1..1u32 << value.len() {
+        let cased: String =
+            value.char_indices().map(|(at, c)| if mask >> at & 1 == 1 { c.to_ascii_uppercase() } else { c }).collect();
+        add(&[name.as_bytes(), b": ", cased.as_bytes()]);
+    }
+    for other in ["gzip", "identity", "chunked", "x", "", "\"\"", "cow"] {
+        for text in [
+            format!("{name}: {other}, chunked"),
+            format!("{name}: chunked, {other}"),
+            format!("{name}: {other},chunked"),
+            format!("{name}: chunked,{other}"),
+            format!("{name}: chunked\r\n{name}: {other}"),
+            format!("{name}: {other}\r\n{name}: chunked"),
+            format!("{name}: chunked\r\ntransfer_encoding: {other}"),
+            format!("{name}: chunked;{other}"),
+            format!("{name}: {other};q=chunked"),
+            format!("{name}: {other}\r\n chunked"),
+            format!("{name}:\r\n chunked, {other}"),
+            format!("{name}: chunked\r\nContent-Length: 5\r\nX: {other}"),
+            format!("Content-Length: 5\r\nX: {other}\r\n{name}: chunked"),
+        ] {
+            add(&[text.as_bytes()]);
+        }
+    }
+    for quoted in [
+        "\"chunked\"",
+        "'chunked'",
+        "<chunked>",
+        "(chunked)",
+        "chunked()",
+        "\\chunked",
+        "%63hunked",
+        "=?utf-8?q?chunked?=",
+        "chunked chunked",
+        "chunkedchunked",
+    ] {
+        add(&[name.as_bytes(), b": ", quoted.as_bytes()]);
+    }
+    lines
+}
+
+// A2
+#[test]
+fn no_disguise_of_chunked_lets_a_second_request_through() {
+    let limits = Limits { target: 8192, head: 32768, fields: 100, body: 1 << 20 };
+    let mut met = 0;
+    for line in disguises() {
+        let request =
+            [b"POST / HTTP/1.1\r\nHost: h\r\n", &line[..], b"\r\n\r\n0\r\n\r\nGET /second HTTP/1.1\r\nHost: h\r\n\r\n"]
+                .concat();
+        let status = Parser::default().parse(&request, &limits).map_err(|failure| failure.kind.status());
+        assert!(matches!(status, Err(400 | 501)), "{}: {status:?}", line.escape_ascii());
+        met += 1;
+    }
+    assert!(met >= 1768, "{met}");
+}
