@@ -9,3 +9,4 @@ pub mod lock;
 pub mod notify;
 pub mod secret;
 pub mod signals;
+pub mod text;
