@@ -1,0 +1,254 @@
+//! The command line: arguments to a [`Command`], or what is wrong with them. Knows nothing of the program.
+
+use lexopt::{Arg, Parser, ValueExt};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The text of `--help`.
+pub const HELP: &str = "\
+llmproxy: one OpenAI-compatible address in front of several model servers
+
+usage: llmproxy [OPTIONS]              serve until told to stop
+       llmproxy --demo                 try it: two toy model servers behind it
+
+what to do, instead of serving:
+  -t, --check              load and check the configuration, print a summary
+      --print-config       print the effective configuration, secrets masked
+      --demo               serve two built-in toy model servers, no file needed
+      --discover           look for model servers here, print a configuration
+      --healthcheck        ask the running proxy for its health, exit 0 or 1
+  -h, --help               print this
+  -V, --version            print the version
+
+options:
+  -c, --config FILE        configuration; else $LLMPROXY_CONFIG, else the first
+                           of config/endpoints.yml, config.yaml and
+                           /etc/llmproxy/endpoints.yml that exists, else the
+                           servers that --discover finds
+      --host HOST          address to listen on
+      --port PORT          port to listen on; 0 takes a free one
+      --log-level LEVEL    error, warn, info or debug
+      --log-format FORMAT  text or json
+
+environment (an option wins over it, it wins over the file):
+  LLMPROXY_CONFIG          as --config
+  LLMPROXY_HOST            as --host
+  PORT                     as --port
+  LLMPROXY_LOG             as --log-level
+
+signals:
+  SIGTERM, SIGINT          finish what is in progress, then stop; twice: at once
+  SIGHUP                   noted in the log; the configuration is read at start
+
+exit codes:
+  0   stopped as asked             71  address in use or not allowed
+  64  wrong usage                  77  configuration file unreadable
+  66  configuration file missing   78  configuration wrong
+  1   anything else, or --healthcheck: not healthy
+";
+
+const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
+const FORMATS: [&str; 2] = ["text", "json"];
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Serve until told to stop.
+    Serve(Options),
+    /// Load, check, print a summary.
+    Check(Options),
+    /// Print the effective configuration.
+    PrintConfig(Options),
+    /// Serve built-in model servers.
+    Demo(Options),
+    /// Print a configuration for what runs here.
+    Discover(Options),
+    /// Ask the running proxy.
+    HealthCheck(Options),
+    /// Print [`HELP`].
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// What the command line says about the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--host`, as typed.
+    pub host: Option<String>,
+    /// `--port`
+    pub port: Option<u16>,
+    /// `--log-level`: one of error, warn, info, debug.
+    pub log_level: Option<String>,
+    /// `--log-format`: text or json.
+    pub log_format: Option<String>,
+}
+
+/// A command's option, and how the command is made.
+type Chosen = (&'static str, fn(Options) -> Command);
+
+/// Reads the arguments after the program's name; the error is a sentence for stderr.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, String> {
+    let mut parser = Parser::from_args(args);
+    let mut options = Options::default();
+    let mut command = None;
+    let text = |error: lexopt::Error| error.to_string();
+    while let Some(arg) = parser.next().map_err(text)? {
+        match arg {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
+            Arg::Short('V') | Arg::Long("version") => return Ok(Command::Version),
+            Arg::Short('t') | Arg::Long("check") => choose(&mut command, "--check", Command::Check)?,
+            Arg::Long("print-config") => choose(&mut command, "--print-config", Command::PrintConfig)?,
+            Arg::Long("demo") => choose(&mut command, "--demo", Command::Demo)?,
+            Arg::Long("discover") => choose(&mut command, "--discover", Command::Discover)?,
+            Arg::Long("healthcheck") => choose(&mut command, "--healthcheck", Command::HealthCheck)?,
+            Arg::Short('c') | Arg::Long("config") => options.config = Some(value(&mut parser)?.into()),
+            Arg::Long("host") => options.host = Some(value(&mut parser)?.string().map_err(text)?),
+            Arg::Long("port") => options.port = Some(port(&value(&mut parser)?)?),
+            Arg::Long("log-level") => options.log_level = Some(word("--log-level", value(&mut parser)?, &LEVELS)?),
+            Arg::Long("log-format") => options.log_format = Some(word("--log-format", value(&mut parser)?, &FORMATS)?),
+            Arg::Value(value) => return Err(format!("{value:?} is not an option; a file is named by --config")),
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    match command {
+        Some((name @ ("--demo" | "--discover"), _)) if options.config.is_some() => {
+            Err(format!("{name} needs no configuration; leave --config out"))
+        }
+        Some((_, make)) => Ok(make(options)),
+        None => Ok(Command::Serve(options)),
+    }
+}
+
+fn choose(command: &mut Option<Chosen>, name: &'static str, make: fn(Options) -> Command) -> Result<(), String> {
+    match command {
+        Some((earlier, _)) if *earlier != name => Err(format!("{earlier} and {name} cannot be combined")),
+        _ => {
+            *command = Some((name, make));
+            Ok(())
+        }
+    }
+}
+
+/// The value of the option just read; an empty one is a slip of a script.
+fn value(parser: &mut Parser) -> Result<OsString, String> {
+    let value = parser.value().map_err(|error| error.to_string())?;
+    if value.is_empty() { Err("an option has an empty value".into()) } else { Ok(value) }
+}
+
+fn port(value: &OsString) -> Result<u16, String> {
+    let port = value.to_str().and_then(|text| text.parse().ok());
+    port.ok_or_else(|| format!("--port: {value:?} is not a port (0 to 65535)"))
+}
+
+fn word(option: &str, value: OsString, words: &[&str]) -> Result<String, String> {
+    match value.to_str() {
+        Some(text) if words.contains(&text) => Ok(text.to_owned()),
+        _ => Err(format!("{option}: {value:?} is not one of {}", words.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn no_argument_serves() {
+        assert_eq!(of(""), Ok(Command::Serve(Options::default())));
+    }
+
+    #[test]
+    fn every_option_is_read_in_each_spelling() {
+        let options = Options {
+            config: Some("a.yml".into()),
+            host: Some("::".into()),
+            port: Some(0),
+            log_level: Some("debug".into()),
+            log_format: Some("json".into()),
+        };
+        let long = "--config a.yml --host :: --port 0 --log-level debug --log-format json";
+        assert_eq!(of(long), Ok(Command::Serve(options.clone())));
+        let equals = "--config=a.yml --host=:: --port=0 --log-level=debug --log-format=json -t";
+        assert_eq!(of(equals), Ok(Command::Check(options)));
+        for short in ["-c a.yml", "-ca.yml", "-c=a.yml"] {
+            let options = Options { config: Some("a.yml".into()), ..Options::default() };
+            assert_eq!(of(short), Ok(Command::Serve(options)), "{short}");
+        }
+    }
+
+    #[test]
+    fn each_command_has_its_word() {
+        assert_eq!(of("--check"), Ok(Command::Check(Options::default())));
+        assert_eq!(of("--print-config"), Ok(Command::PrintConfig(Options::default())));
+        assert_eq!(of("--demo"), Ok(Command::Demo(Options::default())));
+        assert_eq!(of("--discover"), Ok(Command::Discover(Options::default())));
+        assert_eq!(of("--healthcheck"), Ok(Command::HealthCheck(Options::default())));
+        assert_eq!(of("--demo -h"), Ok(Command::Help));
+        assert_eq!(of("-V"), Ok(Command::Version));
+        assert_eq!(of("-t -t"), Ok(Command::Check(Options::default())));
+    }
+
+    #[test]
+    fn wrong_usage_says_what_is_wrong() {
+        let cases = [
+            ("--check --demo", "--check and --demo cannot be combined"),
+            ("--demo -c a.yml", "--demo needs no configuration; leave --config out"),
+            ("--discover --config a.yml", "--discover needs no configuration; leave --config out"),
+            ("--port 70000", "--port: \"70000\" is not a port (0 to 65535)"),
+            ("--port x", "--port: \"x\" is not a port (0 to 65535)"),
+            ("--log-level loud", "--log-level: \"loud\" is not one of error, warn, info, debug"),
+            ("--log-format xml", "--log-format: \"xml\" is not one of text, json"),
+            ("a.yml", "\"a.yml\" is not an option; a file is named by --config"),
+            ("--host=", "an option has an empty value"),
+        ];
+        for (line, sentence) in cases {
+            assert_eq!(of(line), Err(sentence.into()), "{line}");
+        }
+        for line in ["--config", "--verbose", "-x", "--check=yes"] {
+            assert!(of(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_help_names_every_option_variable_and_exit_code_in_80_columns() {
+        let words = [
+            "--config",
+            "--check",
+            "--print-config",
+            "--demo",
+            "--discover",
+            "--host",
+            "--port",
+            "--log-level",
+            "--log-format",
+            "--healthcheck",
+            "--help",
+            "--version",
+            "LLMPROXY_CONFIG",
+            "LLMPROXY_HOST",
+            "PORT",
+            "LLMPROXY_LOG",
+            " 0 ",
+            " 64 ",
+            " 66 ",
+            " 71 ",
+            " 77 ",
+            " 78 ",
+            " 1 ",
+            "SIGTERM",
+            "SIGINT",
+            "SIGHUP",
+        ];
+        for word in words {
+            assert!(HELP.contains(word), "{word}");
+        }
+        let longest = HELP.lines().max_by_key(|line| line.chars().count()).expect("lines");
+        assert!(longest.chars().count() <= 80, "{longest}");
+    }
+}
