@@ -1,10 +1,23 @@
 //! What the user wants, complete and checked: plain data that every other room may read.
 //!
-//! Knows nothing of sockets, threads or requests. `load` reads files, `raw` says what a file said,
-//! `check` turns it into a [`Config`] or into every [`Problem`] at once, `show` prints it back.
+//! Knows nothing of sockets, threads or requests. `load` reads files, `node` is what a file said, `reader` walks
+//! it, `check` turns it into a [`Config`] or into every [`Problem`] at once, `show` prints it back.
+
+mod check;
+mod defaults;
+mod env;
+pub mod load;
+mod node;
+mod overrides;
+mod problem;
+mod reader;
+pub mod show;
+mod spelling;
+
+pub use overrides::Overrides;
+pub use problem::Problem;
 
 use crate::base::secret::Secret;
-use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -144,10 +157,9 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint with an address and nothing else, as four lines of configuration give it.
     pub fn plain(name: impl Into<String>, host: impl Into<String>, port: u16) -> Self {
-        let base = Base { tls: false, host: host.into(), port, root: String::new(), api: "/v1".into() };
         Self {
             name: name.into(),
-            base,
+            base: Base::plain(host, port),
             enabled: true,
             probe: Probe::Default,
             api_keys: Vec::new(),
@@ -177,6 +189,13 @@ pub struct Base {
     /// Path that stands for `/v1`: `root` + `/v1`, or the given path when it names a version itself
     /// (`/api/v1`, `/v1beta/openai`, `/api/coding/v3`). No trailing slash.
     pub api: String,
+}
+
+impl Base {
+    /// The base of an address and a port.
+    pub fn plain(host: impl Into<String>, port: u16) -> Self {
+        Self { tls: false, host: host.into(), port, root: String::new(), api: "/v1".into() }
+    }
 }
 
 /// What the health thread asks an endpoint.
@@ -343,104 +362,13 @@ pub enum LogFormat {
     Json,
 }
 
-/// One thing wrong with a file: where, what, and what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// `FILE:LINE:COL`, or a variable's or option's name.
-    pub place: String,
-    /// `endpoints[2].port`, empty for the whole file.
-    pub key: String,
-    /// What is wrong and what to do.
-    pub text: String,
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.key.is_empty() {
-            write!(f, "{}: {}", self.place, self.text)
-        } else {
-            write!(f, "{}: {}: {}", self.place, self.key, self.text)
-        }
-    }
-}
-
-impl Default for Server {
-    fn default() -> Self {
-        Self {
-            host: "127.0.0.1".into(),
-            port: 8080,
-            workers: 64,
-            backlog: 64,
-            max_connections: 1024,
-            per_client: 64,
-            max_body: 32 << 20,
-            body_memory: 256 << 20,
-            head_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(75),
-            write_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(25),
-            cors: vec![CorsOrigin::Local],
-            allowed_hosts: Vec::new(),
-            trusted_proxies: Vec::new(),
-            sse_ping: Some(SsePing { after: Duration::from_secs(15), every: Duration::from_secs(15) }),
-        }
-    }
-}
-
-impl Default for HealthCheck {
-    fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(30),
-            timeout: Duration::from_secs(5),
-            path: "/v1/models".into(),
-            failure_threshold: 3,
-        }
-    }
-}
-
-impl Default for Cache {
-    fn default() -> Self {
-        Self { ttl: Some(Duration::from_secs(30)), ttl_multiplier: None }
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Some(Duration::from_secs(3)),
-            first_byte: Some(Duration::from_secs(600)),
-            idle: Some(Duration::from_secs(120)),
-            total: None,
-        }
-    }
-}
-
-impl Default for Routing {
-    fn default() -> Self {
-        Self { strategy: Strategy::Failover, unknown_model: UnknownModel::Error }
-    }
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            attempts: None,
-            initial_delay: Duration::from_millis(500),
-            max_delay: Duration::from_secs(10),
-            on_connect: true,
-            on_reset: true,
-            on_timeout: true,
-            on_status: true,
-        }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: log::LevelFilter::Info, format: LogFormat::Text, access: true }
-    }
-}
+/// A useful file in four lines.
+pub const MINIMAL: &str = "\
+endpoints:
+  - name: server1
+    address: 127.0.0.1
+    port: 8001
+";
 
 impl Config {
     /// Age at which a list of models is asked again: the smaller of both options, the interval when

@@ -1,0 +1,262 @@
+//! Texts that say where something is: hosts, base URLs, origins, networks, proxies. Pure; each error says what a
+//! text is not, so that the text can be put in front.
+
+use crate::config::{Base, CorsOrigin, Network};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An IP address, without brackets, or a name.
+pub fn host(text: &str) -> Result<String, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if bare.parse::<IpAddr>().is_ok() {
+        return Ok(bare.to_ascii_lowercase());
+    }
+    if text.contains("://") {
+        return Err("is a URL, not a host".into());
+    }
+    let label = |label: &str| {
+        let inner = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+        !label.is_empty() && label.len() <= 63 && label.bytes().all(inner)
+    };
+    let looks_like_an_address = text.bytes().all(|c| c.is_ascii_digit() || c == b'.');
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if name.len() > 253 || looks_like_an_address || !name.split('.').all(label) {
+        return Err("is not an IP address or a host name".into());
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// What `server.host` takes.
+pub fn listen_host(text: &str) -> Result<String, String> {
+    if text == "*" {
+        return Err("is not an address; 0.0.0.0 is every IPv4 address, \"::\" IPv4 and IPv6".into());
+    }
+    host(text)
+}
+
+/// The base of a URL: scheme, host, port, path with or without `/v1` or a trailing slash.
+pub fn base(url: &str) -> Result<Base, String> {
+    let (scheme, rest) = url.split_once("://").ok_or("is not a URL; write http://host:port or https://host/v1")?;
+    let tls = match scheme.to_ascii_lowercase().as_str() {
+        "https" => true,
+        "http" => false,
+        _ => return Err("is not an http:// or https:// URL".into()),
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()));
+    if authority.contains('@') {
+        return Err("has a user or password in it; use `apiKey` or `auth`".into());
+    }
+    if path.contains(['?', '#']) {
+        return Err("has a query or a fragment; give the base only".into());
+    }
+    if path.contains('\\') || path.bytes().any(|b| !b.is_ascii_graphic()) {
+        return Err("has a character in its path that cannot stand in a URL".into());
+    }
+    let path = path.trim_end_matches('/');
+    if path.split('/').any(|segment| segment == "." || segment == "..") {
+        return Err("has `.` or `..` in its path".into());
+    }
+    if path.ends_with("/chat/completions") {
+        return Err("is one route; give the base, without /chat/completions".into());
+    }
+    let (host, port) = host_and_port(authority)?;
+    let (root, api) = root_and_api(path);
+    Ok(Base { tls, host, port: port.unwrap_or(if tls { 443 } else { 80 }), root, api })
+}
+
+/// A path that names a version is the API's own; any other gets `/v1`.
+fn root_and_api(path: &str) -> (String, String) {
+    let is_version = |segment: &str| {
+        let tail = segment.strip_prefix('v').unwrap_or("");
+        tail.starts_with(|c: char| c.is_ascii_digit()) && tail.bytes().all(|b| b.is_ascii_alphanumeric())
+    };
+    if !path.split('/').any(is_version) {
+        return (path.to_owned(), format!("{path}/v1"));
+    }
+    let root = path.rsplit_once('/').filter(|(_, last)| is_version(last)).map_or(path, |(before, _)| before);
+    (root.to_owned(), path.to_owned())
+}
+
+fn host_and_port(authority: &str) -> Result<(String, Option<u16>), String> {
+    let colon = authority.rfind(':').filter(|at| !authority[*at..].contains(']'));
+    let (name, port) = authority.split_at(colon.unwrap_or(authority.len()));
+    let port = match port.strip_prefix(':') {
+        None | Some("") => None,
+        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => match digits.parse::<u16>() {
+            Ok(port) if port > 0 => Some(port),
+            _ => return Err("has a port that is not a port (1 to 65535)".into()),
+        },
+        Some(_) => return Err("has a port that is not a number".into()),
+    };
+    if name.contains(':') && !name.starts_with('[') {
+        return Err("has an IPv6 address without brackets; write http://[::1]:8001".into());
+    }
+    Ok((host(name).map_err(|_| "has no host name or IP address in it")?, port))
+}
+
+/// `http://[user:password@]host:port`, as it was.
+pub fn proxy(text: &str) -> Result<(), String> {
+    let rest = text.strip_prefix("http://").ok_or("is not an http:// proxy; write http://user:password@host:port")?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let authority = rest.rsplit_once('@').map_or(rest, |(_, authority)| authority);
+    if rest.contains(['/', '?', '#']) || rest.bytes().any(|b| !b.is_ascii_graphic()) {
+        return Err("has more than user, password, host and port; percent-encode odd characters".into());
+    }
+    match host_and_port(authority)? {
+        (_, Some(_)) => Ok(()),
+        (_, None) => Err("has no port".into()),
+    }
+}
+
+/// `local`, `*` or `scheme://host[:port]`, as a browser would send it.
+pub fn origin(text: &str) -> Result<CorsOrigin, String> {
+    match text {
+        "local" => return Ok(CorsOrigin::Local),
+        "*" => return Ok(CorsOrigin::Any),
+        _ => {}
+    }
+    const SHAPE: &str = "is not `local`, `*` or an origin like https://chat.example.com";
+    let lower = text.to_ascii_lowercase();
+    let (scheme, authority) = lower.split_once("://").ok_or(SHAPE)?;
+    let scheme_fits = |b: u8| b.is_ascii_alphanumeric() || b"+-.".contains(&b);
+    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(scheme_fits) {
+        return Err(SHAPE.into());
+    }
+    if authority.contains('/') {
+        return Err("is more than an origin; leave out what follows the host and port".into());
+    }
+    let (name, port) = host_and_port(authority)?;
+    let name = if name.contains(':') { format!("[{name}]") } else { name };
+    // Browsers leave out the scheme's own port.
+    let port = port.filter(|port| !matches!((scheme, *port), ("http", 80) | ("https", 443)));
+    let port = port.map_or(String::new(), |port| format!(":{port}"));
+    Ok(CorsOrigin::Origin(format!("{scheme}://{name}{port}")))
+}
+
+/// An address, or a block such as `10.0.0.0/8`.
+pub fn network(text: &str) -> Result<Network, String> {
+    const SHAPE: &str = "is not an IP address or a block like 10.0.0.0/8";
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().map_err(|_| SHAPE)?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = match prefix {
+        None => most,
+        Some(bits) => bits.parse().ok().filter(|bits| *bits <= most).ok_or(SHAPE)?,
+    };
+    Ok(Network { address: first(address, prefix), prefix })
+}
+
+/// The address with all bits behind the prefix cleared.
+fn first(address: IpAddr, prefix: u8) -> IpAddr {
+    let mask = |width: u32| u128::MAX.checked_shl(width - u32::from(prefix)).unwrap_or(0);
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & mask(32) as u32).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & mask(128)).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_with_or_without_v1_gives_exactly_one() {
+        let parts = |url: &str| base(url).map(|b| (b.tls, b.host, b.port, b.root, b.api)).unwrap();
+        let plain = (false, "h".to_owned(), 8001, String::new(), "/v1".to_owned());
+        for url in ["http://h:8001", "http://h:8001/", "http://h:8001/v1", "http://h:8001/v1/", "HTTP://H:8001//"] {
+            assert_eq!(parts(url), plain, "{url}");
+        }
+        let paths = |url: &str| base(url).map(|b| (b.root, b.api)).unwrap();
+        let cases = [
+            ("https://openrouter.ai/api/v1", "/api", "/api/v1"),
+            ("https://openrouter.ai/api", "/api", "/api/v1"),
+            ("https://x/v1beta/openai", "/v1beta/openai", "/v1beta/openai"),
+            ("https://x/api/coding/v3/", "/api/coding", "/api/coding/v3"),
+            ("https://x/vllm", "/vllm", "/vllm/v1"),
+            ("https://x/v2/x/v1", "/v2/x", "/v2/x/v1"),
+            ("https://x/v", "/v", "/v/v1"),
+        ];
+        for (url, root, api) in cases {
+            assert_eq!(paths(url), (root.into(), api.into()), "{url}");
+        }
+        let port = |url: &str| base(url).map(|b| (b.host, b.port)).unwrap();
+        assert_eq!(port("https://x"), ("x".into(), 443));
+        assert_eq!(port("http://x"), ("x".into(), 80));
+        assert_eq!(port("http://[::1]:8001/v1"), ("::1".into(), 8001));
+    }
+
+    #[test]
+    fn a_url_that_is_no_base_says_what_to_do() {
+        let cases = [
+            ("h:8001", "is not a URL"),
+            ("ftp://h", "is not an http://"),
+            ("http://u:p@h", "use `apiKey` or `auth`"),
+            ("http://h/v1?x=1", "query"),
+            ("http://h/#x", "fragment"),
+            ("http://h/a b", "character"),
+            ("http://h/ü", "character"),
+            ("http://h/a/../b", "`..`"),
+            ("http://", "has no host"),
+            ("http://:80", "has no host"),
+            ("http://h:0", "1 to 65535"),
+            ("http://h:70000", "1 to 65535"),
+            ("http://h:x", "not a number"),
+            ("http://::1:80", "brackets"),
+            ("http://h/v1/chat/completions", "without /chat/completions"),
+        ];
+        for (url, expected) in cases {
+            let error = base(url).unwrap_err();
+            assert!(error.contains(expected), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_addresses_or_names() {
+        for (text, name) in
+            [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1"), ("::", "::"), ("Pi.local", "pi.local"), ("my_box", "my_box")]
+        {
+            assert_eq!(host(text), Ok(name.into()));
+        }
+        for text in ["", ".", "a b", "a..b", "1.2.3", "1.2.3.4.5", "256.1.1.1", "h:80", "http://h", "hé", "a/b"] {
+            assert!(host(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn origins_are_what_a_browser_sends() {
+        let of = |text| origin(text).unwrap();
+        assert_eq!(of("local"), CorsOrigin::Local);
+        assert_eq!(of("*"), CorsOrigin::Any);
+        assert_eq!(of("HTTPS://Chat.Example.com:443"), CorsOrigin::Origin("https://chat.example.com".into()));
+        assert_eq!(of("http://[::1]:3000"), CorsOrigin::Origin("http://[::1]:3000".into()));
+        assert_eq!(of("chrome-extension://abc"), CorsOrigin::Origin("chrome-extension://abc".into()));
+        for text in ["chat.example.com", "https://a/", "https://a/b", "https://", "null", "://a", "https://u@a"] {
+            assert!(origin(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_are_addresses_or_blocks() {
+        let of = |text| network(text).map(|n| (n.address.to_string(), n.prefix)).unwrap();
+        assert_eq!(of("10.1.2.3"), ("10.1.2.3".into(), 32));
+        assert_eq!(of("10.1.2.3/8"), ("10.0.0.0".into(), 8));
+        assert_eq!(of("0.0.0.0/0"), ("0.0.0.0".into(), 0));
+        assert_eq!(of("fd00:1::5/16"), ("fd00::".into(), 16));
+        assert_eq!(of("::1"), ("::1".into(), 128));
+        for text in ["", "localhost", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "::1/129", "10.0.0.0/8/8"] {
+            assert!(network(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_http_with_a_port() {
+        for text in ["http://h:3128", "http://u:p@h:3128", "http://u:p@h:3128/", "http://[::1]:3128"] {
+            assert_eq!(proxy(text), Ok(()), "{text}");
+        }
+        for text in ["https://h:3128", "h:3128", "http://h", "http://h:3128/x", "http://u:p p@h:3128", "http://@:1"] {
+            assert!(proxy(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! From what a file said to a [`Config`], or to every problem of the file. Reads no file and no environment.
+
+mod address;
+mod endpoint;
+mod header;
+mod sections;
+mod server;
+
+pub use address::listen_host;
+pub use sections::{LOG_FORMATS, LOG_LEVELS};
+
+use super::node::{self, Node, Value};
+use super::problem::{Notes, Problem};
+use super::reader::Section;
+use super::{Config, MINIMAL, env};
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+/// What a file cannot say itself: variables, and the files that `xxxFile` keys name.
+#[derive(Clone, Copy)]
+pub struct Outside<'a> {
+    /// A variable's value, if it is set.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// The text of a file.
+    pub file: &'a dyn Fn(&Path) -> io::Result<String>,
+}
+
+/// A configuration and what is worth saying about it.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// One sentence each.
+    pub warnings: Vec<String>,
+    /// Keys whose secrets stand in the file itself.
+    pub exposed: Vec<String>,
+}
+
+/// Marks of the formats of earlier proxies, none of which this version reads.
+const OLDER: [&str; 3] = ["backends", "http_server", "Models"];
+
+/// Checks the text of a file called `name`.
+pub fn check(name: &str, text: &str, outside: Outside) -> Result<Checked, Vec<Problem>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut tree = node::parse(text).map_err(|fault| {
+        let place = fault.place.map_or(name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"));
+        vec![Problem { place, key: String::new(), text: fault.text }]
+    })?;
+    let notes = Notes::new(outside.file);
+    env::fill_in(&mut tree, "", outside.variable, &notes);
+    let config = read(&tree, &notes);
+    let problems = notes.problems(name, text);
+    if problems.is_empty() {
+        let (warnings, exposed) = notes.asides();
+        Ok(Checked { config, warnings, exposed })
+    } else {
+        Err(problems)
+    }
+}
+
+/// Every key a file may have, `endpoints[].port`.
+pub fn keys() -> BTreeSet<String> {
+    let tree = node::parse("endpoints: [{headers: [{}]}]").expect("this text is YAML; a test reads it");
+    let no_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+    let notes = Notes::new(&no_file);
+    read(&tree, &notes);
+    notes.keys()
+}
+
+fn read(tree: &Node, notes: &Notes) -> Config {
+    if let Some(config) = refused(tree, notes) {
+        return config;
+    }
+    Section::root(tree, notes, |root| {
+        let timeouts = root.field("timeouts").section(|s| sections::timeouts(s, &super::Timeouts::default()));
+        Config {
+            server: root.field("server").section(server::server),
+            endpoints: endpoint::endpoints(root, &timeouts),
+            health_check: root.field("healthCheck").section(sections::health_check),
+            cache: sections::cache(root),
+            timeouts,
+            routing: root.field("routing").section(sections::routing),
+            retry: root.field("retry").section(sections::retry),
+            log: root.field("log").section(sections::log),
+        }
+    })
+}
+
+/// A file that is not in our format at all gets one problem instead of one per key.
+fn refused(tree: &Node, notes: &Notes) -> Option<Config> {
+    match &tree.value {
+        Value::Map(entries) => {
+            let mark = entries.iter().find(|entry| OLDER.contains(&entry.key.as_str()))?;
+            let text = "marks the format of an older proxy, which this version does not read yet; write `endpoints`";
+            notes.problem(mark.at, &mark.key, text);
+        }
+        Value::Null => notes.problem(tree.at, "", format!("is empty; a useful file is\n{MINIMAL}")),
+        _ => notes.problem(tree.at, "", format!("is not a map of sections; a useful file is\n{MINIMAL}")),
+    }
+    Some(Config::default())
+}

@@ -1,0 +1,146 @@
+//! The sections that are a handful of plain values. Each takes its defaults from its type.
+
+use crate::config::reader::{Field, Section, not_one_of};
+use crate::config::{Cache, HealthCheck, Log, LogFormat, Retry, Routing, SsePing, Strategy, Timeouts, UnknownModel};
+use log::LevelFilter;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Words of `log.level`.
+pub const LOG_LEVELS: [(&str, LevelFilter); 4] = [
+    ("error", LevelFilter::Error),
+    ("warn", LevelFilter::Warn),
+    ("info", LevelFilter::Info),
+    ("debug", LevelFilter::Debug),
+];
+
+/// Words of `log.format`.
+pub const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Times that cannot be nothing.
+pub const SOME_TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
+/// Times that may be nothing.
+pub const ANY_TIME: RangeInclusive<Duration> = Duration::ZERO..=DAY;
+
+pub fn health_check(s: &mut Section) -> HealthCheck {
+    let default = HealthCheck::default();
+    HealthCheck {
+        interval: s.field("interval").duration(Duration::from_millis(100)..=DAY).unwrap_or(default.interval),
+        timeout: s.field("timeout").duration(SOME_TIME).unwrap_or(default.timeout),
+        path: probe_path(&s.field("path")).unwrap_or(default.path),
+        failure_threshold: s
+            .field("failureThreshold")
+            .number("a number of failures", 1..=1_000_000)
+            .unwrap_or(default.failure_threshold),
+    }
+}
+
+/// The path of a probe: the request line is no place for anything else.
+pub fn probe_path(field: &Field) -> Option<String> {
+    field.parse(|text| {
+        if !text.starts_with('/') {
+            return Err("does not start with /".into());
+        }
+        if text.contains('#') || text.bytes().any(|b| !b.is_ascii_graphic()) {
+            return Err("has a character that cannot stand in a path; percent-encode it".into());
+        }
+        Ok(text.to_owned())
+    })
+}
+
+/// A section that is given says all: what it leaves out is not set [S000-09], [S000-10].
+pub fn cache(root: &mut Section) -> Cache {
+    let field = root.field("cache");
+    let said = field.section(|s| Cache {
+        ttl: s.field("ttlMs").duration(ANY_TIME),
+        ttl_multiplier: s.field("ttlMultiplier").factor(0.0..=1000.0),
+    });
+    if field.is_given() { said } else { Cache::default() }
+}
+
+/// Time-outs on top of `base`: the defaults, or the section's for an endpoint.
+pub fn timeouts(s: &mut Section, base: &Timeouts) -> Timeouts {
+    let mut limit = |key, base| match s.field(key).duration(ANY_TIME) {
+        None => base,
+        Some(Duration::ZERO) => None,
+        limit => limit,
+    };
+    Timeouts {
+        connect: limit("connect", base.connect),
+        first_byte: limit("firstByte", base.first_byte),
+        idle: limit("idle", base.idle),
+        total: limit("total", base.total),
+    }
+}
+
+/// `off`, or a map; its keys are known even where the word is written instead.
+pub fn sse_ping(field: &Field) -> Option<SsePing> {
+    let default = SsePing::default();
+    let time = Duration::from_millis(100)..=DAY;
+    let off = field.is_word("off");
+    let map = if off { field.emptied() } else { field.clone() };
+    let ping = map.section(|s| SsePing {
+        after: s.field("after").duration(time.clone()).unwrap_or(default.after),
+        every: s.field("every").duration(time.clone()).unwrap_or(default.every),
+    });
+    (!off).then_some(ping)
+}
+
+pub fn routing(s: &mut Section) -> Routing {
+    let default = Routing::default();
+    let strategies = ["failover", "Failover", "priority"];
+    let strategy = s.field("strategy").parse(|text| {
+        if strategies.contains(&text) {
+            return Ok(Strategy::Failover);
+        }
+        Err("is not a strategy that this version knows; it knows failover".to_owned())
+    });
+    let unknown = [
+        ("error", UnknownModel::Error),
+        ("default", UnknownModel::Default),
+        ("passthrough", UnknownModel::Passthrough),
+    ];
+    Routing {
+        strategy: strategy.unwrap_or(default.strategy),
+        unknown_model: s.field("unknownModel").choice(&unknown).unwrap_or(default.unknown_model),
+    }
+}
+
+pub fn retry(s: &mut Section) -> Retry {
+    let default = Retry::default();
+    let attempts = s.field("attempts");
+    let attempts = if attempts.is_word("auto") { None } else { attempts.number("auto or a number", 1..=100) };
+    let initial_delay = s.field("initialDelay").duration(ANY_TIME).unwrap_or(default.initial_delay);
+    let longest = s.field("maxDelay");
+    let max_delay = longest.duration(ANY_TIME).unwrap_or(default.max_delay);
+    if initial_delay > max_delay {
+        s.problem("`initialDelay` is longer than `maxDelay`");
+    }
+    let words = ["connect", "reset", "timeout", "status"];
+    let on = s.field("on").list(|item| {
+        item.parse(|text| {
+            words.iter().position(|word| *word == text).ok_or_else(|| not_one_of(text, words.into_iter()))
+        })
+    });
+    let has = |index: usize| on.as_ref().is_none_or(|on| on.contains(&index));
+    Retry {
+        attempts,
+        initial_delay,
+        max_delay,
+        on_connect: has(0),
+        on_reset: has(1),
+        on_timeout: has(2),
+        on_status: has(3),
+    }
+}
+
+pub fn log(s: &mut Section) -> Log {
+    let default = Log::default();
+    Log {
+        level: s.field("level").choice(&LOG_LEVELS).unwrap_or(default.level),
+        format: s.field("format").choice(&LOG_FORMATS).unwrap_or(default.format),
+        access: s.field("access").flag().unwrap_or(default.access),
+    }
+}

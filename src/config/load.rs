@@ -1,0 +1,201 @@
+//! The edge to the system: the only reader of configuration files, secret files and the environment.
+
+use super::check::{self, Outside};
+use super::{Config, Problem};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+/// No file written by hand comes near.
+const MOST_BYTES: u64 = 1 << 20;
+const MOST_SECRET_BYTES: u64 = 64 << 10;
+
+/// Where a configuration is looked for when nobody names one.
+const PLACES: [&str; 3] = ["config/endpoints.yml", "config.yaml", "/etc/llmproxy/endpoints.yml"];
+
+/// A configuration that may be used, and what should be said about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// One sentence each, for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug)]
+pub enum LoadError {
+    /// No such file.
+    Missing(PathBuf),
+    /// A directory stands there.
+    Directory(PathBuf),
+    /// It cannot be read.
+    Unreadable(PathBuf, io::Error),
+    /// It says something wrong.
+    Bad(Vec<Problem>),
+}
+
+impl LoadError {
+    /// The exit code of `sysexits.h`: no input, no permission, bad configuration.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Missing(_) | Self::Directory(_) => 66,
+            Self::Unreadable(..) => 77,
+            Self::Bad(_) => 78,
+        }
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(path) => write!(f, "{}: no such file", path.display()),
+            Self::Directory(path) => write!(f, "{}: is a directory, not a file", path.display()),
+            Self::Unreadable(path, cause) => write!(f, "{}: cannot be read: {cause}", path.display()),
+            Self::Bad(problems) => {
+                let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// The file to load: the flag's, the variable's, else the first well-known one that exists.
+pub fn find(flag: Option<&Path>) -> Option<PathBuf> {
+    // One that may not be looked at is tried, so that its owner learns why.
+    search(flag, env("LLMPROXY_CONFIG"), &|path| path.try_exists().unwrap_or(true))
+}
+
+fn search(flag: Option<&Path>, variable: Option<String>, exists: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
+    let named = flag.map(Path::to_owned).or_else(|| variable.filter(|path| !path.is_empty()).map(PathBuf::from));
+    named.or_else(|| PLACES.iter().map(PathBuf::from).find(|path| exists(path)))
+}
+
+/// Reads and checks a file.
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let text = read_text(path)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let file = |secret: &Path| read_secret(&folder.join(secret));
+    let outside = Outside { variable: &env, file: &file };
+    let checked = check::check(&path.display().to_string(), &text, outside).map_err(LoadError::Bad)?;
+    let mut warnings = checked.warnings;
+    if !checked.exposed.is_empty() && is_world_readable(path) {
+        warnings.push(format!(
+            "{0}: every user of this machine can read it, and a secret stands in it ({1}); \
+             `chmod 600 {0}`, or write ${{NAME}} or a ...File key instead",
+            path.display(),
+            checked.exposed.join(", ")
+        ));
+    }
+    Ok(Loaded { config: checked.config, warnings })
+}
+
+/// Checks a text as [`load`] does, with `variable` for the environment and `file` for files of secrets.
+pub fn parse(
+    name: &str,
+    text: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+    file: &dyn Fn(&Path) -> io::Result<String>,
+) -> Result<(Config, Vec<String>), Vec<Problem>> {
+    check::check(name, text, Outside { variable, file }).map(|checked| (checked.config, checked.warnings))
+}
+
+/// Every key a file may have, `endpoints[].port`.
+pub fn keys() -> BTreeSet<String> {
+    check::keys()
+}
+
+/// A variable of the environment, if it is set and is text.
+#[expect(clippy::disallowed_methods, reason = "this is the one reader")]
+pub fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// How many files and sockets this process may hold open; Linux tells.
+pub fn descriptor_limit() -> Option<u64> {
+    soft_limit(&fs::read_to_string("/proc/self/limits").ok()?)
+}
+
+fn soft_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    match line.split_whitespace().next()? {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, LoadError> {
+    let unreadable = |cause: io::Error| match cause.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => LoadError::Missing(path.into()),
+        _ => LoadError::Unreadable(path.into(), cause),
+    };
+    if fs::metadata(path).map_err(unreadable)?.is_dir() {
+        return Err(LoadError::Directory(path.into()));
+    }
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    let bad =
+        |place: String, text: &str| LoadError::Bad(vec![Problem { place, key: String::new(), text: text.into() }]);
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(bad(path.display().to_string(), "is larger than 1 MiB; no configuration is"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+        let column = String::from_utf8_lossy(&before[start..]).chars().count() + 1;
+        bad(format!("{}:{line}:{column}", path.display()), "is not UTF-8 text; save the file as UTF-8")
+    })
+}
+
+fn read_secret(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MOST_SECRET_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_SECRET_BYTES {
+        return Err(io::Error::other("larger than 64 KiB"));
+    }
+    Ok(text)
+}
+
+#[cfg(unix)]
+fn is_world_readable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_world_readable(_: &Path) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_then_the_variable_then_the_first_place_that_exists_is_loaded() {
+        let none = |_: &Path| false;
+        let all = |_: &Path| true;
+        let flag = Path::new("a.yml");
+        assert_eq!(search(Some(flag), Some("b.yml".into()), &all), Some("a.yml".into()));
+        assert_eq!(search(None, Some("b.yml".into()), &all), Some("b.yml".into()));
+        assert_eq!(search(None, Some(String::new()), &all), Some("config/endpoints.yml".into()));
+        assert_eq!(search(None, None, &|path| path == Path::new("config.yaml")), Some("config.yaml".into()));
+        let etc = "/etc/llmproxy/endpoints.yml";
+        assert_eq!(search(None, None, &|path| path == Path::new(etc)), Some(etc.into()));
+        assert_eq!(search(None, None, &none), None);
+    }
+
+    #[test]
+    fn the_soft_limit_of_open_files_is_the_first_number() {
+        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024       524288     files\n";
+        assert_eq!(soft_limit(limits), Some(1024));
+        assert_eq!(soft_limit("Max open files  unlimited  unlimited  files"), Some(u64::MAX));
+        assert_eq!(soft_limit("Max processes 5 5 processes"), None);
+        assert!(descriptor_limit().is_none_or(|limit| limit > 0));
+    }
+}

@@ -1,0 +1,373 @@
+//! YAML text as a tree that keeps what a file really said: repeated keys, order, places. Knows no key's meaning.
+
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::fmt;
+
+/// Values in one file, those behind aliases counted at each use: an alias bomb ends here.
+const MOST_NODES: u32 = 50_000;
+/// Open brackets at once. The YAML scanner's time grows with the square of them.
+const MOST_BRACKETS: usize = 200;
+
+/// One value of a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Its number in reading order; [`locate`] turns it into line and column.
+    pub at: u32,
+    /// What it is.
+    pub value: Value,
+}
+
+/// What a value is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// `null`, `~` or nothing.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// Any number; whole ones are exact to 2^53.
+    Number(f64),
+    /// A text, and whether it stands in the file itself (not in a variable).
+    Text {
+        /// The text.
+        text: String,
+        /// `false` when part of it came from a variable.
+        literal: bool,
+    },
+    /// A list.
+    List(Vec<Node>),
+    /// A map in the order of the file, repeated keys included.
+    Map(Vec<Entry>),
+    /// Something already reported; nobody else complains about it.
+    Broken,
+}
+
+/// One entry of a map.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The key's own number.
+    pub at: u32,
+    /// The key as text.
+    pub key: String,
+    /// Its value.
+    pub value: Node,
+}
+
+/// A text that is no YAML, or none that we read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Line and column, both from 1, when known.
+    pub place: Option<(usize, usize)>,
+    /// What is wrong.
+    pub text: String,
+}
+
+/// Reads one document; an empty one is [`Value::Null`].
+pub fn parse(text: &str) -> Result<Node, Fault> {
+    if let Some(place) = too_many_brackets(text) {
+        return Err(Fault { place: Some(place), text: format!("more than {MOST_BRACKETS} open brackets") });
+    }
+    let mut tree = build(text, None).map_err(|error| fault(text, &error))?;
+    merge(&mut tree);
+    Ok(tree)
+}
+
+/// Line and column, both from 1, of node `at` of a text that [`parse`] accepted.
+///
+/// The YAML reader tells a place only with an error, so the text is read again up to that node, which then fails.
+pub fn locate(text: &str, at: u32) -> Option<(usize, usize)> {
+    let error = build(text, Some(at)).err()?;
+    error.location().map(|place| (place.line(), place.column()))
+}
+
+fn build(text: &str, stop: Option<u32>) -> Result<Node, serde_yaml::Error> {
+    let count = Cell::new(0);
+    Build { count: &count, stop }.deserialize(serde_yaml::Deserializer::from_str(text))
+}
+
+/// Builds one value; `count` numbers all of them, `stop` is the number that fails.
+#[derive(Clone, Copy)]
+struct Build<'c> {
+    count: &'c Cell<u32>,
+    stop: Option<u32>,
+}
+
+impl Build<'_> {
+    fn node<E: Error>(self, value: Value) -> Result<Node, E> {
+        Ok(Node { at: self.number()?, value })
+    }
+
+    fn number<E: Error>(self) -> Result<u32, E> {
+        let at = self.count.get();
+        if self.stop == Some(at) {
+            return Err(E::custom("here"));
+        }
+        if at >= MOST_NODES {
+            return Err(E::custom(format!("more than {MOST_NODES} values, aliases counted at each use")));
+        }
+        self.count.set(at + 1);
+        Ok(at)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Build<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Build<'_> {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Node, E> {
+        self.node(Value::Null)
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Node, E> {
+        self.node(Value::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Node, E> {
+        self.node(Value::Bool(value))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Node, E> {
+        self.node(Value::Number(value as f64))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Node, E> {
+        self.node(Value::Number(value as f64))
+    }
+
+    fn visit_u128<E: Error>(self, value: u128) -> Result<Node, E> {
+        self.node(Value::Number(value as f64))
+    }
+
+    fn visit_i128<E: Error>(self, value: i128) -> Result<Node, E> {
+        self.node(Value::Number(value as f64))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Node, E> {
+        self.node(Value::Number(value))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Node, E> {
+        self.node(Value::Text { text: value.into(), literal: true })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        let at = self.number()?;
+        let mut list = Vec::new();
+        while let Some(node) = seq.next_element_seed(self)? {
+            list.push(node);
+        }
+        Ok(Node { at, value: Value::List(list) })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let at = self.number()?;
+        let mut entries = Vec::new();
+        while let Some(key) = map.next_key_seed(self)? {
+            let text = match key.value {
+                Value::Text { text, .. } => text,
+                Value::Null => "null".into(),
+                Value::Bool(flag) => flag.to_string(),
+                Value::Number(number) => number.to_string(),
+                _ => return Err(A::Error::custom("a key is a plain word")),
+            };
+            entries.push(Entry { at: key.at, key: text, value: map.next_value_seed(self)? });
+        }
+        Ok(Node { at, value: Value::Map(entries) })
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Node, A::Error> {
+        Err(A::Error::custom("YAML tags (`!name`) have no meaning here; put the text in quotes"))
+    }
+}
+
+/// Puts the entries of `<<: *anchor` (one map or several) into the map around it; its own keys stand.
+fn merge(node: &mut Node) {
+    match &mut node.value {
+        Value::List(list) => list.iter_mut().for_each(merge),
+        Value::Map(entries) => {
+            entries.iter_mut().for_each(|entry| merge(&mut entry.value));
+            let is_merge = |entry: &Entry| entry.key == "<<" && mergeable(&entry.value.value);
+            if !entries.iter().any(is_merge) {
+                return;
+            }
+            let (merges, mut own): (Vec<_>, Vec<_>) = std::mem::take(entries).into_iter().partition(is_merge);
+            let mut names: HashSet<String> = own.iter().map(|entry| snake(&entry.key)).collect();
+            for entry in merges {
+                let maps = match entry.value.value {
+                    Value::List(list) => list,
+                    value => vec![Node { at: entry.value.at, value }],
+                };
+                let entries = maps.into_iter().flat_map(|map| match map.value {
+                    Value::Map(entries) => entries,
+                    _ => Vec::new(),
+                });
+                own.extend(entries.filter(|entry| names.insert(snake(&entry.key))));
+            }
+            *entries = own;
+        }
+        _ => {}
+    }
+}
+
+fn mergeable(value: &Value) -> bool {
+    match value {
+        Value::Map(_) => true,
+        Value::List(list) => list.iter().all(|node| matches!(node.value, Value::Map(_))),
+        _ => false,
+    }
+}
+
+/// `healthCheck` as `health_check`.
+pub fn snake(key: &str) -> String {
+    let mut text = String::with_capacity(key.len() + 4);
+    for c in key.chars() {
+        if c.is_ascii_uppercase() {
+            text.push('_');
+        }
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+/// Where brackets are open too deep. Those in comments and quotes count too: no file has that many unbalanced ones.
+fn too_many_brackets(text: &str) -> Option<(usize, usize)> {
+    let (mut open, mut line, mut start) = (0_usize, 1, 0);
+    for (index, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            b'\n' => (line, start) = (line + 1, index + 1),
+            _ => {}
+        }
+        if open > MOST_BRACKETS {
+            return Some((line, text[start..index].chars().count() + 1));
+        }
+    }
+    None
+}
+
+fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
+    let message = error.to_string();
+    if message.contains("more than one document") {
+        // What follows may be a document, or a line further left than the first, which is none.
+        let second = serde_yaml::Deserializer::from_str(text).nth(1);
+        let error = second.and_then(|document| IgnoredAny::deserialize(document).err());
+        if let Some(error) = error.filter(|error| error.location().is_some()) {
+            return fault(text, &error);
+        }
+        let begin = text.lines().enumerate().filter(|(_, line)| line.starts_with("---")).last();
+        let place = begin.map(|(index, _)| (index + 1, 1));
+        return Fault { place, text: "a second document begins; a file holds one".into() };
+    }
+    if let Some((before, offset)) = message.split_once(" at position ") {
+        // The reader of characters knows an offset only.
+        let offset = offset.chars().map_while(|c| c.to_digit(10)).fold(0, |all, digit| all * 10 + digit as usize);
+        return Fault { place: Some(line_and_column(text, offset)), text: before.into() };
+    }
+    let Some(place) = error.location().map(|place| (place.line(), place.column())) else {
+        return Fault { place: None, text: message };
+    };
+    let mut message = message.replacen(&format!(" at line {} column {}", place.0, place.1), "", 1);
+    if message.contains("<document start>") {
+        message = "does not belong to what stands above; is it indented as much as the first key?".into();
+    }
+    let indent = |line: usize| text.lines().nth(line - 1).unwrap_or("").split(|c: char| !c.is_whitespace()).next();
+    if indent(place.0).is_some_and(|white| white.contains('\t')) {
+        message += "; a tab: YAML indents with spaces only";
+    }
+    Fault { place: Some(place), text: message }
+}
+
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = String::from_utf8_lossy(&text.as_bytes()[..offset.min(text.len())]);
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(node: &Node) -> &[Entry] {
+        match &node.value {
+            Value::Map(entries) => entries,
+            other => panic!("not a map: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn repeated_keys_stay_visible_in_the_order_of_the_file() {
+        let tree = parse("b: 1\na: 2\nb: 3\n").unwrap();
+        let keys: Vec<_> = map(&tree).iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(keys, ["b", "a", "b"]);
+    }
+
+    #[test]
+    fn every_node_is_found_again_also_behind_umlauts_and_aliases() {
+        let text = "# für die Küche\na: &x {k: ü, l: 2}\nlist:\n  - one\n  - *x\n";
+        let tree = parse(text).unwrap();
+        let entries = map(&tree);
+        assert_eq!(locate(text, tree.at), Some((2, 1)));
+        assert_eq!(locate(text, entries[0].at), Some((2, 1)));
+        assert_eq!(locate(text, map(&entries[0].value)[1].value.at), Some((2, 17)));
+        let Value::List(list) = &entries[1].value.value else { panic!("a list") };
+        assert_eq!(locate(text, list[0].at), Some((4, 5)));
+        // Behind an alias the place is where the text stands.
+        assert_eq!(locate(text, map(&list[1])[1].value.at), Some((2, 17)));
+        assert_eq!(locate(text, 1000), None);
+    }
+
+    #[test]
+    fn a_merge_key_fills_in_what_the_map_does_not_say() {
+        let tree = parse("base: &b {host_name: a, port: 1}\nmine:\n  <<: *b\n  hostName: b\n").unwrap();
+        let mine = map(&map(&tree)[1].value);
+        let keys: Vec<_> = mine.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(keys, ["hostName", "port"]);
+    }
+
+    #[test]
+    fn faults_name_their_place_and_a_tab_is_called_a_tab() {
+        // D1
+        let of = |text| parse(text).unwrap_err();
+        assert_eq!(of("a: b\nc: d: e\n").place, Some((2, 5)));
+        assert!(of("a:\n\tb: c\n").text.ends_with("a tab: YAML indents with spaces only"));
+        assert!(of("a:\n  b: c\n\tc: d\n").text.contains("a tab:"));
+        assert_eq!(
+            of("a: b\nc: \u{1}\n"),
+            Fault { place: Some((2, 4)), text: "control characters are not allowed".into() }
+        );
+        assert_eq!(of("a: b\n---\nc: d\n").place, Some((2, 1)));
+        assert_eq!(of("  a: b\nc: d\n").place, Some((2, 1)));
+        assert_eq!(of("a: !tag b\n").place, Some((1, 4)));
+        assert_eq!(of("a: {[b]: c}\n").text, "a: a key is a plain word");
+        assert_eq!(of("a: \"b\n").place, Some((2, 1)));
+    }
+
+    #[test]
+    fn bombs_end_quickly() {
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for i in 1..12 {
+            let uses = vec![format!("*a{}", i - 1); 10].join(", ");
+            bomb += &format!("a{i}: &a{i} [{uses}]\n");
+        }
+        let fault = parse(&bomb).unwrap_err();
+        assert!(fault.text.contains("more than 50000 values") || fault.text.contains("repetition"), "{}", fault.text);
+        // Measured without the bound on brackets: 381 s.
+        assert_eq!(parse(&"{a: ".repeat(1 << 18)).unwrap_err().place, Some((1, 801)));
+        assert!(parse(&"- ".repeat(1 << 19)).is_err());
+    }
+}

@@ -1,0 +1,346 @@
+//! A cursor over the tree of a file: typed values out, every problem noted, every key asked for known.
+//! Knows no section by name.
+
+use super::node::{Entry, Node, Value, snake};
+use super::problem::Notes;
+use super::spelling;
+use crate::base::secret::Secret;
+use crate::base::text;
+use std::fmt::Write;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+/// One map of a file, or the absence of one.
+pub struct Section<'a> {
+    path: String,
+    at: u32,
+    entries: &'a [Entry],
+    asked: Vec<String>,
+    notes: &'a Notes<'a>,
+}
+
+/// One value of a file, or the absence of one.
+#[derive(Clone)]
+pub struct Field<'a> {
+    node: Option<&'a Node>,
+    path: String,
+    at: u32,
+    notes: &'a Notes<'a>,
+}
+
+impl<'a> Section<'a> {
+    /// Reads a whole file; what `read` does not ask for is an unknown key.
+    pub fn root<T>(tree: &'a Node, notes: &'a Notes<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
+        Field { node: Some(tree), path: String::new(), at: tree.at, notes }.section(read)
+    }
+
+    /// The value of a key, given in camelCase; a file may also say it in snake_case.
+    pub fn field(&mut self, key: &str) -> Field<'a> {
+        let (path, snake) = (self.path_of(key), snake(key));
+        self.notes.known(&path);
+        self.asked.push(key.to_owned());
+        let mut entries = self.entries.iter().filter(|entry| entry.key == key || entry.key == snake);
+        let first = entries.next();
+        for again in entries {
+            self.notes.problem(again.at, &path, "is given twice; keep one");
+        }
+        let node = first.map(|entry| &entry.value);
+        Field { node, path, at: node.map_or(self.at, |node| node.at), notes: self.notes }
+    }
+
+    /// The value of a key that must be given.
+    pub fn required(&mut self, key: &str) -> Field<'a> {
+        let field = self.field(key);
+        if !field.is_given() {
+            field.problem("is missing");
+        }
+        field
+    }
+
+    /// A secret given as `key`, or as `keyFile`: the path of a file that holds it.
+    pub fn secret(&mut self, key: &str) -> Option<Secret> {
+        self.secret_when(key, |_| true)
+    }
+
+    /// A text that may be a secret; `is_one` says whether it must be kept from other readers of the file.
+    pub fn secret_when(&mut self, key: &str, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
+        let (here, file) = (self.field(key), self.field(&format!("{key}File")));
+        if here.is_given() && file.is_given() {
+            file.problem(format!("give `{key}` or `{key}File`, not both"));
+            return None;
+        }
+        if file.is_given() { file.secret_file() } else { here.secret(is_one) }
+    }
+
+    /// Whether the file gives a key a value other than `null` and `[]`.
+    pub fn gives(&self, key: &str) -> bool {
+        let mut entries = self.entries.iter().filter(|entry| entry.key == key || entry.key == snake(key));
+        entries.any(|entry| is_something(&entry.value.value))
+    }
+
+    /// Notes a problem of the section as a whole.
+    pub fn problem(&self, text: impl Into<String>) {
+        self.notes.problem(self.at, &self.path, text);
+    }
+
+    /// Notes something that stops nothing.
+    pub fn warn(&self, text: impl Into<String>) {
+        self.notes.warn(text);
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn finish(&self) {
+        for entry in self.entries {
+            if !self.asked.iter().any(|key| entry.key == *key || entry.key == snake(key)) {
+                self.notes.stray(entry.at, &self.path, &entry.key, &self.asked);
+            }
+        }
+    }
+}
+
+impl<'a> Field<'a> {
+    /// Whether the file gives a value other than `null` and `[]`.
+    pub fn is_given(&self) -> bool {
+        self.node.is_some_and(|node| is_something(&node.value))
+    }
+
+    /// Whether the file gives a map.
+    pub fn is_map(&self) -> bool {
+        self.node.is_some_and(|node| matches!(node.value, Value::Map(_)))
+    }
+
+    /// Notes that this value is wrong.
+    pub fn problem(&self, text: impl Into<String>) {
+        self.notes.problem(self.at, &self.path, text);
+    }
+
+    /// The same place, as if nothing was given.
+    pub fn emptied(&self) -> Self {
+        Self { node: None, ..self.clone() }
+    }
+
+    /// A map, empty when absent.
+    pub fn section<T>(&self, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
+        let entries = self.read(|value| match value {
+            Value::Map(entries) => Ok(entries.as_slice()),
+            other => Err(format!("{} is not a map of `key: value`", shown(other))),
+        });
+        let (path, entries) = (self.path.clone(), entries.unwrap_or_default());
+        let mut section = Section { path, at: self.at, entries, asked: Vec::new(), notes: self.notes };
+        let result = read(&mut section);
+        section.finish();
+        result
+    }
+
+    /// A map that is one item of a list; nothing is asked of anything else.
+    pub fn item<T>(&self, read: impl FnOnce(&mut Section<'a>) -> Option<T>) -> Option<T> {
+        if self.is_given() && !self.is_map() {
+            self.section(|_| ());
+            return None;
+        }
+        self.section(read)
+    }
+
+    /// A list; items that `item` refuses are left out (it has noted why).
+    pub fn list<T>(&self, item: impl FnMut(Field<'a>) -> Option<T>) -> Option<Vec<T>> {
+        let nodes = self.read(|value| match value {
+            Value::List(list) => Ok(list),
+            other => Err(format!("{} is not a list; begin each item with `- `, or write [a, b]", shown(other))),
+        })?;
+        let field = |(index, node): (usize, &'a Node)| Field {
+            node: Some(node),
+            path: format!("{}[{index}]", self.path),
+            at: node.at,
+            notes: self.notes,
+        };
+        Some(nodes.iter().enumerate().map(field).filter_map(item).collect())
+    }
+
+    /// A text.
+    pub fn text(&self) -> Option<&'a str> {
+        self.read(|value| match value {
+            Value::Text { text, .. } => Ok(text.as_str()),
+            other @ (Value::Number(_) | Value::Bool(_)) => {
+                Err(format!("{} is not a text; put it in quotes", shown(other)))
+            }
+            other => Err(format!("{} is not a text", shown(other))),
+        })
+    }
+
+    /// A text that `parse` understands; its error says what the text is not, `is not an address`.
+    pub fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.text()?;
+        parse(text).map_err(|error| self.problem(format!("{} {error}", self.shown()))).ok()
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&self) -> Option<bool> {
+        self.read(|value| match value {
+            Value::Bool(flag) => Ok(*flag),
+            Value::Text { text, .. } if text == "true" => Ok(true),
+            Value::Text { text, .. } if text == "false" => Ok(false),
+            other => Err(format!("{} is not true or false", shown(other))),
+        })
+    }
+
+    /// A whole number; `what` is the noun for the message, `a port`.
+    pub fn number<T: TryFrom<u64>>(&self, what: &str, range: RangeInclusive<u64>) -> Option<T> {
+        let wrong = |value: &Value| format!("{} is not {what} ({} to {})", shown(value), range.start(), range.end());
+        self.read(|value| {
+            let number = numeric(value).filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64);
+            let number = number.filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
+            number.ok_or_else(|| wrong(value))
+        })
+    }
+
+    /// A number with a fraction.
+    pub fn factor(&self, range: RangeInclusive<f64>) -> Option<f64> {
+        self.read(|value| {
+            numeric(value)
+                .filter(|number| range.contains(number))
+                .ok_or_else(|| format!("{} is not a number ({} to {})", shown(value), range.start(), range.end()))
+        })
+    }
+
+    /// A time: a number of milliseconds or a text like `1h30m`.
+    pub fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
+        let (least, most) = (text::print_duration(*range.start()), text::print_duration(*range.end()));
+        self.read(|value| {
+            let time = measure(value, text::parse_duration, Duration::from_millis);
+            time.filter(|time| range.contains(time)).ok_or_else(|| {
+                format!("{} is not a time from {least} to {most}; write 500ms, 30s, 5m or 1h30m", shown(value))
+            })
+        })
+    }
+
+    /// A size: a number of bytes or a text like `64MiB`.
+    pub fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
+        let (least, most) = (text::print_size(*range.start()), text::print_size(*range.end()));
+        self.read(|value| {
+            let size = measure(value, text::parse_size, |bytes| bytes);
+            size.filter(|size| range.contains(size)).ok_or_else(|| {
+                format!("{} is not a size from {least} to {most}; write 32KiB, 64MiB or 10MB", shown(value))
+            })
+        })
+    }
+
+    /// One of a few words.
+    pub fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+        self.parse(|text| {
+            let found = words.iter().find(|(word, _)| *word == text);
+            found.map(|(_, choice)| *choice).ok_or_else(|| not_one_of(text, words.iter().map(|(word, _)| *word)))
+        })
+    }
+
+    /// Whether the value is exactly this word, or `false` for `off`.
+    pub fn is_word(&self, word: &str) -> bool {
+        match self.node.map(|node| &node.value) {
+            Some(Value::Text { text, .. }) => text == word,
+            Some(Value::Bool(false)) => word == "off",
+            _ => false,
+        }
+    }
+
+    /// A text that is never shown; noted as exposed when it stands in the file itself and `is_one`.
+    pub fn secret(&self, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
+        let secret = self.read(|value| match value {
+            Value::Text { text, .. } => secret(text),
+            _ => Err("is not a text; put it in quotes".into()),
+        })?;
+        if matches!(self.node?.value, Value::Text { literal: true, .. }) && is_one(secret.reveal()) {
+            self.notes.exposed(&self.path);
+        }
+        Some(secret)
+    }
+
+    fn secret_file(&self) -> Option<Secret> {
+        let read = match self.notes.file(Path::new(self.text()?)) {
+            Ok(text) => secret(text.trim_end_matches(['\n', '\r'])),
+            Err(error) => Err(format!("cannot be read: {error}")),
+        };
+        read.map_err(|text| self.problem(format!("the file {} {text}", self.shown()))).ok()
+    }
+
+    /// The value for a message; nothing that came from a variable.
+    fn shown(&self) -> String {
+        self.node.map_or_else(|| "nothing".into(), |node| shown(&node.value))
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&'a Value) -> Result<T, String>) -> Option<T> {
+        match &self.node?.value {
+            Value::Null | Value::Broken => None,
+            value => read(value).map_err(|text| self.problem(text)).ok(),
+        }
+    }
+}
+
+/// `is not one of a, b` and the nearest of them.
+pub fn not_one_of<'w>(text: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
+    let mut message = format!("is not one of {}", words.clone().collect::<Vec<_>>().join(", "));
+    if let Some(near) = spelling::nearest(text, words) {
+        let _ = write!(message, "; did you mean `{near}`?");
+    }
+    message
+}
+
+fn is_something(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::List(list) => !list.is_empty(),
+        _ => true,
+    }
+}
+
+fn secret(text: &str) -> Result<Secret, String> {
+    if text.is_empty() {
+        return Err("is empty".into());
+    }
+    if text == "***" {
+        return Err("is the mask that stands for a secret; put the secret in".into());
+    }
+    if text.chars().any(char::is_control) {
+        return Err("has a line break or another control character in it".into());
+    }
+    Ok(Secret::new(text))
+}
+
+/// A text with a unit, or a bare number in the unit of `bare`.
+fn measure<T>(value: &Value, parse: fn(&str) -> Option<T>, bare: fn(u64) -> T) -> Option<T> {
+    match value {
+        Value::Text { text, .. } => parse(text),
+        Value::Number(number) if number.fract() == 0.0 && *number >= 0.0 => Some(bare(*number as u64)),
+        _ => None,
+    }
+}
+
+fn numeric(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => Some(*number),
+        // A variable's value is a text.
+        Value::Text { text, .. } if text.starts_with(|c: char| c.is_ascii_digit()) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) if number.abs() < 1e15 => number.to_string(),
+        Value::Number(number) => format!("{number:e}"),
+        // What a variable holds, or what may hold a password (`http://user:password@host`).
+        Value::Text { literal: false, .. } => "this value".into(),
+        Value::Text { text, .. } if text.contains('@') => "this value".into(),
+        Value::Text { text, .. } if text.chars().nth(60).is_some() => {
+            format!("{:?}", text.chars().take(60).chain(['…']).collect::<String>())
+        }
+        Value::Text { text, .. } => format!("{text:?}"),
+        Value::List(_) => "a list".into(),
+        Value::Map(_) => "a map".into(),
+        Value::Broken => "this value".into(),
+    }
+}

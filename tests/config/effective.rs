@@ -1,0 +1,111 @@
+//! `--print-config` and `--check`: what is printed reads back and tells no secret.
+
+use crate::{good, wrong};
+use llmproxy::config::{Auth, Config, show};
+
+const RICH: &str = r#"
+server:
+  host: "::1"
+  port: 0
+  maxBody: 12345
+  bodyMemory: 10MB
+  keepAlive: 1h30m
+  drainTimeout: 0
+  cors: ["*", https://a.example, local]
+  allowedHosts: [my.box, "on"]
+  trustedProxies: [10.0.0.0/8, "::1"]
+  ssePing: off
+endpoints:
+  - {name: "plain", address: "::1", port: 8001, healthCheck: false, models: ["null", "a: b", "$x", "ü/😀", "7"]}
+  - {name: "two words", url: https://openrouter.ai/api/v1, apiKeys: [canary-1, canary-2], enabled: false}
+  - {name: "3", url: https://x/v1beta/openai, apiKey: canary-3, auth: {type: header, name: x-goog-api-key}}
+  - {name: "\"q\"\\", url: http://x/v2/x/v1, auth: {type: basic, username: "u$", password: canary-4}, defaultModel: m}
+  - name: changed
+    url: http://h/base
+    healthCheckPath: /health
+    apiKey: canary-5
+    headers: [{op: insert, key: a, value: canary-6}, {op: remove, key: b}, {op: replace, key: c, value: canary-7}]
+    onClientGone: finish
+    timeouts: {connect: 0, total: 90061ms}
+    proxy: http://u:canary-8@h:1
+    userAgent: "me/1 (it's)"
+  - {name: last, address: h, port: 2, proxy: "http://h:3128"}
+healthCheck: {interval: 100ms, timeout: 1s, path: "/h?x=1", failureThreshold: 1}
+cache: {ttlMs: null, ttlMultiplier: 0.5}
+timeouts: {idle: 0}
+routing: {strategy: priority, unknownModel: default}
+retry: {attempts: 7, initialDelay: 0, on: [reset]}
+log: {level: error, format: json, access: false}
+"#;
+
+/// The secrets of a configuration in the order they are printed.
+fn secrets(config: &Config) -> Vec<String> {
+    let mut all = Vec::new();
+    for one in &config.endpoints {
+        all.extend(one.api_keys.iter().map(|key| key.reveal()));
+        if let Auth::Basic { password, .. } = &one.auth {
+            all.push(password.reveal());
+        }
+        all.extend(one.headers.iter().map(|change| change.value.reveal()).filter(|value| !value.is_empty()));
+        all.extend(one.proxy.iter().map(|proxy| proxy.reveal()).filter(|proxy| proxy.contains('@')));
+    }
+    all.into_iter().map(str::to_owned).collect()
+}
+
+fn put_in(text: &str, secrets: &[String]) -> String {
+    let (comment, body) = text.split_once('\n').unwrap();
+    assert!(comment.starts_with('#') && comment.contains("\"***\""));
+    let mut parts = body.split("\"***\"");
+    let mut whole = parts.next().unwrap().to_owned();
+    let rest: Vec<_> = parts.collect();
+    assert_eq!(rest.len(), secrets.len(), "{body}");
+    for (secret, part) in secrets.iter().zip(rest) {
+        whole += &format!("\"{secret}\"{part}");
+    }
+    whole
+}
+
+#[test]
+fn the_effective_configuration_reads_back_with_the_secrets_put_in() {
+    let texts = [
+        RICH,
+        include_str!("../../config/full.yml"),
+        include_str!("../../config/endpoints.yml"),
+        include_str!("../../config/old/000-endpoints.yml"),
+        "endpoints: [{name: a, address: h, port: 1}]",
+    ];
+    for text in texts {
+        let config = good(text);
+        let printed = show::yaml(&config);
+        assert_eq!(good(&put_in(&printed, &secrets(&config))), config, "{printed}");
+    }
+}
+
+#[test]
+fn nothing_printed_holds_a_secret() {
+    let config = good(RICH);
+    assert_eq!(secrets(&config).len(), 8);
+    for text in [show::yaml(&config), show::summary(&config), format!("{config:?}")] {
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+#[test]
+fn a_printed_configuration_with_masks_is_not_mistaken_for_a_real_one() {
+    let printed = show::yaml(&good(RICH));
+    let lines = wrong(&printed);
+    assert!(lines.iter().filter(|line| line.contains("is the mask")).count() == 8, "{}", lines.join("\n"));
+}
+
+#[test]
+fn the_summary_fits_one_screen() {
+    let many: String = (0..100).map(|i| format!("  - {{name: e{i}, address: h, port: 1}}\n")).collect();
+    for text in [RICH.to_owned(), format!("endpoints:\n{many}")] {
+        let summary = show::summary(&good(&text));
+        assert!(summary.lines().count() <= 24, "{summary}");
+        assert!(summary.contains("listens on  http://"), "{summary}");
+    }
+    let summary = show::summary(&good("endpoints: [{name: pc, address: 10.0.0.2, port: 8001, models: [a, b]}]"));
+    assert!(summary.contains("pc  http://10.0.0.2:8001/v1  a, b"), "{summary}");
+    assert!(summary.contains("1 of 1 switched on"), "{summary}");
+}
