@@ -6,6 +6,7 @@ mod properties;
 use llmproxy::http::head::{Limits, Parser};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::collections::BTreeSet;
 
 const HEADS: &[&str] = &[
     "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -122,10 +123,12 @@ fn a_rename_changes_the_name_alone() {
 }
 
 /// Names and values that some server has taken for `Transfer-Encoding: chunked`, as whole field lines.
-fn disguises() -> Vec<Vec<u8>> {
+fn disguises() -> BTreeSet<Vec<u8>> {
     let (name, value) = ("Transfer-Encoding", "chunked");
-    let mut lines: Vec<Vec<u8>> = Vec::new();
-    let mut add = |parts: &[&[u8]]| lines.push(parts.concat());
+    let mut lines = BTreeSet::new();
+    let mut add = |parts: &[&[u8]]| {
+        lines.insert(parts.concat());
+    };
     for byte in 0..=255u8 {
         let b = &[byte][..];
         let (n, v) = (name.as_bytes(), value.as_bytes());
