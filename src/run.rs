@@ -1,15 +1,15 @@
 //! The process: what each command does, what is printed where, signals and the service manager.
 
 use crate::app::{self, Running, StartError};
+use crate::base::clock;
 use crate::base::notify::{Notifier, watchdog_interval};
 use crate::base::signals::{self, Signal};
-use crate::base::clock;
 use crate::cli::{Command, HELP, Options};
 use crate::config::load::{self, LoadError};
 
 use crate::config::{Config, Endpoint, Overrides, show};
-use crate::discover;
 use crate::demo::{self, Demo};
+use crate::discover;
 use crate::observe::logger::{self, LoggerHandle};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::fmt::Display;
@@ -197,9 +197,14 @@ fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> R
     loop {
         match signals.recv_timeout(pulse) {
             Ok(Signal::Stop) => return Ok(()),
-            Ok(Signal::Reload) => log::warn!("SIGHUP: this version cannot reload; restart it to change its configuration"),
+            Ok(Signal::Reload) => {
+                log::warn!("SIGHUP: this version cannot reload; restart it to change its configuration")
+            }
             Err(RecvTimeoutError::Timeout) if running.has_died() => {
-                return Err(End::new(1, "the thread that serves the door has ended; ending so that a restart can help"));
+                return Err(End::new(
+                    1,
+                    "the thread that serves the door has ended; ending so that a restart can help",
+                ));
             }
             Err(RecvTimeoutError::Timeout) => {
                 if watchdog.is_some() {

@@ -144,17 +144,13 @@ impl Queue {
         }
     }
 
-    /// Takes this worker off the list. If it is not there, it was woken for a job; should another worker
-    /// have taken that one, nothing is lost, and should there be more, the next idle worker is woken.
+    /// Takes this worker off the list, unless it was taken off to be woken. No job is left behind: whoever
+    /// is woken looks into the queue, and so does whoever is about to sleep.
     fn leave_idle(&self) {
         let me = std::thread::current().id();
         let mut idle = lock(&self.idle);
         if let Some(at) = idle.iter().rposition(|worker| worker.id() == me) {
             idle.remove(at);
-        } else if self.waiting.len() > 1
-            && let Some(other) = idle.pop()
-        {
-            other.unpark();
         }
     }
 

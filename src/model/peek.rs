@@ -73,6 +73,14 @@ pub fn replaced<'a>(body: &'a [u8], span: &Range<usize>, new: Vec<u8>) -> [Cow<'
     [Cow::Borrowed(&body[..span.start]), Cow::Owned(new), Cow::Borrowed(&body[span.end..])]
 }
 
+/// A body without `model` with `name` as its first member. It is an object: that was checked when it was peeked at.
+pub fn named_first<'a>(body: &'a [u8], name: &str) -> [Cow<'a, [u8]>; 3] {
+    let open = body.iter().position(|&byte| byte == b'{').map_or(0, |at| at + 1);
+    let is_empty = body[open..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
+    let member = format!("\"model\":{}{}", serde_json::Value::from(name), if is_empty { "" } else { "," });
+    replaced(body, &(open..open), member.into_bytes())
+}
+
 fn invalid(message: &str) -> Failure {
     Failure::new(Kind::InvalidBody, message)
 }
@@ -306,6 +314,13 @@ mod tests {
     }
 
     // B5
+    #[test]
+    fn a_missing_model_becomes_the_first_member() {
+        let with = |body: &str| String::from_utf8(named_first(body.as_bytes(), "m").concat()).expect("UTF-8");
+        assert_eq!(with(r#" {"a": {"model": 1}}"#), r#" {"model":"m","a": {"model": 1}}"#);
+        assert_eq!(with("{ \n}"), "{\"model\":\"m\" \n}");
+    }
+
     #[test]
     fn depth_is_bounded_and_costs_no_stack() {
         let nested = |open: &str, close: &str, depth: usize| {

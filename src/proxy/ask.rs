@@ -7,6 +7,7 @@ use crate::model::multipart::multipart;
 use crate::model::peek::{self, Named};
 use crate::model::plan::Wish;
 use http::header;
+use std::borrow::Cow;
 
 /// A request understood as far as routing needs it.
 pub struct Ask {
@@ -28,15 +29,13 @@ enum Place {
 pub struct Rendered<'a> {
     /// Query without `?`.
     pub query: Option<String>,
-    before: &'a [u8],
-    middle: String,
-    after: &'a [u8],
+    body: [Cow<'a, [u8]>; 3],
 }
 
 impl Rendered<'_> {
     /// The body, to be sent one part after another.
     pub fn parts(&self) -> [&[u8]; 3] {
-        [self.before, self.middle.as_bytes(), self.after]
+        [&self.body[0], &self.body[1], &self.body[2]]
     }
 }
 
@@ -108,33 +107,17 @@ impl Ask {
     pub fn render<'a>(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
         let body = request.body.bytes();
         let query = request.head.target.query();
-        let kept = Rendered { query: query.map(str::to_owned), before: body, middle: String::new(), after: &[] };
-        let Some(new) = rename else {
-            return kept;
+        let whole = || [Cow::Borrowed(body), Cow::Borrowed(&[][..]), Cow::Borrowed(&[][..])];
+        let same = || query.map(str::to_owned);
+        let (query, body) = match (rename, &self.named, self.place) {
+            (Some(new), Some(named), Place::Query) => {
+                (query.map(|q| peek::query_renamed(q, &named.span, new)), whole())
+            }
+            (Some(new), Some(named), Place::Json) => (same(), peek::renamed(body, &named.span, new)),
+            (Some(new), Some(named), Place::Form) => (same(), peek::replaced(body, &named.span, new.into())),
+            (Some(new), None, Place::Json) => (same(), peek::named_first(body, new)),
+            (None, _, _) | (Some(_), None, Place::Form | Place::Query) => (same(), whole()),
         };
-        match (self.place, &self.named) {
-            (Place::Query, Some(named)) => {
-                Rendered { query: query.map(|q| peek::query_renamed(q, &named.span, new)), ..kept }
-            }
-            (Place::Json, Some(named)) => {
-                let middle = serde_json::Value::from(new).to_string();
-                Rendered { before: &body[..named.span.start], middle, after: &body[named.span.end..], ..kept }
-            }
-            (Place::Form, Some(named)) => Rendered {
-                before: &body[..named.span.start],
-                middle: new.to_owned(),
-                after: &body[named.span.end..],
-                ..kept
-            },
-            (Place::Json, None) => {
-                // The body is an object, checked when it was looked into: the name becomes its first member.
-                let open = body.iter().position(|&b| b == b'{').map_or(0, |at| at + 1);
-                let empty = body[open..].iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'}');
-                let name = serde_json::Value::from(new);
-                let middle = format!("\"model\":{name}{}", if empty { "" } else { "," });
-                Rendered { before: &body[..open], middle, after: &body[open..], ..kept }
-            }
-            (Place::Form | Place::Query, None) => kept,
-        }
+        Rendered { query, body }
     }
 }

@@ -199,10 +199,10 @@ pub fn told(by: &By) -> Vec<(HeaderName, HeaderValue)> {
         (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(by.attempts)),
         (HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(by.reason)),
     ];
-    if let Ok(name) = HeaderValue::from_str(by.endpoint.name()) {
+    if let Ok(name) = HeaderValue::from_bytes(by.endpoint.name().as_bytes()) {
         told.push((HeaderName::from_static("x-llmproxy-endpoint"), name));
     }
-    if let Some(Ok(model)) = by.model.as_deref().map(HeaderValue::from_str) {
+    if let Some(Ok(model)) = by.model.as_deref().map(|model| HeaderValue::from_bytes(model.as_bytes())) {
         told.push((HeaderName::from_static("x-llmproxy-model"), model));
     }
     told

@@ -1,5 +1,6 @@
 //! Path and method -> what is wanted. Pure; the whole public surface of the main listener stands here.
 
+use crate::model::query::decoded;
 use http::Method;
 
 /// What a request wants.
@@ -62,8 +63,8 @@ const API_FOLDERS: [&str; 2] = ["audio/", "images/"];
 const NATIVE: [&str; 6] = ["completion", "infill", "embedding", "tokenize", "detokenize", "apply-template"];
 const NATIVE_STATE: [&str; 3] = ["props", "slots", "lora-adapters"];
 
-/// The route of a request. `path` is canonical, `raw` as the client wrote it, `has_model` tells of `?model=`.
-pub fn route(method: &Method, path: &str, raw: &str, has_model: bool) -> Route {
+/// The route of a request. `path` is canonical, `has_model` tells of `?model=`.
+pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
     if method == Method::OPTIONS {
         return Route::Preflight;
     }
@@ -80,7 +81,9 @@ pub fn route(method: &Method, path: &str, raw: &str, has_model: bool) -> Route {
         _ => {}
     }
     if let Some(id) = name.strip_prefix("models/").filter(|id| !id.is_empty()) {
-        return only(get, "GET, HEAD", Route::Model(id.to_owned()));
+        // Names like `org/name` come with their slash encoded.
+        let id = decoded(id, false).and_then(|bytes| String::from_utf8(bytes).ok());
+        return only(get, "GET, HEAD", Route::Model(id.unwrap_or_default()));
     }
     if API.contains(&name) || API_FOLDERS.iter().any(|folder| name.len() > folder.len() && name.starts_with(folder)) {
         return only(post, "POST", forward(format!("/v1/{name}"), Names::Body));
@@ -93,9 +96,9 @@ pub fn route(method: &Method, path: &str, raw: &str, has_model: bool) -> Route {
     }
     match () {
         // llama-server keeps a generation by `X-Conversation-Id` until this ends it.
-        () if name == "stream" && versioned => forward(raw.to_owned(), Names::Query),
-        () if post && versioned && !name.is_empty() => forward(raw.to_owned(), Names::BodyOnly),
-        () if get && has_model && !name.is_empty() => forward(raw.to_owned(), Names::QueryOnly),
+        () if name == "stream" && versioned => forward(path.to_owned(), Names::Query),
+        () if post && versioned && !name.is_empty() => forward(path.to_owned(), Names::BodyOnly),
+        () if get && has_model && !name.is_empty() => forward(path.to_owned(), Names::QueryOnly),
         () => Route::Unknown,
     }
 }
@@ -113,7 +116,7 @@ mod tests {
     use super::*;
 
     fn of(method: &str, path: &str) -> Route {
-        route(&method.parse().expect("a method"), path, path, false)
+        route(&method.parse().expect("a method"), path, false)
     }
 
     fn to(path: &str, names: Names) -> Route {
@@ -145,7 +148,7 @@ mod tests {
         assert_eq!(of("POST", "/v1/something/new"), to("/v1/something/new", Names::BodyOnly));
         assert_eq!(of("POST", "/something/new"), Route::Unknown);
         assert_eq!(of("GET", "/something"), Route::Unknown);
-        let with_model = route(&Method::GET, "/something", "/something", true);
+        let with_model = route(&Method::GET, "/something", true);
         assert_eq!(with_model, to("/something", Names::QueryOnly));
     }
 
@@ -163,5 +166,6 @@ mod tests {
             assert_eq!(of("GET", path), Route::Unknown, "{path}");
         }
         assert_eq!(of("GET", "/v1/models/org/name"), Route::Model("org/name".into()));
+        assert_eq!(of("GET", "/v1/models/org%2Fname"), Route::Model("org/name".into()));
     }
 }

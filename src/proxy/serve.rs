@@ -238,7 +238,7 @@ impl Desk for Proxy {
 
 fn route_of(head: &Head) -> Route {
     let has_model = head.target.query().is_some_and(|q| matches!(peek::query_model(q), Ok(Some(_))));
-    route(&head.method, &head.target.canonical(), head.target.path(), has_model)
+    route(&head.method, &head.target.canonical(), has_model)
 }
 
 /// One request as the access line and every answer of ours see it.

@@ -8,8 +8,14 @@ use std::sync::{Arc, RwLock};
 
 /// The channels by endpoint name: as many as the configuration has endpoints.
 pub struct Net {
-    channels: RwLock<HashMap<String, (Arc<Endpoint>, Arc<Channel>)>>,
+    channels: RwLock<HashMap<String, Known>>,
     connections: usize,
+}
+
+/// A channel and the configuration it was made from.
+struct Known {
+    config: Arc<Endpoint>,
+    channel: Arc<Channel>,
 }
 
 impl Net {
@@ -23,14 +29,14 @@ impl Net {
     /// # Errors
     /// Its proxy is not a usable URL.
     pub fn channel(&self, endpoint: &Arc<Endpoint>) -> Result<Arc<Channel>, Fault> {
-        if let Some((known, channel)) = read(&self.channels).get(&endpoint.name)
-            && (Arc::ptr_eq(known, endpoint) || known == endpoint)
+        if let Some(known) = read(&self.channels).get(&endpoint.name)
+            && (Arc::ptr_eq(&known.config, endpoint) || known.config == *endpoint)
         {
-            return Ok(Arc::clone(channel));
+            return Ok(Arc::clone(&known.channel));
         }
         let made = Channel::new(endpoint, self.connections);
         let channel = Arc::new(made.map_err(|cause| Fault { trouble: Trouble::Connect, cause })?);
-        let entry = (Arc::clone(endpoint), Arc::clone(&channel));
+        let entry = Known { config: Arc::clone(endpoint), channel: Arc::clone(&channel) };
         write(&self.channels).insert(endpoint.name.clone(), entry);
         Ok(channel)
     }
