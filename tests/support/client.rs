@@ -225,9 +225,17 @@ impl Client {
         }
     }
 
-    /// The proxy closed without an answer.
-    pub fn closed_silently(&mut self) -> bool {
-        !matches!(self.try_head(), Ok(Some(_)))
+    /// Whether the proxy closed without an answer, or answered 429 or 503.
+    pub fn turned_away(&mut self) -> bool {
+        match self.try_head() {
+            Ok(Some(head)) => matches!(head.status, 429 | 503),
+            _ => true,
+        }
+    }
+
+    /// The writing side, for a thread of its own.
+    pub fn writer(&self) -> TcpStream {
+        self.from.get_ref().try_clone().expect("a descriptor is free")
     }
 
     /// Whether bytes are there to read within this time.

@@ -1,6 +1,7 @@
 //! What the wire tests stand on: fake upstreams, a raw client, the proxy in-process and as a program.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod blackhole;
 pub mod client;
 pub mod fact;
 pub mod program;

@@ -1,9 +1,10 @@
 //! The proxy under test in this process, on a free port, with times short enough for tests.
 
 use super::client::{Answer, Client};
-use super::fact::ms;
+use super::fact::{DEADLINE, ms};
 use super::upstream::Upstream;
 use llmproxy::app::{self, Running};
+use llmproxy::base::clock;
 use llmproxy::base::secret::Secret;
 use llmproxy::config::{Auth, Base, Config, Endpoint, OnClientGone, Probe, Timeouts};
 use serde_json::Value;
@@ -120,6 +121,20 @@ impl Proxy {
 
     pub fn health(&self) -> Value {
         self.get("/health").json()
+    }
+
+    /// Asks `/health` until it says so.
+    pub fn until(&self, so: impl Fn(&Value) -> bool) {
+        let end = clock::now() + DEADLINE;
+        let mut client = self.client();
+        loop {
+            client.send(get("/health"));
+            let health = client.answer().json();
+            if so(&health) {
+                return;
+            }
+            assert!(clock::now() < end, "never said after {DEADLINE:?}; last: {health}");
+        }
     }
 
     /// Probes all endpoints and waits for it.

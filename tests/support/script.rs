@@ -110,6 +110,12 @@ impl Script {
         self.step(Step::Endless(bytes.as_ref().to_vec()))
     }
 
+    /// All steps of another script.
+    pub fn then(mut self, other: Script) -> Self {
+        self.steps.extend(other.steps);
+        self
+    }
+
     /// Answers when the head is in and leaves the body unread.
     pub fn early(mut self) -> Self {
         self.early = true;

@@ -9,8 +9,8 @@ use socket2::{Domain, SockRef, Socket, Type};
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -173,7 +173,8 @@ impl Drop for Upstream {
         let threads = self.shared.update(|state| std::mem::take(&mut state.threads));
         let panicked = threads.into_iter().filter_map(|thread| thread.join().err()).count();
         let (problems, unused) = self.shared.read(|state| {
-            let left: Vec<_> = state.once.iter().filter(|(_, scripts)| !scripts.is_empty()).map(|(path, _)| path.clone()).collect();
+            let left: Vec<_> =
+                state.once.iter().filter(|(_, scripts)| !scripts.is_empty()).map(|(path, _)| path.clone()).collect();
             (state.problems.clone(), left)
         });
         if !thread::panicking() {
