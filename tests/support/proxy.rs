@@ -123,6 +123,14 @@ impl Proxy {
         self.get("/health").json()
     }
 
+    /// Waits until no request is at an endpoint: its connection is back in the pool.
+    pub fn idle(&self) {
+        self.until(|health| {
+            let endpoints = health["endpoints"].as_object();
+            endpoints.is_some_and(|all| all.values().all(|one| one["inFlight"] == 0))
+        });
+    }
+
     /// Asks `/health` until it says so.
     pub fn until(&self, so: impl Fn(&Value) -> bool) {
         let end = clock::now() + DEADLINE;

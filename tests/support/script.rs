@@ -116,6 +116,17 @@ impl Script {
         self
     }
 
+    /// Says that it closes and does, so that no pool keeps the connection.
+    pub fn closing(mut self) -> Self {
+        if let Some(Step::Bytes(bytes)) = self.steps.first_mut()
+            && bytes.starts_with(b"HTTP/1.1")
+            && let Some(at) = bytes.windows(2).position(|two| two == b"\r\n")
+        {
+            bytes.splice(at + 2..at + 2, *b"Connection: close\r\n");
+        }
+        self.cut()
+    }
+
     /// Answers when the head is in and leaves the body unread.
     pub fn early(mut self) -> Self {
         self.early = true;

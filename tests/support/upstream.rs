@@ -1,5 +1,5 @@
-//! A model server that misbehaves on demand. Serves health, models and props by itself, everything else by
-//! script; keeps what it received. Knows nothing of the proxy under test.
+//! A model server that misbehaves on demand. Serves health, models and props by itself, each on a connection of its
+//! own, so that scripts never meet one that a probe has used; everything else by script. Keeps what it received. Knows nothing of the proxy under test.
 
 use super::fact::{DEADLINE, Fact, Gate, Watched};
 use super::received::{Received, read_body, read_head};
@@ -202,8 +202,9 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream) {
     let (to_player, scripts) = unbounded();
     let (alive, ended) = bounded(0);
     let (playing, played) = bounded(0);
-    let ours = Arc::new(AtomicBool::new(false));
-    let reader = Reader { number, shared: shared.clone(), socket: socket.clone(), ours: ours.clone() };
+    let (ours, closed) = (Arc::new(AtomicBool::new(false)), Fact::new());
+    let reader =
+        Reader { number, shared: shared.clone(), socket: socket.clone(), ours: ours.clone(), closed: closed.clone() };
     let listening = thread::spawn(move || {
         let _alive = alive;
         reader.run(&to_player, &played);
@@ -213,13 +214,16 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream) {
         let _playing = playing;
         let mut scripts = scripts.into_iter();
         let over = scripts.find_map(|script| play(&script, &socket, &ended).err()).unwrap_or(Over::Closed);
+        if let Over::Unwritable = over {
+            closed.happen();
+        }
         ours.store(true, Ordering::SeqCst);
         let side = match over {
             // The unread body is drained by the reader, else the kernel would turn our close into a reset.
             Over::Early => Shutdown::Write,
             // No FIN: with a linger of 0 the last close sends RST.
             Over::Reset => Shutdown::Read,
-            Over::Closed | Over::Forgotten => Shutdown::Both,
+            Over::Closed | Over::Unwritable | Over::Forgotten => Shutdown::Both,
         };
         drop(socket.shutdown(side));
         if let Over::Forgotten = over {
@@ -235,14 +239,15 @@ struct Reader {
     socket: Arc<TcpStream>,
     /// Set before we close, so that `closed` tells of the peer alone.
     ours: Arc<AtomicBool>,
+    closed: Fact,
 }
 
 impl Reader {
     fn run(&self, to_player: &Sender<Script>, played: &Receiver<()>) {
-        let closed = Fact::new();
         let mut from = BufReader::new(&*self.socket);
         while let Ok(Some(lines)) = read_head(&mut from) {
-            let mut request = Received { connection: self.number, lines, body: Vec::new(), closed: closed.clone() };
+            let mut request =
+                Received { connection: self.number, lines, body: Vec::new(), closed: self.closed.clone() };
             let script = script_for(&self.shared, request.path());
             let early = script.early;
             if !early {
@@ -261,7 +266,7 @@ impl Reader {
             }
         }
         if !self.ours.load(Ordering::SeqCst) {
-            closed.happen();
+            self.closed.happen();
         }
     }
 }
@@ -274,23 +279,24 @@ fn script_for(shared: &Shared, path: &str) -> Script {
             Mood::HangingHealth if own => return Script::new().stall(),
             _ => {}
         }
-        if let Some(script) = state.once.get_mut(path).and_then(VecDeque::pop_front) {
-            return script;
+        let scripted = state.once.get_mut(path).and_then(VecDeque::pop_front);
+        if let Some(script) = scripted.or_else(|| state.always.get(path).cloned()) {
+            return if own { script.closing() } else { script };
         }
-        if let Some(script) = state.always.get(path) {
-            return script.clone();
+        if own {
+            return Script::error(501, "not here").closing();
         }
-        if !own {
-            state.problems.push(format!("no script for {path}"));
-        }
+        state.problems.push(format!("no script for {path}"));
         Script::error(501, "not scripted")
     })
 }
 
 /// Why a connection gets no further script.
 enum Over {
-    /// By the script or by the peer.
+    /// By the script, or by the peer while it waited.
     Closed,
+    /// By the peer while the script wrote.
+    Unwritable,
     Reset,
     /// Answered with the body unread.
     Early,
@@ -300,7 +306,7 @@ enum Over {
 
 impl From<io::Error> for Over {
     fn from(_: io::Error) -> Self {
-        Self::Closed
+        Self::Unwritable
     }
 }
 

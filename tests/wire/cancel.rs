@@ -186,7 +186,7 @@ fn a_server_that_dislikes_aborts_is_read_to_its_end() {
     more.open();
     // Read to its end, the connection is good for the next request.
     upstream.on(CHAT, Script::json("{}"));
-    proxy.until(|health| health["endpoints"]["a"]["inFlight"] == 0);
+    proxy.idle();
     assert_eq!(proxy.chat("m").status(), 200);
     assert!(!request.closed.happened() || upstream.take(CHAT).connection != request.connection);
 }

@@ -102,13 +102,13 @@ fn odd(written: &str) -> String {
 fn auto_or_an_empty_model_is_the_default_model_edited_in_place() {
     // SPEC 5.3
     for written in [r#""auto""#, r#""""#, r#""\u0061uto""#] {
-        let (first, second) = (Upstream::serving(&["ma"]), Upstream::serving(&["mb", "mc"]));
-        second.on(CHAT, Script::json("{}"));
+        let (first, second) = (Upstream::serving(&["mb", "mc"]), Upstream::serving(&["ma"]));
+        first.on(CHAT, Script::json("{}"));
         let setup = Setup::over(&[&first, &second]);
-        let proxy = setup.with(|c| c.endpoints[1].default_model = Some("mc".into())).start();
+        let proxy = setup.with(|c| c.endpoints[0].default_model = Some("mc".into())).start();
         let answer = proxy.post(CHAT, odd(written));
-        assert_eq!((answer.field("x-llmproxy-endpoint"), answer.field("x-llmproxy-model")), (Some("b"), Some("mc")));
-        assert_eq!(second.take(CHAT).text(), odd(r#""mc""#));
+        assert_eq!((answer.field("x-llmproxy-endpoint"), answer.field("x-llmproxy-model")), (Some("a"), Some("mc")));
+        assert_eq!(first.take(CHAT).text(), odd(r#""mc""#));
     }
 }
 

@@ -144,7 +144,7 @@ fn a_stop_in_process_joins_everything() {
 fn after_all_these_faults_everything_is_given_back() {
     // FAULTS: descriptors, threads and memory are back at their baseline.
     let upstream = Upstream::serving(&["m"]);
-    let program = Program::start(&yaml(&[&upstream], "  headTimeout: 300ms\n  bodyTimeout: 300ms\n"));
+    let program = Program::start(&yaml(&[&upstream], "  workers: 4\n  headTimeout: 300ms\n  bodyTimeout: 300ms\n"));
     let ask = |bytes: &[u8]| {
         let mut client = program.client();
         drop(client.try_send(bytes));
@@ -169,8 +169,8 @@ fn after_all_these_faults_everything_is_given_back() {
             assert_eq!(ask(&post(CHAT, chat("m"))).answer().status(), 200);
         }
     };
-    // The first rounds fill pools and caches.
-    faults(5);
+    // Few workers, so that the first rounds have used each: pools, caches and stacks are warm.
+    faults(10);
     let settled = |most: usize| {
         let mut control: Client = program.client();
         (0..200_000).any(|_| {
