@@ -7,7 +7,7 @@ use crate::support::proxy::{CHAT, Setup, chat, get, post, post_with, stream};
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use llmproxy::config::Network;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::thread;
 
 /// Sends the bytes one by one with a pause until an answer comes; whether one came before they ran out.
@@ -220,6 +220,17 @@ fn the_time_of_one_slow_head_is_not_the_time_of_others() {
     let slow: Vec<Client> = (0..40).map(|_| proxy.sent("GET /health HTTP/1.1\r\nHo")).collect();
     let (_, took) = timed(|| proxy.still_serves());
     assert!(took < DEADLINE / 2, "{took:?} beside {} slow heads", slow.len());
+}
+
+#[test]
+fn a_listener_may_be_ipv6() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return; // a machine without it
+    }
+    let upstream = Upstream::serving(&["m"]);
+    let proxy = Setup::over(&[&upstream]).with(|c| c.server.host = "::1".into()).start();
+    assert!(proxy.addr.is_ipv6());
+    assert_eq!(proxy.get("/v1/models").status(), 200);
 }
 
 #[test]

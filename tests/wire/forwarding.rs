@@ -161,6 +161,17 @@ fn a_get_with_a_model_is_routed_and_one_endpoint_needs_none() {
 }
 
 #[test]
+fn a_post_may_name_its_model_in_the_query() {
+    let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["n"]));
+    second.on("/tokenize", Script::json("{}"));
+    let proxy = Setup::over(&[&first, &second]).start();
+    let body = r#"{"content":"no model here"}"#;
+    assert_eq!(proxy.post("/tokenize?model=n", body).status(), 200);
+    let seen = second.take("/tokenize");
+    assert_eq!((seen.target(), seen.text()), ("/tokenize?model=n", body));
+}
+
+#[test]
 fn a_multipart_form_is_routed_by_its_model_field() {
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["n"]));
     let proxy = Setup::over(&[&first, &second]).start();

@@ -1,6 +1,7 @@
 //! SPEC 4: which header fields pass, which are ours, and whose keys go where.
 
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint, post, post_with, with_keys};
+use crate::support::program::Program;
+use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint, get, post, post_with, with_keys};
 use crate::support::received::Received;
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
@@ -209,6 +210,41 @@ fn a_request_id_is_taken_over_when_safe_and_made_otherwise() {
         assert_ne!(id(&fields), unsafe_one, "{unsafe_one:?}");
     }
     assert!(proxy.get("/nothing").field("x-request-id").is_some());
+}
+
+#[test]
+fn no_key_is_ever_logged_or_told() {
+    // SPEC 4: keys of endpoints and of clients, whatever goes wrong
+    let upstream = Upstream::serving(&["m"]);
+    let port = upstream.addr().port();
+    let text = format!(
+        "server: {{port: 0}}\nlog: {{level: debug}}\nendpoints:\n  - {{name: a, address: 127.0.0.1, port: {port}, apiKey: sk-canary-endpoint}}\n"
+    );
+    let program = Program::start(&text);
+    let mut told = String::new();
+    let scripts = [
+        Script::json("{}").closing(),
+        Script::error(401, "no").closing(),
+        Script::new().cut(),
+        Script::sse().piece("x").cut(),
+    ];
+    let faults = scripts.len();
+    for script in scripts {
+        upstream.on(CHAT, script);
+        let mut client = program.client();
+        client.send(post_with(CHAT, "Authorization: Bearer sk-canary-client\r\n", chat("m")));
+        let answer = client.answer();
+        told += &format!("{:?}{}", answer.head, answer.text());
+    }
+    assert_eq!(upstream.take(CHAT).field("authorization"), Some("Bearer sk-canary-endpoint"));
+    for path in ["/health", "/v1/models", "/nothing?key=sk-canary-query"] {
+        let mut client = program.client();
+        client.send(get(path));
+        told += client.answer().text();
+    }
+    let log = program.log().join("\n");
+    assert!(log.matches(CHAT).count() >= faults, "{log}");
+    assert!(!log.contains("canary") && !told.contains("canary"), "{log}\n{told}");
 }
 
 const PREFLIGHT: &str =

@@ -303,6 +303,17 @@ fn a_hanging_endpoint_does_not_hold_up_the_start() {
 }
 
 #[test]
+fn nothing_to_probe_is_nothing_to_wait_for_at_the_start() {
+    let upstream = Upstream::start();
+    let setup = Setup::over(&[&upstream]).with(|c| {
+        (c.endpoints[0].probe, c.endpoints[0].models) = (Probe::Never, vec!["m".into()]);
+    });
+    let (proxy, took) = timed(|| setup.start());
+    assert_eq!(proxy.models(), ["m"]);
+    assert!(took < ms(1500), "{took:?}: the two seconds are for a first round");
+}
+
+#[test]
 fn slots_come_from_props_and_props_are_optional() {
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["n"]));
     first.always("/props", Script::raw(include_bytes!("../data/props.raw")));

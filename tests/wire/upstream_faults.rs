@@ -7,6 +7,7 @@ use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint, get, post, post_
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::config::{Endpoint, Probe};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 /// Counts as available and as serving `m` without ever being asked.
@@ -82,14 +83,34 @@ fn a_connection_lost_before_the_answer_is_one_try_and_502() {
     }
 }
 
+/// Leaves one connection to the upstream in the pool; the client stays until it is there.
+fn pool_one(upstream: &Upstream, proxy: &Proxy) {
+    upstream.on(CHAT, Script::json("{}"));
+    let mut client = proxy.sent(post(CHAT, chat("m")));
+    assert_eq!(client.answer().status(), 200);
+    proxy.idle();
+}
+
+#[test]
+fn a_client_that_leaves_with_its_answer_takes_no_connection_along() {
+    // A22, C4: what is back in the pool may already carry somebody else's request.
+    let upstream = Upstream::serving(&["m"]);
+    upstream.always(CHAT, Script::json("{}"));
+    let proxy = Setup::over(&[&upstream]).start();
+    for _ in 0..100 {
+        assert_eq!(proxy.chat("m").status(), 200);
+        proxy.idle();
+    }
+    let used: HashSet<usize> = (0..100).map(|_| upstream.take(CHAT).connection).collect();
+    assert_eq!(used.len(), 1, "one request after the other needs one connection");
+}
+
 #[test]
 fn a_pooled_connection_that_died_is_replaced_unseen() {
     // C4
     let upstream = Upstream::serving(&["m"]);
     let proxy = Setup::over(&[&upstream]).start();
-    upstream.on(CHAT, Script::json("{}"));
-    assert_eq!(proxy.chat("m").status(), 200);
-    proxy.idle();
+    pool_one(&upstream, &proxy);
     let first = upstream.take(CHAT);
     upstream.on(CHAT, Script::new().cut());
     upstream.on(CHAT, Script::json("{}"));
@@ -106,11 +127,9 @@ fn a_fresh_connection_that_dies_is_not_tried_again() {
     // C4
     let upstream = Upstream::serving(&["m"]);
     let proxy = Setup::over(&[&upstream]).start();
-    for script in [Script::json("{}"), Script::new().cut(), Script::new().cut()] {
-        upstream.on(CHAT, script);
-    }
-    assert_eq!(proxy.chat("m").status(), 200);
-    proxy.idle();
+    pool_one(&upstream, &proxy);
+    upstream.on(CHAT, Script::new().cut());
+    upstream.on(CHAT, Script::new().cut());
     assert_eq!(proxy.chat("m").status(), 502);
     assert_eq!(upstream.count(CHAT), 3);
 }
