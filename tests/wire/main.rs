@@ -1,0 +1,21 @@
+//! The wire, through the public door: what goes in, what comes out, what an upstream gets to see.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cancel;
+mod catalog;
+mod door_bounds;
+mod door_framing;
+mod door_heads;
+mod forwarding;
+mod headers;
+mod health;
+mod json_faults;
+mod pings;
+mod retry;
+mod routing;
+mod seed_000;
+mod staying_up;
+mod stream_faults;
+mod upstream_faults;
