@@ -104,6 +104,7 @@ struct Keeper {
 impl Keeper {
     fn run(mut self, inbox: &Receiver<Notice>) {
         self.probe_due(true, true);
+        self.settle();
         loop {
             let results = self.results.1.clone();
             let wait = self.next_due().saturating_duration_since(clock::now());

@@ -22,13 +22,11 @@ pub struct Gone {
 impl Gone {
     /// The client has left: hangs up what is attached and wakes who waits.
     pub fn leave(&self) {
-        let attached = {
-            let mut upstream = lock(&self.upstream);
-            self.left.store(true, Ordering::SeqCst);
-            self.changed.notify_all();
-            upstream.take()
-        };
-        if let Some(line) = attached.and_then(|weak| weak.upgrade()) {
+        // Under the lock: a line that was detached in time must not be hung up by a leave under way.
+        let mut upstream = lock(&self.upstream);
+        self.left.store(true, Ordering::SeqCst);
+        self.changed.notify_all();
+        if let Some(line) = upstream.take().and_then(|weak| weak.upgrade()) {
             line.hang_up();
         }
     }

@@ -93,9 +93,9 @@ pub fn models_of(answer: &Value) -> Option<Vec<Model>> {
     let list = answer.get("data").or_else(|| answer.get("models")).unwrap_or(answer).as_array()?;
     let mut models = Vec::new();
     for item in list.iter().take(MOST_MODELS) {
-        let fields = item.as_object()?;
         // S000-14: an entry with `name` and no `id` counts by `name`.
-        let Some(id) = ["id", "name", "model"].iter().find_map(|key| fields.get(*key)?.as_str()) else {
+        let named = ["id", "name", "model"].iter().find_map(|key| item.get(*key)?.as_str());
+        let (Some(fields), Some(id)) = (item.as_object(), named) else {
             continue;
         };
         let aliases = fields.get("aliases").and_then(Value::as_array);
@@ -103,7 +103,7 @@ pub fn models_of(answer: &Value) -> Option<Vec<Model>> {
         let aliases = aliases.filter(|a| *a != id && !a.is_empty()).map(str::to_owned).collect();
         models.push(Model { id: id.to_owned(), aliases, fields: public(fields) });
     }
-    Some(models)
+    (list.is_empty() || !models.is_empty()).then_some(models)
 }
 
 /// An entry without what concerns only the upstream's own machine: a router lists whole command lines.

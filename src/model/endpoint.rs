@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Traffic within this time is a sign of life (SPEC section 6, busy).
 const RECENT: Duration = Duration::from_secs(10);
+/// The longest cool-down after a 429 (SPEC section 5).
+const LONGEST_REST: Duration = Duration::from_secs(60);
 
 /// An endpoint in one snapshot. Cheap to copy and change one thing.
 #[derive(Clone)]
@@ -88,6 +90,8 @@ pub struct Live {
     moved: AtomicU64,
     /// Milliseconds since `epoch` until which a request sent may stay unanswered.
     patience: AtomicU64,
+    /// Milliseconds since `epoch` until which it asked to be left alone (`Retry-After` of a 429).
+    rest: AtomicU64,
     /// Which of several keys is next.
     key: AtomicUsize,
 }
@@ -99,6 +103,7 @@ impl Live {
             in_flight: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
             patience: AtomicU64::new(0),
+            rest: AtomicU64::new(0),
             key: AtomicUsize::new(0),
         }
     }
@@ -138,6 +143,16 @@ impl Live {
         let (now, moved) = (self.millis(now), self.moved.load(Ordering::Relaxed));
         let recent = moved > 0 && now.saturating_sub(moved) <= RECENT.as_millis() as u64;
         recent || now < self.patience.load(Ordering::Relaxed)
+    }
+
+    /// It answered 429 and told how long to wait; a minute at most is believed.
+    pub fn cool_down(&self, now: Instant, told: Duration) {
+        self.rest.store(self.millis(now + told.min(LONGEST_REST)), Ordering::Relaxed);
+    }
+
+    /// Whether it asked to be left alone.
+    pub fn is_cooling(&self, now: Instant) -> bool {
+        self.millis(now) < self.rest.load(Ordering::Relaxed)
     }
 
     /// The first key to try among `keys`; in turn.
@@ -183,6 +198,18 @@ mod tests {
         live.moved(start + 100 * second);
         assert!(live.is_working(start + 109 * second));
         assert!(!live.is_working(start + 111 * second));
+    }
+
+    #[test]
+    fn a_cool_down_lasts_as_told_and_a_minute_at_most() {
+        let start = clock::now();
+        let live = Live::new(start);
+        let second = Duration::from_secs(1);
+        assert!(!live.is_cooling(start));
+        live.cool_down(start, 5 * second);
+        assert!(live.is_cooling(start + 4 * second) && !live.is_cooling(start + 5 * second));
+        live.cool_down(start, 3600 * second);
+        assert!(live.is_cooling(start + 59 * second) && !live.is_cooling(start + 60 * second));
     }
 
     #[test]

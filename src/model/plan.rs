@@ -5,7 +5,7 @@ use super::failure::{Failure, Kind};
 use super::snapshot::Snapshot;
 use crate::config::UnknownModel;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How soon a client should come back when every endpoint is down: a probe round may bring one back.
 const COME_BACK: Duration = Duration::from_secs(5);
@@ -49,14 +49,28 @@ pub enum Planned {
 }
 
 /// The order of attempts for a wish.
-pub fn plan(snapshot: &Snapshot, wish: Wish<'_>) -> Planned {
-    match wish {
+pub fn plan(snapshot: &Snapshot, wish: Wish<'_>, now: Instant) -> Planned {
+    let planned = match wish {
         Wish::Named(name) if !(name.is_empty() || name == "auto" && snapshot.catalog.offers(name).is_empty()) => {
             named(snapshot, name)
         }
         Wish::Named(_) | Wish::Any => any(snapshot, "default_model"),
         Wish::Endpoint => only(snapshot),
+    };
+    match planned {
+        Planned::Plan(plan) => Planned::Plan(rested(plan, now)),
+        other => other,
     }
+}
+
+/// Without those that asked to be left alone, as long as anybody else remains.
+fn rested(mut plan: Plan, now: Instant) -> Plan {
+    let rested = |candidate: &Candidate| !candidate.endpoint.live.is_cooling(now);
+    if plan.candidates.iter().any(rested) && !plan.candidates.iter().all(rested) {
+        plan.candidates.retain(rested);
+        plan.reason = "cool_down";
+    }
+    plan
 }
 
 fn named(snapshot: &Snapshot, name: &str) -> Planned {
@@ -185,28 +199,28 @@ mod tests {
         // S000-19, S000-20, W000-1
         let all = vec![endpoint("a", &["m"], false), endpoint("b", &["m"], true), endpoint("c", &["m"], true)];
         let snapshot = snapshot(all, UnknownModel::Error);
-        assert_eq!(order(plan(&snapshot, Wish::Named("m"))), [("b".into(), None), ("c".into(), None)]);
+        assert_eq!(order(plan(&snapshot, Wish::Named("m"), clock::now())), [("b".into(), None), ("c".into(), None)]);
     }
 
     #[test]
     fn a_model_whose_endpoints_are_all_down_is_503_and_not_404() {
         let snapshot = snapshot(vec![endpoint("a", &["m"], false), endpoint("b", &["x"], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&snapshot, Wish::Named("m")))[0].0, "NoEndpoint");
-        assert_eq!(order(plan(&snapshot, Wish::Named("zz")))[0].0, "unknown");
+        assert_eq!(order(plan(&snapshot, Wish::Named("m"), clock::now()))[0].0, "NoEndpoint");
+        assert_eq!(order(plan(&snapshot, Wish::Named("zz"), clock::now()))[0].0, "unknown");
     }
 
     #[test]
     fn auto_and_nothing_get_an_endpoints_own_model() {
         let snapshot = snapshot(vec![endpoint("a", &[], true), endpoint("b", &["m", "n"], true)], UnknownModel::Error);
         for wish in [Wish::Any, Wish::Named(""), Wish::Named("auto")] {
-            assert_eq!(order(plan(&snapshot, wish)), [("b".into(), Some("m".into()))]);
+            assert_eq!(order(plan(&snapshot, wish, clock::now())), [("b".into(), Some("m".into()))]);
         }
     }
 
     #[test]
     fn auto_is_a_model_if_one_is_called_that() {
         let snapshot = snapshot(vec![endpoint("a", &["m", "auto"], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&snapshot, Wish::Named("auto"))), [("a".into(), None)]);
+        assert_eq!(order(plan(&snapshot, Wish::Named("auto"), clock::now())), [("a".into(), None)]);
     }
 
     #[test]
@@ -223,9 +237,9 @@ mod tests {
     #[test]
     fn a_path_without_a_model_needs_a_single_endpoint() {
         let one = snapshot(vec![endpoint("a", &["m"], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&one, Wish::Endpoint)), [("a".into(), None)]);
+        assert_eq!(order(plan(&one, Wish::Endpoint, clock::now())), [("a".into(), None)]);
         let two = snapshot(vec![endpoint("a", &["m"], true), endpoint("b", &[], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&two, Wish::Endpoint))[0].0, "ModelRequired");
+        assert_eq!(order(plan(&two, Wish::Endpoint, clock::now()))[0].0, "ModelRequired");
     }
 
     #[test]

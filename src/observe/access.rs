@@ -69,8 +69,6 @@ pub enum End {
     ClientGone,
     /// The upstream broke off inside an answer.
     UpstreamLost,
-    /// The upstream fell silent inside an answer.
-    UpstreamStall,
     /// A stage took too long.
     Timeout,
     /// Answered by us with an error.
@@ -84,7 +82,6 @@ impl End {
             Self::Done => "done",
             Self::ClientGone => "client_gone",
             Self::UpstreamLost => "upstream_lost",
-            Self::UpstreamStall => "upstream_stall",
             Self::Timeout => "timeout",
             Self::Refused => "refused",
         }
@@ -288,8 +285,8 @@ pub(super) mod tests {
 
     #[test]
     fn each_end_has_its_word() {
-        let ends = [End::Done, End::ClientGone, End::UpstreamLost, End::UpstreamStall, End::Timeout, End::Refused];
+        let ends = [End::Done, End::ClientGone, End::UpstreamLost, End::Timeout, End::Refused];
         let words = ends.map(End::as_str);
-        assert_eq!(words, ["done", "client_gone", "upstream_lost", "upstream_stall", "timeout", "refused"]);
+        assert_eq!(words, ["done", "client_gone", "upstream_lost", "timeout", "refused"]);
     }
 }

@@ -145,7 +145,7 @@ impl Trying<'_> {
             self.last = Some(by.clone());
             let slot = endpoint.live.enter();
             match self.send(candidate, key.map(|key| key.reveal())) {
-                Ok(answer) => match weigh::answer(answer.status, retry, left) {
+                Ok(answer) => match self.weighed(&answer, endpoint, retry, left) {
                     Verdict::Pass => return Step::End(Outcome::Answer(Box::new(answer), by, slot)),
                     verdict => {
                         if let Some(outcome) = self.keep(answer, by, slot) {
@@ -200,6 +200,15 @@ impl Trying<'_> {
         result
     }
 
+    fn weighed(&mut self, answer: &Answer, endpoint: &Endpoint, retry: &Retry, left: Left) -> Verdict {
+        let told = weigh::retry_after(&answer.headers);
+        if let (StatusCode::TOO_MANY_REQUESTS, Some(told)) = (answer.status, told) {
+            endpoint.live.cool_down(clock::now(), told);
+        }
+        self.told = self.told.max(told);
+        weigh::answer(answer.status, retry, left)
+    }
+
     /// Keeps an error answer while others are tried; too long a one is the client's at once.
     fn keep(&mut self, mut answer: Answer, by: By, slot: Slot) -> Option<Outcome> {
         let mut body = Vec::new();
@@ -224,7 +233,6 @@ impl Trying<'_> {
         if answer.status == StatusCode::SERVICE_UNAVAILABLE && is_loading(&body) {
             self.errand.shared.notify(Notice::Seen(by.endpoint.name().to_owned(), Observation::Loading));
         }
-        self.told = self.told.max(weigh::retry_after(&answer.headers));
         let kept = Kept { status: answer.status, headers: answer.headers, body };
         // A refusal of one endpoint's key or catalogue says less than a real error of another.
         let says_less = |status: StatusCode| matches!(status.as_u16(), 401 | 403 | 404);

@@ -11,13 +11,16 @@ use crate::http::head::Fields;
 use crate::http::reply::Length;
 use crate::model::failure::{Attempted, Failure, Kind};
 use crate::observe::access::End;
-use crate::upstream::{Answer, Fault, Stage, Trouble, headers};
+use crate::upstream::{Answer, Fault, Trouble, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::cell::RefCell;
 use std::time::Instant;
 
 /// One read of a body, and so one write: what ureq holds at most.
 const PIECE: usize = 32 << 10;
+
+/// What is read of an error that comes after the head is out; the message stands in its first lines.
+const LATE: usize = 64 << 10;
 
 thread_local! {
     /// A worker relays one answer at a time.
@@ -38,7 +41,7 @@ pub struct Relayed {
 pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool) -> Relayed {
     let is_events = is_event_stream(&answer.headers);
     if client.is_early() && !(answer.status == StatusCode::OK && is_events) {
-        return tell_late(&answer, client, by);
+        return tell_late(answer, client, by);
     }
     if !client.is_early() {
         let length = match (is_head, answer.length) {
@@ -53,7 +56,7 @@ pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool) -> Relayed
             client.hush();
         }
         if length == Length::Open && client.flush().is_err() {
-            return left(answer, by, None);
+            return left(answer, by, None, Tail::default());
         }
     }
     let mut buffer = BUFFER.take();
@@ -85,21 +88,23 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &
                 by.endpoint.live.moved(now);
                 tail.push(&buffer[..n]);
                 if client.piece(&buffer[..n]).is_err() {
-                    return left(answer, by, first_byte);
+                    return left(answer, by, first_byte, tail);
                 }
             }
             Err(fault) if fault.trouble == Trouble::Gone => {
                 client.cut();
-                return Relayed { end: End::ClientGone, first_byte, tokens: tail.tokens() };
+                return left(answer, by, first_byte, tail);
             }
             Err(fault) => return lost(&fault, client, by, is_events, &tail, first_byte),
         }
     }
 }
 
-/// The client has left while we wrote to it.
-fn left(mut answer: Answer, by: &By, first_byte: Option<Instant>) -> Relayed {
-    let mut tail = Tail::default();
+/// The client has left. Many leave as soon as they have seen the end marker: those have all they wanted.
+fn left(mut answer: Answer, by: &By, first_byte: Option<Instant>, mut tail: Tail) -> Relayed {
+    if tail.has_end_marker() && is_event_stream(&answer.headers) {
+        return Relayed { end: End::Done, first_byte, tokens: tail.tokens() };
+    }
     if by.endpoint.config.on_client_gone == OnClientGone::Finish {
         let mut rest = vec![0; PIECE];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
@@ -113,7 +118,8 @@ fn left(mut answer: Answer, by: &By, first_byte: Option<Instant>) -> Relayed {
 /// The upstream is lost inside its answer: nothing is retried, nothing is made up.
 fn lost(fault: &Fault, client: &Client, by: &By, events: bool, tail: &Tail, first_byte: Option<Instant>) -> Relayed {
     let name = by.endpoint.name();
-    log::warn!("endpoint {name} {}: {}", weigh::sentence(fault), fault.cause);
+    let word = if matches!(fault.trouble, Trouble::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
+    log::warn!("{word}: endpoint {name} {}: {}", weigh::sentence(fault), fault.cause);
     client.hush();
     if events {
         let (kind, what) = match fault.trouble {
@@ -126,22 +132,22 @@ fn lost(fault: &Fault, client: &Client, by: &By, events: bool, tail: &Tail, firs
         client.cut();
     }
     let end = match fault.trouble {
-        Trouble::Timeout(Stage::Total) => End::Timeout,
-        Trouble::Timeout(_) => End::UpstreamStall,
+        Trouble::Timeout(_) => End::Timeout,
         _ => End::UpstreamLost,
     };
     Relayed { end, first_byte, tokens: tail.tokens() }
 }
 
 /// The 200 head is out already: what is not a stream can only be told as an error event.
-fn tell_late(answer: &Answer, client: &Client, by: &By) -> Relayed {
-    let status = answer.status.as_u16();
-    let name = by.endpoint.name();
-    let kind = if answer.status == StatusCode::OK { Kind::Upstream } else { kind_of(status) };
-    let mut failure = Failure::new(kind, format!("The endpoint `{name}` answered {status} instead of a stream."));
-    failure.attempts = vec![Attempted { endpoint: name.to_owned(), what: format!("answered {status}") }];
-    client.fail(&failure, &[]);
-    Relayed { end: End::UpstreamLost, first_byte: None, tokens: Tokens::default() }
+fn tell_late(mut answer: Answer, client: &Client, by: &By) -> Relayed {
+    let (mut body, mut piece) = (Vec::new(), [0; 4096]);
+    while let Ok(n @ 1..) = answer.read(&mut piece) {
+        body.extend_from_slice(&piece[..n]);
+        if body.len() > LATE {
+            break;
+        }
+    }
+    deliver(&Kept { status: answer.status, headers: answer.headers.clone(), body }, client, by)
 }
 
 /// Sends an answer that was kept while others were tried.
@@ -150,8 +156,11 @@ pub fn deliver(kept: &Kept, client: &Client, by: &By) -> Relayed {
         let status = kept.status.as_u16();
         let said = serde_json::from_slice::<serde_json::Value>(&kept.body).ok();
         let said = said.as_ref().and_then(|body| body.get("error")?.get("message")?.as_str());
-        let text = said.map_or_else(|| format!("The endpoints answered {status}."), str::to_owned);
-        client.fail(&Failure::new(kind_of(status), text), &[]);
+        let name = by.endpoint.name();
+        let text = said.map_or_else(|| format!("The endpoint `{name}` answered {status}, no stream."), str::to_owned);
+        let mut failure = Failure::new(kind_of(status), text);
+        failure.attempts = vec![Attempted { endpoint: name.to_owned(), what: format!("answered {status}") }];
+        client.fail(&failure, &[]);
     } else {
         client.send(kept.status, &fields(&kept.headers, client, by, false), &kept.body);
     }

@@ -160,7 +160,7 @@ impl Proxy {
         ask: &Ask,
         snapshot: &Snapshot,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
-        match plan::plan(snapshot, ask.wish()) {
+        match plan::plan(snapshot, ask.wish(), clock::now()) {
             Planned::Plan(plan) => return Ok((plan, None)),
             Planned::Refused(failure) => return Err(failure),
             Planned::Unknown => {}
@@ -169,7 +169,7 @@ impl Proxy {
         let until = clock::now() + snapshot.config.health_check.timeout + Duration::from_secs(1);
         self.shared.refresh(&request.gone, until);
         let fresh = self.shared.load();
-        match plan::plan(&fresh, ask.wish()) {
+        match plan::plan(&fresh, ask.wish(), clock::now()) {
             Planned::Plan(plan) => Ok((plan, Some(fresh))),
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
@@ -310,8 +310,15 @@ impl Visit {
     fn turn_away(&self, reply: Reply, method: &str, path: &str, failure: &Failure) {
         let (fields, body) = client::refusal(failure, self.dialect, &self.common);
         reply.send(client::status(failure), &fields, &body);
-        self.write(method, path, Line { end: End::Refused, ..self.line(failure.kind.status(), body.len() as u64) });
-        log::debug!("request {} refused: {}", self.id, failure.message);
+        let (status, _, code) = failure.kind.wire();
+        self.write(
+            method,
+            path,
+            Line { end: End::Refused, reason: Some(code), ..self.line(status, body.len() as u64) },
+        );
+        // Who speaks something else than HTTP here cannot read the answer: the log says what it was.
+        let level = if path == "-" { log::Level::Info } else { log::Level::Debug };
+        log::log!(level, "request {} of {} refused: {}", self.id, self.peer, failure.message);
     }
 
     fn done(&self, head: &Head, status: StatusCode, bytes: usize) {

@@ -44,6 +44,8 @@ pub(super) struct Call {
     pub reused: Cell<bool>,
     /// A byte of the answer has come.
     pub answered: Cell<bool>,
+    /// The answer was framed doubtfully: its connection must not serve another.
+    pub spoiled: Cell<bool>,
     /// Pooled connections are not good enough: one of them just proved dead.
     pub fresh: Cell<bool>,
 }
@@ -81,6 +83,7 @@ impl Call {
             expired: Cell::new(None),
             reused: Cell::new(false),
             answered: Cell::new(false),
+            spoiled: Cell::new(false),
             fresh: Cell::new(false),
         })
     }
@@ -112,6 +115,15 @@ impl Call {
         if let Some(gone) = &self.gone {
             gone.attach(line);
         }
+    }
+
+    /// The connection goes back to its pool: a client that leaves from now on does not concern it. False
+    /// when it may not.
+    pub fn release(&self) -> bool {
+        if let Some(gone) = &self.gone {
+            gone.detach();
+        }
+        !self.is_cancelled() && !self.spoiled.get()
     }
 
     /// How long to wait now at most; `None` when the stage's time is over, which is then on record.

@@ -82,6 +82,7 @@ pub struct Answer {
     pub length: Option<u64>,
     /// The body ends when the upstream closes: its end cannot be told from a loss.
     pub until_close: bool,
+    left: Option<u64>,
     body: Box<dyn Read>,
     call: Rc<Call>,
     _entered: Entered,
@@ -148,12 +149,17 @@ impl Channel {
         }
         call.enter_stage(Stage::Body, clock::now());
         let length = body.content_length();
+        // RFC 9112 6.3: both given may be an attack; the answer is read, the connection not used again.
+        let has_both = parts.headers.contains_key(http::header::TRANSFER_ENCODING)
+            && parts.headers.contains_key(http::header::CONTENT_LENGTH);
+        call.spoiled.set(has_both);
         let chunked = parts.headers.contains_key(http::header::TRANSFER_ENCODING) && length.is_none();
         Ok(Answer {
             status: parts.status,
             headers: parts.headers,
             length,
             until_close: !chunked && length.is_none(),
+            left: length,
             body: Box::new(body.into_reader()),
             call,
             _entered: entered,
@@ -202,7 +208,17 @@ impl Answer {
             Ok(0) if self.until_close && self.call.is_cancelled() => {
                 Err(Fault { trouble: Trouble::Gone, cause: "the client has left".into() })
             }
-            Ok(n) => Ok(n),
+            Ok(n) => {
+                if let Some(left) = &mut self.left {
+                    *left = left.saturating_sub(n as u64);
+                    // The end is known: the connection goes back to its pool before the client has all it
+                    // wants and leaves.
+                    if n > 0 && *left == 0 {
+                        let _ = self.body.read(&mut [0]);
+                    }
+                }
+                Ok(n)
+            }
             Err(e) => Err(fault(&Error::from(e), &self.call)),
         }
     }

@@ -205,6 +205,8 @@ impl Transport for Wire {
                     return Ok(n > 0);
                 }
                 Err(e) if is_wait(&e) || e.kind() == io::ErrorKind::Interrupted => {}
+                // ureq takes a reset for the proper end of a body that ends by close; under another kind not.
+                Err(e) if call.stage() == Stage::Body => return Err(io::Error::other(e).into()),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -214,7 +216,7 @@ impl Transport for Wire {
     /// just read to the end of an answer; only coming out does the kernel know more.
     fn is_open(&mut self) -> bool {
         if !std::mem::replace(&mut self.idle, true) {
-            return !self.deaf;
+            return !self.deaf && current().is_none_or(|call| call.release());
         }
         if current().is_some_and(|call| call.fresh.get()) {
             return false;

@@ -52,7 +52,7 @@ fn a_stall_is_named_in_the_log() {
     let text = yaml(&[&upstream], "") + "timeouts: {idle: 300ms}\n";
     let program = Program::start(&text);
     for (script, word) in [
-        (Script::sse().piece(event("one")).stall(), "upstream_stall"),
+        (Script::sse().piece(event("one")).stall(), "timeout"),
         (Script::sse().piece(event("one")).cut(), "upstream_lost"),
     ] {
         upstream.on(CHAT, script);
