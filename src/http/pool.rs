@@ -135,6 +135,10 @@ impl Queue {
             if self.closed.load(Ordering::SeqCst) {
                 return None;
             }
+            std::thread::yield_now();
+            if let Ok(job) = self.waiting.try_recv() {
+                return Some(job);
+            }
             lock(&self.idle).push(std::thread::current());
             // A job or the end that came before we stood in the list woke nobody.
             if self.waiting.is_empty() && !self.closed.load(Ordering::SeqCst) {
