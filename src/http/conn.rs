@@ -31,6 +31,7 @@ pub(super) struct Rules {
 pub(super) struct Conn {
     pub stream: Arc<TcpStream>,
     pub peer: IpAddr,
+    pub peer_text: Arc<str>,
     pub listener: usize,
     pub state: State,
     /// When `expire` wants to be asked.
@@ -93,6 +94,7 @@ impl Conn {
         Self {
             stream: Arc::new(stream),
             peer,
+            peer_text: peer.to_string().into(),
             listener,
             state: State::Head { since: None },
             // The first head must come in time; only a kept connection may idle longer.

@@ -236,7 +236,15 @@ impl Front {
         let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
             return;
         };
-        let request = Request { head, body, peer: conn.peer, listener: conn.listener, began, gone };
+        let request = Request {
+            head,
+            body,
+            peer: conn.peer,
+            peer_text: Arc::clone(&conn.peer_text),
+            listener: conn.listener,
+            began,
+            gone,
+        };
         let lane = if lane == LaneName::Proxy { &self.proxy } else { &self.control };
         if let Err(job) = lane.offer(Job { request, reply }) {
             let text = "All workers are busy and the backlog is full (server.workers, server.backlog).";

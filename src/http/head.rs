@@ -51,11 +51,28 @@ pub struct Parser {
     line: usize,
     /// Complete lines, the request line included.
     lines: usize,
+    /// Where the request line stands, while it is not checked apart from the rest.
+    unchecked: Option<(usize, usize)>,
 }
 
 impl Parser {
     /// The head and its length once it is complete. `buf` starts with the same bytes at every call, however far it has grown.
+    ///
+    /// # Errors
+    /// The refusal, as soon as the bytes allow it; the first thing that is wrong decides which.
     pub fn parse(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<(Head, usize)>, Failure> {
+        let result = self.advance(buf, limits);
+        // A whole head was checked whole; otherwise its first line is looked at as soon as it is there.
+        if !matches!(result, Ok(Some(_)))
+            && let Some((start, end)) = self.unchecked.take()
+        {
+            request_line::check_start(&buf[start..end - 1], limits.target)?;
+            request_line::check(&buf[start..end])?;
+        }
+        result
+    }
+
+    fn advance(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<(Head, usize)>, Failure> {
         while let Some(byte) = buf.get(self.seen) {
             if self.seen >= limits.head {
                 self.check_start(&buf[self.line..self.seen], limits)?;
@@ -101,9 +118,11 @@ impl Parser {
             }
             ([], 0) => return Err(refuse("empty lines stand where a request should")),
             ([], _) => return Ok(true),
-            (_, 0) => {
-                self.check_start(&buf[self.line..self.seen - 1], limits)?;
-                request_line::check(&buf[self.line..self.seen])?;
+            (line, 0) => {
+                if line.len() > limits.target {
+                    self.check_start(&buf[self.line..self.seen - 1], limits)?;
+                }
+                self.unchecked = Some((self.line, self.seen));
             }
             (_, fields) if fields > limits.fields => {
                 return Err(Failure::new(

@@ -15,6 +15,8 @@ pub struct Request {
     pub body: Body,
     /// The address at the other end of the connection.
     pub peer: IpAddr,
+    /// The same as text, made once for the connection.
+    pub peer_text: Arc<str>,
     /// Which listener it came in by.
     pub listener: usize,
     /// When its first byte came.

@@ -70,6 +70,9 @@ impl Target {
 
     fn origin(text: String) -> Result<Self, Failure> {
         let path = text.split('?').next().unwrap_or_default();
+        if !path.contains(['%', '\\', '.']) {
+            return Self::whole(text);
+        }
         let Some(decoded) = query::decoded(path, false) else {
             return Err(refuse("the path holds a `%` that starts no escape"));
         };
@@ -81,6 +84,10 @@ impl Target {
         if names.any(|name| matches!(name, Some(b"." | b".."))) {
             return Err(refuse("the path holds a `.` or `..` segment"));
         }
+        Self::whole(text)
+    }
+
+    fn whole(text: String) -> Result<Self, Failure> {
         let whole = PathAndQuery::try_from(text);
         Ok(Self(whole.map_err(|_| refuse("the target holds a character that must be percent-encoded"))?))
     }

@@ -21,7 +21,7 @@ const PING: &[u8] = b": ping\n\n";
 pub struct Client {
     reply: RefCell<Option<Reply>>,
     /// Fields of every answer of ours: request id, CORS.
-    common: Fields,
+    common: Arc<Fields>,
     dialect: Dialect,
     gone: Arc<Gone>,
     every: Duration,
@@ -34,7 +34,7 @@ impl Client {
     /// A client that is sent pings, if wanted, counted from when it `asked`.
     pub fn new(
         reply: Reply,
-        common: Fields,
+        common: Arc<Fields>,
         dialect: Dialect,
         gone: Arc<Gone>,
         ping: Option<(SsePing, Instant)>,
@@ -163,7 +163,7 @@ impl Watch for Client {
         }
         let started = self.reply.borrow().as_ref().is_none_or(Reply::is_started);
         if !started {
-            let mut fields = self.common.clone();
+            let mut fields = Fields::clone(&self.common);
             event_stream(&mut fields);
             self.start(StatusCode::OK, &fields, Length::Open);
             self.early.set(true);

@@ -46,7 +46,6 @@ pub struct Errand<'a> {
 }
 
 /// Who answered, or would have.
-#[derive(Clone)]
 pub struct By {
     /// The endpoint.
     pub endpoint: Arc<Endpoint>,
@@ -61,13 +60,13 @@ pub struct By {
 /// The end of the attempts.
 pub enum Outcome {
     /// An answer, with its place at the endpoint.
-    Answer(Box<Answer>, By, Slot),
+    Answer(Box<Answer>, Rc<By>, Slot),
     /// The best of the answers that were kept while others were tried.
-    Kept(Kept, By),
+    Kept(Kept, Rc<By>),
     /// No answer.
-    Failed(Failure, Option<By>),
+    Failed(Failure, Option<Rc<By>>),
     /// The client has left.
-    Gone(Option<By>),
+    Gone(Option<Rc<By>>),
 }
 
 /// An answer that was read whole.
@@ -85,9 +84,9 @@ struct Trying<'a> {
     reason: &'static str,
     attempts: u32,
     faults: Vec<(String, Fault)>,
-    kept: Option<(Kept, By)>,
+    kept: Option<(Kept, Rc<By>)>,
     told: Option<Duration>,
-    last: Option<By>,
+    last: Option<Rc<By>>,
 }
 
 enum Step {
@@ -136,13 +135,13 @@ impl Trying<'_> {
             let left = Left { keys: turn + 1 < keys, ..left };
             let key = endpoint.config.api_keys.get((first + turn) % keys.max(1));
             self.attempts += 1;
-            let by = By {
+            let by = Rc::new(By {
                 endpoint: Arc::clone(endpoint),
                 model: candidate.rename.clone().or_else(|| self.errand.ask.name().map(str::to_owned)),
                 attempts: self.attempts,
                 reason: self.reason,
-            };
-            self.last = Some(by.clone());
+            });
+            self.last = Some(Rc::clone(&by));
             let slot = endpoint.live.enter();
             match self.send(candidate, key.map(|key| key.reveal())) {
                 Ok(answer) => match self.weighed(&answer, endpoint, retry, left) {
@@ -171,7 +170,7 @@ impl Trying<'_> {
             None => forward.path.clone(),
         };
         let client = headers::Client {
-            peer: request.peer,
+            peer: &request.peer_text,
             trusted: self.errand.trusted,
             host: request.head.fields.get(http::header::HOST),
             request_id: self.errand.request_id,
@@ -210,7 +209,7 @@ impl Trying<'_> {
     }
 
     /// Keeps an error answer while others are tried; too long a one is the client's at once.
-    fn keep(&mut self, mut answer: Answer, by: By, slot: Slot) -> Option<Outcome> {
+    fn keep(&mut self, mut answer: Answer, by: Rc<By>, slot: Slot) -> Option<Outcome> {
         let mut body = Vec::new();
         let mut piece = [0; 4096];
         if answer.length.is_some_and(|length| length > KEEP as u64) {
@@ -261,7 +260,10 @@ impl Trying<'_> {
 
     fn give_up(self) -> Outcome {
         match self.kept {
-            Some((kept, by)) => Outcome::Kept(kept, By { attempts: self.attempts, ..by }),
+            Some((kept, by)) => {
+                let (endpoint, model) = (Arc::clone(&by.endpoint), by.model.clone());
+                Outcome::Kept(kept, Rc::new(By { endpoint, model, attempts: self.attempts, reason: by.reason }))
+            }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }
     }

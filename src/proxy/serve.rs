@@ -110,7 +110,7 @@ impl Proxy {
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
         let ping = snapshot.config.server.sse_ping.filter(|_| ask.stream).map(|ping| (ping, request.began));
-        let common = visit.common.clone();
+        let common = Arc::clone(&visit.common);
         let client = Rc::new(Client::new(reply, common, visit.dialect, Arc::clone(&request.gone), ping));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
         let errand = Errand {
@@ -132,7 +132,7 @@ impl Proxy {
             }
             Outcome::Kept(kept, by) => (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, &client, &by)),
             Outcome::Failed(failure, by) => {
-                client.fail(&failure, &by.as_ref().map(relay::told).unwrap_or_default());
+                client.fail(&failure, &by.as_deref().map(relay::told).unwrap_or_default());
                 let end = if failure.kind == Kind::UpstreamTimeout { End::Timeout } else { End::UpstreamLost };
                 (failure.kind.status(), by, Relayed { end, first_byte: None, tokens: Tokens::default() })
             }
@@ -143,13 +143,13 @@ impl Proxy {
         };
         let status = if relayed.end == End::ClientGone { 499 } else { status };
         if relayed.end == End::ClientGone {
-            self.end_conversation(request, by.as_ref());
+            self.end_conversation(request, by.as_deref());
         }
         visit.log(
             &request.head,
             status,
             client.sent(),
-            &Outline { ask: Some(&ask), by: by.as_ref(), relayed: &relayed },
+            &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed },
         );
     }
 
@@ -248,7 +248,7 @@ struct Visit {
     began: Instant,
     dialect: Dialect,
     /// Request id and CORS, on every answer.
-    common: Fields,
+    common: Arc<Fields>,
     access: bool,
 }
 
@@ -264,18 +264,18 @@ impl Visit {
         let mut common = with_id(&id);
         gate::add_cors(&mut common, &snapshot.config.server.cors, head);
         let dialect = Dialect::of(head.target.path());
-        Self { id, peer, began, dialect, common, access: snapshot.config.log.access }
+        Self { id, peer, began, dialect, common: Arc::new(common), access: snapshot.config.log.access }
     }
 
     /// A request whose head was not understood.
     fn unread(peer: IpAddr, began: Instant) -> Self {
         let id = dice::request_id();
-        let common = with_id(&id);
+        let common = Arc::new(with_id(&id));
         Self { id, peer, began, dialect: Dialect::OpenAi, common, access: true }
     }
 
     fn json(&self, reply: Reply, request: &Request, status: StatusCode, body: &[u8]) {
-        let mut fields = self.common.clone();
+        let mut fields = Fields::clone(&self.common);
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         reply.send(status, &fields, body);
         self.done(&request.head, status, body.len());
@@ -285,7 +285,7 @@ impl Visit {
         match gate::preflight(&snapshot.config.server.cors, &request.head) {
             Err(failure) => self.refuse(reply, &request.head, &failure),
             Ok(answer) => {
-                let mut fields = self.common.clone();
+                let mut fields = Fields::clone(&self.common);
                 for (name, value) in answer.iter() {
                     fields.push(name.clone(), value.clone());
                 }

@@ -1,5 +1,6 @@
 //! Token counts read in passing: only the last bytes of an answer are kept, never the answer.
 
+use memchr::memmem;
 use serde::Deserialize;
 
 /// `usage` and `timings` stand at the end; llama-server's are under 1 KB together.
@@ -67,20 +68,18 @@ impl Tail {
     /// Whether the last bytes hold an end marker of one of the APIs' streams.
     pub fn has_end_marker(&self) -> bool {
         const MARKERS: [&str; 4] = ["data: [DONE]", "message_stop", "response.completed", "\"stop\":true"];
-        let text = String::from_utf8_lossy(&self.0);
-        MARKERS.iter().any(|marker| text.contains(marker))
+        MARKERS.iter().any(|marker| memmem::find(&self.0, marker.as_bytes()).is_some())
     }
 
     /// The counts in it.
     pub fn tokens(&self) -> Tokens {
-        let text = String::from_utf8_lossy(&self.0);
         let mut tokens = Tokens::default();
-        if let Some(usage) = last::<Usage>(&text, "\"usage\"") {
+        if let Some(usage) = last::<Usage>(&self.0, b"\"usage\"") {
             tokens.prompt = usage.prompt_tokens;
             tokens.completion = usage.completion_tokens;
             tokens.cached = usage.prompt_tokens_details.and_then(|d| d.cached_tokens).or(usage.cache_read_input_tokens);
         }
-        if let Some(timings) = last::<Timings>(&text, "\"timings\"") {
+        if let Some(timings) = last::<Timings>(&self.0, b"\"timings\"") {
             tokens.prompt = tokens.prompt.or(timings.prompt_n.map(|n| n + timings.cache_n.unwrap_or(0)));
             tokens.cached = tokens.cached.or(timings.cache_n);
             tokens.completion = tokens.completion.or(timings.predicted_n);
@@ -91,10 +90,12 @@ impl Tail {
 }
 
 /// The value of the last such key that is an object.
-fn last<'a, T: Deserialize<'a>>(text: &'a str, key: &str) -> Option<T> {
-    text.rmatch_indices(key).find_map(|(at, _)| {
-        let value = text[at + key.len()..].trim_start().strip_prefix(':')?;
-        serde_json::Deserializer::from_str(value).into_iter::<T>().next()?.ok()
+fn last<'a, T: Deserialize<'a>>(text: &'a [u8], key: &[u8]) -> Option<T> {
+    // Forwards, since only that search is vectorised; there are one or two such keys.
+    let found: Vec<usize> = memmem::find_iter(text, key).collect();
+    found.into_iter().rev().find_map(|at| {
+        let value = text[at + key.len()..].trim_ascii_start().strip_prefix(b":")?;
+        serde_json::Deserializer::from_slice(value).into_iter::<T>().next()?.ok()
     })
 }
 

@@ -4,7 +4,6 @@ use crate::config::{Auth, Endpoint, Op};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use std::net::IpAddr;
 
 /// RFC 9110 7.6.1 and RFC 2616 13.5.1: fields of one connection, not of the message.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -23,12 +22,16 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 pub const CREDENTIALS: [HeaderName; 3] =
     [header::AUTHORIZATION, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
 
-const FORWARDED: [&str; 4] = ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"];
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDING: [HeaderName; 4] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, header::FORWARDED];
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is known of the client's side of a request.
 pub struct Client<'a> {
-    /// The client's address.
-    pub peer: IpAddr,
+    /// The client's address as text.
+    pub peer: &'a str,
     /// Its forwarding fields are believed.
     pub trusted: bool,
     /// The `Host` it asked.
@@ -46,25 +49,25 @@ pub fn request<'a>(
 ) -> HeaderMap {
     let named = named_by_connection(fields.clone());
     let replaces_credentials = endpoint.auth != Auth::None;
-    let mut out = HeaderMap::with_capacity(24);
+    let mut out = HeaderMap::with_capacity(16);
     for (name, value) in fields {
         let dropped = HOP_BY_HOP.contains(name)
             || *name == header::HOST
             || *name == header::CONTENT_LENGTH
             || *name == header::EXPECT
             || name.as_str().starts_with("x-llmproxy-")
-            || name == "x-request-id"
+            || *name == REQUEST_ID
             || (replaces_credentials && CREDENTIALS.contains(name))
             // `Connection: authorization` must not strip credentials (FAULTS F11).
             || (named.iter().any(|n| n == name.as_str()) && !CREDENTIALS.contains(name))
-            || (!client.trusted && FORWARDED.contains(&name.as_str()));
+            || (!client.trusted && FORWARDING.contains(name));
         if !dropped {
             out.append(name.clone(), value.clone());
         }
     }
     forwarded(&mut out, client);
     if let Ok(id) = HeaderValue::from_str(client.request_id) {
-        out.insert("x-request-id", id);
+        out.insert(REQUEST_ID, id);
     }
     credentials(&mut out, endpoint, key);
     if let (Some(agent), false) = (&endpoint.user_agent, out.contains_key(header::USER_AGENT))
@@ -85,16 +88,15 @@ pub fn request<'a>(
 }
 
 fn forwarded(out: &mut HeaderMap, client: &Client<'_>) {
-    let before = out.get("x-forwarded-for").and_then(|value| value.to_str().ok());
-    let chain = before.map_or_else(|| client.peer.to_string(), |before| format!("{before}, {}", client.peer));
-    if let Ok(chain) = HeaderValue::from_str(&chain) {
-        out.insert("x-forwarded-for", chain);
+    let before = out.get(FORWARDED_FOR).and_then(|value| value.to_str().ok());
+    let chain = before.and_then(|before| HeaderValue::from_str(&format!("{before}, {}", client.peer)).ok());
+    let chain = chain.or_else(|| HeaderValue::from_str(client.peer).ok());
+    if let Some(chain) = chain {
+        out.insert(FORWARDED_FOR, chain);
     }
-    if !out.contains_key("x-forwarded-proto") {
-        out.insert("x-forwarded-proto", HeaderValue::from_static("http"));
-    }
-    if let (Some(host), false) = (client.host, out.contains_key("x-forwarded-host")) {
-        out.insert("x-forwarded-host", host.clone());
+    out.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    if let Some(host) = client.host {
+        out.entry(FORWARDED_HOST).or_insert_with(|| host.clone());
     }
 }
 
@@ -131,7 +133,7 @@ fn secret(text: &str) -> Option<HeaderValue> {
 pub fn passes_to_client(name: &HeaderName, named: &[String]) -> bool {
     !(HOP_BY_HOP.contains(name)
         || *name == header::CONTENT_LENGTH
-        || name == "x-request-id"
+        || *name == REQUEST_ID
         || name.as_str().starts_with("access-control-")
         || name.as_str().starts_with("x-llmproxy-")
         || named.iter().any(|n| n == name.as_str()))
