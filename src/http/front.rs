@@ -1,7 +1,7 @@
 //! The door: one thread that accepts, reads heads and bodies of parked connections within bounds, hands
 //! complete requests to the lanes, and hears a client hang up while a worker serves it. Knows no routes.
 
-use super::conn::{Conn, LINGER, LINGER_BYTES, Rules, State, Step};
+use super::conn::{Conn, Rules, State, Step};
 use super::door::{Desk, Door, Handle, LaneName, Refused, Shared};
 use super::head::{Head, Limits, Version};
 use super::pool::{Job, Lane, Returns};
@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -196,7 +196,7 @@ impl Front {
         }
     }
 
-    fn note_deadline(&mut self, slot: usize) {
+    pub(super) fn note_deadline(&mut self, slot: usize) {
         if let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) {
             self.next_deadline = Some(self.next_deadline.map_or(conn.deadline, |at| at.min(conn.deadline)));
         }
@@ -270,85 +270,6 @@ impl Front {
             return;
         };
         self.desk.refuse(Refused { peer: conn.peer, head, failure, began }, reply);
-    }
-
-    /// Takes connections back from workers.
-    fn take_back(&mut self, now: Instant) {
-        loop {
-            let mut returned = std::mem::take(&mut self.returned);
-            self.shared.returns.take(&mut returned);
-            if returned.is_empty() {
-                self.returned = returned;
-                return;
-            }
-            for back in returned.drain(..) {
-                self.settle(back, now);
-            }
-            self.returned = returned;
-        }
-    }
-
-    fn settle(&mut self, back: Back, now: Instant) {
-        let slot = back.token;
-        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
-            return;
-        };
-        self.served -= 1;
-        if back.blocking && conn.stream.set_nonblocking(true).is_err() {
-            return self.close(slot);
-        }
-        if !back.rest.is_empty() {
-            conn.state = State::Flush { rest: back.rest, keep: back.keep };
-            conn.deadline = now + self.rules.write_timeout;
-            let fd = conn.stream.as_raw_fd();
-            let both = Interest::READABLE | Interest::WRITABLE;
-            if self.poll.registry().reregister(&mut SourceFd(&fd), Token(slot + LISTENERS + 1), both).is_err() {
-                return self.close(slot);
-            }
-            return self.flush(slot, now);
-        }
-        self.resume(slot, back.keep, now);
-    }
-
-    fn flush(&mut self, slot: usize, now: Instant) {
-        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
-            return;
-        };
-        let keep = matches!(conn.state, State::Flush { keep: true, .. });
-        match conn.flush() {
-            Err(_) => self.close(slot),
-            Ok(false) => self.note_deadline(slot),
-            Ok(true) => {
-                if !keep {
-                    let _ = conn.stream.shutdown(Shutdown::Write);
-                }
-                self.resume(slot, keep, now);
-            }
-        }
-    }
-
-    /// After an answer: the next request, or the end.
-    fn resume(&mut self, slot: usize, keep: bool, now: Instant) {
-        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
-            return;
-        };
-        if keep {
-            conn.park(now, &self.rules);
-            let unread = conn.has_unread() || conn.closed;
-            if self.shared.draining.load(Ordering::SeqCst) && !unread {
-                return self.close(slot);
-            }
-            self.note_deadline(slot);
-            if unread {
-                self.advance(slot, now);
-            }
-        } else {
-            conn.state = State::Linger { left: LINGER_BYTES };
-            conn.deadline = now + LINGER;
-            conn.note_unread();
-            self.note_deadline(slot);
-            self.advance(slot, now);
-        }
     }
 
     pub(super) fn close(&mut self, slot: usize) {

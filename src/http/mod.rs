@@ -12,5 +12,6 @@ pub mod pool;
 pub mod reply;
 pub mod request;
 mod request_line;
+mod settle;
 mod tally;
 mod target;
