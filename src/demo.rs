@@ -5,7 +5,7 @@ mod answer;
 mod gate;
 mod server;
 
-use crate::config::{Auth, Base, Config, Endpoint, HealthCheck, OnClientGone, Probe, Timeouts};
+use crate::config::{Config, Endpoint, HealthCheck};
 use std::fmt::Write;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -108,22 +108,8 @@ fn pace(model: &str) -> Duration {
 }
 
 fn endpoint(toy: &Toy) -> Endpoint {
-    let (host, port) = (toy.addr.ip().to_string(), toy.addr.port());
-    Endpoint {
-        name: toy.name.into(),
-        base: Base { tls: false, host, port, root: String::new(), api: "/v1".into() },
-        enabled: true,
-        probe: Probe::Default,
-        api_keys: Vec::new(),
-        auth: Auth::None,
-        headers: Vec::new(),
-        models: Vec::new(),
-        default_model: Some(SHARED.into()),
-        on_client_gone: OnClientGone::Cancel,
-        timeouts: Timeouts::default(),
-        proxy: None,
-        user_agent: None,
-    }
+    let plain = Endpoint::plain(toy.name, toy.addr.ip().to_string(), toy.addr.port());
+    Endpoint { default_model: Some(SHARED.into()), ..plain }
 }
 
 #[cfg(test)]

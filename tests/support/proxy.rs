@@ -6,7 +6,7 @@ use super::upstream::Upstream;
 use llmproxy::app::{self, Running};
 use llmproxy::base::clock;
 use llmproxy::base::secret::Secret;
-use llmproxy::config::{Auth, Base, Config, Endpoint, OnClientGone, Probe, Timeouts};
+use llmproxy::config::{Auth, Config, Endpoint, Timeouts};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -54,27 +54,7 @@ impl Setup {
 
 /// An enabled endpoint without keys, probed at the default path.
 pub fn endpoint(name: &str, addr: SocketAddr) -> Endpoint {
-    Endpoint {
-        name: name.into(),
-        base: Base {
-            tls: false,
-            host: addr.ip().to_string(),
-            port: addr.port(),
-            root: String::new(),
-            api: "/v1".into(),
-        },
-        enabled: true,
-        probe: Probe::Default,
-        api_keys: Vec::new(),
-        auth: Auth::None,
-        headers: Vec::new(),
-        models: Vec::new(),
-        default_model: None,
-        on_client_gone: OnClientGone::Cancel,
-        timeouts: Timeouts::default(),
-        proxy: None,
-        user_agent: None,
-    }
+    Endpoint::plain(name, addr.ip().to_string(), addr.port())
 }
 
 /// The same with keys, sent as `Authorization: Bearer`.
