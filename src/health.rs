@@ -56,7 +56,7 @@ pub fn start(shared: &Arc<Shared>, inbox: Receiver<Notice>, net: Arc<Net>) -> st
 impl Health {
     /// Ends the thread; a probe in progress is not waited for.
     pub fn stop(&mut self) {
-        self.shared.notify(Notice::Stop);
+        self.shared.end_health();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Slower than this (bytes a second), after `bodyTimeout`, is no honest client (FAULTS A18).
 const SLOWEST_BODY: u64 = 500;
+/// Reads of one client in a row, 1 MiB, before others get their turn.
+const READS: usize = 16;
 /// What is still read of a refused client before the connection is closed.
 pub(super) const LINGER_BYTES: usize = 64 << 10;
 /// How long.
@@ -82,6 +84,8 @@ impl Incoming {
 /// What a look at a connection led to.
 pub(super) enum Step {
     Wait,
+    /// There is more to read, but others wait too.
+    Again,
     /// A complete request, and when its first byte came.
     Serve(Box<Head>, Body, Instant),
     /// An answer that ends the connection.
@@ -143,7 +147,7 @@ impl Conn {
                 step => return step,
             }
         }
-        loop {
+        for _ in 0..READS {
             if !self.more {
                 return if self.closed { self.ended() } else { Step::Wait };
             }
@@ -172,6 +176,7 @@ impl Conn {
                 Err(_) => return Step::Close,
             }
         }
+        Step::Again
     }
 
     /// The client closed its side and everything it sent has been looked at.

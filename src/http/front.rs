@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 const WAKE: Token = Token(0);
 /// Tokens 1..=LISTENERS are listeners, the rest connections.
 pub(super) const LISTENERS: usize = 64;
-/// Reads of one client are at most this long before others get their turn.
+/// One read.
 const SCRATCH: usize = 64 << 10;
 /// The longest sleep while a worker may give a connection back without waking us.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -45,6 +45,8 @@ pub struct Front {
     pub(super) proxy: Lane,
     pub(super) shared: Arc<Shared>,
     pub(super) returned: Vec<Back>,
+    /// Connections that have more to be read than one turn allows.
+    pub(super) again: Vec<usize>,
     pub(super) scratch: Vec<u8>,
     pub(super) next_deadline: Option<Instant>,
     pub(super) served: usize,
@@ -100,6 +102,7 @@ impl Front {
             proxy: door.proxy,
             shared: Arc::clone(&shared),
             returned: Vec::new(),
+            again: Vec::new(),
             scratch: vec![0; SCRATCH],
             next_deadline: None,
             served: 0,
@@ -130,6 +133,9 @@ impl Front {
             }
             // A connection whose event was just noted may have come back meanwhile (see `Returns::give`).
             self.take_back(now);
+            for slot in std::mem::take(&mut self.again) {
+                self.advance(slot, now);
+            }
             // Last, so that no event of this batch can meet a reused slot.
             self.accept(now);
             self.expire(now);
@@ -151,6 +157,9 @@ impl Front {
     }
 
     fn patience(&self, now: Instant) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let mut until = self.next_deadline;
         if let Some((at, _)) = self.accept_pause {
             until = Some(until.map_or(at, |u| u.min(at)));
@@ -183,6 +192,10 @@ impl Front {
         let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
+        // A connection put off for its next turn may have been served meanwhile; then it is not ours to read.
+        if matches!(conn.state, State::Served { .. } | State::Flush { .. }) {
+            return conn.note_unread();
+        }
         let step = conn.advance(&mut self.scratch, now, &self.rules);
         self.act(slot, step);
     }
@@ -190,6 +203,10 @@ impl Front {
     fn act(&mut self, slot: usize, step: Step) {
         match step {
             Step::Wait => self.note_deadline(slot),
+            Step::Again => {
+                self.note_deadline(slot);
+                self.again.push(slot);
+            }
             Step::Close => self.close(slot),
             Step::Serve(head, body, began) => self.serve(slot, *head, body, began),
             Step::Refuse(head, failure, began) => self.refuse(slot, head.as_deref(), failure, began),

@@ -117,6 +117,11 @@ impl Shared {
         self.notices.try_send(notice).is_ok()
     }
 
+    /// Ends the health thread: the one notice that is waited for, since it must not get lost.
+    pub fn end_health(&self) {
+        let _ = self.notices.send_timeout(Notice::Stop, REFRESH_EVERY);
+    }
+
     /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a
     /// moment ago. False when it could not be had by `until` or the client has left.
     pub fn refresh(&self, gone: &Gone, until: Instant) -> bool {

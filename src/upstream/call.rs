@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// Longest single wait in a blocked read or connect; a backstop, since a client that leaves hangs up at once.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
+/// A connection that its peer closed while it was pooled is known to be dead after one round trip.
+const STALE: Duration = Duration::from_secs(1);
+
 /// What a call is doing, and which time-out bounds that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -124,6 +127,13 @@ impl Call {
             gone.detach();
         }
         !self.is_cancelled() && !self.spoiled.get()
+    }
+
+    /// Whether a lost connection was dead before it was used again: taken from the pool, silent, and lost at
+    /// once. One that was lost later may have had the request, which must not be sent twice (FAULTS C3, C4).
+    pub fn is_stale(&self, now: Instant) -> bool {
+        let at_once = now.saturating_duration_since(self.since.get()) < STALE;
+        self.reused.get() && !self.answered.get() && at_once
     }
 
     /// How long to wait now at most; `None` when the stage's time is over, which is then on record.

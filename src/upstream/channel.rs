@@ -136,8 +136,7 @@ impl Channel {
         let mut result = self.exchange(order, &call);
         if let Err(fault) = &result
             && fault.trouble == Trouble::Reset
-            && call.reused.get()
-            && !call.answered.get()
+            && call.is_stale(clock::now())
         {
             call.fresh.set(true);
             call.enter_stage(Stage::Connect, clock::now());

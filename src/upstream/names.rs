@@ -14,6 +14,8 @@ use ureq::unversioned::transport::NextTimeout;
 
 /// How long addresses are believed.
 const FRESH: Duration = Duration::from_secs(30);
+/// How long a failure is: the network may just be coming up.
+const FAILED: Duration = Duration::from_secs(2);
 /// How long a caller waits for a look-up (FAULTS C18).
 const PATIENCE: Duration = Duration::from_secs(2);
 /// ureq's own bound on addresses.
@@ -34,7 +36,7 @@ struct Known {
 #[derive(Debug, Default)]
 struct Name {
     addrs: Vec<IpAddr>,
-    at: Option<Instant>,
+    until: Option<Instant>,
     pending: bool,
 }
 
@@ -45,7 +47,7 @@ impl Names {
         loop {
             let name = names.entry(host.to_owned()).or_default();
             let now = clock::now();
-            if name.at.is_some_and(|at| now.saturating_duration_since(at) < FRESH) {
+            if name.until.is_some_and(|until| now < until) {
                 return name.addrs.clone();
             }
             if !name.pending {
@@ -70,7 +72,7 @@ impl Names {
             let mut names = lock(&known.names);
             let name = names.entry(host).or_default();
             name.pending = false;
-            name.at = Some(clock::now());
+            name.until = Some(clock::now() + if found.is_ok() { FRESH } else { FAILED });
             if let Ok(found) = found {
                 name.addrs = found.map(|addr| addr.ip()).take(MOST).collect();
             }
