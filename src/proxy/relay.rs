@@ -80,14 +80,14 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &
                 return Relayed { end: End::Done, first_byte, tokens: tail.tokens() };
             }
             Ok(n) => {
+                client.hush();
+                let sent = client.piece(&buffer[..n]);
+                // The piece is on its way; the bookkeeping may take its time.
                 let now = clock::now();
-                first_byte.get_or_insert_with(|| {
-                    client.hush();
-                    now
-                });
+                first_byte.get_or_insert(now);
                 by.endpoint.live.moved(now);
                 tail.push(&buffer[..n]);
-                if client.piece(&buffer[..n]).is_err() {
+                if sent.is_err() {
                     return left(answer, by, first_byte, tail);
                 }
             }

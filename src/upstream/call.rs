@@ -41,6 +41,8 @@ pub(super) struct Call {
     watch: Option<Rc<dyn Watch>>,
     stage: Cell<Stage>,
     since: Cell<Instant>,
+    /// Something moved; silence starts anew with the next wait.
+    moved: Cell<bool>,
     /// The stage whose time ran out.
     pub expired: Cell<Option<Stage>>,
     /// The connection had served another call before.
@@ -83,6 +85,7 @@ impl Call {
             watch,
             stage: Cell::new(Stage::Connect),
             since: Cell::new(now),
+            moved: Cell::new(false),
             expired: Cell::new(None),
             reused: Cell::new(false),
             answered: Cell::new(false),
@@ -105,9 +108,9 @@ impl Call {
         self.since.set(now);
     }
 
-    /// Something moved: silence starts anew.
-    pub fn progress(&self, now: Instant) {
-        self.since.set(now);
+    /// Something moved: silence starts anew with the next wait, so that no clock is read in between.
+    pub fn progress(&self) {
+        self.moved.set(true);
     }
 
     pub fn is_cancelled(&self) -> bool {
@@ -138,6 +141,9 @@ impl Call {
 
     /// How long to wait now at most; `None` when the stage's time is over, which is then on record.
     pub fn patience(&self, now: Instant) -> Option<Duration> {
+        if self.moved.take() {
+            self.since.set(now);
+        }
         let limit = match self.stage.get() {
             Stage::Connect => self.limits.connect,
             Stage::FirstByte => self.limits.first_byte,
@@ -200,10 +206,10 @@ mod tests {
         let call = Call::new(limits(), None, None, start);
         call.enter_stage(Stage::Body, start);
         for second in 0..30 {
-            call.progress(start + second * SECOND);
+            call.progress();
             assert!(call.patience(start + second * SECOND).is_some());
         }
-        call.progress(start + 30 * SECOND);
+        call.progress();
         assert_eq!(call.patience(start + 30 * SECOND), None);
         assert_eq!(call.expired.get(), Some(Stage::Total));
     }

@@ -130,7 +130,7 @@ impl Wire {
             }
             match (&self.socket.0).write_vectored(slices) {
                 Ok(n) => {
-                    call.progress(clock::now());
+                    call.progress();
                     IoSlice::advance_slices(&mut slices, n);
                 }
                 Err(e) if is_wait(&e) => {
@@ -199,7 +199,7 @@ impl Transport for Wire {
                     if n > 0 && call.stage() != Stage::Connect {
                         call.answered.set(true);
                         if call.stage() == Stage::Body {
-                            call.progress(clock::now());
+                            call.progress();
                         }
                     }
                     return Ok(n > 0);
