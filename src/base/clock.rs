@@ -39,6 +39,26 @@ fn civil(days: u64) -> (u64, u64, u64) {
 mod tests {
     use super::*;
 
+    // C18: a clock set back or forth by ten years fires no timer, because none asks it.
+    #[test]
+    fn wall_time_is_shown_and_decides_nothing() {
+        let deciding = [
+            include_str!("../http/front.rs"),
+            include_str!("../http/conn.rs"),
+            include_str!("../http/reply.rs"),
+            include_str!("../model/snapshot.rs"),
+            include_str!("../model/endpoint.rs"),
+            include_str!("../upstream/call.rs"),
+            include_str!("../upstream/names.rs"),
+            include_str!("../proxy/forward.rs"),
+            include_str!("../proxy/client.rs"),
+        ];
+        assert!(deciding.iter().all(|text| text.contains("clock::now()") || text.contains("Instant")));
+        assert!(deciding.iter().all(|text| !text.contains("wall()")));
+        // `lastCheck` of `/health`.
+        assert_eq!(include_str!("../health.rs").matches("clock::wall()").count(), 1);
+    }
+
     #[test]
     fn wall_time_prints_as_iso_8601_with_milliseconds() {
         let at = |secs, ms: u32| iso(SystemTime::UNIX_EPOCH + Duration::new(secs, ms * 1_000_000));
