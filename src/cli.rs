@@ -44,7 +44,7 @@ exit codes:
   0   stopped as asked             71  address in use or not allowed
   64  wrong usage                  77  configuration file unreadable
   66  configuration file missing   78  configuration wrong
-  1   anything else, or --healthcheck: not healthy
+  1   anything else, or --healthcheck got no 200 from /health
 ";
 
 const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];

@@ -3,6 +3,7 @@
 use super::head::Head;
 use super::pool::{Lane, Returns};
 use super::reply::Reply;
+use super::request::Request;
 use crate::config;
 use crate::model::failure::Failure;
 use std::net::{IpAddr, TcpListener};
@@ -25,6 +26,8 @@ pub trait Desk: Send + Sync + 'static {
     fn lane(&self, head: &Head) -> LaneName;
     /// Answers a request that the door or a full lane refuses, and logs it.
     fn refuse(&self, refused: Refused<'_>, reply: Reply);
+    /// Ends a request whose client left before a worker took it, and logs it.
+    fn left(&self, request: &Request, reply: Reply);
 }
 
 /// A request that is not served.

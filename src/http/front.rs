@@ -45,6 +45,8 @@ pub struct Front {
     pub(super) proxy: Lane,
     pub(super) shared: Arc<Shared>,
     pub(super) returned: Vec<Back>,
+    /// A client left while its request was with a worker, or waited for one.
+    pub(super) leavers: bool,
     /// Connections that have more to be read than one turn allows.
     pub(super) again: Vec<usize>,
     pub(super) scratch: Vec<u8>,
@@ -102,6 +104,7 @@ impl Front {
             proxy: door.proxy,
             shared: Arc::clone(&shared),
             returned: Vec::new(),
+            leavers: false,
             again: Vec::new(),
             scratch: vec![0; SCRATCH],
             next_deadline: None,
@@ -133,6 +136,11 @@ impl Front {
             }
             // A connection whose event was just noted may have come back meanwhile (see `Returns::give`).
             self.take_back(now);
+            if std::mem::take(&mut self.leavers) {
+                for job in self.proxy.left() {
+                    self.desk.left(&job.request, job.reply);
+                }
+            }
             for slot in std::mem::take(&mut self.again) {
                 self.advance(slot, now);
             }
@@ -179,8 +187,9 @@ impl Front {
         match &conn.state {
             State::Served { gone, seen } => {
                 seen.store(true, Ordering::SeqCst);
-                if conn.closed {
+                if conn.closed && !gone.has_left() {
                     gone.leave();
+                    self.leavers = true;
                 }
             }
             State::Flush { .. } => self.flush(slot, now),
@@ -227,6 +236,7 @@ impl Front {
         let seen = Arc::new(AtomicBool::new(conn.has_unread()));
         if conn.closed {
             gone.leave();
+            self.leavers = true;
         }
         conn.state = State::Served { gone: Arc::clone(&gone), seen: Arc::clone(&seen) };
         self.served += 1;

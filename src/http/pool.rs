@@ -101,6 +101,19 @@ impl Lane {
         jobs
     }
 
+    /// Takes out the waiting jobs whose client has left; the others keep their order.
+    pub(super) fn left(&self) -> Vec<Job> {
+        if self.shared.waiting.is_empty() {
+            return Vec::new();
+        }
+        let (left, stay): (Vec<Job>, Vec<Job>) = self.unserved().into_iter().partition(|j| j.request.gone.has_left());
+        for job in stay {
+            // Cannot be refused: its place was given back a moment ago, and only this thread offers.
+            drop(self.offer(job));
+        }
+        left
+    }
+
     /// Lets the workers end after what they hold, and waits for them.
     pub fn close(&mut self) {
         self.shared.close();

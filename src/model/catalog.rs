@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 /// Entries taken of one endpoint's list: more is a mistake or an attack.
 pub const MOST_MODELS: usize = 2_000;
+/// Longer names are no names.
+const LONGEST_ID: usize = 512;
 
 /// Who serves which name. Endpoints are indexes into the snapshot, in config order.
 #[derive(Debug, Default)]
@@ -95,6 +97,7 @@ pub fn models_of(answer: &Value) -> Option<Vec<Model>> {
     for item in list.iter().take(MOST_MODELS) {
         // S000-14: an entry with `name` and no `id` counts by `name`.
         let named = ["id", "name", "model"].iter().find_map(|key| item.get(*key)?.as_str());
+        let named = named.filter(|id| !id.is_empty() && id.len() <= LONGEST_ID);
         let (Some(fields), Some(id)) = (item.as_object(), named) else {
             continue;
         };

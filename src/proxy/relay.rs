@@ -43,6 +43,8 @@ pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool) -> Relayed
     if client.is_early() && !(answer.status == StatusCode::OK && is_events) {
         return tell_late(answer, client, by);
     }
+    // Comment lines and error events fit only into a stream that is not compressed.
+    let is_plain = !answer.headers.contains_key(header::CONTENT_ENCODING);
     if !client.is_early() {
         let length = match (is_head, answer.length) {
             (true, _) => declared(&answer.headers),
@@ -50,8 +52,7 @@ pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool) -> Relayed
             (false, None) => Length::Open,
         };
         client.start(answer.status, &fields(&answer.headers, client, by, is_events), length);
-        // A stream's head may be minutes ahead of its first event; comment lines fit only there.
-        let is_plain = !answer.headers.contains_key(header::CONTENT_ENCODING);
+        // A stream's head may be minutes ahead of its first event.
         if !(is_events && is_plain && length == Length::Open && answer.status == StatusCode::OK) {
             client.hush();
         }
@@ -61,7 +62,7 @@ pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool) -> Relayed
     }
     let mut buffer = BUFFER.take();
     buffer.resize(PIECE, 0);
-    let relayed = body(answer, client, by, is_events, &mut buffer);
+    let relayed = body(answer, client, by, is_events && is_plain, &mut buffer);
     BUFFER.set(buffer);
     relayed
 }

@@ -134,11 +134,11 @@ impl Proxy {
             Outcome::Failed(failure, by) => {
                 client.fail(&failure, &by.as_deref().map(relay::told).unwrap_or_default());
                 let end = if failure.kind == Kind::UpstreamTimeout { End::Timeout } else { End::UpstreamLost };
-                (failure.kind.status(), by, Relayed { end, first_byte: None, tokens: Tokens::default() })
+                (failure.kind.status(), by, nothing_relayed(end))
             }
             Outcome::Gone(by) => {
                 client.cut();
-                (499, by, Relayed { end: End::ClientGone, first_byte: None, tokens: Tokens::default() })
+                (499, by, nothing_relayed(End::ClientGone))
             }
         };
         let status = if relayed.end == End::ClientGone { 499 } else { status };
@@ -234,6 +234,17 @@ impl Desk for Proxy {
             None => Visit::unread(refused.peer, refused.began).turn_away(reply, "-", "-", &refused.failure),
         }
     }
+
+    fn left(&self, request: &Request, reply: Reply) {
+        reply.cut();
+        let visit = Visit::new(&request.head, request.peer, request.began, &self.shared.load());
+        let relayed = nothing_relayed(End::ClientGone);
+        visit.log(&request.head, 499, 0, &Outline { ask: None, by: None, relayed: &relayed });
+    }
+}
+
+fn nothing_relayed(end: End) -> Relayed {
+    Relayed { end, first_byte: None, tokens: Tokens::default() }
 }
 
 fn route_of(head: &Head) -> Route {

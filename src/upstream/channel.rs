@@ -147,7 +147,15 @@ impl Channel {
             return Err(Fault { trouble: Trouble::Garbled, cause: "switched protocols unasked".into() });
         }
         call.enter_stage(Stage::Body, clock::now());
-        let length = body.content_length();
+        // RFC 9112 6.1: with another coding than `chunked` nobody can tell where the body ends.
+        let codings = parts.headers.get_all(http::header::TRANSFER_ENCODING);
+        if codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            return Err(Fault { trouble: Trouble::Garbled, cause: "unknown transfer coding".into() });
+        }
+        // ureq tells no length of a body that is declared empty.
+        let is_empty = parts.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+        let is_empty = is_empty && !parts.headers.contains_key(http::header::TRANSFER_ENCODING);
+        let length = body.content_length().or(is_empty.then_some(0));
         // RFC 9112 6.3: both given may be an attack; the answer is read, the connection not used again.
         let has_both = parts.headers.contains_key(http::header::TRANSFER_ENCODING)
             && parts.headers.contains_key(http::header::CONTENT_LENGTH);

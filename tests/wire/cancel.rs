@@ -209,3 +209,24 @@ fn a_client_that_left_is_499_in_the_log() {
     program.logged(&["client_gone"]);
     assert!(both() >= 1);
 }
+
+#[test]
+fn a_client_that_leaves_while_it_waits_for_a_worker_gives_its_place_away() {
+    // A22
+    let upstream = Upstream::serving(&["m"]);
+    let program = Program::start(&yaml(&[&upstream], "  workers: 1\n  backlog: 1\n"));
+    let gate = Gate::new();
+    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let mut first = program.client();
+    first.send(post(CHAT, chat("m")));
+    upstream.take(CHAT);
+    let mut second = program.client();
+    second.send(post(CHAT, chat("m")));
+    drop(second);
+    program.logged(&[CHAT, " 499 ", "client_gone"]);
+    upstream.on(CHAT, Script::json("{}"));
+    let mut third = program.client();
+    third.send(post(CHAT, chat("m")));
+    gate.open();
+    assert_eq!((first.answer().status(), third.answer().status()), (200, 200));
+}

@@ -260,3 +260,34 @@ fn the_next_request_after_a_loss_is_served() {
     let mut client: Client = proxy.sent(post(CHAT, chat("m")));
     assert_eq!(client.answer().status(), 200);
 }
+
+#[test]
+fn a_compressed_stream_that_is_lost_is_cut_without_a_word() {
+    // C7: an event in clear text would be garbage there
+    let script = Script::head(
+        200,
+        &[("Content-Type", "text/event-stream"), ("Content-Encoding", "gzip"), ("Transfer-Encoding", "chunked")],
+    );
+    let (_upstream, proxy) = playing(CHAT, script.piece("\u{1f}packed").cut());
+    let answer = proxy.post(CHAT, stream("m"));
+    assert_eq!((answer.text(), answer.ended), ("\u{1f}packed", Ended::Cut));
+}
+
+#[test]
+fn an_answer_declared_empty_stays_declared_empty() {
+    // S000-22
+    let (_upstream, proxy) = playing(CHAT, Script::answer(404, &[], ""));
+    let answer = proxy.post(CHAT, chat("m"));
+    assert_eq!(
+        (answer.status(), answer.field("content-length"), answer.field("transfer-encoding")),
+        (404, Some("0"), None)
+    );
+}
+
+#[test]
+fn an_answer_in_an_unknown_transfer_coding_is_not_usable() {
+    // C9
+    let (_upstream, proxy) =
+        playing(CHAT, Script::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"));
+    assert_eq!(proxy.post(CHAT, chat("m")).status(), 502);
+}
