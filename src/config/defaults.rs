@@ -1,7 +1,8 @@
 //! What an empty file means: the default of every section. `config/full.yml` prints the same, checked by a test.
 
 use super::{
-    Cache, CorsOrigin, HealthCheck, Log, LogFormat, Retry, Routing, Server, SsePing, Strategy, Timeouts, UnknownModel,
+    Cache, CorsOrigin, HealthCheck, Log, LogFormat, Queue, Retry, Routing, Server, SsePing, Strategy, Timeouts,
+    UnknownModel,
 };
 use std::time::Duration;
 
@@ -66,6 +67,12 @@ impl Default for Timeouts {
 impl Default for Routing {
     fn default() -> Self {
         Self { strategy: Strategy::Failover, unknown_model: UnknownModel::Error }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { length: 64, timeout: Duration::from_secs(120) }
     }
 }
 

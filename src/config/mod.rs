@@ -5,19 +5,24 @@
 
 mod check;
 mod defaults;
+mod endpoint;
 mod env;
+mod keys;
 pub mod load;
 mod node;
 mod overrides;
 mod problem;
 mod reader;
+mod routing;
 pub mod show;
 mod spelling;
 
+pub use endpoint::{Auth, Base, Endpoint, HeaderOp, MaxConcurrent, OnClientGone, Op, Probe};
+pub use keys::{ClientKey, KeyText, RateLimit};
 pub use overrides::Overrides;
 pub use problem::Problem;
+pub use routing::{Backend, Queue, Retry, Route, Routing, Strategy, UnknownModel};
 
-use crate::base::secret::Secret;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -36,6 +41,12 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What happens to a model by default.
     pub routing: Routing,
+    /// Names with a route of their own. Unique.
+    pub models: Vec<Route>,
+    /// Requests that wait for a place at an endpoint.
+    pub queue: Queue,
+    /// `auth.keys`: who may come in; none = everybody. Names are unique.
+    pub keys: Vec<ClientKey>,
     /// When another try is made.
     pub retry: Retry,
     /// What is logged.
@@ -123,144 +134,6 @@ pub struct SsePing {
     pub every: Duration,
 }
 
-/// One entry of `endpoints`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Endpoint {
-    /// Unique name.
-    pub name: String,
-    /// Where it is.
-    pub base: Base,
-    /// `false`: neither probed, listed nor counted.
-    pub enabled: bool,
-    /// What the health thread asks.
-    pub probe: Probe,
-    /// Keys sent to the endpoint, used in turn.
-    pub api_keys: Vec<Secret>,
-    /// How a key (or password) is sent.
-    pub auth: Auth,
-    /// Changes to request headers, in order.
-    pub headers: Vec<HeaderOp>,
-    /// Names served; empty = ask the endpoint.
-    pub models: Vec<String>,
-    /// Used for `auto`, an empty or a missing model.
-    pub default_model: Option<String>,
-    /// What happens upstream when the client leaves.
-    pub on_client_gone: OnClientGone,
-    /// Stage time-outs with the endpoint's overrides applied.
-    pub timeouts: Timeouts,
-    /// HTTP proxy for outgoing calls, `http://[user:pass@]host:port`; holds a password, hence a secret.
-    pub proxy: Option<Secret>,
-    /// `User-Agent` sent when the client sent none.
-    pub user_agent: Option<String>,
-}
-
-impl Endpoint {
-    /// An endpoint with an address and nothing else, as four lines of configuration give it.
-    pub fn plain(name: impl Into<String>, host: impl Into<String>, port: u16) -> Self {
-        Self {
-            name: name.into(),
-            base: Base::plain(host, port),
-            enabled: true,
-            probe: Probe::Default,
-            api_keys: Vec::new(),
-            auth: Auth::None,
-            headers: Vec::new(),
-            models: Vec::new(),
-            default_model: None,
-            on_client_gone: OnClientGone::Cancel,
-            timeouts: Timeouts::default(),
-            proxy: None,
-            user_agent: None,
-        }
-    }
-}
-
-/// The parts of an endpoint's URL. Built by `check` from `address` + `port` or from `url`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Base {
-    /// `https` or `http`.
-    pub tls: bool,
-    /// Host name or address, IPv6 without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Path put before paths outside `/v1` (`/health`, `/props`): no trailing slash, maybe empty.
-    pub root: String,
-    /// Path that stands for `/v1`: `root` + `/v1`, or the given path when it names a version itself
-    /// (`/api/v1`, `/v1beta/openai`, `/api/coding/v3`). No trailing slash.
-    pub api: String,
-}
-
-impl Base {
-    /// The base of an address and a port.
-    pub fn plain(host: impl Into<String>, port: u16) -> Self {
-        Self { tls: false, host: host.into(), port, root: String::new(), api: "/v1".into() }
-    }
-}
-
-/// What the health thread asks an endpoint.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    /// `healthCheck: false`: never probed, counts as available.
-    Never,
-    /// `healthCheck.path`.
-    Default,
-    /// The endpoint's own `healthCheckPath`.
-    Path(String),
-}
-
-/// `endpoints[].auth`
-#[derive(Debug, Clone, PartialEq)]
-pub enum Auth {
-    /// Nothing is sent.
-    None,
-    /// `Authorization: Bearer KEY`; the default when a key is given.
-    Bearer,
-    /// `Authorization: Basic base64(username:password)`.
-    Basic {
-        /// User name.
-        username: String,
-        /// Password.
-        password: Secret,
-    },
-    /// `NAME: KEY`.
-    Header {
-        /// Lower-case header name.
-        name: String,
-    },
-}
-
-/// One entry of `endpoints[].headers`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HeaderOp {
-    /// What is done.
-    pub op: Op,
-    /// Lower-case header name.
-    pub key: String,
-    /// New value; empty for `Remove`. Often a key, hence a secret.
-    pub value: Secret,
-}
-
-/// `op` of a header change [S002-10].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
-    /// Set only if absent.
-    Insert,
-    /// Set, adding if absent.
-    Replace,
-    /// Take away.
-    Remove,
-}
-
-/// `endpoints[].onClientGone`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnClientGone {
-    /// Close the upstream connection at once.
-    Cancel,
-    /// Read the answer to its end.
-    Finish,
-}
-
 /// `healthCheck`
 #[derive(Debug, Clone, PartialEq)]
 pub struct HealthCheck {
@@ -294,52 +167,6 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// A whole answer that is not streamed.
     pub total: Option<Duration>,
-}
-
-/// `routing`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Routing {
-    /// Default strategy.
-    pub strategy: Strategy,
-    /// What is done with a name that nobody serves.
-    pub unknown_model: UnknownModel,
-}
-
-/// The order in which candidates are tried (SPEC section 5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strategy {
-    /// As configured.
-    Failover,
-}
-
-/// `routing.unknownModel`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnknownModel {
-    /// One refresh, then 404.
-    Error,
-    /// As if no model was named.
-    Default,
-    /// Any endpoint, body untouched.
-    Passthrough,
-}
-
-/// `retry`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Retry {
-    /// Tries in total; `None` = `auto`, as many as there are candidates.
-    pub attempts: Option<u32>,
-    /// Delay before the second round.
-    pub initial_delay: Duration,
-    /// Longest delay, and longest `Retry-After` that is waited for.
-    pub max_delay: Duration,
-    /// Could not connect: next candidate.
-    pub on_connect: bool,
-    /// Closed before an answer: next candidate.
-    pub on_reset: bool,
-    /// No first byte in time: next candidate.
-    pub on_timeout: bool,
-    /// 408, 429, 500, 502, 503, 504: next candidate.
-    pub on_status: bool,
 }
 
 /// `log`

@@ -160,6 +160,21 @@ impl<'a> Field<'a> {
         Some(nodes.iter().enumerate().map(field).filter_map(item).collect())
     }
 
+    /// A map whose keys are names that the user gives; items that `item` refuses are left out.
+    pub fn map<T>(&self, mut item: impl FnMut(&str, Field<'a>) -> Option<T>) -> Vec<T> {
+        let entries = self.read(|value| match value {
+            Value::Map(entries) => Ok(entries.as_slice()),
+            other => Err(format!("{} is not a map of `name: ...`", shown(other))),
+        });
+        let mut items = Vec::new();
+        for entry in entries.unwrap_or_default() {
+            let path = format!("{}[{}]", self.path, entry.key);
+            let field = Field { node: Some(&entry.value), path, at: entry.at, notes: self.notes };
+            items.extend(item(&entry.key, field));
+        }
+        items
+    }
+
     /// A text.
     pub fn text(&self) -> Option<&'a str> {
         self.read(|value| match value {

@@ -1,7 +1,8 @@
 //! A configuration as text: whole in native YAML, or one screen of what matters. Shows no secret.
 
 use super::{
-    Auth, Base, Config, CorsOrigin, Endpoint, LogFormat, OnClientGone, Op, Probe, Strategy, Timeouts, UnknownModel,
+    Auth, Base, ClientKey, Config, CorsOrigin, Endpoint, LogFormat, MaxConcurrent, OnClientGone, Op, Probe, Route,
+    Strategy, Timeouts, UnknownModel,
 };
 use crate::base::secret::Secret;
 use crate::base::text::{print_duration, print_size};
@@ -78,6 +79,13 @@ fn endpoint(out: &mut String, endpoint: &Endpoint) {
     line("headers", list(headers));
     line("models", list(endpoint.models.iter().map(|model| word(model))));
     line("defaultModel", or_null(endpoint.default_model.as_deref()));
+    line("weight", endpoint.weight.to_string());
+    let most = match endpoint.max_concurrent {
+        MaxConcurrent::Auto => "auto".into(),
+        MaxConcurrent::Unlimited => "unlimited".into(),
+        MaxConcurrent::Most(most) => most.to_string(),
+    };
+    line("maxConcurrent", most);
     let gone = match endpoint.on_client_gone {
         OnClientGone::Cancel => "cancel",
         OnClientGone::Finish => "finish",
@@ -102,13 +110,17 @@ fn rest(out: &mut String, config: &Config) {
     let multiplier = config.cache.ttl_multiplier.map_or("null".into(), |times| times.to_string());
     let _ = writeln!(out, "cache: {{ttlMs: {ttl}, ttlMultiplier: {multiplier}}}");
     let _ = writeln!(out, "timeouts: {}", timeouts(&config.timeouts));
-    let Strategy::Failover = config.routing.strategy;
+
     let unknown = match config.routing.unknown_model {
         UnknownModel::Error => "error",
         UnknownModel::Default => "default",
         UnknownModel::Passthrough => "passthrough",
     };
-    let _ = writeln!(out, "routing: {{strategy: failover, unknownModel: {unknown}}}");
+    let _ = writeln!(out, "routing: {{strategy: {}, unknownModel: {unknown}}}", config.routing.strategy.as_str());
+    models(out, &config.models);
+    let queue = &config.queue;
+    let _ = writeln!(out, "queue: {{length: {}, timeout: {}}}", queue.length, print_duration(queue.timeout));
+    keys(out, &config.keys);
     let retry = &config.retry;
     let on = [
         (retry.on_connect, "connect"),
@@ -130,6 +142,40 @@ fn rest(out: &mut String, config: &Config) {
     };
     let level = config.log.level.as_str().to_ascii_lowercase();
     let _ = writeln!(out, "log: {{level: {level}, format: {format}, access: {}}}", config.log.access);
+}
+
+fn models(out: &mut String, routes: &[Route]) {
+    out.push_str(if routes.is_empty() { "models: {}\n" } else { "models:\n" });
+    for route in routes {
+        let strategy = or_null(route.strategy.map(Strategy::as_str));
+        let _ = writeln!(out, "  {}:\n    strategy: {strategy}\n    backends:", quoted(&route.name));
+        for backend in &route.backends {
+            let weight = backend.weight.map_or("null".into(), |weight| weight.to_string());
+            let (endpoint, model) = (word(&backend.endpoint), or_null(backend.model.as_deref()));
+            let enabled = backend.enabled;
+            let _ =
+                writeln!(out, "      - {{endpoint: {endpoint}, model: {model}, weight: {weight}, enabled: {enabled}}}");
+        }
+    }
+}
+
+fn keys(out: &mut String, keys: &[ClientKey]) {
+    out.push_str(if keys.is_empty() { "auth: {keys: []}\n" } else { "auth:\n  keys:\n" });
+    for key in keys {
+        let _ = writeln!(
+            out,
+            "    - {{name: {}, key: {MASK}, models: {}, endpoints: {}, maxParallel: {}, rateLimit: {}, background: {}, admin: {}}}",
+            word(&key.name),
+            list(key.models.iter().map(|model| word(model))),
+            list(key.endpoints.iter().map(|name| word(name))),
+            key.max_parallel.map_or("null".into(), |most| most.to_string()),
+            key.rate_limit.map_or("null".into(), |limit| {
+                format!("{{perSecond: {}, burst: {}}}", limit.per_second, limit.burst)
+            }),
+            key.background,
+            key.admin,
+        );
+    }
 }
 
 /// One screen for `--check`.
@@ -239,9 +285,11 @@ fn word(text: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
     let reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
     let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-    if starts_well && text.chars().all(bare) && !reserved.iter().any(|word| word.eq_ignore_ascii_case(text)) {
-        return text.into();
-    }
+    let is_bare = starts_well && text.chars().all(bare) && !reserved.iter().any(|word| word.eq_ignore_ascii_case(text));
+    if is_bare { text.into() } else { quoted(text) }
+}
+
+fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {

@@ -1,7 +1,6 @@
 //! What the proxy says about itself: `/health`. Read from one snapshot.
 
 use crate::base::clock;
-use crate::config::Strategy;
 use crate::model::endpoint::Endpoint;
 use crate::model::snapshot::Snapshot;
 use serde_json::{Map, Value, json};
@@ -22,7 +21,7 @@ pub fn health(snapshot: &Snapshot, draining: bool) -> Value {
         "healthy_endpoints": healthy,
         "total_endpoints": enabled.len(),
         "backends": enabled.len(),
-        "mode": mode(snapshot.config.routing.strategy),
+        "mode": snapshot.config.routing.strategy.as_str(),
         "version": env!("CARGO_PKG_VERSION"),
     })
 }
@@ -41,10 +40,4 @@ fn endpoint(endpoint: &Endpoint) -> Value {
         "slots": endpoint.slots,
         "models": models,
     })
-}
-
-fn mode(strategy: Strategy) -> &'static str {
-    match strategy {
-        Strategy::Failover => "failover",
-    }
 }

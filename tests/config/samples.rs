@@ -128,7 +128,7 @@ fn collect(schema: &Value, path: &str, see: &mut dyn FnMut(&str, &Value)) {
     for one in schema.get("oneOf").and_then(Value::as_array).into_iter().flatten() {
         collect(one, path, see);
     }
-    if let Some(items) = schema.get("items") {
+    for items in ["items", "additionalProperties"].iter().filter_map(|key| schema.get(*key)) {
         collect(items, &format!("{path}[]"), see);
     }
     for (key, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {

@@ -1,10 +1,11 @@
 //! `endpoints`: places to send to, each complete by itself.
 
+use super::routing::weight;
 use super::sections::{probe_path, timeouts};
 use super::{address, header};
 use crate::base::secret::Secret;
 use crate::config::reader::{Field, Section};
-use crate::config::{Auth, Base, Endpoint, MINIMAL, OnClientGone, Probe, Timeouts};
+use crate::config::{Auth, Base, Endpoint, MINIMAL, MaxConcurrent, OnClientGone, Probe, Timeouts};
 
 pub fn endpoints(root: &mut Section, shared: &Timeouts) -> Vec<Endpoint> {
     let field = root.field("endpoints");
@@ -20,7 +21,7 @@ pub fn endpoints(root: &mut Section, shared: &Timeouts) -> Vec<Endpoint> {
 }
 
 fn endpoint(s: &mut Section, shared: &Timeouts, names: &mut Vec<String>) -> Option<Endpoint> {
-    let name = unique_name(&s.required("name"), names);
+    let name = unique(&s.required("name"), "endpoint", names);
     let base = base(s);
     let enabled = s.field("enabled").flag().unwrap_or(true);
     let probe = probe(s);
@@ -34,6 +35,8 @@ fn endpoint(s: &mut Section, shared: &Timeouts, names: &mut Vec<String>) -> Opti
         Ok(_) => Err("is not one of this endpoint's `models`".into()),
         Err(error) => Err(error),
     });
+    let weight = weight(&s.field("weight")).unwrap_or(1);
+    let max_concurrent = max_concurrent(&s.field("maxConcurrent"));
     let gone = [("cancel", OnClientGone::Cancel), ("finish", OnClientGone::Finish)];
     let on_client_gone = s.field("onClientGone").choice(&gone).unwrap_or(OnClientGone::Cancel);
     let timeouts = s.field("timeouts").section(|s| timeouts(s, shared));
@@ -49,6 +52,8 @@ fn endpoint(s: &mut Section, shared: &Timeouts, names: &mut Vec<String>) -> Opti
         headers,
         models,
         default_model,
+        weight,
+        max_concurrent,
         on_client_gone,
         timeouts,
         proxy,
@@ -56,11 +61,22 @@ fn endpoint(s: &mut Section, shared: &Timeouts, names: &mut Vec<String>) -> Opti
     })
 }
 
-fn unique_name(field: &Field, names: &mut Vec<String>) -> Option<String> {
+fn max_concurrent(field: &Field) -> MaxConcurrent {
+    match () {
+        () if !field.is_given() || field.is_word("auto") => MaxConcurrent::Auto,
+        () if field.is_word("unlimited") => MaxConcurrent::Unlimited,
+        () => field
+            .number("a number of requests, auto or unlimited", 1..=65_536)
+            .map_or(MaxConcurrent::Auto, MaxConcurrent::Most),
+    }
+}
+
+/// A name that nothing of its kind (`what`) has yet.
+pub fn unique(field: &Field, what: &str, names: &mut Vec<String>) -> Option<String> {
     let name = field.parse(word)?;
     if let Some(index) = names.iter().position(|other| *other == name) {
         field.problem(format!(
-            "{name:?} is the name of another endpoint above (number {}); each needs its own",
+            "{name:?} is the name of another {what} above (number {}); each needs its own",
             index + 1
         ));
         return None;
@@ -70,7 +86,7 @@ fn unique_name(field: &Field, names: &mut Vec<String>) -> Option<String> {
 }
 
 /// A name of an endpoint or a model: it ends up in headers, logs and labels.
-fn word(text: &str) -> Result<String, String> {
+pub fn word(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("is empty".into());
     }

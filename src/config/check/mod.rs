@@ -3,6 +3,8 @@
 mod address;
 mod endpoint;
 mod header;
+mod keys;
+mod routing;
 mod sections;
 mod server;
 
@@ -61,7 +63,8 @@ pub fn check(name: &str, text: &str, outside: Outside) -> Result<Checked, Vec<Pr
 
 /// Every key a file may have, `endpoints[].port`.
 pub fn keys() -> BTreeSet<String> {
-    let tree = node::parse("endpoints: [{headers: [{}]}]").expect("this text is YAML; a test reads it");
+    let tree = node::parse("{endpoints: [{headers: [{}]}], models: {a: {backends: [{}]}}, auth: {keys: [{}]}}")
+        .expect("this text is YAML; a test reads it");
     let no_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
     let notes = Notes::new(&no_file);
     read(&tree, &notes);
@@ -74,14 +77,18 @@ fn read(tree: &Node, notes: &Notes) -> Config {
     }
     Section::root(tree, notes, |root| {
         let timeouts = root.field("timeouts").section(|s| sections::timeouts(s, &super::Timeouts::default()));
+        let endpoints = endpoint::endpoints(root, &timeouts);
         Config {
             server: root.field("server").section(server::server),
-            endpoints: endpoint::endpoints(root, &timeouts),
             health_check: root.field("healthCheck").section(sections::health_check),
             cache: sections::cache(root),
             timeouts,
-            routing: root.field("routing").section(sections::routing),
-            retry: root.field("retry").section(sections::retry),
+            routing: root.field("routing").section(routing::routing),
+            models: routing::models(root, &endpoints),
+            queue: root.field("queue").section(routing::queue),
+            keys: root.field("auth").section(|s| keys::keys(s, &endpoints)),
+            endpoints,
+            retry: root.field("retry").section(routing::retry),
             log: root.field("log").section(sections::log),
         }
     })

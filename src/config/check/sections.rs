@@ -1,7 +1,7 @@
 //! The sections that are a handful of plain values. Each takes its defaults from its type.
 
-use crate::config::reader::{Field, Section, not_one_of};
-use crate::config::{Cache, HealthCheck, Log, LogFormat, Retry, Routing, SsePing, Strategy, Timeouts, UnknownModel};
+use crate::config::reader::{Field, Section};
+use crate::config::{Cache, HealthCheck, Log, LogFormat, SsePing, Timeouts};
 use log::LevelFilter;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -86,54 +86,6 @@ pub fn sse_ping(field: &Field) -> Option<SsePing> {
         every: s.field("every").duration(time.clone()).unwrap_or(default.every),
     });
     (!off).then_some(ping)
-}
-
-pub fn routing(s: &mut Section) -> Routing {
-    let default = Routing::default();
-    let strategies = ["failover", "Failover", "priority"];
-    let strategy = s.field("strategy").parse(|text| {
-        if strategies.contains(&text) {
-            return Ok(Strategy::Failover);
-        }
-        Err("is not a strategy that this version knows; it knows failover".to_owned())
-    });
-    let unknown = [
-        ("error", UnknownModel::Error),
-        ("default", UnknownModel::Default),
-        ("passthrough", UnknownModel::Passthrough),
-    ];
-    Routing {
-        strategy: strategy.unwrap_or(default.strategy),
-        unknown_model: s.field("unknownModel").choice(&unknown).unwrap_or(default.unknown_model),
-    }
-}
-
-pub fn retry(s: &mut Section) -> Retry {
-    let default = Retry::default();
-    let attempts = s.field("attempts");
-    let attempts = if attempts.is_word("auto") { None } else { attempts.number("auto or a number", 1..=100) };
-    let initial_delay = s.field("initialDelay").duration(ANY_TIME).unwrap_or(default.initial_delay);
-    let longest = s.field("maxDelay");
-    let max_delay = longest.duration(ANY_TIME).unwrap_or(default.max_delay);
-    if initial_delay > max_delay {
-        s.problem("`initialDelay` is longer than `maxDelay`");
-    }
-    let words = ["connect", "reset", "timeout", "status"];
-    let on = s.field("on").list(|item| {
-        item.parse(|text| {
-            words.iter().position(|word| *word == text).ok_or_else(|| not_one_of(text, words.into_iter()))
-        })
-    });
-    let has = |index: usize| on.as_ref().is_none_or(|on| on.contains(&index));
-    Retry {
-        attempts,
-        initial_delay,
-        max_delay,
-        on_connect: has(0),
-        on_reset: has(1),
-        on_timeout: has(2),
-        on_status: has(3),
-    }
 }
 
 pub fn log(s: &mut Section) -> Log {

@@ -1,0 +1,42 @@
+//! Who may come in, and how far.
+
+use crate::base::secret::Secret;
+
+/// One entry of `auth.keys`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientKey {
+    /// What logs and limits call it.
+    pub name: String,
+    /// What the client must show.
+    pub key: KeyText,
+    /// Patterns of model names with `*`; empty = all.
+    pub models: Vec<String>,
+    /// Names of endpoints; empty = all.
+    pub endpoints: Vec<String>,
+    /// Requests in progress at once.
+    pub max_parallel: Option<u32>,
+    /// Requests over time.
+    pub rate_limit: Option<RateLimit>,
+    /// Waits behind others.
+    pub background: bool,
+    /// May use the admin page.
+    pub admin: bool,
+}
+
+/// A client's key as the file gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeyText {
+    /// The key itself.
+    Plain(Secret),
+    /// `sha256:` and 64 hexadecimal digits: SHA-256 of the key.
+    Sha256([u8; 32]),
+}
+
+/// A token bucket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateLimit {
+    /// Requests a second in the long run, more than 0.
+    pub per_second: f64,
+    /// Requests at once after a pause, at least 1.
+    pub burst: u32,
+}

@@ -1,0 +1,106 @@
+//! Where a model goes, in which order, how often it is tried and how long it may wait.
+
+use std::time::Duration;
+
+/// `routing`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routing {
+    /// Default strategy.
+    pub strategy: Strategy,
+    /// What is done with a name that nobody serves.
+    pub unknown_model: UnknownModel,
+}
+
+/// The order in which candidates are tried (SPEC section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// As configured.
+    Failover,
+    /// In turn, weights ignored.
+    RoundRobin,
+    /// In turn by weight, smoothly: 5:1:1 gives a a b a c a a.
+    WeightedRoundRobin,
+    /// Drawn by weight.
+    Random,
+    /// Fewest in flight for its capacity first.
+    LeastBusy,
+    /// Where the conversation's prompt most likely still is in the cache.
+    Affinity,
+}
+
+impl Strategy {
+    /// The word in files, on `/health` and as `x-llmproxy-reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failover => "failover",
+            Self::RoundRobin => "round_robin",
+            Self::WeightedRoundRobin => "weighted_round_robin",
+            Self::Random => "random",
+            Self::LeastBusy => "least_busy",
+            Self::Affinity => "affinity",
+        }
+    }
+}
+
+/// One entry of `models`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The name that clients ask for.
+    pub name: String,
+    /// Instead of `routing.strategy`.
+    pub strategy: Option<Strategy>,
+    /// Where it goes; one endpoint may stand here several times, with several models.
+    pub backends: Vec<Backend>,
+}
+
+/// One entry of `models.NAME.backends`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Name of an endpoint.
+    pub endpoint: String,
+    /// The name it knows the model by; `None` leaves the body as it is.
+    pub model: Option<String>,
+    /// Instead of the endpoint's.
+    pub weight: Option<u16>,
+    /// `false`: not used.
+    pub enabled: bool,
+}
+
+/// `queue`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Requests that may wait for a place at an endpoint.
+    pub length: usize,
+    /// How long one may wait.
+    pub timeout: Duration,
+}
+
+/// `routing.unknownModel`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownModel {
+    /// One refresh, then 404.
+    Error,
+    /// As if no model was named.
+    Default,
+    /// Any endpoint, body untouched.
+    Passthrough,
+}
+
+/// `retry`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// Tries in total; `None` = `auto`, as many as there are candidates.
+    pub attempts: Option<u32>,
+    /// Delay before the second round.
+    pub initial_delay: Duration,
+    /// Longest delay, and longest `Retry-After` that is waited for.
+    pub max_delay: Duration,
+    /// Could not connect: next candidate.
+    pub on_connect: bool,
+    /// Closed before an answer: next candidate.
+    pub on_reset: bool,
+    /// No first byte in time: next candidate.
+    pub on_timeout: bool,
+    /// 408, 429, 500, 502, 503, 504: next candidate.
+    pub on_status: bool,
+}
