@@ -7,6 +7,7 @@ pub mod dice;
 pub mod gone;
 pub mod lock;
 pub mod notify;
+pub mod recent;
 pub mod secret;
 pub mod signals;
 pub mod text;

@@ -8,5 +8,6 @@ pub mod peek;
 pub mod plan;
 pub mod query;
 mod scan;
+pub mod scope;
 pub mod snapshot;
 pub mod standing;
