@@ -123,7 +123,7 @@ impl Keeper {
     fn act(&mut self, notice: Notice) {
         match notice {
             Notice::Seen(name, seen) => {
-                let down = matches!(seen, Observation::Down(_));
+                let down = matches!(seen, Observation::Down(_) | Observation::Refused(_));
                 self.observe(&name, seen);
                 // One dead endpoint is a reason to look at all, once.
                 if down && self.probes.values().all(|p| !p.running) {
@@ -235,6 +235,9 @@ impl Keeper {
         self.shared.update(|old| {
             let threshold = old.config.health_check.failure_threshold;
             old.with(name, |endpoint| {
+                if seen.is_restart() {
+                    endpoint.live.restarted();
+                }
                 let standing = endpoint.standing.observe(seen, threshold, clock::wall());
                 if standing.state != endpoint.standing.state {
                     change = Some((endpoint.standing.state, standing.clone()));
@@ -334,6 +337,7 @@ fn judge(answer: Result<(StatusCode, Vec<u8>), Fault>, endpoint: &Endpoint) -> O
         Ok((status, _)) => Observation::Down(format!("answered {}", status.as_u16())),
         Err(Fault { trouble: Trouble::Timeout(_), .. }) if endpoint.live.is_working(clock::now()) => Observation::Busy,
         Err(Fault { trouble: Trouble::Timeout(_), .. }) => Observation::Down("did not answer in time".into()),
+        Err(fault) if fault.trouble == Trouble::Refused => Observation::Refused(fault.cause),
         Err(fault) => Observation::Down(fault.cause),
     }
 }

@@ -1,16 +1,20 @@
 //! An endpoint as a request sees it: what the user configured, what was learnt, what is going on there.
 
 use super::standing::Standing;
-use crate::config;
+use super::strategy::Load;
+use crate::config::{self, MaxConcurrent};
 use serde_json::{Map, Value};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Traffic within this time is a sign of life (SPEC section 6, busy).
 const RECENT: Duration = Duration::from_secs(10);
 /// The longest cool-down after a 429 (SPEC section 5).
 const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// Caches of all endpoints, counted so that no two lives of any have the same number.
+static NEXT_CACHE: AtomicU32 = AtomicU32::new(0);
 
 /// An endpoint in one snapshot. Cheap to copy and change one thing.
 #[derive(Clone)]
@@ -74,6 +78,15 @@ impl Endpoint {
         self.config.models.iter().map(String::as_str).chain(discovered)
     }
 
+    /// Requests that may be there at once: as configured, else one for each of llama-server's slots.
+    pub fn limit(&self) -> Option<u32> {
+        match self.config.max_concurrent {
+            MaxConcurrent::Most(most) => Some(most),
+            MaxConcurrent::Unlimited => None,
+            MaxConcurrent::Auto => self.slots.filter(|&slots| slots > 0),
+        }
+    }
+
     /// The model for `auto`: `defaultModel`, else the first configured, else the first discovered.
     pub fn default_model(&self) -> Option<&str> {
         let configured = self.config.default_model.as_deref().or(self.config.models.first().map(String::as_str));
@@ -85,7 +98,11 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct Live {
     epoch: Instant,
-    in_flight: AtomicUsize,
+    in_flight: AtomicU32,
+    /// `maxConcurrent`; `u32::MAX` = none.
+    limit: AtomicU32,
+    /// Which life of its prompt cache this is: another one after every restart.
+    cache: AtomicU32,
     /// Milliseconds since `epoch` of the last byte that came from there; 0 = never.
     moved: AtomicU64,
     /// Milliseconds since `epoch` until which a request sent may stay unanswered.
@@ -97,10 +114,12 @@ pub struct Live {
 }
 
 impl Live {
-    fn new(epoch: Instant) -> Self {
+    pub(super) fn new(epoch: Instant) -> Self {
         Self {
             epoch,
-            in_flight: AtomicUsize::new(0),
+            in_flight: AtomicU32::new(0),
+            limit: AtomicU32::new(u32::MAX),
+            cache: AtomicU32::new(NEXT_CACHE.fetch_add(1, Ordering::Relaxed)),
             moved: AtomicU64::new(0),
             patience: AtomicU64::new(0),
             rest: AtomicU64::new(0),
@@ -112,15 +131,44 @@ impl Live {
         u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Counts one request until the guard is dropped.
-    pub fn enter(self: &Arc<Self>) -> Slot {
+    /// Counts one request. Only `capacity` enters and leaves, under its lock.
+    pub(super) fn enter(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Slot(Arc::clone(self))
+    }
+
+    /// Takes the count back.
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_limit(&self, limit: Option<u32>) {
+        self.limit.store(limit.unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Requests of ours that are there now, and how many may be.
+    pub fn load(&self) -> Load {
+        let limit = self.limit.load(Ordering::Relaxed);
+        Load { in_flight: self.in_flight(), limit: (limit < u32::MAX).then_some(limit) }
+    }
+
+    /// Whether one more may go there.
+    pub fn has_room(&self) -> bool {
+        self.load().has_room()
     }
 
     /// Requests of ours that are there now.
-    pub fn in_flight(&self) -> usize {
+    pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Which life of its prompt cache this is; unique in the process.
+    pub fn cache_id(&self) -> u32 {
+        self.cache.load(Ordering::Relaxed)
+    }
+
+    /// It was restarted: its prompt cache is empty.
+    pub fn restarted(&self) {
+        self.cache.store(NEXT_CACHE.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// A request was sent and may stay unanswered for `first_byte`.
@@ -161,29 +209,10 @@ impl Live {
     }
 }
 
-/// A place at an endpoint, given back when dropped.
-#[derive(Debug)]
-pub struct Slot(Arc<Live>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::clock;
-
-    #[test]
-    fn a_slot_is_given_back_when_dropped() {
-        let live = Arc::new(Live::new(clock::now()));
-        let slots = [live.enter(), live.enter()];
-        assert_eq!(live.in_flight(), 2);
-        drop(slots);
-        assert_eq!(live.in_flight(), 0);
-    }
 
     #[test]
     fn an_endpoint_works_while_a_request_may_wait_or_bytes_come() {
@@ -192,7 +221,7 @@ mod tests {
         let second = Duration::from_secs(1);
         live.sent(start, Some(60 * second));
         assert!(!live.is_working(start), "nothing of ours is there");
-        let _slot = live.enter();
+        live.enter();
         assert!(live.is_working(start + 59 * second));
         assert!(!live.is_working(start + 61 * second));
         live.moved(start + 100 * second);

@@ -1,5 +1,6 @@
 //! The domain without I/O: what an endpoint is, who serves which model, what a client asked, what went wrong.
 
+pub mod capacity;
 pub mod catalog;
 pub mod endpoint;
 pub mod failure;
@@ -11,3 +12,4 @@ mod scan;
 pub mod scope;
 pub mod snapshot;
 pub mod standing;
+pub mod strategy;

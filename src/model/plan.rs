@@ -1,9 +1,11 @@
-//! Where a request may go, and in which order: a pure function of a snapshot and what was asked.
+//! Where a request may go: a pure function of a snapshot, what was asked, and by whom.
 
 use super::endpoint::Endpoint;
 use super::failure::{Failure, Kind};
+use super::scope::Scope;
 use super::snapshot::Snapshot;
-use crate::config::UnknownModel;
+use super::strategy::Contender;
+use crate::config::{Route, Strategy, UnknownModel};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,13 +19,28 @@ pub struct Candidate {
     pub endpoint: Arc<Endpoint>,
     /// The name to send instead of the client's; `None` leaves the body as it is.
     pub rename: Option<String>,
+    /// Its share where the strategy goes by weight.
+    pub weight: u16,
+    /// Its position on the route, available or not.
+    pub place: usize,
 }
 
-/// The finite order of candidates, never empty.
+impl Candidate {
+    /// How the strategies see it now.
+    pub fn contender(&self) -> Contender {
+        Contender { place: self.place, weight: self.weight, load: self.endpoint.live.load() }
+    }
+}
+
+/// Who may be tried, never empty, and how to choose among them.
 pub struct Plan {
-    /// In the order of attempts.
+    /// In the order of the file.
     pub candidates: Vec<Candidate>,
-    /// `x-llmproxy-reason`: why the first is the first.
+    /// Which of them first.
+    pub strategy: Strategy,
+    /// Whose turn it is is remembered under this name.
+    pub route: String,
+    /// `x-llmproxy-reason`: why the first is the first, as long as the strategy has no word of its own.
     pub reason: &'static str,
 }
 
@@ -48,19 +65,27 @@ pub enum Planned {
     Refused(Failure),
 }
 
-/// The order of attempts for a wish.
-pub fn plan(snapshot: &Snapshot, wish: Wish<'_>, now: Instant) -> Planned {
+/// Who may be tried for a wish, within a scope.
+pub fn plan(snapshot: &Snapshot, wish: Wish<'_>, scope: &Scope, now: Instant) -> Planned {
     let planned = match wish {
-        Wish::Named(name) if !(name.is_empty() || name == "auto" && snapshot.catalog.offers(name).is_empty()) => {
-            named(snapshot, name)
-        }
-        Wish::Named(_) | Wish::Any => any(snapshot, "default_model"),
-        Wish::Endpoint => only(snapshot),
+        Wish::Named(name) if is_name(snapshot, name) => named(snapshot, name, scope),
+        Wish::Named(_) | Wish::Any => any(snapshot, scope, "default_model"),
+        Wish::Endpoint => only(snapshot, scope),
     };
     match planned {
         Planned::Plan(plan) => Planned::Plan(rested(plan, now)),
         other => other,
     }
+}
+
+/// Whether a text names a model: an empty one does not, and `auto` only if a model is really called that.
+fn is_name(snapshot: &Snapshot, name: &str) -> bool {
+    let is_auto = || name == "auto" && snapshot.catalog.offers(name).is_empty() && route(snapshot, name).is_none();
+    !name.is_empty() && !is_auto()
+}
+
+fn route<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Route> {
+    snapshot.config.models.iter().find(|route| route.name == name)
 }
 
 /// Without those that asked to be left alone, as long as anybody else remains.
@@ -73,29 +98,59 @@ fn rested(mut plan: Plan, now: Instant) -> Plan {
     plan
 }
 
-fn named(snapshot: &Snapshot, name: &str) -> Planned {
-    let offers = snapshot.catalog.offers(name);
-    if offers.is_empty() {
+fn named(snapshot: &Snapshot, name: &str, scope: &Scope) -> Planned {
+    if !scope.has_model(name) {
+        return Planned::Refused(not_found(snapshot, name, scope));
+    }
+    let route = route(snapshot, name);
+    let mut known = match route {
+        Some(route) => routed(snapshot, route),
+        None => discovered(snapshot, name),
+    };
+    known.retain(|candidate| scope.has_endpoint(candidate.endpoint.name()));
+    if known.is_empty() && route.is_none_or(|_| !scope.is_all()) {
         return if snapshot.is_healthy() { Planned::Unknown } else { Planned::Refused(nobody()) };
     }
-    let known = offers.iter().map(|&n| &snapshot.endpoints[n]);
-    let candidates: Vec<_> = known.filter(|e| e.is_available()).map(as_is).collect();
-    if candidates.is_empty() {
+    let all = known.len();
+    known.retain(|candidate| candidate.endpoint.is_available());
+    if known.is_empty() {
         let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(name));
         return Planned::Refused(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK));
     }
-    Planned::Plan(Plan { reason: if candidates.len() < offers.len() { "failover" } else { "model" }, candidates })
+    Planned::Plan(Plan {
+        reason: if known.len() < all { "failover" } else { "model" },
+        strategy: route.and_then(|route| route.strategy).unwrap_or(snapshot.config.routing.strategy),
+        route: name.to_owned(),
+        candidates: known,
+    })
+}
+
+/// The backends of a route that are switched on.
+fn routed(snapshot: &Snapshot, route: &Route) -> Vec<Candidate> {
+    let backends = route.backends.iter().enumerate().filter(|(_, backend)| backend.enabled);
+    let candidates = backends.filter_map(|(place, backend)| {
+        let endpoint = snapshot.enabled().find(|endpoint| endpoint.name() == backend.endpoint)?;
+        let weight = backend.weight.unwrap_or(endpoint.config.weight);
+        let rename = backend.model.clone().filter(|model| *model != route.name);
+        Some(Candidate { endpoint: Arc::clone(endpoint), rename, weight, place })
+    });
+    candidates.collect()
+}
+
+/// Everybody who serves a name, configured or discovered.
+fn discovered(snapshot: &Snapshot, name: &str) -> Vec<Candidate> {
+    snapshot.catalog.offers(name).iter().map(|&n| as_is(n, &snapshot.endpoints[n])).collect()
 }
 
 /// Endpoints with a model of their own to stand in.
-fn any(snapshot: &Snapshot, reason: &'static str) -> Planned {
-    let with_model = snapshot.endpoints.iter().filter(|e| e.is_available()).filter_map(|endpoint| {
-        let model = endpoint.default_model()?;
-        Some(Candidate { endpoint: Arc::clone(endpoint), rename: Some(model.to_owned()) })
+fn any(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
+    let with_model = in_scope(snapshot, scope).filter_map(|(place, endpoint)| {
+        let model = endpoint.default_model().filter(|model| scope.has_model(model))?;
+        Some(Candidate { rename: Some(model.to_owned()), ..as_is(place, endpoint) })
     });
     let candidates: Vec<_> = with_model.collect();
     if !candidates.is_empty() {
-        return Planned::Plan(Plan { candidates, reason });
+        return Planned::Plan(anywhere(snapshot, candidates, reason));
     }
     if !snapshot.is_healthy() {
         return Planned::Refused(nobody());
@@ -104,11 +159,12 @@ fn any(snapshot: &Snapshot, reason: &'static str) -> Planned {
     Planned::Refused(Failure::new(Kind::ModelRequired, text).param("model"))
 }
 
-fn only(snapshot: &Snapshot) -> Planned {
-    let mut enabled = snapshot.enabled();
+fn only(snapshot: &Snapshot, scope: &Scope) -> Planned {
+    let enabled = snapshot.endpoints.iter().enumerate();
+    let mut enabled = enabled.filter(|(_, e)| e.config.enabled && scope.has_endpoint(e.name()));
     match (enabled.next(), enabled.next()) {
-        (Some(one), None) if one.is_available() => {
-            Planned::Plan(Plan { candidates: vec![as_is(one)], reason: "only_endpoint" })
+        (Some((n, one)), None) if one.is_available() => {
+            Planned::Plan(anywhere(snapshot, vec![as_is(n, one)], "only_endpoint"))
         }
         (Some(_), None) | (None, _) => Planned::Refused(nobody()),
         (Some(_), Some(_)) => {
@@ -118,31 +174,41 @@ fn only(snapshot: &Snapshot) -> Planned {
     }
 }
 
+/// A plan that belongs to no model.
+fn anywhere(snapshot: &Snapshot, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
+    Plan { candidates, strategy: snapshot.config.routing.strategy, route: String::new(), reason }
+}
+
+fn in_scope<'a>(snapshot: &'a Snapshot, scope: &'a Scope) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
+    let all = snapshot.endpoints.iter().enumerate();
+    all.filter(|(_, endpoint)| endpoint.is_available() && scope.has_endpoint(endpoint.name()))
+}
+
 /// What `routing.unknownModel` makes of a name that nobody serves, after a refresh.
-pub fn unknown(snapshot: &Snapshot, name: &str) -> Result<Plan, Failure> {
+pub fn unknown(snapshot: &Snapshot, name: &str, scope: &Scope) -> Result<Plan, Failure> {
     let planned = match snapshot.config.routing.unknown_model {
-        UnknownModel::Error => return Err(not_found(snapshot, name)),
-        UnknownModel::Default => any(snapshot, "unknown_model_default"),
+        UnknownModel::Error => return Err(not_found(snapshot, name, scope)),
+        UnknownModel::Default => any(snapshot, scope, "unknown_model_default"),
         UnknownModel::Passthrough => {
-            let candidates: Vec<_> = snapshot.endpoints.iter().filter(|e| e.is_available()).map(as_is).collect();
+            let candidates: Vec<_> = in_scope(snapshot, scope).map(|(place, one)| as_is(place, one)).collect();
             if candidates.is_empty() {
                 return Err(nobody());
             }
-            Planned::Plan(Plan { candidates, reason: "passthrough" })
+            Planned::Plan(anywhere(snapshot, candidates, "passthrough"))
         }
     };
     match planned {
         Planned::Plan(plan) => Ok(plan),
         Planned::Refused(failure) => Err(failure),
-        Planned::Unknown => Err(not_found(snapshot, name)),
+        Planned::Unknown => Err(not_found(snapshot, name, scope)),
     }
 }
 
 /// 404 with what could have been asked for instead.
-pub fn not_found(snapshot: &Snapshot, name: &str) -> Failure {
+pub fn not_found(snapshot: &Snapshot, name: &str, scope: &Scope) -> Failure {
     let text = format!("The model `{}` is not served here; GET /v1/models lists what is.", shown(name));
     let mut failure = Failure::new(Kind::ModelNotFound, text).param("model");
-    failure.available_models = Some(snapshot.catalog.names().to_vec());
+    failure.available_models = Some(names(snapshot, scope));
     failure
 }
 
@@ -151,8 +217,21 @@ fn nobody() -> Failure {
         .retry_after(COME_BACK)
 }
 
-fn as_is(endpoint: &Arc<Endpoint>) -> Candidate {
-    Candidate { endpoint: Arc::clone(endpoint), rename: None }
+/// Names that can be asked for now, within a scope.
+fn names(snapshot: &Snapshot, scope: &Scope) -> Vec<String> {
+    let names = snapshot.catalog.names().iter().filter(|name| scope.has_model(name));
+    let served = |name: &&String| {
+        let known = match route(snapshot, name) {
+            Some(route) => routed(snapshot, route),
+            None => discovered(snapshot, name),
+        };
+        known.iter().any(|one| one.endpoint.is_available() && scope.has_endpoint(one.endpoint.name()))
+    };
+    if scope.is_all() { names.cloned().collect() } else { names.filter(served).cloned().collect() }
+}
+
+fn as_is(place: usize, endpoint: &Arc<Endpoint>) -> Candidate {
+    Candidate { endpoint: Arc::clone(endpoint), rename: None, weight: endpoint.config.weight, place }
 }
 
 /// A name as it may be echoed: cut to 128 characters, control characters escaped (FAULTS B9).
@@ -199,47 +278,52 @@ mod tests {
         // S000-19, S000-20, W000-1
         let all = vec![endpoint("a", &["m"], false), endpoint("b", &["m"], true), endpoint("c", &["m"], true)];
         let snapshot = snapshot(all, UnknownModel::Error);
-        assert_eq!(order(plan(&snapshot, Wish::Named("m"), clock::now())), [("b".into(), None), ("c".into(), None)]);
+        assert_eq!(
+            order(plan(&snapshot, Wish::Named("m"), &Scope::default(), clock::now())),
+            [("b".into(), None), ("c".into(), None)]
+        );
     }
 
     #[test]
     fn a_model_whose_endpoints_are_all_down_is_503_and_not_404() {
         let snapshot = snapshot(vec![endpoint("a", &["m"], false), endpoint("b", &["x"], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&snapshot, Wish::Named("m"), clock::now()))[0].0, "NoEndpoint");
-        assert_eq!(order(plan(&snapshot, Wish::Named("zz"), clock::now()))[0].0, "unknown");
+        assert_eq!(order(plan(&snapshot, Wish::Named("m"), &Scope::default(), clock::now()))[0].0, "NoEndpoint");
+        assert_eq!(order(plan(&snapshot, Wish::Named("zz"), &Scope::default(), clock::now()))[0].0, "unknown");
     }
 
     #[test]
     fn auto_and_nothing_get_an_endpoints_own_model() {
         let snapshot = snapshot(vec![endpoint("a", &[], true), endpoint("b", &["m", "n"], true)], UnknownModel::Error);
         for wish in [Wish::Any, Wish::Named(""), Wish::Named("auto")] {
-            assert_eq!(order(plan(&snapshot, wish, clock::now())), [("b".into(), Some("m".into()))]);
+            assert_eq!(order(plan(&snapshot, wish, &Scope::default(), clock::now())), [("b".into(), Some("m".into()))]);
         }
     }
 
     #[test]
     fn auto_is_a_model_if_one_is_called_that() {
         let snapshot = snapshot(vec![endpoint("a", &["m", "auto"], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&snapshot, Wish::Named("auto"), clock::now())), [("a".into(), None)]);
+        assert_eq!(order(plan(&snapshot, Wish::Named("auto"), &Scope::default(), clock::now())), [("a".into(), None)]);
     }
 
     #[test]
     fn an_unknown_model_is_refused_replaced_or_passed_as_configured() {
         let all = || vec![endpoint("a", &["m"], true)];
-        let error = unknown(&snapshot(all(), UnknownModel::Error), "zz").err().expect("404");
+        let error = unknown(&snapshot(all(), UnknownModel::Error), "zz", &Scope::default()).err().expect("404");
         assert_eq!((error.kind, error.available_models), (Kind::ModelNotFound, Some(vec!["m".to_owned()])));
-        let default = unknown(&snapshot(all(), UnknownModel::Default), "zz").unwrap_or_else(|f| panic!("{f:?}"));
+        let default = unknown(&snapshot(all(), UnknownModel::Default), "zz", &Scope::default())
+            .unwrap_or_else(|f| panic!("{f:?}"));
         assert_eq!((default.candidates[0].rename.as_deref(), default.reason), (Some("m"), "unknown_model_default"));
-        let pass = unknown(&snapshot(all(), UnknownModel::Passthrough), "zz").unwrap_or_else(|f| panic!("{f:?}"));
+        let pass = unknown(&snapshot(all(), UnknownModel::Passthrough), "zz", &Scope::default())
+            .unwrap_or_else(|f| panic!("{f:?}"));
         assert_eq!((pass.candidates[0].rename.as_deref(), pass.reason), (None, "passthrough"));
     }
 
     #[test]
     fn a_path_without_a_model_needs_a_single_endpoint() {
         let one = snapshot(vec![endpoint("a", &["m"], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&one, Wish::Endpoint, clock::now())), [("a".into(), None)]);
+        assert_eq!(order(plan(&one, Wish::Endpoint, &Scope::default(), clock::now())), [("a".into(), None)]);
         let two = snapshot(vec![endpoint("a", &["m"], true), endpoint("b", &[], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&two, Wish::Endpoint, clock::now()))[0].0, "ModelRequired");
+        assert_eq!(order(plan(&two, Wish::Endpoint, &Scope::default(), clock::now()))[0].0, "ModelRequired");
     }
 
     #[test]

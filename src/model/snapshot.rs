@@ -1,5 +1,6 @@
 //! All that one request may read, replaced whole; and the one place where it is replaced.
 
+use super::capacity::Capacity;
 use super::catalog::Catalog;
 use super::endpoint::Endpoint;
 use super::standing::Observation;
@@ -47,6 +48,11 @@ impl Snapshot {
         Self::new(Arc::clone(&self.config), endpoints)
     }
 
+    /// Tells how many may be where.
+    fn limit(&self, capacity: &Arc<Capacity>) {
+        capacity.resize(self.endpoints.iter().map(|endpoint| (&*endpoint.live, endpoint.limit())));
+    }
+
     /// Endpoints that take part.
     pub fn enabled(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.endpoints.iter().filter(|e| e.config.enabled)
@@ -73,6 +79,7 @@ pub enum Notice {
 /// The current snapshot, and the line to the thread that keeps it true.
 pub struct Shared {
     current: RwLock<Arc<Snapshot>>,
+    capacity: Arc<Capacity>,
     writer: Mutex<()>,
     notices: Sender<Notice>,
     refresh: Mutex<Refresh>,
@@ -90,7 +97,10 @@ impl Shared {
     /// Publishes a first snapshot; the receiver is for the health thread.
     pub fn new(first: Snapshot) -> (Arc<Self>, Receiver<Notice>) {
         let (notices, inbox) = bounded(NOTICES);
+        let capacity = Arc::<Capacity>::default();
+        first.limit(&capacity);
         let shared = Self {
+            capacity,
             current: RwLock::new(Arc::new(first)),
             writer: Mutex::new(()),
             notices,
@@ -109,7 +119,13 @@ impl Shared {
     pub fn update(&self, make: impl FnOnce(&Snapshot) -> Snapshot) {
         let _turn = lock(&self.writer);
         let next = Arc::new(make(&self.load()));
+        next.limit(&self.capacity);
         *write(&self.current) = next;
+    }
+
+    /// The places at all endpoints.
+    pub fn capacity(&self) -> &Arc<Capacity> {
+        &self.capacity
     }
 
     /// Tells the health thread, without ever waiting for it. False if its inbox is full.

@@ -40,10 +40,19 @@ pub enum Observation {
     Up,
     /// It did not; why.
     Down(String),
+    /// Nothing listens there: like `Down`, and whatever it had in memory is gone.
+    Refused(String),
     /// It answered that its model is being loaded.
     Loading,
     /// It did not answer, but it is working for us.
     Busy,
+}
+
+impl Observation {
+    /// Whether it tells that the endpoint was started anew since it served last, or will be.
+    pub fn is_restart(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Loading)
+    }
 }
 
 /// The standing of one endpoint.
@@ -81,7 +90,7 @@ impl Standing {
                 let state = if self.state == State::Unhealthy { State::Unhealthy } else { State::Busy };
                 Self { state, last_check, ..self.clone() }
             }
-            Observation::Down(why) => {
+            Observation::Down(why) | Observation::Refused(why) => {
                 let failures = self.failures.saturating_add(1);
                 let state = if failures >= threshold { State::Unhealthy } else { State::Failing };
                 Self { state, failures, last_check, last_error: Some(why) }

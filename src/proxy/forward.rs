@@ -1,6 +1,7 @@
 //! The attempts: one candidate after another until somebody gives an answer worth passing on. Up to here
 //! every fault may still become another attempt or a clean status.
 
+use super::admit::{Admission, Admitted};
 use super::ask::Ask;
 use super::client::Client;
 use super::route::Forward;
@@ -8,9 +9,11 @@ use super::weigh::{self, Left, Verdict};
 use crate::base::{clock, dice};
 use crate::config::Retry;
 use crate::http::request::Request;
-use crate::model::endpoint::{Endpoint, Slot};
+use crate::model::capacity::Slot;
+use crate::model::endpoint::Endpoint;
 use crate::model::failure::Failure;
 use crate::model::plan::{Candidate, Plan};
+use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::model::standing::Observation;
 use crate::upstream::headers;
@@ -43,6 +46,10 @@ pub struct Errand<'a> {
     pub request_id: &'a str,
     /// Its forwarding fields are believed.
     pub trusted: bool,
+    /// What its caller may see.
+    pub scope: &'a Scope,
+    /// It waits behind others.
+    pub background: bool,
 }
 
 /// Who answered, or would have.
@@ -55,12 +62,14 @@ pub struct By {
     pub attempts: u32,
     /// Why it was chosen.
     pub reason: &'static str,
+    /// Time spent in the line for a place.
+    pub queued: Duration,
 }
 
 /// The end of the attempts.
 pub enum Outcome {
     /// An answer, with its place at the endpoint.
-    Answer(Box<Answer>, Rc<By>, Slot),
+    Answer(Box<Answer>, Rc<By>, Option<Slot>),
     /// The best of the answers that were kept while others were tried.
     Kept(Kept, Rc<By>),
     /// No answer.
@@ -82,6 +91,7 @@ pub struct Kept {
 struct Trying<'a> {
     errand: &'a Errand<'a>,
     reason: &'static str,
+    queued: Duration,
     attempts: u32,
     faults: Vec<(String, Fault)>,
     kept: Option<(Kept, Rc<By>)>,
@@ -91,41 +101,66 @@ struct Trying<'a> {
 
 enum Step {
     Next,
+    /// The prompt is longer than this context: only a larger one will do.
+    Larger(u64),
     End(Outcome),
 }
 
-/// Tries the candidates of a plan in order, then in rounds as `retry` allows.
-pub fn forward(errand: &Errand<'_>, plan: &Plan) -> Outcome {
+/// Tries the candidates of a plan, the strategy's choice first, then in rounds as `retry` allows.
+pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
     let retry = &errand.snapshot.config.retry;
     let allowed = retry.attempts.unwrap_or(plan.candidates.len() as u32);
-    let reason = plan.reason;
-    let mut trying = Trying { errand, reason, attempts: 0, faults: Vec::new(), kept: None, told: None, last: None };
+    let mut admission = Admission::new(errand, plan);
+    let mut trying = Trying::new(errand);
     let mut tried = 0;
     for round in 0.. {
         if round > 0 {
+            admission.next_round();
             let pause = weigh::pause(retry, round, trying.told.take(), dice::unit());
             if errand.request.gone.wait_until(clock::now() + pause, clock::now) {
                 return Outcome::Gone(trying.last);
             }
         }
-        for (n, candidate) in plan.candidates.iter().enumerate() {
+        while !admission.left().is_empty() {
+            let (index, slot) = match admission.next() {
+                Admitted::At(index, slot) => (index, slot),
+                Admitted::Gone => return Outcome::Gone(trying.last),
+                Admitted::Refused(failure) if trying.last.is_none() => return Outcome::Failed(failure, None),
+                Admitted::Refused(_) => return trying.give_up(),
+            };
+            if tried == 0 {
+                trying.reason = admission.reason(index);
+            }
+            trying.queued = admission.queued;
             tried += 1;
             let any = tried < allowed;
-            let left = Left { keys: false, candidates: any && n + 1 < plan.candidates.len(), any };
-            match trying.candidate(candidate, left, retry) {
+            let candidate = &admission.plan.candidates[index];
+            let larger = admission.has_larger(candidate.endpoint.context);
+            let left = Left { keys: false, candidates: any && !admission.left().is_empty(), any, larger };
+            match trying.candidate(candidate, left, slot) {
                 Step::End(outcome) => return outcome,
                 Step::Next if !any => return trying.give_up(),
                 Step::Next => trying.reason = "retry",
+                Step::Larger(context) => {
+                    trying.reason = "context";
+                    admission.only_larger(context);
+                }
             }
         }
     }
     trying.give_up()
 }
 
-impl Trying<'_> {
+impl<'a> Trying<'a> {
+    fn new(errand: &'a Errand<'a>) -> Self {
+        let (reason, queued) = ("", Duration::ZERO);
+        Self { errand, reason, queued, attempts: 0, faults: Vec::new(), kept: None, told: None, last: None }
+    }
+
     /// One endpoint, with its keys in turn.
-    fn candidate(&mut self, candidate: &Candidate, left: Left, retry: &Retry) -> Step {
+    fn candidate(&mut self, candidate: &Candidate, left: Left, mut slot: Option<Slot>) -> Step {
         let endpoint = &candidate.endpoint;
+        let retry = &self.errand.snapshot.config.retry;
         let keys = endpoint.config.api_keys.len();
         let first = endpoint.live.next_key(keys);
         for turn in 0..keys.max(1) {
@@ -140,25 +175,39 @@ impl Trying<'_> {
                 model: candidate.rename.clone().or_else(|| self.errand.ask.name().map(str::to_owned)),
                 attempts: self.attempts,
                 reason: self.reason,
+                queued: self.queued,
             });
             self.last = Some(Rc::clone(&by));
-            let slot = endpoint.live.enter();
-            match self.send(candidate, key.map(|key| key.reveal())) {
-                Ok(answer) => match self.weighed(&answer, endpoint, retry, left) {
-                    Verdict::Pass => return Step::End(Outcome::Answer(Box::new(answer), by, slot)),
-                    verdict => {
-                        if let Some(outcome) = self.keep(answer, by, slot) {
-                            return Step::End(outcome);
-                        }
-                        if verdict == Verdict::Next {
-                            return Step::Next;
-                        }
-                    }
-                },
+            let answer = match self.send(candidate, key.map(|key| key.reveal())) {
+                Ok(answer) => answer,
                 Err(fault) => return self.faulted(endpoint, fault, retry),
+            };
+            let verdict = self.weighed(&answer, endpoint, retry, left);
+            if verdict == Verdict::Pass {
+                return Step::End(Outcome::Answer(Box::new(answer), by, slot));
+            }
+            if let Some(outcome) = self.keep(answer, by, &mut slot) {
+                return Step::End(outcome);
+            }
+            match verdict {
+                Verdict::NextKey => {}
+                Verdict::Look => return self.looked_into(endpoint),
+                Verdict::Next | Verdict::Pass => return Step::Next,
             }
         }
         Step::Next
+    }
+
+    /// A 400 that may say that the prompt is too long; any other is the client's.
+    fn looked_into(&mut self, endpoint: &Endpoint) -> Step {
+        let told = self.kept.as_ref().and_then(|(kept, _)| weigh::exceeded_context(&kept.body));
+        match told.map(|told| told.or(endpoint.context).unwrap_or(0)) {
+            Some(context) => Step::Larger(context),
+            None => match self.kept.take() {
+                Some((kept, by)) => Step::End(Outcome::Kept(kept, by)),
+                None => Step::Next,
+            },
+        }
     }
 
     fn send(&self, candidate: &Candidate, key: Option<&str>) -> Result<Answer, Fault> {
@@ -209,11 +258,11 @@ impl Trying<'_> {
     }
 
     /// Keeps an error answer while others are tried; too long a one is the client's at once.
-    fn keep(&mut self, mut answer: Answer, by: Rc<By>, slot: Slot) -> Option<Outcome> {
+    fn keep(&mut self, mut answer: Answer, by: Rc<By>, slot: &mut Option<Slot>) -> Option<Outcome> {
         let mut body = Vec::new();
         let mut piece = [0; 4096];
         if answer.length.is_some_and(|length| length > KEEP as u64) {
-            return Some(Outcome::Answer(Box::new(answer), by, slot));
+            return Some(Outcome::Answer(Box::new(answer), by, slot.take()));
         }
         loop {
             match answer.read(&mut piece) {
@@ -247,7 +296,7 @@ impl Trying<'_> {
         }
         log::warn!("endpoint {} {}: {}", endpoint.name(), weigh::sentence(&fault), fault.cause);
         if fault.trouble == Trouble::Refused {
-            let down = Observation::Down(fault.cause.clone());
+            let down = Observation::Refused(fault.cause.clone());
             self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), down));
         }
         let again = weigh::may_retry(&fault, retry);
@@ -262,7 +311,8 @@ impl Trying<'_> {
         match self.kept {
             Some((kept, by)) => {
                 let (endpoint, model) = (Arc::clone(&by.endpoint), by.model.clone());
-                Outcome::Kept(kept, Rc::new(By { endpoint, model, attempts: self.attempts, reason: by.reason }))
+                let By { reason, queued, .. } = *by;
+                Outcome::Kept(kept, Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued }))
             }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }

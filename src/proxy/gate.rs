@@ -6,8 +6,9 @@ use crate::model::failure::{Failure, Kind};
 use http::header::{self, HeaderName, HeaderValue};
 use std::net::IpAddr;
 
-const EXPOSED: &str =
-    "x-request-id, retry-after, x-llmproxy-endpoint, x-llmproxy-model, x-llmproxy-attempts, x-llmproxy-reason";
+const EXPOSED: &str = "x-request-id, retry-after, x-llmproxy-endpoint, x-llmproxy-model, x-llmproxy-attempts, \
+     x-llmproxy-reason, x-llmproxy-queue-ms, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
+     x-ratelimit-reset-requests";
 
 /// Refuses a foreign name on a loopback listener: a web page that made its own name point here (FAULTS F8).
 pub fn check_host(host: Option<&HeaderValue>, allowed: &[String]) -> Result<(), Failure> {

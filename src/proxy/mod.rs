@@ -1,5 +1,6 @@
 //! One request from head to access line: which path it is, whether it may pass, where it goes, what comes back.
 
+mod admit;
 mod ask;
 mod client;
 mod forward;

@@ -209,6 +209,10 @@ pub fn told(by: &By) -> Vec<(HeaderName, HeaderValue)> {
         (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(by.attempts)),
         (HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(by.reason)),
     ];
+    if !by.queued.is_zero() {
+        let waited = u64::try_from(by.queued.as_millis()).unwrap_or(u64::MAX);
+        told.push((HeaderName::from_static("x-llmproxy-queue-ms"), HeaderValue::from(waited)));
+    }
     if let Ok(name) = HeaderValue::from_bytes(by.endpoint.name().as_bytes()) {
         told.push((HeaderName::from_static("x-llmproxy-endpoint"), name));
     }

@@ -33,6 +33,14 @@ pub struct Forward {
     pub names: Names,
 }
 
+impl Forward {
+    /// Whether the endpoint computes for it: what only reads state or counts tokens takes no slot there.
+    pub fn takes_place(&self) -> bool {
+        let counts = ["/tokenize", "/detokenize", "/apply-template", "/v1/messages/count_tokens"];
+        matches!(self.names, Names::Body | Names::BodyOnly) && !counts.contains(&self.path.as_str())
+    }
+}
+
 /// Where a path has its model's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Names {

@@ -16,6 +16,7 @@ use crate::http::request::Request;
 use crate::model::failure::{Dialect, Failure, Kind};
 use crate::model::peek;
 use crate::model::plan::{self, Plan, Planned};
+use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::{self, End, Line};
 use crate::upstream::Net;
@@ -44,6 +45,7 @@ impl Proxy {
     /// From now on the proxy says that it is being stopped.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        self.shared.capacity().close();
     }
 
     /// Serves one request of either lane.
@@ -76,7 +78,7 @@ impl Proxy {
     fn model(&self, visit: &Visit, reply: Reply, request: &Request, id: &str, snapshot: &Snapshot) {
         match snapshot.catalog.entry(id) {
             Some(entry) => visit.json(reply, request, StatusCode::OK, &entry),
-            None => visit.refuse(reply, &request.head, &plan::not_found(snapshot, id)),
+            None => visit.refuse(reply, &request.head, &plan::not_found(snapshot, id, &Scope::default())),
         }
     }
 
@@ -86,22 +88,28 @@ impl Proxy {
         let strict = request.head.target.query().is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
         let unwell = draining || (strict && !snapshot.is_healthy());
         let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        visit.json(reply, request, status, views::health(&snapshot, draining).to_string().as_bytes());
+        visit.json(
+            reply,
+            request,
+            status,
+            views::health(&snapshot, self.shared.capacity().waiting(), draining).to_string().as_bytes(),
+        );
     }
 
     /// Answered by the health thread when its round is done: no worker waits.
     fn force_check(&self, visit: Visit, reply: Reply, request: Request) {
         let shared = Arc::clone(&self.shared);
         let answer = Box::new(move || {
-            let body = views::health(&shared.load(), false).to_string();
+            let body = views::health(&shared.load(), shared.capacity().waiting(), false).to_string();
             visit.json(reply, &request, StatusCode::OK, body.as_bytes());
         });
         self.shared.notify(Notice::Force(answer));
     }
 
     fn forward(&self, visit: &Visit, reply: Reply, request: &Request, forward: &Forward, snapshot: &Snapshot) {
+        let scope = Scope::default();
         let planned = ask::ask(request, forward).and_then(|ask| {
-            let plan = self.plan(request, &ask, snapshot)?;
+            let plan = self.plan(request, &ask, snapshot, &scope)?;
             Ok((ask, plan))
         });
         let (ask, (plan, fresh)) = match planned {
@@ -123,9 +131,11 @@ impl Proxy {
             client: &client,
             request_id: &visit.id,
             trusted,
+            scope: &scope,
+            background: false,
         };
         let is_head = request.head.method == http::Method::HEAD;
-        let (status, by, relayed) = match forward::forward(&errand, &plan) {
+        let (status, by, relayed) = match forward::forward(&errand, plan) {
             Outcome::Answer(answer, by, _slot) => {
                 let status = answer.status;
                 (status.as_u16(), Some(by.clone()), relay::relay(*answer, &client, &by, is_head))
@@ -133,7 +143,11 @@ impl Proxy {
             Outcome::Kept(kept, by) => (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, &client, &by)),
             Outcome::Failed(failure, by) => {
                 client.fail(&failure, &by.as_deref().map(relay::told).unwrap_or_default());
-                let end = if failure.kind == Kind::UpstreamTimeout { End::Timeout } else { End::UpstreamLost };
+                let end = match failure.kind {
+                    Kind::UpstreamTimeout => End::Timeout,
+                    Kind::Overloaded | Kind::QueueTimeout | Kind::Draining => End::Refused,
+                    _ => End::UpstreamLost,
+                };
                 (failure.kind.status(), by, nothing_relayed(end))
             }
             Outcome::Gone(by) => {
@@ -159,8 +173,9 @@ impl Proxy {
         request: &Request,
         ask: &Ask,
         snapshot: &Snapshot,
+        scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
-        match plan::plan(snapshot, ask.wish(), clock::now()) {
+        match plan::plan(snapshot, ask.wish(), scope, clock::now()) {
             Planned::Plan(plan) => return Ok((plan, None)),
             Planned::Refused(failure) => return Err(failure),
             Planned::Unknown => {}
@@ -169,12 +184,12 @@ impl Proxy {
         let until = clock::now() + snapshot.config.health_check.timeout + Duration::from_secs(1);
         self.shared.refresh(&request.gone, until);
         let fresh = self.shared.load();
-        match plan::plan(&fresh, ask.wish(), clock::now()) {
+        match plan::plan(&fresh, ask.wish(), scope, clock::now()) {
             Planned::Plan(plan) => Ok((plan, Some(fresh))),
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
                 let name = ask.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, name)?;
+                let plan = plan::unknown(&fresh, name, scope)?;
                 log::warn!(
                     "model {} is not served; it goes to {} ({})",
                     plan::shown(name),
@@ -343,6 +358,7 @@ impl Visit {
             endpoint: by.map(|by| by.endpoint.name()),
             reason: by.map(|by| by.reason),
             attempts: by.map_or(0, |by| by.attempts),
+            queue: by.map(|by| by.queued).filter(|queued| !queued.is_zero()),
             first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
             tokens_in: relayed.tokens.prompt,
             tokens_cached: relayed.tokens.cached,

@@ -6,7 +6,7 @@ use crate::model::snapshot::Snapshot;
 use serde_json::{Map, Value, json};
 
 /// The `/health` body [S000-27..30], a superset of the older proxies' shapes.
-pub fn health(snapshot: &Snapshot, draining: bool) -> Value {
+pub fn health(snapshot: &Snapshot, waiting: usize, draining: bool) -> Value {
     let enabled: Vec<_> = snapshot.enabled().collect();
     let healthy = enabled.iter().filter(|e| e.standing.is_healthy()).count();
     let status = match (draining, healthy) {
@@ -21,6 +21,7 @@ pub fn health(snapshot: &Snapshot, draining: bool) -> Value {
         "healthy_endpoints": healthy,
         "total_endpoints": enabled.len(),
         "backends": enabled.len(),
+        "queue": {"waiting": waiting, "length": snapshot.config.queue.length},
         "mode": snapshot.config.routing.strategy.as_str(),
         "version": env!("CARGO_PKG_VERSION"),
     })
@@ -37,7 +38,7 @@ fn endpoint(endpoint: &Endpoint) -> Value {
         "lastError": standing.last_error,
         "state": standing.state.as_str(),
         "inFlight": endpoint.live.in_flight(),
-        "slots": endpoint.slots,
+        "slots": endpoint.live.load().limit,
         "models": models,
     })
 }

@@ -15,6 +15,8 @@ pub enum Verdict {
     NextKey,
     /// Another endpoint may fare better.
     Next,
+    /// The body decides: a prompt too long for this endpoint may fit a larger one.
+    Look,
 }
 
 /// What is left to try besides the current candidate.
@@ -26,6 +28,8 @@ pub struct Left {
     pub candidates: bool,
     /// Another try of any kind is allowed.
     pub any: bool,
+    /// An endpoint with a larger context.
+    pub larger: bool,
 }
 
 /// Judges a status (SPEC section 5, Failures).
@@ -35,6 +39,9 @@ pub fn answer(status: StatusCode, retry: &Retry, left: Left) -> Verdict {
         return Verdict::NextKey;
     }
     let again = retry.on_status && matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504);
+    if status == StatusCode::BAD_REQUEST && left.any && left.larger {
+        return Verdict::Look;
+    }
     let elsewhere = matches!(status.as_u16(), 401 | 403 | 404) && left.candidates;
     if left.any && (again || elsewhere) { Verdict::Next } else { Verdict::Pass }
 }
@@ -103,6 +110,14 @@ pub fn pause(retry: &Retry, round: u32, told: Option<Duration>, unit: f64) -> Du
     told.map_or(jittered, |told| told.max(jittered)).min(retry.max_delay)
 }
 
+/// Whether an error body says, in its `type`, that the prompt is longer than the endpoint's context; and that
+/// context's size if told (llama-server's `exceed_context_size_error`).
+pub fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let error = body.get("error")?;
+    (error.get("type")?.as_str()? == "exceed_context_size_error").then(|| error.get("n_ctx").and_then(|n| n.as_u64()))
+}
+
 /// `Retry-After` in seconds; dates are not used by any API in sight.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: f64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
@@ -113,8 +128,8 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    const ALL: Left = Left { keys: true, candidates: true, any: true };
-    const LAST: Left = Left { keys: false, candidates: false, any: false };
+    const ALL: Left = Left { keys: true, candidates: true, any: true, larger: false };
+    const LAST: Left = Left { keys: false, candidates: false, any: false, larger: false };
 
     fn judge(status: u16, left: Left) -> Verdict {
         answer(StatusCode::from_u16(status).expect("a status"), &Retry::default(), left)
@@ -146,9 +161,22 @@ mod tests {
 
     #[test]
     fn in_a_second_round_of_one_candidate_a_401_is_final() {
-        let again = Left { keys: false, candidates: false, any: true };
+        let again = Left { keys: false, candidates: false, any: true, larger: false };
         assert_eq!(judge(401, again), Verdict::Pass);
         assert_eq!(judge(503, again), Verdict::Next);
+    }
+
+    #[test]
+    fn a_400_is_looked_into_only_when_a_larger_context_is_left() {
+        let larger = Left { larger: true, ..ALL };
+        assert_eq!((judge(400, larger), judge(413, larger)), (Verdict::Look, Verdict::Pass));
+        assert_eq!(judge(400, Left { any: false, ..larger }), Verdict::Pass);
+        let recorded = include_str!("../../tests/data/err_context.raw");
+        let body = recorded.split("\r\n\r\n").nth(1).expect("a body");
+        assert!(matches!(exceeded_context(body.as_bytes()), Some(Some(1..))));
+        for other in ["", "{}", r#"{"error":"exceed_context_size_error"}"#, r#"{"error":{"type":"x"}}"#] {
+            assert_eq!(exceeded_context(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]

@@ -1,0 +1,186 @@
+//! The way to a place at an endpoint: the strategy's first choice that has room, else the line, where the client is
+//! kept alive and heard leaving.
+
+use super::forward::Errand;
+use crate::base::gone::HangUp;
+use crate::base::{clock, dice};
+use crate::config::Strategy;
+use crate::model::capacity::{Entry, Slot, Waited, Waiting, Wanted};
+use crate::model::endpoint::Live;
+use crate::model::failure::{Failure, Kind};
+use crate::model::plan::{self, Plan, Planned};
+use crate::model::strategy::{self, Contender};
+use crate::upstream::Watch;
+use crossbeam_channel::{Sender, bounded};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How soon a client should come back that found the line full, or waited in vain.
+const COME_BACK: Duration = Duration::from_secs(5);
+/// Who waits looks this often whether endpoints came back that would do as well.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What came of asking for a place.
+pub enum Admitted {
+    /// At this candidate; no slot where none is needed.
+    At(usize, Option<Slot>),
+    /// The client has left.
+    Gone,
+    /// No place in time, or at all.
+    Refused(Failure),
+}
+
+/// A request on its way to places: which candidates are left in this round, in which order.
+pub struct Admission<'a> {
+    errand: &'a Errand<'a>,
+    /// Who may be tried.
+    pub plan: Plan,
+    /// Indexes into the candidates, in the order of attempts; none before the first was chosen.
+    order: Vec<usize>,
+    left: Vec<usize>,
+    /// Time spent in the line.
+    pub queued: Duration,
+}
+
+/// Rings when the client leaves.
+struct Bell(Sender<()>);
+
+impl HangUp for Bell {
+    fn hang_up(&self) {
+        let _ = self.0.try_send(());
+    }
+}
+
+impl<'a> Admission<'a> {
+    /// Nothing tried yet.
+    pub fn new(errand: &'a Errand<'a>, plan: Plan) -> Self {
+        let left = (0..plan.candidates.len()).collect();
+        Self { errand, plan, order: Vec::new(), left, queued: Duration::ZERO }
+    }
+
+    /// Candidates not tried in this round.
+    pub fn left(&self) -> &[usize] {
+        &self.left
+    }
+
+    /// Everybody may be tried again.
+    pub fn next_round(&mut self) {
+        self.left.clone_from(&self.order);
+    }
+
+    /// Whether a candidate that is left tells a larger context than this.
+    pub fn has_larger(&self, context: Option<u64>) -> bool {
+        let size = |index: &usize| self.plan.candidates[*index].endpoint.context;
+        self.left.iter().any(|index| context.is_some() && size(index) > context)
+    }
+
+    /// Leaves only candidates with a larger context than `context`, the smallest of them first.
+    pub fn only_larger(&mut self, context: u64) {
+        let size = |index: &usize| self.plan.candidates[*index].endpoint.context.unwrap_or(0);
+        self.left.retain(|index| size(index) > context);
+        self.left.sort_by_key(size);
+    }
+
+    /// A place at the next candidate, which is then no longer left.
+    pub fn next(&mut self) -> Admitted {
+        let admitted = if self.errand.forward.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
+        if let Admitted::At(index, _) = admitted {
+            if self.order.is_empty() {
+                self.order.clone_from(&self.left);
+            }
+            self.left.retain(|other| *other != index);
+        }
+        admitted
+    }
+
+    fn place(&mut self) -> Admitted {
+        let is_first = self.order.is_empty();
+        let lives = lives(&self.plan, &self.left);
+        let wanted = Wanted {
+            lives: &lives,
+            background: self.errand.background,
+            length: self.errand.snapshot.config.queue.length,
+            route: &self.plan.route,
+        };
+        let (left, plan) = (&mut self.left, &self.plan);
+        let entry = self.errand.shared.capacity().enter(&wanted, |turn| {
+            if is_first {
+                let contenders: Vec<Contender> = plan.candidates.iter().map(|one| one.contender()).collect();
+                *left = strategy::order(plan.strategy, &contenders, turn, &mut dice::unit);
+                return left.clone();
+            }
+            (0..left.len()).collect()
+        });
+        match entry {
+            // The first choice was made among all, later ones among those left.
+            Entry::In(index, slot) if is_first => Admitted::At(index, Some(slot)),
+            Entry::In(at, slot) => Admitted::At(self.left[at], Some(slot)),
+            Entry::Full => refused(Kind::Overloaded, "Every endpoint that could answer is busy, and so is the line."),
+            Entry::Closed => refused(Kind::Draining, "The proxy is being stopped."),
+            Entry::Wait(waiting) => self.wait(&waiting, is_first),
+        }
+    }
+
+    fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Admitted {
+        let (ring, bell) = bounded(1);
+        let line: Arc<dyn HangUp> = Arc::new(Bell(ring));
+        let gone = &self.errand.request.gone;
+        gone.attach(Arc::downgrade(&line));
+        let began = clock::now();
+        let until = began + self.errand.snapshot.config.queue.timeout;
+        let admitted = loop {
+            let now = clock::now();
+            if now >= until {
+                let text = "No endpoint became free within queue.timeout.";
+                break refused(Kind::QueueTimeout, text);
+            }
+            let due = self.errand.client.silent(now).unwrap_or(until);
+            match waiting.wait(&bell, until.min(due).min(now + LOOK_AGAIN)) {
+                Waited::In(index, slot) if is_first => break Admitted::At(index, Some(slot)),
+                Waited::In(at, slot) => break Admitted::At(self.left[at], Some(slot)),
+                Waited::Closed => break refused(Kind::Draining, "The proxy is being stopped."),
+                Waited::Rung => break Admitted::Gone,
+                Waited::Late if is_first => self.look_again(waiting, now),
+                Waited::Late => {}
+            }
+        };
+        gone.detach();
+        self.queued += clock::now().saturating_duration_since(began);
+        admitted
+    }
+
+    /// Endpoints that came back since are waited for too, at the same place in the line.
+    fn look_again(&mut self, waiting: &Waiting, now: Instant) {
+        let Errand { shared, ask, scope, .. } = self.errand;
+        let Planned::Plan(plan) = plan::plan(&shared.load(), ask.wish(), scope, now) else {
+            return;
+        };
+        let places = |plan: &Plan| plan.candidates.iter().map(|one| one.place).collect::<Vec<_>>();
+        if plan.route != self.plan.route || places(&plan) == places(&self.plan) {
+            return;
+        }
+        let all: Vec<usize> = (0..plan.candidates.len()).collect();
+        if waiting.widen(lives(&plan, &all)) {
+            (self.plan, self.left) = (plan, all);
+        }
+    }
+
+    /// The word for a first choice.
+    pub fn reason(&self, index: usize) -> &'static str {
+        match self.plan.strategy {
+            _ if !self.queued.is_zero() => "queued",
+            _ if self.plan.reason != "model" || self.plan.candidates.len() == 1 => self.plan.reason,
+            Strategy::Failover if index > 0 => "full",
+            Strategy::Failover => self.plan.reason,
+            strategy => strategy.as_str(),
+        }
+    }
+}
+
+fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {
+    indexes.iter().map(|&index| Arc::clone(&plan.candidates[index].endpoint.live)).collect()
+}
+
+fn refused(kind: Kind, text: &str) -> Admitted {
+    Admitted::Refused(Failure::new(kind, text).retry_after(COME_BACK))
+}
