@@ -7,7 +7,7 @@ use crate::http::door::{Door, Handle};
 use crate::http::front::{self, Front};
 use crate::http::pool::{Job, Lane};
 use crate::model::endpoint::Endpoint;
-use crate::model::snapshot::{Shared, Snapshot};
+use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::proxy::serve::Proxy;
 use crate::upstream::Net;
 use std::io;
@@ -63,7 +63,6 @@ pub struct Running {
     proxy: Arc<Proxy>,
     health: Health,
     shared: Arc<Shared>,
-    drain_timeout: Duration,
 }
 
 /// Binds the main listener and starts to serve.
@@ -111,8 +110,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let (front, handle) = Front::new(door).map_err(StartError::System)?;
     let front = std::thread::Builder::new().name("front".into()).spawn(move || front.run());
     let front = front.map_err(StartError::System)?;
-    let drain_timeout = server.drain_timeout;
-    Ok(Running { addrs: vec![addr], handle, front: Some(front), proxy, health, shared, drain_timeout })
+    Ok(Running { addrs: vec![addr], handle, front: Some(front), proxy, health, shared })
 }
 
 /// `maxConnections`, lowered so that connections to endpoints still find descriptors.
@@ -161,6 +159,30 @@ impl Running {
         self.shared.load()
     }
 
+    /// Puts another configuration in force: new requests see it, those in progress keep the old one. Tells what
+    /// takes effect only after a restart.
+    pub fn reload(&self, mut config: Config) -> Vec<&'static str> {
+        let old = &self.shared.load().config.server;
+        let new = &mut config.server;
+        let mut later = Vec::new();
+        let mut keep = |key, differs: bool| later.extend(differs.then_some(key));
+        keep("server.host", new.host != old.host);
+        keep("server.port", new.port != old.port);
+        keep("server.workers", new.workers != old.workers);
+        keep("server.backlog", new.backlog != old.backlog);
+        keep("server.maxConnections", new.max_connections != old.max_connections);
+        keep("server.bodyMemory", new.body_memory != old.body_memory);
+        new.host.clone_from(&old.host);
+        new.port = old.port;
+        (new.workers, new.backlog, new.max_connections) = (old.workers, old.backlog, old.max_connections);
+        new.body_memory = old.body_memory;
+        self.handle.obey(new);
+        self.shared.update(|old| old.reconfigured(config, clock::now()));
+        // Endpoints that are new, or elsewhere now, are asked at once.
+        self.shared.notify(Notice::Force(Box::new(|| ())));
+        later
+    }
+
     /// Whether the front has ended without being asked: nothing can be served any more.
     pub fn has_died(&self) -> bool {
         self.front.as_ref().is_none_or(JoinHandle::is_finished)
@@ -182,7 +204,7 @@ impl Running {
             let _ = front.join();
             let _ = ended.send(());
         });
-        if waiter.is_ok() && end.recv_timeout(self.drain_timeout).is_err() {
+        if waiter.is_ok() && end.recv_timeout(self.shared.load().config.server.drain_timeout).is_err() {
             log::warn!("requests still in progress after server.drainTimeout are ended");
             self.handle.hurry();
             let _ = end.recv_timeout(Duration::from_secs(1));

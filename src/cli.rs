@@ -38,7 +38,7 @@ environment (an option wins over it, it wins over the file):
 
 signals:
   SIGTERM, SIGINT          finish what is in progress, then stop; twice: at once
-  SIGHUP                   noted in the log; the configuration is read at start
+  SIGHUP                   read the configuration again; a bad one is ignored
 
 exit codes:
   0   stopped as asked             71  address in use or not allowed

@@ -152,15 +152,15 @@ fn try_out(options: &Options) -> Result<(), End> {
     let demo = demo::start().map_err(|e| End::new(1, format!("the demo servers cannot start: {e}")))?;
     let mut config = demo::config(&demo);
     override_by(options, &mut config)?;
-    stay(Loaded { config, file: None, warnings: Vec::new() }, Some(&demo))
+    stay(options, Loaded { config, file: None, warnings: Vec::new() }, Some(&demo))
 }
 
 fn serve(options: &Options) -> Result<(), End> {
-    stay(configuration(options)?, None)
+    stay(options, configuration(options)?, None)
 }
 
 /// Serves until told to stop.
-fn stay(loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
+fn stay(options: &Options, loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
     let log = logger::install(&loaded.config.log);
     let signals = signals::listen().map_err(|e| End::new(1, format!("signals cannot be heard: {e}")))?;
     for warning in &loaded.warnings {
@@ -169,7 +169,7 @@ fn stay(loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
     if let Some(file) = &loaded.file {
         log::info!("configuration: {}", file.display());
     }
-    let started = app::start_on(loaded.config, handed_over(), load::descriptor_limit());
+    let started = app::start_on(loaded.config.clone(), handed_over(), load::descriptor_limit());
     let running = started.inspect_err(|_| last_words(log))?;
     for addr in running.addrs() {
         print(&format!("llmproxy {} listening on http://{addr}\n", env!("CARGO_PKG_VERSION")))?;
@@ -179,7 +179,12 @@ fn stay(loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
     }
     let service = Notifier::new(load::env("NOTIFY_SOCKET"));
     service.ready();
-    let end = watch(&running, &signals, &service);
+    let reload = || match loaded.file {
+        // The same file, even if one that is looked for earlier has appeared.
+        Some(ref file) => configuration(&Options { config: Some(file.clone()), ..options.clone() }),
+        None => Err(End::new(CONFIG, "it was started without a configuration file; there is nothing to read again")),
+    };
+    let end = watch(&running, &signals, &service, &reload);
     service.stopping();
     if end.is_ok() {
         log::info!("stopping: requests in progress may finish");
@@ -190,7 +195,12 @@ fn stay(loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
 }
 
 /// The main thread's life: signals come, the front's pulse is felt.
-fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> Result<(), End> {
+fn watch(
+    running: &Running,
+    signals: &Receiver<Signal>,
+    service: &Notifier,
+    load: &dyn Fn() -> Result<Loaded, End>,
+) -> Result<(), End> {
     let watchdog = watchdog_interval(load::env("WATCHDOG_USEC"), load::env("WATCHDOG_PID"));
     let pulse = watchdog.map_or(PULSE, |interval| interval.min(PULSE));
     let mut beats = running.door().beats();
@@ -198,7 +208,9 @@ fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> R
         match signals.recv_timeout(pulse) {
             Ok(Signal::Stop) => return Ok(()),
             Ok(Signal::Reload) => {
-                log::warn!("SIGHUP: this version cannot reload; restart it to change its configuration")
+                service.reloading(clock::now());
+                reload(running, load());
+                service.ready();
             }
             Err(RecvTimeoutError::Timeout) if running.has_died() => {
                 return Err(End::new(
@@ -217,6 +229,27 @@ fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> R
             }
             Err(RecvTimeoutError::Disconnected) => return Err(End::new(1, "signals cannot be heard any more")),
         }
+    }
+}
+
+/// A bad configuration changes nothing.
+fn reload(running: &Running, loaded: Result<Loaded, End>) {
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(End(_, why)) => {
+            return log::error!("the configuration was not reloaded, the old one stays in force: {why}");
+        }
+    };
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    let format = running.snapshot().config.log.format != loaded.config.log.format;
+    logger::install(&loaded.config.log);
+    let mut later = running.reload(loaded.config);
+    later.extend(format.then_some("log.format"));
+    match later.as_slice() {
+        [] => log::info!("the configuration was reloaded"),
+        later => log::warn!("the configuration was reloaded; a restart is needed for {}", later.join(", ")),
     }
 }
 

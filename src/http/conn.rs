@@ -4,6 +4,7 @@ use super::body::Decoder;
 use super::head::{Framing, Head, Limits, Parser};
 use super::request::{Body, Budget};
 use crate::base::gone::Gone;
+use crate::config::Server;
 use crate::model::failure::{Failure, Kind};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream};
@@ -28,6 +29,19 @@ pub(super) struct Rules {
     pub body_timeout: Duration,
     pub keep_alive: Duration,
     pub write_timeout: Duration,
+}
+
+impl Rules {
+    pub fn new(server: &Server, budget: Arc<Budget>) -> Self {
+        Self {
+            limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
+            budget,
+            head_timeout: server.head_timeout,
+            body_timeout: server.body_timeout,
+            keep_alive: server.keep_alive,
+            write_timeout: server.write_timeout,
+        }
+    }
 }
 
 pub(super) struct Conn {

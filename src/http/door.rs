@@ -4,11 +4,12 @@ use super::head::Head;
 use super::pool::{Lane, Returns};
 use super::reply::Reply;
 use super::request::Request;
+use crate::base::lock::lock;
 use crate::config;
 use crate::model::failure::Failure;
 use std::net::{IpAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// Which workers a request goes to.
@@ -66,6 +67,8 @@ pub struct Handle {
 
 pub(super) struct Shared {
     pub returns: Arc<Returns>,
+    /// Bounds that replace the ones in force.
+    pub bounds: Mutex<Option<config::Server>>,
     pub draining: AtomicBool,
     pub hurry: AtomicBool,
     pub connections: AtomicUsize,
@@ -82,6 +85,13 @@ impl Handle {
     /// Ends what is still in progress, as if every client had left.
     pub fn hurry(&self) {
         self.shared.hurry.store(true, Ordering::SeqCst);
+        self.shared.returns.wake();
+    }
+
+    /// From now on these bounds of heads, bodies and times count; how many connections and bytes there may
+    /// be in all stays as it was.
+    pub fn obey(&self, server: &config::Server) {
+        *lock(&self.shared.bounds) = Some(server.clone());
         self.shared.returns.wake();
     }
 

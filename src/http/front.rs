@@ -3,13 +3,14 @@
 
 use super::conn::{Conn, Rules, State, Step};
 use super::door::{Desk, Door, Handle, LaneName, Refused, Shared};
-use super::head::{Head, Limits, Version};
+use super::head::{Head, Version};
 use super::pool::{Job, Lane, Returns};
 use super::reply::{Back, Line, Reply};
 use super::request::{Body, Budget, Request};
 use super::tally::Tally;
 use crate::base::clock;
 use crate::base::gone::Gone;
+use crate::base::lock::lock;
 use crate::model::failure::{Failure, Kind};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -17,8 +18,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const WAKE: Token = Token(0);
@@ -76,6 +77,7 @@ impl Front {
         }
         let shared = Arc::new(Shared {
             returns,
+            bounds: Mutex::new(None),
             draining: AtomicBool::new(false),
             hurry: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
@@ -90,14 +92,7 @@ impl Front {
             conns: Vec::new(),
             free: Vec::new(),
             tally: Tally::new(server.per_client, server.trusted_proxies.clone()),
-            rules: Rules {
-                limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
-                budget: Budget::new(server.body_memory),
-                head_timeout: server.head_timeout,
-                body_timeout: server.body_timeout,
-                keep_alive: server.keep_alive,
-                write_timeout: server.write_timeout,
-            },
+            rules: Rules::new(server, Budget::new(server.body_memory)),
             max_connections: door.max_connections,
             desk: door.desk,
             control: door.control,
@@ -127,6 +122,10 @@ impl Front {
             let now = clock::now();
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
             self.take_back(now);
+            if let Some(server) = lock(&self.shared.bounds).take() {
+                self.rules = Rules::new(&server, Arc::clone(&self.rules.budget));
+                self.tally.limit(server.per_client, server.trusted_proxies);
+            }
             for event in &events {
                 match event.token() {
                     WAKE => {}

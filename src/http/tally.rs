@@ -16,6 +16,11 @@ impl Tally {
         Self { limit, exempt, held: HashMap::new() }
     }
 
+    /// Other bounds from now on; who is over them already stays.
+    pub fn limit(&mut self, limit: usize, exempt: Vec<Network>) {
+        (self.limit, self.exempt) = (limit, exempt);
+    }
+
     /// Counts one more; false if the address now holds more than it may.
     pub fn enter(&mut self, peer: IpAddr) -> bool {
         let held = self.held.entry(household(peer)).or_insert(0);

@@ -48,6 +48,22 @@ impl Snapshot {
         Self::new(Arc::clone(&self.config), endpoints)
     }
 
+    /// What is so under another configuration: endpoints keep by name what is going on there, and what is known of
+    /// them as long as they are at the same address.
+    #[must_use]
+    pub fn reconfigured(&self, config: Config, epoch: Instant) -> Self {
+        let endpoints = config.endpoints.iter().map(|one| {
+            let Some(old) = self.endpoints.iter().find(|old| old.name() == one.name) else {
+                return Arc::new(Endpoint::new(one.clone(), epoch));
+            };
+            let fresh = Endpoint { live: Arc::clone(&old.live), ..Endpoint::new(one.clone(), epoch) };
+            let is_same = old.config.base == one.base && old.config.enabled == one.enabled;
+            Arc::new(if is_same { Endpoint { config: fresh.config, ..Endpoint::clone(old) } } else { fresh })
+        });
+        let endpoints = endpoints.collect();
+        Self::new(Arc::new(config), endpoints)
+    }
+
     /// Tells how many may be where.
     fn limit(&self, capacity: &Arc<Capacity>) {
         capacity.resize(self.endpoints.iter().map(|endpoint| (&*endpoint.live, endpoint.limit())));

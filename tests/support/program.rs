@@ -112,6 +112,18 @@ impl Program {
         assert!(sent.is_ok_and(|status| status.success()), "the program lives");
     }
 
+    /// Puts another configuration into its file.
+    pub fn rewrite(&self, yaml: &str) {
+        std::fs::write(&self.file, yaml).expect("the build's own directory is writable");
+    }
+
+    /// Waits until so many log lines hold this.
+    pub fn logged_times(&self, part: &str, times: usize) {
+        self.lines.wait(&format!("{times} log lines with {part:?}"), |lines| {
+            (lines.iter().filter(|line| line.contains(part)).count() >= times).then_some(())
+        });
+    }
+
     /// Waits for the end; the exit code.
     pub fn exit_code(mut self) -> Option<i32> {
         // A process cannot be waited for with a deadline, the end of its log can.

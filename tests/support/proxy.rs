@@ -142,6 +142,13 @@ impl Proxy {
         assert_eq!(self.get("/health").status(), 200);
     }
 
+    /// Puts another configuration in force; what needs a restart.
+    pub fn reload(&self, edit: impl FnOnce(&mut Config)) -> Vec<&'static str> {
+        let mut config = Config::clone(&self.running.snapshot().config);
+        edit(&mut config);
+        self.running.reload(config)
+    }
+
     /// Drains and joins.
     pub fn stop(self) {
         self.running.stop();

@@ -13,6 +13,7 @@ mod headers;
 mod health;
 mod json_faults;
 mod pings;
+mod reload;
 mod retry;
 mod routing;
 mod seed_000;
