@@ -1,7 +1,9 @@
 //! The domain without I/O: what an endpoint is, who serves which model, what a client asked, what went wrong.
 
+pub mod affinity;
 pub mod capacity;
 pub mod catalog;
+pub mod chain;
 pub mod endpoint;
 pub mod failure;
 pub mod multipart;

@@ -1,5 +1,6 @@
 //! All that one request may read, replaced whole; and the one place where it is replaced.
 
+use super::affinity::Affinity;
 use super::capacity::Capacity;
 use super::catalog::Catalog;
 use super::endpoint::Endpoint;
@@ -96,6 +97,7 @@ pub enum Notice {
 pub struct Shared {
     current: RwLock<Arc<Snapshot>>,
     capacity: Arc<Capacity>,
+    affinity: Affinity,
     writer: Mutex<()>,
     notices: Sender<Notice>,
     refresh: Mutex<Refresh>,
@@ -117,6 +119,7 @@ impl Shared {
         first.limit(&capacity);
         let shared = Self {
             capacity,
+            affinity: Affinity::default(),
             current: RwLock::new(Arc::new(first)),
             writer: Mutex::new(()),
             notices,
@@ -137,6 +140,11 @@ impl Shared {
         let next = Arc::new(make(&self.load()));
         next.limit(&self.capacity);
         *write(&self.current) = next;
+    }
+
+    /// Which conversation was where.
+    pub fn affinity(&self) -> &Affinity {
+        &self.affinity
     }
 
     /// The places at all endpoints.

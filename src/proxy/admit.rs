@@ -5,13 +5,16 @@ use super::forward::Errand;
 use crate::base::gone::HangUp;
 use crate::base::{clock, dice};
 use crate::config::Strategy;
+use crate::model::affinity::{self, Known, Spill};
 use crate::model::capacity::{Entry, Slot, Waited, Waiting, Wanted};
+use crate::model::chain::Marks;
 use crate::model::endpoint::Live;
 use crate::model::failure::{Failure, Kind};
 use crate::model::plan::{self, Plan, Planned};
 use crate::model::strategy::{self, Contender};
 use crate::upstream::Watch;
 use crossbeam_channel::{Sender, bounded};
+use http::HeaderName;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,9 @@ use std::time::{Duration, Instant};
 const COME_BACK: Duration = Duration::from_secs(5);
 /// Who waits looks this often whether endpoints came back that would do as well.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What clients name their conversation by, the most explicit first.
+const SESSIONS: [&str; 3] = ["x-session-id", "x-session-affinity", "x-conversation-id"];
 
 /// What came of asking for a place.
 pub enum Admitted {
@@ -40,6 +46,10 @@ pub struct Admission<'a> {
     left: Vec<usize>,
     /// Time spent in the line.
     pub queued: Duration,
+    /// What the conversation is recognised by, where that counts.
+    marks: Option<Marks>,
+    /// The word for what became of the favourite.
+    word: Option<&'static str>,
 }
 
 /// Rings when the client leaves.
@@ -55,7 +65,14 @@ impl<'a> Admission<'a> {
     /// Nothing tried yet.
     pub fn new(errand: &'a Errand<'a>, plan: Plan) -> Self {
         let left = (0..plan.candidates.len()).collect();
-        Self { errand, plan, order: Vec::new(), left, queued: Duration::ZERO }
+        let counts = plan.strategy == Strategy::Affinity && plan.candidates.len() > 1 && errand.forward.takes_place();
+        let marks = counts.then(|| {
+            let fields = &errand.request.head.fields;
+            let sessions =
+                SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
+            errand.shared.affinity().marks(errand.request.body.bytes(), &plan.route, sessions)
+        });
+        Self { errand, plan, order: Vec::new(), left, queued: Duration::ZERO, marks, word: None }
     }
 
     /// Candidates not tried in this round.
@@ -85,6 +102,10 @@ impl<'a> Admission<'a> {
     pub fn next(&mut self) -> Admitted {
         let admitted = if self.errand.forward.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
         if let Admitted::At(index, _) = admitted {
+            if let Some(marks) = &self.marks {
+                let cache = self.plan.candidates[index].endpoint.live.cache_id();
+                self.errand.shared.affinity().remember(marks, cache);
+            }
             if self.order.is_empty() {
                 self.order.clone_from(&self.left);
             }
@@ -102,11 +123,13 @@ impl<'a> Admission<'a> {
             length: self.errand.snapshot.config.queue.length,
             route: &self.plan.route,
         };
-        let (left, plan) = (&mut self.left, &self.plan);
+        let favourite = self.favourite().filter(|_| is_first);
+        let (left, plan, word) = (&mut self.left, &self.plan, &mut self.word);
         let entry = self.errand.shared.capacity().enter(&wanted, |turn| {
             if is_first {
                 let contenders: Vec<Contender> = plan.candidates.iter().map(|one| one.contender()).collect();
                 *left = strategy::order(plan.strategy, &contenders, turn, &mut dice::unit);
+                *word = favour(favourite, &contenders, left);
                 return left.clone();
             }
             (0..left.len()).collect()
@@ -119,6 +142,11 @@ impl<'a> Admission<'a> {
             Entry::Closed => refused(Kind::Draining, "The proxy is being stopped."),
             Entry::Wait(waiting) => self.wait(&waiting, is_first),
         }
+    }
+
+    fn favourite(&self) -> Option<(usize, Known)> {
+        let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
+        self.errand.shared.affinity().favourite(self.marks.as_ref()?, &caches)
     }
 
     fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Admitted {
@@ -172,9 +200,27 @@ impl<'a> Admission<'a> {
             _ if self.plan.reason != "model" || self.plan.candidates.len() == 1 => self.plan.reason,
             Strategy::Failover if index > 0 => "full",
             Strategy::Failover => self.plan.reason,
+            Strategy::Affinity => self.word.unwrap_or("affinity_new"),
             strategy => strategy.as_str(),
         }
     }
+}
+
+/// Puts the favourite first, unless the request is better off elsewhere; the word for that.
+fn favour(favourite: Option<(usize, Known)>, contenders: &[Contender], order: &mut Vec<usize>) -> Option<&'static str> {
+    let (index, known) = favourite?;
+    let others = order.iter().filter(|other| **other != index).map(|&other| contenders[other].load);
+    match affinity::spill(contenders[index].load, others) {
+        Some(Spill::Full) => return Some("affinity_full"),
+        Some(Spill::Busy) => return Some("affinity_busy"),
+        None => {}
+    }
+    order.retain(|other| *other != index);
+    order.insert(0, index);
+    Some(match known {
+        Known::Prompt => "affinity",
+        Known::Session => "session",
+    })
 }
 
 fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {
