@@ -166,9 +166,12 @@ impl<'a> Field<'a> {
             Value::Map(entries) => Ok(entries.as_slice()),
             other => Err(format!("{} is not a map of `name: ...`", shown(other))),
         });
-        let mut items = Vec::new();
-        for entry in entries.unwrap_or_default() {
+        let (mut items, entries) = (Vec::new(), entries.unwrap_or_default());
+        for (n, entry) in entries.iter().enumerate() {
             let path = format!("{}[{}]", self.path, entry.key);
+            if entries[..n].iter().any(|other| other.key == entry.key) {
+                self.notes.problem(entry.at, &path, "is given twice; keep one");
+            }
             let field = Field { node: Some(&entry.value), path, at: entry.at, notes: self.notes };
             items.extend(item(&entry.key, field));
         }

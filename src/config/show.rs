@@ -286,7 +286,8 @@ fn word(text: &str) -> String {
     let reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
     let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
     let is_bare = starts_well && text.chars().all(bare) && !reserved.iter().any(|word| word.eq_ignore_ascii_case(text));
-    if is_bare { text.into() } else { quoted(text) }
+    // `load` fills in variables in values, and takes `$$` for `$` there.
+    if is_bare { text.into() } else { quoted(&text.replace('$', "$$")) }
 }
 
 fn quoted(text: &str) -> String {
@@ -294,7 +295,6 @@ fn quoted(text: &str) -> String {
     for c in text.chars() {
         match c {
             '"' | '\\' => quoted.extend(['\\', c]),
-            '$' => quoted += "$$",
             // The YAML reader refuses these as they are.
             _ if c.is_control() || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}' | '\u{2028}' | '\u{2029}') => {
                 let _ = write!(quoted, "\\u{:04x}", u32::from(c));

@@ -1,7 +1,7 @@
 //! `--print-config` and `--check`: what is printed reads back and tells no secret.
 
 use crate::{good, wrong};
-use llmproxy::config::{Auth, Config, show};
+use llmproxy::config::{Auth, Config, KeyText, show};
 
 const RICH: &str = r#"
 server:
@@ -29,7 +29,17 @@ endpoints:
     timeouts: {connect: 0, total: 90061ms}
     proxy: http://u:canary-8@h:1
     userAgent: "me/1 (it's)"
-  - {name: last, address: h, port: 2, proxy: "http://h:3128"}
+  - {name: last, address: h, port: 2, proxy: "http://h:3128", weight: 9, maxConcurrent: 3}
+  - {name: free, address: h, port: 3, maxConcurrent: unlimited}
+models:
+  fast: {strategy: rr, backends: [{endpoint: last, model: "a: $b", weight: 2}, {endpoint: "two words", enabled: false}]}
+  "org/odd: \"$x\" ü": {backends: [{endpoint: last}]}
+  "null": {backends: [{endpoint: last}]}
+queue: {length: 0, timeout: 1s}
+auth:
+  keys:
+    - {name: "the \"first\"", key: canary-9, models: ["*x", "a: b"], endpoints: ["two words"], maxParallel: 1}
+    - {name: second, key: canary-10, rateLimit: {perSecond: 0.25, burst: 7}, background: true, admin: true}
 healthCheck: {interval: 100ms, timeout: 1s, path: "/h?x=1", failureThreshold: 1}
 cache: {ttlMs: null, ttlMultiplier: 0.5}
 timeouts: {idle: 0}
@@ -49,6 +59,11 @@ fn secrets(config: &Config) -> Vec<String> {
         all.extend(one.headers.iter().map(|change| change.value.reveal()).filter(|value| !value.is_empty()));
         all.extend(one.proxy.iter().map(|proxy| proxy.reveal()).filter(|proxy| proxy.contains('@')));
     }
+    let keys = config.keys.iter().map(|one| match &one.key {
+        KeyText::Plain(key) => key.reveal(),
+        KeyText::Sha256(_) => panic!("the sample has none"),
+    });
+    all.extend(keys);
     all.into_iter().map(str::to_owned).collect()
 }
 
@@ -84,7 +99,7 @@ fn the_effective_configuration_reads_back_with_the_secrets_put_in() {
 #[test]
 fn nothing_printed_holds_a_secret() {
     let config = good(RICH);
-    assert_eq!(secrets(&config).len(), 8);
+    assert_eq!(secrets(&config).len(), 10);
     for text in [show::yaml(&config), show::summary(&config), format!("{config:?}")] {
         assert!(!text.contains("canary"), "{text}");
     }
@@ -94,7 +109,7 @@ fn nothing_printed_holds_a_secret() {
 fn a_printed_configuration_with_masks_is_not_mistaken_for_a_real_one() {
     let printed = show::yaml(&good(RICH));
     let lines = wrong(&printed);
-    assert!(lines.iter().filter(|line| line.contains("is the mask")).count() == 8, "{}", lines.join("\n"));
+    assert!(lines.iter().filter(|line| line.contains("is the mask")).count() == 10, "{}", lines.join("\n"));
 }
 
 #[test]

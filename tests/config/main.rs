@@ -6,6 +6,7 @@ mod effective;
 mod endpoints;
 mod files;
 mod mutations;
+mod routes;
 mod samples;
 mod syntax;
 mod values;

@@ -1,7 +1,7 @@
 //! The values of every section but `endpoints`: units, ranges, words, variables.
 
 use crate::{complaint, with, wrong};
-use llmproxy::config::{CorsOrigin, LogFormat, SsePing, Strategy, UnknownModel};
+use llmproxy::config::{CorsOrigin, LogFormat, SsePing, UnknownModel};
 use log::LevelFilter;
 use std::time::Duration;
 
@@ -132,14 +132,7 @@ fn the_smaller_of_both_ages_counts_and_the_interval_when_there_is_none() {
 }
 
 #[test]
-fn strategies_of_later_versions_are_not_known_yet() {
-    for word in ["failover", "Failover", "priority"] {
-        assert_eq!(with(&format!("routing: {{strategy: {word}}}")).routing.strategy, Strategy::Failover);
-    }
-    assert_eq!(
-        complaint("routing: {strategy: round_robin}"),
-        "routing.strategy: \"round_robin\" is not a strategy that this version knows; it knows failover"
-    );
+fn what_happens_to_unknown_models_is_one_of_three() {
     assert_eq!(with("routing: {unknownModel: passthrough}").routing.unknown_model, UnknownModel::Passthrough);
     assert!(complaint("routing: {unknownModel: defualt}").contains("did you mean `default`?"));
 }

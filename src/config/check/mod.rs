@@ -77,9 +77,10 @@ fn read(tree: &Node, notes: &Notes) -> Config {
     }
     Section::root(tree, notes, |root| {
         let timeouts = root.field("timeouts").section(|s| sections::timeouts(s, &super::Timeouts::default()));
+        let server = root.field("server").section(server::server);
         let endpoints = endpoint::endpoints(root, &timeouts);
         Config {
-            server: root.field("server").section(server::server),
+            server,
             health_check: root.field("healthCheck").section(sections::health_check),
             cache: sections::cache(root),
             timeouts,
