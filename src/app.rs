@@ -83,7 +83,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
         None => bind(&config.server.host, config.server.port)?,
     };
     let addr = listener.local_addr().map_err(StartError::System)?;
-    if !addr.ip().is_loopback() {
+    if !addr.ip().is_loopback() && config.keys.is_empty() {
         log::warn!("listening on {addr} without keys: everybody who reaches this address may use the endpoints");
     }
     let server = config.server.clone();

@@ -1,5 +1,6 @@
 //! Ground that every room stands on: time, chance, secrets, units, signals. Imports no other room.
 
+pub mod address;
 #[cfg(test)]
 pub mod child;
 pub mod clock;

@@ -1,6 +1,7 @@
 //! One parked connection: bytes in, a complete request or a refusal out. Reads, never waits.
 
 use super::body::Decoder;
+use super::door::Desk;
 use super::head::{Framing, Head, Limits, Parser};
 use super::request::{Body, Budget};
 use crate::base::gone::Gone;
@@ -25,6 +26,7 @@ pub(super) const LINGER: Duration = Duration::from_secs(1);
 pub(super) struct Rules {
     pub limits: Limits,
     pub budget: Arc<Budget>,
+    pub desk: Arc<dyn Desk>,
     pub head_timeout: Duration,
     pub body_timeout: Duration,
     pub keep_alive: Duration,
@@ -32,10 +34,11 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub fn new(server: &Server, budget: Arc<Budget>) -> Self {
+    pub fn new(server: &Server, budget: Arc<Budget>, desk: Arc<dyn Desk>) -> Self {
         Self {
             limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
             budget,
+            desk,
             head_timeout: server.head_timeout,
             body_timeout: server.body_timeout,
             keep_alive: server.keep_alive,
@@ -241,6 +244,9 @@ impl Conn {
         if matches!(head.framing, Framing::None | Framing::Sized(0)) {
             self.keep_rest(rest);
             return Step::Serve(Box::new(head), body, began);
+        }
+        if let Err(failure) = rules.desk.admit(&head, self.peer) {
+            return Step::Refuse(Some(Box::new(head)), failure, began);
         }
         if head.expect_continue && rest.is_empty() {
             // 25 bytes into an empty socket buffer; a client that does not get them sends anyway.

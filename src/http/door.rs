@@ -23,6 +23,11 @@ pub enum LaneName {
 
 /// Who decides about requests; the door only carries them.
 pub trait Desk: Send + Sync + 'static {
+    /// Whether a body may follow this head: nobody without a key makes us hold one.
+    ///
+    /// # Errors
+    /// The refusal.
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<(), Failure>;
     /// The lane of a request, by its head.
     fn lane(&self, head: &Head) -> LaneName;
     /// Answers a request that the door or a full lane refuses, and logs it.

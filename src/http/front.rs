@@ -92,7 +92,7 @@ impl Front {
             conns: Vec::new(),
             free: Vec::new(),
             tally: Tally::new(server.per_client, server.trusted_proxies.clone()),
-            rules: Rules::new(server, Budget::new(server.body_memory)),
+            rules: Rules::new(server, Budget::new(server.body_memory), Arc::clone(&door.desk)),
             max_connections: door.max_connections,
             desk: door.desk,
             control: door.control,
@@ -123,7 +123,7 @@ impl Front {
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
             self.take_back(now);
             if let Some(server) = lock(&self.shared.bounds).take() {
-                self.rules = Rules::new(&server, Arc::clone(&self.rules.budget));
+                self.rules = Rules::new(&server, Arc::clone(&self.rules.budget), Arc::clone(&self.desk));
                 self.tally.limit(server.per_client, server.trusted_proxies);
             }
             for event in &events {

@@ -1,8 +1,9 @@
 //! How many connections each client address holds. Bounded by the connections themselves.
 
+use crate::base::address::household;
 use crate::config::Network;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// Open connections by client address; IPv6 by /64, which is what one household has.
 pub(super) struct Tally {
@@ -36,16 +37,6 @@ impl Tally {
             if *held == 0 {
                 self.held.remove(&key);
             }
-        }
-    }
-}
-
-fn household(peer: IpAddr) -> IpAddr {
-    match peer {
-        IpAddr::V4(_) => peer,
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
         }
     }
 }

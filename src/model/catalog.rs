@@ -1,8 +1,10 @@
 //! Model -> who offers it. Built whole from the endpoints of a snapshot, never changed. Pure.
 
 use super::endpoint::{Endpoint, Model};
+use super::scope::Scope;
+use crate::config::{Backend, Route};
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Entries taken of one endpoint's list: more is a mistake or an attack.
@@ -14,16 +16,25 @@ const LONGEST_ID: usize = 512;
 #[derive(Debug, Default)]
 pub struct Catalog {
     offers: HashMap<String, Vec<usize>>,
-    /// Names with an available endpoint, in config order, each once.
-    names: Vec<String>,
+    /// What can be asked for now, each once.
+    listed: Vec<Listed>,
     /// `/v1/models`, ready to be sent.
     pub listing: Arc<[u8]>,
-    entries: HashMap<String, Arc<[u8]>>,
+}
+
+/// One entry of `/v1/models`.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The name.
+    pub id: String,
+    /// Other names for the same, as the upstream tells them.
+    aliases: Vec<String>,
+    entry: Value,
 }
 
 impl Catalog {
-    /// The catalogue of these endpoints.
-    pub fn new(endpoints: &[Arc<Endpoint>]) -> Self {
+    /// The catalogue of these endpoints and routes.
+    pub fn new(endpoints: &[Arc<Endpoint>], routes: &[Route]) -> Self {
         let mut offers: HashMap<String, Vec<usize>> = HashMap::new();
         for (n, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| e.config.enabled) {
             for name in endpoint.names() {
@@ -33,22 +44,8 @@ impl Catalog {
                 }
             }
         }
-        let (mut names, mut list, mut entries) = (Vec::new(), Vec::new(), HashMap::new());
-        for endpoint in endpoints.iter().filter(|e| e.is_available()) {
-            for (id, fields) in listed(endpoint) {
-                if entries.contains_key(id) {
-                    continue;
-                }
-                let servers = offers.get(id).into_iter().flatten().map(|&n| &endpoints[n]);
-                let servers: Vec<&str> = servers.filter(|e| e.is_available()).map(|e| e.name()).collect();
-                let entry = entry(id, fields, endpoint, &servers);
-                entries.insert(id.to_owned(), entry.to_string().into_bytes().into());
-                names.push(id.to_owned());
-                list.push(entry);
-            }
-        }
-        let listing = json!({"object": "list", "data": list}).to_string().into_bytes().into();
-        Self { offers, names, listing, entries }
+        let listed = listed(endpoints, routes, &Scope::default());
+        Self { offers, listing: listing(&listed), listed }
     }
 
     /// The endpoints that serve a name, available or not; empty if nobody is known to.
@@ -57,27 +54,103 @@ impl Catalog {
     }
 
     /// Names that can be asked for now.
-    pub fn names(&self) -> &[String] {
-        &self.names
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.listed.iter().map(|one| one.id.as_str())
     }
 
-    /// One entry of the listing as JSON.
-    pub fn entry(&self, name: &str) -> Option<Arc<[u8]>> {
-        self.entries.get(name).cloned()
+    /// All entries.
+    pub fn listed(&self) -> &[Listed] {
+        &self.listed
     }
+}
+
+/// `/v1/models` of these entries.
+pub fn listing(listed: &[Listed]) -> Arc<[u8]> {
+    let data: Vec<&Value> = listed.iter().map(|one| &one.entry).collect();
+    json!({"object": "list", "data": data}).to_string().into_bytes().into()
+}
+
+/// The entry of a name, or of the model that has it as an alias.
+pub fn entry(listed: &[Listed], name: &str) -> Option<String> {
+    let by_id = listed.iter().find(|one| one.id == name);
+    let found = by_id.or_else(|| listed.iter().find(|one| one.aliases.iter().any(|alias| alias == name)));
+    found.map(|one| one.entry.to_string())
+}
+
+/// Names with an available endpoint, within a scope: discovered and configured ones in config order, then routes.
+pub fn listed(endpoints: &[Arc<Endpoint>], routes: &[Route], scope: &Scope) -> Vec<Listed> {
+    let usable = |e: &&Arc<Endpoint>| e.is_available() && scope.has_endpoint(e.name());
+    let open: Vec<&Arc<Endpoint>> = endpoints.iter().filter(usable).collect();
+    let served: Vec<HashSet<&str>> = open.iter().map(|endpoint| endpoint.names().collect()).collect();
+    let route = |name: &str| routes.iter().find(|route| route.name == name);
+    let mut all: Vec<Listed> = Vec::new();
+    let mut seen = HashSet::new();
+    for endpoint in &open {
+        for (id, model) in offered(endpoint) {
+            if !scope.has_model(id) || !seen.insert(id) {
+                continue;
+            }
+            match route(id) {
+                Some(route) => all.extend(routed(route, &open)),
+                None => {
+                    let servers = open.iter().zip(&served).filter(|(_, names)| names.contains(id));
+                    let servers: Vec<&str> = servers.map(|(other, _)| other.name()).collect();
+                    let aliases = model.map(|model| model.aliases.clone()).unwrap_or_default();
+                    let entry = with_place(model.map(|model| &model.fields), id, endpoint, &servers);
+                    all.push(Listed { id: id.to_owned(), aliases, entry: Value::Object(entry) });
+                }
+            }
+        }
+    }
+    let others = routes.iter().filter(|route| scope.has_model(&route.name) && !seen.contains(route.name.as_str()));
+    all.extend(others.filter_map(|route| routed(route, &open)));
+    all
+}
+
+/// The entry of a route: an alias of what its first available backend calls the model.
+fn routed(route: &Route, open: &[&Arc<Endpoint>]) -> Option<Listed> {
+    let place = |backend: &Backend| open.iter().copied().find(|endpoint| endpoint.name() == backend.endpoint);
+    let backends = route.backends.iter().filter(|backend| backend.enabled);
+    let backends: Vec<_> = backends.filter_map(|backend| Some((backend, place(backend)?))).collect();
+    let (first, endpoint) = backends.first()?;
+    let root = first.model.as_deref().unwrap_or(&route.name);
+    let model = endpoint.models.iter().flat_map(|models| models.iter()).find(|model| model.id == root);
+    let mut servers: Vec<&str> = Vec::new();
+    let mut aliases: Vec<String> = Vec::new();
+    for (backend, endpoint) in &backends {
+        let model = backend.model.as_deref().unwrap_or(&route.name);
+        if !servers.contains(&endpoint.name()) {
+            servers.push(endpoint.name());
+        }
+        if model != route.name && !aliases.iter().any(|alias| alias == model) {
+            aliases.push(model.to_owned());
+        }
+    }
+    let mut entry = with_place(model.map(|model| &model.fields), &route.name, endpoint, &servers);
+    if !aliases.is_empty() {
+        entry.insert("aliases".into(), json!(aliases));
+        entry.insert("root".into(), json!(root));
+    }
+    Some(Listed { id: route.name.clone(), aliases: Vec::new(), entry: Value::Object(entry) })
 }
 
 /// What an endpoint puts on the list: its own entries, or bare names where the user configured them.
-fn listed(endpoint: &Endpoint) -> Vec<(&str, Option<&Map<String, Value>>)> {
+fn offered(endpoint: &Endpoint) -> Vec<(&str, Option<&Model>)> {
     let discovered = endpoint.models.as_deref().map(Vec::as_slice).unwrap_or_default();
     if endpoint.config.models.is_empty() {
-        return discovered.iter().map(|m| (m.id.as_str(), Some(&m.fields))).collect();
+        return discovered.iter().map(|model| (model.id.as_str(), Some(model))).collect();
     }
-    let fields = |name: &str| discovered.iter().find(|m| m.id == name).map(|m| &m.fields);
-    endpoint.config.models.iter().map(|name| (name.as_str(), fields(name))).collect()
+    let named = |name: &str| discovered.iter().find(|model| model.id == name);
+    endpoint.config.models.iter().map(|name| (name.as_str(), named(name))).collect()
 }
 
-fn entry(id: &str, fields: Option<&Map<String, Value>>, endpoint: &Endpoint, servers: &[&str]) -> Value {
+/// An upstream's own fields, and where it is [S000-13].
+fn with_place(
+    fields: Option<&Map<String, Value>>,
+    id: &str,
+    endpoint: &Endpoint,
+    servers: &[&str],
+) -> Map<String, Value> {
     let mut entry = fields.cloned().unwrap_or_default();
     entry.insert("id".into(), json!(id));
     entry.insert("object".into(), json!("model"));
@@ -86,7 +159,7 @@ fn entry(id: &str, fields: Option<&Map<String, Value>>, endpoint: &Endpoint, ser
     entry.insert("provider".into(), json!(endpoint.name()));
     entry.insert("endpoint".into(), json!(format!("{}:{}", base.host, base.port)));
     entry.insert("endpoints".into(), json!(servers));
-    Value::Object(entry)
+    entry
 }
 
 /// The entries of an upstream's `/v1/models` answer: `data`, llama-server's router and plain lists.
@@ -149,7 +222,7 @@ mod tests {
 
     fn listing(endpoints: Vec<Endpoint>) -> (Catalog, Value) {
         let endpoints: Vec<_> = endpoints.into_iter().map(Arc::new).collect();
-        let catalog = Catalog::new(&endpoints);
+        let catalog = Catalog::new(&endpoints, &[]);
         let value = serde_json::from_slice(&catalog.listing).expect("JSON");
         (catalog, value)
     }
@@ -170,7 +243,7 @@ mod tests {
     fn models_of_a_dead_endpoint_are_not_listed_but_still_known() {
         // S000-12
         let (catalog, list) = listing(vec![down(endpoint("one", &["ma"])), endpoint("two", &["mb"])]);
-        assert_eq!(catalog.names(), ["mb"]);
+        assert_eq!(catalog.names().collect::<Vec<_>>(), ["mb"]);
         assert_eq!(list["data"].as_array().expect("data").len(), 1);
         assert_eq!(catalog.offers("ma"), [0]);
     }
@@ -191,8 +264,35 @@ mod tests {
         let mut one = endpoint("one", &[]);
         one.models = models_of(&list).map(Arc::new);
         let (catalog, _) = listing(vec![one]);
-        assert_eq!(catalog.names(), ["a", "c"]);
+        assert_eq!(catalog.names().collect::<Vec<_>>(), ["a", "c"]);
+        assert!(entry(catalog.listed(), "b").is_some_and(|entry| entry.contains(r#""id":"a""#)));
         assert_eq!(catalog.offers("b"), [0]);
+    }
+
+    #[test]
+    fn a_route_is_listed_as_an_alias_within_the_scope() {
+        let endpoints = [Arc::new(endpoint("one", &["ma"])), Arc::new(endpoint("two", &["mb"]))];
+        let backend = |endpoint: &str, model: &str| Backend {
+            endpoint: endpoint.into(),
+            model: Some(model.into()),
+            weight: None,
+            enabled: true,
+        };
+        let backends = vec![backend("one", "ma"), backend("two", "mb"), backend("one", "ma")];
+        let routes = [Route { name: "fast".into(), strategy: None, backends }];
+        let of = |scope: &Scope| {
+            let list: Value =
+                serde_json::from_slice(&super::listing(&listed(&endpoints, &routes, scope))).expect("JSON");
+            list["data"].as_array().expect("data").clone()
+        };
+        let all = of(&Scope::default());
+        assert_eq!(all.iter().map(|one| one["id"].clone()).collect::<Vec<_>>(), ["ma", "mb", "fast"]);
+        assert_eq!((&all[2]["root"], &all[2]["aliases"]), (&json!("ma"), &json!(["ma", "mb"])));
+        assert_eq!((&all[2]["endpoints"], &all[2]["meta"]["n_ctx"]), (&json!(["one", "two"]), &json!(1)));
+        let narrow = of(&Scope { models: vec!["f*".into()], endpoints: vec!["two".into()] });
+        assert_eq!(narrow.len(), 1);
+        assert_eq!((&narrow[0]["provider"], &narrow[0]["endpoints"]), (&json!("two"), &json!(["two"])));
+        assert_eq!(narrow[0]["root"], json!("mb"));
     }
 
     #[test]

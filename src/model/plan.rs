@@ -208,26 +208,13 @@ pub fn unknown(snapshot: &Snapshot, name: &str, scope: &Scope) -> Result<Plan, F
 pub fn not_found(snapshot: &Snapshot, name: &str, scope: &Scope) -> Failure {
     let text = format!("The model `{}` is not served here; GET /v1/models lists what is.", shown(name));
     let mut failure = Failure::new(Kind::ModelNotFound, text).param("model");
-    failure.available_models = Some(names(snapshot, scope));
+    failure.available_models = Some(snapshot.listed(scope).iter().map(|one| one.id.clone()).collect());
     failure
 }
 
 fn nobody() -> Failure {
     Failure::new(Kind::NoEndpoint, "No endpoint is available at the moment; GET /health says why.")
         .retry_after(COME_BACK)
-}
-
-/// Names that can be asked for now, within a scope.
-fn names(snapshot: &Snapshot, scope: &Scope) -> Vec<String> {
-    let names = snapshot.catalog.names().iter().filter(|name| scope.has_model(name));
-    let served = |name: &&String| {
-        let known = match route(snapshot, name) {
-            Some(route) => routed(snapshot, route),
-            None => discovered(snapshot, name),
-        };
-        known.iter().any(|one| one.endpoint.is_available() && scope.has_endpoint(one.endpoint.name()))
-    };
-    if scope.is_all() { names.cloned().collect() } else { names.filter(served).cloned().collect() }
 }
 
 fn as_is(place: usize, endpoint: &Arc<Endpoint>) -> Candidate {

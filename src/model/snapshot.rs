@@ -1,15 +1,18 @@
 //! All that one request may read, replaced whole; and the one place where it is replaced.
 
 use super::affinity::Affinity;
+use super::caller::Callers;
 use super::capacity::Capacity;
-use super::catalog::Catalog;
+use super::catalog::{self, Catalog, Listed};
 use super::endpoint::Endpoint;
+use super::scope::Scope;
 use super::standing::Observation;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::base::lock::{lock, read, write};
 use crate::config::Config;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::borrow::Cow;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -28,13 +31,20 @@ pub struct Snapshot {
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Who serves what.
     pub catalog: Catalog,
+    /// Who may ask.
+    pub callers: Arc<Callers>,
 }
 
 impl Snapshot {
     /// A snapshot with its catalogue.
     pub fn new(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
-        let catalog = Catalog::new(&endpoints);
-        Self { config, endpoints, catalog }
+        let callers = Arc::new(Callers::new(&config.keys, None));
+        Self::assembled(config, endpoints, callers)
+    }
+
+    fn assembled(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>, callers: Arc<Callers>) -> Self {
+        let catalog = Catalog::new(&endpoints, &config.models);
+        Self { config, endpoints, catalog, callers }
     }
 
     /// This snapshot with one endpoint changed.
@@ -46,7 +56,7 @@ impl Snapshot {
             change(&mut changed);
             *endpoint = Arc::new(changed);
         }
-        Self::new(Arc::clone(&self.config), endpoints)
+        Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.callers))
     }
 
     /// What is so under another configuration: endpoints keep by name what is going on there, and what is known of
@@ -62,7 +72,16 @@ impl Snapshot {
             Arc::new(if is_same { Endpoint { config: fresh.config, ..Endpoint::clone(old) } } else { fresh })
         });
         let endpoints = endpoints.collect();
-        Self::new(Arc::new(config), endpoints)
+        let callers = Callers::new(&config.keys, Some(&self.callers));
+        Self::assembled(Arc::new(config), endpoints, Arc::new(callers))
+    }
+
+    /// What can be asked for now, within a scope.
+    pub fn listed(&self, scope: &Scope) -> Cow<'_, [Listed]> {
+        if scope.is_all() {
+            return Cow::Borrowed(self.catalog.listed());
+        }
+        Cow::Owned(catalog::listed(&self.endpoints, &self.config.models, scope))
     }
 
     /// Tells how many may be where.

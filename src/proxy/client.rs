@@ -6,7 +6,7 @@ use crate::base::gone::Gone;
 use crate::config::SsePing;
 use crate::http::head::Fields;
 use crate::http::reply::{Length, Reply};
-use crate::model::failure::{Dialect, Failure};
+use crate::model::failure::{Dialect, Failure, Kind};
 use crate::upstream::Watch;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use std::cell::{Cell, RefCell};
@@ -198,6 +198,10 @@ pub fn status(failure: &Failure) -> StatusCode {
 pub fn refusal(failure: &Failure, dialect: Dialect, common: &Fields) -> (Fields, Vec<u8>) {
     let mut fields = common.clone();
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if failure.kind == Kind::Unauthorized {
+        // RFC 9110 11.6.1
+        fields.push(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"llmproxy\""));
+    }
     if let Some(wait) = failure.retry_after {
         fields.push(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
     }

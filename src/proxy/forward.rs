@@ -223,6 +223,7 @@ impl<'a> Trying<'a> {
             trusted: self.errand.trusted,
             host: request.head.fields.get(http::header::HOST),
             request_id: self.errand.request_id,
+            keyed: !self.errand.snapshot.callers.is_open(),
         };
         let mut timeouts = config.timeouts;
         if ask.stream {

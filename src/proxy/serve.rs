@@ -1,31 +1,33 @@
 //! The straight line of one request: route, gate, snapshot, ask, plan, forward, relay, access line.
 
 use super::ask::{self, Ask};
-use super::client::{self, Client};
+use super::client::Client;
 use super::forward::{self, By, Errand, Outcome};
-use super::relay::{self, Relayed};
+use super::relay;
 use super::route::{Forward, Route, route};
-use super::tokens::Tokens;
-use super::{gate, views};
-use crate::base::{clock, dice};
+use super::visit::{Outline, Visit, nothing_relayed};
+use super::{gate, key, views};
+use crate::base::clock;
 use crate::http::door::{Desk, LaneName, Refused};
-use crate::http::head::{Fields, Head};
+use crate::http::head::Head;
 use crate::http::pool::Job;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
-use crate::model::failure::{Dialect, Failure, Kind};
+use crate::model::caller::{Caller, Pass};
+use crate::model::catalog;
+use crate::model::failure::{Failure, Kind};
 use crate::model::peek;
 use crate::model::plan::{self, Plan, Planned};
 use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
-use crate::observe::access::{self, End, Line};
+use crate::observe::access::End;
 use crate::upstream::Net;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, StatusCode, header};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Everything that serving a request needs. One per process.
 pub struct Proxy {
@@ -52,64 +54,83 @@ impl Proxy {
     pub fn serve(&self, job: Job) {
         let Job { request, reply } = job;
         let snapshot = self.shared.load();
-        let visit = Visit::new(&request.head, request.peer, request.began, &snapshot);
-        let local = self.loopback.get(request.listener).copied().unwrap_or(false);
-        if local
-            && let Err(failure) =
-                gate::check_host(request.head.fields.get(header::HOST), &snapshot.config.server.allowed_hosts)
-        {
-            return visit.refuse(reply, &request.head, &failure);
-        }
-        match route_of(&request.head) {
-            Route::Models => visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing),
-            Route::Model(id) => self.model(&visit, reply, &request, &id, &snapshot),
-            Route::Health => self.health(&visit, reply, &request),
-            Route::ForceCheck => self.force_check(visit, reply, request),
+        let mut visit = Visit::new(&request.head, request.peer, request.began, &snapshot);
+        let route = route_of(&request.head);
+        let caller = match self.caller(&request, &route, &snapshot) {
+            Ok(caller) => caller,
+            Err(failure) => return visit.refuse(reply, &request.head, &failure),
+        };
+        visit.key.clone_from(&caller.name);
+        match route {
+            Route::Models if caller.scope.is_all() => {
+                visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
+            }
+            Route::Models => {
+                let listing = catalog::listing(&snapshot.listed(&caller.scope));
+                visit.json(reply, &request, StatusCode::OK, &listing);
+            }
+            Route::Model(id) => match catalog::entry(&snapshot.listed(&caller.scope), &id) {
+                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry.as_bytes()),
+                None => visit.refuse(reply, &request.head, &plan::not_found(&snapshot, &id, &caller.scope)),
+            },
+            Route::Health => self.health(&visit, &caller, reply, &request),
+            Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
             Route::Preflight => visit.preflight(reply, &request, &snapshot),
             Route::NotAllowed(methods) => visit.not_allowed(reply, &request.head, methods),
             Route::Unknown => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
                 visit.refuse(reply, &request.head, &Failure::new(Kind::PathNotFound, text));
             }
-            Route::Forward(forward) => self.forward(&visit, reply, &request, &forward, &snapshot),
+            Route::Forward(forward) => {
+                let _pass = match admitted(&mut visit, &caller) {
+                    Ok(pass) => pass,
+                    Err(failure) => return visit.refuse(reply, &request.head, &failure),
+                };
+                self.forward(&Party { visit, caller, snapshot }, reply, &request, &forward);
+            }
         }
     }
 
-    fn model(&self, visit: &Visit, reply: Reply, request: &Request, id: &str, snapshot: &Snapshot) {
-        match snapshot.catalog.entry(id) {
-            Some(entry) => visit.json(reply, request, StatusCode::OK, &entry),
-            None => visit.refuse(reply, &request.head, &plan::not_found(snapshot, id, &Scope::default())),
+    /// Who asks, once the door is open to them.
+    fn caller(&self, request: &Request, route: &Route, snapshot: &Snapshot) -> Result<Caller, Failure> {
+        let head = &request.head;
+        let local = self.loopback.get(request.listener).copied().unwrap_or(false);
+        if local && snapshot.callers.is_open() {
+            gate::check_host(head.fields.get(header::HOST), &snapshot.config.server.allowed_hosts)?;
+        }
+        match key::caller(head, request.peer, &snapshot.callers, clock::now()) {
+            // A preflight cannot carry a key, and health is for everybody, though without details.
+            _ if *route == Route::Preflight => Ok(Caller::anybody()),
+            Err(failure) if *route == Route::Health && failure.kind == Kind::Unauthorized => Ok(Caller::anybody()),
+            caller => caller,
         }
     }
 
-    fn health(&self, visit: &Visit, reply: Reply, request: &Request) {
+    fn health(&self, visit: &Visit, caller: &Caller, reply: Reply, request: &Request) {
         let draining = self.draining.load(Ordering::SeqCst);
         let snapshot = self.shared.load();
         let strict = request.head.target.query().is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
         let unwell = draining || (strict && !snapshot.is_healthy());
         let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        visit.json(
-            reply,
-            request,
-            status,
-            views::health(&snapshot, self.shared.capacity().waiting(), draining).to_string().as_bytes(),
-        );
+        let health = views::health(&snapshot, &caller.scope, self.shared.capacity().waiting(), draining);
+        let told = if snapshot.callers.is_open() || visit.key.is_some() { health } else { views::outline(&health) };
+        visit.json(reply, request, status, told.to_string().as_bytes());
     }
 
     /// Answered by the health thread when its round is done: no worker waits.
-    fn force_check(&self, visit: Visit, reply: Reply, request: Request) {
+    fn force_check(&self, visit: Visit, scope: Arc<Scope>, reply: Reply, request: Request) {
         let shared = Arc::clone(&self.shared);
         let answer = Box::new(move || {
-            let body = views::health(&shared.load(), shared.capacity().waiting(), false).to_string();
+            let body = views::health(&shared.load(), &scope, shared.capacity().waiting(), false).to_string();
             visit.json(reply, &request, StatusCode::OK, body.as_bytes());
         });
         self.shared.notify(Notice::Force(answer));
     }
 
-    fn forward(&self, visit: &Visit, reply: Reply, request: &Request, forward: &Forward, snapshot: &Snapshot) {
-        let scope = Scope::default();
+    fn forward(&self, party: &Party, reply: Reply, request: &Request, forward: &Forward) {
+        let Party { visit, caller, snapshot } = party;
         let planned = ask::ask(request, forward).and_then(|ask| {
-            let plan = self.plan(request, &ask, snapshot, &scope)?;
+            let plan = self.plan(request, &ask, snapshot, &caller.scope)?;
             Ok((ask, plan))
         });
         let (ask, (plan, fresh)) = match planned {
@@ -131,8 +152,8 @@ impl Proxy {
             client: &client,
             request_id: &visit.id,
             trusted,
-            scope: &scope,
-            background: false,
+            scope: &caller.scope,
+            background: key::is_background(&request.head, caller),
         };
         let is_head = request.head.method == http::Method::HEAD;
         let (status, by, relayed) = match forward::forward(&errand, plan) {
@@ -233,6 +254,10 @@ impl Proxy {
 }
 
 impl Desk for Proxy {
+    fn admit(&self, head: &Head, peer: IpAddr) -> Result<(), Failure> {
+        key::caller(head, peer, &self.shared.load().callers, clock::now()).map(drop)
+    }
+
     fn lane(&self, head: &Head) -> LaneName {
         match route_of(head) {
             Route::Forward(_) if !self.draining.load(Ordering::SeqCst) => LaneName::Proxy,
@@ -258,153 +283,31 @@ impl Desk for Proxy {
     }
 }
 
-fn nothing_relayed(end: End) -> Relayed {
-    Relayed { end, first_byte: None, tokens: Tokens::default() }
+/// Who asks for what, under which snapshot.
+struct Party {
+    visit: Visit,
+    caller: Caller,
+    snapshot: Arc<Snapshot>,
+}
+
+/// A right to be forwarded, within what the caller's key allows at once and over time.
+fn admitted(visit: &mut Visit, caller: &Caller) -> Result<Pass, Failure> {
+    let second = Duration::from_secs(1);
+    let Some(pass) = caller.enter() else {
+        let text = "This key has as many requests in progress as it may have (maxParallel).";
+        return Err(Failure::new(Kind::RateLimited, text).retry_after(second));
+    };
+    if let Some(left) = caller.take(clock::now()) {
+        visit.tell_limit(&left);
+        if !left.granted {
+            let text = "This key has asked too often (rateLimit).";
+            return Err(Failure::new(Kind::RateLimited, text).retry_after(left.retry_after));
+        }
+    }
+    Ok(pass)
 }
 
 fn route_of(head: &Head) -> Route {
     let has_model = head.target.query().is_some_and(|q| matches!(peek::query_model(q), Ok(Some(_))));
     route(&head.method, &head.target.canonical(), has_model)
-}
-
-/// One request as the access line and every answer of ours see it.
-struct Visit {
-    id: String,
-    peer: IpAddr,
-    began: Instant,
-    dialect: Dialect,
-    /// Request id and CORS, on every answer.
-    common: Arc<Fields>,
-    access: bool,
-}
-
-struct Outline<'a> {
-    ask: Option<&'a Ask>,
-    by: Option<&'a By>,
-    relayed: &'a Relayed,
-}
-
-impl Visit {
-    fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot) -> Self {
-        let id = gate::request_id(head).unwrap_or_else(dice::request_id);
-        let mut common = with_id(&id);
-        gate::add_cors(&mut common, &snapshot.config.server.cors, head);
-        let dialect = Dialect::of(head.target.path());
-        Self { id, peer, began, dialect, common: Arc::new(common), access: snapshot.config.log.access }
-    }
-
-    /// A request whose head was not understood.
-    fn unread(peer: IpAddr, began: Instant) -> Self {
-        let id = dice::request_id();
-        let common = Arc::new(with_id(&id));
-        Self { id, peer, began, dialect: Dialect::OpenAi, common, access: true }
-    }
-
-    fn json(&self, reply: Reply, request: &Request, status: StatusCode, body: &[u8]) {
-        let mut fields = Fields::clone(&self.common);
-        fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        reply.send(status, &fields, body);
-        self.done(&request.head, status, body.len());
-    }
-
-    fn preflight(&self, reply: Reply, request: &Request, snapshot: &Snapshot) {
-        match gate::preflight(&snapshot.config.server.cors, &request.head) {
-            Err(failure) => self.refuse(reply, &request.head, &failure),
-            Ok(answer) => {
-                let mut fields = Fields::clone(&self.common);
-                for (name, value) in answer.iter() {
-                    fields.push(name.clone(), value.clone());
-                }
-                reply.send(StatusCode::NO_CONTENT, &fields, &[]);
-                self.done(&request.head, StatusCode::NO_CONTENT, 0);
-            }
-        }
-    }
-
-    fn not_allowed(&self, reply: Reply, head: &Head, methods: &'static str) {
-        let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
-        let (mut fields, body) = client::refusal(&failure, self.dialect, &self.common);
-        fields.push(header::ALLOW, HeaderValue::from_static(methods));
-        reply.send(client::status(&failure), &fields, &body);
-        self.done(head, client::status(&failure), body.len());
-    }
-
-    fn refuse(&self, reply: Reply, head: &Head, failure: &Failure) {
-        self.turn_away(reply, head.method.as_str(), head.target.path(), failure);
-    }
-
-    fn turn_away(&self, reply: Reply, method: &str, path: &str, failure: &Failure) {
-        let (fields, body) = client::refusal(failure, self.dialect, &self.common);
-        reply.send(client::status(failure), &fields, &body);
-        let (status, _, code) = failure.kind.wire();
-        self.write(
-            method,
-            path,
-            Line { end: End::Refused, reason: Some(code), ..self.line(status, body.len() as u64) },
-        );
-        // Who speaks something else than HTTP here cannot read the answer: the log says what it was.
-        let level = if path == "-" { log::Level::Info } else { log::Level::Debug };
-        log::log!(level, "request {} of {} refused: {}", self.id, self.peer, failure.message);
-    }
-
-    fn done(&self, head: &Head, status: StatusCode, bytes: usize) {
-        self.write(head.method.as_str(), head.target.path(), self.line(status.as_u16(), bytes as u64));
-    }
-
-    fn log(&self, head: &Head, status: u16, bytes: u64, outline: &Outline<'_>) {
-        let Outline { ask, by, relayed } = outline;
-        let line = Line {
-            model: by.and_then(|by| by.model.as_deref()).or_else(|| ask.and_then(Ask::name)),
-            endpoint: by.map(|by| by.endpoint.name()),
-            reason: by.map(|by| by.reason),
-            attempts: by.map_or(0, |by| by.attempts),
-            queue: by.map(|by| by.queued).filter(|queued| !queued.is_zero()),
-            first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
-            tokens_in: relayed.tokens.prompt,
-            tokens_cached: relayed.tokens.cached,
-            tokens_out: relayed.tokens.completion,
-            tokens_per_second: relayed.tokens.per_second,
-            end: relayed.end,
-            ..self.line(status, bytes)
-        };
-        self.write(head.method.as_str(), head.target.path(), line);
-    }
-
-    fn line(&self, status: u16, bytes: u64) -> Line<'_> {
-        Line {
-            request_id: &self.id,
-            client: self.peer,
-            key: None,
-            method: "",
-            path: "",
-            model: None,
-            endpoint: None,
-            reason: None,
-            status,
-            attempts: 0,
-            queue: None,
-            first_byte: None,
-            total: clock::now().saturating_duration_since(self.began),
-            bytes,
-            tokens_in: None,
-            tokens_cached: None,
-            tokens_out: None,
-            tokens_per_second: None,
-            end: End::Done,
-        }
-    }
-
-    fn write(&self, method: &str, path: &str, line: Line<'_>) {
-        if self.access {
-            access::record(&Line { method, path, ..line }, log::Level::Info);
-        }
-    }
-}
-
-fn with_id(id: &str) -> Fields {
-    let mut fields = Fields::with_capacity(4);
-    if let Ok(value) = HeaderValue::from_str(id) {
-        fields.push(HeaderName::from_static("x-request-id"), value);
-    }
-    fields
 }

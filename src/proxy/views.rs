@@ -2,11 +2,12 @@
 
 use crate::base::clock;
 use crate::model::endpoint::Endpoint;
+use crate::model::scope::Scope;
 use crate::model::snapshot::Snapshot;
 use serde_json::{Map, Value, json};
 
 /// The `/health` body [S000-27..30], a superset of the older proxies' shapes.
-pub fn health(snapshot: &Snapshot, waiting: usize, draining: bool) -> Value {
+pub fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, draining: bool) -> Value {
     let enabled: Vec<_> = snapshot.enabled().collect();
     let healthy = enabled.iter().filter(|e| e.standing.is_healthy()).count();
     let status = match (draining, healthy) {
@@ -14,7 +15,11 @@ pub fn health(snapshot: &Snapshot, waiting: usize, draining: bool) -> Value {
         (false, 0) => "unhealthy",
         (false, _) => "healthy",
     };
-    let endpoints: Map<String, Value> = enabled.iter().map(|e| (e.name().to_owned(), endpoint(e))).collect();
+    let endpoints: Map<String, Value> = enabled
+        .iter()
+        .filter(|e| scope.has_endpoint(e.name()))
+        .map(|e| (e.name().to_owned(), endpoint(e, scope)))
+        .collect();
     json!({
         "status": status,
         "endpoints": endpoints,
@@ -27,9 +32,15 @@ pub fn health(snapshot: &Snapshot, waiting: usize, draining: bool) -> Value {
     })
 }
 
-fn endpoint(endpoint: &Endpoint) -> Value {
+/// What everybody may know of it: no names, no counts of models or requests.
+pub fn outline(health: &Value) -> Value {
+    let told = ["status", "healthy_endpoints", "total_endpoints", "version"];
+    Value::Object(told.iter().map(|key| ((*key).to_owned(), health[*key].clone())).collect())
+}
+
+fn endpoint(endpoint: &Endpoint, scope: &Scope) -> Value {
     let standing = &endpoint.standing;
-    let mut models: Vec<&str> = endpoint.names().collect();
+    let mut models: Vec<&str> = endpoint.names().filter(|name| scope.has_model(name)).collect();
     models.dedup();
     json!({
         "healthy": standing.is_healthy(),

@@ -38,6 +38,8 @@ pub struct Client<'a> {
     pub host: Option<&'a HeaderValue>,
     /// The request's id.
     pub request_id: &'a str,
+    /// Its credentials are for us: they go no further.
+    pub keyed: bool,
 }
 
 /// The fields of the request to an endpoint. `key` is the endpoint's key of this try.
@@ -48,7 +50,7 @@ pub fn request<'a>(
     key: Option<&str>,
 ) -> HeaderMap {
     let named = named_by_connection(fields.clone());
-    let replaces_credentials = endpoint.auth != Auth::None;
+    let replaces_credentials = endpoint.auth != Auth::None || client.keyed;
     let mut out = HeaderMap::with_capacity(16);
     for (name, value) in fields {
         let dropped = HOP_BY_HOP.contains(name)

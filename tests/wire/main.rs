@@ -12,6 +12,7 @@ mod forwarding;
 mod headers;
 mod health;
 mod json_faults;
+mod keys;
 mod pings;
 mod reload;
 mod retry;

@@ -1,0 +1,14 @@
+//! Addresses of clients, as far as they are counted.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// What one household has: an IPv4 address, or a /64 of IPv6.
+pub fn household(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
+}

@@ -1,0 +1,200 @@
+//! One request as the access line and every answer of ours see it.
+
+use super::ask::Ask;
+use super::client;
+use super::forward::By;
+use super::gate;
+use super::relay::Relayed;
+use super::tokens::Tokens;
+use crate::base::text::print_duration;
+use crate::base::{clock, dice};
+use crate::http::head::{Fields, Head};
+use crate::http::reply::Reply;
+use crate::http::request::Request;
+use crate::model::bucket::Left;
+use crate::model::failure::{Dialect, Failure, Kind};
+use crate::model::snapshot::Snapshot;
+use crate::observe::access::{self, End, Line};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One request as the access line and every answer of ours see it.
+pub struct Visit {
+    /// Its id.
+    pub id: String,
+    /// Name of the caller's key.
+    pub key: Option<Arc<str>>,
+    peer: IpAddr,
+    began: Instant,
+    /// How errors are told.
+    pub dialect: Dialect,
+    /// Request id, CORS and limits, on every answer.
+    pub common: Arc<Fields>,
+    access: bool,
+}
+
+/// What became of a forwarded request.
+pub struct Outline<'a> {
+    /// What it asked for.
+    pub ask: Option<&'a Ask>,
+    /// Who answered.
+    pub by: Option<&'a By>,
+    /// How that went.
+    pub relayed: &'a Relayed,
+}
+
+impl Visit {
+    /// A request whose head was understood.
+    pub fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot) -> Self {
+        let id = gate::request_id(head).unwrap_or_else(dice::request_id);
+        let mut common = with_id(&id);
+        gate::add_cors(&mut common, &snapshot.config.server.cors, head);
+        let dialect = Dialect::of(head.target.path());
+        let access = snapshot.config.log.access;
+        Self { id, key: None, peer, began, dialect, common: Arc::new(common), access }
+    }
+
+    /// A request whose head was not understood.
+    pub fn unread(peer: IpAddr, began: Instant) -> Self {
+        let id = dice::request_id();
+        let common = Arc::new(with_id(&id));
+        Self { id, key: None, peer, began, dialect: Dialect::OpenAi, common, access: true }
+    }
+
+    /// Tells on every answer what the caller's rate limit leaves.
+    pub fn tell_limit(&mut self, left: &Left) {
+        let fields = Arc::make_mut(&mut self.common);
+        let reset = Duration::from_millis(left.reset.as_millis().try_into().unwrap_or(u64::MAX));
+        let pairs = [
+            ("x-ratelimit-limit-requests", left.limit.to_string()),
+            ("x-ratelimit-remaining-requests", left.remaining.to_string()),
+            ("x-ratelimit-reset-requests", if reset.is_zero() { "0s".to_owned() } else { print_duration(reset) }),
+        ];
+        for (name, value) in pairs {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                fields.push(HeaderName::from_static(name), value);
+            }
+        }
+    }
+
+    /// Answers with JSON.
+    pub fn json(&self, reply: Reply, request: &Request, status: StatusCode, body: &[u8]) {
+        let mut fields = Fields::clone(&self.common);
+        fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        reply.send(status, &fields, body);
+        self.done(&request.head, status, body.len());
+    }
+
+    /// Answers a preflight.
+    pub fn preflight(&self, reply: Reply, request: &Request, snapshot: &Snapshot) {
+        match gate::preflight(&snapshot.config.server.cors, &request.head) {
+            Err(failure) => self.refuse(reply, &request.head, &failure),
+            Ok(answer) => {
+                let mut fields = Fields::clone(&self.common);
+                for (name, value) in answer.iter() {
+                    fields.push(name.clone(), value.clone());
+                }
+                reply.send(StatusCode::NO_CONTENT, &fields, &[]);
+                self.done(&request.head, StatusCode::NO_CONTENT, 0);
+            }
+        }
+    }
+
+    /// Answers 405.
+    pub fn not_allowed(&self, reply: Reply, head: &Head, methods: &'static str) {
+        let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
+        let (mut fields, body) = client::refusal(&failure, self.dialect, &self.common);
+        fields.push(header::ALLOW, HeaderValue::from_static(methods));
+        reply.send(client::status(&failure), &fields, &body);
+        self.done(head, client::status(&failure), body.len());
+    }
+
+    /// Answers a failure.
+    pub fn refuse(&self, reply: Reply, head: &Head, failure: &Failure) {
+        self.turn_away(reply, head.method.as_str(), head.target.path(), failure);
+    }
+
+    /// Answers a failure of a request that may have no head.
+    pub fn turn_away(&self, reply: Reply, method: &str, path: &str, failure: &Failure) {
+        let (fields, body) = client::refusal(failure, self.dialect, &self.common);
+        reply.send(client::status(failure), &fields, &body);
+        let (status, _, code) = failure.kind.wire();
+        self.write(
+            method,
+            path,
+            Line { end: End::Refused, reason: Some(code), ..self.line(status, body.len() as u64) },
+        );
+        // Who speaks something else than HTTP here cannot read the answer: the log says what it was.
+        let level = if path == "-" { log::Level::Info } else { log::Level::Debug };
+        log::log!(level, "request {} of {} refused: {}", self.id, self.peer, failure.message);
+    }
+
+    fn done(&self, head: &Head, status: StatusCode, bytes: usize) {
+        self.write(head.method.as_str(), head.target.path(), self.line(status.as_u16(), bytes as u64));
+    }
+
+    /// Writes the access line of a forwarded request.
+    pub fn log(&self, head: &Head, status: u16, bytes: u64, outline: &Outline<'_>) {
+        let Outline { ask, by, relayed } = outline;
+        let line = Line {
+            model: by.and_then(|by| by.model.as_deref()).or_else(|| ask.and_then(Ask::name)),
+            endpoint: by.map(|by| by.endpoint.name()),
+            reason: by.map(|by| by.reason),
+            attempts: by.map_or(0, |by| by.attempts),
+            queue: by.map(|by| by.queued).filter(|queued| !queued.is_zero()),
+            first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
+            tokens_in: relayed.tokens.prompt,
+            tokens_cached: relayed.tokens.cached,
+            tokens_out: relayed.tokens.completion,
+            tokens_per_second: relayed.tokens.per_second,
+            end: relayed.end,
+            ..self.line(status, bytes)
+        };
+        self.write(head.method.as_str(), head.target.path(), line);
+    }
+
+    fn line(&self, status: u16, bytes: u64) -> Line<'_> {
+        Line {
+            request_id: &self.id,
+            client: self.peer,
+            key: self.key.as_deref(),
+            method: "",
+            path: "",
+            model: None,
+            endpoint: None,
+            reason: None,
+            status,
+            attempts: 0,
+            queue: None,
+            first_byte: None,
+            total: clock::now().saturating_duration_since(self.began),
+            bytes,
+            tokens_in: None,
+            tokens_cached: None,
+            tokens_out: None,
+            tokens_per_second: None,
+            end: End::Done,
+        }
+    }
+
+    fn write(&self, method: &str, path: &str, line: Line<'_>) {
+        if self.access {
+            access::record(&Line { method, path, ..line }, log::Level::Info);
+        }
+    }
+}
+
+fn with_id(id: &str) -> Fields {
+    let mut fields = Fields::with_capacity(4);
+    if let Ok(value) = HeaderValue::from_str(id) {
+        fields.push(HeaderName::from_static("x-request-id"), value);
+    }
+    fields
+}
+
+/// No byte of an answer reached the client.
+pub fn nothing_relayed(end: End) -> Relayed {
+    Relayed { end, first_byte: None, tokens: Tokens::default() }
+}
