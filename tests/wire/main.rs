@@ -3,8 +3,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod affinity;
 mod cancel;
+mod capacity;
 mod catalog;
+mod context;
 mod door_bounds;
 mod door_framing;
 mod door_heads;
@@ -19,5 +22,7 @@ mod retry;
 mod routing;
 mod seed_000;
 mod staying_up;
+mod strategies;
 mod stream_faults;
+mod stress;
 mod upstream_faults;
