@@ -73,6 +73,7 @@ fn a_client_that_leaves_a_silent_stream_frees_everything() {
 
 #[test]
 fn a_client_that_leaves_a_flowing_stream_frees_everything() {
+    // W001-7
     // A22, X-06
     let upstream = Upstream::serving(&["m"]);
     let piece = format!("{:x}\r\n{}\r\n", event("token").len(), event("token"));

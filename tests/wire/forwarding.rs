@@ -36,6 +36,7 @@ const NATIVE: [&str; 6] = ["completion", "infill", "embedding", "tokenize", "det
 
 #[test]
 fn every_path_of_the_apis_is_routed_with_and_without_v1() {
+    // S003-07
     let upstream = Upstream::serving(&["m"]);
     let proxy = Setup::over(&[&upstream]).start();
     for path in OPENAI {
@@ -195,6 +196,7 @@ fn a_multipart_form_is_routed_by_its_model_field() {
 
 #[test]
 fn an_endpoints_base_path_and_v1_are_joined_once() {
+    // S001-07, S003-08
     for (root, api, asked, sent) in [
         ("", "/v1", "/v1/chat/completions", "/v1/chat/completions"),
         ("/api", "/api/v1", "/chat/completions", "/api/v1/chat/completions"),

@@ -73,6 +73,7 @@ fn connection_cannot_strip_what_routing_and_auth_need() {
 
 #[test]
 fn a_keyless_endpoint_gets_the_clients_authorization() {
+    // S003-15: a local server without a key works
     let (upstream, proxy) = one();
     assert_eq!(
         seen(&upstream, &proxy, "Authorization: Bearer client\r\n").field("authorization"),

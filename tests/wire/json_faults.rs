@@ -43,6 +43,7 @@ fn passes(body: impl AsRef<[u8]>) {
 
 #[test]
 fn what_is_not_one_json_object_is_refused() {
+    // W001-6
     // B1, S000-25 (SPEC: OpenAI's error shape)
     let (_upstream, proxy) = untouched();
     let whole = chat("m");
@@ -105,6 +106,7 @@ fn a_model_spelled_with_escapes_is_that_model() {
 
 #[test]
 fn a_model_that_is_not_text_is_refused() {
+    // W003-6
     // B3
     let (_upstream, proxy) = untouched();
     for model in ["1", "null", "true", "[\"m\"]", "{\"id\":\"m\"}", "1.5e3"] {
@@ -148,6 +150,7 @@ fn depth_is_bounded_without_a_deep_stack() {
 
 #[test]
 fn a_body_at_the_limit_is_served_and_one_byte_more_is_413() {
+    // W001-9
     // B6
     let upstream = Upstream::serving(&["m"]);
     upstream.on(CHAT, Script::json("{}"));

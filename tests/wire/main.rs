@@ -16,6 +16,7 @@ mod headers;
 mod health;
 mod json_faults;
 mod keys;
+mod older_faults;
 mod pings;
 mod reload;
 mod retry;

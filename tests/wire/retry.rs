@@ -21,6 +21,7 @@ fn told(answer: &Answer) -> (u16, Option<&str>, Option<&str>) {
 
 #[test]
 fn a_status_that_may_pass_elsewhere_is_tried_elsewhere() {
+    // W003-5
     for status in [408, 429, 500, 502, 503, 504, 401, 403, 404] {
         let (first, second, proxy) = pair();
         first.on(CHAT, Script::error(status, "not here"));
@@ -32,6 +33,7 @@ fn a_status_that_may_pass_elsewhere_is_tried_elsewhere() {
 
 #[test]
 fn a_status_that_is_the_clients_fault_passes_at_once() {
+    // W001-3
     // S000-22
     for status in [400, 402, 405, 409, 413, 415, 422, 418, 501] {
         let (first, _second, proxy) = pair();
@@ -44,6 +46,7 @@ fn a_status_that_is_the_clients_fault_passes_at_once() {
 
 #[test]
 fn the_only_endpoints_answer_passes_untouched_whatever_it_is() {
+    // W001-9
     // S000-22, X-07
     for status in [401, 403, 404, 408, 429, 500, 502, 503, 504] {
         let upstream = Upstream::serving(&["m"]);
@@ -113,6 +116,7 @@ fn every_candidate_is_tried_once_by_default() {
 
 #[test]
 fn attempts_bound_the_tries() {
+    // S001-04: the total number of tries
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
     let proxy = Setup::over(&[&first, &second]).with(|c| c.retry.attempts = Some(1)).start();
     first.on(CHAT, Script::error(500, "x"));
@@ -186,6 +190,7 @@ fn a_stream_moves_on_as_long_as_nothing_was_sent() {
 
 #[test]
 fn an_answer_that_has_begun_is_never_tried_elsewhere() {
+    // W001-1, W003-4
     // W000-2
     let (first, second, proxy) = pair();
     for script in

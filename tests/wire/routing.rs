@@ -43,6 +43,7 @@ fn names_are_exact() {
 
 #[test]
 fn an_unknown_model_is_404_with_what_there_is() {
+    // W003-5: not 503, on which clients try for ever
     // S000-26 (SPEC: a list)
     let (first, second) = (Upstream::serving(&["ma", "shared"]), Upstream::serving(&["mb"]));
     let proxy = Setup::over(&[&first, &second]).start();

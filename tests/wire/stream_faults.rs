@@ -65,6 +65,7 @@ fn a_stall_is_named_in_the_log() {
 
 #[test]
 fn a_lost_stream_ends_with_an_error_event_and_a_cut() {
+    // W001-1
     // C7, W000-2
     for ending in [Script::new().cut(), Script::new().reset()] {
         let gate = Gate::new();
