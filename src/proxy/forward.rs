@@ -68,8 +68,8 @@ pub struct By {
 
 /// The end of the attempts.
 pub enum Outcome {
-    /// An answer, with its place at the endpoint.
-    Answer(Box<Answer>, Rc<By>, Option<Slot>),
+    /// An answer, which holds its place at the endpoint.
+    Answer(Box<Answer>, Rc<By>),
     /// The best of the answers that were kept while others were tried.
     Kept(Kept, Rc<By>),
     /// No answer.
@@ -178,13 +178,14 @@ impl<'a> Trying<'a> {
                 queued: self.queued,
             });
             self.last = Some(Rc::clone(&by));
-            let answer = match self.send(candidate, key.map(|key| key.reveal())) {
+            let mut answer = match self.send(candidate, key.map(|key| key.reveal())) {
                 Ok(answer) => answer,
                 Err(fault) => return self.faulted(endpoint, fault, retry),
             };
             let verdict = self.weighed(&answer, endpoint, retry, left);
             if verdict == Verdict::Pass {
-                return Step::End(Outcome::Answer(Box::new(answer), by, slot));
+                answer.place = slot;
+                return Step::End(Outcome::Answer(Box::new(answer), by));
             }
             if let Some(outcome) = self.keep(answer, by, &mut slot) {
                 return Step::End(outcome);
@@ -263,7 +264,8 @@ impl<'a> Trying<'a> {
         let mut body = Vec::new();
         let mut piece = [0; 4096];
         if answer.length.is_some_and(|length| length > KEEP as u64) {
-            return Some(Outcome::Answer(Box::new(answer), by, slot.take()));
+            answer.place = slot.take();
+            return Some(Outcome::Answer(Box::new(answer), by));
         }
         loop {
             match answer.read(&mut piece) {

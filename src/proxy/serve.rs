@@ -157,7 +157,7 @@ impl Proxy {
         };
         let is_head = request.head.method == http::Method::HEAD;
         let (status, by, relayed) = match forward::forward(&errand, plan) {
-            Outcome::Answer(answer, by, _slot) => {
+            Outcome::Answer(answer, by) => {
                 let status = answer.status;
                 (status.as_u16(), Some(by.clone()), relay::relay(*answer, &client, &by, is_head))
             }

@@ -6,6 +6,7 @@ use super::wire::Dial;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::config::{Base, Endpoint, Timeouts};
+use crate::model::capacity::Slot;
 use http::{HeaderMap, Method, StatusCode};
 use std::io::{self, Read};
 use std::rc::Rc;
@@ -82,6 +83,8 @@ pub struct Answer {
     pub length: Option<u64>,
     /// The body ends when the upstream closes: its end cannot be told from a loss.
     pub until_close: bool,
+    /// The place at the endpoint, free as soon as the last byte is here: the client may ask on at once.
+    pub place: Option<Slot>,
     left: Option<u64>,
     body: Box<dyn Read>,
     call: Rc<Call>,
@@ -166,6 +169,7 @@ impl Channel {
             headers: parts.headers,
             length,
             until_close: !chunked && length.is_none(),
+            place: None,
             left: length,
             body: Box::new(body.into_reader()),
             call,
@@ -222,7 +226,11 @@ impl Answer {
                     // wants and leaves.
                     if n > 0 && *left == 0 {
                         let _ = self.body.read(&mut [0]);
+                        self.place = None;
                     }
+                }
+                if n == 0 {
+                    self.place = None;
                 }
                 Ok(n)
             }

@@ -62,6 +62,8 @@ fn twenty_clients_at_two_endpoints_of_one_slot_are_served_in_order() {
                 "{health}"
             );
             gate.open();
+            // The place is taken again before the other one becomes free, so that the order is plain to see.
+            upstream.wait_count(CHAT, (n + 2).min(10));
         }
     }
     let statuses: Vec<u16> = clients.iter_mut().map(|client| client.answer().status()).collect();

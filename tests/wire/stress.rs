@@ -163,7 +163,7 @@ fn storm(strategy: Strategy, leave: bool) -> Vec<Shaky> {
             let dice = chance(client * 1000 + n);
             let began = clock::now();
             let mut asked = proxy.sent(post(CHAT, stream("m")));
-            if leave && dice % 4 == 0 {
+            if leave && dice.is_multiple_of(4) {
                 // Leaves when it has waited a little.
                 asked.hears_within(Duration::from_millis(1 + dice % 5));
                 continue;
