@@ -2,6 +2,7 @@
 
 use super::Timeouts;
 use crate::base::secret::Secret;
+use std::time::Duration;
 
 /// One entry of `endpoints`.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +37,14 @@ pub struct Endpoint {
     pub proxy: Option<Secret>,
     /// `User-Agent` sent when the client sent none.
     pub user_agent: Option<String>,
+    /// `timeouts.total` does not bound answers that are streamed. Only a group says otherwise.
+    pub stream: bool,
+    /// How long idle connections are kept. Only a group says otherwise.
+    pub keep_alive: Duration,
 }
+
+/// cpp-httplib, the server in llama-server, closes idle connections after 5 s.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 impl Endpoint {
     /// An endpoint with an address and nothing else, as four lines of configuration give it.
@@ -57,6 +65,8 @@ impl Endpoint {
             timeouts: Timeouts::default(),
             proxy: None,
             user_agent: None,
+            stream: true,
+            keep_alive: KEEP_ALIVE,
         }
     }
 }

@@ -7,6 +7,7 @@ mod check;
 mod defaults;
 mod endpoint;
 mod env;
+mod gateway;
 mod keys;
 pub mod load;
 mod node;
@@ -17,7 +18,8 @@ mod routing;
 pub mod show;
 mod spelling;
 
-pub use endpoint::{Auth, Base, Endpoint, HeaderOp, MaxConcurrent, OnClientGone, Op, Probe};
+pub use endpoint::{Auth, Base, Endpoint, HeaderOp, KEEP_ALIVE, MaxConcurrent, OnClientGone, Op, Probe};
+pub use gateway::{Group, KeysFor, Listener, Member, Metrics, Mode, Site, Stages};
 pub use keys::{ClientKey, KeyText, RateLimit};
 pub use overrides::Overrides;
 pub use problem::Problem;
@@ -45,6 +47,14 @@ pub struct Config {
     pub models: Vec<Route>,
     /// Requests that wait for a place at an endpoint.
     pub queue: Queue,
+    /// Parts of the endpoints, under conditions of their own. Names are unique.
+    pub groups: Vec<Group>,
+    /// What clients may do at the main listener.
+    pub site: Site,
+    /// More addresses to listen on. Names are unique.
+    pub listeners: Vec<Listener>,
+    /// What is measured.
+    pub metrics: Metrics,
     /// `auth.keys`: who may come in; none = everybody. Names are unique.
     pub keys: Vec<ClientKey>,
     /// When another try is made.

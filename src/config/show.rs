@@ -1,8 +1,9 @@
 //! A configuration as text: whole in native YAML, or one screen of what matters. Shows no secret.
 
+mod routes;
+
 use super::{
-    Auth, Base, ClientKey, Config, CorsOrigin, Endpoint, LogFormat, MaxConcurrent, OnClientGone, Op, Probe, Route,
-    Strategy, Timeouts, UnknownModel,
+    Auth, Base, Config, CorsOrigin, Endpoint, LogFormat, MaxConcurrent, OnClientGone, Op, Probe, Timeouts, UnknownModel,
 };
 use crate::base::secret::Secret;
 use crate::base::text::{print_duration, print_size};
@@ -48,6 +49,8 @@ fn server(out: &mut String, config: &Config) {
         .sse_ping
         .map(|ping| format!("{{after: {}, every: {}}}", print_duration(ping.after), print_duration(ping.every)));
     line("ssePing", ping.unwrap_or("off".into()));
+    line("group", or_null(config.site.group.as_deref()));
+    line("mode", routes::mode(config.site.mode).into());
 }
 
 fn endpoint(out: &mut String, endpoint: &Endpoint) {
@@ -117,65 +120,18 @@ fn rest(out: &mut String, config: &Config) {
         UnknownModel::Passthrough => "passthrough",
     };
     let _ = writeln!(out, "routing: {{strategy: {}, unknownModel: {unknown}}}", config.routing.strategy.as_str());
-    models(out, &config.models);
+    routes::models(out, &config.models);
     let queue = &config.queue;
     let _ = writeln!(out, "queue: {{length: {}, timeout: {}}}", queue.length, print_duration(queue.timeout));
-    keys(out, &config.keys);
-    let retry = &config.retry;
-    let on = [
-        (retry.on_connect, "connect"),
-        (retry.on_reset, "reset"),
-        (retry.on_timeout, "timeout"),
-        (retry.on_status, "status"),
-    ];
-    let _ = writeln!(
-        out,
-        "retry: {{attempts: {}, initialDelay: {}, maxDelay: {}, on: {}}}",
-        retry.attempts.map_or("auto".into(), |attempts| attempts.to_string()),
-        print_duration(retry.initial_delay),
-        print_duration(retry.max_delay),
-        list(on.iter().filter(|(on, _)| *on).map(|(_, word)| (*word).to_owned()))
-    );
+    routes::keys(out, &config.keys);
+    routes::gateway(out, config);
+    let _ = writeln!(out, "retry: {}", routes::retry(&config.retry));
     let format = match config.log.format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
     };
     let level = config.log.level.as_str().to_ascii_lowercase();
     let _ = writeln!(out, "log: {{level: {level}, format: {format}, access: {}}}", config.log.access);
-}
-
-fn models(out: &mut String, routes: &[Route]) {
-    out.push_str(if routes.is_empty() { "models: {}\n" } else { "models:\n" });
-    for route in routes {
-        let strategy = or_null(route.strategy.map(Strategy::as_str));
-        let _ = writeln!(out, "  {}:\n    strategy: {strategy}\n    backends:", quoted(&route.name));
-        for backend in &route.backends {
-            let weight = backend.weight.map_or("null".into(), |weight| weight.to_string());
-            let (endpoint, model) = (word(&backend.endpoint), or_null(backend.model.as_deref()));
-            let enabled = backend.enabled;
-            let _ =
-                writeln!(out, "      - {{endpoint: {endpoint}, model: {model}, weight: {weight}, enabled: {enabled}}}");
-        }
-    }
-}
-
-fn keys(out: &mut String, keys: &[ClientKey]) {
-    out.push_str(if keys.is_empty() { "auth: {keys: []}\n" } else { "auth:\n  keys:\n" });
-    for key in keys {
-        let _ = writeln!(
-            out,
-            "    - {{name: {}, key: {MASK}, models: {}, endpoints: {}, maxParallel: {}, rateLimit: {}, background: {}, admin: {}}}",
-            word(&key.name),
-            list(key.models.iter().map(|model| word(model))),
-            list(key.endpoints.iter().map(|name| word(name))),
-            key.max_parallel.map_or("null".into(), |most| most.to_string()),
-            key.rate_limit.map_or("null".into(), |limit| {
-                format!("{{perSecond: {}, burst: {}}}", limit.per_second, limit.burst)
-            }),
-            key.background,
-            key.admin,
-        );
-    }
 }
 
 /// One screen for `--check`.

@@ -15,8 +15,6 @@ use std::time::Duration;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector};
 use ureq::{Agent, Error, SendBody};
 
-/// cpp-httplib, the server in llama-server, closes idle connections after 5 s.
-const IDLE: Duration = Duration::from_secs(3);
 /// Head of an answer and one read of a body; 40 KB heads are seen, so not less.
 const BUFFER: usize = 32 << 10;
 /// ureq's own clock must never fire: the transport decides.
@@ -101,6 +99,7 @@ impl Channel {
             Some(url) => Some(ureq::Proxy::new(url.reveal()).map_err(|_| "the proxy is not a usable URL")?),
             None => None,
         };
+        let kept = if endpoint.keep_alive.is_zero() { 0 } else { connections };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -110,9 +109,9 @@ impl Channel {
             .user_agent("")
             .accept("")
             .accept_encoding("")
-            .max_idle_connections(connections)
-            .max_idle_connections_per_host(connections)
-            .max_idle_age(IDLE)
+            .max_idle_connections(kept)
+            .max_idle_connections_per_host(kept)
+            .max_idle_age(endpoint.keep_alive)
             .input_buffer_size(BUFFER)
             .output_buffer_size(BUFFER)
             .timeout_connect(Some(NEVER))

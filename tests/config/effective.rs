@@ -15,6 +15,8 @@ server:
   allowedHosts: [my.box, "on"]
   trustedProxies: [10.0.0.0/8, "::1"]
   ssePing: off
+  group: bare
+  mode: raw
 endpoints:
   - {name: "plain", address: "::1", port: 8001, healthCheck: false, models: ["null", "a: b", "$x", "ü/😀", "7"]}
   - {name: "two words", url: https://openrouter.ai/api/v1, apiKeys: [canary-1, canary-2], enabled: false}
@@ -40,6 +42,23 @@ auth:
   keys:
     - {name: "the \"first\"", key: canary-9, models: ["*x", "a: b"], endpoints: ["two words"], maxParallel: 1}
     - {name: second, key: canary-10, rateLimit: {perSecond: 0.25, burst: 7}, background: true, admin: true}
+groups:
+  - name: "my group"
+    endpoints: [{name: last, weight: 8}, {name: free}]
+    strategy: wrr
+    retry: {attempts: 4, on: [status]}
+    timeouts: {connect: 0, total: 5m}
+    userAgent: "LLMProxy/1.0"
+    proxy: http://u:canary-11@h:1
+    stream: false
+    keepAlive: 0
+  - {name: bare, endpoints: [{name: free}]}
+listeners:
+  - {name: "to my group", port: 3000, host: 0.0.0.0, group: "my group", keys: none, rateLimit: {perSecond: 100, burst: 200}, mode: raw}
+  - {name: other, port: 0, keys: [second]}
+  - {name: ops, port: 9000, mode: status}
+rateLimit: {perSecond: 1.5}
+metrics: {enabled: false}
 healthCheck: {interval: 100ms, timeout: 1s, path: "/h?x=1", failureThreshold: 1}
 cache: {ttlMs: null, ttlMultiplier: 0.5}
 timeouts: {idle: 0}
@@ -64,6 +83,7 @@ fn secrets(config: &Config) -> Vec<String> {
         KeyText::Sha256(_) => panic!("the sample has none"),
     });
     all.extend(keys);
+    all.extend(config.groups.iter().filter_map(|group| group.proxy.as_ref()).map(|proxy| proxy.reveal()));
     all.into_iter().map(str::to_owned).collect()
 }
 
@@ -99,7 +119,7 @@ fn the_effective_configuration_reads_back_with_the_secrets_put_in() {
 #[test]
 fn nothing_printed_holds_a_secret() {
     let config = good(RICH);
-    assert_eq!(secrets(&config).len(), 10);
+    assert_eq!(secrets(&config).len(), 11);
     for text in [show::yaml(&config), show::summary(&config), format!("{config:?}")] {
         assert!(!text.contains("canary"), "{text}");
     }
@@ -109,7 +129,7 @@ fn nothing_printed_holds_a_secret() {
 fn a_printed_configuration_with_masks_is_not_mistaken_for_a_real_one() {
     let printed = show::yaml(&good(RICH));
     let lines = wrong(&printed);
-    assert!(lines.iter().filter(|line| line.contains("is the mask")).count() == 10, "{}", lines.join("\n"));
+    assert!(lines.iter().filter(|line| line.contains("is the mask")).count() == 11, "{}", lines.join("\n"));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod effective;
 mod endpoints;
 mod files;
+mod gateway;
 mod mutations;
 mod routes;
 mod samples;

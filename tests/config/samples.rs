@@ -111,7 +111,7 @@ fn every_word_the_schema_allows_is_accepted() {
     let mut met = 0;
     collect(&schema, "", &mut |path, property| {
         let Some(words) = property.get("enum").and_then(Value::as_array) else { return };
-        let Some((section, key)) = path.split_once('.').filter(|(section, _)| !section.starts_with("endpoints")) else {
+        let Some((section, key)) = path.split_once('.').filter(|(section, _)| !section.contains("[]")) else {
             return;
         };
         for word in words {

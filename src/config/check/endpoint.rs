@@ -5,7 +5,7 @@ use super::sections::{probe_path, timeouts};
 use super::{address, header};
 use crate::base::secret::Secret;
 use crate::config::reader::{Field, Section};
-use crate::config::{Auth, Base, Endpoint, MINIMAL, MaxConcurrent, OnClientGone, Probe, Timeouts};
+use crate::config::{Auth, Base, Endpoint, KEEP_ALIVE, MINIMAL, MaxConcurrent, OnClientGone, Probe, Timeouts};
 
 pub fn endpoints(root: &mut Section, shared: &Timeouts) -> Vec<Endpoint> {
     let field = root.field("endpoints");
@@ -58,6 +58,8 @@ fn endpoint(s: &mut Section, shared: &Timeouts, names: &mut Vec<String>) -> Opti
         timeouts,
         proxy,
         user_agent,
+        stream: true,
+        keep_alive: KEEP_ALIVE,
     })
 }
 
@@ -221,7 +223,7 @@ fn user(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn proxy(s: &mut Section) -> Option<Secret> {
+pub fn proxy(s: &mut Section) -> Option<Secret> {
     let proxy = s.secret_when("proxy", |text| text.contains('@'))?;
     if let Err(error) = address::proxy(proxy.reveal()) {
         s.problem(format!("`proxy` {error}"));

@@ -57,6 +57,9 @@ pub fn rate_limit(s: &mut Section) -> Option<RateLimit> {
             s.problem("`perSecond` is missing");
         }
         let per_second = rate?;
+        if burst.is_some_and(|burst: u32| f64::from(burst) < per_second.floor()) {
+            s.problem("`burst` is less than `perSecond`: no more than that would ever pass");
+        }
         Some(RateLimit { per_second, burst: burst.unwrap_or((per_second.ceil() as u32).max(1)) })
     })
 }

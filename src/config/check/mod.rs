@@ -2,6 +2,7 @@
 
 mod address;
 mod endpoint;
+mod gateway;
 mod header;
 mod keys;
 mod routing;
@@ -14,7 +15,7 @@ pub use sections::{LOG_FORMATS, LOG_LEVELS};
 use super::node::{self, Node, Value};
 use super::problem::{Notes, Problem};
 use super::reader::Section;
-use super::{Config, MINIMAL, env};
+use super::{Config, MINIMAL, Metrics, Retry, Site, env};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -63,7 +64,7 @@ pub fn check(name: &str, text: &str, outside: Outside) -> Result<Checked, Vec<Pr
 
 /// Every key a file may have, `endpoints[].port`.
 pub fn keys() -> BTreeSet<String> {
-    let tree = node::parse("{endpoints: [{headers: [{}]}], models: {a: {backends: [{}]}}, auth: {keys: [{}]}}")
+    let tree = node::parse("{endpoints: [{headers: [{}]}], models: {a: {backends: [{}]}}, auth: {keys: [{}]}, groups: [{endpoints: [{}]}], listeners: [{}]}")
         .expect("this text is YAML; a test reads it");
     let no_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
     let notes = Notes::new(&no_file);
@@ -77,19 +78,26 @@ fn read(tree: &Node, notes: &Notes) -> Config {
     }
     Section::root(tree, notes, |root| {
         let timeouts = root.field("timeouts").section(|s| sections::timeouts(s, &super::Timeouts::default()));
-        let server = root.field("server").section(server::server);
-        let endpoints = endpoint::endpoints(root, &timeouts);
+        let (server, endpoints) = (root.field("server"), endpoint::endpoints(root, &timeouts));
+        let retry = root.field("retry").section(|s| routing::retry(s, &Retry::default()));
+        let groups = gateway::groups(root, &endpoints, &retry);
+        let keys = root.field("auth").section(|s| keys::keys(s, &endpoints));
+        let (server, site) = server.section(|s| (server::server(s), gateway::site(s, &groups)));
         Config {
             server,
+            site: Site { rate_limit: keys::rate_limit(root), ..site },
+            listeners: gateway::listeners(root, gateway::Known { groups: &groups, keys: &keys }),
+            metrics: root.field("metrics").section(|s| Metrics { enabled: s.field("enabled").flag().unwrap_or(true) }),
+            groups,
+            keys,
             health_check: root.field("healthCheck").section(sections::health_check),
             cache: sections::cache(root),
             timeouts,
             routing: root.field("routing").section(routing::routing),
             models: routing::models(root, &endpoints),
             queue: root.field("queue").section(routing::queue),
-            keys: root.field("auth").section(|s| keys::keys(s, &endpoints)),
             endpoints,
-            retry: root.field("retry").section(routing::retry),
+            retry,
             log: root.field("log").section(sections::log),
         }
     })

@@ -85,8 +85,8 @@ pub fn queue(s: &mut Section) -> Queue {
     }
 }
 
-pub fn retry(s: &mut Section) -> Retry {
-    let default = Retry::default();
+/// What is left out is as in `default`.
+pub fn retry(s: &mut Section, default: &Retry) -> Retry {
     let attempts = s.field("attempts");
     let attempts = if attempts.is_word("auto") { None } else { attempts.number("auto or a number", 1..=100) };
     let initial_delay = s.field("initialDelay").duration(ANY_TIME).unwrap_or(default.initial_delay);

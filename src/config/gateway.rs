@@ -1,0 +1,145 @@
+//! Several addresses, each with a part of the endpoints behind it.
+
+use super::{Endpoint, RateLimit, Retry, Strategy, Timeouts};
+use crate::base::secret::Secret;
+use std::time::Duration;
+
+/// One entry of `groups`: endpoints under conditions of their own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Unique name.
+    pub name: String,
+    /// At least one.
+    pub endpoints: Vec<Member>,
+    /// Instead of `routing.strategy`.
+    pub strategy: Option<Strategy>,
+    /// Instead of `retry`.
+    pub retry: Option<Retry>,
+    /// Instead of the endpoints' own, stage by stage.
+    pub timeouts: Stages,
+    /// `User-Agent` sent when the client sent none, instead of the endpoints' own.
+    pub user_agent: Option<String>,
+    /// HTTP proxy for outgoing calls, instead of the endpoints' own.
+    pub proxy: Option<Secret>,
+    /// `timeouts.total` does not bound answers that are streamed.
+    pub stream: bool,
+    /// How long idle connections to endpoints are kept; zero = not at all.
+    pub keep_alive: Duration,
+}
+
+/// One entry of `groups[].endpoints`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Name of an endpoint.
+    pub endpoint: String,
+    /// Instead of the endpoint's.
+    pub weight: Option<u16>,
+}
+
+/// Stage limits that stand in for others: `None` leaves the other, zero is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stages {
+    /// See [`Timeouts`].
+    pub connect: Option<Duration>,
+    /// See [`Timeouts`].
+    pub first_byte: Option<Duration>,
+    /// See [`Timeouts`].
+    pub idle: Option<Duration>,
+    /// See [`Timeouts`].
+    pub total: Option<Duration>,
+}
+
+impl Stages {
+    /// `base` with these in place of its own.
+    pub fn over(&self, base: &Timeouts) -> Timeouts {
+        let limit = |ours: Option<Duration>, theirs| match ours {
+            None => theirs,
+            Some(Duration::ZERO) => None,
+            some => some,
+        };
+        Timeouts {
+            connect: limit(self.connect, base.connect),
+            first_byte: limit(self.first_byte, base.first_byte),
+            idle: limit(self.idle, base.idle),
+            total: limit(self.total, base.total),
+        }
+    }
+}
+
+impl Group {
+    /// An endpoint as this group uses it, if it is a member.
+    pub fn view(&self, endpoint: &Endpoint) -> Option<Endpoint> {
+        let member = self.endpoints.iter().find(|member| member.endpoint == endpoint.name)?;
+        let mut view = endpoint.clone();
+        view.weight = member.weight.unwrap_or(view.weight);
+        view.timeouts = self.timeouts.over(&view.timeouts);
+        view.user_agent = self.user_agent.clone().or(view.user_agent);
+        view.proxy = self.proxy.clone().or(view.proxy);
+        view.keep_alive = self.keep_alive;
+        view.stream = self.stream;
+        Some(view)
+    }
+}
+
+/// An address to listen on: the main one (`server`), or one entry of `listeners`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    /// Unique name; the main one is `main`.
+    pub name: String,
+    /// Address or name to listen on.
+    pub host: String,
+    /// TCP port; 0 takes a free one.
+    pub port: u16,
+    /// What clients may do here.
+    pub site: Site,
+}
+
+/// What clients may do at an address.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Site {
+    /// Name of the group it sees; none = all endpoints.
+    pub group: Option<String>,
+    /// Which of `auth.keys` open it.
+    pub keys: KeysFor,
+    /// For each client address.
+    pub rate_limit: Option<RateLimit>,
+    /// What is served.
+    pub mode: Mode,
+}
+
+/// `listeners[].keys`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum KeysFor {
+    /// All of `auth.keys`.
+    #[default]
+    Inherit,
+    /// Nobody needs a key.
+    Nobody,
+    /// These.
+    Only(Vec<String>),
+}
+
+/// `listeners[].mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// The API: routed by model.
+    #[default]
+    Models,
+    /// Everything goes to the group's endpoints as it is.
+    Raw,
+    /// `/health` and `/metrics` only, the former as the text `OK`.
+    Status,
+}
+
+/// `metrics`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metrics {
+    /// `GET /metrics` is served.
+    pub enabled: bool,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
