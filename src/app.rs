@@ -1,13 +1,14 @@
 //! Puts the rooms together: binds, starts every thread, and stops them in an order that loses nothing.
 
 use crate::base::clock;
-use crate::config::Config;
+use crate::config::{Config, KeysFor};
 use crate::health::{self, Health};
 use crate::http::door::{Door, Handle};
 use crate::http::front::{self, Front};
 use crate::http::pool::{Job, Lane};
 use crate::model::endpoint::Endpoint;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
+use crate::proxy::reception::Bound;
 use crate::proxy::serve::Proxy;
 use crate::upstream::Net;
 use std::io;
@@ -78,21 +79,25 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 /// # Errors
 /// As [`start`].
 pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) -> Result<Running, StartError> {
-    let listener = match given {
+    let mut listeners = vec![match given {
         Some(listener) => listener,
         None => bind(&config.server.host, config.server.port)?,
-    };
-    let addr = listener.local_addr().map_err(StartError::System)?;
-    if !addr.ip().is_loopback() && config.keys.is_empty() {
-        log::warn!("listening on {addr} without keys: everybody who reaches this address may use the endpoints");
+    }];
+    for listener in &config.listeners {
+        listeners.push(bind(&listener.host, listener.port)?);
     }
+    let addrs: Result<Vec<SocketAddr>, _> = listeners.iter().map(TcpListener::local_addr).collect();
+    let addrs = addrs.map_err(StartError::System)?;
+    let names = std::iter::once("main").chain(config.listeners.iter().map(|listener| listener.name.as_str()));
+    let bound = names.zip(&addrs).map(|(name, addr)| Bound::new(name, addr.ip().is_loopback())).collect();
+    warn_of_open_doors(&config, &addrs);
     let server = config.server.clone();
     let epoch = clock::now();
     let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone(), epoch))).collect();
     let (shared, inbox) = Shared::new(Snapshot::new(Arc::new(config), endpoints));
     let net = Arc::new(Net::new(server.workers));
     let health = health::start(&shared, inbox, Arc::clone(&net)).map_err(StartError::System)?;
-    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), net, vec![addr.ip().is_loopback()]));
+    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), net, bound));
     let work = |proxy: &Arc<Proxy>| {
         let proxy = Arc::clone(proxy);
         Arc::new(move |job: Job| proxy.serve(job)) as Arc<dyn Fn(Job) + Send + Sync>
@@ -100,7 +105,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let control = Lane::start("control", CONTROL_WORKERS, CONTROL_BACKLOG, work(&proxy)).map_err(StartError::System)?;
     let lane = Lane::start("proxy", server.workers, server.backlog, work(&proxy)).map_err(StartError::System)?;
     let door = Door {
-        listeners: vec![listener],
+        listeners,
         max_connections: connections(server.max_connections, server.workers, files),
         desk: Arc::clone(&proxy) as _,
         control,
@@ -108,9 +113,19 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
         server: server.clone(),
     };
     let (front, handle) = Front::new(door).map_err(StartError::System)?;
+    proxy.meet(handle.clone());
     let front = std::thread::Builder::new().name("front".into()).spawn(move || front.run());
     let front = front.map_err(StartError::System)?;
-    Ok(Running { addrs: vec![addr], handle, front: Some(front), proxy, health, shared })
+    Ok(Running { addrs, handle, front: Some(front), proxy, health, shared })
+}
+
+fn warn_of_open_doors(config: &Config, addrs: &[SocketAddr]) {
+    let sites = std::iter::once(&config.site).chain(config.listeners.iter().map(|listener| &listener.site));
+    for (site, addr) in sites.zip(addrs) {
+        if !addr.ip().is_loopback() && (config.keys.is_empty() || site.keys == KeysFor::Nobody) {
+            log::warn!("listening on {addr} without keys: everybody who reaches this address may use the endpoints");
+        }
+    }
 }
 
 /// `maxConnections`, lowered so that connections to endpoints still find descriptors.
@@ -162,8 +177,9 @@ impl Running {
     /// Puts another configuration in force: new requests see it, those in progress keep the old one. Tells what
     /// takes effect only after a restart.
     pub fn reload(&self, mut config: Config) -> Vec<&'static str> {
-        let old = &self.shared.load().config.server;
-        let new = &mut config.server;
+        let snapshot = self.shared.load();
+        let old = &snapshot.config.server;
+        let new = &config.server;
         let mut later = Vec::new();
         let mut keep = |key, differs: bool| later.extend(differs.then_some(key));
         keep("server.host", new.host != old.host);
@@ -172,15 +188,26 @@ impl Running {
         keep("server.backlog", new.backlog != old.backlog);
         keep("server.maxConnections", new.max_connections != old.max_connections);
         keep("server.bodyMemory", new.body_memory != old.body_memory);
+        let listeners = |config: &Config| -> Vec<(String, String, u16)> {
+            config.listeners.iter().map(|one| (one.name.clone(), one.host.clone(), one.port)).collect()
+        };
+        keep("listeners", listeners(&config) != listeners(&snapshot.config));
+        let new = &mut config.server;
         new.host.clone_from(&old.host);
         new.port = old.port;
         (new.workers, new.backlog, new.max_connections) = (old.workers, old.backlog, old.max_connections);
         new.body_memory = old.body_memory;
+        self.proxy.note_reload(true);
         self.handle.obey(new);
         self.shared.update(|old| old.reconfigured(config, clock::now()));
         // Endpoints that are new, or elsewhere now, are asked at once.
         self.shared.notify(Notice::Force(Box::new(|| ())));
         later
+    }
+
+    /// A reload came to nothing.
+    pub fn note_failed_reload(&self) {
+        self.proxy.note_reload(false);
     }
 
     /// Whether the front has ended without being asked: nothing can be served any more.

@@ -57,6 +57,7 @@ pub fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
     let order = Order {
         method: Method::GET,
         path,
+        raw: false,
         headers: headers::own(endpoint),
         body: [&[], &[], &[]],
         timeouts: Timeouts { total: Some(PATIENCE), ..Timeouts::default() },

@@ -347,6 +347,7 @@ fn get(channel: &Channel, task: &Task, path: &str, until: Instant) -> Result<(St
     let order = Order {
         method: Method::GET,
         path,
+        raw: false,
         headers: headers::own(&task.endpoint.config),
         body: [&[], &[], &[]],
         timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(total) },

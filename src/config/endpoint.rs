@@ -80,6 +80,8 @@ pub struct Base {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// The path as it was given, no trailing slash: what paths that are passed on as they are stand below.
+    pub given: String,
     /// Path put before paths outside `/v1` (`/health`, `/props`): no trailing slash, maybe empty.
     pub root: String,
     /// Path that stands for `/v1`: `root` + `/v1`, or the given path when it names a version itself
@@ -90,7 +92,7 @@ pub struct Base {
 impl Base {
     /// The base of an address and a port.
     pub fn plain(host: impl Into<String>, port: u16) -> Self {
-        Self { tls: false, host: host.into(), port, root: String::new(), api: "/v1".into() }
+        Self { tls: false, host: host.into(), port, given: String::new(), root: String::new(), api: "/v1".into() }
     }
 }
 

@@ -134,6 +134,9 @@ fn rest(out: &mut String, config: &Config) {
     let _ = writeln!(out, "log: {{level: {level}, format: {format}, access: {}}}", config.log.access);
 }
 
+/// More listeners than this are only counted.
+const FEW: usize = 4;
+
 /// One screen for `--check`.
 pub fn summary(config: &Config) -> String {
     let server = &config.server;
@@ -141,8 +144,18 @@ pub fn summary(config: &Config) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<12}{value}");
     };
-    let host = if server.host.contains(':') { format!("[{}]", server.host) } else { server.host.clone() };
-    line("listens on", format!("http://{host}:{}", server.port));
+    let place = |host: &str, port: u16| match host.contains(':') {
+        true => format!("http://[{host}]:{port}"),
+        false => format!("http://{host}:{port}"),
+    };
+    line("listens on", place(&server.host, server.port));
+    for listener in config.listeners.iter().take(FEW) {
+        let group = listener.site.group.as_deref().map_or(String::new(), |group| format!(", group {group}"));
+        line("", format!("{} ({}{group})", place(&listener.host, listener.port), listener.name));
+    }
+    if let Some(more) = config.listeners.len().checked_sub(FEW).filter(|more| *more > 0) {
+        line("", format!("and {more} more"));
+    }
     line(
         "holds",
         format!(
@@ -184,15 +197,15 @@ pub fn summary(config: &Config) -> String {
 const MASK: &str = "\"***\"";
 
 fn is_plain(base: &Base) -> bool {
-    !base.tls && base.root.is_empty() && base.api == "/v1"
+    !base.tls && base.given.is_empty()
 }
 
-/// `api` says all: `root` follows from it.
+/// `given` says all: the others follow from it.
 fn url(base: &Base) -> String {
     let scheme = if base.tls { "https" } else { "http" };
     let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
     let port = if base.port == if base.tls { 443 } else { 80 } { String::new() } else { format!(":{}", base.port) };
-    format!("{scheme}://{host}{port}{}", base.api)
+    format!("{scheme}://{host}{port}{}", base.given)
 }
 
 fn auth(auth: &Auth) -> String {

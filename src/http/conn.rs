@@ -1,7 +1,7 @@
 //! One parked connection: bytes in, a complete request or a refusal out. Reads, never waits.
 
 use super::body::Decoder;
-use super::door::Desk;
+use super::door::{Desk, From};
 use super::head::{Framing, Head, Limits, Parser};
 use super::request::{Body, Budget};
 use crate::base::gone::Gone;
@@ -138,6 +138,11 @@ impl Conn {
         matches!(self.state, State::Head { .. })
     }
 
+    /// Where its requests come from.
+    pub fn from(&self) -> From {
+        From { peer: self.peer, listener: self.listener }
+    }
+
     /// Notes an event that came while a worker owns the connection.
     pub fn note_unread(&mut self) {
         self.more = true;
@@ -245,7 +250,7 @@ impl Conn {
             self.keep_rest(rest);
             return Step::Serve(Box::new(head), body, began);
         }
-        if let Err(failure) = rules.desk.admit(&head, self.peer) {
+        if let Err(failure) = rules.desk.admit(&head, self.from()) {
             return Step::Refuse(Some(Box::new(head)), failure, began);
         }
         if head.expect_continue && rest.is_empty() {

@@ -27,19 +27,28 @@ pub trait Desk: Send + Sync + 'static {
     ///
     /// # Errors
     /// The refusal.
-    fn admit(&self, head: &Head, peer: IpAddr) -> Result<(), Failure>;
+    fn admit(&self, head: &Head, from: From) -> Result<(), Failure>;
     /// The lane of a request, by its head.
-    fn lane(&self, head: &Head) -> LaneName;
+    fn lane(&self, head: &Head, listener: usize) -> LaneName;
     /// Answers a request that the door or a full lane refuses, and logs it.
     fn refuse(&self, refused: Refused<'_>, reply: Reply);
     /// Ends a request whose client left before a worker took it, and logs it.
     fn left(&self, request: &Request, reply: Reply);
 }
 
-/// A request that is not served.
-pub struct Refused<'a> {
+/// Where a request came from, and in.
+#[derive(Debug, Clone, Copy)]
+pub struct From {
     /// The client's address.
     pub peer: IpAddr,
+    /// Which listener it came in by.
+    pub listener: usize,
+}
+
+/// A request that is not served.
+pub struct Refused<'a> {
+    /// Where it came from.
+    pub from: From,
     /// The head, as far as it was understood.
     pub head: Option<&'a Head>,
     /// Why.

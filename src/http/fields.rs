@@ -17,6 +17,11 @@ impl Fields {
         self.0.push((name, value));
     }
 
+    /// Takes away every field whose name begins so.
+    pub fn remove_prefixed(&mut self, prefix: &str) {
+        self.0.retain(|(name, _)| !name.as_str().starts_with(prefix));
+    }
+
     /// The first value of a name, given in any case.
     pub fn get(&self, name: impl AsRef<str>) -> Option<&HeaderValue> {
         self.iter().find(|(n, _)| **n == *name.as_ref()).map(|(_, value)| value)

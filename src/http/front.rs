@@ -255,7 +255,10 @@ impl Front {
     }
 
     fn serve(&mut self, slot: usize, head: Head, body: Body, began: Instant) {
-        let lane = self.desk.lane(&head);
+        let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
+            return;
+        };
+        let lane = self.desk.lane(&head, conn.listener);
         let Some((reply, gone)) = self.lend(slot, Some(&head), lane == LaneName::Proxy) else {
             return;
         };
@@ -282,7 +285,7 @@ impl Front {
     fn turn_away(&self, job: Job, failure: Failure) {
         let Job { request, mut reply } = job;
         reply.never_block();
-        let refused = Refused { peer: request.peer, head: Some(&request.head), failure, began: request.began };
+        let refused = Refused { from: request.from(), head: Some(&request.head), failure, began: request.began };
         self.desk.refuse(refused, reply);
     }
 
@@ -295,7 +298,7 @@ impl Front {
         let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
             return;
         };
-        self.desk.refuse(Refused { peer: conn.peer, head, failure, began }, reply);
+        self.desk.refuse(Refused { from: conn.from(), head, failure, began }, reply);
     }
 
     pub(super) fn close(&mut self, slot: usize) {

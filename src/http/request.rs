@@ -1,5 +1,6 @@
 //! One complete request as a worker gets it, and the memory budget its body is counted in.
 
+use super::door::From;
 use super::head::Head;
 use crate::base::gone::Gone;
 use std::net::IpAddr;
@@ -23,6 +24,13 @@ pub struct Request {
     pub began: Instant,
     /// Set when the client leaves.
     pub gone: Arc<Gone>,
+}
+
+impl Request {
+    /// Where it came from.
+    pub fn from(&self) -> From {
+        From { peer: self.peer, listener: self.listener }
+    }
 }
 
 /// Body bytes that are paid for out of a [`Budget`] as they arrive.

@@ -69,7 +69,7 @@ impl Callers {
         };
         let known = keys.iter().map(|key| Known {
             config: key.clone(),
-            scope: Arc::new(Scope { models: key.models.clone(), endpoints: key.endpoints.clone() }),
+            scope: Arc::new(Scope { models: key.models.clone(), endpoints: key.endpoints.clone(), group: None }),
             use_of: use_of(&key.name).unwrap_or_default(),
         });
         let wrong = before.map(|before| Arc::clone(&before.wrong)).unwrap_or_default();

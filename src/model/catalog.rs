@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(all.iter().map(|one| one["id"].clone()).collect::<Vec<_>>(), ["ma", "mb", "fast"]);
         assert_eq!((&all[2]["root"], &all[2]["aliases"]), (&json!("ma"), &json!(["ma", "mb"])));
         assert_eq!((&all[2]["endpoints"], &all[2]["meta"]["n_ctx"]), (&json!(["one", "two"]), &json!(1)));
-        let narrow = of(&Scope { models: vec!["f*".into()], endpoints: vec!["two".into()] });
+        let narrow = of(&Scope { models: vec!["f*".into()], endpoints: vec!["two".into()], group: None });
         assert_eq!(narrow.len(), 1);
         assert_eq!((&narrow[0]["provider"], &narrow[0]["endpoints"]), (&json!("two"), &json!(["two"])));
         assert_eq!(narrow[0]["root"], json!("mb"));

@@ -5,7 +5,7 @@ use super::failure::{Failure, Kind};
 use super::scope::Scope;
 use super::snapshot::Snapshot;
 use super::strategy::Contender;
-use crate::config::{Route, Strategy, UnknownModel};
+use crate::config::{Retry, Route, Strategy, UnknownModel};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub struct Plan {
     pub strategy: Strategy,
     /// Whose turn it is is remembered under this name.
     pub route: String,
+    /// When another is tried.
+    pub retry: Retry,
     /// `x-llmproxy-reason`: why the first is the first, as long as the strategy has no word of its own.
     pub reason: &'static str,
 }
@@ -53,6 +55,8 @@ pub enum Wish<'a> {
     Any,
     /// A path that needs no model where there is only one endpoint (`GET /props`).
     Endpoint,
+    /// Whatever it is, for any endpoint.
+    Raw,
 }
 
 /// What came of planning.
@@ -71,6 +75,7 @@ pub fn plan(snapshot: &Snapshot, wish: Wish<'_>, scope: &Scope, now: Instant) ->
         Wish::Named(name) if is_name(snapshot, name) => named(snapshot, name, scope),
         Wish::Named(_) | Wish::Any => any(snapshot, scope, "default_model"),
         Wish::Endpoint => only(snapshot, scope),
+        Wish::Raw => anyone(snapshot, scope, "raw"),
     };
     match planned {
         Planned::Plan(plan) => Planned::Plan(rested(plan, now)),
@@ -104,10 +109,9 @@ fn named(snapshot: &Snapshot, name: &str, scope: &Scope) -> Planned {
     }
     let route = route(snapshot, name);
     let mut known = match route {
-        Some(route) => routed(snapshot, route),
-        None => discovered(snapshot, name),
+        Some(route) => routed(snapshot, route, scope),
+        None => discovered(snapshot, name, scope),
     };
-    known.retain(|candidate| scope.has_endpoint(candidate.endpoint.name()));
     if known.is_empty() && route.is_none_or(|_| !scope.is_all()) {
         return if snapshot.is_healthy() { Planned::Unknown } else { Planned::Refused(nobody()) };
     }
@@ -119,38 +123,57 @@ fn named(snapshot: &Snapshot, name: &str, scope: &Scope) -> Planned {
     }
     Planned::Plan(Plan {
         reason: if known.len() < all { "failover" } else { "model" },
-        strategy: route.and_then(|route| route.strategy).unwrap_or(snapshot.config.routing.strategy),
-        route: name.to_owned(),
+        strategy: route.and_then(|route| route.strategy).unwrap_or(strategy(snapshot, scope)),
+        route: turn(name, scope),
+        retry: retry(snapshot, scope),
         candidates: known,
     })
 }
 
 /// The backends of a route that are switched on.
-fn routed(snapshot: &Snapshot, route: &Route) -> Vec<Candidate> {
+fn routed(snapshot: &Snapshot, route: &Route, scope: &Scope) -> Vec<Candidate> {
     let backends = route.backends.iter().enumerate().filter(|(_, backend)| backend.enabled);
     let candidates = backends.filter_map(|(place, backend)| {
         let endpoint = snapshot.enabled().find(|endpoint| endpoint.name() == backend.endpoint)?;
-        let weight = backend.weight.unwrap_or(endpoint.config.weight);
+        let seen = candidate(place, endpoint, scope)?;
+        let weight = backend.weight.unwrap_or(seen.weight);
         let rename = backend.model.clone().filter(|model| *model != route.name);
-        Some(Candidate { endpoint: Arc::clone(endpoint), rename, weight, place })
+        Some(Candidate { rename, weight, place, ..seen })
     });
     candidates.collect()
 }
 
 /// Everybody who serves a name, configured or discovered.
-fn discovered(snapshot: &Snapshot, name: &str) -> Vec<Candidate> {
-    snapshot.catalog.offers(name).iter().map(|&n| as_is(n, &snapshot.endpoints[n])).collect()
+fn discovered(snapshot: &Snapshot, name: &str, scope: &Scope) -> Vec<Candidate> {
+    let offers = snapshot.catalog.offers(name).iter();
+    in_order(offers.filter_map(|&n| candidate(n, &snapshot.endpoints[n], scope)))
+}
+
+/// The strategy of everything that has none of its own.
+fn strategy(snapshot: &Snapshot, scope: &Scope) -> Strategy {
+    let of_group = scope.group.as_ref().and_then(|group| group.config.strategy);
+    of_group.unwrap_or(snapshot.config.routing.strategy)
+}
+
+fn retry(snapshot: &Snapshot, scope: &Scope) -> Retry {
+    let of_group = scope.group.as_ref().and_then(|group| group.config.retry.clone());
+    of_group.unwrap_or_else(|| snapshot.config.retry.clone())
+}
+
+/// Each group has turns of its own.
+fn turn(name: &str, scope: &Scope) -> String {
+    scope.group.as_ref().map_or_else(|| name.to_owned(), |group| format!("{}\0{name}", group.config.name))
 }
 
 /// Endpoints with a model of their own to stand in.
 fn any(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
-    let with_model = in_scope(snapshot, scope).filter_map(|(place, endpoint)| {
-        let model = endpoint.default_model().filter(|model| scope.has_model(model))?;
-        Some(Candidate { rename: Some(model.to_owned()), ..as_is(place, endpoint) })
+    let with_model = open(snapshot, scope).into_iter().filter_map(|candidate| {
+        let model = candidate.endpoint.default_model().filter(|model| scope.has_model(model))?.to_owned();
+        Some(Candidate { rename: Some(model), ..candidate })
     });
     let candidates: Vec<_> = with_model.collect();
     if !candidates.is_empty() {
-        return Planned::Plan(anywhere(snapshot, candidates, reason));
+        return Planned::Plan(anywhere(snapshot, scope, candidates, reason));
     }
     if !snapshot.is_healthy() {
         return Planned::Refused(nobody());
@@ -160,11 +183,11 @@ fn any(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
 }
 
 fn only(snapshot: &Snapshot, scope: &Scope) -> Planned {
-    let enabled = snapshot.endpoints.iter().enumerate();
-    let mut enabled = enabled.filter(|(_, e)| e.config.enabled && scope.has_endpoint(e.name()));
+    let enabled = snapshot.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.config.enabled);
+    let mut enabled = enabled.filter_map(|(n, endpoint)| candidate(n, endpoint, scope));
     match (enabled.next(), enabled.next()) {
-        (Some((n, one)), None) if one.is_available() => {
-            Planned::Plan(anywhere(snapshot, vec![as_is(n, one)], "only_endpoint"))
+        (Some(one), None) if one.endpoint.is_available() => {
+            Planned::Plan(anywhere(snapshot, scope, vec![one], "only_endpoint"))
         }
         (Some(_), None) | (None, _) => Planned::Refused(nobody()),
         (Some(_), Some(_)) => {
@@ -174,14 +197,31 @@ fn only(snapshot: &Snapshot, scope: &Scope) -> Planned {
     }
 }
 
-/// A plan that belongs to no model.
-fn anywhere(snapshot: &Snapshot, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
-    Plan { candidates, strategy: snapshot.config.routing.strategy, route: String::new(), reason }
+/// Any endpoint, the request as it is.
+fn anyone(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
+    match open(snapshot, scope) {
+        none if none.is_empty() => Planned::Refused(nobody()),
+        candidates => Planned::Plan(anywhere(snapshot, scope, candidates, reason)),
+    }
 }
 
-fn in_scope<'a>(snapshot: &'a Snapshot, scope: &'a Scope) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
-    let all = snapshot.endpoints.iter().enumerate();
-    all.filter(|(_, endpoint)| endpoint.is_available() && scope.has_endpoint(endpoint.name()))
+/// A plan that belongs to no model.
+fn anywhere(snapshot: &Snapshot, scope: &Scope, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
+    let (strategy, retry) = (strategy(snapshot, scope), retry(snapshot, scope));
+    Plan { candidates, strategy, route: turn("", scope), retry, reason }
+}
+
+/// Every endpoint that could be used now.
+fn open(snapshot: &Snapshot, scope: &Scope) -> Vec<Candidate> {
+    let all = snapshot.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.is_available());
+    in_order(all.filter_map(|(place, endpoint)| candidate(place, endpoint, scope)))
+}
+
+/// A group has an order of its own.
+fn in_order(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
+    let mut candidates: Vec<_> = candidates.collect();
+    candidates.sort_by_key(|candidate| candidate.place);
+    candidates
 }
 
 /// What `routing.unknownModel` makes of a name that nobody serves, after a refresh.
@@ -189,13 +229,7 @@ pub fn unknown(snapshot: &Snapshot, name: &str, scope: &Scope) -> Result<Plan, F
     let planned = match snapshot.config.routing.unknown_model {
         UnknownModel::Error => return Err(not_found(snapshot, name, scope)),
         UnknownModel::Default => any(snapshot, scope, "unknown_model_default"),
-        UnknownModel::Passthrough => {
-            let candidates: Vec<_> = in_scope(snapshot, scope).map(|(place, one)| as_is(place, one)).collect();
-            if candidates.is_empty() {
-                return Err(nobody());
-            }
-            Planned::Plan(anywhere(snapshot, candidates, "passthrough"))
-        }
+        UnknownModel::Passthrough => anyone(snapshot, scope, "passthrough"),
     };
     match planned {
         Planned::Plan(plan) => Ok(plan),
@@ -217,8 +251,10 @@ fn nobody() -> Failure {
         .retry_after(COME_BACK)
 }
 
-fn as_is(place: usize, endpoint: &Arc<Endpoint>) -> Candidate {
-    Candidate { endpoint: Arc::clone(endpoint), rename: None, weight: endpoint.config.weight, place }
+/// An endpoint as it is used within a scope, the client's body as it is.
+fn candidate(place: usize, endpoint: &Arc<Endpoint>, scope: &Scope) -> Option<Candidate> {
+    let (place, endpoint) = scope.view(place, endpoint)?;
+    Some(Candidate { weight: endpoint.config.weight, endpoint, rename: None, place })
 }
 
 /// A name as it may be echoed: cut to 128 characters, control characters escaped (FAULTS B9).

@@ -1,18 +1,32 @@
 //! What a caller may see: which names, which endpoints. Outside of it nothing exists. Pure.
 
+use super::endpoint::Endpoint;
+use crate::config;
+use std::sync::Arc;
+
+/// A group in one snapshot: its endpoints as it uses them, in its order.
+pub struct Group {
+    /// What the user wrote.
+    pub config: config::Group,
+    /// Its members, under its conditions.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
 /// A part of what is served; empty lists mean everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Scope {
     /// Patterns of model names; `*` stands for any text.
     pub models: Vec<String>,
     /// Names of endpoints.
     pub endpoints: Vec<String>,
+    /// The listener's group.
+    pub group: Option<Arc<Group>>,
 }
 
 impl Scope {
     /// Whether it leaves out nothing.
     pub fn is_all(&self) -> bool {
-        self.models.is_empty() && self.endpoints.is_empty()
+        self.models.is_empty() && self.endpoints.is_empty() && self.group.is_none()
     }
 
     /// Whether a client-facing name is in it.
@@ -22,7 +36,20 @@ impl Scope {
 
     /// Whether an endpoint is in it.
     pub fn has_endpoint(&self, name: &str) -> bool {
-        self.endpoints.is_empty() || self.endpoints.iter().any(|one| one == name)
+        let in_group = self.group.as_ref().is_none_or(|group| group.endpoints.iter().any(|one| one.name() == name));
+        in_group && (self.endpoints.is_empty() || self.endpoints.iter().any(|one| one == name))
+    }
+
+    /// An endpoint as it is used here, and its position where the order of the file is not that of the endpoints.
+    pub fn view(&self, place: usize, endpoint: &Arc<Endpoint>) -> Option<(usize, Arc<Endpoint>)> {
+        if !self.has_endpoint(endpoint.name()) {
+            return None;
+        }
+        let Some(group) = &self.group else {
+            return Some((place, Arc::clone(endpoint)));
+        };
+        let place = group.endpoints.iter().position(|one| one.name() == endpoint.name())?;
+        Some((place, Arc::clone(&group.endpoints[place])))
     }
 }
 
@@ -83,7 +110,7 @@ mod tests {
     fn an_empty_scope_has_everything() {
         let all = Scope::default();
         assert!(all.is_all() && all.has_model("x") && all.has_endpoint("y"));
-        let some = Scope { models: vec!["m*".into()], endpoints: vec!["a".into()] };
+        let some = Scope { models: vec!["m*".into()], endpoints: vec!["a".into()], group: None };
         assert!(some.has_model("m1") && !some.has_model("x") && some.has_endpoint("a") && !some.has_endpoint("b"));
     }
 }

@@ -5,12 +5,12 @@ use super::caller::Callers;
 use super::capacity::Capacity;
 use super::catalog::{self, Catalog, Listed};
 use super::endpoint::Endpoint;
-use super::scope::Scope;
+use super::scope::{Group, Scope};
 use super::standing::Observation;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::base::lock::{lock, read, write};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::borrow::Cow;
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub catalog: Catalog,
     /// Who may ask.
     pub callers: Arc<Callers>,
+    /// Parts of the endpoints.
+    pub groups: Vec<Arc<Group>>,
 }
 
 impl Snapshot {
@@ -44,7 +46,8 @@ impl Snapshot {
 
     fn assembled(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>, callers: Arc<Callers>) -> Self {
         let catalog = Catalog::new(&endpoints, &config.models);
-        Self { config, endpoints, catalog, callers }
+        let groups = config.groups.iter().map(|group| Arc::new(grouped(group, &endpoints))).collect();
+        Self { config, endpoints, catalog, callers, groups }
     }
 
     /// This snapshot with one endpoint changed.
@@ -98,6 +101,16 @@ impl Snapshot {
     pub fn is_healthy(&self) -> bool {
         self.endpoints.iter().any(|e| e.is_available())
     }
+}
+
+/// The endpoints of a group under its conditions, in its order; what goes on there is shared.
+fn grouped(group: &config::Group, endpoints: &[Arc<Endpoint>]) -> Group {
+    let members = group.endpoints.iter().filter_map(|member| {
+        let endpoint = endpoints.iter().find(|endpoint| endpoint.name() == member.endpoint)?;
+        let view = group.view(&endpoint.config)?;
+        Some(Arc::new(Endpoint { config: Arc::new(view), ..Endpoint::clone(endpoint) }))
+    });
+    Group { config: group.clone(), endpoints: members.collect() }
 }
 
 /// What the health thread is told.

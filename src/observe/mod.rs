@@ -4,4 +4,6 @@
 pub mod access;
 mod entry;
 mod escape;
+pub mod exposition;
 pub mod logger;
+pub mod metrics;

@@ -23,6 +23,8 @@ enum Place {
     Json,
     Form,
     Query,
+    /// Nothing is looked for.
+    Whole,
 }
 
 /// What goes out: the target's query and the body's parts.
@@ -48,6 +50,11 @@ pub fn ask(request: &Request, forward: &Forward) -> Result<Ask, Failure> {
     let query = request.head.target.query();
     let from_query = || query.map_or(Ok(None), peek::query_model);
     match forward.names {
+        Names::Raw => {
+            // Only whether it is a stream is of interest, and only of what can be understood.
+            let stream = peek::json(body).is_ok_and(|peek| peek.stream);
+            Ok(Ask { named: None, place: Place::Whole, stream, optional: true })
+        }
         Names::Query | Names::QueryOnly => {
             Ok(Ask { named: from_query()?, place: Place::Query, stream: false, optional: true })
         }
@@ -98,6 +105,7 @@ impl Ask {
     pub fn wish(&self) -> Wish<'_> {
         match self.name() {
             Some(name) => Wish::Named(name),
+            None if self.place == Place::Whole => Wish::Raw,
             None if self.optional => Wish::Endpoint,
             None => Wish::Any,
         }
@@ -116,7 +124,7 @@ impl Ask {
             (Some(new), Some(named), Place::Json) => (same(), peek::renamed(body, &named.span, new)),
             (Some(new), Some(named), Place::Form) => (same(), peek::replaced(body, &named.span, new.into())),
             (Some(new), None, Place::Json) => (same(), peek::named_first(body, new)),
-            (None, _, _) | (Some(_), None, Place::Form | Place::Query) => (same(), whole()),
+            (None, _, _) | (Some(_), None, Place::Form | Place::Query) | (_, _, Place::Whole) => (same(), whole()),
         };
         Rendered { query, body }
     }

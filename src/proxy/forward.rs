@@ -4,7 +4,7 @@
 use super::admit::{Admission, Admitted};
 use super::ask::Ask;
 use super::client::Client;
-use super::route::Forward;
+use super::route::{Forward, Names};
 use super::weigh::{self, Left, Verdict};
 use crate::base::{clock, dice};
 use crate::config::Retry;
@@ -16,6 +16,7 @@ use crate::model::plan::{Candidate, Plan};
 use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::model::standing::Observation;
+use crate::observe::metrics::{Family, Metrics};
 use crate::upstream::headers;
 use crate::upstream::{Answer, Fault, Net, Order, Trouble, Watch};
 use http::{HeaderMap, StatusCode};
@@ -50,6 +51,10 @@ pub struct Errand<'a> {
     pub scope: &'a Scope,
     /// It waits behind others.
     pub background: bool,
+    /// Its credentials are for us.
+    pub keyed: bool,
+    /// What is counted.
+    pub metrics: &'a Metrics,
 }
 
 /// Who answered, or would have.
@@ -64,6 +69,8 @@ pub struct By {
     pub reason: &'static str,
     /// Time spent in the line for a place.
     pub queued: Duration,
+    /// The model's name is one that somebody is known to serve.
+    pub named: bool,
 }
 
 /// The end of the attempts.
@@ -90,8 +97,10 @@ pub struct Kept {
 
 struct Trying<'a> {
     errand: &'a Errand<'a>,
+    retry: &'a Retry,
     reason: &'static str,
     queued: Duration,
+    named: bool,
     attempts: u32,
     faults: Vec<(String, Fault)>,
     kept: Option<(Kept, Rc<By>)>,
@@ -108,10 +117,10 @@ enum Step {
 
 /// Tries the candidates of a plan, the strategy's choice first, then in rounds as `retry` allows.
 pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
-    let retry = &errand.snapshot.config.retry;
+    let retry = &plan.retry.clone();
     let allowed = retry.attempts.unwrap_or(plan.candidates.len() as u32);
     let mut admission = Admission::new(errand, plan);
-    let mut trying = Trying::new(errand);
+    let mut trying = Trying::new(errand, retry);
     let mut tried = 0;
     for round in 0.. {
         if round > 0 {
@@ -130,6 +139,7 @@ pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
             };
             if tried == 0 {
                 trying.reason = admission.reason(index);
+                trying.named = !matches!(admission.plan.reason, "passthrough" | "raw");
             }
             trying.queued = admission.queued;
             tried += 1;
@@ -152,15 +162,26 @@ pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
 }
 
 impl<'a> Trying<'a> {
-    fn new(errand: &'a Errand<'a>) -> Self {
+    fn new(errand: &'a Errand<'a>, retry: &'a Retry) -> Self {
         let (reason, queued) = ("", Duration::ZERO);
-        Self { errand, reason, queued, attempts: 0, faults: Vec::new(), kept: None, told: None, last: None }
+        Self {
+            errand,
+            retry,
+            reason,
+            queued,
+            named: false,
+            attempts: 0,
+            faults: Vec::new(),
+            kept: None,
+            told: None,
+            last: None,
+        }
     }
 
     /// One endpoint, with its keys in turn.
     fn candidate(&mut self, candidate: &Candidate, left: Left, mut slot: Option<Slot>) -> Step {
         let endpoint = &candidate.endpoint;
-        let retry = &self.errand.snapshot.config.retry;
+        let retry = self.retry;
         let keys = endpoint.config.api_keys.len();
         let first = endpoint.live.next_key(keys);
         for turn in 0..keys.max(1) {
@@ -176,9 +197,15 @@ impl<'a> Trying<'a> {
                 attempts: self.attempts,
                 reason: self.reason,
                 queued: self.queued,
+                named: self.named,
             });
             self.last = Some(Rc::clone(&by));
-            let mut answer = match self.send(candidate, key.map(|key| key.reveal())) {
+            let labels = [self.group(), endpoint.name()];
+            let began = clock::now();
+            let sent = self.send(candidate, key.map(|key| key.reveal()));
+            self.errand.metrics.count(Family::UpstreamRequests, &labels);
+            self.errand.metrics.time(Family::UpstreamDuration, &labels, clock::now().saturating_duration_since(began));
+            let mut answer = match sent {
                 Ok(answer) => answer,
                 Err(fault) => return self.faulted(endpoint, fault, retry),
             };
@@ -190,6 +217,7 @@ impl<'a> Trying<'a> {
             if let Some(outcome) = self.keep(answer, by, &mut slot) {
                 return Step::End(outcome);
             }
+            self.errand.metrics.count(Family::Retries, &[endpoint.name(), verdict.as_str()]);
             match verdict {
                 Verdict::NextKey => {}
                 Verdict::Look => return self.looked_into(endpoint),
@@ -197,6 +225,10 @@ impl<'a> Trying<'a> {
             }
         }
         Step::Next
+    }
+
+    fn group(&self) -> &'a str {
+        self.errand.scope.group.as_ref().map_or("default", |group| &group.config.name)
     }
 
     /// A 400 that may say that the prompt is too long; any other is the client's.
@@ -224,10 +256,10 @@ impl<'a> Trying<'a> {
             trusted: self.errand.trusted,
             host: request.head.fields.get(http::header::HOST),
             request_id: self.errand.request_id,
-            keyed: !self.errand.snapshot.callers.is_open(),
+            keyed: self.errand.keyed,
         };
         let mut timeouts = config.timeouts;
-        if ask.stream {
+        if ask.stream && config.stream {
             timeouts.total = None;
         }
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
@@ -235,6 +267,7 @@ impl<'a> Trying<'a> {
         let order = Order {
             method: request.head.method.clone(),
             path: &path,
+            raw: forward.names == Names::Raw,
             headers: headers::request(request.head.fields.iter(), &client, config, key),
             body: rendered.parts(),
             timeouts,
@@ -302,7 +335,11 @@ impl<'a> Trying<'a> {
             let down = Observation::Refused(fault.cause.clone());
             self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), down));
         }
+        self.errand.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
         let again = weigh::may_retry(&fault, retry);
+        if again {
+            self.errand.metrics.count(Family::Retries, &[endpoint.name(), weigh::word(&fault)]);
+        }
         self.faults.push((endpoint.name().to_owned(), fault));
         if again {
             return Step::Next;
@@ -314,8 +351,8 @@ impl<'a> Trying<'a> {
         match self.kept {
             Some((kept, by)) => {
                 let (endpoint, model) = (Arc::clone(&by.endpoint), by.model.clone());
-                let By { reason, queued, .. } = *by;
-                Outcome::Kept(kept, Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued }))
+                let By { reason, queued, named, .. } = *by;
+                Outcome::Kept(kept, Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued, named }))
             }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }

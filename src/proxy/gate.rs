@@ -1,6 +1,6 @@
 //! Who may come in: which `Host` names a local listener answers to, and which web pages may read. Pure.
 
-use crate::config::CorsOrigin;
+use crate::config::{CorsOrigin, Network};
 use crate::http::head::{Fields, Head};
 use crate::model::failure::{Failure, Kind};
 use http::header::{self, HeaderName, HeaderValue};
@@ -26,6 +26,26 @@ pub fn check_host(host: Option<&HeaderValue>, allowed: &[String]) -> Result<(), 
     }
     let text = "This proxy is called by a name it does not know; add it to server.allowedHosts to allow it.";
     Err(Failure::new(Kind::Misdirected, text))
+}
+
+/// The client's address: the last one in `X-Forwarded-For` that no trusted proxy has, if a trusted one brought it.
+pub fn client(head: &Head, peer: IpAddr, trusted: &[Network]) -> IpAddr {
+    let is_trusted = |ip: IpAddr| trusted.iter().any(|network| network.contains(ip));
+    if !is_trusted(peer) {
+        return peer;
+    }
+    let chain: Vec<&[u8]> = head.fields.list("x-forwarded-for").collect();
+    let mut client = peer;
+    for hop in chain.iter().rev() {
+        let Some(ip) = std::str::from_utf8(hop).ok().and_then(|text| text.trim().parse().ok()) else {
+            break;
+        };
+        client = ip;
+        if !is_trusted(ip) {
+            break;
+        }
+    }
+    client
 }
 
 fn without_port(host: &str) -> &str {

@@ -6,6 +6,7 @@ mod client;
 mod forward;
 mod gate;
 mod key;
+pub mod reception;
 mod relay;
 mod route;
 pub mod serve;

@@ -1,5 +1,6 @@
 //! Path and method -> what is wanted. Pure; the whole public surface of the main listener stands here.
 
+use crate::config::Mode;
 use crate::model::query::decoded;
 use http::Method;
 
@@ -14,6 +15,8 @@ pub enum Route {
     Health,
     /// `POST /health/force-check`
     ForceCheck,
+    /// `GET /metrics`
+    Metrics,
     /// `OPTIONS` of anything
     Preflight,
     /// To an endpoint, at this path below its base.
@@ -33,11 +36,59 @@ pub struct Forward {
     pub names: Names,
 }
 
+impl Route {
+    /// Whether a listener's rate limit counts it.
+    pub fn is_limited(&self) -> bool {
+        !matches!(self, Self::Health | Self::Metrics | Self::Preflight)
+    }
+}
+
+/// Paths as metrics tell them; what is not here is `other`.
+const PATTERNS: [&str; 24] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/rerank",
+    "/v1/reranking",
+    "/v1/moderations",
+    "/v1/models",
+    "/health/force-check",
+    "/health",
+    "/metrics",
+    "/completion",
+    "/infill",
+    "/embedding",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
+    "/props",
+    "/slots",
+    "/lora-adapters",
+    "/v1/stream",
+    "/",
+];
+
+/// The pattern of a path.
+pub fn pattern(path: &str) -> &'static str {
+    let bare = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
+    let known = PATTERNS.iter().find(|known| known.strip_prefix("/v1").unwrap_or(known) == bare);
+    match known {
+        Some(known) => known,
+        None if bare.starts_with("/models/") => "/v1/models/{id}",
+        None if bare.starts_with("/audio/") => "/v1/audio/*",
+        None if bare.starts_with("/images/") => "/v1/images/*",
+        None => "other",
+    }
+}
+
 impl Forward {
     /// Whether the endpoint computes for it: what only reads state or counts tokens takes no slot there.
     pub fn takes_place(&self) -> bool {
         let counts = ["/tokenize", "/detokenize", "/apply-template", "/v1/messages/count_tokens"];
-        matches!(self.names, Names::Body | Names::BodyOnly) && !counts.contains(&self.path.as_str())
+        matches!(self.names, Names::Body | Names::BodyOnly | Names::Raw) && !counts.contains(&self.path.as_str())
     }
 }
 
@@ -52,6 +103,8 @@ pub enum Names {
     Query,
     /// In the query, and without one the path is unknown.
     QueryOnly,
+    /// Nobody asks.
+    Raw,
 }
 
 /// OpenAI's and Anthropic's paths, reached with and without `/v1`.
@@ -71,6 +124,15 @@ const API_FOLDERS: [&str; 2] = ["audio/", "images/"];
 const NATIVE: [&str; 6] = ["completion", "infill", "embedding", "tokenize", "detokenize", "apply-template"];
 const NATIVE_STATE: [&str; 3] = ["props", "slots", "lora-adapters"];
 
+/// The route at a listener that serves something else than the API.
+pub fn special(mode: Mode, path: &str, api: Route) -> Route {
+    match (mode, &api) {
+        (Mode::Models, _) | (Mode::Status, Route::Health | Route::Metrics | Route::NotAllowed(_)) => api,
+        (Mode::Status, _) => Route::Unknown,
+        (Mode::Raw, _) => forward(path.to_owned(), Names::Raw),
+    }
+}
+
 /// The route of a request. `path` is canonical, `has_model` tells of `?model=`.
 pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
     if method == Method::OPTIONS {
@@ -85,6 +147,7 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
     match name {
         "models" => return only(get, "GET, HEAD", Route::Models),
         "health" => return only(get, "GET, HEAD", Route::Health),
+        "metrics" if !versioned => return only(get, "GET, HEAD", Route::Metrics),
         "health/force-check" => return only(post, "POST", Route::ForceCheck),
         _ => {}
     }

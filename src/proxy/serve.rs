@@ -3,45 +3,70 @@
 use super::ask::{self, Ask};
 use super::client::Client;
 use super::forward::{self, By, Errand, Outcome};
+use super::reception::{Bound, is_open, route_of, site};
 use super::relay;
-use super::route::{Forward, Route, route};
+use super::route::{Forward, Route};
 use super::visit::{Outline, Visit, nothing_relayed};
-use super::{gate, key, views};
+use super::{key, views};
 use crate::base::clock;
-use crate::http::door::{Desk, LaneName, Refused};
-use crate::http::head::Head;
+use crate::config::Mode;
+use crate::http::door::Handle;
 use crate::http::pool::Job;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
+use crate::model::bucket::Left;
 use crate::model::caller::{Caller, Pass};
 use crate::model::catalog;
 use crate::model::failure::{Failure, Kind};
-use crate::model::peek;
 use crate::model::plan::{self, Plan, Planned};
 use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::End;
+use crate::observe::metrics::{Family, Gauge, Metrics};
 use crate::upstream::Net;
-use http::{HeaderName, StatusCode, header};
-use std::net::IpAddr;
+use http::{HeaderName, StatusCode};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Everything that serving a request needs. One per process.
 pub struct Proxy {
-    shared: Arc<Shared>,
-    net: Arc<Net>,
-    /// By listener: bound to a loopback address, so browsers of this machine reach it.
-    loopback: Vec<bool>,
-    draining: AtomicBool,
+    pub(super) shared: Arc<Shared>,
+    pub(super) net: Arc<Net>,
+    /// In the order of the door's listeners.
+    pub(super) bound: Vec<Bound>,
+    pub(super) metrics: Arc<Metrics>,
+    /// Requests that are being forwarded.
+    busy: AtomicUsize,
+    reloaded: AtomicBool,
+    door: OnceLock<Handle>,
+    pub(super) draining: AtomicBool,
 }
 
 impl Proxy {
-    /// A proxy over these endpoints; `loopback` tells of each listener whether it is one.
-    pub fn new(shared: Arc<Shared>, net: Arc<Net>, loopback: Vec<bool>) -> Self {
-        Self { shared, net, loopback, draining: AtomicBool::new(false) }
+    /// A proxy over these endpoints, behind these listeners.
+    pub fn new(shared: Arc<Shared>, net: Arc<Net>, bound: Vec<Bound>) -> Self {
+        Self {
+            shared,
+            net,
+            bound,
+            metrics: Arc::default(),
+            busy: AtomicUsize::new(0),
+            reloaded: AtomicBool::new(true),
+            door: OnceLock::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// The door in front of it, for its figures.
+    pub fn meet(&self, door: Handle) {
+        let _ = self.door.set(door);
+    }
+
+    /// Whether the last reload succeeded.
+    pub fn note_reload(&self, succeeded: bool) {
+        self.reloaded.store(succeeded, Ordering::Relaxed);
     }
 
     /// From now on the proxy says that it is being stopped.
@@ -54,9 +79,19 @@ impl Proxy {
     pub fn serve(&self, job: Job) {
         let Job { request, reply } = job;
         let snapshot = self.shared.load();
-        let mut visit = Visit::new(&request.head, request.peer, request.began, &snapshot);
-        let route = route_of(&request.head);
-        let caller = match self.caller(&request, &route, &snapshot) {
+        let mut visit = self.visit(&request.head, request.from(), request.began, &snapshot);
+        let bound = &self.bound[request.listener];
+        let site = site(&snapshot, &bound.name);
+        let route = route_of(&request.head, site.mode);
+        let caller = self.caller(&request, &route, &snapshot).and_then(|caller| {
+            if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
+                let left = bound.buckets.take(visit.client, &limit, clock::now());
+                visit.tell_limit(&left);
+                refuse_above(&left, "This address has asked too often (rateLimit).")?;
+            }
+            Ok(caller)
+        });
+        let caller = match caller {
             Ok(caller) => caller,
             Err(failure) => return visit.refuse(reply, &request.head, &failure),
         };
@@ -73,11 +108,15 @@ impl Proxy {
                 Some(entry) => visit.json(reply, &request, StatusCode::OK, entry.as_bytes()),
                 None => visit.refuse(reply, &request.head, &plan::not_found(&snapshot, &id, &caller.scope)),
             },
+            Route::Health if site.mode == Mode::Status => visit.text(reply, &request, "OK"),
             Route::Health => self.health(&visit, &caller, reply, &request),
+            Route::Metrics if snapshot.config.metrics.enabled => {
+                visit.text(reply, &request, &self.metrics.render(&self.gauges(&snapshot)));
+            }
             Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
             Route::Preflight => visit.preflight(reply, &request, &snapshot),
             Route::NotAllowed(methods) => visit.not_allowed(reply, &request.head, methods),
-            Route::Unknown => {
+            Route::Unknown | Route::Metrics => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
                 visit.refuse(reply, &request.head, &Failure::new(Kind::PathNotFound, text));
             }
@@ -91,19 +130,15 @@ impl Proxy {
         }
     }
 
-    /// Who asks, once the door is open to them.
-    fn caller(&self, request: &Request, route: &Route, snapshot: &Snapshot) -> Result<Caller, Failure> {
-        let head = &request.head;
-        let local = self.loopback.get(request.listener).copied().unwrap_or(false);
-        if local && snapshot.callers.is_open() {
-            gate::check_host(head.fields.get(header::HOST), &snapshot.config.server.allowed_hosts)?;
-        }
-        match key::caller(head, request.peer, &snapshot.callers, clock::now()) {
-            // A preflight cannot carry a key, and health is for everybody, though without details.
-            _ if *route == Route::Preflight => Ok(Caller::anybody()),
-            Err(failure) if *route == Route::Health && failure.kind == Kind::Unauthorized => Ok(Caller::anybody()),
-            caller => caller,
-        }
+    /// Figures that are true at this moment.
+    fn gauges(&self, snapshot: &Snapshot) -> Vec<Gauge> {
+        let pulse = views::Pulse {
+            waiting: self.shared.capacity().waiting(),
+            busy: self.busy.load(Ordering::Relaxed),
+            connections: self.door.get().map_or(0, Handle::connections),
+            reloaded: self.reloaded.load(Ordering::Relaxed),
+        };
+        views::gauges(snapshot, &pulse)
     }
 
     fn health(&self, visit: &Visit, caller: &Caller, reply: Reply, request: &Request) {
@@ -129,13 +164,20 @@ impl Proxy {
 
     fn forward(&self, party: &Party, reply: Reply, request: &Request, forward: &Forward) {
         let Party { visit, caller, snapshot } = party;
+        let _busy = Busy::new(&self.busy);
         let planned = ask::ask(request, forward).and_then(|ask| {
             let plan = self.plan(request, &ask, snapshot, &caller.scope)?;
             Ok((ask, plan))
         });
         let (ask, (plan, fresh)) = match planned {
             Ok(planned) => planned,
-            Err(failure) => return visit.refuse(reply, &request.head, &failure),
+            Err(failure) => {
+                if failure.kind == Kind::NoEndpoint {
+                    let group = caller.scope.group.as_ref().map_or("default", |group| &group.config.name);
+                    self.metrics.count(Family::UpstreamErrors, &["select_error", group, "none"]);
+                }
+                return visit.refuse(reply, &request.head, &failure);
+            }
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
         let ping = snapshot.config.server.sse_ping.filter(|_| ask.stream).map(|ping| (ping, request.began));
@@ -154,6 +196,8 @@ impl Proxy {
             trusted,
             scope: &caller.scope,
             background: key::is_background(&request.head, caller),
+            keyed: !is_open(snapshot, site(snapshot, &self.bound[request.listener].name)),
+            metrics: &self.metrics,
         };
         let is_head = request.head.method == http::Method::HEAD;
         let (status, by, relayed) = match forward::forward(&errand, plan) {
@@ -240,6 +284,7 @@ impl Proxy {
         let order = crate::upstream::Order {
             method: http::Method::DELETE,
             path: &path,
+            raw: false,
             headers: crate::upstream::headers::own(&by.endpoint.config),
             body: [&[], &[], &[]],
             timeouts: crate::config::Timeouts { total: Some(Duration::from_secs(2)), ..by.endpoint.config.timeouts },
@@ -253,33 +298,19 @@ impl Proxy {
     }
 }
 
-impl Desk for Proxy {
-    fn admit(&self, head: &Head, peer: IpAddr) -> Result<(), Failure> {
-        key::caller(head, peer, &self.shared.load().callers, clock::now()).map(drop)
-    }
+/// Counts one until it is dropped.
+struct Busy<'a>(&'a AtomicUsize);
 
-    fn lane(&self, head: &Head) -> LaneName {
-        match route_of(head) {
-            Route::Forward(_) if !self.draining.load(Ordering::SeqCst) => LaneName::Proxy,
-            _ => LaneName::Control,
-        }
+impl<'a> Busy<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
     }
+}
 
-    fn refuse(&self, refused: Refused<'_>, reply: Reply) {
-        let snapshot = self.shared.load();
-        match refused.head {
-            Some(head) => {
-                Visit::new(head, refused.peer, refused.began, &snapshot).refuse(reply, head, &refused.failure)
-            }
-            None => Visit::unread(refused.peer, refused.began).turn_away(reply, "-", "-", &refused.failure),
-        }
-    }
-
-    fn left(&self, request: &Request, reply: Reply) {
-        reply.cut();
-        let visit = Visit::new(&request.head, request.peer, request.began, &self.shared.load());
-        let relayed = nothing_relayed(End::ClientGone);
-        visit.log(&request.head, 499, 0, &Outline { ask: None, by: None, relayed: &relayed });
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -299,15 +330,11 @@ fn admitted(visit: &mut Visit, caller: &Caller) -> Result<Pass, Failure> {
     };
     if let Some(left) = caller.take(clock::now()) {
         visit.tell_limit(&left);
-        if !left.granted {
-            let text = "This key has asked too often (rateLimit).";
-            return Err(Failure::new(Kind::RateLimited, text).retry_after(left.retry_after));
-        }
+        refuse_above(&left, "This key has asked too often (rateLimit).")?;
     }
     Ok(pass)
 }
 
-fn route_of(head: &Head) -> Route {
-    let has_model = head.target.query().is_some_and(|q| matches!(peek::query_model(q), Ok(Some(_))));
-    route(&head.method, &head.target.canonical(), has_model)
+fn refuse_above(left: &Left, text: &str) -> Result<(), Failure> {
+    if left.granted { Ok(()) } else { Err(Failure::new(Kind::RateLimited, text).retry_after(left.retry_after)) }
 }

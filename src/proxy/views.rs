@@ -4,6 +4,8 @@ use crate::base::clock;
 use crate::model::endpoint::Endpoint;
 use crate::model::scope::Scope;
 use crate::model::snapshot::Snapshot;
+use crate::observe::logger;
+use crate::observe::metrics::Gauge;
 use serde_json::{Map, Value, json};
 
 /// The `/health` body [S000-27..30], a superset of the older proxies' shapes.
@@ -52,4 +54,59 @@ fn endpoint(endpoint: &Endpoint, scope: &Scope) -> Value {
         "slots": endpoint.live.load().limit,
         "models": models,
     })
+}
+
+/// Figures of the process that nobody keeps in the snapshot.
+pub struct Pulse {
+    /// Requests in line.
+    pub waiting: usize,
+    /// Requests that are being forwarded.
+    pub busy: usize,
+    /// Open client connections.
+    pub connections: usize,
+    /// The last reload succeeded.
+    pub reloaded: bool,
+}
+
+/// The gauges of `/metrics`, true at this moment.
+pub fn gauges(snapshot: &Snapshot, pulse: &Pulse) -> Vec<Gauge> {
+    let by_endpoint = |value: &dyn Fn(&Endpoint) -> Option<f64>| {
+        let series = snapshot.enabled().filter_map(|e| Some((vec![("endpoint", e.name().to_owned())], value(e)?)));
+        series.collect::<Vec<_>>()
+    };
+    let gauge = |name, help, series| Gauge { name, help, is_counter: false, series };
+    let one = |name, help, value: f64| gauge(name, help, vec![(vec![], value)]);
+    let up = |e: &Endpoint| Some(f64::from(u8::from(e.standing.is_healthy())));
+    vec![
+        gauge("llmproxy_endpoint_up", "1 while requests may be sent there.", by_endpoint(&up)),
+        gauge(
+            "llmproxy_endpoint_in_flight",
+            "Requests that are there.",
+            by_endpoint(&|e| Some(f64::from(e.live.in_flight()))),
+        ),
+        gauge(
+            "llmproxy_endpoint_slots",
+            "Requests that may be there at once, where that is known.",
+            by_endpoint(&|e| e.live.load().limit.map(f64::from)),
+        ),
+        one("llmproxy_queue_length", "Requests in line for a place.", pulse.waiting as f64),
+        one("llmproxy_connections", "Open client connections.", pulse.connections as f64),
+        one("llmproxy_workers_busy", "Requests that are being forwarded or wait in line.", pulse.busy as f64),
+        one(
+            "llmproxy_reload_success",
+            "1 if the last reload of the configuration succeeded.",
+            f64::from(u8::from(pulse.reloaded)),
+        ),
+        Gauge {
+            name: "llmproxy_log_dropped_total",
+            help: "Log lines that found no room or could not be written.",
+            is_counter: true,
+            series: vec![(vec![], logger::dropped() as f64)],
+        },
+        gauge(
+            "llmproxy_build_info",
+            "1, with the version.",
+            vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
+        ),
+    ]
 }

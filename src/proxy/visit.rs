@@ -3,9 +3,9 @@
 use super::ask::Ask;
 use super::client;
 use super::forward::By;
-use super::gate;
 use super::relay::Relayed;
 use super::tokens::Tokens;
+use super::{gate, route};
 use crate::base::text::print_duration;
 use crate::base::{clock, dice};
 use crate::http::head::{Fields, Head};
@@ -15,6 +15,7 @@ use crate::model::bucket::Left;
 use crate::model::failure::{Dialect, Failure, Kind};
 use crate::model::snapshot::Snapshot;
 use crate::observe::access::{self, End, Line};
+use crate::observe::metrics::{Entrance, Metrics};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,15 +25,26 @@ use std::time::{Duration, Instant};
 pub struct Visit {
     /// Its id.
     pub id: String,
+    /// The client's address, behind trusted proxies too.
+    pub client: IpAddr,
     /// Name of the caller's key.
     pub key: Option<Arc<str>>,
-    peer: IpAddr,
     began: Instant,
     /// How errors are told.
     pub dialect: Dialect,
     /// Request id, CORS and limits, on every answer.
     pub common: Arc<Fields>,
     access: bool,
+    here: Option<Here>,
+    told: Option<Left>,
+}
+
+/// Where a request came in, and who counts it.
+pub struct Here {
+    /// The listener's name.
+    pub forward: Arc<str>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What became of a forwarded request.
@@ -47,25 +59,34 @@ pub struct Outline<'a> {
 
 impl Visit {
     /// A request whose head was understood.
-    pub fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot) -> Self {
+    pub fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Here) -> Self {
         let id = gate::request_id(head).unwrap_or_else(dice::request_id);
         let mut common = with_id(&id);
         gate::add_cors(&mut common, &snapshot.config.server.cors, head);
         let dialect = Dialect::of(head.target.path());
         let access = snapshot.config.log.access;
-        Self { id, key: None, peer, began, dialect, common: Arc::new(common), access }
+        let client = gate::client(head, peer, &snapshot.config.server.trusted_proxies);
+        let common = Arc::new(common);
+        Self { id, client, key: None, began, dialect, common, access, here: Some(here), told: None }
     }
 
     /// A request whose head was not understood.
     pub fn unread(peer: IpAddr, began: Instant) -> Self {
         let id = dice::request_id();
         let common = Arc::new(with_id(&id));
-        Self { id, key: None, peer, began, dialect: Dialect::OpenAi, common, access: true }
+        let dialect = Dialect::OpenAi;
+        Self { id, client: peer, key: None, began, dialect, common, access: true, here: None, told: None }
     }
 
     /// Tells on every answer what the caller's rate limit leaves.
     pub fn tell_limit(&mut self, left: &Left) {
+        // Of two limits the tighter one is told.
+        if self.told.is_some_and(|told| left.granted && told.remaining <= left.remaining) {
+            return;
+        }
+        self.told = Some(*left);
         let fields = Arc::make_mut(&mut self.common);
+        fields.remove_prefixed("x-ratelimit-");
         let reset = Duration::from_millis(left.reset.as_millis().try_into().unwrap_or(u64::MAX));
         let pairs = [
             ("x-ratelimit-limit-requests", left.limit.to_string()),
@@ -85,6 +106,15 @@ impl Visit {
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         reply.send(status, &fields, body);
         self.done(&request.head, status, body.len());
+    }
+
+    /// Answers with text, as Prometheus wants it (exposition format 0.0.4).
+    pub fn text(&self, reply: Reply, request: &Request, body: &str) {
+        let mut fields = Fields::clone(&self.common);
+        let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        fields.push(header::CONTENT_TYPE, kind);
+        reply.send(StatusCode::OK, &fields, body.as_bytes());
+        self.done(&request.head, StatusCode::OK, body.len());
     }
 
     /// Answers a preflight.
@@ -125,14 +155,15 @@ impl Visit {
             method,
             path,
             Line { end: End::Refused, reason: Some(code), ..self.line(status, body.len() as u64) },
+            false,
         );
         // Who speaks something else than HTTP here cannot read the answer: the log says what it was.
         let level = if path == "-" { log::Level::Info } else { log::Level::Debug };
-        log::log!(level, "request {} of {} refused: {}", self.id, self.peer, failure.message);
+        log::log!(level, "request {} of {} refused: {}", self.id, self.client, failure.message);
     }
 
     fn done(&self, head: &Head, status: StatusCode, bytes: usize) {
-        self.write(head.method.as_str(), head.target.path(), self.line(status.as_u16(), bytes as u64));
+        self.write(head.method.as_str(), head.target.path(), self.line(status.as_u16(), bytes as u64), false);
     }
 
     /// Writes the access line of a forwarded request.
@@ -152,13 +183,13 @@ impl Visit {
             end: relayed.end,
             ..self.line(status, bytes)
         };
-        self.write(head.method.as_str(), head.target.path(), line);
+        self.write(head.method.as_str(), head.target.path(), line, by.is_some_and(|by| by.named));
     }
 
     fn line(&self, status: u16, bytes: u64) -> Line<'_> {
         Line {
             request_id: &self.id,
-            client: self.peer,
+            client: self.client,
             key: self.key.as_deref(),
             method: "",
             path: "",
@@ -179,9 +210,13 @@ impl Visit {
         }
     }
 
-    fn write(&self, method: &str, path: &str, line: Line<'_>) {
+    fn write(&self, method: &str, path: &str, line: Line<'_>, named: bool) {
+        let line = Line { method, path, ..line };
+        if let Some(Here { forward, metrics }) = &self.here {
+            metrics.ended(&line, Entrance { forward, path: route::pattern(path), model: line.model.filter(|_| named) });
+        }
         if self.access {
-            access::record(&Line { method, path, ..line }, log::Level::Info);
+            access::record(&line, log::Level::Info);
         }
     }
 }

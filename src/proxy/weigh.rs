@@ -19,6 +19,27 @@ pub enum Verdict {
     Look,
 }
 
+impl Verdict {
+    /// The word for why another try is made.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "none",
+            Self::NextKey => "key",
+            Self::Next => "status",
+            Self::Look => "context",
+        }
+    }
+}
+
+/// The word for a fault after which another try is made: those of `retry.on`.
+pub fn word(fault: &Fault) -> &'static str {
+    match fault.trouble {
+        Trouble::Refused | Trouble::Connect | Trouble::Timeout(Stage::Connect) => "connect",
+        Trouble::Timeout(_) => "timeout",
+        Trouble::Gone | Trouble::Reset | Trouble::Garbled => "reset",
+    }
+}
+
 /// What is left to try besides the current candidate.
 #[derive(Debug, Clone, Copy)]
 pub struct Left {

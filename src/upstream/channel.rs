@@ -33,6 +33,8 @@ pub struct Order<'a> {
     pub method: Method,
     /// Path and query below the base, starting with `/v1/` for the API, else with `/`.
     pub path: &'a str,
+    /// The path is below the base as the user gave it, but for a second `/v1`.
+    pub raw: bool,
     /// All fields; `Content-Length` is added here.
     pub headers: HeaderMap,
     /// The body in parts that are sent one after another.
@@ -180,7 +182,7 @@ impl Channel {
         let mut request = http::Request::new(());
         *request.method_mut() = order.method.clone();
         *request.uri_mut() = self
-            .url(order.path)
+            .url(order.path, order.raw)
             .parse()
             .map_err(|_| Fault { trouble: Trouble::Garbled, cause: "the path cannot be sent".into() })?;
         *request.headers_mut() = order.headers.clone();
@@ -198,9 +200,10 @@ impl Channel {
     }
 
     /// Exactly one `/v1`, whatever the base was written like.
-    fn url(&self, path: &str) -> String {
+    fn url(&self, path: &str, raw: bool) -> String {
         let (prefix, rest) = match path.strip_prefix("/v1") {
             Some(rest) if rest.is_empty() || rest.starts_with(['/', '?']) => (&self.base.api, rest),
+            _ if raw => (&self.base.given, path),
             _ => (&self.base.root, path),
         };
         format!("{}{prefix}{rest}", self.origin)

@@ -2,42 +2,56 @@
 
 use super::channel::{Channel, Fault, Trouble};
 use crate::base::lock::{read, write};
-use crate::config::Endpoint;
-use std::collections::HashMap;
+use crate::base::secret::Secret;
+use crate::config::{Base, Endpoint};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
-/// The channels by endpoint name: as many as the configuration has endpoints.
+/// Channels that are kept at most; beyond it, which takes many reloads, all are made anew.
+const MOST: usize = 256;
+
+/// The channels, found by all that makes one differ from another.
 pub struct Net {
-    channels: RwLock<HashMap<String, Known>>,
+    channels: RwLock<Vec<Known>>,
     connections: usize,
 }
 
-/// A channel and the configuration it was made from.
+/// A channel and what it was made from.
 struct Known {
-    config: Arc<Endpoint>,
+    base: Base,
+    proxy: Option<Secret>,
+    keep_alive: Duration,
     channel: Arc<Channel>,
+}
+
+impl Known {
+    fn fits(&self, endpoint: &Endpoint) -> bool {
+        self.base == endpoint.base && self.keep_alive == endpoint.keep_alive && self.proxy == endpoint.proxy
+    }
 }
 
 impl Net {
     /// Channels that keep up to `connections` idle connections each.
     pub fn new(connections: usize) -> Self {
-        Self { channels: RwLock::new(HashMap::new()), connections }
+        Self { channels: RwLock::new(Vec::new()), connections }
     }
 
     /// The way to an endpoint.
     ///
     /// # Errors
     /// Its proxy is not a usable URL.
-    pub fn channel(&self, endpoint: &Arc<Endpoint>) -> Result<Arc<Channel>, Fault> {
-        if let Some(known) = read(&self.channels).get(&endpoint.name)
-            && (Arc::ptr_eq(&known.config, endpoint) || known.config == *endpoint)
-        {
+    pub fn channel(&self, endpoint: &Endpoint) -> Result<Arc<Channel>, Fault> {
+        if let Some(known) = read(&self.channels).iter().find(|known| known.fits(endpoint)) {
             return Ok(Arc::clone(&known.channel));
         }
         let made = Channel::new(endpoint, self.connections);
         let channel = Arc::new(made.map_err(|cause| Fault { trouble: Trouble::Connect, cause })?);
-        let entry = Known { config: Arc::clone(endpoint), channel: Arc::clone(&channel) };
-        write(&self.channels).insert(endpoint.name.clone(), entry);
+        let mut channels = write(&self.channels);
+        if channels.len() >= MOST {
+            channels.clear();
+        }
+        let Endpoint { base, proxy, keep_alive, .. } = endpoint.clone();
+        channels.push(Known { base, proxy, keep_alive, channel: Arc::clone(&channel) });
         Ok(channel)
     }
 }

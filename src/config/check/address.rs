@@ -60,7 +60,7 @@ pub fn base(url: &str) -> Result<Base, String> {
     }
     let (host, port) = host_and_port(authority)?;
     let (root, api) = root_and_api(path);
-    Ok(Base { tls, host, port: port.unwrap_or(if tls { 443 } else { 80 }), root, api })
+    Ok(Base { tls, host, port: port.unwrap_or(if tls { 443 } else { 80 }), given: path.to_owned(), root, api })
 }
 
 /// A path that names a version is the API's own; any other gets `/v1`.

@@ -1,0 +1,179 @@
+//! Prometheus' text format, version 0.0.4. Pure.
+
+use super::metrics::Gauge;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Upper bounds in seconds, from a cached list to a long answer of a slow machine.
+const BUCKETS: [f64; 16] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
+/// What kind of values a family has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Times in buckets.
+    Histogram,
+}
+
+/// A family: its name, kind, labels and one sentence.
+pub struct Spec {
+    /// Name.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: Kind,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    help: &'static str,
+}
+
+impl Spec {
+    /// A family.
+    pub const fn new(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Self {
+        Self { name, kind, labels, help }
+    }
+}
+
+/// One series' value.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// A counter or gauge.
+    Number(f64),
+    /// Observations in each bucket, the last without bound, and their sum.
+    Times([u64; BUCKETS.len() + 1], f64),
+}
+
+impl Value {
+    /// Nothing yet.
+    pub fn new(kind: Kind) -> Self {
+        match kind {
+            Kind::Counter | Kind::Gauge => Self::Number(0.0),
+            Kind::Histogram => Self::Times([0; BUCKETS.len() + 1], 0.0),
+        }
+    }
+
+    /// Adds to a number.
+    pub fn add(&mut self, by: f64) {
+        if let Self::Number(value) = self {
+            *value += by;
+        }
+    }
+
+    /// Replaces a number.
+    pub fn set(&mut self, to: f64) {
+        *self = Self::Number(to);
+    }
+
+    /// Notes a time in seconds.
+    pub fn observe(&mut self, seconds: f64) {
+        if let Self::Times(counts, sum) = self {
+            let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
+            counts[bucket] += 1;
+            *sum += seconds;
+        }
+    }
+}
+
+/// Appends a family, if it has any series.
+pub fn family(out: &mut String, spec: &Spec, series: &BTreeMap<Vec<String>, Value>) {
+    if series.is_empty() {
+        return;
+    }
+    let kind = match spec.kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
+    };
+    head(out, spec.name, spec.help, kind);
+    for (values, value) in series {
+        let labels: Vec<(&str, &str)> = spec.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
+        match value {
+            Value::Number(number) => sample(out, spec.name, &labels, *number),
+            Value::Times(counts, sum) => {
+                let bucket = format!("{}_bucket", spec.name);
+                let mut total = 0;
+                let bounds = BUCKETS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
+                for (bound, count) in bounds.zip(counts) {
+                    total += count;
+                    let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+                    sample(out, &bucket, &labels, total as f64);
+                }
+                sample(out, &format!("{}_sum", spec.name), &labels, *sum);
+                sample(out, &format!("{}_count", spec.name), &labels, total as f64);
+            }
+        }
+    }
+}
+
+/// Appends a value that somebody else owns.
+pub fn gauge(out: &mut String, gauge: &Gauge) {
+    head(out, gauge.name, gauge.help, if gauge.is_counter { "counter" } else { "gauge" });
+    for (labels, value) in &gauge.series {
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        sample(out, gauge.name, &labels, *value);
+    }
+}
+
+fn head(out: &mut String, name: &str, help: &str, kind: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
+    out.push_str(name);
+    for (n, (label, text)) in labels.iter().enumerate() {
+        let _ = write!(out, "{}{label}=\"", if n == 0 { '{' } else { ',' });
+        for c in text.chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                '"' => out.push_str("\\\""),
+                '\n' => out.push_str("\\n"),
+                c => out.push(c),
+            }
+        }
+        out.push('"');
+    }
+    let _ = writeln!(out, "{} {value}", if labels.is_empty() { "" } else { "}" });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_is_one_block_and_labels_are_escaped() {
+        // F12
+        let spec = Spec::new("x_total", Kind::Counter, &["a", "b"], "Some.");
+        let mut series = BTreeMap::new();
+        series.insert(vec!["q\"\\\n".to_owned(), String::new()], Value::Number(2.5));
+        let mut out = String::new();
+        family(&mut out, &spec, &series);
+        assert_eq!(out, "# HELP x_total Some.\n# TYPE x_total counter\nx_total{a=\"q\\\"\\\\\\n\",b=\"\"} 2.5\n");
+        family(&mut out, &spec, &BTreeMap::new());
+        assert_eq!(out.lines().count(), 3, "a family without series is not there");
+    }
+
+    #[test]
+    fn buckets_add_up_to_all_observations() {
+        // S002-28, W002-11: up to ten minutes
+        let mut value = Value::new(Kind::Histogram);
+        for seconds in [0.001, 0.005, 0.006, 59.0, 599.0, 5000.0] {
+            value.observe(seconds);
+        }
+        let spec = Spec::new("t_seconds", Kind::Histogram, &[], "T.");
+        let mut out = String::new();
+        family(&mut out, &spec, &BTreeMap::from([(vec![], value)]));
+        for line in [
+            "t_seconds_bucket{le=\"0.005\"} 2",
+            "t_seconds_bucket{le=\"0.01\"} 3",
+            "t_seconds_bucket{le=\"60\"} 4",
+            "t_seconds_bucket{le=\"600\"} 5",
+            "t_seconds_bucket{le=\"+Inf\"} 6",
+            "t_seconds_count 6",
+        ] {
+            assert!(out.contains(&format!("{line}\n")), "{line}\n{out}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What is counted and measured, for Prometheus. Knows requests only by what their access line tells; gauges that
+//! others own are handed in when somebody looks, so they cannot drift.
+
+use super::access::{End, Line};
+use super::exposition::{self, Kind, Spec, Value};
+use crate::base::lock::lock;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// Series of one family; beyond it they are counted under `other`. Labels come from the configuration and the
+/// catalogue, so only a catalogue without measure gets there.
+const MOST_SERIES: usize = 2_000;
+
+/// Families that are kept; what each is stands in `FAMILIES`, in the same order.
+#[expect(missing_docs, reason = "each has its sentence in the text itself")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    UpstreamRequests,
+    UpstreamDuration,
+    UpstreamErrors,
+    HttpRequests,
+    HttpDuration,
+    HttpErrors,
+    RateLimited,
+    QueueWait,
+    FirstByte,
+    Tokens,
+    TokensPerSecond,
+    Retries,
+    ClientGone,
+    UpstreamLost,
+}
+
+const FAMILIES: [Spec; 14] = [
+    Spec::new("llmproxy_upstream_requests_total", Kind::Counter, &["group", "upstream"], "Tries at an endpoint."),
+    Spec::new(
+        "llmproxy_upstream_duration_seconds",
+        Kind::Histogram,
+        &["group", "upstream"],
+        "Time until the head of an endpoint's answer.",
+    ),
+    Spec::new(
+        "llmproxy_upstream_errors_total",
+        Kind::Counter,
+        &["error", "group", "upstream"],
+        "Tries without a usable answer (request_error), and requests for which no endpoint could be chosen (select_error).",
+    ),
+    Spec::new("llmproxy_http_requests_total", Kind::Counter, &["forward", "method", "path"], "Requests answered."),
+    Spec::new(
+        "llmproxy_http_request_duration_seconds",
+        Kind::Histogram,
+        &["forward", "method", "path"],
+        "Time until the end of an answer.",
+    ),
+    Spec::new(
+        "llmproxy_http_request_errors_total",
+        Kind::Counter,
+        &["forward", "error", "status"],
+        "Answers of 400 and more: an endpoint's (upstream_error) or ours (request_error).",
+    ),
+    Spec::new("llmproxy_ratelimit_total", Kind::Counter, &["forward"], "Requests refused with 429 by a limit of ours."),
+    Spec::new("llmproxy_queue_wait_seconds", Kind::Histogram, &[], "Time in line for a place at an endpoint."),
+    Spec::new(
+        "llmproxy_time_to_first_byte_seconds",
+        Kind::Histogram,
+        &["endpoint", "model"],
+        "Time until the first byte of an answer's body.",
+    ),
+    Spec::new(
+        "llmproxy_tokens_total",
+        Kind::Counter,
+        &["endpoint", "model", "kind"],
+        "Tokens as endpoints count them: prompt (cached ones included), cached, completion.",
+    ),
+    Spec::new(
+        "llmproxy_tokens_per_second",
+        Kind::Gauge,
+        &["endpoint", "model"],
+        "Speed of generation of the last answer that told one.",
+    ),
+    Spec::new("llmproxy_retries_total", Kind::Counter, &["endpoint", "reason"], "Tries that led to another one."),
+    Spec::new("llmproxy_client_gone_total", Kind::Counter, &["stage"], "Clients that left before the end."),
+    Spec::new("llmproxy_upstream_lost_total", Kind::Counter, &["endpoint"], "Answers that broke off."),
+];
+
+/// The counters of a process; they outlive reloads.
+pub struct Metrics {
+    /// One lock: a handful of updates for each request, none for a piece of a stream.
+    families: Mutex<Vec<BTreeMap<Vec<String>, Value>>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { families: Mutex::new(vec![BTreeMap::new(); FAMILIES.len()]) }
+    }
+}
+
+/// Where a request came in, with labels that are bounded.
+#[derive(Debug, Clone, Copy)]
+pub struct Entrance<'a> {
+    /// The listener.
+    pub forward: &'a str,
+    /// The pattern of its path.
+    pub path: &'static str,
+    /// Its model, if anybody is known to serve it.
+    pub model: Option<&'a str>,
+}
+
+/// What others own, at the moment of looking.
+pub struct Gauge {
+    /// Name.
+    pub name: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// A counter for others.
+    pub is_counter: bool,
+    /// Values by label.
+    pub series: Vec<(Vec<(&'static str, String)>, f64)>,
+}
+
+impl Metrics {
+    /// Counts one.
+    pub fn count(&self, family: Family, labels: &[&str]) {
+        self.add(family, labels, 1.0);
+    }
+
+    /// Counts several.
+    pub fn add(&self, family: Family, labels: &[&str], by: f64) {
+        self.with(family, labels, |value| value.add(by));
+    }
+
+    /// Notes a time.
+    pub fn time(&self, family: Family, labels: &[&str], time: Duration) {
+        self.with(family, labels, |value| value.observe(time.as_secs_f64()));
+    }
+
+    fn with(&self, family: Family, labels: &[&str], act: impl FnOnce(&mut Value)) {
+        let spec = &FAMILIES[family as usize];
+        debug_assert_eq!(labels.len(), spec.labels.len(), "{}", spec.name);
+        let mut families = lock(&self.families);
+        let series = &mut families[family as usize];
+        let key: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+        let key = if series.len() >= MOST_SERIES && !series.contains_key(&key) {
+            vec!["other".to_owned(); labels.len()]
+        } else {
+            key
+        };
+        act(series.entry(key).or_insert_with(|| Value::new(spec.kind)));
+    }
+
+    /// A request has ended.
+    pub fn ended(&self, line: &Line<'_>, at: Entrance<'_>) {
+        let method = bounded_method(line.method);
+        self.count(Family::HttpRequests, &[at.forward, method, at.path]);
+        self.time(Family::HttpDuration, &[at.forward, method, at.path], line.total);
+        if line.status >= 400 && line.status != 499 {
+            let error = if line.attempts > 0 { "upstream_error" } else { "request_error" };
+            self.count(Family::HttpErrors, &[at.forward, error, &line.status.to_string()]);
+            if line.status == 429 && line.attempts == 0 {
+                self.count(Family::RateLimited, &[at.forward]);
+            }
+        }
+        if let Some(queue) = line.queue {
+            self.time(Family::QueueWait, &[], queue);
+        }
+        if line.end == End::ClientGone {
+            let stage = match (line.attempts, line.first_byte) {
+                (0, _) => "queued",
+                (_, None) => "waiting",
+                (_, Some(_)) => "answering",
+            };
+            self.count(Family::ClientGone, &[stage]);
+        }
+        let Some(endpoint) = line.endpoint else { return };
+        let model = at.model.unwrap_or("other");
+        if line.end == End::UpstreamLost {
+            self.count(Family::UpstreamLost, &[endpoint]);
+        }
+        if let Some(first) = line.first_byte {
+            self.time(Family::FirstByte, &[endpoint, model], first);
+        }
+        for (kind, tokens) in
+            [("prompt", line.tokens_in), ("cached", line.tokens_cached), ("completion", line.tokens_out)]
+        {
+            if let Some(tokens) = tokens {
+                self.add(Family::Tokens, &[endpoint, model, kind], tokens as f64);
+            }
+        }
+        if let Some(speed) = line.tokens_per_second.filter(|speed| speed.is_finite()) {
+            self.with(Family::TokensPerSecond, &[endpoint, model], |value| value.set(speed));
+        }
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self, now: &[Gauge]) -> String {
+        let families = lock(&self.families).clone();
+        let mut out = String::new();
+        for (spec, series) in FAMILIES.iter().zip(&families) {
+            exposition::family(&mut out, spec, series);
+        }
+        now.iter().for_each(|gauge| exposition::gauge(&mut out, gauge));
+        out
+    }
+}
+
+/// Clients may make up methods.
+fn bounded_method(method: &str) -> &str {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    if known.contains(&method) { method } else { "other" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::access::tests::CHAT;
+    use super::*;
+    use std::thread;
+
+    const AT: Entrance<'static> = Entrance { forward: "main", path: "/v1/chat/completions", model: Some("m") };
+
+    #[test]
+    fn an_ended_request_is_counted_where_it_belongs() {
+        // S002-26, S002-27
+        let metrics = Metrics::default();
+        metrics.ended(&CHAT, AT);
+        metrics.ended(&Line { status: 429, attempts: 0, endpoint: None, ..CHAT }, AT);
+        metrics.ended(&Line { status: 499, end: End::ClientGone, first_byte: None, ..CHAT }, AT);
+        let text = metrics.render(&[]);
+        for line in [
+            r#"llmproxy_http_requests_total{forward="main",method="POST",path="/v1/chat/completions"} 3"#,
+            r#"llmproxy_http_request_errors_total{forward="main",error="request_error",status="429"} 1"#,
+            r#"llmproxy_ratelimit_total{forward="main"} 1"#,
+            r#"llmproxy_client_gone_total{stage="waiting"} 1"#,
+        ] {
+            assert!(text.contains(&format!("{line}\n")), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn any_number_of_names_leaves_the_size_flat() {
+        // B10, W002-11
+        let metrics = Metrics::default();
+        for n in 0..10_000 {
+            let name = format!("m{n}\"\\\n");
+            metrics.count(Family::UpstreamRequests, &["default", &name]);
+            metrics.ended(&Line { method: &name, ..CHAT }, AT);
+        }
+        let text = metrics.render(&[]);
+        assert!(text.lines().count() < 2 * MOST_SERIES + 200, "{}", text.lines().count());
+        assert!(text.contains(r#"{group="other",upstream="other"} 8000"#), "beyond the bound");
+    }
+
+    #[test]
+    fn counts_of_many_threads_add_up() {
+        let metrics = Metrics::default();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..1000).for_each(|_| metrics.ended(&CHAT, AT)));
+            }
+        });
+        let text = metrics.render(&[]);
+        assert!(text.contains(
+            r#"llmproxy_http_requests_total{forward="main",method="POST",path="/v1/chat/completions"} 8000"#
+        ));
+    }
+}
