@@ -6,7 +6,7 @@ use crate::config::{Probe, Timeouts};
 use crate::model::catalog::models_of;
 use crate::model::endpoint::{Endpoint, Model};
 use crate::model::snapshot::{Notice, Shared, Snapshot};
-use crate::model::standing::{Observation, State};
+use crate::model::standing::{Observation, Standing, State};
 use crate::upstream::{Answer, Channel, Fault, Net, Order, Trouble, headers};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use http::{Method, StatusCode};
@@ -22,6 +22,8 @@ const LOADING_AGAIN: Duration = Duration::from_secs(1);
 const EXTRAS_EVERY: Duration = Duration::from_secs(2);
 /// The start waits for the first round at most this long.
 const FIRST_ROUND: Duration = Duration::from_secs(2);
+/// An endpoint that is never probed and failed is left alone for this long, while there is another.
+const REST: Duration = Duration::from_secs(5);
 /// Bytes of one answer to a probe that are read.
 const MOST: usize = 8 << 20;
 /// Waiting force-checks; more are answered at once with what is known.
@@ -238,7 +240,11 @@ impl Keeper {
                 if seen.is_restart() {
                     endpoint.live.restarted();
                 }
-                let standing = endpoint.standing.observe(seen, threshold, clock::wall());
+                let standing = if endpoint.config.probe == Probe::Never {
+                    unprobed(endpoint, seen)
+                } else {
+                    endpoint.standing.observe(seen, threshold, clock::wall())
+                };
                 if standing.state != endpoint.standing.state {
                     change = Some((endpoint.standing.state, standing.clone()));
                 }
@@ -251,6 +257,19 @@ impl Keeper {
             log::log!(level, "endpoint {name}: {} -> {}: {why}", before.as_str(), now.state.as_str());
         }
     }
+}
+
+/// The standing of one that no probe would ever bring back: it is not taken out for good, it rests for a while, and the
+/// next request finds out.
+fn unprobed(endpoint: &Endpoint, seen: Observation) -> Standing {
+    let seen = match seen {
+        Observation::Loading => Observation::Down("the model is being loaded".into()),
+        other => other,
+    };
+    if seen != Observation::Up {
+        endpoint.live.cool_down(clock::now(), REST);
+    }
+    endpoint.standing.observe(seen, u32::MAX, clock::wall())
 }
 
 /// Starts a probe; false when the system is out of threads: the endpoint is asked when its next turn comes.

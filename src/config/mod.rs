@@ -5,6 +5,7 @@
 
 mod check;
 mod defaults;
+mod dialect;
 mod endpoint;
 mod env;
 mod gateway;

@@ -3,6 +3,7 @@
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
@@ -11,6 +12,29 @@ use std::fmt;
 const MOST_NODES: u32 = 50_000;
 /// Open brackets at once. The YAML scanner's time grows with the square of them.
 const MOST_BRACKETS: usize = 200;
+
+/// JSON with `//` comments, each blanked out; any other text as it is. A `//` inside a word, as in a URL, is no comment.
+pub fn without_comments(text: &str) -> Cow<'_, str> {
+    if !text.trim_start().starts_with(['{', '/']) || !text.contains("//") {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let (mut in_text, mut in_comment, mut escaped, mut before) = (false, false, false, ' ');
+    for (at, c) in text.char_indices() {
+        if c == '\n' {
+            in_comment = false;
+        } else if !in_text && !in_comment && text[at..].starts_with("//") {
+            in_comment = before.is_whitespace() || "{}[],\"".contains(before);
+        } else if c == '"' && !in_comment && !escaped {
+            in_text = !in_text;
+        }
+        escaped = in_text && c == '\\' && !escaped;
+        before = c;
+        // As wide as what it stands for, so that places stay right.
+        out.push(if in_comment { ' ' } else { c });
+    }
+    Cow::Owned(out)
+}
 
 /// One value of a file.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,7 +2,7 @@
 
 use super::node;
 use super::spelling;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -54,6 +54,7 @@ pub struct Notes<'a> {
     keys: RefCell<BTreeSet<String>>,
     warnings: RefCell<Vec<String>>,
     exposed: RefCell<Vec<String>>,
+    lenient: Cell<bool>,
     file: &'a dyn Fn(&Path) -> io::Result<String>,
 }
 
@@ -66,6 +67,7 @@ impl<'a> Notes<'a> {
             keys: RefCell::default(),
             warnings: RefCell::default(),
             exposed: RefCell::default(),
+            lenient: Cell::new(false),
             file,
         }
     }
@@ -75,8 +77,17 @@ impl<'a> Notes<'a> {
         self.found.borrow_mut().push(Found { at, key: key.into(), text: text.into() });
     }
 
+    /// From now on a key nobody asked for is only worth a warning.
+    pub fn be_lenient(&self) {
+        self.lenient.set(true);
+    }
+
     /// Notes a key nobody asked for; the right spelling is looked for when all keys are known.
     pub fn stray(&self, at: u32, section: &str, key: &str, siblings: &[String]) {
+        if self.lenient.get() {
+            let place = if section.is_empty() { String::new() } else { format!("{section}.") };
+            return self.warn(printable(&format!("{place}{key} means nothing here and is ignored")));
+        }
         let siblings = siblings.to_vec();
         self.strays.borrow_mut().push(Stray { at, section: section.into(), key: key.into(), siblings });
     }

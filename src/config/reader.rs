@@ -275,6 +275,27 @@ impl<'a> Field<'a> {
         Some(secret)
     }
 
+    /// A text that is never shown; an empty one is none.
+    pub fn secret_or_empty(&self) -> Option<Secret> {
+        match self.node.map(|node| &node.value) {
+            Some(Value::Text { text, .. }) if text.is_empty() => None,
+            _ => self.secret(|_| true),
+        }
+    }
+
+    /// Whether the file gives a number.
+    pub fn is_number(&self) -> bool {
+        self.node.is_some_and(|node| matches!(node.value, Value::Number(_)))
+    }
+
+    /// A whole number of either sign.
+    pub fn integer(&self) -> Option<i64> {
+        self.read(|value| {
+            let number = numeric(value).filter(|number| number.fract() == 0.0);
+            number.map(|number| number as i64).ok_or_else(|| format!("{} is not a whole number", shown(value)))
+        })
+    }
+
     fn secret_file(&self) -> Option<Secret> {
         let read = match self.notes.file(Path::new(self.text()?)) {
             Ok(text) => secret(text.trim_end_matches(['\n', '\r'])),

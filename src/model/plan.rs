@@ -168,8 +168,12 @@ fn turn(name: &str, scope: &Scope) -> String {
 /// Endpoints with a model of their own to stand in.
 fn any(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
     let with_model = open(snapshot, scope).into_iter().filter_map(|candidate| {
-        let model = candidate.endpoint.default_model().filter(|model| scope.has_model(model))?.to_owned();
-        Some(Candidate { rename: Some(model), ..candidate })
+        let model = candidate.endpoint.default_model().filter(|model| scope.has_model(model))?;
+        // Where the model is a route (format 003), the endpoint knows it by another name.
+        let backends = route(snapshot, model).into_iter().flat_map(|route| &route.backends);
+        let mut backends = backends.filter(|backend| backend.endpoint == candidate.endpoint.name());
+        let renamed = backends.find_map(|backend| backend.model.clone());
+        Some(Candidate { rename: Some(renamed.unwrap_or_else(|| model.to_owned())), ..candidate })
     });
     let candidates: Vec<_> = with_model.collect();
     if !candidates.is_empty() {

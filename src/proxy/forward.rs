@@ -7,7 +7,7 @@ use super::client::Client;
 use super::route::{Forward, Names};
 use super::weigh::{self, Left, Verdict};
 use crate::base::{clock, dice};
-use crate::config::Retry;
+use crate::config::{Probe, Retry};
 use crate::http::request::Request;
 use crate::model::capacity::Slot;
 use crate::model::endpoint::Endpoint;
@@ -15,10 +15,10 @@ use crate::model::failure::Failure;
 use crate::model::plan::{Candidate, Plan};
 use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
-use crate::model::standing::Observation;
+use crate::model::standing::{Observation, State};
 use crate::observe::metrics::{Family, Metrics};
 use crate::upstream::headers;
-use crate::upstream::{Answer, Fault, Net, Order, Trouble, Watch};
+use crate::upstream::{Answer, Fault, Net, Order, Stage, Trouble, Watch};
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -278,7 +278,12 @@ impl<'a> Trying<'a> {
         candidate.endpoint.live.sent(clock::now(), timeouts.first_byte);
         let result = channel.send(&order);
         if result.is_ok() {
-            candidate.endpoint.live.moved(clock::now());
+            let endpoint = &candidate.endpoint;
+            endpoint.live.moved(clock::now());
+            // No probe tells that it is back.
+            if config.probe == Probe::Never && endpoint.standing.state == State::Failing {
+                self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), Observation::Up));
+            }
         }
         result
     }
@@ -331,9 +336,17 @@ impl<'a> Trying<'a> {
             return Step::End(Outcome::Gone(self.last.take()));
         }
         log::warn!("endpoint {} {}: {}", endpoint.name(), weigh::sentence(&fault), fault.cause);
-        if fault.trouble == Trouble::Refused {
-            let down = Observation::Refused(fault.cause.clone());
-            self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), down));
+        let cause = || fault.cause.clone();
+        let seen = match fault.trouble {
+            Trouble::Refused => Some(Observation::Refused(cause())),
+            // What a probe would find out.
+            Trouble::Connect | Trouble::Timeout(Stage::Connect) if endpoint.config.probe == Probe::Never => {
+                Some(Observation::Down(cause()))
+            }
+            _ => None,
+        };
+        if let Some(seen) = seen {
+            self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), seen));
         }
         self.errand.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
         let again = weigh::may_retry(&fault, retry);

@@ -68,7 +68,7 @@ log: {level: error, format: json, access: false}
 "#;
 
 /// The secrets of a configuration in the order they are printed.
-fn secrets(config: &Config) -> Vec<String> {
+pub fn secrets(config: &Config) -> Vec<String> {
     let mut all = Vec::new();
     for one in &config.endpoints {
         all.extend(one.api_keys.iter().map(|key| key.reveal()));
@@ -87,7 +87,7 @@ fn secrets(config: &Config) -> Vec<String> {
     all.into_iter().map(str::to_owned).collect()
 }
 
-fn put_in(text: &str, secrets: &[String]) -> String {
+pub fn put_in(text: &str, secrets: &[String]) -> String {
     let (comment, body) = text.split_once('\n').unwrap();
     assert!(comment.starts_with('#') && comment.contains("\"***\""));
     let mut parts = body.split("\"***\"");

@@ -7,6 +7,7 @@ mod endpoints;
 mod files;
 mod gateway;
 mod mutations;
+mod older;
 mod routes;
 mod samples;
 mod syntax;

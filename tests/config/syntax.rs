@@ -114,14 +114,6 @@ fn keys_of_later_versions_are_refused_as_unknown() {
 }
 
 #[test]
-fn a_file_of_an_older_proxy_gets_one_problem_that_says_so() {
-    for key in ["backends", "http_server", "Models"] {
-        let [line] = wrong(&format!("a: 1\n{key}: []\nb: 2\n")).try_into().unwrap();
-        assert!(line.starts_with(&format!("f.yml:2:1: {key}: marks the format of an older proxy")), "{line}");
-    }
-}
-
-#[test]
 fn anchors_aliases_and_merge_keys_work() {
     let text = "\
 endpoints:

@@ -144,8 +144,8 @@ fn retry_has_a_number_or_auto_and_a_list_of_reasons() {
     assert!(retry.on_connect && retry.on_status && !retry.on_reset && !retry.on_timeout);
     assert_eq!(with("retry: {attempts: auto}").retry.attempts, None);
     assert!(!with("retry: {on: []}").retry.on_connect);
-    assert!(complaint("retry: {attempts: 0}").contains("auto or a number (1 to 100)"));
-    assert!(complaint("retry: {attempts: 101}").contains("auto or a number"));
+    assert!(complaint("retry: {attempts: 0}").contains("auto or a number (1 to 101)"));
+    assert!(complaint("retry: {attempts: 102}").contains("auto or a number"));
     assert!(complaint("retry: {on: [conect]}").contains("did you mean `connect`?"));
     assert!(complaint("retry: {initialDelay: 11s}").contains("longer than `maxDelay`"));
 }

@@ -9,9 +9,12 @@ mod routing;
 mod sections;
 mod server;
 
-pub use address::listen_host;
+pub use address::{base, listen_host, proxy};
+pub use endpoint::unique;
+pub use header::{can_be_sent, change};
 pub use sections::{LOG_FORMATS, LOG_LEVELS};
 
+use super::dialect;
 use super::node::{self, Node, Value};
 use super::problem::{Notes, Problem};
 use super::reader::Section;
@@ -40,12 +43,10 @@ pub struct Checked {
     pub exposed: Vec<String>,
 }
 
-/// Marks of the formats of earlier proxies, none of which this version reads.
-const OLDER: [&str; 3] = ["backends", "http_server", "Models"];
-
 /// Checks the text of a file called `name`.
 pub fn check(name: &str, text: &str, outside: Outside) -> Result<Checked, Vec<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = &*node::without_comments(text);
     let mut tree = node::parse(text).map_err(|fault| {
         let place = fault.place.map_or(name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"));
         vec![Problem { place, key: String::new(), text: fault.text }]
@@ -73,7 +74,7 @@ pub fn keys() -> BTreeSet<String> {
 }
 
 fn read(tree: &Node, notes: &Notes) -> Config {
-    if let Some(config) = refused(tree, notes) {
+    if let Some(config) = foreign(tree, notes) {
         return config;
     }
     Section::root(tree, notes, |root| {
@@ -103,14 +104,10 @@ fn read(tree: &Node, notes: &Notes) -> Config {
     })
 }
 
-/// A file that is not in our format at all gets one problem instead of one per key.
-fn refused(tree: &Node, notes: &Notes) -> Option<Config> {
+/// A file in the format of an older proxy, or in none at all, which gets one problem instead of one per key.
+fn foreign(tree: &Node, notes: &Notes) -> Option<Config> {
     match &tree.value {
-        Value::Map(entries) => {
-            let mark = entries.iter().find(|entry| OLDER.contains(&entry.key.as_str()))?;
-            let text = "marks the format of an older proxy, which this version does not read yet; write `endpoints`";
-            notes.problem(mark.at, &mark.key, text);
-        }
+        Value::Map(_) => return dialect::read(tree, notes),
         Value::Null => notes.problem(tree.at, "", format!("is empty; a useful file is\n{MINIMAL}")),
         _ => notes.problem(tree.at, "", format!("is not a map of sections; a useful file is\n{MINIMAL}")),
     }

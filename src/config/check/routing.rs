@@ -88,7 +88,7 @@ pub fn queue(s: &mut Section) -> Queue {
 /// What is left out is as in `default`.
 pub fn retry(s: &mut Section, default: &Retry) -> Retry {
     let attempts = s.field("attempts");
-    let attempts = if attempts.is_word("auto") { None } else { attempts.number("auto or a number", 1..=100) };
+    let attempts = if attempts.is_word("auto") { None } else { attempts.number("auto or a number", 1..=101) };
     let initial_delay = s.field("initialDelay").duration(ANY_TIME).unwrap_or(default.initial_delay);
     let longest = s.field("maxDelay");
     let max_delay = longest.duration(ANY_TIME).unwrap_or(default.max_delay);

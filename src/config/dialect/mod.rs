@@ -1,0 +1,85 @@
+//! The files of earlier proxies, read as what they mean here. Each becomes a native configuration; what its document does
+//! not know is a warning, not an error.
+
+mod go;
+mod manager;
+mod rust;
+
+use super::node::{Node, Value};
+use super::problem::Notes;
+use super::reader::Section;
+use super::{Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
+use crate::base::secret::Secret;
+
+/// The formats, by the key that tells them.
+#[derive(Clone, Copy, PartialEq)]
+enum Dialect {
+    /// 001
+    Go,
+    /// 002
+    Rust,
+    /// 003
+    Manager,
+}
+
+/// The configuration of a file in an older format; `None` if it is native. A file that mixes formats is a problem.
+pub fn read(tree: &Node, notes: &Notes) -> Option<Config> {
+    let Value::Map(entries) = &tree.value else {
+        return None;
+    };
+    let mark = |key: &str| match key {
+        "backends" => Some(Dialect::Go),
+        "http_server" | "upstream_groups" => Some(Dialect::Rust),
+        _ if key.eq_ignore_ascii_case("models") => Some(Dialect::Manager),
+        _ => None,
+    };
+    let native = entries.iter().any(|entry| entry.key == "endpoints");
+    let mut marks = entries.iter().filter_map(|entry| Some((mark(&entry.key)?, entry)));
+    // `models` is a section of the native format too.
+    let (dialect, first) =
+        marks.clone().find(|(dialect, entry)| *dialect != Dialect::Manager || entry.key == "Models" || !native)?;
+    if native || marks.any(|(other, _)| other != dialect) {
+        let text =
+            "marks the format of an older proxy, and the file has keys of another format too; keep to one of them";
+        notes.problem(first.at, &first.key, text);
+        return Some(Config::default());
+    }
+    notes.be_lenient();
+    Some(match dialect {
+        Dialect::Go => Section::root(tree, notes, go::read),
+        Dialect::Rust => Section::root(tree, notes, rust::read),
+        Dialect::Manager => Section::root(&manager::spelled(tree), notes, manager::read),
+    })
+}
+
+/// What all of them have in common: every address, every web page, no probing.
+fn open(port: u16) -> Config {
+    let mut config = Config::default();
+    config.server.host = "0.0.0.0".into();
+    config.server.port = port;
+    config.server.cors = vec![CorsOrigin::Any];
+    config
+}
+
+/// An endpoint that is never probed. Without a key the client's is not passed on either.
+fn endpoint(name: String, base: super::Base, keys: Vec<Secret>) -> Endpoint {
+    let mut endpoint = Endpoint { base, probe: Probe::Never, ..Endpoint::plain(name, "", 1) };
+    if keys.is_empty() {
+        let remove = |key: &str| HeaderOp { op: Op::Remove, key: key.into(), value: Secret::default() };
+        endpoint.headers = vec![remove("authorization")];
+    } else {
+        endpoint.auth = super::Auth::Bearer;
+        endpoint.api_keys = keys;
+    }
+    endpoint
+}
+
+/// A name that no other has yet.
+fn unique(name: String, taken: &[Endpoint]) -> String {
+    let is_taken = |name: &str| taken.iter().any(|other| other.name == name);
+    if !is_taken(&name) {
+        return name;
+    }
+    let numbered = (2..).map(|n| format!("{name} ({n})"));
+    numbered.into_iter().find(|name| !is_taken(name)).unwrap_or_default()
+}
