@@ -294,7 +294,10 @@ fn task(snapshot: &Snapshot, endpoint: &Arc<Endpoint>, probe: &Schedule, list: b
     let age = endpoint.listed_at.map(|at| now.saturating_duration_since(at));
     let stale = age.is_none_or(|age| age >= config.models_ttl());
     let extras_old = probe.extras_at.is_none_or(|at| now.saturating_duration_since(at) >= EXTRAS_EVERY);
-    let discovers = endpoint.config.models.is_empty() || endpoint.config.probe != Probe::Never;
+    let discovers = match endpoint.config.probe {
+        Probe::Never => endpoint.config.models.is_empty() && config.knows_models(),
+        _ => true,
+    };
     Task {
         endpoint: Arc::clone(endpoint),
         path,

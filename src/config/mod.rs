@@ -220,4 +220,9 @@ impl Config {
             (None, None) => interval,
         }
     }
+
+    /// Whether any address goes by models; where all is passed on raw nobody asks for them.
+    pub fn knows_models(&self) -> bool {
+        self.listeners.iter().map(|listener| &listener.site).chain([&self.site]).any(|site| site.mode == Mode::Models)
+    }
 }

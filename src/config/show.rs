@@ -181,6 +181,7 @@ pub fn summary(config: &Config) -> String {
     let width = names.max().unwrap_or(0);
     for endpoint in config.endpoints.iter().take(MOST) {
         let models = match endpoint.models.as_slice() {
+            [] if !config.knows_models() => "any path, as it is".into(),
             [] => "asked for its models".into(),
             models if models.len() > 4 => format!("{} and {} more", models[..3].join(", "), models.len() - 3),
             models => models.join(", "),
