@@ -11,6 +11,7 @@ use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::proxy::reception::Bound;
 use crate::proxy::serve::Proxy;
 use crate::upstream::Net;
+use crossbeam_channel::bounded;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
@@ -96,6 +97,10 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone(), epoch))).collect();
     let (shared, inbox) = Shared::new(Snapshot::new(Arc::new(config), endpoints));
     let net = Arc::new(Net::new(server.workers));
+    // Before the workers, which may take what threads there are: with a few of them it can still serve.
+    let (hand_over, take_over) = bounded::<Front>(1);
+    let front = std::thread::Builder::new().name("front".into());
+    let front = front.spawn(move || take_over.into_iter().for_each(Front::run)).map_err(StartError::System)?;
     let health = health::start(&shared, inbox, Arc::clone(&net)).map_err(StartError::System)?;
     let proxy = Arc::new(Proxy::new(Arc::clone(&shared), net, bound));
     let work = |proxy: &Arc<Proxy>| {
@@ -112,10 +117,10 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
         proxy: lane,
         server: server.clone(),
     };
-    let (front, handle) = Front::new(door).map_err(StartError::System)?;
+    let (ready, handle) = Front::new(door).map_err(StartError::System)?;
     proxy.meet(handle.clone());
-    let front = std::thread::Builder::new().name("front".into()).spawn(move || front.run());
-    let front = front.map_err(StartError::System)?;
+    // Never full: it is the only one.
+    let _ = hand_over.send(ready);
     Ok(Running { addrs, handle, front: Some(front), proxy, health, shared })
 }
 

@@ -3,6 +3,7 @@
 use lexopt::{Arg, Parser, ValueExt};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The text of `--help`.
 pub const HELP: &str = "\
@@ -12,7 +13,7 @@ usage: llmproxy [OPTIONS]              serve until told to stop
        llmproxy --demo                 try it: two toy model servers behind it
 
 what to do, instead of serving:
-  -t, --check              load and check the configuration, print a summary
+  -t, --check, --test      load and check the configuration, print a summary
       --print-config       print the effective configuration, secrets masked
       --demo               serve two built-in toy model servers, no file needed
       --discover           look for model servers here, print a configuration
@@ -28,7 +29,11 @@ options:
       --host HOST          address to listen on
       --port PORT          port to listen on; 0 takes a free one
       --log-level LEVEL    error, warn, info or debug
+  -d, --debug              as --log-level debug
       --log-format FORMAT  text or json
+      --shutdown-timeout SECONDS
+                           how long requests in progress may take to finish
+                           after SIGTERM, 1 to 120; as server.drainTimeout
 
 environment (an option wins over it, it wins over the file):
   LLMPROXY_CONFIG          as --config
@@ -84,6 +89,8 @@ pub struct Options {
     pub log_level: Option<String>,
     /// `--log-format`: text or json.
     pub log_format: Option<String>,
+    /// `--shutdown-timeout`: the longest drain.
+    pub shutdown_timeout: Option<Duration>,
 }
 
 /// A command's option, and how the command is made.
@@ -99,7 +106,8 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, String> {
         match arg {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
             Arg::Short('V') | Arg::Long("version") => return Ok(Command::Version),
-            Arg::Short('t') | Arg::Long("check") => choose(&mut command, "--check", Command::Check)?,
+            // `--test` and `--debug` are what seed 002 calls them [S002-29].
+            Arg::Short('t') | Arg::Long("check" | "test") => choose(&mut command, "--check", Command::Check)?,
             Arg::Long("print-config") => choose(&mut command, "--print-config", Command::PrintConfig)?,
             Arg::Long("demo") => choose(&mut command, "--demo", Command::Demo)?,
             Arg::Long("discover") => choose(&mut command, "--discover", Command::Discover)?,
@@ -108,6 +116,8 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, String> {
             Arg::Long("host") => options.host = Some(value(&mut parser)?.string().map_err(text)?),
             Arg::Long("port") => options.port = Some(port(&value(&mut parser)?)?),
             Arg::Long("log-level") => options.log_level = Some(word("--log-level", value(&mut parser)?, &LEVELS)?),
+            Arg::Short('d') | Arg::Long("debug") => options.log_level = Some("debug".into()),
+            Arg::Long("shutdown-timeout") => options.shutdown_timeout = Some(seconds(&value(&mut parser)?)?),
             Arg::Long("log-format") => options.log_format = Some(word("--log-format", value(&mut parser)?, &FORMATS)?),
             Arg::Value(value) => return Err(format!("{value:?} is not an option; a file is named by --config")),
             other => return Err(other.unexpected().to_string()),
@@ -143,6 +153,12 @@ fn port(value: &OsString) -> Result<u16, String> {
     port.ok_or_else(|| format!("--port: {value:?} is not a port (0 to 65535)"))
 }
 
+fn seconds(value: &OsString) -> Result<Duration, String> {
+    let seconds = value.to_str().and_then(|text| text.parse().ok()).filter(|seconds| (1..=120).contains(seconds));
+    let seconds = seconds.ok_or_else(|| format!("--shutdown-timeout: {value:?} is not a number of seconds (1 to 120)"));
+    seconds.map(Duration::from_secs)
+}
+
 fn word(option: &str, value: OsString, words: &[&str]) -> Result<String, String> {
     match value.to_str() {
         Some(text) if words.contains(&text) => Ok(text.to_owned()),
@@ -171,6 +187,7 @@ mod tests {
             port: Some(0),
             log_level: Some("debug".into()),
             log_format: Some("json".into()),
+            shutdown_timeout: None,
         };
         let long = "--config a.yml --host :: --port 0 --log-level debug --log-format json";
         assert_eq!(of(long), Ok(Command::Serve(options.clone())));
@@ -180,6 +197,19 @@ mod tests {
             let options = Options { config: Some("a.yml".into()), ..Options::default() };
             assert_eq!(of(short), Ok(Command::Serve(options)), "{short}");
         }
+    }
+
+    #[test]
+    fn the_words_of_seed_002_are_understood() {
+        // S002-29
+        let options = Options {
+            config: Some("config.yaml".into()),
+            log_level: Some("debug".into()),
+            shutdown_timeout: Some(Duration::from_secs(30)),
+            ..Options::default()
+        };
+        assert_eq!(of("-c config.yaml -d --shutdown-timeout 30"), Ok(Command::Serve(options.clone())));
+        assert_eq!(of("-c config.yaml --debug --shutdown-timeout=30 --test"), Ok(Command::Check(options)));
     }
 
     #[test]
@@ -204,6 +234,8 @@ mod tests {
             ("--port x", "--port: \"x\" is not a port (0 to 65535)"),
             ("--log-level loud", "--log-level: \"loud\" is not one of error, warn, info, debug"),
             ("--log-format xml", "--log-format: \"xml\" is not one of text, json"),
+            ("--shutdown-timeout 0", "--shutdown-timeout: \"0\" is not a number of seconds (1 to 120)"),
+            ("--shutdown-timeout 121", "--shutdown-timeout: \"121\" is not a number of seconds (1 to 120)"),
             ("a.yml", "\"a.yml\" is not an option; a file is named by --config"),
             ("--host=", "an option has an empty value"),
         ];
@@ -227,6 +259,9 @@ mod tests {
             "--port",
             "--log-level",
             "--log-format",
+            "--shutdown-timeout",
+            "--debug",
+            "--test",
             "--healthcheck",
             "--help",
             "--version",

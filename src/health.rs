@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// An endpoint that loads its model is asked again after this.
 const LOADING_AGAIN: Duration = Duration::from_secs(1);
@@ -233,17 +233,16 @@ impl Keeper {
     }
 
     fn observe(&self, name: &str, seen: Observation) {
-        let mut change = None;
+        let (mut change, at) = (None, clock::wall());
         self.shared.update(|old| {
             let threshold = old.config.health_check.failure_threshold;
             old.with(name, |endpoint| {
                 if seen.is_restart() {
                     endpoint.live.restarted();
                 }
-                let standing = if endpoint.config.probe == Probe::Never {
-                    unprobed(endpoint, seen)
-                } else {
-                    endpoint.standing.observe(seen, threshold, clock::wall())
+                let standing = match endpoint.config.probe {
+                    Probe::Never => unprobed(endpoint, seen, at),
+                    _ => endpoint.standing.observe(seen, threshold, at),
                 };
                 if standing.state != endpoint.standing.state {
                     change = Some((endpoint.standing.state, standing.clone()));
@@ -261,7 +260,7 @@ impl Keeper {
 
 /// The standing of one that no probe would ever bring back: it is not taken out for good, it rests for a while, and the
 /// next request finds out.
-fn unprobed(endpoint: &Endpoint, seen: Observation) -> Standing {
+fn unprobed(endpoint: &Endpoint, seen: Observation, at: SystemTime) -> Standing {
     let seen = match seen {
         Observation::Loading => Observation::Down("the model is being loaded".into()),
         other => other,
@@ -269,7 +268,7 @@ fn unprobed(endpoint: &Endpoint, seen: Observation) -> Standing {
     if seen != Observation::Up {
         endpoint.live.cool_down(clock::now(), REST);
     }
-    endpoint.standing.observe(seen, u32::MAX, clock::wall())
+    endpoint.standing.observe(seen, u32::MAX, at)
 }
 
 /// Starts a probe; false when the system is out of threads: the endpoint is asked when its next turn comes.

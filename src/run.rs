@@ -4,10 +4,11 @@ use crate::app::{self, Running, StartError};
 use crate::base::clock;
 use crate::base::notify::{Notifier, watchdog_interval};
 use crate::base::signals::{self, Signal};
+use crate::base::text::print_size;
 use crate::cli::{Command, HELP, Options};
 use crate::config::load::{self, LoadError};
 
-use crate::config::{Config, Endpoint, Overrides, show};
+use crate::config::{Config, Endpoint, Overrides, Server, show};
 use crate::demo::{self, Demo};
 use crate::discover;
 use crate::observe::logger::{self, LoggerHandle};
@@ -102,6 +103,23 @@ fn configuration(options: &Options) -> Result<Loaded, End> {
     Ok(loaded)
 }
 
+/// Bodies may take a quarter of the memory there is: what is freed does not go back to the system at once.
+fn fit_memory(server: &mut Server, memory: Option<u64>) -> Option<String> {
+    let mib = memory? >> 20;
+    let room = (mib / 4).max(1) << 20;
+    if room >= server.body_memory {
+        return None;
+    }
+    let said = format!(
+        "server.bodyMemory lowered from {} to {}: there are {mib}MiB of memory",
+        print_size(server.body_memory),
+        print_size(room)
+    );
+    server.body_memory = room;
+    server.max_body = server.max_body.min(room);
+    Some(said)
+}
+
 fn override_by(options: &Options, config: &mut Config) -> Result<(), End> {
     let overrides = Overrides {
         host: options.host.clone(),
@@ -109,7 +127,11 @@ fn override_by(options: &Options, config: &mut Config) -> Result<(), End> {
         log_level: options.log_level.clone(),
         log_format: options.log_format.clone(),
     };
-    overrides.apply(config, &load::env).map_err(|problems| LoadError::Bad(problems).into())
+    overrides.apply(config, &load::env).map_err(LoadError::Bad)?;
+    if let Some(longest) = options.shutdown_timeout {
+        config.server.drain_timeout = longest;
+    }
+    Ok(())
 }
 
 fn found() -> Result<Vec<Endpoint>, End> {
@@ -160,7 +182,9 @@ fn serve(options: &Options) -> Result<(), End> {
 }
 
 /// Serves until told to stop.
-fn stay(options: &Options, loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
+fn stay(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
+    let memory = load::memory_limit();
+    loaded.warnings.extend(fit_memory(&mut loaded.config.server, memory));
     let log = logger::install(&loaded.config.log);
     let signals = signals::listen().map_err(|e| End::new(1, format!("signals cannot be heard: {e}")))?;
     for warning in &loaded.warnings {
@@ -168,6 +192,9 @@ fn stay(options: &Options, loaded: Loaded, demo: Option<&Demo>) -> Result<(), En
     }
     if let Some(file) = &loaded.file {
         log::info!("configuration: {}", file.display());
+    }
+    for endpoint in show::endpoints(&loaded.config) {
+        log::info!("endpoint {endpoint}");
     }
     let started = app::start_on(loaded.config.clone(), handed_over(), load::descriptor_limit());
     let running = started.inspect_err(|_| last_words(log))?;
@@ -181,7 +208,12 @@ fn stay(options: &Options, loaded: Loaded, demo: Option<&Demo>) -> Result<(), En
     service.ready();
     let reload = || match loaded.file {
         // The same file, even if one that is looked for earlier has appeared.
-        Some(ref file) => configuration(&Options { config: Some(file.clone()), ..options.clone() }),
+        Some(ref file) => {
+            configuration(&Options { config: Some(file.clone()), ..options.clone() }).map(|mut loaded| {
+                fit_memory(&mut loaded.config.server, memory);
+                loaded
+            })
+        }
         None => Err(End::new(CONFIG, "it was started without a configuration file; there is nothing to read again")),
     };
     let end = watch(&running, &signals, &service, &reload);
@@ -260,4 +292,25 @@ fn handed_over() -> Option<TcpListener> {
 
 fn last_words(log: LoggerHandle) {
     let _ = log.flush(clock::now() + LAST_WORDS);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_take_a_quarter_of_a_small_memory() {
+        // E8
+        let after = |memory: Option<u64>| {
+            let mut server = Server::default();
+            let said = fit_memory(&mut server, memory);
+            (server.body_memory >> 20, server.max_body >> 20, said)
+        };
+        let said = "server.bodyMemory lowered from 256MiB to 16MiB: there are 64MiB of memory";
+        assert_eq!(after(Some(64 << 20)), (16, 16, Some(said.into())));
+        assert_eq!(after(Some(2 << 30)), (256, 32, None));
+        assert_eq!(after(Some(u64::MAX)), (256, 32, None));
+        assert_eq!(after(Some(100)).0, 1);
+        assert_eq!(after(None), (256, 32, None));
+    }
 }

@@ -120,6 +120,36 @@ pub fn descriptor_limit() -> Option<u64> {
     soft_limit(&fs::read_to_string("/proc/self/limits").ok()?)
 }
 
+/// Bytes of memory this process may have: the machine's, or less where a control group says so; Linux tells.
+pub fn memory_limit() -> Option<u64> {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo").and_then(|text| total_memory(&text));
+    let groups = read("/proc/self/cgroup").unwrap_or_default();
+    let groups = group_files(&groups).into_iter().filter_map(|file| read(&file)?.trim().parse().ok());
+    groups.chain(machine).min()
+}
+
+fn total_memory(meminfo: &str) -> Option<u64> {
+    let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
+    kib.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Where limits of memory may stand: the group's own and those above it, of either version of control groups.
+fn group_files(groups: &str) -> Vec<String> {
+    let of = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => return None,
+        };
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        Some(ends.map(|end| format!("{root}{}/{file}", &path[..end])).collect::<Vec<_>>())
+    };
+    groups.lines().filter_map(of).flatten().collect()
+}
+
 fn soft_limit(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     match line.split_whitespace().next()? {
@@ -188,6 +218,18 @@ mod tests {
         let etc = "/etc/llmproxy/endpoints.yml";
         assert_eq!(search(None, None, &|path| path == Path::new(etc)), Some(etc.into()));
         assert_eq!(search(None, None, &none), None);
+    }
+
+    #[test]
+    fn limits_of_memory_are_looked_for_in_every_group_above() {
+        let first = "4:memory:/box/7\n1:cpu:/box\n";
+        let expected = ["/memory.limit_in_bytes", "/box/memory.limit_in_bytes", "/box/7/memory.limit_in_bytes"];
+        assert_eq!(group_files(first), expected.map(|file| format!("/sys/fs/cgroup/memory{file}")));
+        let second = "0::/system.slice/llmproxy.service\n";
+        let expected = ["/memory.max", "/system.slice/memory.max", "/system.slice/llmproxy.service/memory.max"];
+        assert_eq!(group_files(second), expected.map(|file| format!("/sys/fs/cgroup{file}")));
+        assert_eq!(total_memory("MemTotal:       16280908 kB\nMemFree: 1 kB\n"), Some(16_280_908 * 1024));
+        assert!(memory_limit().is_none_or(|limit| limit > 1 << 20));
     }
 
     #[test]

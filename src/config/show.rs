@@ -176,23 +176,33 @@ pub fn summary(config: &Config) -> String {
     line("models", format!("lists are fresh for {}", print_duration(config.models_ttl())));
     let enabled = config.endpoints.iter().filter(|endpoint| endpoint.enabled).count();
     line("endpoints", format!("{enabled} of {} switched on", config.endpoints.len()));
-    const MOST: usize = 12;
-    let names = config.endpoints.iter().take(MOST).map(|endpoint| endpoint.name.chars().count());
-    let width = names.max().unwrap_or(0);
-    for endpoint in config.endpoints.iter().take(MOST) {
-        let models = match endpoint.models.as_slice() {
-            [] if !config.knows_models() => "any path, as it is".into(),
-            [] => "asked for its models".into(),
-            models if models.len() > 4 => format!("{} and {} more", models[..3].join(", "), models.len() - 3),
-            models => models.join(", "),
-        };
-        let off = if endpoint.enabled { "" } else { " (off)" };
-        line("", format!("{:<width$}  {}{off}  {models}", endpoint.name, url(&endpoint.base)));
-    }
-    if let Some(more) = config.endpoints.len().checked_sub(MOST).filter(|more| *more > 0) {
-        line("", format!("and {more} more"));
+    for one in endpoints(config) {
+        line("", one);
     }
     out
+}
+
+/// A line for each endpoint: name, address, models.
+pub fn endpoints(config: &Config) -> Vec<String> {
+    const MOST: usize = 12;
+    let few = config.endpoints.iter().take(MOST);
+    let width = few.clone().map(|endpoint| endpoint.name.chars().count()).max().unwrap_or(0);
+    let mut lines: Vec<_> = few
+        .map(|endpoint| {
+            let models = match endpoint.models.as_slice() {
+                [] if !config.knows_models() => "any path, as it is".into(),
+                [] => "asked for its models".into(),
+                models if models.len() > 4 => format!("{} and {} more", models[..3].join(", "), models.len() - 3),
+                models => models.join(", "),
+            };
+            let off = if endpoint.enabled { "" } else { " (off)" };
+            format!("{:<width$}  {}{off}  {models}", endpoint.name, url(&endpoint.base))
+        })
+        .collect();
+    if let Some(more) = config.endpoints.len().checked_sub(MOST).filter(|more| *more > 0) {
+        lines.push(format!("and {more} more"));
+    }
+    lines
 }
 
 const MASK: &str = "\"***\"";

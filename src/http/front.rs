@@ -27,6 +27,8 @@ const WAKE: Token = Token(0);
 pub(super) const LISTENERS: usize = 64;
 /// One read.
 const SCRATCH: usize = 64 << 10;
+/// So many waits that failed in a row are not going to succeed (FAULTS E9).
+const HOPELESS: u32 = 100;
 /// The longest sleep while a worker may give a connection back without waking us.
 const GLANCE: Duration = Duration::from_secs(1);
 
@@ -108,16 +110,23 @@ impl Front {
         Ok((front, Handle { shared }))
     }
 
-    /// Serves until drained. Workers end with it.
+    /// Serves until drained, or until the system does not tell any more what comes in. Workers end with it.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(256);
-        let mut drained = false;
+        let (mut drained, mut failed) = (false, 0);
         loop {
             let now = clock::now();
-            if let Err(e) = self.poll.poll(&mut events, self.patience(now))
-                && e.kind() != io::ErrorKind::Interrupted
-            {
-                log::error!("waiting for connections: {e}");
+            match self.poll.poll(&mut events, self.patience(now)) {
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => {
+                    failed += 1;
+                    if failed == 1 {
+                        log::error!("waiting for connections: {e}");
+                    }
+                    if failed == HOPELESS {
+                        return;
+                    }
+                }
+                _ => failed = 0,
             }
             let now = clock::now();
             self.shared.beats.fetch_add(1, Ordering::Relaxed);

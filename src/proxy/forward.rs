@@ -214,6 +214,9 @@ impl<'a> Trying<'a> {
                 answer.place = slot;
                 return Step::End(Outcome::Answer(Box::new(answer), by));
             }
+            // S003-32: which key, never the key.
+            let key = if keys > 1 { format!(" (key {} of {keys})", (first + turn) % keys + 1) } else { String::new() };
+            log::info!("endpoint {} answered {}{key}; trying elsewhere", endpoint.name(), answer.status.as_u16());
             if let Some(outcome) = self.keep(answer, by, &mut slot) {
                 return Step::End(outcome);
             }
@@ -318,7 +321,6 @@ impl<'a> Trying<'a> {
                 }
             }
         }
-        log::info!("endpoint {} answered {}; trying elsewhere", by.endpoint.name(), answer.status.as_u16());
         if answer.status == StatusCode::SERVICE_UNAVAILABLE && is_loading(&body) {
             self.errand.shared.notify(Notice::Seen(by.endpoint.name().to_owned(), Observation::Loading));
         }

@@ -20,6 +20,8 @@ mod keys;
 mod metrics;
 mod older;
 mod older_faults;
+mod os_faults;
+mod outgoing;
 mod pings;
 mod reload;
 mod retry;

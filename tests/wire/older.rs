@@ -112,6 +112,9 @@ fn seen(text: &str, port: Option<u16>, upstreams: &[Upstream; 2]) -> Vec<String>
     seen
 }
 
+/// A file for these servers, and the port of its forward.
+type File = dyn Fn(&[Upstream; 2]) -> (String, Option<u16>);
+
 #[test]
 fn a_converted_file_does_what_the_original_does() {
     let convert = |text: &str| {
@@ -139,7 +142,7 @@ fn a_converted_file_does_what_the_original_does() {
             upstream
         })
     };
-    let texts: [&dyn Fn(&[Upstream; 2]) -> (String, Option<u16>); 3] = [
+    let texts: [&File; 3] = [
         &|upstreams| (go(upstreams).replace("mode: random", "mode: round-robin").replace("retry: 3", "retry: 1"), None),
         &|upstreams| {
             let (text, port) = rust(upstreams);
