@@ -4,6 +4,7 @@ use crate::support::proxy::{CHAT, Proxy, Setup, post, stream};
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use llmproxy::config::UnknownModel;
+use std::collections::BTreeSet;
 
 fn text(proxy: &Proxy) -> String {
     proxy.get("/metrics").text().to_owned()
@@ -103,4 +104,18 @@ fn metrics_can_be_switched_off() {
     let proxy = Setup::over(&[&upstream]).with(|config| config.metrics.enabled = false).start();
     assert_eq!(proxy.get("/metrics").status(), 404);
     assert_eq!(proxy.post("/metrics", "").status(), 405);
+}
+
+#[test]
+fn the_dashboard_asks_for_everything_there_is_and_for_nothing_else() {
+    let dashboard = include_str!("../../scripts/package/grafana.json");
+    serde_json::from_str::<serde_json::Value>(dashboard).expect("JSON");
+    let names = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let words = words.filter_map(|word| word.strip_prefix("llmproxy_"));
+        words.map(|word| word.trim_end_matches("_bucket").to_owned()).collect()
+    };
+    let exist = [include_str!("../../src/observe/metrics.rs"), include_str!("../../src/proxy/views.rs")];
+    let code = exist.map(|text| text.split("#[cfg(test)]").next().expect("a first part"));
+    assert_eq!(names(dashboard), names(&code.concat()));
 }
