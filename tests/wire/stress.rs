@@ -197,5 +197,14 @@ fn storm(strategy: Strategy, leave: bool) -> Vec<Shaky> {
     assert!(answered > 600 && slowest < Duration::from_secs(10), "nobody starved: {answered}, {slowest:?}");
     proxy.idle();
     proxy.until(|health| health["queue"]["waiting"] == 0);
+    let zero = |metrics: &str, name: &str| {
+        let samples = metrics.lines().filter(|line| line.starts_with(name)).map(|line| line.ends_with(" 0"));
+        samples.clone().count() > 0 && samples.min() == Some(true)
+    };
+    proxy.until(|_| {
+        let metrics = proxy.get("/metrics");
+        let gauges = ["llmproxy_endpoint_in_flight", "llmproxy_queue_length", "llmproxy_workers_busy"];
+        gauges.iter().all(|name| zero(metrics.text(), name))
+    });
     servers
 }
