@@ -6,6 +6,7 @@ use crate::health::{self, Health};
 use crate::http::door::{Door, Handle};
 use crate::http::front::{self, Front};
 use crate::http::pool::{Job, Lane};
+use crate::jobs::{self, Jobs};
 use crate::model::endpoint::Endpoint;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::proxy::reception::Bound;
@@ -14,6 +15,7 @@ use crate::upstream::Net;
 use crossbeam_channel::bounded;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -29,6 +31,8 @@ const SPARE_DESCRIPTORS: u64 = 64;
 pub enum StartError {
     /// The address cannot be listened on.
     Bind(String, io::Error),
+    /// The folder of jobs cannot be used.
+    Jobs(PathBuf, io::Error),
     /// The system gave no thread or no epoll.
     System(io::Error),
 }
@@ -43,6 +47,7 @@ impl std::fmt::Display for StartError {
             Self::Bind(addr, e) if e.kind() == io::ErrorKind::AddrInUse => {
                 write!(f, "cannot listen on {addr}: it is in use; stop what listens there or choose another --port")
             }
+            Self::Jobs(dir, e) => write!(f, "jobs.dir {} cannot be used: {e}", dir.display()),
             Self::Bind(addr, e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 write!(
                     f,
@@ -64,6 +69,7 @@ pub struct Running {
     front: Option<JoinHandle<()>>,
     proxy: Arc<Proxy>,
     health: Health,
+    jobs: Option<Jobs>,
     shared: Arc<Shared>,
 }
 
@@ -119,9 +125,12 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     };
     let (ready, handle) = Front::new(door).map_err(StartError::System)?;
     proxy.meet(handle.clone());
+    let settings = shared.load().config.jobs.clone();
+    let jobs = settings.enabled.then(|| jobs::start(&settings, &proxy, &shared)).transpose();
+    let jobs = jobs.map_err(|e| StartError::Jobs(settings.dir, e))?;
     // Never full: it is the only one.
     let _ = hand_over.send(ready);
-    Ok(Running { addrs, handle, front: Some(front), proxy, health, shared })
+    Ok(Running { addrs, handle, front: Some(front), proxy, health, jobs, shared })
 }
 
 fn warn_of_open_doors(config: &Config, addrs: &[SocketAddr]) {
@@ -198,6 +207,11 @@ impl Running {
         };
         keep("listeners", listeners(&config) != listeners(&snapshot.config));
         let new = &mut config.server;
+        let (ours, theirs) = (&snapshot.config.jobs, &config.jobs);
+        keep("jobs.enabled", theirs.enabled != ours.enabled);
+        keep("jobs.dir", theirs.dir != ours.dir);
+        keep("jobs.maxConcurrent", theirs.max_concurrent != ours.max_concurrent);
+        config.jobs.enabled = ours.enabled;
         new.host.clone_from(&old.host);
         new.port = old.port;
         (new.workers, new.backlog, new.max_connections) = (old.workers, old.backlog, old.max_connections);
@@ -229,6 +243,10 @@ impl Running {
         let Some(front) = self.front.take() else {
             return;
         };
+        let until = clock::now() + self.shared.load().config.server.drain_timeout;
+        if let Some(jobs) = &self.jobs {
+            jobs.close();
+        }
         self.proxy.drain();
         self.handle.drain();
         let (ended, end) = crossbeam_channel::bounded::<()>(1);
@@ -240,6 +258,9 @@ impl Running {
             log::warn!("requests still in progress after server.drainTimeout are ended");
             self.handle.hurry();
             let _ = end.recv_timeout(Duration::from_secs(1));
+        }
+        if let Some(mut jobs) = self.jobs.take() {
+            jobs.stop(until);
         }
         self.health.stop();
     }

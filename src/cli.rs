@@ -41,6 +41,9 @@ environment (an option wins over it, it wins over the file):
   PORT                     as --port
   LLMPROXY_LOG             as --log-level
 
+files:
+  data/jobs                jobs that were handed in for later (jobs.dir)
+
 signals:
   SIGTERM, SIGINT          finish what is in progress, then stop; twice: at once
   SIGHUP                   read the configuration again; a bad one is ignored

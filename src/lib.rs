@@ -29,6 +29,7 @@ pub mod demo;
 pub mod discover;
 pub mod health;
 pub mod http;
+pub mod jobs;
 pub mod model;
 pub mod observe;
 pub mod proxy;

@@ -87,17 +87,16 @@ struct Loaded {
 }
 
 fn configuration(options: &Options) -> Result<Loaded, End> {
-    let mut loaded = match load::find(options.config.as_deref()) {
-        Some(file) => {
-            let loaded = load::load(&file)?;
-            Loaded { config: loaded.config, file: Some(file), warnings: loaded.warnings }
-        }
-        None => {
-            let config = Config { endpoints: found()?, ..Config::default() };
-            let names: Vec<_> = config.endpoints.iter().map(|e| format!("{} ({})", e.name, e.base.port)).collect();
-            let said = format!("no configuration file; serving what was found on this machine: {}", names.join(", "));
-            Loaded { config, file: None, warnings: vec![said] }
-        }
+    let mut loaded = if let Some(file) = load::find(options.config.as_deref()) {
+        let loaded = load::load(&file)?;
+        Loaded { config: loaded.config, file: Some(file), warnings: loaded.warnings }
+    } else if let Some(config) = load::from_environment() {
+        Loaded { config: config?, file: None, warnings: Vec::new() }
+    } else {
+        let config = Config { endpoints: found()?, ..Config::default() };
+        let names: Vec<_> = config.endpoints.iter().map(|e| format!("{} ({})", e.name, e.base.port)).collect();
+        let said = format!("no configuration file; serving what was found on this machine: {}", names.join(", "));
+        Loaded { config, file: None, warnings: vec![said] }
     };
     override_by(options, &mut loaded.config)?;
     Ok(loaded)

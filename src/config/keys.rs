@@ -23,6 +23,22 @@ pub struct ClientKey {
     pub admin: bool,
 }
 
+impl ClientKey {
+    /// A key that opens everything.
+    pub fn plain(name: impl Into<String>, key: KeyText) -> Self {
+        Self {
+            name: name.into(),
+            key,
+            models: Vec::new(),
+            endpoints: Vec::new(),
+            max_parallel: None,
+            rate_limit: None,
+            background: false,
+            admin: false,
+        }
+    }
+}
+
 /// A client's key as the file gives it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum KeyText {

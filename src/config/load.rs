@@ -1,7 +1,7 @@
 //! The edge to the system: the only reader of configuration files, secret files and the environment.
 
 use super::check::{self, Outside};
-use super::{Config, Problem};
+use super::{Config, Problem, dialect};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
@@ -92,6 +92,21 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         ));
     }
     Ok(Loaded { config: checked.config, warnings })
+}
+
+/// The configuration that the environment is (format 004), with a `.env` file of this folder; a variable that is set
+/// wins over the file.
+pub fn from_environment() -> Option<Result<Config, LoadError>> {
+    let beside = dialect::queue::dotenv(&read_text(Path::new(".env")).unwrap_or_default());
+    let variable = |name: &str| env(name).or_else(|| beside.get(name).cloned());
+    let port = || beside.get("PORT").filter(|_| env("PORT").is_none()).and_then(|port| port.trim().parse().ok());
+    Some(match dialect::queue::read(&variable)? {
+        Ok(mut config) => {
+            config.server.port = port().unwrap_or(config.server.port);
+            Ok(config)
+        }
+        Err(problems) => Err(LoadError::Bad(problems)),
+    })
 }
 
 /// Checks a text as [`load`] does, with `variable` for the environment and `file` for files of secrets.

@@ -9,6 +9,7 @@ mod dialect;
 mod endpoint;
 mod env;
 mod gateway;
+mod jobs;
 mod keys;
 pub mod load;
 mod node;
@@ -21,6 +22,7 @@ mod spelling;
 
 pub use endpoint::{Auth, Base, Endpoint, HeaderOp, KEEP_ALIVE, MaxConcurrent, OnClientGone, Op, Probe};
 pub use gateway::{Group, KeysFor, Listener, Member, Metrics, Mode, Site, Stages};
+pub use jobs::{Jobs, Webhooks};
 pub use keys::{ClientKey, KeyText, RateLimit};
 pub use overrides::Overrides;
 pub use problem::Problem;
@@ -56,6 +58,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// What is measured.
     pub metrics: Metrics,
+    /// Work for later.
+    pub jobs: Jobs,
     /// `auth.keys`: who may come in; none = everybody. Names are unique.
     pub keys: Vec<ClientKey>,
     /// When another try is made.

@@ -126,6 +126,7 @@ fn rest(out: &mut String, config: &Config) {
     routes::keys(out, &config.keys);
     routes::gateway(out, config);
     let _ = writeln!(out, "retry: {}", routes::retry(&config.retry));
+    routes::jobs(out, &config.jobs);
     let format = match config.log.format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",

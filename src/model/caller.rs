@@ -98,6 +98,11 @@ impl Callers {
         found.map(Known::caller)
     }
 
+    /// What the key of this name may see, if there is one.
+    pub fn scope_of(&self, name: &str) -> Option<Arc<Scope>> {
+        self.keys.iter().find(|known| known.config.name == name).map(|known| Arc::clone(&known.scope))
+    }
+
     /// A wrong key came from an address; how long it must wait if it has guessed too often.
     pub fn guessed(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
         let left = self.wrong.take(peer, &GUESSES, now);

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod chain;
 pub mod endpoint;
 pub mod failure;
+pub mod members;
 pub mod multipart;
 pub mod peek;
 pub mod plan;

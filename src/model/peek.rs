@@ -37,6 +37,18 @@ pub(super) const MAX_NAME: usize = 64 * 1024;
 
 /// Reads a JSON body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
 pub fn json(body: &[u8]) -> Result<Peek, Failure> {
+    let mut reader = serde_json::Deserializer::from_str(text(body)?);
+    let found = reader.deserialize_map(Outermost).and_then(|found| reader.end().map(|()| found));
+    let found = found.map_err(|error| invalid(&format!("The body is not JSON: {error}.")))?;
+    if found.models > 1 {
+        return Err(invalid("The body names `model` more than once.").param("model"));
+    }
+    let model = found.model.map(|raw| named(raw, body)).transpose()?;
+    Ok(Peek { model, stream: found.stream })
+}
+
+/// The text of a body that may be a JSON object of sane depth.
+pub(super) fn text(body: &[u8]) -> Result<&str, Failure> {
     if body.is_empty() {
         return Err(invalid("The request body is empty: send a JSON object."));
     }
@@ -52,14 +64,7 @@ pub fn json(body: &[u8]) -> Result<Peek, Failure> {
     if is_deep(body) {
         return Err(invalid("The body is nested deeper than 128 levels."));
     }
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let found = reader.deserialize_map(Outermost).and_then(|found| reader.end().map(|()| found));
-    let found = found.map_err(|error| invalid(&format!("The body is not JSON: {error}.")))?;
-    if found.models > 1 {
-        return Err(invalid("The body names `model` more than once.").param("model"));
-    }
-    let model = found.model.map(|raw| named(raw, body)).transpose()?;
-    Ok(Peek { model, stream: found.stream })
+    Ok(text)
 }
 
 /// The body with the JSON text at `span` replaced by `name`: three pieces to send one after another.

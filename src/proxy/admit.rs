@@ -12,7 +12,6 @@ use crate::model::endpoint::Live;
 use crate::model::failure::{Failure, Kind};
 use crate::model::plan::{self, Plan, Planned};
 use crate::model::strategy::{self, Contender};
-use crate::upstream::Watch;
 use crossbeam_channel::{Sender, bounded};
 use http::HeaderName;
 use std::sync::Arc;
@@ -162,7 +161,7 @@ impl<'a> Admission<'a> {
                 let text = "No endpoint became free within queue.timeout.";
                 break refused(Kind::QueueTimeout, text);
             }
-            let due = self.errand.client.silent(now).unwrap_or(until);
+            let due = self.errand.watch.silent(now).unwrap_or(until);
             match waiting.wait(&bell, until.min(due).min(now + LOOK_AGAIN)) {
                 Waited::In(index, slot) if is_first => break Admitted::At(index, Some(slot)),
                 Waited::In(at, slot) => break Admitted::At(self.left[at], Some(slot)),

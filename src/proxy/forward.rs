@@ -3,7 +3,6 @@
 
 use super::admit::{Admission, Admitted};
 use super::ask::Ask;
-use super::client::Client;
 use super::route::{Forward, Names};
 use super::weigh::{self, Left, Verdict};
 use crate::base::{clock, dice};
@@ -41,8 +40,8 @@ pub struct Errand<'a> {
     pub ask: &'a Ask,
     /// Where it goes below an endpoint's base.
     pub forward: &'a Forward,
-    /// Who waits.
-    pub client: &'a Rc<Client>,
+    /// Who is kept alive in silence.
+    pub watch: &'a Rc<dyn Watch>,
     /// Its id.
     pub request_id: &'a str,
     /// Its forwarding fields are believed.
@@ -266,7 +265,6 @@ impl<'a> Trying<'a> {
             timeouts.total = None;
         }
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
-        let watch: Rc<dyn Watch> = Rc::clone(self.errand.client) as _;
         let order = Order {
             method: request.head.method.clone(),
             path: &path,
@@ -275,7 +273,7 @@ impl<'a> Trying<'a> {
             body: rendered.parts(),
             timeouts,
             gone: cancels.then(|| Arc::clone(&request.gone)),
-            watch: Some(watch),
+            watch: Some(Rc::clone(self.errand.watch)),
         };
         let channel = net.channel(config)?;
         candidate.endpoint.live.sent(clock::now(), timeouts.first_byte);

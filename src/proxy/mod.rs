@@ -6,6 +6,8 @@ mod client;
 mod forward;
 mod gate;
 mod key;
+pub mod later;
+pub mod parcel;
 pub mod reception;
 mod relay;
 mod route;

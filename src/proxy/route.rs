@@ -19,6 +19,10 @@ pub enum Route {
     Metrics,
     /// `OPTIONS` of anything
     Preflight,
+    /// `GET` and `DELETE /v1/chat/completions/{id}`
+    Job(String),
+    /// `GET /v1/jobs`
+    Jobs,
     /// To an endpoint, at this path below its base.
     Forward(Forward),
     /// 405 with these methods
@@ -44,7 +48,7 @@ impl Route {
 }
 
 /// Paths as metrics tell them; what is not here is `other`.
-const PATTERNS: [&str; 24] = [
+const PATTERNS: [&str; 25] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
@@ -55,6 +59,7 @@ const PATTERNS: [&str; 24] = [
     "/v1/reranking",
     "/v1/moderations",
     "/v1/models",
+    "/v1/jobs",
     "/health/force-check",
     "/health",
     "/metrics",
@@ -78,6 +83,7 @@ pub fn pattern(path: &str) -> &'static str {
     match known {
         Some(known) => known,
         None if bare.starts_with("/models/") => "/v1/models/{id}",
+        None if bare.starts_with("/chat/completions/") => "/v1/chat/completions/{id}",
         None if bare.starts_with("/audio/") => "/v1/audio/*",
         None if bare.starts_with("/images/") => "/v1/images/*",
         None => "other",
@@ -147,6 +153,7 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
     match name {
         "models" => return only(get, "GET, HEAD", Route::Models),
         "health" => return only(get, "GET, HEAD", Route::Health),
+        "jobs" if get && versioned => return Route::Jobs,
         "metrics" if !versioned => return only(get, "GET, HEAD", Route::Metrics),
         "health/force-check" => return only(post, "POST", Route::ForceCheck),
         _ => {}
@@ -155,6 +162,10 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
         // Names like `org/name` come with their slash encoded.
         let id = decoded(id, false).and_then(|bytes| String::from_utf8(bytes).ok());
         return only(get, "GET, HEAD", Route::Model(id.unwrap_or_default()));
+    }
+    let job = name.strip_prefix("chat/completions/").filter(|id| !id.is_empty());
+    if let Some(id) = job.filter(|_| get || *method == Method::DELETE) {
+        return Route::Job(id.to_owned());
     }
     if API.contains(&name) || API_FOLDERS.iter().any(|folder| name.len() > folder.len() && name.starts_with(folder)) {
         return only(post, "POST", forward(format!("/v1/{name}"), Names::Body));

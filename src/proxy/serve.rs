@@ -3,6 +3,7 @@
 use super::ask::{self, Ask};
 use super::client::Client;
 use super::forward::{self, By, Errand, Outcome};
+use super::later::Later;
 use super::reception::{Bound, is_open, route_of, site};
 use super::relay;
 use super::route::{Forward, Route};
@@ -23,11 +24,11 @@ use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::End;
 use crate::observe::metrics::{Family, Gauge, Metrics};
-use crate::upstream::Net;
+use crate::upstream::{Net, Watch};
 use http::{HeaderName, StatusCode};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// Everything that serving a request needs. One per process.
@@ -41,6 +42,7 @@ pub struct Proxy {
     busy: AtomicUsize,
     reloaded: AtomicBool,
     door: OnceLock<Handle>,
+    later: OnceLock<Weak<dyn Later>>,
     pub(super) draining: AtomicBool,
 }
 
@@ -55,6 +57,7 @@ impl Proxy {
             busy: AtomicUsize::new(0),
             reloaded: AtomicBool::new(true),
             door: OnceLock::new(),
+            later: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
     }
@@ -62,6 +65,16 @@ impl Proxy {
     /// The door in front of it, for its figures.
     pub fn meet(&self, door: Handle) {
         let _ = self.door.set(door);
+    }
+
+    /// From now on requests may be handed in for later. Who keeps them needs the proxy, so they are not held here.
+    pub fn hire(&self, later: Weak<dyn Later>) {
+        let _ = self.later.set(later);
+    }
+
+    /// Who keeps requests for later.
+    pub(super) fn later(&self) -> Option<Arc<dyn Later>> {
+        self.later.get()?.upgrade()
     }
 
     /// Whether the last reload succeeded.
@@ -116,7 +129,8 @@ impl Proxy {
             Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
             Route::Preflight => visit.preflight(reply, &request, &snapshot),
             Route::NotAllowed(methods) => visit.not_allowed(reply, &request.head, methods),
-            Route::Unknown | Route::Metrics => {
+            Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(&visit, &route, reply, &request),
+            Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
                 visit.refuse(reply, &request.head, &Failure::new(Kind::PathNotFound, text));
             }
@@ -125,6 +139,12 @@ impl Proxy {
                     Ok(pass) => pass,
                     Err(failure) => return visit.refuse(reply, &request.head, &failure),
                 };
+                if let Some(told) = self.keep(&visit, &caller, &request, &forward) {
+                    return match told {
+                        Ok(told) => visit.told(reply, &request, &told),
+                        Err(failure) => visit.refuse(reply, &request.head, &failure),
+                    };
+                }
                 self.forward(&Party { visit, caller, snapshot }, reply, &request, &forward);
             }
         }
@@ -137,6 +157,7 @@ impl Proxy {
             busy: self.busy.load(Ordering::Relaxed),
             connections: self.door.get().map_or(0, Handle::connections),
             reloaded: self.reloaded.load(Ordering::Relaxed),
+            jobs: self.later().map(|later| later.counts().to_vec()).unwrap_or_default(),
         };
         views::gauges(snapshot, &pulse)
     }
@@ -191,7 +212,7 @@ impl Proxy {
             request,
             ask: &ask,
             forward,
-            client: &client,
+            watch: &(Rc::clone(&client) as Rc<dyn Watch>),
             request_id: &visit.id,
             trusted,
             scope: &caller.scope,
@@ -233,7 +254,7 @@ impl Proxy {
     }
 
     /// The plan, after one refresh of the catalogue if nobody is known to serve the name.
-    fn plan(
+    pub(super) fn plan(
         &self,
         request: &Request,
         ask: &Ask,

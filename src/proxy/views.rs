@@ -66,6 +66,8 @@ pub struct Pulse {
     pub connections: usize,
     /// The last reload succeeded.
     pub reloaded: bool,
+    /// Jobs by state, where there are any.
+    pub jobs: Vec<(&'static str, usize)>,
 }
 
 /// The gauges of `/metrics`, true at this moment.
@@ -92,6 +94,11 @@ pub fn gauges(snapshot: &Snapshot, pulse: &Pulse) -> Vec<Gauge> {
         one("llmproxy_queue_length", "Requests in line for a place.", pulse.waiting as f64),
         one("llmproxy_connections", "Open client connections.", pulse.connections as f64),
         one("llmproxy_workers_busy", "Requests that are being forwarded or wait in line.", pulse.busy as f64),
+        gauge(
+            "llmproxy_jobs",
+            "Jobs that are kept.",
+            pulse.jobs.iter().map(|(state, n)| (vec![("status", (*state).to_owned())], *n as f64)).collect(),
+        ),
         one(
             "llmproxy_reload_success",
             "1 if the last reload of the configuration succeeded.",

@@ -3,6 +3,7 @@
 use super::ask::Ask;
 use super::client;
 use super::forward::By;
+use super::later::Told;
 use super::relay::Relayed;
 use super::tokens::Tokens;
 use super::{gate, route};
@@ -106,6 +107,17 @@ impl Visit {
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         reply.send(status, &fields, body);
         self.done(&request.head, status, body.len());
+    }
+
+    /// Answers with what somebody else has to say.
+    pub fn told(&self, reply: Reply, request: &Request, told: &Told) {
+        let mut fields = Fields::clone(&self.common);
+        fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        for (name, value) in &told.fields {
+            fields.push(name.clone(), value.clone());
+        }
+        reply.send(told.status, &fields, &told.body);
+        self.done(&request.head, told.status, told.body.len());
     }
 
     /// Answers with text, as Prometheus wants it (exposition format 0.0.4).

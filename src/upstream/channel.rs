@@ -1,7 +1,7 @@
 //! One endpoint's way out: an agent with its connections, and one try of one request on it.
 
 use super::call::{Call, Entered, Stage, Watch};
-use super::names::Names;
+use super::names::{Guard, Names};
 use super::wire::Dial;
 use crate::base::clock;
 use crate::base::gone::Gone;
@@ -97,6 +97,15 @@ impl Channel {
     /// # Errors
     /// The endpoint's proxy is not a URL that can be used.
     pub fn new(endpoint: &Endpoint, connections: usize) -> Result<Self, String> {
+        Self::with(endpoint, connections, Names::default())
+    }
+
+    /// A channel for one request, which connects only to addresses that pass.
+    pub(super) fn guarded(endpoint: &Endpoint, guard: Guard) -> Result<Self, String> {
+        Self::with(endpoint, 0, Names::guarded(guard))
+    }
+
+    fn with(endpoint: &Endpoint, connections: usize, names: Names) -> Result<Self, String> {
         let proxy = match &endpoint.proxy {
             Some(url) => Some(ureq::Proxy::new(url.reveal()).map_err(|_| "the proxy is not a usable URL")?),
             None => None,
@@ -123,7 +132,7 @@ impl Channel {
             .timeout_recv_body(Some(NEVER))
             .build();
         let chain = ().chain(ConnectProxyConnector::default()).chain(Dial).chain(RustlsConnector::default());
-        let agent = Agent::with_parts(config, chain, Names::default());
+        let agent = Agent::with_parts(config, chain, names);
         let base = endpoint.base.clone();
         let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
         let origin = format!("{}://{host}:{}", if base.tls { "https" } else { "http" }, base.port);

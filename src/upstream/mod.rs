@@ -3,6 +3,7 @@
 
 mod call;
 mod channel;
+pub mod courier;
 pub mod headers;
 mod names;
 mod net;

@@ -4,6 +4,8 @@
 use crate::base::clock;
 use crate::base::lock::lock;
 use std::collections::HashMap;
+use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -22,9 +24,20 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MOST: usize = 16;
 
 /// One entry per host of the configuration: names come from there only, so the map is bounded by it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Names {
     known: Arc<Known>,
+    guard: Option<Guard>,
+}
+
+/// Whether an address may be connected to. Asked for the very addresses that are connected to, so that no name can
+/// stand for another one a moment later.
+pub type Guard = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Names")
+    }
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +54,11 @@ struct Name {
 }
 
 impl Names {
+    /// Names of which every address must pass.
+    pub(super) fn guarded(guard: Guard) -> Self {
+        Self { guard: Some(guard), ..Self::default() }
+    }
+
     fn look_up(&self, host: &str) -> Vec<IpAddr> {
         let until = clock::now() + PATIENCE;
         let mut names = lock(&self.known.names);
@@ -89,11 +107,12 @@ impl Resolver for Names {
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let mut found = self.empty();
-        if let Ok(ip) = bare.parse::<IpAddr>() {
-            found.push(SocketAddr::new(ip, port));
-            return Ok(found);
+        let all = bare.parse::<IpAddr>().map_or_else(|_| self.look_up(bare), |ip| vec![ip]);
+        if self.guard.as_ref().is_some_and(|guard| !all.iter().all(|ip| guard(*ip))) {
+            let text = "its name stands for an address inside of this network";
+            return Err(Error::Io(io::Error::new(io::ErrorKind::PermissionDenied, text)));
         }
-        for ip in self.look_up(bare) {
+        for ip in all {
             found.push(SocketAddr::new(ip, port));
         }
         if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) }

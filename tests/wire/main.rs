@@ -15,6 +15,7 @@ mod forwarding;
 mod gateway;
 mod headers;
 mod health;
+mod jobs;
 mod json_faults;
 mod keys;
 mod metrics;

@@ -4,6 +4,7 @@ mod address;
 mod endpoint;
 mod gateway;
 mod header;
+mod jobs;
 mod keys;
 mod routing;
 mod sections;
@@ -99,6 +100,7 @@ fn read(tree: &Node, notes: &Notes) -> Config {
             queue: root.field("queue").section(routing::queue),
             endpoints,
             retry,
+            jobs: root.field("jobs").section(jobs::jobs),
             log: root.field("log").section(sections::log),
         }
     })

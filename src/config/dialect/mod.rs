@@ -3,6 +3,7 @@
 
 mod go;
 mod manager;
+pub mod queue;
 mod rust;
 
 use super::node::{Node, Value};

@@ -2,7 +2,7 @@
 
 use super::{MASK, list, or_null, proxy, quoted, word};
 use crate::base::text::print_duration;
-use crate::config::{ClientKey, Config, Group, KeysFor, Listener, Mode, RateLimit, Retry, Route, Strategy};
+use crate::config::{ClientKey, Config, Group, Jobs, KeysFor, Listener, Mode, RateLimit, Retry, Route, Strategy};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -126,4 +126,24 @@ pub fn mode(mode: Mode) -> &'static str {
 
 fn rate_limit(limit: Option<RateLimit>) -> String {
     limit.map_or("null".into(), |limit| format!("{{perSecond: {}, burst: {}}}", limit.per_second, limit.burst))
+}
+
+pub fn jobs(out: &mut String, jobs: &Jobs) {
+    let allow: Vec<_> = jobs.webhooks.allow.iter().map(|host| word(host)).collect();
+    let secret = if jobs.webhooks.secret.is_some() { MASK } else { "null" };
+    let _ = writeln!(
+        out,
+        "jobs:\n  enabled: {}\n  maxConcurrent: {}\n  attempts: {}\n  retention: {}\n  timeout: {}\n  maxQueued: {}\n  dir: {}\n  always: {}\n  \
+         webhooks: {{allow: [{}], secret: {secret}, attempts: {}}}",
+        jobs.enabled,
+        jobs.max_concurrent,
+        jobs.attempts,
+        print_duration(jobs.retention),
+        print_duration(jobs.timeout),
+        jobs.max_queued,
+        word(&jobs.dir.display().to_string()),
+        jobs.always,
+        allow.join(", "),
+        jobs.webhooks.attempts
+    );
 }

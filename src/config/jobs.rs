@@ -1,0 +1,61 @@
+//! Work that is handed in now and read later.
+
+use crate::base::secret::Secret;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `jobs` (SPEC section 7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jobs {
+    /// Requests may be handed in for later.
+    pub enabled: bool,
+    /// Jobs that run at once.
+    pub max_concurrent: usize,
+    /// Tries in total.
+    pub attempts: u32,
+    /// How long a finished one can be read.
+    pub retention: Duration,
+    /// How long one may run, all tries together.
+    pub timeout: Duration,
+    /// Jobs that may wait.
+    pub max_queued: usize,
+    /// Where they lie, relative to the working directory.
+    pub dir: PathBuf,
+    /// Every request is a job, unless it says `Prefer: wait`.
+    pub always: bool,
+    /// Whom to tell.
+    pub webhooks: Webhooks,
+}
+
+/// `jobs.webhooks`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhooks {
+    /// Hosts that may be told although their addresses are private.
+    pub allow: Vec<String>,
+    /// Signs what is told (Standard Webhooks).
+    pub secret: Option<Secret>,
+    /// Tries to tell.
+    pub attempts: u32,
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            max_concurrent: 2,
+            attempts: 3,
+            retention: Duration::from_secs(3600),
+            timeout: Duration::from_secs(600),
+            max_queued: 1000,
+            dir: "data/jobs".into(),
+            always: false,
+            webhooks: Webhooks::default(),
+        }
+    }
+}
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self { allow: Vec::new(), secret: None, attempts: 5 }
+    }
+}

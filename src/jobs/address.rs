@@ -1,0 +1,219 @@
+//! Where a webhook may go: nowhere inside of this house (FAULTS F10). Pure; who resolves names asks here for each address.
+
+use crate::config::{Base, Webhooks};
+use http::Uri;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A webhook's address, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Scheme, host and port.
+    pub base: Base,
+    /// Path and query.
+    pub path: String,
+    /// The host is on the list of those that may be private.
+    pub allowed: bool,
+}
+
+/// Reads an address and refuses those that are forbidden without looking a name up.
+///
+/// # Errors
+/// Why, as the rest of a sentence.
+pub fn check(url: &str, webhooks: &Webhooks) -> Result<Target, String> {
+    const SHAPE: &str = "must be a URL such as https://example.com/done";
+    if url.bytes().any(|byte| byte <= b' ' || byte >= 0x7f || byte == b'\\') {
+        return Err(format!("{SHAPE}, in plain ASCII"));
+    }
+    let url = url.split('#').next().unwrap_or_default();
+    let uri: Uri = url.parse().map_err(|_| SHAPE.to_owned())?;
+    let tls = match uri.scheme_str().map(str::to_ascii_lowercase).as_deref() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(SHAPE.into()),
+    };
+    let authority = uri.authority().ok_or(SHAPE)?;
+    if authority.as_str().contains('@') {
+        return Err("must not hold a user name".into());
+    }
+    let host =
+        authority.host().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+    if host.is_empty() || host.contains('%') {
+        return Err(SHAPE.into());
+    }
+    let port = match authority.as_str().rsplit_once(':') {
+        Some((_, port)) if !port.is_empty() && !port.ends_with(']') => {
+            port.parse().ok().filter(|port| *port > 0).ok_or("has a port that is none")?
+        }
+        _ if tls => 443,
+        _ => 80,
+    };
+    let allowed = webhooks.allow.contains(&host);
+    let literal = match host.parse::<IpAddr>() {
+        Ok(ip) => Some(ip),
+        Err(_) if host.contains(':') => return Err(SHAPE.into()),
+        Err(_) => number(&host)?.map(IpAddr::V4),
+    };
+    let inside = match literal {
+        Some(ip) => !is_public(ip),
+        None => is_local_name(&host),
+    };
+    if inside && !allowed {
+        return Err("points into this machine or its network; jobs.webhooks.allow can allow its host".into());
+    }
+    let host = literal.map_or(host, |ip| ip.to_string());
+    let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let base = Base { tls, host, port, given: String::new(), root: String::new(), api: "/v1".into() };
+    Ok(Target { base, path: if path.starts_with('/') { path } else { format!("/{path}") }, allowed })
+}
+
+/// Names that never stand for a machine elsewhere (RFC 6761, 6762, 8375).
+fn is_local_name(host: &str) -> bool {
+    let inside = ["localhost", "local", "internal", "lan", "home.arpa", "localdomain", "intranet"];
+    !host.contains('.') || inside.iter().any(|name| host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')))
+}
+
+/// An IPv4 address in any spelling that resolvers and browsers take: `127.1`, `0x7f.1`, `2130706433`, `0177.0.0.1`.
+fn number(host: &str) -> Result<Option<Ipv4Addr>, String> {
+    let parts: Vec<&str> = host.split('.').collect();
+    let parse = |part: &&str| match part.strip_prefix("0x") {
+        Some("") => Some(0),
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None if part.len() > 1 && part.starts_with('0') => u64::from_str_radix(part, 8).ok(),
+        None => part.parse().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit())),
+    };
+    let is_numeric =
+        |part: &str| part.starts_with("0x") || (!part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    if !parts.last().is_some_and(|last| is_numeric(last)) {
+        return Ok(None);
+    }
+    let wrong = || "has a host that is neither a name nor an address".to_owned();
+    let numbers: Option<Vec<u64>> = parts.iter().map(parse).collect();
+    let numbers = numbers.filter(|numbers| numbers.len() <= 4).ok_or_else(wrong)?;
+    let (last, first) = numbers.split_last().ok_or_else(wrong)?;
+    let room = 1u64 << (8 * (4 - first.len()));
+    if first.iter().any(|part| *part > 255) || *last >= room {
+        return Err(wrong());
+    }
+    let high = first.iter().enumerate().fold(0, |sum, (at, part)| sum + (part << (24 - 8 * at)));
+    Ok(u32::try_from(high + last).ok().map(Ipv4Addr::from_bits))
+}
+
+/// Whether an address is one of the open internet (IANA's special-purpose registries).
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_public_v4(ip),
+        IpAddr::V6(ip) => is_public_v6(ip),
+    }
+}
+
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    const INSIDE: [(u32, u32); 15] = [
+        (0x0000_0000, 8),  // this network
+        (0x0a00_0000, 8),  // private
+        (0x6440_0000, 10), // shared by carriers
+        (0x7f00_0000, 8),  // loopback
+        (0xa9fe_0000, 16), // link-local, metadata
+        (0xac10_0000, 12), // private
+        (0xc000_0000, 24), // protocol assignments
+        (0xc000_0200, 24), // documentation
+        (0xc058_6300, 24), // 6to4 relays
+        (0xc0a8_0000, 16), // private
+        (0xc612_0000, 15), // benchmarks
+        (0xc633_6400, 24), // documentation
+        (0xcb00_7100, 24), // documentation
+        (0xe000_0000, 4),  // multicast
+        (0xf000_0000, 4),  // reserved, broadcast
+    ];
+    !INSIDE.iter().any(|(network, bits)| (ip.to_bits() ^ network) >> (32 - bits) == 0)
+}
+
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    let parts = ip.segments();
+    let bits = ip.to_bits();
+    let low = |shift: u32| Ipv4Addr::from_bits(u32::try_from((bits >> shift) & 0xffff_ffff).unwrap_or(0));
+    match parts {
+        // ::, ::1, and IPv4 in its clothes
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..] => parts[5] == 0xffff && is_public_v4(low(0)),
+        [0, 0, 0, 0, 0xffff, 0, ..] => is_public_v4(low(0)),
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => is_public_v4(low(0)),
+        [0x64, 0xff9b, 1, ..] | [0x100, 0, 0, 0 | 1, ..] => false,
+        // Teredo, ORCHID, benchmarks, documentation
+        [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
+        [0x2002, ..] => is_public_v4(low(80)),
+        [0x3fff, second, ..] if second < 0x1000 => false,
+        // Only this block is handed out.
+        [first, ..] => first & 0xe000 == 0x2000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowing(hosts: &[&str]) -> Webhooks {
+        Webhooks { allow: hosts.iter().map(|&host| host.to_owned()).collect(), ..Webhooks::default() }
+    }
+
+    #[test]
+    fn sixty_spellings_of_inside_are_refused() {
+        // F10
+        let hosts = "localhost LOCALHOST localhost. a.localhost printer.local router.lan nas.home.arpa metadata.google.internal intranet \
+            127.0.0.1 127.1 127.0.1 0177.0.0.1 0x7f.1 0x7f.0.0.1 0x7F.0x0.0x0.0x1 2130706433 0x7f000001 017700000001 127.0.0.1. \
+            0 0.0.0.0 0.0.0.1 10.0.0.1 10.255.255.255 167772161 0xa.1 172.16.0.1 172.31.255.255 192.168.0.1 192.168.1 0300.0250.1.1 3232235777 \
+            169.254.169.254 169.254.43518 0xa9fea9fe 2852039166 100.64.0.1 100.127.255.255 192.0.0.1 192.0.2.1 198.18.0.1 198.51.100.7 203.0.113.9 \
+            224.0.0.1 240.0.0.1 255.255.255.255 [::] [::1] [::ffff:127.0.0.1] [::ffff:7f00:1] [::ffff:10.0.0.1] [::127.0.0.1] [fe80::1] [fc00::1] [fd12:3456::1] \
+            [ff02::1] [64:ff9b::127.0.0.1] [64:ff9b::a9fe:a9fe] [2002:7f00:1::] [2002:c0a8:101::1] [2001::1] [2001:db8::1] [fec0::1] [0:0:0:0:0:ffff:a9fe:a9fe]";
+        let hosts: Vec<_> = hosts.split_whitespace().collect();
+        assert!(hosts.len() >= 60, "{}", hosts.len());
+        for host in &hosts {
+            for url in [format!("http://{host}/x"), format!("https://{host}:8443")] {
+                assert!(check(&url, &Webhooks::default()).is_err(), "{url}");
+            }
+        }
+        let others = "ftp://example.com file:///etc/passwd //example.com example.com http:// http://user@example.com http://a:b@127.0.0.1 \
+            http://example.com:0 http://example.com:99999 http://1.2.3.256 http://1.2.3.4.5 http://0x http://[fe80::1%25eth0] http://exam%70le.com gopher://x";
+        for url in others.split_whitespace().chain([
+            "http://exa mple.com",
+            "http://\u{ff11}27.0.0.1",
+            "http://\u{24db}ocalhost",
+            "http://a\\@b.com",
+            "",
+        ]) {
+            assert!(check(url, &Webhooks::default()).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_open_internet_and_what_is_allowed_pass() {
+        for url in [
+            "https://example.com/done?x=1",
+            "http://8.8.8.8",
+            "http://[2606:4700::1111]:8080/",
+            "HTTPS://Example.com#x",
+            "http://[64:ff9b::8.8.8.8]/",
+        ] {
+            let target = check(url, &Webhooks::default()).unwrap_or_else(|why| panic!("{url} {why}"));
+            assert!(!target.allowed && target.path.starts_with('/'), "{url}");
+        }
+        let target = check("https://example.com:8443/v1/done?x=1#y", &Webhooks::default()).expect("right");
+        assert_eq!((target.base.tls, target.base.host.as_str(), target.base.port), (true, "example.com", 8443));
+        assert_eq!(target.path, "/v1/done?x=1");
+        let some = allowing(&["nas.lan", "127.0.0.1", "::1"]);
+        for url in ["http://nas.lan/x", "http://NAS.LAN.:80/x", "http://127.0.0.1:9/x", "http://[::1]/"] {
+            assert!(check(url, &some).expect("allowed").allowed, "{url}");
+        }
+        assert!(check("http://127.0.0.2/", &some).is_err());
+    }
+
+    #[test]
+    fn addresses_are_public_or_not() {
+        for ip in
+            ["8.8.8.8", "1.1.1.1", "172.32.0.1", "100.128.0.1", "2606:4700::1", "::ffff:8.8.8.8", "2002:808:808::1"]
+        {
+            assert!(is_public(ip.parse().expect("an address")), "{ip}");
+        }
+        for ip in ["127.0.0.53", "::ffff:169.254.169.254", "fe80::1", "4000::1"] {
+            assert!(!is_public(ip.parse().expect("an address")), "{ip}");
+        }
+    }
+}

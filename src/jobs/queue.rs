@@ -1,0 +1,275 @@
+//! Which jobs there are and in what order they run. Pure: no disk, no thread, no clock.
+
+use super::record::{Name, State};
+use crate::base::gone::Gone;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Finished jobs that are kept at most, whatever `retention` says: the oldest go first.
+const MOST_FINISHED: usize = 200_000;
+/// Bytes of all jobs together; beyond it finished ones go, the oldest first, and then nothing more is taken.
+pub const MOST_BYTES: u64 = 8 << 30;
+
+/// Every job that is known.
+#[derive(Default)]
+pub struct Queue {
+    known: HashMap<Arc<str>, Entry>,
+    /// By order of arrival; bounded by `maxQueued`, and what a start finds.
+    waiting: BTreeMap<u64, Arc<str>>,
+    /// Bounded by `maxConcurrent`.
+    running: HashMap<Arc<str>, Running>,
+    /// By the second they ended.
+    finished: BTreeMap<(u64, u64), Arc<str>>,
+    counts: [usize; 4],
+    bytes: u64,
+    last: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    sequence: u64,
+    number: u64,
+    bytes: u64,
+    owner: u32,
+    state: State,
+    owed: bool,
+}
+
+/// A job in progress.
+#[derive(Clone)]
+pub struct Running {
+    /// Set to end it.
+    pub gone: Arc<Gone>,
+    /// When its time is over.
+    pub until: Instant,
+    /// Why it was ended.
+    pub why: Option<Why>,
+}
+
+/// Why a job in progress was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Its owner said so.
+    Cancelled,
+    /// Its time is over.
+    Late,
+    /// The proxy is being stopped: it goes on after the next start.
+    Stopping,
+}
+
+impl Queue {
+    /// Takes in a job, as new or from the disk.
+    pub fn put(&mut self, name: &Name, bytes: u64) {
+        self.take_out(&name.id);
+        let Name { sequence, id, owner, state, number, owed } = name.clone();
+        self.counts[state as usize] += 1;
+        self.bytes += bytes;
+        self.last = self.last.max(sequence);
+        match state {
+            State::Pending => {
+                self.waiting.insert(sequence, Arc::clone(&id));
+            }
+            State::Completed | State::Error => {
+                self.finished.insert((number, sequence), Arc::clone(&id));
+            }
+            State::Processing => {}
+        }
+        self.known.insert(id, Entry { sequence, number, bytes, owner, state, owed });
+    }
+
+    /// Forgets a job.
+    pub fn take_out(&mut self, id: &str) -> Option<Name> {
+        let name = self.name(id)?;
+        let entry = self.known.remove(id)?;
+        self.counts[entry.state as usize] -= 1;
+        self.bytes -= entry.bytes;
+        self.waiting.remove(&entry.sequence);
+        self.finished.remove(&(entry.number, entry.sequence));
+        Some(name)
+    }
+
+    /// The name of a job's file.
+    pub fn name(&self, id: &str) -> Option<Name> {
+        let (id, entry) = self.known.get_key_value(id)?;
+        let Entry { sequence, number, owner, state, owed, .. } = *entry;
+        Some(Name { sequence, id: Arc::clone(id), owner, state, number, owed })
+    }
+
+    /// Bytes of a job's file.
+    pub fn size(&self, id: &str) -> u64 {
+        self.known.get(id).map_or(0, |entry| entry.bytes)
+    }
+
+    /// The next number in order for a job handed in at this millisecond.
+    pub fn next_sequence(&mut self, millis: u64) -> u64 {
+        self.last = (millis << 16).max(self.last + 1);
+        self.last
+    }
+
+    /// Starts the job that came first, if there is one and room for it.
+    pub fn start(&mut self, most: usize, run: impl FnOnce() -> Running) -> Option<Name> {
+        if self.running.len() >= most {
+            return None;
+        }
+        let (_, id) = self.waiting.first_key_value()?;
+        let id = Arc::clone(id);
+        self.running.insert(Arc::clone(&id), run());
+        let name = self.name(&id)?;
+        let bytes = self.known[&id].bytes;
+        self.put(&name.to(State::Processing, name.number + 1), bytes);
+        Some(name)
+    }
+
+    /// A job in progress.
+    pub fn running(&self, id: &str) -> Option<&Running> {
+        self.running.get(id)
+    }
+
+    /// Ends a job in progress, for the first reason that is given.
+    pub fn interrupt(&mut self, id: &str, why: Why) {
+        if let Some(running) = self.running.get_mut(id) {
+            running.why.get_or_insert(why);
+            running.gone.leave();
+        }
+    }
+
+    /// Ends all jobs whose time is over, or all there are.
+    pub fn interrupt_all(&mut self, why: Why, late: impl Fn(Instant) -> bool) {
+        for running in self.running.values_mut().filter(|running| late(running.until)) {
+            running.why.get_or_insert(why);
+            running.gone.leave();
+        }
+    }
+
+    /// A job is no longer in progress; why it was ended, if it was.
+    pub fn done(&mut self, id: &str) -> Option<Why> {
+        self.running.remove(id)?.why
+    }
+
+    /// Jobs in progress.
+    pub fn active(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Jobs that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many go before this one, itself counted; 0 once it runs or is about to.
+    pub fn position(&self, id: &str, most: usize) -> usize {
+        let Some(entry) = self.known.get(id).filter(|entry| entry.state == State::Pending) else {
+            return 0;
+        };
+        let rank = self.waiting.range(..=entry.sequence).count();
+        rank.saturating_sub(most.saturating_sub(self.running.len()))
+    }
+
+    /// Jobs by state.
+    pub fn counts(&self) -> [usize; 4] {
+        self.counts
+    }
+
+    /// Whether so many bytes more have room, once finished jobs made some.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.bytes + bytes <= MOST_BYTES
+    }
+
+    /// The finished jobs that must go: those that ended before this second, and the oldest beyond the bounds.
+    pub fn expired(&self, before: u64, bytes: u64) -> Vec<Arc<str>> {
+        let (mut left, mut size) = (self.finished.len(), self.bytes + bytes);
+        let mut out = Vec::new();
+        for (&(ended, _), id) in &self.finished {
+            if ended >= before && left <= MOST_FINISHED && size <= MOST_BYTES {
+                break;
+            }
+            left -= 1;
+            size = size.saturating_sub(self.known[id].bytes);
+            out.push(Arc::clone(id));
+        }
+        out
+    }
+
+    /// The jobs of an owner, the newest first.
+    pub fn of(&self, owner: u32, most: usize) -> Vec<Name> {
+        let mut all: Vec<_> = self.known.iter().filter(|(_, entry)| entry.owner == owner).collect();
+        all.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse(entry.sequence));
+        all.into_iter().take(most).filter_map(|(id, _)| self.name(id)).collect()
+    }
+
+    /// Finished jobs of which somebody is still to be told.
+    pub fn owed(&self) -> Vec<Arc<str>> {
+        let owed = self.known.iter().filter(|(_, entry)| entry.owed && entry.state.is_final());
+        owed.map(|(id, _)| Arc::clone(id)).collect()
+    }
+
+    /// When the time of the first one is over.
+    pub fn next_end(&self) -> Option<Instant> {
+        self.running.values().map(|running| running.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock;
+
+    fn name(queue: &mut Queue, id: &str) -> Name {
+        let sequence = queue.next_sequence(1000);
+        Name { sequence, id: id.into(), owner: 0, state: State::Pending, number: 0, owed: false }
+    }
+
+    fn run() -> Running {
+        Running { gone: Arc::default(), until: clock::now(), why: None }
+    }
+
+    #[test]
+    fn jobs_run_in_the_order_they_came_and_positions_are_true() {
+        let mut queue = Queue::default();
+        for id in ["a", "b", "c", "d"] {
+            let name = name(&mut queue, id);
+            queue.put(&name, 1);
+        }
+        assert_eq!(["a", "b", "c", "d"].map(|id| queue.position(id, 2)), [0, 0, 1, 2]);
+        assert_eq!(queue.start(2, run).map(|name| name.id), Some("a".into()));
+        assert_eq!(queue.start(2, run).map(|name| name.id), Some("b".into()));
+        assert!(queue.start(2, run).is_none());
+        assert_eq!(["a", "b", "c", "d"].map(|id| queue.position(id, 2)), [0, 0, 1, 2]);
+        assert_eq!((queue.active(), queue.waiting(), queue.counts()), (2, 2, [2, 2, 0, 0]));
+        assert_eq!(queue.name("a").map(|name| (name.state, name.number)), Some((State::Processing, 1)));
+        queue.interrupt("a", Why::Cancelled);
+        queue.interrupt("a", Why::Stopping);
+        assert_eq!(queue.done("a"), Some(Why::Cancelled));
+        let ended = queue.name("a").expect("known").to(State::Error, 5);
+        queue.put(&ended, 3);
+        assert_eq!(queue.start(2, run).map(|name| name.id), Some("c".into()));
+        assert_eq!(queue.counts(), [1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn finished_jobs_go_by_age_and_never_those_that_wait() {
+        let mut queue = Queue::default();
+        for (id, state, ended) in [("w", State::Pending, 0), ("x", State::Completed, 10), ("y", State::Error, 20)] {
+            let name = name(&mut queue, id).to(state, ended);
+            queue.put(&name, 100);
+        }
+        assert!(queue.expired(10, 0).is_empty());
+        assert_eq!(queue.expired(11, 0), ["x".into()]);
+        assert_eq!(queue.expired(99, 0).len(), 2);
+        // No room: the oldest finished one first.
+        assert_eq!(queue.expired(0, MOST_BYTES - 250), ["x".into()]);
+        assert!(!queue.has_room(MOST_BYTES));
+        queue.take_out("x");
+        assert_eq!((queue.counts(), queue.bytes), ([1, 0, 0, 1], 200));
+        assert_eq!(queue.of(0, 9).iter().map(|name| &*name.id).collect::<Vec<_>>(), ["y", "w"]);
+        assert!(queue.of(1, 9).is_empty());
+    }
+
+    #[test]
+    fn two_jobs_of_one_millisecond_keep_their_order_and_a_clock_that_goes_back_changes_none() {
+        let mut queue = Queue::default();
+        let all = [5000, 5000, 4000, 6000].map(|millis| queue.next_sequence(millis));
+        assert!(all.is_sorted_by(|a, b| a < b));
+    }
+}

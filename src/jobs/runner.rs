@@ -1,0 +1,265 @@
+//! The life of one job: it is taken from the line, tried, and comes to its end, which is written before it is told.
+
+use super::collect::collect;
+use super::record::{Name, Record, State, Trouble};
+use super::{Office, Running, Why, seconds};
+use crate::base::clock;
+use crate::base::gone::Gone;
+use crate::model::failure::{Failure, Kind};
+use crate::model::scope::Scope;
+use crate::proxy::parcel::{Background, Ended};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The pause after the first try, doubled after each [S004-15].
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// While nobody can be asked, which does not count as a try.
+const NOBODY: Duration = Duration::from_secs(2);
+/// Tries to write an end down.
+const WRITES: u32 = 3;
+
+/// What came of one try.
+enum Try {
+    Answer(Box<RawValue>),
+    /// Another try may help.
+    Again(Trouble),
+    /// Nobody could be asked.
+    Nobody(Trouble),
+    Never(Trouble),
+    Interrupted,
+}
+
+/// How a job ended.
+enum End {
+    Completed(Box<RawValue>),
+    Error(Trouble),
+    /// It goes back into the line, as if this try had not been.
+    Stopped,
+}
+
+impl Office {
+    /// A runner's life.
+    pub(super) fn run(&self) {
+        while let Some((name, running)) = self.next() {
+            self.work(name.clone(), &running.gone);
+            self.floor().queue.done(&name.id);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for a job.
+    fn next(&self) -> Option<(Name, Running)> {
+        let mut floor = self.floor();
+        loop {
+            if floor.closed {
+                return None;
+            }
+            let running = Running { gone: Arc::default(), until: clock::now() + self.settings().timeout, why: None };
+            if let Some(was) = floor.queue.start(self.most, || running.clone()) {
+                let name = was.to(State::Processing, was.number + 1);
+                if let Err(error) = self.spool.rename(&was, &name) {
+                    log::error!("job {}: it cannot be started: {error}", name.id);
+                }
+                drop(floor);
+                // The housekeeper has a new end to watch.
+                self.changed.notify_all();
+                return Some((name, running));
+            }
+            floor = self.wait(floor, Duration::from_secs(60));
+        }
+    }
+
+    fn work(&self, mut name: Name, gone: &Arc<Gone>) {
+        let mut record = match self.record(&name) {
+            Ok(record) => record,
+            Err(error) => {
+                log::error!("job {}: it cannot be read: {error}", name.id);
+                self.floor().queue.take_out(&name.id);
+                return;
+            }
+        };
+        log::info!("job {}: started, try {}", name.id, name.number);
+        let end = self.tries(&mut name, &record, gone);
+        let why = self.floor().queue.running(&name.id).and_then(|running| running.why);
+        let tries = name.number;
+        let trouble =
+            |message: &str, kind: &str| Trouble { message: message.into(), kind: kind.into(), attempts: tries };
+        let end = match (end, why) {
+            (End::Stopped, Some(Why::Late)) => End::Error(trouble("The job took longer than jobs.timeout.", "timeout")),
+            (End::Stopped, Some(Why::Cancelled)) => End::Error(Trouble::cancelled(tries)),
+            (end, _) => end,
+        };
+        match end {
+            End::Stopped => self.put_back(&name),
+            End::Completed(response) => {
+                record.response = Some(response);
+                self.finish(&name, &record, State::Completed);
+            }
+            End::Error(error) => {
+                record.error = Some(error);
+                self.finish(&name, &record, State::Error);
+            }
+        }
+    }
+
+    /// Tries until it succeeds, or no try is left.
+    fn tries(&self, name: &mut Name, record: &Record, gone: &Arc<Gone>) -> End {
+        let settings = self.settings();
+        let most = u64::from(settings.attempts);
+        if name.number > most {
+            let message = "The proxy was stopped or lost power each time while the job was running.".into();
+            return End::Error(Trouble { message, kind: "interrupted".into(), attempts: name.number - 1 });
+        }
+        let mut pause = PAUSE;
+        loop {
+            let tried = self.attempt(name, record, gone);
+            let wait = match tried {
+                Try::Interrupted => return End::Stopped,
+                Try::Answer(response) => return End::Completed(response),
+                Try::Never(trouble) => return End::Error(trouble),
+                Try::Again(trouble) if name.number >= most => return End::Error(trouble),
+                Try::Again(trouble) => {
+                    log::info!("job {}: try {} of {most} failed: {}", name.id, name.number, trouble.message);
+                    // That it was tried is known after a crash too; if this fails, it is tried once more.
+                    let next = name.to(State::Processing, name.number + 1);
+                    if self.rename(name, &next).is_ok() {
+                        *name = next;
+                    }
+                    let wait = pause;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    wait
+                }
+                Try::Nobody(trouble) => {
+                    log::debug!("job {}: waits: {}", name.id, trouble.message);
+                    NOBODY
+                }
+            };
+            if gone.wait_until(clock::now() + wait, clock::now) {
+                return End::Stopped;
+            }
+        }
+    }
+
+    fn attempt(&self, name: &Name, record: &Record, gone: &Arc<Gone>) -> Try {
+        let trouble = |message: String, kind: &str| Trouble { message, kind: kind.into(), attempts: name.number };
+        let Some(scope) = self.scope(record) else {
+            return Try::Never(trouble("The key it came with is no longer known.".into(), "unauthorized"));
+        };
+        let body = record.request.get().as_bytes();
+        let order = Background { id: &name.id, path: &record.path, body, scope, gone };
+        match self.proxy.run(&order) {
+            Ended::Gone => Try::Interrupted,
+            Ended::Answered { status: 200..=299, events, body } => match answer(events, &body) {
+                Ok(response) => Try::Answer(response),
+                Err(message) => Try::Again(trouble(message, "upstream_error")),
+            },
+            Ended::Answered { status, body, .. } => {
+                let (message, kind) = told(status, &body);
+                let trouble = trouble(message, &kind);
+                if matches!(status, 408 | 429 | 500..) { Try::Again(trouble) } else { Try::Never(trouble) }
+            }
+            Ended::Failed(Failure { kind: Kind::Draining, .. }) => Try::Interrupted,
+            Ended::Failed(failure) => {
+                let trouble = trouble(failure.message.clone(), failure.kind.wire().1);
+                match failure.kind {
+                    Kind::NoEndpoint | Kind::Overloaded | Kind::QueueTimeout => Try::Nobody(trouble),
+                    _ if failure.kind.status() >= 500 => Try::Again(trouble),
+                    _ => Try::Never(trouble),
+                }
+            }
+        }
+    }
+
+    /// What its owner may see, as the configuration says now.
+    fn scope(&self, record: &Record) -> Option<Arc<Scope>> {
+        let snapshot = self.shared.load();
+        let mut scope = match &record.owner {
+            Some(owner) => Scope::clone(&*snapshot.callers.scope_of(owner)?),
+            None => Scope::default(),
+        };
+        if let Some(name) = &record.group {
+            scope.group = Some(snapshot.groups.iter().find(|group| group.config.name == *name).cloned()?);
+        }
+        Some(Arc::new(scope))
+    }
+
+    /// Interrupted by a stop: it waits again, and the try does not count.
+    fn put_back(&self, name: &Name) {
+        let again = name.to(State::Pending, name.number - 1);
+        // If this fails, the next start finds it as running, and takes it up too.
+        if let Err(error) = self.rename(name, &again) {
+            log::warn!("job {}: it cannot be put back: {error}", name.id);
+        }
+    }
+
+    /// Gives its file another name, for all who look at once.
+    fn rename(&self, from: &Name, to: &Name) -> std::io::Result<()> {
+        let mut floor = self.floor();
+        self.spool.rename(from, to)?;
+        let bytes = floor.queue.size(&from.id);
+        floor.queue.put(to, bytes);
+        Ok(())
+    }
+
+    /// Writes the end of a job down, and only then lets it be known.
+    pub(super) fn finish(&self, name: &Name, record: &Record, state: State) {
+        let is_cancelled = record.error.as_ref().is_some_and(|error| error.kind == Trouble::CANCELLED);
+        let owed = record.webhook.is_some() && !is_cancelled;
+        let mut to = Name { owed, ..name.to(state, seconds()) };
+        let bytes = serde_json::to_vec(record).unwrap_or_default();
+        let mut size = bytes.len() as u64;
+        let never = Gone::default();
+        for written in 1..=WRITES {
+            match self.spool.write(&to, &bytes) {
+                Ok(()) => break,
+                Err(error) if written < WRITES => {
+                    log::warn!("job {}: its end cannot be written: {error}; once more", name.id);
+                    never.wait_until(clock::now() + PAUSE, clock::now);
+                }
+                // A name takes no room.
+                Err(error) => {
+                    log::error!("job {}: its end is lost: {error}", name.id);
+                    to = to.to(State::Error, to.number);
+                    size = self.floor().queue.size(&name.id);
+                    if self.spool.rename(name, &to).is_err() {
+                        to.clone_from(name);
+                    }
+                }
+            }
+        }
+        log::info!("job {}: {} after {} tries", name.id, to.state.as_str(), name.number);
+        let mut floor = self.floor();
+        if to != *name {
+            self.spool.remove(name);
+        }
+        floor.queue.put(&to, size);
+        drop(floor);
+        if to.owed {
+            let _ = self.news.send(Arc::clone(&to.id));
+        }
+    }
+}
+
+/// An answer as it is kept.
+fn answer(events: bool, body: &[u8]) -> Result<Box<RawValue>, String> {
+    let text = match events {
+        true => collect(body)?.to_string(),
+        false => String::from_utf8(body.to_vec()).map_err(|_| "The answer is no text.")?,
+    };
+    let text = text.trim().to_owned();
+    RawValue::from_string(text).map_err(|_| "The answer is no JSON.".into())
+}
+
+/// What an endpoint says is wrong.
+fn told(status: u16, body: &[u8]) -> (String, String) {
+    let body = serde_json::from_slice::<Value>(body).unwrap_or_else(|_| json!({}));
+    let error = &body["error"];
+    let message = error["message"]
+        .as_str()
+        .or(error.as_str())
+        .map_or_else(|| format!("The endpoint answered {status}."), str::to_owned);
+    (message, error["type"].as_str().unwrap_or("upstream_error").to_owned())
+}

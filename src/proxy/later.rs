@@ -1,0 +1,176 @@
+//! Requests that are handed in now and read later: which those are, and what the proxy asks of who keeps them. Knows
+//! nothing of disks and queues.
+
+use super::route::{Forward, Route};
+use super::serve::Proxy;
+use super::visit::Visit;
+use crate::config::Jobs;
+use crate::http::head::Head;
+use crate::http::reply::Reply;
+use crate::http::request::Request;
+use crate::model::caller::Caller;
+use crate::model::failure::Failure;
+use crate::model::members::has_member;
+use crate::model::scope::Scope;
+use http::{HeaderName, HeaderValue, StatusCode};
+
+/// Where a request may be handed in for later.
+const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
+
+/// Who keeps requests for later.
+pub trait Later: Send + Sync {
+    /// Takes a request; it is safe when this returns.
+    fn submit(&self, parcel: &Parcel<'_>) -> Result<Told, Failure>;
+    /// What became of it.
+    fn look(&self, id: &str, owner: Option<&str>) -> Told;
+    /// Stops it, or drops what came of it.
+    fn cancel(&self, id: &str, owner: Option<&str>) -> Told;
+    /// All of one owner.
+    fn list(&self, owner: Option<&str>) -> Told;
+    /// How many are in which state.
+    fn counts(&self) -> [(&'static str, usize); 4];
+}
+
+/// A request to be kept.
+pub struct Parcel<'a> {
+    /// Where it goes below an endpoint's base.
+    pub path: &'a str,
+    /// What it says.
+    pub body: &'a [u8],
+    /// Name of the key it came with.
+    pub owner: Option<&'a str>,
+    /// What that key may see, from where it came in.
+    pub scope: &'a Scope,
+    /// It said `Prefer: respond-async`.
+    pub preferred: bool,
+}
+
+/// An answer of ours.
+pub struct Told {
+    /// Status.
+    pub status: StatusCode,
+    /// JSON.
+    pub body: Vec<u8>,
+    /// Fields beside the usual ones.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Told {
+    /// JSON without more fields.
+    pub fn json(status: StatusCode, body: &serde_json::Value) -> Self {
+        Self { status, body: body.to_string().into_bytes(), fields: Vec::new() }
+    }
+}
+
+/// What `Prefer` asks for (RFC 7240).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preference {
+    /// `respond-async`
+    Later,
+    /// `wait`, with or without a time.
+    Now,
+    /// Nothing that we know.
+    Either,
+}
+
+/// The preference of a request; of several the first counts (RFC 7240 2).
+pub fn preference(head: &Head) -> Preference {
+    let values = head.fields.iter().filter(|(name, _)| *name == "prefer").filter_map(|(_, value)| value.to_str().ok());
+    let words = values.flat_map(|value| value.split(',')).map(|item| {
+        let name = item.split([';', '=']).next().unwrap_or_default().trim();
+        match name {
+            _ if name.eq_ignore_ascii_case("respond-async") => Preference::Later,
+            _ if name.eq_ignore_ascii_case("wait") => Preference::Now,
+            _ => Preference::Either,
+        }
+    });
+    words.into_iter().find(|word| *word != Preference::Either).unwrap_or(Preference::Either)
+}
+
+/// Whether a request is to be kept for later.
+pub fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, body: &[u8]) -> bool {
+    if !jobs.enabled || !PATHS.contains(&forward.path.as_str()) {
+        return false;
+    }
+    match preference {
+        Preference::Later => true,
+        Preference::Either if jobs.always => true,
+        _ => has_member(body, "webhookUrl"),
+    }
+}
+
+impl Proxy {
+    /// Hands a request over to who keeps it, if it is to be kept.
+    pub(super) fn keep(
+        &self,
+        visit: &Visit,
+        caller: &Caller,
+        request: &Request,
+        forward: &Forward,
+    ) -> Option<Result<Told, Failure>> {
+        let (later, body, preference) = (self.later()?, request.body.bytes(), preference(&request.head));
+        if !is_wanted(&self.shared.load().config.jobs, preference, forward, body) {
+            return None;
+        }
+        let preferred = preference == Preference::Later;
+        let (path, owner, scope) = (forward.path.as_str(), visit.key.as_deref(), &*caller.scope);
+        Some(later.submit(&Parcel { path, body, owner, scope, preferred }))
+    }
+
+    /// Tells of what is kept.
+    pub(super) fn kept(&self, visit: &Visit, route: &Route, reply: Reply, request: &Request) {
+        let Some(later) = self.later() else { return };
+        let owner = visit.key.as_deref();
+        let told = match route {
+            Route::Job(id) if request.head.method == http::Method::DELETE => later.cancel(id, owner),
+            Route::Job(id) => later.look(id, owner),
+            _ => later.list(owner),
+        };
+        visit.told(reply, request, &told);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::{Limits, Parser};
+    use crate::proxy::route::Names;
+
+    fn head(fields: &str) -> Head {
+        let text = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        let limits = Limits { target: 100, head: 1000, fields: 10, body: 0 };
+        Parser::default().parse(text.as_bytes(), &limits).expect("good").expect("whole").0
+    }
+
+    #[test]
+    fn a_preference_is_read_as_the_rfc_says() {
+        let cases = [
+            ("", Preference::Either),
+            ("Prefer: respond-async\r\n", Preference::Later),
+            ("prefer: Respond-Async; x=1, wait=10\r\n", Preference::Later),
+            ("Prefer: wait=10, respond-async\r\n", Preference::Now),
+            ("Prefer: handling=strict\r\nPrefer: wait\r\n", Preference::Now),
+            ("Prefer: respond-asynchronously\r\n", Preference::Either),
+        ];
+        for (fields, wanted) in cases {
+            assert_eq!(preference(&head(fields)), wanted, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_kept_when_it_asks_for_it_or_all_are() {
+        let forward = |path: &str| Forward { path: path.into(), names: Names::Body };
+        let chat = forward("/v1/chat/completions");
+        let on = Jobs { enabled: true, ..Jobs::default() };
+        let always = Jobs { always: true, ..on.clone() };
+        let off = Jobs { enabled: false, ..always.clone() };
+        let hook = br#"{"webhookUrl":"https://h"}"#;
+        let said = br#"{"messages":["webhookUrl"],"x":{"webhookUrl":1}}"#;
+        use Preference::{Either, Later, Now};
+        assert!(is_wanted(&on, Later, &chat, b"{}") && is_wanted(&on, Either, &chat, hook));
+        assert!(!is_wanted(&on, Either, &chat, b"{}") && !is_wanted(&on, Either, &chat, said));
+        assert!(is_wanted(&always, Either, &chat, b"{}") && !is_wanted(&always, Now, &chat, b"{}"));
+        assert!(is_wanted(&always, Now, &chat, hook));
+        assert!(!is_wanted(&off, Later, &chat, hook) && !is_wanted(&always, Later, &forward("/v1/rerank"), hook));
+    }
+}

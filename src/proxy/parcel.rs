@@ -1,0 +1,188 @@
+//! A request that nobody waits for, sent like any other and behind all others; its answer is read whole.
+
+use super::ask::ask;
+use super::forward::{self, By, Errand, Outcome};
+use super::relay::Relayed;
+use super::route::{Forward, Names};
+use super::serve::Proxy;
+use super::tokens::Tail;
+use super::visit::{Here, Outline, Visit, nothing_relayed};
+use crate::base::clock;
+use crate::base::gone::Gone;
+use crate::http::head::{Head, Limits, Parser};
+use crate::http::request::{Budget, Request};
+use crate::model::failure::{Failure, Kind};
+use crate::model::scope::Scope;
+use crate::observe::access::End;
+use crate::upstream::{Answer, Fault, Trouble, Watch};
+use http::header;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What is kept of an answer at most.
+const MOST: usize = 32 << 20;
+const READ: usize = 32 << 10;
+
+/// A request without a client.
+pub struct Background<'a> {
+    /// Its request id.
+    pub id: &'a str,
+    /// Where it goes below an endpoint's base.
+    pub path: &'a str,
+    /// What it says.
+    pub body: &'a [u8],
+    /// What its owner may see.
+    pub scope: Arc<Scope>,
+    /// Set to end it.
+    pub gone: &'a Arc<Gone>,
+}
+
+/// What came of it.
+pub enum Ended {
+    /// An endpoint's answer.
+    Answered {
+        /// Its status.
+        status: u16,
+        /// It is an event stream.
+        events: bool,
+        /// Its body.
+        body: Vec<u8>,
+    },
+    /// None.
+    Failed(Failure),
+    /// It was told to end.
+    Gone,
+}
+
+/// Nobody is kept alive by comment lines.
+struct Nobody;
+
+impl Watch for Nobody {
+    fn silent(&self, _: Instant) -> Option<Instant> {
+        None
+    }
+}
+
+impl Proxy {
+    /// Sends it, and reads the answer.
+    pub fn run(&self, order: &Background<'_>) -> Ended {
+        let Some(head) = head(order) else {
+            return Ended::Failed(Failure::new(Kind::Internal, "The request cannot be sent."));
+        };
+        let mut body = Budget::new(u64::MAX).body();
+        body.grow(|bytes| bytes.extend_from_slice(order.body));
+        let peer = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let request = Request {
+            head,
+            body,
+            peer,
+            peer_text: peer.to_string().into(),
+            listener: 0,
+            began: clock::now(),
+            gone: Arc::clone(order.gone),
+        };
+        let snapshot = self.shared.load();
+        let here = Here { forward: "jobs".into(), metrics: Arc::clone(&self.metrics) };
+        let visit = Visit::new(&request.head, peer, request.began, &snapshot, here);
+        let forward = Forward { path: order.path.to_owned(), names: Names::Body };
+        let planned =
+            ask(&request, &forward).and_then(|ask| Ok((self.plan(&request, &ask, &snapshot, &order.scope)?, ask)));
+        let ((plan, fresh), ask) = match planned {
+            Ok(planned) => planned,
+            Err(failure) => return Ended::Failed(failure),
+        };
+        let watch: Rc<dyn Watch> = Rc::new(Nobody);
+        let errand = Errand {
+            net: &self.net,
+            shared: &self.shared,
+            snapshot: fresh.as_deref().unwrap_or(&snapshot),
+            request: &request,
+            ask: &ask,
+            forward: &forward,
+            watch: &watch,
+            request_id: order.id,
+            trusted: false,
+            scope: &order.scope,
+            background: true,
+            keyed: true,
+            metrics: &self.metrics,
+        };
+        let (ended, status, by, relayed) = match forward::forward(&errand, plan) {
+            Outcome::Answer(answer, by) => {
+                let (status, events) = (answer.status.as_u16(), is_events(&answer));
+                let (read, relayed) = whole(*answer, &by);
+                let ended = match read {
+                    Ok(body) => Ended::Answered { status, events, body },
+                    Err(fault) if fault.trouble == Trouble::Gone => Ended::Gone,
+                    Err(fault) => {
+                        let name = by.endpoint.name();
+                        log::warn!("upstream_lost: endpoint {name}: {}", fault.cause);
+                        let text = format!("The endpoint `{name}` was lost in the middle of its answer.");
+                        Ended::Failed(Failure::new(Kind::Upstream, text))
+                    }
+                };
+                (ended, status, Some(by), relayed)
+            }
+            Outcome::Kept(kept, by) => {
+                let status = kept.status.as_u16();
+                let ended = Ended::Answered { status, events: false, body: kept.body };
+                (ended, status, Some(by), nothing_relayed(End::Done))
+            }
+            Outcome::Failed(failure, by) => {
+                let status = failure.kind.status();
+                (Ended::Failed(failure), status, by, nothing_relayed(End::UpstreamLost))
+            }
+            Outcome::Gone(by) => (Ended::Gone, 499, by, nothing_relayed(End::ClientGone)),
+        };
+        let bytes = if let Ended::Answered { body, .. } = &ended { body.len() as u64 } else { 0 };
+        visit.log(&request.head, status, bytes, &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed });
+        ended
+    }
+}
+
+/// What a client would have sent.
+fn head(order: &Background<'_>) -> Option<Head> {
+    let text = format!(
+        "POST {} HTTP/1.1\r\nHost: llmproxy\r\nContent-Type: application/json\r\nX-Request-Id: {}\r\nContent-Length: {}\r\n\r\n",
+        order.path,
+        order.id,
+        order.body.len()
+    );
+    let limits = Limits { target: 1 << 10, head: 4 << 10, fields: 16, body: u64::MAX };
+    Parser::default().parse(text.as_bytes(), &limits).ok().flatten().map(|(head, _)| head)
+}
+
+fn is_events(answer: &Answer) -> bool {
+    let value = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.get(..17).is_some_and(|start| start.eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// Reads an answer to its end.
+fn whole(mut answer: Answer, by: &By) -> (Result<Vec<u8>, Fault>, Relayed) {
+    let (mut body, mut piece, mut tail) = (Vec::new(), vec![0; READ], Tail::default());
+    let mut first_byte = None;
+    let read = loop {
+        match answer.read(&mut piece) {
+            Ok(0) => break Ok(body),
+            Ok(n) if body.len() + n > MOST => {
+                break Err(Fault { trouble: Trouble::Garbled, cause: "the answer is longer than 32 MiB".into() });
+            }
+            Ok(n) => {
+                let now = clock::now();
+                first_byte.get_or_insert(now);
+                by.endpoint.live.moved(now);
+                tail.push(&piece[..n]);
+                body.extend_from_slice(&piece[..n]);
+            }
+            Err(fault) => break Err(fault),
+        }
+    };
+    let end = match &read {
+        Ok(_) => End::Done,
+        Err(fault) if fault.trouble == Trouble::Gone => End::ClientGone,
+        Err(_) => End::UpstreamLost,
+    };
+    (read, Relayed { end, first_byte, tokens: tail.tokens() })
+}

@@ -1,0 +1,55 @@
+//! Letters to strangers: one POST, no redirects, to an address that was looked at before it is connected to.
+
+use super::channel::{Channel, Fault, Order, Trouble};
+use super::names::Guard;
+use crate::base::gone::Gone;
+use crate::config::{Base, Endpoint, Timeouts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One letter.
+pub struct Letter<'a> {
+    /// Where to.
+    pub base: &'a Base,
+    /// Path and query there.
+    pub path: &'a str,
+    /// Fields beside `Content-Type` and `User-Agent`.
+    pub headers: Vec<(&'static str, String)>,
+    /// JSON.
+    pub body: &'a [u8],
+}
+
+/// Delivers a letter; `guard` decides about every address that the host's name has.
+///
+/// # Errors
+/// No answer came, as the rest of a sentence.
+pub fn deliver(letter: &Letter<'_>, patience: Duration, gone: &Arc<Gone>, guard: Guard) -> Result<u16, String> {
+    let base = letter.base;
+    let endpoint = Endpoint { base: base.clone(), keep_alive: Duration::ZERO, ..Endpoint::plain("webhook", "", 1) };
+    let channel = Channel::guarded(&endpoint, guard)?;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("llmproxy/", env!("CARGO_PKG_VERSION"))));
+    for (name, value) in &letter.headers {
+        let value = HeaderValue::from_str(value).map_err(|_| "has a field that cannot be sent".to_owned())?;
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    let order = Order {
+        method: Method::POST,
+        path: letter.path,
+        raw: true,
+        headers,
+        body: [letter.body, &[], &[]],
+        timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(patience) },
+        gone: Some(Arc::clone(gone)),
+        watch: None,
+    };
+    match channel.send(&order) {
+        Ok(answer) => Ok(answer.status.as_u16()),
+        Err(Fault { trouble: Trouble::Timeout(_), .. }) => {
+            Err(format!("it did not answer within {}s", patience.as_secs()))
+        }
+        Err(fault) => Err(fault.cause),
+    }
+}
