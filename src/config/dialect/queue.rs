@@ -3,7 +3,7 @@
 use super::{endpoint, open};
 use crate::base::secret::Secret;
 use crate::config::check::{base, can_be_sent};
-use crate::config::{ClientKey, Config, KeyText, Problem};
+use crate::config::{ClientKey, Config, KeyText, Problem, UnknownModel};
 use std::collections::HashMap;
 
 /// What an environment means, if it names a server; the variables at fault otherwise.
@@ -26,6 +26,8 @@ pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, 
     let mut config = open(3000);
     config.jobs.enabled = true;
     config.jobs.always = true;
+    // There is one server, and it knows best what it serves.
+    config.routing.unknown_model = UnknownModel::Passthrough;
     if let Some(text) = given("MAX_CONCURRENT") {
         match text.trim().parse() {
             Ok(number @ 1..=256) => config.jobs.max_concurrent = number,
