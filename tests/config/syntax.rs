@@ -108,9 +108,7 @@ fn an_unknown_key_is_answered_with_the_nearest_the_right_place_or_what_is_known(
 
 #[test]
 fn keys_of_later_versions_are_refused_as_unknown() {
-    for key in ["admin"] {
-        assert!(complaint(&format!("{key}: {{}}")).contains("unknown key"), "{key}");
-    }
+    assert!(complaint("admin: {}").contains("unknown key"));
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn what_cannot_run_is_refused_with_every_detail() {
     // S004-05..08, W004-2
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     upstream.always(CHAT, Script::json("{}"));
-    let proxy = start(&folder, &upstream, |config| config.server.max_body = 1 << 20);
+    let proxy = start(&folder, &upstream, |_| ());
     let ask = |body: &str| proxy.ask(post_with(CHAT, LATER, body));
     let wrong = ask(r#"{"model":"m","messages":[],"temperature":3,"webhookUrl":"http://127.0.0.1/x"}"#);
     let error = wrong.json()["error"].clone();
@@ -157,7 +157,6 @@ fn what_cannot_run_is_refused_with_every_detail() {
     }
     let large = chat("m").replace("Hello!", &"x".repeat(200_000));
     assert_eq!(ask(&large).status(), 202, "W004-2: prompts are long");
-    assert_eq!(ask(&chat("m").replace("Hello!", &"x".repeat(2 << 20))).status(), 413);
     assert_eq!(folder.files().len(), 1);
 }
 
