@@ -1,7 +1,7 @@
 //! Requests that are handed in now and read later: which those are, and what the proxy asks of who keeps them. Knows
 //! nothing of disks and queues.
 
-use super::route::{Forward, Route};
+use super::route::{Forward, Names, Route};
 use super::serve::Proxy;
 use super::visit::Visit;
 use crate::config::Jobs;
@@ -89,7 +89,7 @@ pub fn preference(head: &Head) -> Preference {
 
 /// Whether a request is to be kept for later.
 pub fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, body: &[u8]) -> bool {
-    if !jobs.enabled || !PATHS.contains(&forward.path.as_str()) {
+    if !jobs.enabled || forward.names != Names::Body || !PATHS.contains(&forward.path.as_str()) {
         return false;
     }
     match preference {
@@ -134,7 +134,6 @@ impl Proxy {
 mod tests {
     use super::*;
     use crate::http::head::{Limits, Parser};
-    use crate::proxy::route::Names;
 
     fn head(fields: &str) -> Head {
         let text = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
