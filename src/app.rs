@@ -1,14 +1,17 @@
 //! Puts the rooms together: binds, starts every thread, and stops them in an order that loses nothing.
 
+use crate::admin::{Admin, Unusable};
 use crate::base::clock;
 use crate::config::{Config, KeysFor};
 use crate::health::{self, Health};
+use crate::helm::Helmsman;
 use crate::http::door::{Door, Handle};
 use crate::http::front::{self, Front};
 use crate::http::pool::{Job, Lane};
 use crate::jobs::{self, Jobs};
 use crate::model::endpoint::Endpoint;
-use crate::model::snapshot::{Notice, Shared, Snapshot};
+use crate::model::snapshot::{Shared, Snapshot};
+use crate::proxy::page;
 use crate::proxy::reception::Bound;
 use crate::proxy::serve::Proxy;
 use crate::upstream::Net;
@@ -16,7 +19,7 @@ use crossbeam_channel::bounded;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,6 +36,10 @@ pub enum StartError {
     Bind(String, io::Error),
     /// The folder of jobs cannot be used.
     Jobs(PathBuf, io::Error),
+    /// The page's file of routes cannot be used.
+    Routes(Unusable),
+    /// The page's routes do not fit to the configuration.
+    Helm(String),
     /// The system gave no thread or no epoll.
     System(io::Error),
 }
@@ -47,6 +54,14 @@ impl std::fmt::Display for StartError {
             Self::Bind(addr, e) if e.kind() == io::ErrorKind::AddrInUse => {
                 write!(f, "cannot listen on {addr}: it is in use; stop what listens there or choose another --port")
             }
+            Self::Routes(Unusable::File(path, e)) => {
+                write!(f, "admin.routesFile {} cannot be used: {e}", path.display())
+            }
+            Self::Routes(Unusable::Routes(problems)) => {
+                let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                f.write_str(&lines.join("\n"))
+            }
+            Self::Helm(why) => f.write_str(why),
             Self::Jobs(dir, e) => write!(f, "jobs.dir {} cannot be used: {e}", dir.display()),
             Self::Bind(addr, e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 write!(
@@ -67,7 +82,7 @@ pub struct Running {
     addrs: Vec<SocketAddr>,
     handle: Handle,
     front: Option<JoinHandle<()>>,
-    proxy: Arc<Proxy>,
+    helm: Arc<Helmsman>,
     health: Health,
     jobs: Option<Jobs>,
     shared: Arc<Shared>,
@@ -93,32 +108,44 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     for listener in &config.listeners {
         listeners.push(bind(&listener.host, listener.port)?);
     }
+    let own = config.admin.port.filter(|_| config.admin.enabled);
+    if let Some(port) = own {
+        listeners.push(bind(&config.admin.host, port)?);
+    }
     let addrs: Result<Vec<SocketAddr>, _> = listeners.iter().map(TcpListener::local_addr).collect();
     let addrs = addrs.map_err(StartError::System)?;
     let names = std::iter::once("main").chain(config.listeners.iter().map(|listener| listener.name.as_str()));
+    let names = names.chain(own.map(|_| page::LISTENER));
     let bound = names.zip(&addrs).map(|(name, addr)| Bound::new(name, addr.ip().is_loopback())).collect();
     warn_of_open_doors(&config, &addrs);
     let server = config.server.clone();
     let epoch = clock::now();
     let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone(), epoch))).collect();
-    let (shared, inbox) = Shared::new(Snapshot::new(Arc::new(config), endpoints));
+    let (shared, inbox) = Shared::new(Snapshot::new(Arc::new(config.clone()), endpoints));
     let net = Arc::new(Net::new(server.workers));
     // Before the workers, which may take what threads there are: with a few of them it can still serve.
     let (hand_over, take_over) = bounded::<Front>(1);
     let front = std::thread::Builder::new().name("front".into());
     let front = front.spawn(move || take_over.into_iter().for_each(Front::run)).map_err(StartError::System)?;
-    let health = health::start(&shared, inbox, Arc::clone(&net)).map_err(StartError::System)?;
-    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), net, bound));
+    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&net), bound));
+    let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
+    let admin = admin.map_err(StartError::Routes)?;
+    let base = Mutex::new(config.clone());
+    let helm = Arc::new(Helmsman { proxy, shared, base, admin, door: OnceLock::new(), read: OnceLock::new() });
+    let Helmsman { proxy, shared, .. } = &*helm;
+    // The page's routes are there before anybody asks.
+    helm.put(config).map_err(StartError::Helm)?;
+    let health = health::start(shared, inbox, net).map_err(StartError::System)?;
     let work = |proxy: &Arc<Proxy>| {
         let proxy = Arc::clone(proxy);
         Arc::new(move |job: Job| proxy.serve(job)) as Arc<dyn Fn(Job) + Send + Sync>
     };
-    let control = Lane::start("control", CONTROL_WORKERS, CONTROL_BACKLOG, work(&proxy)).map_err(StartError::System)?;
-    let lane = Lane::start("proxy", server.workers, server.backlog, work(&proxy)).map_err(StartError::System)?;
+    let control = Lane::start("control", CONTROL_WORKERS, CONTROL_BACKLOG, work(proxy)).map_err(StartError::System)?;
+    let lane = Lane::start("proxy", server.workers, server.backlog, work(proxy)).map_err(StartError::System)?;
     let door = Door {
         listeners,
         max_connections: connections(server.max_connections, server.workers, files),
-        desk: Arc::clone(&proxy) as _,
+        desk: Arc::clone(proxy) as _,
         control,
         proxy: lane,
         server: server.clone(),
@@ -126,11 +153,17 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let (ready, handle) = Front::new(door).map_err(StartError::System)?;
     proxy.meet(handle.clone());
     let settings = shared.load().config.jobs.clone();
-    let jobs = settings.enabled.then(|| jobs::start(&settings, &proxy, &shared)).transpose();
+    let jobs = settings.enabled.then(|| jobs::start(&settings, proxy, shared)).transpose();
     let jobs = jobs.map_err(|e| StartError::Jobs(settings.dir, e))?;
+    let _ = helm.door.set(handle.clone());
+    if let Some(admin) = &helm.admin {
+        let weak = Arc::downgrade(&helm);
+        admin.take_helm(weak);
+    }
     // Never full: it is the only one.
     let _ = hand_over.send(ready);
-    Ok(Running { addrs, handle, front: Some(front), proxy, health, jobs, shared })
+    let shared = Arc::clone(shared);
+    Ok(Running { addrs, handle, front: Some(front), helm, health, jobs, shared })
 }
 
 fn warn_of_open_doors(config: &Config, addrs: &[SocketAddr]) {
@@ -190,43 +223,21 @@ impl Running {
 
     /// Puts another configuration in force: new requests see it, those in progress keep the old one. Tells what
     /// takes effect only after a restart.
-    pub fn reload(&self, mut config: Config) -> Vec<&'static str> {
-        let snapshot = self.shared.load();
-        let old = &snapshot.config.server;
-        let new = &config.server;
-        let mut later = Vec::new();
-        let mut keep = |key, differs: bool| later.extend(differs.then_some(key));
-        keep("server.host", new.host != old.host);
-        keep("server.port", new.port != old.port);
-        keep("server.workers", new.workers != old.workers);
-        keep("server.backlog", new.backlog != old.backlog);
-        keep("server.maxConnections", new.max_connections != old.max_connections);
-        keep("server.bodyMemory", new.body_memory != old.body_memory);
-        let listeners = |config: &Config| -> Vec<(String, String, u16)> {
-            config.listeners.iter().map(|one| (one.name.clone(), one.host.clone(), one.port)).collect()
-        };
-        keep("listeners", listeners(&config) != listeners(&snapshot.config));
-        let new = &mut config.server;
-        let (ours, theirs) = (&snapshot.config.jobs, &config.jobs);
-        keep("jobs.enabled", theirs.enabled != ours.enabled);
-        keep("jobs.dir", theirs.dir != ours.dir);
-        keep("jobs.maxConcurrent", theirs.max_concurrent != ours.max_concurrent);
-        config.jobs.enabled = ours.enabled;
-        new.host.clone_from(&old.host);
-        new.port = old.port;
-        (new.workers, new.backlog, new.max_connections) = (old.workers, old.backlog, old.max_connections);
-        new.body_memory = old.body_memory;
-        self.proxy.note_reload(true);
-        self.handle.obey(new);
-        self.shared.update(|old| old.reconfigured(config, clock::now()));
-        // Endpoints that are new, or elsewhere now, are asked at once.
-        self.shared.notify(Notice::Force(Box::new(|| ())));
-        later
+    ///
+    /// # Errors
+    /// The page's file of routes does not fit to it; the old one stays in force.
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, String> {
+        self.helm.take(config)
     }
 
     /// A reload came to nothing.
     pub fn note_failed_reload(&self) {
-        self.proxy.note_reload(false);
+        self.helm.proxy.note_reload(false);
+    }
+
+    /// How the configuration is read again when the page asks for it.
+    pub fn read_by(&self, read: Box<dyn Fn() -> Result<Config, String> + Send + Sync>) {
+        let _ = self.helm.read.set(read);
     }
 
     /// Whether the front has ended without being asked: nothing can be served any more.
@@ -247,7 +258,10 @@ impl Running {
         if let Some(jobs) = &self.jobs {
             jobs.close();
         }
-        self.proxy.drain();
+        if let Some(admin) = &self.helm.admin {
+            admin.close();
+        }
+        self.helm.proxy.drain();
         self.handle.drain();
         let (ended, end) = crossbeam_channel::bounded::<()>(1);
         let waiter = std::thread::Builder::new().name("drain".into()).spawn(move || {

@@ -21,6 +21,7 @@
 //! Rooms import one way only: `base` <- `config` <- `model` <- `http`, `upstream`, `observe` <- `proxy`,
 //! `health` <- `app` <- `run`; `scripts/check` tests it.
 
+pub mod admin;
 pub mod app;
 pub mod base;
 pub mod cli;
@@ -28,6 +29,7 @@ pub mod config;
 pub mod demo;
 pub mod discover;
 pub mod health;
+mod helm;
 pub mod http;
 pub mod jobs;
 pub mod model;

@@ -46,7 +46,12 @@ impl From<LoadError> for End {
 
 impl From<StartError> for End {
     fn from(error: StartError) -> Self {
-        Self::new(if matches!(error, StartError::Bind(..)) { OS_ERROR } else { 1 }, error)
+        let code = match error {
+            StartError::Bind(..) => OS_ERROR,
+            StartError::Routes(_) | StartError::Helm(_) => CONFIG,
+            StartError::Jobs(..) | StartError::System(_) => 1,
+        };
+        Self::new(code, error)
     }
 }
 
@@ -56,7 +61,7 @@ pub fn run(command: Command) -> u8 {
         Command::Help => print(HELP),
         Command::Version => print(concat!("llmproxy ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Check(options) => check(&options),
-        Command::PrintConfig(options) => configuration(&options).and_then(|c| print(&show::yaml(&c.config))),
+        Command::PrintConfig(options) => print_config(&options),
         Command::Discover(_) => found().and_then(|found| print(&discover::configuration(&found))),
         Command::HealthCheck(options) => healthcheck(&options),
         Command::Demo(options) => try_out(&options),
@@ -84,19 +89,38 @@ struct Loaded {
     config: Config,
     file: Option<PathBuf>,
     warnings: Vec<String>,
+    /// The file is one of routes: the page brings what stands in it.
+    is_paged: bool,
+}
+
+impl Loaded {
+    fn new(config: Config, file: Option<PathBuf>, warnings: Vec<String>) -> Self {
+        Self { config, file, warnings, is_paged: false }
+    }
+
+    /// What is in force before the page adds its routes.
+    fn base(&self) -> Config {
+        let mut base = self.config.clone();
+        if self.is_paged {
+            base.endpoints.clear();
+            base.models.clear();
+        }
+        base
+    }
 }
 
 fn configuration(options: &Options) -> Result<Loaded, End> {
     let mut loaded = if let Some(file) = load::find(options.config.as_deref()) {
         let loaded = load::load(&file)?;
-        Loaded { config: loaded.config, file: Some(file), warnings: loaded.warnings }
+        let is_paged = loaded.is_paged;
+        Loaded { is_paged, ..Loaded::new(loaded.config, Some(file), loaded.warnings) }
     } else if let Some(config) = load::from_environment() {
-        Loaded { config: config?, file: None, warnings: Vec::new() }
+        Loaded::new(config?, None, Vec::new())
     } else {
         let config = Config { endpoints: found()?, ..Config::default() };
         let names: Vec<_> = config.endpoints.iter().map(|e| format!("{} ({})", e.name, e.base.port)).collect();
         let said = format!("no configuration file; serving what was found on this machine: {}", names.join(", "));
-        Loaded { config, file: None, warnings: vec![said] }
+        Loaded::new(config, None, vec![said])
     };
     override_by(options, &mut loaded.config)?;
     Ok(loaded)
@@ -141,6 +165,13 @@ fn found() -> Result<Vec<Endpoint>, End> {
     Ok(found)
 }
 
+fn print_config(options: &Options) -> Result<(), End> {
+    let mut loaded = configuration(options)?;
+    // What the page would add stands in the text already.
+    loaded.config.admin.enabled &= !loaded.is_paged;
+    print(&show::yaml(&loaded.config))
+}
+
 fn check(options: &Options) -> Result<(), End> {
     let loaded = configuration(options)?;
     for warning in &loaded.warnings {
@@ -173,7 +204,7 @@ fn try_out(options: &Options) -> Result<(), End> {
     let demo = demo::start().map_err(|e| End::new(1, format!("the demo servers cannot start: {e}")))?;
     let mut config = demo::config(&demo);
     override_by(options, &mut config)?;
-    stay(options, Loaded { config, file: None, warnings: Vec::new() }, Some(&demo))
+    stay(options, Loaded::new(config, None, Vec::new()), Some(&demo))
 }
 
 fn serve(options: &Options) -> Result<(), End> {
@@ -195,7 +226,7 @@ fn stay(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<()
     for endpoint in show::endpoints(&loaded.config) {
         log::info!("endpoint {endpoint}");
     }
-    let started = app::start_on(loaded.config.clone(), handed_over(), load::descriptor_limit());
+    let started = app::start_on(loaded.base(), handed_over(), load::descriptor_limit());
     let running = started.inspect_err(|_| last_words(log))?;
     for addr in running.addrs() {
         print(&format!("llmproxy {} listening on http://{addr}\n", env!("CARGO_PKG_VERSION")))?;
@@ -205,16 +236,20 @@ fn stay(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<()
     }
     let service = Notifier::new(load::env("NOTIFY_SOCKET"));
     service.ready();
-    let reload = || match loaded.file {
+    let source = (options.clone(), loaded.file.clone());
+    let read = move || {
+        let (options, Some(file)) = &source else {
+            let why = "it was started without a configuration file; there is nothing to read again";
+            return Err(End::new(CONFIG, why));
+        };
         // The same file, even if one that is looked for earlier has appeared.
-        Some(ref file) => {
-            configuration(&Options { config: Some(file.clone()), ..options.clone() }).map(|mut loaded| {
-                fit_memory(&mut loaded.config.server, memory);
-                loaded
-            })
-        }
-        None => Err(End::new(CONFIG, "it was started without a configuration file; there is nothing to read again")),
+        let mut again = configuration(&Options { config: Some(file.clone()), ..options.clone() })?;
+        fit_memory(&mut again.config.server, memory);
+        Ok(again)
     };
+    let for_page = read.clone();
+    running.read_by(Box::new(move || for_page().map(|loaded| loaded.base()).map_err(|End(_, why)| why)));
+    let reload = read;
     let end = watch(&running, &signals, &service, &reload);
     service.stopping();
     if end.is_ok() {
@@ -268,6 +303,7 @@ fn reload(running: &Running, loaded: Result<Loaded, End>) {
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(End(_, why)) => {
+            running.note_failed_reload();
             return log::error!("the configuration was not reloaded, the old one stays in force: {why}");
         }
     };
@@ -276,7 +312,13 @@ fn reload(running: &Running, loaded: Result<Loaded, End>) {
     }
     let format = running.snapshot().config.log.format != loaded.config.log.format;
     logger::install(&loaded.config.log);
-    let mut later = running.reload(loaded.config);
+    let mut later = match running.reload(loaded.base()) {
+        Ok(later) => later,
+        Err(why) => {
+            running.note_failed_reload();
+            return log::error!("the configuration was not reloaded, the old one stays in force: {why}");
+        }
+    };
     later.extend(format.then_some("log.format"));
     match later.as_slice() {
         [] => log::info!("the configuration was reloaded"),

@@ -22,6 +22,8 @@ pub struct Loaded {
     pub config: Config,
     /// One sentence each, for the log.
     pub warnings: Vec<String>,
+    /// The file is one of routes (format 003), which the page may write.
+    pub is_paged: bool,
 }
 
 /// Why there is no configuration.
@@ -91,7 +93,13 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
             checked.exposed.join(", ")
         ));
     }
-    Ok(Loaded { config: checked.config, warnings })
+    let mut config = checked.config;
+    if checked.is_paged {
+        config.admin.enabled = true;
+        config.admin.routes_file = path.to_owned();
+        config.admin.probe = false;
+    }
+    Ok(Loaded { config, warnings, is_paged: checked.is_paged })
 }
 
 /// The configuration that the environment is (format 004), with a `.env` file of this folder; a variable that is set
@@ -117,6 +125,16 @@ pub fn parse(
     file: &dyn Fn(&Path) -> io::Result<String>,
 ) -> Result<(Config, Vec<String>), Vec<Problem>> {
     check::check(name, text, Outside { variable, file }).map(|checked| (checked.config, checked.warnings))
+}
+
+/// A configuration with the routes of the page's file in it, as [`parse`] reads it.
+pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
+    check::with_routes(name, text, config)
+}
+
+/// A JSON text with `//` comments, as the value it is.
+pub fn json(text: &str) -> Result<serde_json::Value, String> {
+    check::json(text)
 }
 
 /// Every key a file may have, `endpoints[].port`.

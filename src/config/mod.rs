@@ -3,6 +3,7 @@
 //! Knows nothing of sockets, threads or requests. `load` reads files, `node` is what a file said, `reader` walks
 //! it, `check` turns it into a [`Config`] or into every [`Problem`] at once, `show` prints it back.
 
+mod admin;
 mod check;
 mod defaults;
 mod dialect;
@@ -20,6 +21,7 @@ mod routing;
 pub mod show;
 mod spelling;
 
+pub use admin::Admin;
 pub use endpoint::{Auth, Base, Endpoint, HeaderOp, KEEP_ALIVE, MaxConcurrent, OnClientGone, Op, Probe};
 pub use gateway::{Group, KeysFor, Listener, Member, Metrics, Mode, Site, Stages};
 pub use jobs::{Jobs, Webhooks};
@@ -60,6 +62,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// Work for later.
     pub jobs: Jobs,
+    /// The page.
+    pub admin: Admin,
     /// `auth.keys`: who may come in; none = everybody. Names are unique.
     pub keys: Vec<ClientKey>,
     /// When another try is made.

@@ -127,6 +127,7 @@ fn rest(out: &mut String, config: &Config) {
     routes::gateway(out, config);
     let _ = writeln!(out, "retry: {}", routes::retry(&config.retry));
     routes::jobs(out, &config.jobs);
+    routes::admin(out, &config.admin);
     let format = match config.log.format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",

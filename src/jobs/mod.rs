@@ -174,9 +174,18 @@ impl Office {
         self.shared.load().config.jobs.clone()
     }
 
-    /// The record of a job.
+    /// The record of a job. No lock is held while the disk works, so its file may have the name that it had a moment ago,
+    /// or will have in a moment.
     fn record(&self, name: &Name) -> io::Result<Record> {
-        serde_json::from_slice(&self.spool.read(name)?).map_err(io::Error::from)
+        let before = name.number.saturating_sub(1);
+        let others = [
+            name.clone(),
+            name.to(State::Processing, name.number + 1),
+            name.to(State::Processing, before),
+            name.to(State::Pending, before),
+        ];
+        let bytes = others.iter().find_map(|name| self.spool.read(name).ok());
+        serde_json::from_slice(&bytes.ok_or(io::ErrorKind::NotFound)?).map_err(io::Error::from)
     }
 
     /// The job of an owner, unless its time is over.
@@ -186,14 +195,11 @@ impl Office {
         (!name.state.is_final() || name.number >= oldest).then_some(name)
     }
 
-    /// Drops finished jobs whose time is over, or that take room which `bytes` more need.
-    fn sweep(&self, floor: &mut Floor, bytes: u64) {
+    /// Forgets finished jobs whose time is over, or that take room which `bytes` more need; their files, to be removed.
+    fn sweep(&self, floor: &mut Floor, bytes: u64) -> Vec<Name> {
         let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
-        for id in floor.queue.expired(oldest, bytes) {
-            if let Some(name) = floor.queue.take_out(&id) {
-                self.spool.remove(&name);
-            }
-        }
+        let expired = floor.queue.expired(oldest, bytes);
+        expired.iter().filter_map(|id| floor.queue.take_out(id)).collect()
     }
 
     /// Ends jobs whose time is over, and forgets finished ones.
@@ -202,7 +208,13 @@ impl Office {
         while !floor.closed {
             let now = clock::now();
             floor.queue.interrupt_all(Why::Late, |until| until <= now);
-            self.sweep(&mut floor, 0);
+            let old = self.sweep(&mut floor, 0);
+            if !old.is_empty() {
+                drop(floor);
+                old.iter().for_each(|name| self.spool.remove(name));
+                floor = self.floor();
+                continue;
+            }
             let pause = (self.settings().retention / 10).clamp(Duration::from_millis(100), Duration::from_secs(30));
             let end = floor.queue.next_end().filter(|end| *end > now);
             let pause = end.map_or(pause, |end| pause.min(end - now));
@@ -342,11 +354,14 @@ impl Office {
             let text = "As many jobs wait as may (jobs.maxQueued); hand it in again later.";
             return Err(Failure::new(Kind::Overloaded, text).retry_after(COME_BACK));
         }
-        self.sweep(&mut floor, bytes);
-        if !floor.queue.has_room(bytes) {
+        let old = self.sweep(&mut floor, bytes);
+        let has_room = floor.queue.has_room(bytes);
+        let sequence = floor.queue.next_sequence(millis());
+        drop(floor);
+        old.iter().for_each(|name| self.spool.remove(name));
+        if !has_room {
             return Err(Failure::new(Kind::StorageFull, "There is no room for more jobs; hand it in again later."));
         }
-        let sequence = floor.queue.next_sequence(millis());
         let owner = owner_number(owner);
         Ok(Name { sequence, id: Arc::clone(id), owner, state: State::Pending, number: 0, owed: false })
     }

@@ -59,11 +59,11 @@ impl Office {
             }
             let running = Running { gone: Arc::default(), until: clock::now() + self.settings().timeout, why: None };
             if let Some(was) = floor.queue.start(self.most, || running.clone()) {
+                drop(floor);
                 let name = was.to(State::Processing, was.number + 1);
                 if let Err(error) = self.spool.rename(&was, &name) {
                     log::error!("job {}: it cannot be started: {error}", name.id);
                 }
-                drop(floor);
                 // The housekeeper has a new end to watch.
                 self.changed.notify_all();
                 return Some((name, running));
@@ -195,10 +195,10 @@ impl Office {
         }
     }
 
-    /// Gives its file another name, for all who look at once.
+    /// Gives its file another name.
     fn rename(&self, from: &Name, to: &Name) -> std::io::Result<()> {
-        let mut floor = self.floor();
         self.spool.rename(from, to)?;
+        let mut floor = self.floor();
         let bytes = floor.queue.size(&from.id);
         floor.queue.put(to, bytes);
         Ok(())
@@ -231,12 +231,10 @@ impl Office {
             }
         }
         log::info!("job {}: {} after {} tries", name.id, to.state.as_str(), name.number);
-        let mut floor = self.floor();
+        self.floor().queue.put(&to, size);
         if to != *name {
             self.spool.remove(name);
         }
-        floor.queue.put(&to, size);
-        drop(floor);
         if to.owed {
             let _ = self.news.send(Arc::clone(&to.id));
         }

@@ -94,12 +94,13 @@ impl Office {
             return log::warn!("job {}: it cannot be noted: {error}", name.id);
         }
         let mut floor = self.floor();
-        self.spool.remove(name);
         // Its owner may have dropped it meanwhile.
-        match floor.queue.name(&name.id) {
-            Some(_) => floor.queue.put(&to, bytes.len() as u64),
-            None => self.spool.remove(&to),
+        let is_there = floor.queue.name(&name.id).is_some();
+        if is_there {
+            floor.queue.put(&to, bytes.len() as u64);
         }
+        drop(floor);
+        self.spool.remove(if is_there { name } else { &to });
     }
 }
 

@@ -111,6 +111,8 @@ pub struct Live {
     rest: AtomicU64,
     /// Which of several keys is next.
     key: AtomicUsize,
+    /// Tokens that were generated, asked for, and found in its cache, as far as it tells; for eyes only.
+    tokens: [AtomicU64; 3],
 }
 
 impl Live {
@@ -124,6 +126,7 @@ impl Live {
             patience: AtomicU64::new(0),
             rest: AtomicU64::new(0),
             key: AtomicUsize::new(0),
+            tokens: Default::default(),
         }
     }
 
@@ -201,6 +204,18 @@ impl Live {
     /// Whether it asked to be left alone.
     pub fn is_cooling(&self, now: Instant) -> bool {
         self.millis(now) < self.rest.load(Ordering::Relaxed)
+    }
+
+    /// Notes tokens: generated, of prompts, and of these found in its cache.
+    pub fn count_tokens(&self, tokens: [u64; 3]) {
+        for (sum, new) in self.tokens.iter().zip(tokens) {
+            sum.fetch_add(new, Ordering::Relaxed);
+        }
+    }
+
+    /// Tokens since the start: generated, of prompts, and of these found in its cache.
+    pub fn tokens(&self) -> [u64; 3] {
+        self.tokens.each_ref().map(|sum| sum.load(Ordering::Relaxed))
     }
 
     /// The first key to try among `keys`; in turn.

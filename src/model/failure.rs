@@ -42,6 +42,8 @@ pub enum Kind {
     Unauthorized,
     /// 403: preflight of an origin that is not allowed.
     OriginRefused,
+    /// 403: not from there.
+    Forbidden,
     /// 404: nobody serves this model.
     ModelNotFound,
     /// 404: no such path.
@@ -52,6 +54,10 @@ pub enum Kind {
     RequestTimeout,
     /// 413
     BodyTooLarge,
+    /// 412: it is not what the client thinks it is.
+    Changed,
+    /// 415
+    NotJson,
     /// 414
     TargetTooLong,
     /// 421: a loopback listener called by a foreign name.
@@ -91,6 +97,9 @@ impl Kind {
             Self::InvalidBody => (400, REQUEST, "invalid_body"),
             Self::ModelRequired => (400, REQUEST, "model_required"),
             Self::Unauthorized => (401, "authentication_error", "invalid_api_key"),
+            Self::Forbidden => (403, "permission_error", "forbidden"),
+            Self::Changed => (412, REQUEST, "precondition_failed"),
+            Self::NotJson => (415, REQUEST, "unsupported_media_type"),
             Self::OriginRefused => (403, "permission_error", "origin_not_allowed"),
             Self::ModelNotFound => (404, REQUEST, "model_not_found"),
             Self::PathNotFound => (404, "not_found_error", "not_found"),

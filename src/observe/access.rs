@@ -88,6 +88,12 @@ impl End {
     }
 }
 
+/// Whether nobody wants to see a request of this path among others: machines, and the page itself.
+pub fn is_polled(path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    POLLED.contains(&path) || path == "/admin" || path.starts_with("/admin/")
+}
+
 /// Hands a line to the process logger: at `level`, at debug when the path is polled.
 pub fn record(line: &Line<'_>, level: Level) {
     let level = line.level(level);

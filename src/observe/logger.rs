@@ -4,14 +4,16 @@
 use super::entry::Entry;
 use super::{access, escape};
 use crate::base::clock;
+use crate::base::lock::lock;
 use crate::config::{self, LogFormat};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{Level, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,6 +38,32 @@ pub fn install(settings: &config::Log) -> LoggerHandle {
     logger.access.store(settings.access, Ordering::Relaxed);
     log::set_max_level(settings.level);
     LoggerHandle(logger)
+}
+
+/// The last lines, for the page. Bounded in number and length.
+static TAIL: Mutex<(u64, VecDeque<(u64, String)>)> = Mutex::new((0, VecDeque::new()));
+const TAIL_LINES: usize = 200;
+const TAIL_CHARACTERS: usize = 500;
+
+fn remember(entry: &Entry) {
+    let text = escape::cut(entry.message(), TAIL_CHARACTERS);
+    let line = match text.starts_with('{') {
+        true => text.to_owned(),
+        false => format!("{} {:<5} {text}", clock::iso(clock::wall()), entry.level),
+    };
+    let mut tail = lock(&TAIL);
+    let (count, lines) = &mut *tail;
+    *count += 1;
+    if lines.len() == TAIL_LINES {
+        lines.pop_front();
+    }
+    lines.push_back((*count, line));
+}
+
+/// The lines after this number, and the number of the last.
+pub fn tail(after: u64) -> (Vec<String>, u64) {
+    let tail = lock(&TAIL);
+    (tail.1.iter().filter(|(number, _)| *number > after).map(|(_, line)| line.clone()).collect(), tail.0)
 }
 
 /// Lines that were lost since the start.
@@ -139,6 +167,7 @@ fn drain(items: Receiver<Item>, mut sink: Sink, dropped: &AtomicU64) {
                 continue;
             }
         };
+        remember(&entry);
         // simple_logger prints with `eprintln!`, which panics when stderr is a full disk or a closed pipe.
         let written = panic::catch_unwind(AssertUnwindSafe(|| sink(&entry)));
         if !matches!(written, Ok(Ok(()))) {

@@ -2,6 +2,7 @@
 //! make it wait.
 
 pub mod access;
+pub mod activity;
 mod entry;
 mod escape;
 pub mod exposition;

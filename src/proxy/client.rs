@@ -7,6 +7,7 @@ use crate::config::SsePing;
 use crate::http::head::Fields;
 use crate::http::reply::{Length, Reply};
 use crate::model::failure::{Dialect, Failure, Kind};
+use crate::observe::activity::Ongoing;
 use crate::upstream::Watch;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use std::cell::{Cell, RefCell};
@@ -28,6 +29,7 @@ pub struct Client {
     due: Cell<Option<Instant>>,
     early: Cell<bool>,
     sent: Cell<u64>,
+    ongoing: Arc<Ongoing>,
 }
 
 impl Client {
@@ -38,6 +40,7 @@ impl Client {
         dialect: Dialect,
         gone: Arc<Gone>,
         ping: Option<(SsePing, Instant)>,
+        ongoing: Arc<Ongoing>,
     ) -> Self {
         Self {
             reply: RefCell::new(Some(reply)),
@@ -48,6 +51,7 @@ impl Client {
             due: Cell::new(ping.and_then(|(ping, asked)| asked.checked_add(ping.after))),
             early: Cell::new(false),
             sent: Cell::new(0),
+            ongoing,
         }
     }
 
@@ -64,6 +68,11 @@ impl Client {
     /// No comment lines any more: real bytes follow.
     pub fn hush(&self) {
         self.due.set(None);
+    }
+
+    /// What others see of it.
+    pub fn ongoing(&self) -> &Ongoing {
+        &self.ongoing
     }
 
     /// Body bytes given to the client.

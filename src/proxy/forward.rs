@@ -15,6 +15,7 @@ use crate::model::plan::{Candidate, Plan};
 use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::model::standing::{Observation, State};
+use crate::observe::activity::Ongoing;
 use crate::observe::metrics::{Family, Metrics};
 use crate::upstream::headers;
 use crate::upstream::{Answer, Fault, Net, Order, Stage, Trouble, Watch};
@@ -54,6 +55,8 @@ pub struct Errand<'a> {
     pub keyed: bool,
     /// What is counted.
     pub metrics: &'a Metrics,
+    /// What others see of it.
+    pub ongoing: &'a Ongoing,
 }
 
 /// Who answered, or would have.
@@ -199,6 +202,7 @@ impl<'a> Trying<'a> {
                 named: self.named,
             });
             self.last = Some(Rc::clone(&by));
+            self.errand.ongoing.at(endpoint.name());
             let labels = [self.group(), endpoint.name()];
             let began = clock::now();
             let sent = self.send(candidate, key.map(|key| key.reveal()));

@@ -40,7 +40,10 @@ pub fn is_background(head: &Head, caller: &Caller) -> bool {
 }
 
 /// The one key that a request shows; a query is no place for one.
-fn shown(head: &Head) -> Result<Option<String>, Failure> {
+///
+/// # Errors
+/// 401 if it shows two that differ.
+pub fn shown(head: &Head) -> Result<Option<String>, Failure> {
     let mut shown: Option<String> = None;
     let mut authorizations = 0;
     for (name, value) in head.fields.iter() {

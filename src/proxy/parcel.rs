@@ -2,7 +2,7 @@
 
 use super::ask::ask;
 use super::forward::{self, By, Errand, Outcome};
-use super::relay::Relayed;
+use super::relay::{self, Relayed};
 use super::route::{Forward, Names};
 use super::serve::Proxy;
 use super::tokens::Tail;
@@ -14,6 +14,7 @@ use crate::http::request::{Budget, Request};
 use crate::model::failure::{Failure, Kind};
 use crate::model::scope::Scope;
 use crate::observe::access::End;
+use crate::observe::activity::Beginning;
 use crate::upstream::{Answer, Fault, Trouble, Watch};
 use http::header;
 use std::net::{IpAddr, Ipv4Addr};
@@ -84,7 +85,8 @@ impl Proxy {
             gone: Arc::clone(order.gone),
         };
         let snapshot = self.shared.load();
-        let here = Here { forward: "jobs".into(), metrics: Arc::clone(&self.metrics) };
+        let activity = Arc::clone(&self.activity);
+        let here = Here { forward: "jobs".into(), metrics: Arc::clone(&self.metrics), activity };
         let visit = Visit::new(&request.head, peer, request.began, &snapshot, here);
         let forward = Forward { path: order.path.to_owned(), names: Names::Body };
         let planned =
@@ -94,6 +96,15 @@ impl Proxy {
             Err(failure) => return Ended::Failed(failure),
         };
         let watch: Rc<dyn Watch> = Rc::new(Nobody);
+        let shown = self.activity.begin(&Beginning {
+            id: order.id,
+            client: peer,
+            key: Some("job".into()),
+            path: order.path,
+            model: ask.name(),
+            began: request.began,
+            gone: order.gone,
+        });
         let errand = Errand {
             net: &self.net,
             shared: &self.shared,
@@ -108,6 +119,7 @@ impl Proxy {
             background: true,
             keyed: true,
             metrics: &self.metrics,
+            ongoing: &shown,
         };
         let (ended, status, by, relayed) = match forward::forward(&errand, plan) {
             Outcome::Answer(answer, by) => {
@@ -136,6 +148,9 @@ impl Proxy {
             }
             Outcome::Gone(by) => (Ended::Gone, 499, by, nothing_relayed(End::ClientGone)),
         };
+        if let Some(by) = &by {
+            relay::note_tokens(&relayed, by, false);
+        }
         let bytes = if let Ended::Answered { body, .. } = &ended { body.len() as u64 } else { 0 };
         visit.log(&request.head, status, bytes, &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed });
         ended

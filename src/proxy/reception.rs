@@ -76,14 +76,23 @@ impl Proxy {
     }
 
     pub(super) fn visit(&self, head: &Head, from: From, began: Instant, snapshot: &Snapshot) -> Visit {
-        let here = Here { forward: Arc::clone(&self.bound[from.listener].name), metrics: Arc::clone(&self.metrics) };
+        let here = Here {
+            forward: Arc::clone(&self.bound[from.listener].name),
+            metrics: Arc::clone(&self.metrics),
+            activity: Arc::clone(&self.activity),
+        };
         Visit::new(head, from.peer, began, snapshot, here)
     }
 }
 
 impl Desk for Proxy {
     fn admit(&self, head: &Head, from: From) -> Result<(), Failure> {
-        self.known(head, from, &self.shared.load()).map(drop)
+        let snapshot = self.shared.load();
+        let mode = site(&snapshot, &self.bound[from.listener].name).mode;
+        match self.page(&snapshot, from.listener) {
+            Some(page) if route_of(head, mode) == Route::Page => page.admit(head, from),
+            _ => self.known(head, from, &snapshot).map(drop),
+        }
     }
 
     fn lane(&self, head: &Head, listener: usize) -> LaneName {

@@ -13,6 +13,7 @@ use crate::model::failure::{Attempted, Failure, Kind};
 use crate::observe::access::End;
 use crate::upstream::{Answer, Fault, Trouble, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use memchr::memmem;
 use std::cell::RefCell;
 use std::time::Instant;
 
@@ -87,6 +88,9 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &
                 let now = clock::now();
                 first_byte.get_or_insert(now);
                 by.endpoint.live.moved(now);
+                let events = if is_events { events(&buffer[..n]) } else { 0 };
+                client.ongoing().moved(now, events);
+                by.endpoint.live.count_tokens([events, 0, 0]);
                 tail.push(&buffer[..n]);
                 if sent.is_err() {
                     return left(answer, by, first_byte, tail);
@@ -220,6 +224,18 @@ pub fn told(by: &By) -> Vec<(HeaderName, HeaderValue)> {
         told.push((HeaderName::from_static("x-llmproxy-model"), model));
     }
     told
+}
+
+/// Events in a piece of a stream: about a token each.
+fn events(piece: &[u8]) -> u64 {
+    memmem::find_iter(piece, b"data: {").count() as u64
+}
+
+/// Notes what a whole answer cost; of a stream the tokens were counted as they came.
+pub fn note_tokens(relayed: &Relayed, by: &By, streamed: bool) {
+    let tokens = &relayed.tokens;
+    let generated = if streamed { None } else { tokens.completion };
+    by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

@@ -1,5 +1,6 @@
 //! Path and method -> what is wanted. Pure; the whole public surface of the main listener stands here.
 
+use super::page::is_page;
 use crate::config::Mode;
 use crate::model::query::decoded;
 use http::Method;
@@ -23,6 +24,8 @@ pub enum Route {
     Job(String),
     /// `GET /v1/jobs`
     Jobs,
+    /// `/admin` and all below it
+    Page,
     /// To an endpoint, at this path below its base.
     Forward(Forward),
     /// 405 with these methods
@@ -82,6 +85,7 @@ pub fn pattern(path: &str) -> &'static str {
     let known = PATTERNS.iter().find(|known| known.strip_prefix("/v1").unwrap_or(known) == bare);
     match known {
         Some(known) => known,
+        None if is_page(path) => "/admin/*",
         None if bare.starts_with("/models/") => "/v1/models/{id}",
         None if bare.starts_with("/chat/completions/") => "/v1/chat/completions/{id}",
         None if bare.starts_with("/audio/") => "/v1/audio/*",
@@ -141,6 +145,9 @@ pub fn special(mode: Mode, path: &str, api: Route) -> Route {
 
 /// The route of a request. `path` is canonical, `has_model` tells of `?model=`.
 pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
+    if is_page(path) {
+        return Route::Page;
+    }
     if method == Method::OPTIONS {
         return Route::Preflight;
     }
@@ -244,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_is_close_is_not_the_same() {
-        for path in ["/", "//v1/models", "/v1", "/v1/", "/V1/models", "/v1/models/", "/admin/../v1", "/audio/"] {
+        for path in ["/", "//v1/models", "/v1", "/v1/", "/V1/models", "/v1/models/", "/admins", "/audio/"] {
             assert_eq!(of("GET", path), Route::Unknown, "{path}");
         }
         assert_eq!(of("GET", "/v1/models/org/name"), Route::Model("org/name".into()));

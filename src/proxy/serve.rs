@@ -4,9 +4,11 @@ use super::ask::{self, Ask};
 use super::client::Client;
 use super::forward::{self, By, Errand, Outcome};
 use super::later::Later;
+use super::page::Page;
 use super::reception::{Bound, is_open, route_of, site};
 use super::relay;
 use super::route::{Forward, Route};
+use super::views::Pulse;
 use super::visit::{Outline, Visit, nothing_relayed};
 use super::{key, views};
 use crate::base::clock;
@@ -23,6 +25,7 @@ use crate::model::plan::{self, Plan, Planned};
 use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::End;
+use crate::observe::activity::{Activity, Beginning};
 use crate::observe::metrics::{Family, Gauge, Metrics};
 use crate::upstream::{Net, Watch};
 use http::{HeaderName, StatusCode};
@@ -38,11 +41,13 @@ pub struct Proxy {
     /// In the order of the door's listeners.
     pub(super) bound: Vec<Bound>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) activity: Arc<Activity>,
     /// Requests that are being forwarded.
     busy: AtomicUsize,
     reloaded: AtomicBool,
     door: OnceLock<Handle>,
     later: OnceLock<Weak<dyn Later>>,
+    pub(super) page: OnceLock<Weak<dyn Page>>,
     pub(super) draining: AtomicBool,
 }
 
@@ -54,10 +59,12 @@ impl Proxy {
             net,
             bound,
             metrics: Arc::default(),
+            activity: Arc::new(Activity::unwatched()),
             busy: AtomicUsize::new(0),
             reloaded: AtomicBool::new(true),
             door: OnceLock::new(),
             later: OnceLock::new(),
+            page: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
     }
@@ -96,6 +103,11 @@ impl Proxy {
         let bound = &self.bound[request.listener];
         let site = site(&snapshot, &bound.name);
         let route = route_of(&request.head, site.mode);
+        if route == Route::Page
+            && let Some(page) = self.page(&snapshot, request.listener)
+        {
+            return page.serve(visit, request, reply);
+        }
         let caller = self.caller(&request, &route, &snapshot).and_then(|caller| {
             if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
                 let left = bound.buckets.take(visit.client, &limit, clock::now());
@@ -123,14 +135,14 @@ impl Proxy {
             },
             Route::Health if site.mode == Mode::Status => visit.text(reply, &request, "OK"),
             Route::Health => self.health(&visit, &caller, reply, &request),
-            Route::Metrics if snapshot.config.metrics.enabled => {
+            Route::Metrics if self.has_metrics(&snapshot, request.listener) => {
                 visit.text(reply, &request, &self.metrics.render(&self.gauges(&snapshot)));
             }
             Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
             Route::Preflight => visit.preflight(reply, &request, &snapshot),
             Route::NotAllowed(methods) => visit.not_allowed(reply, &request.head, methods),
             Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(&visit, &route, reply, &request),
-            Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs => {
+            Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Page => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
                 visit.refuse(reply, &request.head, &Failure::new(Kind::PathNotFound, text));
             }
@@ -150,16 +162,24 @@ impl Proxy {
         }
     }
 
-    /// Figures that are true at this moment.
+    /// What is going on.
+    pub fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
     fn gauges(&self, snapshot: &Snapshot) -> Vec<Gauge> {
-        let pulse = views::Pulse {
+        views::gauges(snapshot, &self.pulse())
+    }
+
+    /// Figures that are true at this moment.
+    pub fn pulse(&self) -> Pulse {
+        Pulse {
             waiting: self.shared.capacity().waiting(),
             busy: self.busy.load(Ordering::Relaxed),
             connections: self.door.get().map_or(0, Handle::connections),
             reloaded: self.reloaded.load(Ordering::Relaxed),
             jobs: self.later().map(|later| later.counts().to_vec()).unwrap_or_default(),
-        };
-        views::gauges(snapshot, &pulse)
+        }
     }
 
     fn health(&self, visit: &Visit, caller: &Caller, reply: Reply, request: &Request) {
@@ -203,7 +223,17 @@ impl Proxy {
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
         let ping = snapshot.config.server.sse_ping.filter(|_| ask.stream).map(|ping| (ping, request.began));
         let common = Arc::clone(&visit.common);
-        let client = Rc::new(Client::new(reply, common, visit.dialect, Arc::clone(&request.gone), ping));
+        let shown = self.activity.begin(&Beginning {
+            id: &visit.id,
+            client: visit.client,
+            key: visit.key.clone(),
+            path: request.head.target.path(),
+            model: ask.name(),
+            began: request.began,
+            gone: &request.gone,
+        });
+        let (gone, ongoing) = (Arc::clone(&request.gone), shown.ongoing());
+        let client = Rc::new(Client::new(reply, common, visit.dialect, gone, ping, ongoing));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
         let errand = Errand {
             net: &self.net,
@@ -219,6 +249,7 @@ impl Proxy {
             background: key::is_background(&request.head, caller),
             keyed: !is_open(snapshot, site(snapshot, &self.bound[request.listener].name)),
             metrics: &self.metrics,
+            ongoing: &shown,
         };
         let is_head = request.head.method == http::Method::HEAD;
         let (status, by, relayed) = match forward::forward(&errand, plan) {
@@ -242,6 +273,9 @@ impl Proxy {
             }
         };
         let status = if relayed.end == End::ClientGone { 499 } else { status };
+        if let Some(by) = &by {
+            relay::note_tokens(&relayed, by, ask.stream);
+        }
         if relayed.end == End::ClientGone {
             self.end_conversation(request, by.as_deref());
         }

@@ -4,6 +4,7 @@ use super::ask::Ask;
 use super::client;
 use super::forward::By;
 use super::later::Told;
+use super::page::is_page;
 use super::relay::Relayed;
 use super::tokens::Tokens;
 use super::{gate, route};
@@ -16,6 +17,7 @@ use crate::model::bucket::Left;
 use crate::model::failure::{Dialect, Failure, Kind};
 use crate::model::snapshot::Snapshot;
 use crate::observe::access::{self, End, Line};
+use crate::observe::activity::Activity;
 use crate::observe::metrics::{Entrance, Metrics};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use std::net::IpAddr;
@@ -46,6 +48,8 @@ pub struct Here {
     pub forward: Arc<str>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// What is going on.
+    pub activity: Arc<Activity>,
 }
 
 /// What became of a forwarded request.
@@ -63,7 +67,10 @@ impl Visit {
     pub fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Here) -> Self {
         let id = gate::request_id(head).unwrap_or_else(dice::request_id);
         let mut common = with_id(&id);
-        gate::add_cors(&mut common, &snapshot.config.server.cors, head);
+        // No other page may read this one.
+        if !is_page(&head.target.canonical()) {
+            gate::add_cors(&mut common, &snapshot.config.server.cors, head);
+        }
         let dialect = Dialect::of(head.target.path());
         let access = snapshot.config.log.access;
         let client = gate::client(head, peer, &snapshot.config.server.trusted_proxies);
@@ -77,6 +84,14 @@ impl Visit {
         let common = Arc::new(with_id(&id));
         let dialect = Dialect::OpenAi;
         Self { id, client: peer, key: None, began, dialect, common, access: true, here: None, told: None }
+    }
+
+    /// Says this on every answer.
+    pub fn add(&mut self, more: &[(HeaderName, HeaderValue)]) {
+        let fields = Arc::make_mut(&mut self.common);
+        for (name, value) in more {
+            fields.push(name.clone(), value.clone());
+        }
     }
 
     /// Tells on every answer what the caller's rate limit leaves.
@@ -112,7 +127,9 @@ impl Visit {
     /// Answers with what somebody else has to say.
     pub fn told(&self, reply: Reply, request: &Request, told: &Told) {
         let mut fields = Fields::clone(&self.common);
-        fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if !told.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
+            fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         for (name, value) in &told.fields {
             fields.push(name.clone(), value.clone());
         }
@@ -224,7 +241,10 @@ impl Visit {
 
     fn write(&self, method: &str, path: &str, line: Line<'_>, named: bool) {
         let line = Line { method, path, ..line };
-        if let Some(Here { forward, metrics }) = &self.here {
+        if let Some(Here { forward, metrics, activity }) = &self.here {
+            if !access::is_polled(path) {
+                activity.ended(&line);
+            }
             metrics.ended(&line, Entrance { forward, path: route::pattern(path), model: line.model.filter(|_| named) });
         }
         if self.access {

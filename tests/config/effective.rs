@@ -65,6 +65,7 @@ timeouts: {idle: 0}
 routing: {strategy: priority, unknownModel: default}
 retry: {attempts: 7, initialDelay: 0, on: [reset]}
 jobs: {enabled: true, maxConcurrent: 3, attempts: 1, retention: 2h, timeout: 1m, maxQueued: 7, dir: "a b", always: true, webhooks: {allow: [hooks.lan, "[::1]"], secret: canary-12, attempts: 1}}
+admin: {enabled: true, host: "::", port: 9100, token: canary-13, routesFile: "r.json", allowedHosts: [box.lan]}
 log: {level: error, format: json, access: false}
 "#;
 
@@ -86,6 +87,7 @@ pub fn secrets(config: &Config) -> Vec<String> {
     all.extend(keys);
     all.extend(config.groups.iter().filter_map(|group| group.proxy.as_ref()).map(|proxy| proxy.reveal()));
     all.extend(config.jobs.webhooks.secret.as_ref().map(|secret| secret.reveal()));
+    all.extend(config.admin.token.as_ref().map(|secret| secret.reveal()));
     all.into_iter().map(str::to_owned).collect()
 }
 
@@ -121,7 +123,7 @@ fn the_effective_configuration_reads_back_with_the_secrets_put_in() {
 #[test]
 fn nothing_printed_holds_a_secret() {
     let config = good(RICH);
-    assert_eq!(secrets(&config).len(), 12);
+    assert_eq!(secrets(&config).len(), 13);
     for text in [show::yaml(&config), show::summary(&config), format!("{config:?}")] {
         assert!(!text.contains("canary"), "{text}");
     }
@@ -131,7 +133,7 @@ fn nothing_printed_holds_a_secret() {
 fn a_printed_configuration_with_masks_is_not_mistaken_for_a_real_one() {
     let printed = show::yaml(&good(RICH));
     let lines = wrong(&printed);
-    assert!(lines.iter().filter(|line| line.contains("is the mask")).count() == 12, "{}", lines.join("\n"));
+    assert!(lines.iter().filter(|line| line.contains("is the mask")).count() == 13, "{}", lines.join("\n"));
 }
 
 #[test]

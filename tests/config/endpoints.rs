@@ -152,10 +152,7 @@ fn a_key_is_sent_as_bearer_or_in_a_header_and_a_password_as_basic() {
         ("auth: {type: none}, apiKey: k", "does not send the `apiKey` beside it; take one away"),
         ("auth: {type: bearer, username: u}, apiKey: k", "`username` has a use only with `type: basic`"),
         ("auth: {type: bearer, name: x}, apiKey: k", "`name` has a use only with `type: header`"),
-        (
-            "auth: {type: bearer, token: x}, apiKey: k",
-            "unknown key; here are known: type, username, password, passwordFile, name",
-        ),
+        ("auth: {type: bearer, token: x}, apiKey: k", "unknown key here; `admin.token` exists"),
         ("auth: bearer", "endpoints[0].auth: \"bearer\" is not a map of `key: value`"),
     ];
     for (content, expected) in cases {

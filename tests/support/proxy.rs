@@ -146,7 +146,7 @@ impl Proxy {
     pub fn reload(&self, edit: impl FnOnce(&mut Config)) -> Vec<&'static str> {
         let mut config = Config::clone(&self.running.snapshot().config);
         edit(&mut config);
-        self.running.reload(config)
+        self.running.reload(config).expect("it fits")
     }
 
     /// Drains and joins.

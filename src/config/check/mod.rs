@@ -1,6 +1,7 @@
 //! From what a file said to a [`Config`], or to every problem of the file. Reads no file and no environment.
 
 mod address;
+mod admin;
 mod endpoint;
 mod gateway;
 mod header;
@@ -13,6 +14,7 @@ mod server;
 pub use address::{base, listen_host, proxy};
 pub use endpoint::unique;
 pub use header::{can_be_sent, change};
+pub use routing::known;
 pub use sections::{LOG_FORMATS, LOG_LEVELS};
 
 use super::dialect;
@@ -40,6 +42,8 @@ pub struct Checked {
     pub config: Config,
     /// One sentence each.
     pub warnings: Vec<String>,
+    /// The file is one of routes, which the page may write (format 003).
+    pub is_paged: bool,
     /// Keys whose secrets stand in the file itself.
     pub exposed: Vec<String>,
 }
@@ -58,10 +62,32 @@ pub fn check(name: &str, text: &str, outside: Outside) -> Result<Checked, Vec<Pr
     let problems = notes.problems(name, text);
     if problems.is_empty() {
         let (warnings, exposed) = notes.asides();
-        Ok(Checked { config, warnings, exposed })
+        Ok(Checked { config, warnings, is_paged: dialect::is_paged(&tree), exposed })
     } else {
         Err(problems)
     }
+}
+
+/// A JSON text with `//` comments, as the value it is.
+pub fn json(text: &str) -> Result<serde_json::Value, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    serde_json::from_str(&node::without_comments(text)).map_err(|error| error.to_string())
+}
+
+/// A configuration with the routes of the page's file in it. Where both have a name, the page's route is the one.
+pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = &*node::without_comments(text);
+    let tree = node::parse(text).map_err(|fault| {
+        let place = fault.place.map_or(name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"));
+        vec![Problem { place, key: String::new(), text: fault.text }]
+    })?;
+    let no_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+    let notes = Notes::new(&no_file);
+    let mut config = config.clone();
+    dialect::add_routes(&tree, &notes, &mut config);
+    let problems = notes.problems(name, text);
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
 /// Every key a file may have, `endpoints[].port`.
@@ -101,6 +127,7 @@ fn read(tree: &Node, notes: &Notes) -> Config {
             endpoints,
             retry,
             jobs: root.field("jobs").section(jobs::jobs),
+            admin: root.field("admin").section(admin::admin),
             log: root.field("log").section(sections::log),
         }
     })

@@ -2,10 +2,10 @@
 
 use super::{endpoint, open, unique};
 use crate::base::secret::Secret;
-use crate::config::check::{base, can_be_sent};
+use crate::config::check::{base, can_be_sent, known};
 use crate::config::node::{Entry, Node, Value};
 use crate::config::reader::{Field, Section};
-use crate::config::{Backend, Config, Endpoint, Route, Strategy};
+use crate::config::{Backend, Config, Endpoint, Probe, Route, Strategy, Timeouts};
 use std::time::Duration;
 
 /// S003-21
@@ -20,8 +20,18 @@ pub fn spelled(tree: &Node) -> Node {
 
 /// A map with its keys in camelCase and its values changed.
 fn each(node: &Node, value: &dyn Fn(&Node) -> Node) -> Node {
-    const KEYS: [&str; 9] =
-        ["models", "strategy", "backends", "name", "baseUrl", "apiKeys", "backendModelName", "weight", "enabled"];
+    const KEYS: [&str; 10] = [
+        "models",
+        "strategy",
+        "backends",
+        "name",
+        "endpoint",
+        "baseUrl",
+        "apiKeys",
+        "backendModelName",
+        "weight",
+        "enabled",
+    ];
     map(node, &|entry| {
         let known = KEYS.iter().find(|key| key.eq_ignore_ascii_case(&entry.key));
         let key = known.map_or_else(|| entry.key.clone(), |key| (*key).to_owned());
@@ -49,25 +59,47 @@ fn items(node: &Node, change: &dyn Fn(&Node) -> Node) -> Node {
 
 pub fn read(root: &mut Section) -> Config {
     let mut config = open(1852);
-    let mut endpoints: Vec<Endpoint> = Vec::new();
+    config.timeouts.first_byte = Some(TIMEOUT);
+    config.timeouts.total = Some(TIMEOUT);
+    add(root, &mut config);
+    // Nobody probes there [S003-21].
+    config.endpoints.iter_mut().for_each(|endpoint| endpoint.probe = Probe::Never);
+    if config.endpoints.is_empty() {
+        root.warn("no model has a backend yet; add one on the page, or to a model's `Backends`");
+    }
+    config
+}
+
+/// Adds routes, and an endpoint for each new address with its keys.
+pub fn add(root: &mut Section, config: &mut Config) {
     let field = root.field("models");
-    config.models = field.map(|name, item| {
+    let mut endpoints = config.endpoints.clone();
+    let probe = if config.admin.probe { Probe::Default } else { Probe::Never };
+    let fresh = Fresh { timeouts: config.timeouts, probe, known: endpoints.len() };
+    let added = field.map(|name, item| {
         if name.is_empty() {
             item.problem("a model needs a name");
             return None;
         }
-        item.item(|s| route(s, name, &mut endpoints))
+        item.item(|s| route(s, name, &fresh, &mut endpoints))
     });
-    if endpoints.is_empty() {
-        field.problem("has no backend to send to; add one to a model's `Backends`");
-    }
     config.endpoints = endpoints;
-    config
+    config.models.retain(|route| !added.iter().any(|other| other.name == route.name));
+    config.models.extend(added);
 }
 
-fn route(s: &mut Section, name: &str, endpoints: &mut Vec<Endpoint>) -> Option<Route> {
+/// What new endpoints are like.
+struct Fresh {
+    timeouts: Timeouts,
+    probe: Probe,
+    /// Endpoints before these were there already: nothing is changed of them.
+    known: usize,
+}
+
+fn route(s: &mut Section, name: &str, fresh: &Fresh, endpoints: &mut Vec<Endpoint>) -> Option<Route> {
     let strategy = strategy(&s.field("strategy"));
-    let backends = s.field("backends").list(|item| item.item(|s| backend(s, name, endpoints))).unwrap_or_default();
+    let backends =
+        s.field("backends").list(|item| item.item(|s| backend(s, name, fresh, endpoints))).unwrap_or_default();
     Some(Route { name: name.to_owned(), strategy: Some(strategy), backends })
 }
 
@@ -86,9 +118,9 @@ fn strategy(field: &Field) -> Strategy {
     word.unwrap_or(Strategy::RoundRobin)
 }
 
-fn backend(s: &mut Section, model: &str, endpoints: &mut Vec<Endpoint>) -> Option<Backend> {
+fn backend(s: &mut Section, model: &str, fresh: &Fresh, endpoints: &mut Vec<Endpoint>) -> Option<Backend> {
     let name = s.field("name").text().filter(|name| !name.is_empty());
-    let base = s.required("baseUrl").parse(base);
+    let (by_name, base_url) = (s.field("endpoint"), s.field("baseUrl"));
     let keys: Vec<Secret> = s.field("apiKeys").list(|item| item.secret_or_empty()).unwrap_or_default();
     if keys.iter().any(|key| !can_be_sent(key.reveal())) {
         s.problem("a key has a character that cannot be sent in a header (ASCII only)");
@@ -96,19 +128,29 @@ fn backend(s: &mut Section, model: &str, endpoints: &mut Vec<Endpoint>) -> Optio
     let backend_model = s.field("backendModelName").text().filter(|name| !name.is_empty()).map(str::to_owned);
     let weight = s.field("weight").integer().map_or(1, |weight| weight.clamp(1, 65_535));
     let enabled = s.field("enabled").flag().unwrap_or(true);
+    let made = |endpoint: String| Backend { endpoint, model: backend_model, weight: Some(weight as u16), enabled };
+    if by_name.text().is_some_and(|name| !name.is_empty()) {
+        return by_name.parse(|text| known(text, &endpoints[..fresh.known])).map(made);
+    }
+    if base_url.text().is_none_or(str::is_empty) {
+        s.problem("needs a `BaseUrl`, or an `Endpoint` of the configuration");
+        return None;
+    }
     let name = name.map_or_else(|| format!("backend-{}", endpoints.len() + 1), str::to_owned);
-    let mut one = endpoint(name, base?, keys);
-    one.timeouts.first_byte = Some(TIMEOUT);
-    one.timeouts.total = Some(TIMEOUT);
+    let mut one = endpoint(name, base_url.parse(base)?, keys);
+    (one.timeouts, one.probe, one.enabled) = (fresh.timeouts, fresh.probe.clone(), false);
     // The same backend under several models is one endpoint.
-    let same = endpoints.iter().position(|other| other.base == one.base && other.api_keys == one.api_keys);
+    let same = |other: &Endpoint| other.base == one.base && other.api_keys == one.api_keys;
+    let same = endpoints.iter().skip(fresh.known).position(same).map(|at| at + fresh.known);
     let at = same.unwrap_or_else(|| {
         one.name = unique(one.name.clone(), endpoints);
         endpoints.push(one);
         endpoints.len() - 1
     });
+    // Where no model uses it, nobody goes there, not even to probe it.
+    endpoints[at].enabled |= enabled;
     if !endpoints[at].models.iter().any(|known| known == model) {
         endpoints[at].models.push(model.to_owned());
     }
-    Some(Backend { endpoint: endpoints[at].name.clone(), model: backend_model, weight: Some(weight as u16), enabled })
+    Some(made(endpoints[at].name.clone()))
 }

@@ -23,6 +23,22 @@ enum Dialect {
     Manager,
 }
 
+/// Whether a file is one of routes, which the page may write.
+pub fn is_paged(tree: &Node) -> bool {
+    let Value::Map(entries) = &tree.value else { return false };
+    let has = |key: &str| entries.iter().any(|entry| entry.key.eq_ignore_ascii_case(key));
+    has("models") && !has("endpoints")
+}
+
+/// Adds the routes of the page's file, and the endpoints that they bring.
+pub fn add_routes(tree: &Node, notes: &Notes, config: &mut Config) {
+    notes.be_lenient();
+    if !is_paged(tree) {
+        return notes.problem(tree.at, "", "is not a map with `Models`");
+    }
+    Section::root(&manager::spelled(tree), notes, |root| manager::add(root, config));
+}
+
 /// The configuration of a file in an older format; `None` if it is native. A file that mixes formats is a problem.
 pub fn read(tree: &Node, notes: &Notes) -> Option<Config> {
     let Value::Map(entries) = &tree.value else {

@@ -2,7 +2,9 @@
 
 use super::{MASK, list, or_null, proxy, quoted, word};
 use crate::base::text::print_duration;
-use crate::config::{ClientKey, Config, Group, Jobs, KeysFor, Listener, Mode, RateLimit, Retry, Route, Strategy};
+use crate::config::{
+    Admin, ClientKey, Config, Group, Jobs, KeysFor, Listener, Mode, RateLimit, Retry, Route, Strategy,
+};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -145,5 +147,18 @@ pub fn jobs(out: &mut String, jobs: &Jobs) {
         jobs.always,
         allow.join(", "),
         jobs.webhooks.attempts
+    );
+}
+
+pub fn admin(out: &mut String, admin: &Admin) {
+    let port = admin.port.map_or("null".into(), |port| port.to_string());
+    let token = if admin.token.is_some() { MASK } else { "null" };
+    let _ = writeln!(
+        out,
+        "admin: {{enabled: {}, host: {}, port: {port}, token: {token}, routesFile: {}, allowedHosts: {}}}",
+        admin.enabled,
+        quoted(&admin.host),
+        quoted(&admin.routes_file.display().to_string()),
+        list(admin.allowed_hosts.iter().map(|host| word(host)))
     );
 }

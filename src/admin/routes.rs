@@ -1,0 +1,240 @@
+//! What the file of routes says, as the page edits it: models in the form of format 003. Keys are shown as masks, and a
+//! mask that comes back stands for the key it was made of. Pure.
+
+use serde_json::{Map, Value, json};
+
+/// What the file holds when there was none [S003-05]: examples that send nothing anywhere.
+pub fn samples() -> Value {
+    let backend = |name: &str, url: &str, model: Value| json!({"Name": name, "BaseUrl": url, "ApiKeys": [], "BackendModelName": model, "Weight": 1, "Enabled": false});
+    let openai = "https://api.openai.com/v1";
+    let router = "https://openrouter.ai/api/v1";
+    json!({"Models": {
+        "gpt-4-debug": {"Strategy": "Failover", "Backends": [
+            backend("OpenAI-Primary", openai, json!("gpt-4")), backend("OpenAI-Backup", openai, json!("gpt-4"))]},
+        "mistral-debug": {"Strategy": "RoundRobin", "Backends": [
+            backend("Mistral", "https://api.mistral.ai/v1", json!("mistral-small-latest")),
+            backend("OpenRouter", router, json!("mistralai/mistral-small"))]},
+        "deepseek-debug": {"Strategy": "Failover", "Backends": [
+            backend("DeepSeek", "https://api.deepseek.com/v1", json!("deepseek-chat")),
+            backend("OpenRouter", router, json!("deepseek/deepseek-chat"))]},
+    }})
+}
+
+/// The models of a file; a file without them gets an empty list of them.
+pub fn models(file: &mut Value) -> &mut Map<String, Value> {
+    if !file.is_object() {
+        *file = json!({});
+    }
+    let name = file.as_object().and_then(|all| all.keys().find(|key| key.eq_ignore_ascii_case("models")).cloned());
+    let name = name.unwrap_or_else(|| "Models".into());
+    let models = &mut file[name.as_str()];
+    if !models.is_object() {
+        *models = json!({});
+    }
+    match models {
+        Value::Object(models) => models,
+        _ => unreachable!("made an object above"),
+    }
+}
+
+/// A model as it is written: names as documented, what is missing filled in [S003-27].
+///
+/// # Errors
+/// What is wrong, with its place.
+pub fn written(
+    given: &Value,
+    stored: &Value,
+    name: &mut dyn FnMut() -> String,
+) -> Result<Value, Vec<(String, String)>> {
+    let mut problems = Vec::new();
+    let Value::Object(model) = given else {
+        return Err(vec![(String::new(), "is not an object".into())]);
+    };
+    let strategy = match field(model, "Strategy") {
+        Value::Null => json!("RoundRobin"),
+        Value::Number(number) => {
+            let words = ["RoundRobin", "Failover", "Weighted"];
+            let word = number.as_u64().and_then(|at| words.get(usize::try_from(at).ok()?));
+            word.map_or_else(|| Value::Number(number.clone()), |word| json!(word))
+        }
+        Value::String(text) => {
+            let words = ["Failover", "RoundRobin", "Weighted"];
+            json!(words.iter().find(|word| word.eq_ignore_ascii_case(text)).copied().unwrap_or(text))
+        }
+        other => other.clone(),
+    };
+    let backends = match field(model, "Backends") {
+        Value::Null => Vec::new(),
+        Value::Array(list) => list.clone(),
+        _ => {
+            problems.push(("backends".into(), "is not a list".into()));
+            Vec::new()
+        }
+    };
+    let mut out = Vec::new();
+    for (at, backend) in backends.iter().enumerate() {
+        match backend {
+            Value::Object(backend) => out.push(written_backend(backend, at, stored, name, &mut problems)),
+            _ => problems.push((format!("backends[{at}]"), "is not an object".into())),
+        }
+    }
+    if problems.is_empty() { Ok(json!({"Strategy": strategy, "Backends": out})) } else { Err(problems) }
+}
+
+fn written_backend(
+    given: &Map<String, Value>,
+    at: usize,
+    stored: &Value,
+    name: &mut dyn FnMut() -> String,
+    problems: &mut Vec<(String, String)>,
+) -> Value {
+    let text = |key: &str| field(given, key).as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+    let mut keys = Vec::new();
+    let listed = match field(given, "ApiKeys") {
+        Value::Array(list) => list.clone(),
+        Value::Null => Vec::new(),
+        Value::String(text) => text.split(',').map(|key| json!(key.trim())).collect(),
+        _ => {
+            problems.push((format!("backends[{at}].apiKeys"), "is not a list of keys".into()));
+            Vec::new()
+        }
+    };
+    for (n, key) in listed.iter().enumerate() {
+        let place = || format!("backends[{at}].apiKeys[{n}]");
+        match key.as_str().map(str::trim) {
+            Some("") => {}
+            Some(key) if key.starts_with(MASK) => match unmasked(key, stored) {
+                Some(key) => keys.push(json!(key)),
+                None => problems.push((place(), "is the mask of a key that is no longer stored; type the key".into())),
+            },
+            Some(key) => keys.push(json!(key)),
+            None => problems.push((place(), "is not text".into())),
+        }
+    }
+    let weight = match field(given, "Weight") {
+        Value::Number(number) => json!(number.as_i64().unwrap_or(1).clamp(1, 65_535)),
+        Value::String(text) => json!(text.trim().parse::<i64>().unwrap_or(1).clamp(1, 65_535)),
+        _ => json!(1),
+    };
+    let enabled = field(given, "Enabled").as_bool().unwrap_or(true);
+    let mut out = Map::new();
+    out.insert("Name".into(), json!(text("Name").unwrap_or_else(name)));
+    match text("Endpoint") {
+        Some(endpoint) => out.insert("Endpoint".into(), json!(endpoint)),
+        None => out.insert("BaseUrl".into(), json!(text("BaseUrl").unwrap_or_default())),
+    };
+    out.insert("ApiKeys".into(), Value::Array(keys));
+    out.insert("BackendModelName".into(), text("BackendModelName").map_or(Value::Null, Value::String));
+    out.insert("Weight".into(), weight);
+    out.insert("Enabled".into(), json!(enabled));
+    Value::Object(out)
+}
+
+/// A member by its name in any case.
+fn field<'a>(map: &'a Map<String, Value>, name: &str) -> &'a Value {
+    map.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map_or(&Value::Null, |(_, value)| value)
+}
+
+const MASK: &str = "***";
+
+/// What is shown of a key: enough to tell it from others, and nothing of it.
+fn mask(key: &str) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
+    let digits: String = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{MASK}{digits}")
+}
+
+fn unmasked(masked: &str, stored: &Value) -> Option<String> {
+    let mut found = None;
+    each_key(&mut stored.clone(), &mut |key| {
+        if mask(key) == masked {
+            found = Some(key.clone());
+        }
+    });
+    found
+}
+
+/// The same with a mask for each key.
+pub fn masked(file: &Value) -> Value {
+    let mut out = file.clone();
+    each_key(&mut out, &mut |key| *key = mask(key));
+    out
+}
+
+fn each_key(file: &mut Value, act: &mut dyn FnMut(&mut String)) {
+    match file {
+        Value::Object(members) => {
+            for (name, value) in members.iter_mut() {
+                if name.eq_ignore_ascii_case("apiKeys") {
+                    let keys = value.as_array_mut().into_iter().flatten();
+                    for key in keys {
+                        if let Value::String(key) = key {
+                            act(key);
+                        }
+                    }
+                } else {
+                    each_key(value, act);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| each_key(item, act)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> impl FnMut() -> String {
+        || "made".to_owned()
+    }
+
+    #[test]
+    fn a_model_is_read_in_any_case_and_written_as_documented() {
+        // S003-27, S003-30
+        let given = json!({"strategy": 2, "BACKENDS": [{"name": "", "baseURL": " http://h:1/v1 ", "apikeys": "a, b,", "weight": 0, "x": 1}]});
+        let out = written(&given, &json!({}), &mut names()).expect("right");
+        let expected = json!({"Strategy": "Weighted", "Backends": [{"Name": "made", "BaseUrl": "http://h:1/v1", "ApiKeys": ["a", "b"], "BackendModelName": null, "Weight": 1, "Enabled": true}]});
+        assert_eq!(out, expected);
+        assert_eq!(
+            written(&json!({"backends": null}), &json!({}), &mut names()),
+            Ok(json!({"Strategy": "RoundRobin", "Backends": []}))
+        );
+        let wrong = written(&json!({"backends": [1, {"apiKeys": [2]}]}), &json!({}), &mut names()).expect_err("wrong");
+        assert_eq!(
+            wrong.iter().map(|(place, _)| place.as_str()).collect::<Vec<_>>(),
+            ["backends[0]", "backends[1].apiKeys[0]"]
+        );
+    }
+
+    #[test]
+    fn a_mask_stands_for_its_key_and_tells_nothing_of_it() {
+        let stored = json!({"Models": {"m": {"Backends": [{"ApiKeys": ["canary-1", "canary-2"]}]}}});
+        let shown = masked(&stored);
+        assert!(!shown.to_string().contains("canary"));
+        let keys = shown["Models"]["m"]["Backends"][0]["ApiKeys"].clone();
+        // In another order, with a new one between.
+        let given = json!({"Backends": [{"BaseUrl": "http://h:1", "ApiKeys": [keys[1], "new", keys[0]]}]});
+        let out = written(&given, &stored, &mut names()).expect("right");
+        assert_eq!(out["Backends"][0]["ApiKeys"], json!(["canary-2", "new", "canary-1"]));
+        let other = json!({"Backends": [{"ApiKeys": ["***00000000"]}]});
+        assert!(written(&other, &stored, &mut names()).is_err());
+    }
+
+    #[test]
+    fn the_models_of_a_file_are_found_in_any_case_and_made_where_there_are_none() {
+        let mut file = json!({"models": {"a": {}}});
+        assert_eq!(models(&mut file).len(), 1);
+        let mut file = json!(null);
+        models(&mut file).insert("b".into(), json!({}));
+        assert_eq!(file, json!({"Models": {"b": {}}}));
+        let all = samples();
+        let backends = all["Models"]
+            .as_object()
+            .expect("models")
+            .values()
+            .flat_map(|model| model["Backends"].as_array().expect("a list"));
+        assert!(backends.clone().count() == 6 && backends.into_iter().all(|one| one["Enabled"] == false));
+    }
+}

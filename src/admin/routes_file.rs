@@ -1,0 +1,96 @@
+//! The file of routes on disk: read whole, written whole or not at all. Knows bytes, not what they mean.
+
+use crate::base::dice;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// No file of routes comes near.
+const MOST: u64 = 1 << 20;
+
+/// What the file holds; nothing where there is none.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(bytes),
+        file => file?.take(MOST + 1).read_to_end(&mut bytes)?,
+    };
+    if bytes.len() as u64 > MOST {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
+/// Puts these bytes in the place of the file; only its owner may read them, they hold keys.
+///
+/// # Errors
+/// The old file is as it was.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = folder(path);
+    fs::create_dir_all(&folder)?;
+    let unfinished = folder.join(format!("{}{}", unfinished(path), dice::request_id()));
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options.write(true).create_new(true).open(&unfinished).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    let placed = written.and_then(|()| fs::rename(&unfinished, path)).and_then(|()| File::open(&folder)?.sync_all());
+    placed.inspect_err(|_| {
+        let _ = fs::remove_file(&unfinished);
+    })
+}
+
+/// Removes what a crash left of a write.
+pub fn tidy(path: &Path) {
+    let start = unfinished(path);
+    for entry in fs::read_dir(folder(path)).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&start)) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn folder(path: &Path) -> PathBuf {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+fn unfinished(path: &Path) -> String {
+    format!(".{}.tmp-", path.file_name().and_then(|name| name.to_str()).unwrap_or_default())
+}
+
+/// Whether an error says that there is no room.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_whole_and_what_a_crash_left_is_removed() {
+        let folder = std::env::temp_dir().join(format!("llmproxy-routes-{}", std::process::id()));
+        let path = folder.join("deep").join("r.json");
+        assert_eq!(read(&path).expect("nothing there"), b"");
+        write(&path, b"one").expect("a folder of our own");
+        fs::write(path.with_file_name(".r.json.tmp-left"), b"half").expect("the same folder");
+        write(&path, b"two").expect("a folder of our own");
+        tidy(&path);
+        assert_eq!(read(&path).expect("a file"), b"two");
+        let names: Vec<_> =
+            fs::read_dir(folder.join("deep")).expect("a folder").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(names, ["r.json"]);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+        }
+        assert!(write(&path.join("x"), b"three").is_err());
+        fs::remove_dir_all(&folder).expect("ours");
+    }
+}

@@ -1,0 +1,98 @@
+//! Everything that the page shows, as flat JSON.
+
+use super::{Admin, Helm};
+use crate::base::clock;
+use crate::config::Config;
+use crate::model::endpoint::Endpoint;
+use crate::model::standing::State;
+use crate::observe::logger;
+use serde_json::{Value, json};
+
+impl Admin {
+    /// All of it; of what only grows, what is new since the numbers of `seen`.
+    pub(super) fn status(&self, seen: &Value) -> Value {
+        let snapshot = self.shared.load();
+        let pulse = self.proxy.pulse();
+        let after = |name: &str| seen[name].as_u64().unwrap_or(0);
+        let (recent, last_recent) = self.proxy.activity().recent(after("recent"));
+        let (log, last_log) = logger::tail(after("log"));
+        let endpoints: Vec<_> = snapshot.endpoints.iter().map(|endpoint| view(endpoint)).collect();
+        let base = self.helm.get().and_then(std::sync::Weak::upgrade).map(|helm: std::sync::Arc<dyn Helm>| helm.base());
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "time": clock::iso(clock::wall()),
+            "healthy": snapshot.is_healthy(),
+            "strategy": snapshot.config.routing.strategy.as_str(),
+            "queue": pulse.waiting,
+            "busy": pulse.busy,
+            "workers": snapshot.config.server.workers,
+            "connections": pulse.connections,
+            "reload_success": pulse.reloaded,
+            "log_dropped": logger::dropped(),
+            "keys": !snapshot.callers.is_open(),
+            "jobs": pulse.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
+            "endpoints": endpoints,
+            "models": models(&snapshot.config, base.as_ref(), &snapshot.endpoints),
+            "running": self.proxy.activity().running(),
+            "recent": recent,
+            "log": log,
+            "seen": {"recent": last_recent, "log": last_log},
+        })
+    }
+}
+
+fn view(endpoint: &Endpoint) -> Value {
+    let standing = &endpoint.standing;
+    let base = &endpoint.config.base;
+    let [generated, prompt, cached] = endpoint.live.tokens();
+    let state = if endpoint.config.enabled { standing.state.as_str() } else { "off" };
+    let why = match standing.state {
+        _ if !endpoint.config.enabled => Some("switched off".to_owned()),
+        State::Busy => Some("it works for us and did not answer the probe".to_owned()),
+        _ if endpoint.live.is_cooling(clock::now()) => {
+            Some(standing.last_error.clone().unwrap_or("it asked for a pause".into()))
+        }
+        _ => standing.last_error.clone(),
+    };
+    json!({
+        "name": endpoint.name(), "address": format!("{}:{}", base.host, base.port), "enabled": endpoint.config.enabled, "state": state, "why": why,
+        "failures": standing.failures, "last_check": standing.last_check.map(clock::iso), "slots": endpoint.limit(),
+        "in_flight": endpoint.live.in_flight(), "weight": endpoint.config.weight, "context": endpoint.context,
+        "generated": generated, "prompt": prompt, "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
+    })
+}
+
+/// Every model with who serves it, and where that is said: the configuration, the page, or the endpoints themselves.
+fn models(config: &Config, base: Option<&Config>, endpoints: &[std::sync::Arc<Endpoint>]) -> Vec<Value> {
+    let mut out = Vec::new();
+    for route in &config.models {
+        let in_file = base.is_some_and(|base| base.models.iter().any(|other| other == route));
+        let hidden = !in_file && base.is_some_and(|base| base.models.iter().any(|other| other.name == route.name));
+        let source = match (in_file, hidden) {
+            (true, _) => "configuration",
+            (false, true) => "page, in the place of the configuration's",
+            (false, false) => "page",
+        };
+        let backends: Vec<_> =
+            route.backends.iter().filter(|one| one.enabled).map(|one| one.endpoint.as_str()).collect();
+        let strategy = route.strategy.unwrap_or(config.routing.strategy).as_str();
+        out.push(json!({"id": route.name, "source": source, "strategy": strategy, "endpoints": backends}));
+    }
+    let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+    for endpoint in endpoints.iter().filter(|endpoint| endpoint.config.enabled) {
+        for name in endpoint.names().filter(|name| !config.models.iter().any(|route| route.name == *name)) {
+            match found.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, by)) if by.contains(&endpoint.name()) => {}
+                Some((_, by)) => by.push(endpoint.name()),
+                None => found.push((name, vec![endpoint.name()])),
+            }
+        }
+    }
+    let strategy = config.routing.strategy.as_str();
+    out.extend(
+        found
+            .into_iter()
+            .map(|(id, by)| json!({"id": id, "source": "endpoints", "strategy": strategy, "endpoints": by})),
+    );
+    out
+}

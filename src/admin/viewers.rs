@@ -1,0 +1,72 @@
+//! Who watches the page live: a thread each, a few at most, and an event a second.
+
+use super::Admin;
+use crate::base::clock;
+use crate::http::head::Fields;
+use crate::http::reply::{Length, Reply};
+use crate::http::request::Request;
+use crate::model::failure::{Failure, Kind};
+use crate::proxy::visit::Visit;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Pages that are watched live at once.
+const MOST: usize = 8;
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Counts one until it is dropped.
+struct Seat(Arc<Admin>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.viewers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Takes a seat if one is free.
+fn seat(admin: &Arc<Admin>, viewers: &AtomicUsize) -> Option<Seat> {
+    let taken = viewers.fetch_add(1, Ordering::SeqCst);
+    let seat = Seat(Arc::clone(admin));
+    (taken < MOST).then_some(seat)
+}
+
+impl Admin {
+    /// `GET /admin/events`: all at first, then each second what has changed.
+    pub(super) fn watch(&self, visit: Visit, request: Request, reply: Reply) {
+        let Some(seat) = self.me().and_then(|admin| seat(&admin, &self.viewers)) else {
+            let text = "As many pages watch as can; close one of them.";
+            return visit.refuse(reply, &request.head, &Failure::new(Kind::Overloaded, text).retry_after(EVERY));
+        };
+        let work = move || show(&seat.0, &visit, &request, reply);
+        if let Err(error) = std::thread::Builder::new().name("page".into()).stack_size(512 << 10).spawn(work) {
+            log::warn!("admin: nobody can watch: {error}");
+        }
+    }
+}
+
+fn show(admin: &Admin, visit: &Visit, request: &Request, mut reply: Reply) {
+    let mut fields = Fields::clone(&visit.common);
+    fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    reply.start(StatusCode::OK, &fields, Length::Open);
+    let (mut seen, mut models) = (Value::Null, Value::Null);
+    while !admin.closed.has_left() {
+        let mut status = admin.status(&seen);
+        seen = status["seen"].take();
+        // Models change seldom, and are long.
+        if status["models"] == models {
+            status.as_object_mut().map(|all| all.shift_remove("models"));
+        } else {
+            models.clone_from(&status["models"]);
+        }
+        if reply.piece(format!("data: {status}\n\n").as_bytes()).and_then(|()| reply.flush()).is_err() {
+            break;
+        }
+        if request.gone.wait_until(clock::now() + EVERY, clock::now) {
+            break;
+        }
+    }
+    reply.finish();
+}

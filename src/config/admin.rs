@@ -1,0 +1,37 @@
+//! The page: where it is, who may use it, and the file it writes.
+
+use crate::base::secret::Secret;
+use std::path::PathBuf;
+
+/// `admin` (SPEC section 10).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// The page is served.
+    pub enabled: bool,
+    /// Address of a listener of its own.
+    pub host: String,
+    /// Its port; none = the main listener.
+    pub port: Option<u16>,
+    /// What opens it; without one only this machine gets in.
+    pub token: Option<Secret>,
+    /// The file of routes that the page writes, in the form of format 003.
+    pub routes_file: PathBuf,
+    /// More names that it may be called by.
+    pub allowed_hosts: Vec<String>,
+    /// Endpoints that only the page's routes have are probed; not where the file is one of routes (format 003).
+    pub probe: bool,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            host: "127.0.0.1".into(),
+            port: None,
+            token: None,
+            routes_file: "config/dynamic_routing.json".into(),
+            allowed_hosts: Vec::new(),
+            probe: true,
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! `admin`
+
+use super::{address, can_be_sent};
+use crate::config::Admin;
+use crate::config::reader::Section;
+
+pub fn admin(s: &mut Section) -> Admin {
+    let default = Admin::default();
+    let token = s.secret("token");
+    if token.as_ref().is_some_and(|token| !can_be_sent(token.reveal())) {
+        s.problem("`token` has a character that cannot be sent in a header (ASCII only)");
+    }
+    let port = s.field("port");
+    Admin {
+        enabled: s.field("enabled").flag().unwrap_or(default.enabled),
+        host: s.field("host").parse(address::listen_host).unwrap_or(default.host),
+        port: port.number("a port, or 0 for any free one", 0..=65_535),
+        token,
+        routes_file: s.field("routesFile").parse(file).map_or(default.routes_file, Into::into),
+        allowed_hosts: s.field("allowedHosts").list(|item| item.parse(address::host)).unwrap_or_default(),
+        probe: default.probe,
+    }
+}
+
+fn file(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("is empty; name a file".into()),
+        _ if text.contains('\0') => Err("is no name of a file".into()),
+        _ => Ok(text.to_owned()),
+    }
+}

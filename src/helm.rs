@@ -1,0 +1,126 @@
+//! Puts configurations in force, one at a time: what the file says, and what the page adds to it.
+
+use crate::admin::{Admin, Helm};
+use crate::base::clock;
+use crate::base::lock::lock;
+use crate::config::{Config, Problem};
+use crate::http::door::Handle;
+use crate::model::snapshot::{Notice, Shared};
+use crate::proxy::serve::Proxy;
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// Reads the configuration again.
+type Read = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// Whoever changes the configuration of a running proxy.
+pub struct Helmsman {
+    /// Sees it with every request.
+    pub proxy: Arc<Proxy>,
+    /// Holds what is in force.
+    pub shared: Arc<Shared>,
+    /// What the file says, without the page's routes. Held while a configuration comes into force.
+    pub base: Mutex<Config>,
+    /// The page.
+    pub admin: Option<Arc<Admin>>,
+    /// Bounds of heads and bodies change there.
+    pub door: OnceLock<Handle>,
+    /// How the file is read again.
+    pub read: OnceLock<Read>,
+}
+
+impl Helmsman {
+    /// A configuration that was read comes into force; what needs a restart.
+    ///
+    /// # Errors
+    /// The page's routes do not fit to it.
+    pub fn take(&self, config: Config) -> Result<Vec<&'static str>, String> {
+        if let Some(admin) = &self.admin {
+            admin.read_again(&config)?;
+        }
+        self.put(config)
+    }
+
+    /// A base comes into force with what the page adds to it.
+    ///
+    /// # Errors
+    /// The page's routes do not fit to it.
+    pub fn put(&self, config: Config) -> Result<Vec<&'static str>, String> {
+        let mut base = lock(&self.base);
+        let mut merged = self.merged(&config)?;
+        let snapshot = self.shared.load();
+        let old = &snapshot.config.server;
+        let new = &merged.server;
+        let mut later = Vec::new();
+        let mut keep = |key, differs: bool| later.extend(differs.then_some(key));
+        keep("server.host", new.host != old.host);
+        keep("server.port", new.port != old.port);
+        keep("server.workers", new.workers != old.workers);
+        keep("server.backlog", new.backlog != old.backlog);
+        keep("server.maxConnections", new.max_connections != old.max_connections);
+        keep("server.bodyMemory", new.body_memory != old.body_memory);
+        let listeners = |config: &Config| -> Vec<(String, String, u16)> {
+            config.listeners.iter().map(|one| (one.name.clone(), one.host.clone(), one.port)).collect()
+        };
+        keep("listeners", listeners(&merged) != listeners(&snapshot.config));
+        let (ours, theirs) = (&snapshot.config.jobs, &merged.jobs);
+        keep("jobs.enabled", theirs.enabled != ours.enabled);
+        keep("jobs.dir", theirs.dir != ours.dir);
+        keep("jobs.maxConcurrent", theirs.max_concurrent != ours.max_concurrent);
+        let (ours, theirs) = (&snapshot.config.admin, &merged.admin);
+        keep("admin.enabled", theirs.enabled != ours.enabled);
+        keep("admin.routesFile", theirs.routes_file != ours.routes_file);
+        keep("admin.port", (theirs.port, &theirs.host) != (ours.port, &ours.host));
+        merged.jobs.enabled = snapshot.config.jobs.enabled;
+        merged.admin.enabled = ours.enabled;
+        (merged.admin.port, merged.admin.routes_file) = (ours.port, ours.routes_file.clone());
+        let new = &mut merged.server;
+        new.host.clone_from(&old.host);
+        new.port = old.port;
+        (new.workers, new.backlog, new.max_connections) = (old.workers, old.backlog, old.max_connections);
+        new.body_memory = old.body_memory;
+        self.proxy.note_reload(true);
+        if let Some(door) = self.door.get() {
+            door.obey(new);
+        }
+        self.shared.update(|old| old.reconfigured(merged, clock::now()));
+        // Endpoints that are new, or elsewhere now, are asked at once.
+        if self.door.get().is_some() {
+            self.shared.notify(Notice::Force(Box::new(|| ())));
+        }
+        *base = config;
+        Ok(later)
+    }
+
+    fn merged(&self, base: &Config) -> Result<Config, String> {
+        let Some(admin) = &self.admin else { return Ok(base.clone()) };
+        admin.merged(base).map_err(|problems| {
+            let lines: Vec<_> = problems.iter().map(Problem::to_string).collect();
+            lines.join("\n")
+        })
+    }
+}
+
+impl Helm for Helmsman {
+    fn steer(&self) -> Result<Vec<&'static str>, String> {
+        let base = self.base();
+        self.put(base)
+    }
+
+    fn reload(&self) -> Result<Vec<&'static str>, String> {
+        let read =
+            self.read.get().ok_or("it was started without a configuration file; there is nothing to read again")?;
+        let loaded = read().and_then(|config| self.take(config));
+        match &loaded {
+            Ok(_) => log::info!("the configuration was reloaded from the page"),
+            Err(why) => {
+                self.proxy.note_reload(false);
+                log::error!("the configuration was not reloaded, the old one stays in force: {why}");
+            }
+        }
+        loaded
+    }
+
+    fn base(&self) -> Config {
+        lock(&self.base).clone()
+    }
+}

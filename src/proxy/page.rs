@@ -1,0 +1,59 @@
+//! The way to the page: what the proxy asks of who serves it. It has rules of its own about who may come in.
+
+use super::serve::Proxy;
+use super::visit::Visit;
+use crate::config::Admin;
+use crate::http::door::From;
+use crate::http::head::Head;
+use crate::http::reply::Reply;
+use crate::http::request::Request;
+use crate::model::failure::Failure;
+use crate::model::snapshot::Snapshot;
+use std::sync::{Arc, Weak};
+
+/// The listener that only the page has.
+pub const LISTENER: &str = "admin";
+
+/// Who serves the page.
+pub trait Page: Send + Sync {
+    /// Whether a request may come in at all, before its body is read.
+    ///
+    /// # Errors
+    /// The refusal.
+    fn admit(&self, head: &Head, from: From) -> Result<(), Failure>;
+    /// Answers a request that was admitted.
+    fn serve(&self, visit: Visit, request: Request, reply: Reply);
+}
+
+/// Whether a path is the page's.
+pub fn is_page(path: &str) -> bool {
+    path == "/admin" || path == "/admin.html" || path.starts_with("/admin/")
+}
+
+impl Proxy {
+    /// From now on the page is served. Who serves it needs the proxy, so it is not held here.
+    pub fn show(&self, page: Weak<dyn Page>) {
+        let _ = self.page.set(page);
+        self.activity.watch(true);
+    }
+
+    /// Who serves the page at a listener, if anybody does.
+    pub(super) fn page(&self, snapshot: &Snapshot, listener: usize) -> Option<Arc<dyn Page>> {
+        let admin = &snapshot.config.admin;
+        let here = self.is_own(admin, listener) || (admin.port.is_none() && listener == 0);
+        self.page.get().filter(|_| admin.enabled && here)?.upgrade()
+    }
+
+    /// Whether metrics are served at a listener: where the page has one of its own, there instead.
+    pub(super) fn has_metrics(&self, snapshot: &Snapshot, listener: usize) -> bool {
+        let admin = &snapshot.config.admin;
+        let apart = admin.enabled && admin.port.is_some();
+        let is_status =
+            super::reception::site(snapshot, &self.bound[listener].name).mode == crate::config::Mode::Status;
+        snapshot.config.metrics.enabled && (!apart || is_status || self.is_own(admin, listener))
+    }
+
+    fn is_own(&self, admin: &Admin, listener: usize) -> bool {
+        admin.port.is_some() && &*self.bound[listener].name == LISTENER
+    }
+}
