@@ -3,6 +3,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin;
+mod admin_rules;
 mod affinity;
 mod cancel;
 mod capacity;
