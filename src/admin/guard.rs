@@ -122,7 +122,7 @@ fn is_json(head: &Head) -> bool {
 
 /// What browsers are told about every answer below `/admin`.
 pub fn fields() -> Vec<(HeaderName, HeaderValue)> {
-    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
         base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let pairs = [
         (header::CONTENT_SECURITY_POLICY, POLICY),

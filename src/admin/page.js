@@ -259,7 +259,7 @@ async function save(route) {
   const answer = await ask('POST', `/admin/config/${encodeURIComponent(route.dataset.name)}`, read(route), state.etag ? { 'If-Match': state.etag } : {});
   const { body, text } = await told(answer);
   $('routes-told').textContent = text;
-  if (answer.ok) { state.etag = answer.headers.get('etag'); return routes(); }
+  if (answer.ok) { state.etag = answer.headers.get('etag'); route.classList.remove('changed'); return routes(); }
   (body.error?.details || [{ path: '', message: text }]).forEach((one) => problem(route, one.path, one.message));
 }
 async function drop(route) {
@@ -267,7 +267,7 @@ async function drop(route) {
   const answer = await ask('DELETE', `/admin/config/${encodeURIComponent(route.dataset.name)}`, undefined, state.etag ? { 'If-Match': state.etag } : {});
   const { text } = await told(answer);
   $('routes-told').textContent = text;
-  if (answer.ok) { state.etag = answer.headers.get('etag'); routes(); } else if (answer.status === 404) route.remove(); else problem(route, '', text);
+  if (answer.ok) { state.etag = answer.headers.get('etag'); route.remove(); routes(); } else if (answer.status === 404) route.remove(); else problem(route, '', text);
 }
 async function routes() {
   const answer = await ask('GET', '/admin/config');
@@ -275,9 +275,8 @@ async function routes() {
   state.etag = answer.headers.get('etag');
   const { Models } = await answer.json();
   // What is being edited is not thrown away.
-  const kept = [...document.querySelectorAll('.route.changed')].filter((one) => document.activeElement && !one.classList.contains('saved'));
+  const edited = [...document.querySelectorAll('.route.changed')];
   const fresh = Object.entries(Models).map(([name, model]) => routeOf(name, model));
-  const edited = kept.filter((one) => JSON.stringify(read(one)) !== JSON.stringify(read(fresh.find((other) => other.dataset.name === one.dataset.name) || one)) || !(one.dataset.name in Models));
   $('routes').replaceChildren(...fresh.map((one) => edited.find((other) => other.dataset.name === one.dataset.name) || one), ...edited.filter((one) => !(one.dataset.name in Models)));
 }
 $('add').addEventListener('submit', (event) => {

@@ -2,6 +2,7 @@
 
 use super::{Admin, Helm};
 use crate::base::clock;
+use crate::base::lock::lock;
 use crate::config::Config;
 use crate::model::endpoint::Endpoint;
 use crate::model::standing::State;
@@ -16,8 +17,15 @@ impl Admin {
         let after = |name: &str| seen[name].as_u64().unwrap_or(0);
         let (recent, last_recent) = self.proxy.activity().recent(after("recent"));
         let (log, last_log) = logger::tail(after("log"));
-        let endpoints: Vec<_> = snapshot.endpoints.iter().map(|endpoint| view(endpoint)).collect();
         let base = self.helm.get().and_then(std::sync::Weak::upgrade).map(|helm: std::sync::Arc<dyn Helm>| helm.base());
+        // One that only a route brings which does not use it is nothing to look at.
+        let is_known =
+            |name: &str| base.as_ref().is_none_or(|base: &Config| base.endpoints.iter().any(|one| one.name == name));
+        let switched = lock(&self.switched).clone();
+        let shown = |one: &&std::sync::Arc<Endpoint>| {
+            one.config.enabled || is_known(one.name()) || switched.contains_key(one.name())
+        };
+        let endpoints: Vec<_> = snapshot.endpoints.iter().filter(shown).map(|endpoint| view(endpoint)).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "time": clock::iso(clock::wall()),

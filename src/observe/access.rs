@@ -104,7 +104,9 @@ pub fn record(line: &Line<'_>, level: Level) {
 
 impl Line<'_> {
     fn level(&self, level: Level) -> Level {
-        if POLLED.contains(&self.path()) { level.max(Level::Debug) } else { level }
+        // What the page reads for itself is no news; what it changes is.
+        let reads = self.method == "GET" && is_polled(self.path);
+        if reads || POLLED.contains(&self.path()) { level.max(Level::Debug) } else { level }
     }
 
     /// Text loggers print the message, JSON loggers the pairs.

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""kill -9 at random moments while the page's file of routes is saved (FAULTS E7): it is always whole, the old or the new one.
+
+usage: scripts/faults/routes.py [TIMES]     LLMPROXY_BIN: the binary; without it target/release/llmproxy
+"""
+
+import http.client
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+BIN = os.path.realpath(os.environ.get("LLMPROXY_BIN", "target/release/llmproxy"))
+TIMES = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+work = tempfile.mkdtemp(prefix="llmproxy-routes-")
+routes = os.path.join(work, "dynamic_routing.json")
+# The documented file, as it stands.
+here = os.path.dirname(os.path.abspath(__file__))
+shutil.copy(os.path.join(here, "..", "..", "config", "old", "003-dynamic_routing.json"), routes)
+NAME = "general-model-name-for-client"
+
+
+def start():
+    process = subprocess.Popen([BIN, "-c", routes, "--port", "0", "--host", "127.0.0.1", "--log-level", "warn"],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    line = process.stdout.readline()
+    found = re.search(r":(\d+)$", line.strip())
+    assert found, f"it did not start over {open(routes).read()!r}"
+    return process, int(found.group(1))
+
+
+saved = acknowledged = strays = kept = 0
+last = None
+for round_ in range(TIMES):
+    process, port = start()
+    strays += sum(1 for name in os.listdir(work) if ".tmp-" in name)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    if round_:
+        connection.request("GET", "/admin/config")
+        models = json.loads(connection.getresponse().read())["Models"]
+        assert NAME in models and len(models[NAME]["Backends"]) == 2, models
+        # The last one that was acknowledged, or the one that was under way.
+        assert models.get("page", {}).get("Backends", [{}])[0].get("Weight") in (last, last + 1 if last else 1), (models, last)
+        kept += 1
+    killer = threading.Timer(random.random() * 0.03, process.send_signal, [signal.SIGKILL])
+    killer.start()
+    weight = (last or 0) % 60_000
+    try:
+        while True:
+            weight += 1
+            backend = {"Name": "x", "BaseUrl": "http://127.0.0.1:9/v1", "ApiKeys": ["k" * 2000], "Weight": weight}
+            body = json.dumps({"Strategy": "Failover", "Backends": [backend]})
+            saved += 1
+            connection.request("POST", "/admin/config/page", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200, answer.status
+            last = weight
+            acknowledged += 1
+    except (OSError, http.client.HTTPException):
+        pass
+    killer.join()
+    process.wait()
+    process.stdout.close()
+    mode = stat.S_IMODE(os.stat(routes).st_mode)
+    whole = json.loads(re.sub(r"(?m)(^|[\s{},\"\]])//.*$", r"\1", open(routes).read()))
+    assert "Models" in whole and (mode == 0o600 or last is None), oct(mode)
+print(f"      {TIMES} kills over {saved} saves, {acknowledged} acknowledged: the file was whole each time, mode 0600; {strays} stray files seen at a start")
+print("ok    the file of routes is the old or the new one, whole")
+print("1 passed, 0 failed")
+shutil.rmtree(work, ignore_errors=True)
