@@ -9,6 +9,7 @@ use crate::config::{Config, Endpoint, HealthCheck};
 use std::fmt::Write;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The model that both toys serve.
@@ -54,6 +55,9 @@ pub fn config(demo: &Demo) -> Config {
         path: "/health".into(),
         failure_threshold: 1,
     };
+    // The page too; what it changes is gone with the demo.
+    config.admin.enabled = true;
+    config.admin.routes_file = PathBuf::new();
     config
 }
 
@@ -76,6 +80,9 @@ The models of both servers, each once:
 
 A chat, streamed:
   curl -N http://{proxy}/v1/chat/completions -H 'Content-Type: application/json' -d '{{"model":"{SHARED}","stream":true,"messages":[{{"role":"user","content":"What is llmproxy?"}}]}}'
+
+What is going on, in a browser on this machine:
+  http://{proxy}/admin/
 
 Which servers are healthy:
   curl http://{proxy}/health

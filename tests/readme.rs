@@ -21,8 +21,8 @@ fn file(path: &std::path::Path) -> std::io::Result<String> {
 #[test]
 fn every_configuration_in_it_loads() {
     let shown = blocks("yaml");
-    assert_eq!(shown.len(), 5);
-    for (text, endpoints) in shown.into_iter().zip([1, 2, 2, 2, 1]) {
+    assert_eq!(shown.len(), 6);
+    for (text, endpoints) in shown.into_iter().zip([1, 2, 2, 2, 1, 1]) {
         let (config, warnings) = load::parse("README.md", text, &|_| None, &file).unwrap_or_else(|p| panic!("{p:?}"));
         assert_eq!((config.endpoints.len(), warnings.len()), (endpoints, 0), "{warnings:?}");
     }

@@ -89,11 +89,15 @@ impl Admin {
     /// The file is there and cannot be used: it is not overwritten.
     pub fn new(base: &Config, proxy: &Arc<Proxy>, shared: &Arc<Shared>) -> Result<Arc<Self>, Unusable> {
         let path = base.admin.routes_file.clone();
-        routes_file::tidy(&path);
+        if !path.as_os_str().is_empty() {
+            routes_file::tidy(&path);
+        }
         let bytes = routes_file::read(&path).map_err(|error| Unusable::File(path.clone(), error))?;
         let mut text =
             String::from_utf8(bytes).map_err(|error| Unusable::File(path.clone(), std::io::Error::other(error)))?;
-        if text.trim().is_empty() {
+        if path.as_os_str().is_empty() {
+            text = "{\"Models\": {}}".into();
+        } else if text.trim().is_empty() {
             text = pretty(&routes::samples());
             match routes_file::write(&path, text.as_bytes()) {
                 Ok(()) => log::info!("admin: {} was made, with samples that are all switched off", path.display()),
@@ -351,7 +355,9 @@ impl Admin {
             let fields = problems.iter().map(|problem| (below(&problem.key).unwrap_or_default(), problem.text.clone()));
             return Ok(refusal(&fields.collect::<Vec<_>>()));
         }
-        routes_file::write(&self.path, text.as_bytes()).map_err(|error| {
+        let written =
+            if self.path.as_os_str().is_empty() { Ok(()) } else { routes_file::write(&self.path, text.as_bytes()) };
+        written.map_err(|error| {
             log::error!("admin: {} cannot be written: {error}", self.path.display());
             match routes_file::is_full(&error) {
                 true => Failure::new(Kind::StorageFull, "The disk is full; nothing was changed."),

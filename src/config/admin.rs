@@ -14,7 +14,7 @@ pub struct Admin {
     pub port: Option<u16>,
     /// What opens it; without one only this machine gets in.
     pub token: Option<Secret>,
-    /// The file of routes that the page writes, in the form of format 003.
+    /// The file of routes that the page writes, in the form of format 003; without a name (the demo) nothing is written.
     pub routes_file: PathBuf,
     /// More names that it may be called by.
     pub allowed_hosts: Vec<String>,

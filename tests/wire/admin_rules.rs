@@ -2,11 +2,14 @@
 
 use crate::admin::{JSON, ask, on_disk, start};
 use crate::jobs::Folder;
-use crate::support::proxy::Setup;
+use crate::support::program::Program;
+use crate::support::proxy::{CHAT, Setup, chat};
+use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::base::secret::Secret;
 use llmproxy::config::{ClientKey, KeyText};
 use serde_json::json;
+use std::process::Command;
 
 /// A key that may see the page, and one that may not.
 fn keys() -> Vec<ClientKey> {
@@ -93,4 +96,66 @@ fn without_a_token_only_this_machine_gets_in() {
     assert_eq!(ask(&proxy, "GET", "/admin/status", "X-Forwarded-For: 10.0.0.9\r\n", "").status(), 403);
     let off = Setup::over(&[&upstream]).start();
     assert_eq!(["/admin", "/admin/", "/admin/status"].map(|path| off.get(path).status()), [404; 3]);
+}
+
+#[test]
+fn six_secrets_go_through_all_of_it_and_are_seen_nowhere() {
+    // F4, F11: a key of ours, two of endpoints, the token, a password of a proxy, a webhook's secret.
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    upstream.always(CHAT, Script::error(500, "no"));
+    let file = folder.0.join("dynamic_routing.json");
+    let yaml = format!(
+        "server: {{port: 0}}\nauth: {{keys: [{{name: k, key: canary-1}}]}}\n\
+         endpoints:\n  - {{name: a, address: 127.0.0.1, port: {}, apiKeys: [canary-2]}}\n\
+         \x20 - {{name: b, address: 127.0.0.1, port: 9, models: [n], apiKey: canary-3, proxy: 'http://u:canary-4@127.0.0.1:9'}}\n\
+         admin: {{enabled: true, token: canary-5, routesFile: {:?}}}\n\
+         jobs: {{enabled: true, dir: {:?}, webhooks: {{secret: canary-6}}}}\nlog: {{level: debug}}\n",
+        upstream.addr().port(),
+        file.display().to_string(),
+        folder.0.join("jobs").display().to_string()
+    );
+    let program = Program::start(&yaml);
+    let send = |method: &str, path: &str, key: &str, body: &str| {
+        let mut client = program.client();
+        client.send(format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n{JSON}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        client.answer()
+    };
+    let model = json!({"Backends": [{"BaseUrl": "http://127.0.0.1:9/v1", "ApiKeys": ["canary-7"]}]}).to_string();
+    assert_eq!(send("POST", "/admin/config/x", "canary-5", &model).status(), 200);
+    let mut seen = Vec::new();
+    for name in ["m", "n", "x", "zz"] {
+        seen.push(send("POST", CHAT, "canary-1", &chat(name)).text().to_owned());
+    }
+    for path in ["/v1/models", "/health", "/metrics", "/v1/jobs"] {
+        seen.push(send("GET", path, "canary-1", "").text().to_owned());
+    }
+    for path in ["/admin/status", "/admin/config", "/admin/nothing"] {
+        seen.push(send("GET", path, "canary-5", "").text().to_owned());
+    }
+    seen.push(send("POST", "/admin/config/y", "canary-5", &model.replace("http:", "nonsense:")).text().to_owned());
+    // Wrong keys, and a configuration that is wrong around its secrets.
+    seen.push(send("GET", "/admin/status", "canary-8", "").text().to_owned());
+    program.rewrite(&yaml.replace("name: b,", "nam: b,"));
+    seen.push(send("POST", "/admin/reload", "canary-5", "{}").text().to_owned());
+    program.logged(&["not reloaded"]);
+    for arguments in [["-t"], ["--print-config"]] {
+        let text = folder.0.join("c.yml");
+        std::fs::write(&text, &yaml).expect("our own folder");
+        let out = Command::new(env!("CARGO_BIN_EXE_llmproxy"))
+            .args(arguments)
+            .arg("-c")
+            .arg(&text)
+            .output()
+            .expect("it runs");
+        seen.push(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned());
+    }
+    seen.extend(program.log());
+    let told: Vec<_> = seen.iter().filter(|text| text.contains("canary")).collect();
+    assert!(told.is_empty(), "{told:?}");
+    assert_eq!(upstream.take(CHAT).field("authorization"), Some("Bearer canary-2"));
+    let by = |text: &str| std::fs::read_to_string(&file).expect("the file of routes").contains(text);
+    assert!(by("canary-7") && !by("canary-5"));
 }
