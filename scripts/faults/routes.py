@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """kill -9 at random moments while the page's file of routes is saved (FAULTS E7): it is always whole, the old or the new one.
 
+A disk that is full or read-only changes nothing (FAULTS D9; mounts a small tmpfs, needs root).
+
 usage: scripts/faults/routes.py [TIMES]     LLMPROXY_BIN: the binary; without it target/release/llmproxy
 """
 
@@ -28,7 +30,7 @@ shutil.copy(os.path.join(here, "..", "..", "config", "old", "003-dynamic_routing
 NAME = "general-model-name-for-client"
 
 
-def start():
+def start(routes=routes):
     process = subprocess.Popen([BIN, "-c", routes, "--port", "0", "--host", "127.0.0.1", "--log-level", "warn"],
                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     line = process.stdout.readline()
@@ -75,5 +77,42 @@ for round_ in range(TIMES):
     assert "Models" in whole and (mode == 0o600 or last is None), oct(mode)
 print(f"      {TIMES} kills over {saved} saves, {acknowledged} acknowledged: the file was whole each time, mode 0600; {strays} stray files seen at a start")
 print("ok    the file of routes is the old or the new one, whole")
-print("1 passed, 0 failed")
+
+small = os.path.join(work, "small")
+os.makedirs(small)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=True)
+try:
+    there = os.path.join(small, "dynamic_routing.json")
+    shutil.copy(os.path.join(here, "..", "..", "config", "old", "003-dynamic_routing.json"), there)
+    process, port = start(there)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    before = open(there, "rb").read()
+
+    def post():
+        backend = {"Name": "x", "BaseUrl": "http://127.0.0.1:9/v1", "ApiKeys": ["k" * 3000]}
+        connection.request("POST", "/admin/config/page", json.dumps({"Backends": [backend]}), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())["error"]["message"]
+
+    with open(os.path.join(small, "rest"), "wb", buffering=0) as rest:
+        try:
+            while True:
+                rest.write(b"x" * 4096)
+        except OSError:
+            pass
+    full = post()
+    os.remove(os.path.join(small, "rest"))
+    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+    fixed = post()
+    connection.request("GET", "/v1/models")
+    served = json.loads(connection.getresponse().read())["data"]
+    print(f"      full: {full}; read-only: {fixed}")
+    assert full[0] == 507 and fixed[0] == 500 and open(there, "rb").read() == before and len(served) == 1, served
+    assert os.listdir(small) == ["dynamic_routing.json"], os.listdir(small)
+    process.kill()
+    process.wait()
+finally:
+    subprocess.run(["umount", "-l", small], check=True)
+print("ok    a disk that is full or read-only changes nothing")
+print("2 passed, 0 failed")
 shutil.rmtree(work, ignore_errors=True)

@@ -115,7 +115,7 @@ class Proxy:
 
 @case
 def e1_out_of_descriptors():
-    """EMFILE on accept: it backs off, and serves within a second after descriptors are back."""
+    """E1: EMFILE on accept: it backs off, and serves within a second after descriptors are back."""
     with Proxy() as proxy:
         assert proxy.ask()[0] == 200
         soft, hard = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)
@@ -139,7 +139,7 @@ def e1_out_of_descriptors():
 
 @case
 def e1_the_table_of_files_is_full():
-    """ENFILE on accept and on the connection to an endpoint."""
+    """E1: ENFILE on accept and on the connection to an endpoint."""
     inject = "inject=accept4,accept:error=ENFILE:when=3..12", "inject=socket:error=ENFILE:when=20..24"
     with Proxy(strace=("-e", "trace=accept4,accept,socket", "-e", inject[0], "-e", inject[1])) as proxy:
         ends = proxy.tries(40)
@@ -157,7 +157,7 @@ def injected(call, error, when):
 
 @case
 def e2_errors_of_single_calls():
-    """Errors that come and go cost the connection they belong to at most; the loop survives."""
+    """E2: errors that come and go cost the connection they belong to at most; the loop survives."""
     for error in ["ECONNABORTED", "EPROTO", "ENOMEM", "EINTR", "EPERM", "ENETDOWN"]:
         ends = injected("accept4", error, "2+3")
         assert ends == {200: 60}, ends
@@ -173,7 +173,7 @@ def e2_errors_of_single_calls():
 
 @case
 def e3_no_more_threads():
-    """EAGAIN on the start of threads: fewer workers; a probe that cannot start is left for its next turn."""
+    """E3: EAGAIN on the start of threads: fewer workers; a probe that cannot start is left for its next turn."""
     for first in (12, 30, 60):
         strace = ("-e", "trace=clone3,clone", "-e", f"inject=clone3,clone:error=EAGAIN:when={first}+")
         with Proxy(strace=strace) as proxy:
@@ -207,7 +207,7 @@ def group(limit):
 
 @case
 def e8_little_memory():
-    """64 MiB, 64 bodies of 16 MiB at once: refused from the budget, nobody is killed."""
+    """E8: 64 MiB, 64 bodies of 16 MiB at once: refused from the budget, nobody is killed."""
     path, enter = group(64 << 20)
     config = "endpoints: [{name: a, address: 127.0.0.1, port: 1, models: [m], healthCheck: false}]\n"
     body = b'{"model":"m","x":"' + b"a" * ((16 << 20) - 20) + b'"}'
@@ -238,7 +238,7 @@ def e8_little_memory():
 
 @case
 def e9_the_door_dies():
-    """The thread that serves the door cannot go on: the process ends with 1, so that systemd starts it again."""
+    """E9: the thread that serves the door cannot go on: the process ends with 1, so that systemd starts it again."""
     proxy = Proxy(strace=("-e", "trace=epoll_wait", "-e", "inject=epoll_wait:error=EBADF:when=10+"))
     for _ in range(20):
         try:

@@ -327,6 +327,7 @@ mod tests {
     // A15
     #[test]
     fn other_protocols_are_told_from_noise() {
+        // S002-32
         assert_eq!(status("GET /\r\n"), 400);
         assert_eq!(status("GET / HTTP/1.9\r\n"), 505);
         assert_eq!(status("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), 505);

@@ -310,6 +310,19 @@ fn the_page_has_an_address_of_its_own_where_that_is_wanted() {
         [status("/admin/"), status("/admin/status"), status("/metrics"), status("/health")],
         [404, 404, 404, 200]
     );
+    drop(program);
+    // The port was free a moment ago.
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = held.local_addr().expect("bound").port();
+    drop(held);
+    let program = Program::start(&yaml.replace("port: 0, routes", &format!("port: {port}, routes")));
+    let status = |path: &str| {
+        let mut client = Client::connect(([127, 0, 0, 1], port).into());
+        client.send(get(path));
+        client.answer().status()
+    };
+    assert_eq!([status("/admin/"), status("/admin/status"), status("/metrics"), status("/v1/models")], [200; 4]);
+    drop(program);
 }
 
 #[test]

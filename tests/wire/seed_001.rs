@@ -62,7 +62,7 @@ fn a_001_file_tries_another_backend_that_has_the_model_and_no_other() {
         let answer = program.asked(post(CHAT, chat("glm-4.7")));
         assert_eq!((answer.status(), endpoint(&answer)), (200, "poe"));
     }
-    // W001-4: no silent change of models; W001-9, S001-18: the provider's own answer, after three tries in all (S001-04).
+    // W001-4: no silent change of models; W001-9, S001-16, S001-18: the provider's own answer, after three tries in all (S001-04).
     let before = upstreams[0].count(CHAT);
     let answer = program.asked(post(CHAT, chat("deepseek-chat")));
     assert_eq!((answer.status(), answer.json()["error"]["message"].clone()), (500, json!("broken")));
@@ -94,6 +94,8 @@ fn a_001_file_streams_and_a_cut_is_not_mended_by_another_backend() {
 fn a_001_file_lists_its_models_and_is_open_to_every_page() {
     let upstreams = two();
     let program = start(&go(&upstreams));
+    // S001-23
+    program.logged(&["INFO", "endpoint deepseek", "http://", "deepseek-chat, deepseek-reasoner"]);
     let list = program.asked(get("/v1/models")).json();
     let seen: Vec<_> =
         list["data"].as_array().expect("a list").iter().map(|one| (&one["id"], &one["owned_by"])).collect();
