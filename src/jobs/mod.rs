@@ -78,7 +78,7 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<Shared>) -> i
         };
         // A crash between writing the end and removing the beginning leaves both.
         match queue.name(&name.id) {
-            Some(other) if other.state.is_final() => {
+            Some(other) if other.state.is_final() && (!other.owed || !name.state.is_final()) => {
                 spool.remove(&stored.name);
                 continue;
             }

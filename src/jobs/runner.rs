@@ -10,6 +10,8 @@ use crate::model::scope::Scope;
 use crate::proxy::parcel::{Background, Ended};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +46,10 @@ impl Office {
     /// A runner's life.
     pub(super) fn run(&self) {
         while let Some((name, running)) = self.next() {
-            self.work(name.clone(), &running.gone);
+            // A panic is one job's error, not a runner's end; the hook has logged.
+            if catch_unwind(AssertUnwindSafe(|| self.work(name.clone(), &running.gone))).is_err() {
+                self.give_up(&name);
+            }
             self.floor().queue.done(&name.id);
             self.changed.notify_all();
         }
@@ -77,8 +82,15 @@ impl Office {
             Ok(record) => record,
             Err(error) => {
                 log::error!("job {}: it cannot be read: {error}", name.id);
-                self.floor().queue.take_out(&name.id);
-                return;
+                return match error.kind() {
+                    ErrorKind::NotFound => drop(self.floor().queue.take_out(&name.id)),
+                    ErrorKind::InvalidData | ErrorKind::UnexpectedEof => self.give_up(&name),
+                    // Out of descriptors, or a disk that is away: it waits for better times.
+                    _ => {
+                        gone.wait_until(clock::now() + PAUSE, clock::now);
+                        self.put_back(&name);
+                    }
+                };
             }
         };
         log::info!("job {}: started, try {}", name.id, name.number);
@@ -192,6 +204,14 @@ impl Office {
         // If this fails, the next start finds it as running, and takes it up too.
         if let Err(error) = self.rename(name, &again) {
             log::warn!("job {}: it cannot be put back: {error}", name.id);
+        }
+    }
+
+    /// Nothing can come of it any more. Its file only gets another name.
+    fn give_up(&self, name: &Name) {
+        let Some(name) = self.floor().queue.name(&name.id).filter(|name| !name.state.is_final()) else { return };
+        if let Err(error) = self.rename(&name, &name.to(State::Error, seconds())) {
+            log::error!("job {}: it cannot be given up: {error}", name.id);
         }
     }
 

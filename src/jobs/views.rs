@@ -30,8 +30,11 @@ struct View<'a> {
 /// One job whole.
 pub fn job(name: &Name, record: &Record, position: usize, active: usize) -> Told {
     // A full disk can keep the end of a job from being written, but not from being known.
-    let lost =
-        || Trouble { message: "The answer could not be stored.".into(), kind: "storage_error".into(), attempts: 0 };
+    let lost = || Trouble {
+        message: "The end of this job could not be stored; the log has the details.".into(),
+        kind: "storage_error".into(),
+        attempts: 0,
+    };
     let error = (name.state == State::Error).then(|| record.error.clone().unwrap_or_else(lost));
     let webhook = record.webhook.as_ref().map(|url| match &record.delivery {
         Some(delivery) => {

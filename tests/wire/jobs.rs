@@ -375,3 +375,18 @@ fn without_jobs_nothing_of_this_is_there() {
     upstream.take(CHAT);
     assert_eq!(upstream.take(CHAT).text(), body);
 }
+
+#[test]
+fn a_file_that_makes_no_sense_is_an_error_and_stops_nobody() {
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    upstream.always(CHAT, Script::json("{}"));
+    std::fs::create_dir_all(&folder.0).expect("our own folder");
+    let broken = folder.0.join("00000193000000aa.broken.00000000.pending.0");
+    std::fs::write(&broken, "{ half").expect("our own folder");
+    std::fs::write(folder.0.join("notes.txt"), "mine").expect("our own folder");
+    let proxy = start(&folder, &upstream, |config| config.jobs.max_concurrent = 1);
+    assert_eq!(until(&proxy, &submit(&proxy, chat("m")), ended)["status"], "completed");
+    let counts = proxy.get("/v1/jobs").json()["counts"].clone();
+    assert_eq!(counts, json!({"pending": 0, "processing": 0, "completed": 1, "error": 1}));
+    assert!(folder.files().contains(&"notes.txt".to_owned()), "what is not ours is left alone");
+}
