@@ -18,8 +18,13 @@
 //! Beside this runs the **health** thread ([`health`]): the only one that probes, the only one that changes
 //! standings and catalogue. Requests tell it what they see; it publishes a new snapshot, whole.
 //!
+//! Two rooms stand behind the proxy and are reached through a trait of its own, so that it knows nothing of them:
+//! **jobs** ([`jobs`], [`proxy::later`]) keeps requests on disk and sends them as a client would, behind all others;
+//! **admin** ([`admin`], [`proxy::page`]) shows what is going on and edits routes. The **helm** brings a
+//! configuration into force: the file's, with what the page adds.
+//!
 //! Rooms import one way only: `base` <- `config` <- `model` <- `http`, `upstream`, `observe` <- `proxy`,
-//! `health` <- `app` <- `run`; `scripts/check` tests it.
+//! `health` <- `jobs`, `admin` <- `helm` <- `app` <- `run`; `scripts/check` tests it.
 
 pub mod admin;
 pub mod app;
