@@ -65,6 +65,7 @@ class Proxy:
             file.write(f"endpoints: [{{name: a, address: 127.0.0.1, port: {port}, models: [m], healthCheck: false}}]\n")
             file.write(f"server: {{perClient: 2000}}\njobs: {{enabled: true, {jobs}}}\nlog: {{level: warn, access: false}}\n")
         self.process = subprocess.Popen([BIN, "-c", config, "--port", "0"], cwd=work, stdout=subprocess.PIPE, text=True)
+        started.append(self.process)
         self.port = int(re.search(r":(\d+)$", self.process.stdout.readline().strip()).group(1))
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
 
@@ -93,7 +94,7 @@ class Proxy:
 def kill(work, times=1000):
     """Every accepted job ends in exactly one of completed or error, with the answer to its own question."""
     port = model()
-    Model.pause = 0.02
+    Model.pause = 0.005
     settings = "dir: spool, maxConcurrent: 4, attempts: 3, retention: 24h, maxQueued: 100000"
     accepted, starts = {}, []
     for round_ in range(times):
@@ -221,6 +222,9 @@ def waiting(work):
     proxy.kill()
 
 
+started = []
+
+
 def main():
     known = {"waiting": waiting, "full": full, "many": many, "kill": kill}
     chosen, failed = [], 0
@@ -237,6 +241,10 @@ def main():
         except Exception as error:
             failed += 1
             print(f"FAIL  {name}: {error!r}", flush=True)
+        for process in started:
+            process.kill()
+            process.wait()
+        started.clear()
         shutil.rmtree(work, ignore_errors=True)
     total = len(chosen or known)
     print(f"{total - failed} passed, {failed} failed")

@@ -245,7 +245,13 @@ def e9_the_door_dies():
             proxy.ask(timeout=1)
         except (OSError, http.client.HTTPException):
             break
-    code = proxy.process.wait(timeout=10)
+    try:
+        code = proxy.process.wait(timeout=10)
+    finally:
+        if proxy.process.poll() is None:
+            os.kill(proxy.pid, signal.SIGKILL)
+        if proxy.demo:
+            proxy.demo.__exit__()
     last = proxy.text().strip().splitlines()[-1]
     print(f"      exit code {code}: {last}")
     assert code == 1, code
