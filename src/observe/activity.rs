@@ -89,13 +89,18 @@ impl std::ops::Deref for Shown<'_> {
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
-        lock(&self.activity.now).running.remove(&self.ongoing.id);
+        if !self.ongoing.id.is_empty() {
+            lock(&self.activity.now).running.remove(&self.ongoing.id);
+        }
     }
 }
 
 impl Ongoing {
     /// It is at this endpoint now.
     pub fn at(&self, endpoint: &str) {
+        if self.id.is_empty() {
+            return; // Nobody looks.
+        }
         *lock(&self.endpoint) = Some(endpoint.into());
     }
 
@@ -137,26 +142,30 @@ impl Activity {
 
     /// Shows a request.
     pub fn begin(&self, begins: &Beginning<'_>) -> Shown<'_> {
-        let mut now = lock(&self.now);
-        // Clients may give two requests one name.
-        let names = std::iter::once(begins.id.to_owned()).chain((2..).map(|n| format!("{}~{n}", begins.id)));
-        let id = names.into_iter().find(|name| !now.running.contains_key(name)).unwrap_or_default();
-        let ongoing = Arc::new(Ongoing {
-            id,
+        let mut ongoing = Ongoing {
+            id: String::new(),
             client: begins.client,
             key: begins.key.clone(),
-            path: escape::cut(begins.path, SHOWN).to_string(),
-            model: begins.model.map(|model| escape::cut(model, SHOWN).to_string()),
+            path: String::new(),
+            model: None,
             began: begins.began,
             gone: Arc::clone(begins.gone),
             endpoint: Mutex::new(None),
             first_byte: AtomicU64::new(0),
             events: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
-        });
-        if !self.off.load(Ordering::Relaxed) {
-            now.running.insert(ongoing.id.clone(), Arc::clone(&ongoing));
+        };
+        if self.off.load(Ordering::Relaxed) {
+            return Shown { activity: self, ongoing: Arc::new(ongoing) };
         }
+        ongoing.path = escape::cut(begins.path, SHOWN).to_owned();
+        ongoing.model = begins.model.map(|model| escape::cut(model, SHOWN).to_owned());
+        let mut now = lock(&self.now);
+        // Clients may give two requests one name.
+        let names = std::iter::once(begins.id.to_owned()).chain((2..).map(|n| format!("{}~{n}", begins.id)));
+        ongoing.id = names.into_iter().find(|name| !now.running.contains_key(name)).unwrap_or_default();
+        let ongoing = Arc::new(ongoing);
+        now.running.insert(ongoing.id.clone(), Arc::clone(&ongoing));
         Shown { activity: self, ongoing }
     }
 
