@@ -2,7 +2,7 @@
 
 use crate::admin::{Admin, Unusable};
 use crate::base::clock;
-use crate::config::{Config, KeysFor};
+use crate::config::{Config, KeysFor, Problem};
 use crate::health::{self, Health};
 use crate::helm::Helmsman;
 use crate::http::door::{Door, Handle};
@@ -57,10 +57,7 @@ impl std::fmt::Display for StartError {
             Self::Routes(Unusable::File(path, e)) => {
                 write!(f, "admin.routesFile {} cannot be used: {e}", path.display())
             }
-            Self::Routes(Unusable::Routes(problems)) => {
-                let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                f.write_str(&lines.join("\n"))
-            }
+            Self::Routes(Unusable::Routes(problems)) => f.write_str(&Problem::lines(problems)),
             Self::Helm(why) => f.write_str(why),
             Self::Jobs(dir, e) => write!(f, "jobs.dir {} cannot be used: {e}", dir.display()),
             Self::Bind(addr, e) if e.kind() == io::ErrorKind::PermissionDenied => {
@@ -134,7 +131,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let helm = Arc::new(Helmsman { proxy, shared, base, admin, door: OnceLock::new(), read: OnceLock::new() });
     let Helmsman { proxy, shared, .. } = &*helm;
     // The page's routes are there before anybody asks.
-    helm.put(config).map_err(StartError::Helm)?;
+    helm.put(None).map_err(StartError::Helm)?;
     let health = health::start(shared, inbox, net).map_err(StartError::System)?;
     let work = |proxy: &Arc<Proxy>| {
         let proxy = Arc::clone(proxy);

@@ -37,15 +37,16 @@ impl Helmsman {
         if let Some(admin) = &self.admin {
             admin.read_again(&config)?;
         }
-        self.put(config)
+        self.put(Some(config))
     }
 
-    /// A base comes into force with what the page adds to it.
+    /// A new base, or the one there is, comes into force with what the page adds to it.
     ///
     /// # Errors
     /// The page's routes do not fit to it.
-    pub fn put(&self, config: Config) -> Result<Vec<&'static str>, String> {
+    pub fn put(&self, config: Option<Config>) -> Result<Vec<&'static str>, String> {
         let mut base = lock(&self.base);
+        let config = config.unwrap_or_else(|| base.clone());
         let mut merged = self.merged(&config)?;
         let snapshot = self.shared.load();
         let old = &snapshot.config.server;
@@ -93,17 +94,13 @@ impl Helmsman {
 
     fn merged(&self, base: &Config) -> Result<Config, String> {
         let Some(admin) = &self.admin else { return Ok(base.clone()) };
-        admin.merged(base).map_err(|problems| {
-            let lines: Vec<_> = problems.iter().map(Problem::to_string).collect();
-            lines.join("\n")
-        })
+        admin.merged(base).map_err(|problems| Problem::lines(&problems))
     }
 }
 
 impl Helm for Helmsman {
     fn steer(&self) -> Result<Vec<&'static str>, String> {
-        let base = self.base();
-        self.put(base)
+        self.put(None)
     }
 
     fn reload(&self) -> Result<Vec<&'static str>, String> {

@@ -228,14 +228,6 @@ fn stay(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<()
     }
     let started = app::start_on(loaded.base(), handed_over(), load::descriptor_limit());
     let running = started.inspect_err(|_| last_words(log))?;
-    for addr in running.addrs() {
-        print(&format!("llmproxy {} listening on http://{addr}\n", env!("CARGO_PKG_VERSION")))?;
-    }
-    if let Some(demo) = demo {
-        print(&demo::banner(running.addr(), demo))?;
-    }
-    let service = Notifier::new(load::env("NOTIFY_SOCKET"));
-    service.ready();
     let source = (options.clone(), loaded.file.clone());
     let read = move || {
         let (options, Some(file)) = &source else {
@@ -248,9 +240,21 @@ fn stay(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<()
         Ok(again)
     };
     let for_page = read.clone();
-    running.read_by(Box::new(move || for_page().map(|loaded| loaded.base()).map_err(|End(_, why)| why)));
-    let reload = read;
-    let end = watch(&running, &signals, &service, &reload);
+    running.read_by(Box::new(move || {
+        let loaded = for_page().map_err(|End(_, why)| why)?;
+        loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        logger::install(&loaded.config.log);
+        Ok(loaded.base())
+    }));
+    for addr in running.addrs() {
+        print(&format!("llmproxy {} listening on http://{addr}\n", env!("CARGO_PKG_VERSION")))?;
+    }
+    if let Some(demo) = demo {
+        print(&demo::banner(running.addr(), demo))?;
+    }
+    let service = Notifier::new(load::env("NOTIFY_SOCKET"));
+    service.ready();
+    let end = watch(&running, &signals, &service, &read);
     service.stopping();
     if end.is_ok() {
         log::info!("stopping: requests in progress may finish");

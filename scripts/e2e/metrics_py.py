@@ -5,18 +5,12 @@ import json
 import os
 import sys
 import time
-import traceback
 from urllib.parse import urlsplit
 
+from cases import case, main
 from prometheus_client.parser import text_string_to_metric_families
 
 HOST = urlsplit(os.environ["LLMPROXY_URL"]).netloc
-cases = []
-
-
-def case(function):
-    cases.append(function)
-    return function
 
 
 def scrape():
@@ -100,21 +94,6 @@ def gauges_are_back_at_zero():
             return
         time.sleep(0.05)
     raise AssertionError(busy)
-
-
-def main():
-    failed = 0
-    for function in cases:
-        name = function.__name__.replace("_", " ")
-        started = time.monotonic()
-        try:
-            function()
-            print(f"ok    {name} ({time.monotonic() - started:.2f} s)", flush=True)
-        except Exception:
-            failed += 1
-            print(f"FAIL  {name}\n{traceback.format_exc()}", flush=True)
-    print(f"{len(cases) - failed} passed, {failed} failed")
-    return failed > 0
 
 
 sys.exit(main())

@@ -4,8 +4,10 @@
 use super::guard::Opened;
 use super::{Admin, routes, routes_file};
 use crate::base::dice;
+use crate::base::disk::is_full;
 use crate::base::lock::lock;
-use crate::config::{Problem, load};
+use crate::base::secret::fingerprint;
+use crate::config::load;
 use crate::http::request::Request;
 use crate::model::failure::{Failure, Kind};
 use crate::model::query::decoded;
@@ -21,8 +23,8 @@ impl Admin {
             return Err(Failure::new(Kind::Forbidden, "Keys are shown in clear only to who shows admin.token."));
         }
         let stored = lock(&self.file);
-        let text = self.on_disk().ok().flatten().unwrap_or_else(|| stored.text.clone());
-        let mut file = parsed(&text).map_err(|why| unreadable(&why))?;
+        let text = self.on_disk().ok().flatten().unwrap_or_else(|| stored.clone());
+        let mut file = load::json(&text).map_err(|why| unreadable(&why))?;
         let models = Value::Object(routes::models(&mut file).clone());
         let models = if reveal { models } else { routes::masked(&models) };
         let mut told = Told::json(StatusCode::OK, &json!({"Models": models}));
@@ -105,10 +107,12 @@ impl Admin {
         change: impl FnOnce(&mut Value) -> Result<String, Wrong>,
     ) -> Result<Told, Failure> {
         let helm = self.helm().ok_or_else(gone)?;
+        // Before the file is held: who puts a configuration in force holds the base, and then looks at the file.
+        let base = helm.base();
         let mut stored = lock(&self.file);
         let disk = self.on_disk().map_err(|error| unreadable(&error.to_string()))?;
         // What somebody wrote by hand meanwhile is not lost.
-        let text = disk.unwrap_or_else(|| stored.text.clone());
+        let text = disk.unwrap_or_else(|| stored.clone());
         let wanted = request.head.fields.get(header::IF_MATCH);
         if wanted.is_some_and(|wanted| *wanted != etag(&text) && wanted != "*") {
             return Err(Failure::new(
@@ -116,7 +120,7 @@ impl Admin {
                 "The file was changed meanwhile; read it again and repeat the change.",
             ));
         }
-        let mut file = parsed(&text).map_err(|why| unreadable(&why))?;
+        let mut file = load::json(&text).map_err(|why| unreadable(&why))?;
         let message = match change(&mut file) {
             Ok(done) => done,
             Err(Wrong::Missing) => {
@@ -130,7 +134,7 @@ impl Admin {
             Err(Wrong::Fields(problems)) => return Ok(refusal(&problems)),
         };
         let text = pretty(&file);
-        if let Err(problems) = self.with(&helm.base(), &text) {
+        if let Err(problems) = self.with(&base, &text) {
             // The part below the model's name.
             let below =
                 |key: &str| ["backends", "strategy"].iter().find_map(|start| Some(key[key.rfind(start)?..].to_owned()));
@@ -141,7 +145,7 @@ impl Admin {
             if self.path.as_os_str().is_empty() { Ok(()) } else { routes_file::write(&self.path, text.as_bytes()) };
         written.map_err(|error| {
             log::error!("admin: {} cannot be written: {error}", self.path.display());
-            match routes_file::is_full(&error) {
+            match is_full(&error) {
                 true => Failure::new(Kind::StorageFull, "The disk is full; nothing was changed."),
                 false => Failure::new(
                     Kind::Internal,
@@ -150,7 +154,7 @@ impl Admin {
             }
         })?;
         let tag = etag(&text);
-        stored.text = text;
+        *stored = text;
         drop(stored);
         helm.steer().map_err(|why| Failure::new(Kind::Internal, why))?;
         log::info!("admin: {message}");
@@ -193,22 +197,11 @@ fn unreadable(why: &str) -> Failure {
     Failure::new(Kind::Internal, text)
 }
 
-/// A file of routes, comments and all, as JSON.
-fn parsed(text: &str) -> Result<Value, String> {
-    load::json(text)
-}
-
 pub(super) fn pretty(file: &Value) -> String {
     serde_json::to_string_pretty(file).unwrap_or_default() + "\n"
 }
 
-pub(super) fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
 /// What tells one content of the file from another.
 fn etag(text: &str) -> HeaderValue {
-    let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    let digits: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    HeaderValue::from_str(&format!("\"{digits}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+    HeaderValue::from_str(&format!("\"{}\"", fingerprint(text, 8))).unwrap_or(HeaderValue::from_static("\"\""))
 }

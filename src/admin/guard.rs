@@ -7,7 +7,7 @@ use crate::model::bucket::Buckets;
 use crate::model::caller::Callers;
 use crate::model::failure::{Failure, Kind};
 use crate::proxy::{gate, key};
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, Method, header};
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -118,23 +118,4 @@ fn same_site(head: &Head) -> Result<(), Failure> {
 fn is_json(head: &Head) -> bool {
     let kind = head.fields.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
-}
-
-/// What browsers are told about every answer below `/admin`.
-pub fn fields() -> Vec<(HeaderName, HeaderValue)> {
-    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
-        base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let pairs = [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-        (HeaderName::from_static("origin-agent-cluster"), "?1"),
-        (HeaderName::from_static("x-permitted-cross-domain-policies"), "none"),
-        (HeaderName::from_static("x-dns-prefetch-control"), "off"),
-    ];
-    pairs.map(|(name, value)| (name, HeaderValue::from_static(value))).to_vec()
 }

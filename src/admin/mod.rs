@@ -7,7 +7,7 @@ mod routes_file;
 mod status;
 mod viewers;
 
-use self::actions::{lines, pretty};
+use self::actions::pretty;
 use self::guard::{Opened, Rules};
 use crate::base::clock;
 use crate::base::gone::Gone;
@@ -56,8 +56,8 @@ pub struct Admin {
     proxy: Arc<Proxy>,
     shared: Arc<Shared>,
     path: PathBuf,
-    /// What the file of routes says; held while it is written.
-    file: Mutex<Stored>,
+    /// The file of routes as it was last read or written; held while it is written.
+    file: Mutex<String>,
     /// Endpoints switched by hand, until the next start.
     switched: Mutex<BTreeMap<String, bool>>,
     helm: OnceLock<Weak<dyn Helm>>,
@@ -66,11 +66,6 @@ pub struct Admin {
     wrong: Buckets,
     viewers: AtomicUsize,
     closed: Arc<Gone>,
-}
-
-/// The file of routes as it was last read or written.
-struct Stored {
-    text: String,
 }
 
 /// Why the page cannot be served.
@@ -108,7 +103,7 @@ impl Admin {
             proxy: Arc::clone(proxy),
             shared: Arc::clone(shared),
             path,
-            file: Mutex::new(Stored { text }),
+            file: Mutex::new(text),
             switched: Mutex::default(),
             helm: OnceLock::new(),
             me: OnceLock::new(),
@@ -133,7 +128,7 @@ impl Admin {
     /// # Errors
     /// The file of routes does not fit to it.
     pub fn merged(&self, base: &Config) -> Result<Config, Vec<Problem>> {
-        let text = lock(&self.file).text.clone();
+        let text = lock(&self.file).clone();
         self.with(base, &text)
     }
 
@@ -153,8 +148,8 @@ impl Admin {
     pub fn read_again(&self, base: &Config) -> Result<(), String> {
         let text = self.on_disk().map_err(|error| format!("{}: {error}", self.path.display()))?;
         let Some(text) = text else { return Ok(()) };
-        self.with(base, &text).map_err(|problems| lines(&problems))?;
-        lock(&self.file).text = text;
+        self.with(base, &text).map_err(|problems| Problem::lines(&problems))?;
+        *lock(&self.file) = text;
         Ok(())
     }
 
@@ -195,8 +190,7 @@ impl Page for Admin {
         self.opened(head, from.peer).map(drop)
     }
 
-    fn serve(&self, mut visit: Visit, request: Request, reply: Reply) {
-        visit.add(&guard::fields());
+    fn serve(&self, visit: Visit, request: Request, reply: Reply) {
         // Asked again, because who may come in can have changed while the body came.
         let opened = match self.opened(&request.head, request.peer) {
             Ok(opened) => opened,

@@ -37,6 +37,18 @@ async function ask(method, path, body, headers = {}) {
   if (answer.status === 401 || answer.status === 403) login(answer.status);
   return answer;
 }
+// The parts of a streamed answer, as they come.
+async function* parts(answer, end) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = '';
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const all = (text + value).split(end);
+    text = all.pop();
+    yield* all;
+  }
+}
 async function told(answer) {
   const body = await answer.json().catch(() => ({}));
   return { body, text: body.error?.message || body.message || `status ${answer.status}` };
@@ -72,16 +84,7 @@ async function watch() {
       pause = 1000;
       state.log = [];
       state.recent = [];
-      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-      let text = '';
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        text += value;
-        const events = text.split('\n\n');
-        text = events.pop();
-        for (const event of events) if (event.startsWith('data: ')) show(JSON.parse(event.slice(6)));
-      }
+      for await (const event of parts(answer, '\n\n')) if (event.startsWith('data: ')) show(JSON.parse(event.slice(6)));
     } catch (error) {
       if (mine.signal.aborted) return;
     }
@@ -328,23 +331,14 @@ $('chat').addEventListener('submit', async (event) => {
     const answer = await fetch('/v1/chat/completions', { method: 'POST', headers, body: JSON.stringify(body), signal: chat.signal });
     where = answer.headers.get('x-llmproxy-endpoint') || '';
     if (!answer.ok) throw new Error((await told(answer)).text);
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    let text = '';
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) break;
-      text += value;
-      const lines = text.split('\n');
-      text = lines.pop();
-      for (const line of lines) {
-        if (!line.startsWith('data: ') || line === 'data: [DONE]') continue;
-        const event = JSON.parse(line.slice(6));
-        if (event.error) throw new Error(event.error.message);
-        const delta = event.choices?.[0]?.delta;
-        const piece = delta?.content || delta?.reasoning_content;
-        if (piece) { first ??= performance.now(); tokens += 1; out.textContent += piece; }
-        speed = event.timings?.predicted_per_second ?? speed;
-      }
+    for await (const line of parts(answer, '\n')) {
+      if (!line.startsWith('data: ') || line === 'data: [DONE]') continue;
+      const event = JSON.parse(line.slice(6));
+      if (event.error) throw new Error(event.error.message);
+      const delta = event.choices?.[0]?.delta;
+      const piece = delta?.content || delta?.reasoning_content;
+      if (piece) { first ??= performance.now(); tokens += 1; out.textContent += piece; }
+      speed = event.timings?.predicted_per_second ?? speed;
       tell('');
     }
     tell('done');

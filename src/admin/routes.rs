@@ -1,6 +1,7 @@
 //! What the file of routes says, as the page edits it: models in the form of format 003. Keys are shown as masks, and a
 //! mask that comes back stands for the key it was made of. Pure.
 
+use crate::base::secret::fingerprint;
 use serde_json::{Map, Value, json};
 
 /// What the file holds when there was none [S003-05]: examples that send nothing anywhere.
@@ -139,9 +140,7 @@ const MASK: &str = "***";
 
 /// What is shown of a key: enough to tell it from others, and nothing of it.
 fn mask(key: &str) -> String {
-    let hash = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
-    let digits: String = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    format!("{MASK}{digits}")
+    format!("{MASK}{}", fingerprint(key, 4))
 }
 
 fn unmasked(masked: &str, stored: &Value) -> Option<String> {

@@ -63,11 +63,6 @@ fn unfinished(path: &Path) -> String {
     format!(".{}.tmp-", path.file_name().and_then(|name| name.to_str()).unwrap_or_default())
 }
 
-/// Whether an error says that there is no room.
-pub fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

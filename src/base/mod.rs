@@ -5,6 +5,7 @@ pub mod address;
 pub mod child;
 pub mod clock;
 pub mod dice;
+pub mod disk;
 pub mod gone;
 pub mod lock;
 pub mod notify;

@@ -56,10 +56,7 @@ impl fmt::Display for LoadError {
             Self::Missing(path) => write!(f, "{}: no such file", path.display()),
             Self::Directory(path) => write!(f, "{}: is a directory, not a file", path.display()),
             Self::Unreadable(path, cause) => write!(f, "{}: cannot be read: {cause}", path.display()),
-            Self::Bad(problems) => {
-                let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                f.write_str(&lines.join("\n"))
-            }
+            Self::Bad(problems) => f.write_str(&Problem::lines(problems)),
         }
     }
 }

@@ -22,6 +22,13 @@ pub struct Problem {
     pub text: String,
 }
 
+impl Problem {
+    /// Each on a line of its own.
+    pub fn lines(problems: &[Self]) -> String {
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.key.is_empty() {

@@ -13,9 +13,10 @@ mod webhook;
 
 use self::queue::{Queue, Running, Why};
 use self::record::{Name, Record, State, Trouble, owner_number};
-use self::spool::{Spool, is_full};
+use self::spool::Spool;
 use crate::base::clock;
 use crate::base::dice;
+use crate::base::disk::is_full;
 use crate::base::gone::Gone;
 use crate::base::lock::lock;
 use crate::config::Jobs as Settings;

@@ -5,6 +5,7 @@
 //! state, a number (tries so far, or the second since 1970 when it ended), and `owed` while somebody waits to be told.
 //! The content is JSON, see [`Record`]. Both are stable: a newer version reads what an older one wrote.
 
+use crate::base::secret::fingerprint;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -106,9 +107,7 @@ impl fmt::Display for Name {
 
 /// The number of an owner in names.
 pub fn owner_number(owner: Option<&str>) -> u32 {
-    let Some(owner) = owner else { return 0 };
-    let hash = ring::digest::digest(&ring::digest::SHA256, owner.as_bytes());
-    hash.as_ref().iter().take(4).fold(0, |number, byte| number << 8 | u32::from(*byte))
+    owner.and_then(|owner| u32::from_str_radix(&fingerprint(owner, 4), 16).ok()).unwrap_or(0)
 }
 
 /// What a job's file holds.

@@ -89,19 +89,23 @@ impl std::ops::Deref for Shown<'_> {
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
-        if !self.ongoing.id.is_empty() {
+        if self.ongoing.is_shown() {
             lock(&self.activity.now).running.remove(&self.ongoing.id);
         }
     }
 }
 
 impl Ongoing {
+    /// Whether anybody may look.
+    pub fn is_shown(&self) -> bool {
+        !self.id.is_empty()
+    }
+
     /// It is at this endpoint now.
     pub fn at(&self, endpoint: &str) {
-        if self.id.is_empty() {
-            return; // Nobody looks.
+        if self.is_shown() {
+            *lock(&self.endpoint) = Some(endpoint.into());
         }
-        *lock(&self.endpoint) = Some(endpoint.into());
     }
 
     /// Bytes of an answer came, `events` of a stream in them.
@@ -135,9 +139,9 @@ impl Activity {
         Self { off: AtomicBool::new(true), ..Self::default() }
     }
 
-    /// Whether anybody may look.
-    pub fn watch(&self, on: bool) {
-        self.off.store(!on, Ordering::Relaxed);
+    /// From now on somebody may look.
+    pub fn watch(&self) {
+        self.off.store(false, Ordering::Relaxed);
     }
 
     /// Shows a request.

@@ -45,7 +45,18 @@ static TAIL: Mutex<(u64, VecDeque<(u64, String)>)> = Mutex::new((0, VecDeque::ne
 const TAIL_LINES: usize = 200;
 const TAIL_CHARACTERS: usize = 500;
 
+/// Somebody may look at the last lines.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
+/// From now on the last lines are kept.
+pub fn watch() {
+    WATCHED.store(true, Ordering::Relaxed);
+}
+
 fn remember(entry: &Entry) {
+    if !WATCHED.load(Ordering::Relaxed) {
+        return;
+    }
     let text = escape::cut(entry.message(), TAIL_CHARACTERS);
     let line = match text.starts_with('{') {
         true => text.to_owned(),

@@ -9,6 +9,8 @@ use crate::http::reply::Reply;
 use crate::http::request::Request;
 use crate::model::failure::Failure;
 use crate::model::snapshot::Snapshot;
+use crate::observe::logger;
+use http::{HeaderName, HeaderValue, header};
 use std::sync::{Arc, Weak};
 
 /// The listener that only the page has.
@@ -30,11 +32,31 @@ pub fn is_page(path: &str) -> bool {
     path == "/admin" || path == "/admin.html" || path.starts_with("/admin/")
 }
 
+/// What browsers are told about every answer below `/admin`.
+pub fn fields() -> Vec<(HeaderName, HeaderValue)> {
+    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+        base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let pairs = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("origin-agent-cluster"), "?1"),
+        (HeaderName::from_static("x-permitted-cross-domain-policies"), "none"),
+        (HeaderName::from_static("x-dns-prefetch-control"), "off"),
+    ];
+    pairs.map(|(name, value)| (name, HeaderValue::from_static(value))).to_vec()
+}
+
 impl Proxy {
     /// From now on the page is served. Who serves it needs the proxy, so it is not held here.
     pub fn show(&self, page: Weak<dyn Page>) {
         let _ = self.page.set(page);
-        self.activity.watch(true);
+        self.activity.watch();
+        logger::watch();
     }
 
     /// Who serves the page at a listener, if anybody does.

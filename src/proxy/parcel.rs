@@ -16,7 +16,6 @@ use crate::model::scope::Scope;
 use crate::observe::access::End;
 use crate::observe::activity::Beginning;
 use crate::upstream::{Answer, Fault, Trouble, Watch};
-use http::header;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -123,7 +122,7 @@ impl Proxy {
         };
         let (ended, status, by, relayed) = match forward::forward(&errand, plan) {
             Outcome::Answer(answer, by) => {
-                let (status, events) = (answer.status.as_u16(), is_events(&answer));
+                let (status, events) = (answer.status.as_u16(), relay::is_event_stream(&answer.headers));
                 let (read, relayed) = whole(*answer, &by);
                 let ended = match read {
                     Ok(body) => Ended::Answered { status, events, body },
@@ -167,11 +166,6 @@ fn head(order: &Background<'_>) -> Option<Head> {
     );
     let limits = Limits { target: 1 << 10, head: 4 << 10, fields: 16, body: u64::MAX };
     Parser::default().parse(text.as_bytes(), &limits).ok().flatten().map(|(head, _)| head)
-}
-
-fn is_events(answer: &Answer) -> bool {
-    let value = answer.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.get(..17).is_some_and(|start| start.eq_ignore_ascii_case("text/event-stream"))
 }
 
 /// Reads an answer to its end.

@@ -88,9 +88,11 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &
                 let now = clock::now();
                 first_byte.get_or_insert(now);
                 by.endpoint.live.moved(now);
-                let events = if is_events { events(&buffer[..n]) } else { 0 };
-                client.ongoing().moved(now, events);
-                by.endpoint.live.count_tokens([events, 0, 0]);
+                if client.ongoing().is_shown() {
+                    let events = if is_events { events(&buffer[..n]) } else { 0 };
+                    client.ongoing().moved(now, events);
+                    by.endpoint.live.count_tokens([events, 0, 0]);
+                }
                 tail.push(&buffer[..n]);
                 if sent.is_err() {
                     return left(answer, by, first_byte, tail);
@@ -238,7 +240,7 @@ pub fn note_tokens(relayed: &Relayed, by: &By, streamed: bool) {
     by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.get(..17).is_some_and(|start| start.eq_ignore_ascii_case("text/event-stream"))
 }

@@ -4,10 +4,9 @@ use super::ask::Ask;
 use super::client;
 use super::forward::By;
 use super::later::Told;
-use super::page::is_page;
 use super::relay::Relayed;
 use super::tokens::Tokens;
-use super::{gate, route};
+use super::{gate, page, route};
 use crate::base::text::print_duration;
 use crate::base::{clock, dice};
 use crate::http::head::{Fields, Head};
@@ -67,8 +66,10 @@ impl Visit {
     pub fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Here) -> Self {
         let id = gate::request_id(head).unwrap_or_else(dice::request_id);
         let mut common = with_id(&id);
-        // No other page may read this one.
-        if !is_page(&head.target.canonical()) {
+        // No other page may read this one, whatever `cors` says.
+        if page::is_page(&head.target.canonical()) {
+            page::fields().into_iter().for_each(|(name, value)| common.push(name, value));
+        } else {
             gate::add_cors(&mut common, &snapshot.config.server.cors, head);
         }
         let dialect = Dialect::of(head.target.path());
@@ -84,14 +85,6 @@ impl Visit {
         let common = Arc::new(with_id(&id));
         let dialect = Dialect::OpenAi;
         Self { id, client: peer, key: None, began, dialect, common, access: true, here: None, told: None }
-    }
-
-    /// Says this on every answer.
-    pub fn add(&mut self, more: &[(HeaderName, HeaderValue)]) {
-        let fields = Arc::make_mut(&mut self.common);
-        for (name, value) in more {
-            fields.push(name.clone(), value.clone());
-        }
     }
 
     /// Tells on every answer what the caller's rate limit leaves.

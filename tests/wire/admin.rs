@@ -360,3 +360,24 @@ fn the_page_reads_the_configuration_again() {
     client.send(post(CHAT, chat("fast")));
     assert_eq!(client.answer().status(), 200);
 }
+
+#[test]
+fn the_page_and_the_file_change_it_at_once_and_nothing_is_lost_or_stuck() {
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    let proxy = start(&folder, &[&upstream], |_| ());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..40 {
+                assert_eq!(put(&proxy, &format!("page-{n}"), &json!({"Backends": [{"Endpoint": "a"}]})).status(), 200);
+            }
+        });
+        scope.spawn(|| {
+            for n in 0..40 {
+                proxy.reload(|config| config.queue.length = n);
+            }
+        });
+    });
+    let models = proxy.models();
+    assert_eq!(models.iter().filter(|name| name.starts_with("page-")).count(), 40, "{models:?}");
+    assert_eq!(proxy.reload(|_| ()), Vec::<&str>::new());
+}

@@ -53,6 +53,10 @@ fn who_may_not_come_in_does_not() {
         assert!([403, 415].contains(&write(fields)), "{fields}");
     }
     assert_eq!(on_disk(&folder)["Models"].get("x"), None);
+    // What the door refuses says it too.
+    let refused = ask(&proxy, "POST", "/admin/config/x", &format!("{JSON}Origin: http://evil.example\r\n"), &body);
+    assert_eq!((refused.status(), refused.field("x-frame-options")), (403, Some("DENY")));
+    assert!(refused.field("access-control-allow-origin").is_none());
     assert_eq!(write(&format!("{JSON}Origin: http://localhost\r\nSec-Fetch-Site: same-origin\r\n")), 200);
     // F9: no other page may read it, whatever `cors` says.
     let preflight = "OPTIONS /admin/config HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nAccess-Control-Request-Method: POST\r\n\r\n";
