@@ -187,4 +187,55 @@ def leaving_a_whole_answer_frees_the_server():
 
 @case
 def an_async_task_streams_and_its_cancel_frees_the_server():
-    async sys.exit(main())
+    async def main():
+        async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="any", max_retries=0) as client:
+            stream = await client.chat.completions.create(
+                model=ONLY_A, messages=user("hi"), max_tokens=3, stream=True
+            )
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+            assert text == "This is toy-a, ", text
+
+            watch = await asyncio.to_thread(Watch)
+            task = asyncio.create_task(client.chat.completions.create(model=SHARED, messages=user("queued")))
+            await asyncio.to_thread(watch.wait, "started")
+            closed = time.monotonic()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await asyncio.to_thread(watch.cancelled_since, closed)
+
+    asyncio.run(main())
+
+
+@case
+def a_server_lost_in_mid_stream_is_an_error_and_the_next_request_goes_to_the_other():
+    first = toy("toy-a")
+    seen, finish = [], None
+    try:
+        for chunk in client.chat.completions.create(model=SHARED, messages=user("hi"), stream=True):
+            seen.append(chunk.system_fingerprint)
+            finish = chunk.choices[0].finish_reason or finish
+            if len(seen) == 3:
+                http(f"{first}/demo/pause", "POST")
+    except Exception as error:
+        print(f"      {type(error).__name__}: {error}")
+    else:
+        raise AssertionError("the stream ended as if it were whole")
+    finally:
+        paused = http(f"{first}/demo/stats")["paused"]
+    try:
+        assert paused and set(seen) == {"toy-a"} and finish is None, (paused, seen, finish)
+        next_one = client.chat.completions.create(model=SHARED, messages=user("hi"), max_tokens=2)
+        assert next_one.system_fingerprint == "toy-b", next_one
+        health = http(f"{URL}/health/force-check", "POST")
+        assert health["endpoints"]["toy-a"]["healthy"] is False, health
+        assert SHARED in [m.id for m in client.models.list()]
+        assert ONLY_A not in [m.id for m in client.models.list()]
+    finally:
+        http(f"{first}/demo/resume", "POST")
+        health = http(f"{URL}/health/force-check", "POST")
+    assert health["endpoints"]["toy-a"]["healthy"] is True, health
+    back = client.chat.completions.create(model=SHARED, messages=user("hi"), max_tokens=2)
+    assert back.system_fingerprint == "toy-a", back
+
+
+sys.exit(main())
