@@ -60,6 +60,7 @@ pub fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
         raw: false,
         headers: headers::own(endpoint),
         body: [&[], &[], &[]],
+        rest: None,
         timeouts: Timeouts { total: Some(PATIENCE), ..Timeouts::default() },
         gone: None,
         watch: None,

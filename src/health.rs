@@ -371,6 +371,7 @@ fn get(channel: &Channel, task: &Task, path: &str, until: Instant) -> Result<(St
         raw: false,
         headers: headers::own(&task.endpoint.config),
         body: [&[], &[], &[]],
+        rest: None,
         timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(total) },
         gone: None,
         watch: None,

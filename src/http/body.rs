@@ -74,6 +74,11 @@ impl Decoder {
         Self { state, limit, announced, extensions: 0, trailers: 0 }
     }
 
+    /// Bytes that are still to come, if their number was declared.
+    pub fn missing(&self) -> Option<u64> {
+        if let State::Sized(missing) = self.state { Some(missing) } else { None }
+    }
+
     /// Appends what `input` holds of the body to `out`, which grows with the bytes that came and not with what was announced.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, Failure> {
         if self.announced > self.limit {

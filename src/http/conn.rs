@@ -3,7 +3,9 @@
 use super::body::Decoder;
 use super::door::{Desk, From};
 use super::head::{Framing, Head, Limits, Parser};
+use super::pace::Pace;
 use super::request::{Body, Budget};
+use super::upload::{LARGE, Upload};
 use crate::base::gone::Gone;
 use crate::config::Server;
 use crate::model::failure::{Failure, Kind};
@@ -13,8 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-/// Slower than this (bytes a second), after `bodyTimeout`, is no honest client (FAULTS A18).
-const SLOWEST_BODY: u64 = 500;
 /// Reads of one client in a row, 1 MiB, before others get their turn.
 const READS: usize = 16;
 /// What is still read of a refused client before the connection is closed.
@@ -31,6 +31,10 @@ pub(super) struct Rules {
     pub body_timeout: Duration,
     pub keep_alive: Duration,
     pub write_timeout: Duration,
+    /// Each large body that a worker reads holds one of these.
+    uploads: Arc<()>,
+    /// So many at once: a quarter of the workers. Others are collected, and hold none.
+    max_uploads: usize,
 }
 
 impl Rules {
@@ -43,7 +47,20 @@ impl Rules {
             body_timeout: server.body_timeout,
             keep_alive: server.keep_alive,
             write_timeout: server.write_timeout,
+            uploads: Arc::default(),
+            max_uploads: server.workers / 4,
         }
+    }
+
+    /// Other bounds from now on, for what is there already too.
+    pub fn obey(&mut self, server: &Server) {
+        let uploads = Arc::clone(&self.uploads);
+        *self = Self { uploads, ..Self::new(server, Arc::clone(&self.budget), Arc::clone(&self.desk)) };
+    }
+
+    /// Whether one more large body may be sent on as it comes.
+    fn passes_on(&self, head: &Head, listener: usize) -> bool {
+        Arc::strong_count(&self.uploads) <= self.max_uploads && self.desk.passes_on(head, listener)
     }
 }
 
@@ -85,17 +102,17 @@ pub(super) struct Incoming {
     decoder: Decoder,
     body: Body,
     began: Instant,
-    since: Instant,
-    last: Instant,
-    bytes: u64,
+    pace: Pace,
 }
 
-impl Incoming {
-    /// Silence is noticed when it is over the limit, slowness about four times in that time.
-    fn next_look(&self, now: Instant, rules: &Rules) -> Instant {
-        let limit = rules.body_timeout;
-        (self.last + limit).min((self.since + limit).max(now + limit / 4))
-    }
+/// A request that a worker can begin with.
+pub(super) struct Arrived {
+    pub head: Head,
+    pub body: Body,
+    /// What follows `body`.
+    pub rest: Option<Upload>,
+    /// When its first byte came.
+    pub began: Instant,
 }
 
 /// What a look at a connection led to.
@@ -103,8 +120,7 @@ pub(super) enum Step {
     Wait,
     /// There is more to read, but others wait too.
     Again,
-    /// A complete request, and when its first byte came.
-    Serve(Box<Head>, Body, Instant),
+    Serve(Box<Arrived>),
     /// An answer that ends the connection.
     Refuse(Option<Box<Head>>, Failure, Instant),
     Close,
@@ -229,8 +245,7 @@ impl Conn {
                 }
             }
             State::Body(incoming) => {
-                incoming.last = now;
-                incoming.bytes += input.len() as u64;
+                incoming.pace.moved(input.len(), now);
                 self.feed(input, now, rules)
             }
             State::Linger { left } => {
@@ -248,7 +263,7 @@ impl Conn {
         let mut body = rules.budget.body();
         if matches!(head.framing, Framing::None | Framing::Sized(0)) {
             self.keep_rest(rest);
-            return Step::Serve(Box::new(head), body, began);
+            return Step::Serve(Box::new(Arrived { head, body, rest: None, began }));
         }
         if let Err(failure) = rules.desk.admit(&head, self.from()) {
             return Step::Refuse(Some(Box::new(head)), failure, began);
@@ -261,7 +276,9 @@ impl Conn {
         if body.grow(|_| ()).is_none() {
             return Step::Refuse(Some(Box::new(head)), out_of_memory(), began);
         }
-        let incoming = Incoming { head, decoder, body, began, since: now, last: now, bytes: rest.len() as u64 };
+        let mut pace = Pace::new(rules.body_timeout, now);
+        pace.moved(rest.len(), now);
+        let incoming = Incoming { head, decoder, body, began, pace };
         self.state = State::Body(Box::new(incoming));
         self.deadline = now + rules.body_timeout;
         if rest.is_empty() { Step::Wait } else { self.feed(rest, now, rules) }
@@ -271,24 +288,31 @@ impl Conn {
         let State::Body(incoming) = &mut self.state else {
             return Step::Wait;
         };
-        self.deadline = incoming.next_look(now, rules);
-        let Incoming { decoder, body, .. } = &mut **incoming;
-        let failure = match body.grow(|out| decoder.feed(input, out)) {
-            Some(Ok(progress)) if !progress.complete => return Step::Wait,
-            Some(Ok(progress)) => {
-                let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
-                    return Step::Wait;
-                };
-                self.keep_rest(&input[progress.consumed..]);
-                return Step::Serve(Box::new(incoming.head), incoming.body, incoming.began);
-            }
-            Some(Err(failure)) => failure,
-            None => out_of_memory(),
+        self.deadline = incoming.pace.next_look(now);
+        let Incoming { head, decoder, body, .. } = &mut **incoming;
+        let before = body.bytes().len();
+        let grown = body.grow(|out| decoder.feed(input, out));
+        let is_large = before < LARGE && body.bytes().len() >= LARGE;
+        let complete = match grown {
+            Some(Ok(progress)) if progress.complete => Ok(Some(progress.consumed)),
+            Some(Ok(_)) if is_large && rules.passes_on(head, self.listener) => Ok(None),
+            Some(Ok(_)) => return Step::Wait,
+            Some(Err(failure)) => Err(failure),
+            None => Err(out_of_memory()),
         };
         let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
             return Step::Wait;
         };
-        Step::Refuse(Some(Box::new(incoming.head)), failure, incoming.began)
+        let Incoming { head, decoder, body, began, pace } = *incoming;
+        let rest = match complete {
+            Ok(Some(consumed)) => {
+                self.keep_rest(&input[consumed..]);
+                None
+            }
+            Ok(None) => Some(Upload::new(Arc::clone(&self.stream), decoder, pace, Arc::clone(&rules.uploads))),
+            Err(failure) => return Step::Refuse(Some(Box::new(head)), failure, began),
+        };
+        Step::Serve(Box::new(Arrived { head, body, rest, began }))
     }
 
     fn keep_rest(&mut self, rest: &[u8]) {
@@ -304,21 +328,13 @@ impl Conn {
                 Step::Refuse(None, Failure::new(Kind::RequestTimeout, text), *began)
             }
             State::Body(incoming) => {
-                let silent = now.saturating_duration_since(incoming.last) >= rules.body_timeout;
-                let elapsed = now.saturating_duration_since(incoming.since);
-                let slow = elapsed >= rules.body_timeout
-                    && u128::from(incoming.bytes) * 1000 < u128::from(SLOWEST_BODY) * elapsed.as_millis();
-                if !silent && !slow {
-                    self.deadline = incoming.next_look(now, rules);
+                let Some(failure) = incoming.pace.refusal(now) else {
+                    self.deadline = incoming.pace.next_look(now);
                     return Step::Wait;
-                }
-                let text = if silent { "did not arrive in time" } else { "came too slowly" };
+                };
                 let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
                     return Step::Wait;
                 };
-                let text =
-                    format!("The request body {text} (limit: {:?} of silence, 500 bytes/s).", rules.body_timeout);
-                let failure = Failure::new(Kind::RequestTimeout, text);
                 Step::Refuse(Some(Box::new(incoming.head)), failure, incoming.began)
             }
             // Workers have time-outs of their own.

@@ -28,6 +28,8 @@ pub trait Desk: Send + Sync + 'static {
     /// # Errors
     /// The refusal.
     fn admit(&self, head: &Head, from: From) -> Result<(), Failure>;
+    /// Whether a body that turns out large is to be sent on as it comes.
+    fn passes_on(&self, head: &Head, listener: usize) -> bool;
     /// The lane of a request, by its head.
     fn lane(&self, head: &Head, listener: usize) -> LaneName;
     /// Answers a request that the door or a full lane refuses, and logs it.

@@ -1,12 +1,12 @@
 //! The door: one thread that accepts, reads heads and bodies of parked connections within bounds, hands
 //! complete requests to the lanes, and hears a client hang up while a worker serves it. Knows no routes.
 
-use super::conn::{Conn, Rules, State, Step};
+use super::conn::{Arrived, Conn, Rules, State, Step};
 use super::door::{Desk, Door, Handle, LaneName, Refused, Shared};
 use super::head::{Head, Version};
 use super::pool::{Job, Lane, Returns};
 use super::reply::{Back, Line, Reply};
-use super::request::{Body, Budget, Request};
+use super::request::{Budget, Request};
 use super::tally::Tally;
 use crate::base::clock;
 use crate::base::gone::Gone;
@@ -14,6 +14,7 @@ use crate::base::lock::lock;
 use crate::model::failure::{Failure, Kind};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -132,7 +133,7 @@ impl Front {
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
             self.take_back(now);
             if let Some(server) = lock(&self.shared.bounds).take() {
-                self.rules = Rules::new(&server, Arc::clone(&self.rules.budget), Arc::clone(&self.desk));
+                self.rules.obey(&server);
                 self.tally.limit(server.per_client, server.trusted_proxies);
             }
             for event in &events {
@@ -225,7 +226,7 @@ impl Front {
                 self.again.push(slot);
             }
             Step::Close => self.close(slot),
-            Step::Serve(head, body, began) => self.serve(slot, *head, body, began),
+            Step::Serve(arrived) => self.serve(slot, *arrived),
             Step::Refuse(head, failure, began) => self.refuse(slot, head.as_deref(), failure, began),
         }
     }
@@ -263,20 +264,26 @@ impl Front {
         Some((Reply::new(line, version, head_only, keep), gone))
     }
 
-    fn serve(&mut self, slot: usize, head: Head, body: Body, began: Instant) {
+    fn serve(&mut self, slot: usize, arrived: Arrived) {
+        let Arrived { head, body, mut rest, began } = arrived;
         let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
             return;
         };
         let lane = self.desk.lane(&head, conn.listener);
-        let Some((reply, gone)) = self.lend(slot, Some(&head), lane == LaneName::Proxy) else {
+        let Some((mut reply, gone)) = self.lend(slot, Some(&head), lane == LaneName::Proxy) else {
             return;
         };
+        if let Some(rest) = &mut rest {
+            rest.hear(&gone);
+            reply.close_after();
+        }
         let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
             return;
         };
         let request = Request {
             head,
             body,
+            rest: rest.map(RefCell::new),
             peer: conn.peer,
             peer_text: Arc::clone(&conn.peer_text),
             listener: conn.listener,

@@ -1,19 +1,23 @@
-//! One complete request as a worker gets it, and the memory budget its body is counted in.
+//! One request as a worker gets it, and the memory budget its body is counted in.
 
 use super::door::From;
 use super::head::Head;
+use super::upload::Upload;
 use crate::base::gone::Gone;
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// A head and a whole body. Nothing of the wire is left in it.
+/// A head and a body, whole but for the `rest` of a large one. Nothing of the wire is left in it.
 pub struct Request {
     /// Method, target and fields.
     pub head: Head,
     /// The decoded body.
     pub body: Body,
+    /// What follows `body`, read as it is sent on; only where the desk wants that.
+    pub rest: Option<RefCell<Upload>>,
     /// The address at the other end of the connection.
     pub peer: IpAddr,
     /// The same as text, made once for the connection.
@@ -30,6 +34,11 @@ impl Request {
     /// Where it came from.
     pub fn from(&self) -> From {
         From { peer: self.peer, listener: self.listener }
+    }
+
+    /// A part of it has been sent and is not here any more: no other endpoint can get it whole.
+    pub fn is_spent(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| !rest.borrow().is_untouched())
     }
 }
 

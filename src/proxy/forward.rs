@@ -18,7 +18,7 @@ use crate::model::standing::{Observation, State};
 use crate::observe::activity::Ongoing;
 use crate::observe::metrics::{Family, Metrics};
 use crate::upstream::headers;
-use crate::upstream::{Answer, Fault, Net, Order, Stage, Trouble, Watch};
+use crate::upstream::{Answer, Fault, Net, Order, Rest, Stage, Trouble, Watch};
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -265,7 +265,8 @@ impl<'a> Trying<'a> {
             keyed: self.errand.keyed,
         };
         let mut timeouts = config.timeouts;
-        if ask.stream && config.stream {
+        // Whether a large body asks for a stream is not known.
+        if (ask.stream && config.stream) || request.rest.is_some() {
             timeouts.total = None;
         }
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
@@ -275,6 +276,7 @@ impl<'a> Trying<'a> {
             raw: forward.names == Names::Raw,
             headers: headers::request(request.head.fields.iter(), &client, config, key),
             body: rendered.parts(),
+            rest: request.rest.as_ref().map(|rest| Rest { from: rest, length: rest.borrow().length() }),
             timeouts,
             gone: cancels.then(|| Arc::clone(&request.gone)),
             watch: Some(Rc::clone(self.errand.watch)),
@@ -299,6 +301,9 @@ impl<'a> Trying<'a> {
             endpoint.live.cool_down(clock::now(), told);
         }
         self.told = self.told.max(told);
+        if self.errand.request.is_spent() {
+            return Verdict::Pass;
+        }
         weigh::answer(answer.status, retry, left)
     }
 
@@ -339,6 +344,10 @@ impl<'a> Trying<'a> {
         if fault.trouble == Trouble::Gone || self.errand.request.gone.has_left() {
             return Step::End(Outcome::Gone(self.last.take()));
         }
+        let rest = self.errand.request.rest.as_ref();
+        if let Some(failure) = rest.and_then(|rest| rest.borrow().refusal().cloned()) {
+            return Step::End(Outcome::Failed(failure, self.last.take()));
+        }
         log::warn!("endpoint {} {}: {}", endpoint.name(), weigh::sentence(&fault), fault.cause);
         let cause = || fault.cause.clone();
         let seen = match fault.trouble {
@@ -353,7 +362,7 @@ impl<'a> Trying<'a> {
             self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), seen));
         }
         self.errand.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
-        let again = weigh::may_retry(&fault, retry);
+        let again = weigh::may_retry(&fault, retry) && !self.errand.request.is_spent();
         if again {
             self.errand.metrics.count(Family::Retries, &[endpoint.name(), weigh::word(&fault)]);
         }

@@ -77,6 +77,7 @@ impl Proxy {
         let request = Request {
             head,
             body,
+            rest: None,
             peer,
             peer_text: peer.to_string().into(),
             listener: 0,

@@ -95,6 +95,11 @@ impl Desk for Proxy {
         }
     }
 
+    fn passes_on(&self, head: &Head, listener: usize) -> bool {
+        let mode = site(&self.shared.load(), &self.bound[listener].name).mode;
+        mode == Mode::Raw && self.lane(head, listener) == LaneName::Proxy
+    }
+
     fn lane(&self, head: &Head, listener: usize) -> LaneName {
         let mode = site(&self.shared.load(), &self.bound[listener].name).mode;
         match route_of(head, mode) {

@@ -262,8 +262,8 @@ impl Proxy {
                 client.fail(&failure, &by.as_deref().map(relay::told).unwrap_or_default());
                 let end = match failure.kind {
                     Kind::UpstreamTimeout => End::Timeout,
-                    Kind::Overloaded | Kind::QueueTimeout | Kind::Draining => End::Refused,
-                    _ => End::UpstreamLost,
+                    Kind::Upstream | Kind::NoEndpoint => End::UpstreamLost,
+                    _ => End::Refused,
                 };
                 (failure.kind.status(), by, nothing_relayed(end))
             }
@@ -342,6 +342,7 @@ impl Proxy {
             raw: false,
             headers: crate::upstream::headers::own(&by.endpoint.config),
             body: [&[], &[], &[]],
+            rest: None,
             timeouts: crate::config::Timeouts { total: Some(Duration::from_secs(2)), ..by.endpoint.config.timeouts },
             gone: None,
             watch: None,

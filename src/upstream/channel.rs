@@ -8,6 +8,7 @@ use crate::base::gone::Gone;
 use crate::config::{Base, Endpoint, Timeouts};
 use crate::model::capacity::Slot;
 use http::{HeaderMap, Method, StatusCode};
+use std::cell::RefCell;
 use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,12 +40,23 @@ pub struct Order<'a> {
     pub headers: HeaderMap,
     /// The body in parts that are sent one after another.
     pub body: [&'a [u8]; 3],
+    /// What follows that, read as it is sent.
+    pub rest: Option<Rest<'a>>,
     /// Stage limits.
     pub timeouts: Timeouts,
     /// Interrupts everything when set.
     pub gone: Option<Arc<Gone>>,
     /// Acts in silence.
     pub watch: Option<Rc<dyn Watch>>,
+}
+
+/// The end of a body that is not here yet. It can be sent once.
+#[derive(Clone, Copy)]
+pub struct Rest<'a> {
+    /// Where it comes from.
+    pub from: &'a RefCell<dyn Read>,
+    /// Its bytes, if known; else the body goes out in chunks.
+    pub length: Option<u64>,
 }
 
 /// Why a try gave no answer, or an answer broke off.
@@ -146,6 +158,8 @@ impl Channel {
     pub fn send(&self, order: &Order<'_>) -> Result<Answer, Fault> {
         let call = Call::new(order.timeouts, order.gone.clone(), order.watch.clone(), clock::now());
         let entered = call.enter();
+        // What can be sent once must not meet a connection that died in the pool.
+        call.fresh.set(order.rest.is_some());
         let mut result = self.exchange(order, &call);
         if let Err(fault) = &result
             && fault.trouble == Trouble::Reset
@@ -195,12 +209,16 @@ impl Channel {
             .parse()
             .map_err(|_| Fault { trouble: Trouble::Garbled, cause: "the path cannot be sent".into() })?;
         *request.headers_mut() = order.headers.clone();
-        let length: usize = order.body.iter().map(|part| part.len()).sum();
-        let mut parts = order.body[0].chain(order.body[1]).chain(order.body[2]);
-        let has_body = length > 0 || matches!(order.method, Method::POST | Method::PUT | Method::PATCH);
+        let here = order.body.iter().map(|part| part.len() as u64).sum::<u64>();
+        let length = order.rest.map_or(Some(here), |rest| rest.length.map(|rest| here + rest));
+        let rest = Following { rest: order.rest, call };
+        let mut parts = order.body[0].chain(order.body[1]).chain(order.body[2]).chain(rest);
+        let has_body = length != Some(0) || matches!(order.method, Method::POST | Method::PUT | Method::PATCH);
         let result = if has_body {
             // With its length declared, a reader is sent as it is, not in chunks.
-            request.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
+            if let Some(length) = length {
+                request.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
+            }
             self.agent.run(request.map(|()| SendBody::from_reader(&mut parts)))
         } else {
             self.agent.run(request)
@@ -216,6 +234,21 @@ impl Channel {
             _ => (&self.base.root, path),
         };
         format!("{}{prefix}{rest}", self.origin)
+    }
+}
+
+/// Reads the rest of a body. While it does not come, the upstream is not the one who is silent.
+struct Following<'a> {
+    rest: Option<Rest<'a>>,
+    call: &'a Call,
+}
+
+impl Read for Following<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(rest) = self.rest else { return Ok(0) };
+        let read = rest.from.borrow_mut().read(buf);
+        self.call.progress();
+        read
     }
 }
 

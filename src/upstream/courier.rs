@@ -41,6 +41,7 @@ pub fn deliver(letter: &Letter<'_>, patience: Duration, gone: &Arc<Gone>, guard:
         raw: true,
         headers,
         body: [letter.body, &[], &[]],
+        rest: None,
         timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(patience) },
         gone: Some(Arc::clone(gone)),
         watch: None,

@@ -10,5 +10,5 @@ mod net;
 mod wire;
 
 pub use call::{Stage, Watch};
-pub use channel::{Answer, Channel, Fault, Order, Trouble};
+pub use channel::{Answer, Channel, Fault, Order, Rest, Trouble};
 pub use net::Net;

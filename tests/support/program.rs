@@ -100,6 +100,15 @@ impl Program {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the program lives").count()
     }
 
+    /// What `ps` shows of it: its command line and the names of its threads.
+    pub fn ps(&self) -> String {
+        let of = format!("/proc/{}", self.child.id());
+        let read = |file: &str| std::fs::read_to_string(file).expect("the program lives");
+        let threads = std::fs::read_dir(format!("{of}/task")).expect("the program lives");
+        let names = threads.flatten().map(|thread| read(&format!("{}/comm", thread.path().display())));
+        names.fold(read(&format!("{of}/cmdline")), |all, name| all + " " + &name)
+    }
+
     fn status(&self, key: &str) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the program lives");
         let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("no {key}"));

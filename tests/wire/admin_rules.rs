@@ -156,6 +156,8 @@ fn six_secrets_go_through_all_of_it_and_are_seen_nowhere() {
             .expect("it runs");
         seen.push(String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned());
     }
+    assert!(program.ps().contains("proxy-0"), "threads have names");
+    seen.push(program.ps());
     seen.extend(program.log());
     let told: Vec<_> = seen.iter().filter(|text| text.contains("canary")).collect();
     assert!(told.is_empty(), "{told:?}");

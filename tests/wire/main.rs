@@ -38,5 +38,6 @@ mod staying_up;
 mod strategies;
 mod stream_faults;
 mod stress;
+mod uploads;
 mod upstream_faults;
 mod webhooks;

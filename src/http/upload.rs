@@ -1,0 +1,148 @@
+//! What of a large body is still with its client: a worker reads it while it sends it on. Waits, within the
+//! bounds that bodies have at the door too.
+
+use super::body::Decoder;
+use super::pace::Pace;
+use crate::base::clock;
+use crate::base::gone::Gone;
+use crate::model::failure::Failure;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// So much of a body is collected before it is large: up to here any endpoint can still be tried.
+pub(super) const LARGE: usize = 1 << 20;
+/// One read.
+const SCRATCH: usize = 64 << 10;
+/// Longest single wait: how soon it is noticed that nobody wants the body any more.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The rest of one body. Its connection serves no other request.
+pub struct Upload {
+    stream: Arc<TcpStream>,
+    decoder: Decoder,
+    pace: Pace,
+    gone: Arc<Gone>,
+    /// Made for the first wait.
+    poll: Option<Poll>,
+    /// As they came, room for one read.
+    scratch: Vec<u8>,
+    /// Decoded, and read up to `at`.
+    ready: Vec<u8>,
+    at: usize,
+    state: State,
+    /// Counts it among those at once.
+    _place: Arc<()>,
+}
+
+enum State {
+    Untouched,
+    Coming,
+    Over,
+    Refused(Failure),
+}
+
+impl Upload {
+    pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, pace: Pace, place: Arc<()>) -> Self {
+        let (gone, state, scratch, ready) = (Arc::default(), State::Untouched, Vec::new(), Vec::new());
+        Self { stream, decoder, pace, gone, poll: None, scratch, ready, at: 0, state, _place: place }
+    }
+
+    /// From now on it ends when this client leaves.
+    pub(super) fn hear(&mut self, gone: &Arc<Gone>) {
+        self.gone = Arc::clone(gone);
+    }
+
+    /// Bytes to come, if the client told.
+    pub fn length(&self) -> Option<u64> {
+        self.decoder.missing()
+    }
+
+    /// Nothing of it was read, so that it can still go anywhere.
+    pub fn is_untouched(&self) -> bool {
+        matches!(self.state, State::Untouched)
+    }
+
+    /// Why it broke off, when that was the client's fault.
+    pub fn refusal(&self) -> Option<&Failure> {
+        if let State::Refused(failure) = &self.state { Some(failure) } else { None }
+    }
+
+    fn refuse(&mut self, failure: Failure) -> io::Error {
+        self.state = State::Refused(failure);
+        io::ErrorKind::InvalidInput.into()
+    }
+
+    /// Waits for bytes, as long as their client may be silent.
+    fn wait(&mut self) -> io::Result<()> {
+        let now = clock::now();
+        if let Some(failure) = self.pace.refusal(now) {
+            return Err(self.refuse(failure));
+        }
+        let poll = match &mut self.poll {
+            Some(poll) => poll,
+            none => {
+                let poll = Poll::new()?;
+                poll.registry().register(&mut SourceFd(&self.stream.as_raw_fd()), Token(0), Interest::READABLE)?;
+                none.insert(poll)
+            }
+        };
+        let patience = self.pace.next_look(now).saturating_duration_since(now).min(TICK);
+        match poll.poll(&mut Events::with_capacity(1), Some(patience)) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next bytes of the socket into `ready`.
+    fn fill(&mut self) -> io::Result<()> {
+        self.scratch.resize(SCRATCH, 0);
+        let came = loop {
+            if self.gone.has_left() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            match (&*self.stream).read(&mut self.scratch) {
+                Ok(0) => {
+                    self.gone.leave();
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+                Ok(n) => break n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait()?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    self.gone.leave();
+                    return Err(e);
+                }
+            }
+        };
+        self.pace.moved(came, clock::now());
+        self.at = 0;
+        self.ready.clear();
+        match self.decoder.feed(&self.scratch[..came], &mut self.ready) {
+            Ok(progress) => self.state = if progress.complete { State::Over } else { State::Coming },
+            Err(failure) => return Err(self.refuse(failure)),
+        }
+        Ok(())
+    }
+}
+
+impl Read for Upload {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.ready.len() {
+            match &self.state {
+                State::Over => return Ok(0),
+                State::Refused(_) => return Err(io::ErrorKind::InvalidInput.into()),
+                State::Untouched => self.state = State::Coming,
+                State::Coming => {}
+            }
+            self.fill()?;
+        }
+        let n = (&self.ready[self.at..]).read(buf)?;
+        self.at += n;
+        Ok(n)
+    }
+}
