@@ -22,8 +22,6 @@ const LOADING_AGAIN: Duration = Duration::from_secs(1);
 const EXTRAS_EVERY: Duration = Duration::from_secs(2);
 /// The start waits for the first round at most this long.
 const FIRST_ROUND: Duration = Duration::from_secs(2);
-/// An endpoint that is never probed and failed is left alone for this long, while there is another.
-const REST: Duration = Duration::from_secs(5);
 /// Bytes of one answer to a probe that are read.
 const MOST: usize = 8 << 20;
 /// Waiting force-checks; more are answered at once with what is known.
@@ -258,16 +256,13 @@ impl Keeper {
     }
 }
 
-/// The standing of one that no probe would ever bring back: it is not taken out for good, it rests for a while, and the
-/// next request finds out.
+/// The standing of one that no probe would ever bring back: it is not taken out for good, it rests for a while (see
+/// `proxy/forward.rs`), and the next request finds out.
 fn unprobed(endpoint: &Endpoint, seen: Observation, at: SystemTime) -> Standing {
     let seen = match seen {
         Observation::Loading => Observation::Down("the model is being loaded".into()),
         other => other,
     };
-    if seen != Observation::Up {
-        endpoint.live.cool_down(clock::now(), REST);
-    }
     endpoint.standing.observe(seen, u32::MAX, at)
 }
 

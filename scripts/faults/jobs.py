@@ -137,7 +137,7 @@ def kill(work, times=1000):
 
 
 def full(work):
-    """A disk without room: 507, nothing half-written, and it goes on when there is room again."""
+    """A disk without room: 507, nothing half-written; answers wait for room, and come when there is some."""
     port = model()
     Model.pause = 0.0
     spool = os.path.join(work, "spool")
@@ -150,13 +150,17 @@ def full(work):
         print(f"      {dict(ends)}; unfinished files: {left}")
         assert set(ends) == {202, 507} and not left, ends
         assert proxy.ask("GET", "/health")[0] == 200
-        while True:
-            listed = json.loads(proxy.ask("GET", "/v1/jobs")[1])
-            if listed["counts"]["pending"] + listed["counts"]["processing"] == 0:
-                break
+        time.sleep(5)
+        jobs = lambda: json.loads(proxy.ask("GET", "/v1/jobs")[1])
+        print(f"      5 s later: {jobs()['counts']}")
+        waiting = [job["request_id"] for job in jobs()["data"] if job["status"] == "pending"]
+        for job in waiting[:3]:
+            assert proxy.ask("DELETE", f"/v1/chat/completions/{job}")[0] == 200
+        while jobs()["counts"]["pending"] + jobs()["counts"]["processing"]:
             time.sleep(0.2)
-        print(f"      {listed['counts']}")
-        for job in listed["data"]:
+        print(f"      3 cancelled: {jobs()['counts']}")
+        assert jobs()["counts"]["completed"] == ends[202] - 3, jobs()
+        for job in jobs()["data"]:
             assert proxy.ask("DELETE", f"/v1/chat/completions/{job['request_id']}")[0] == 200
         assert proxy.submit("small")[0] == 202
         proxy.kill()

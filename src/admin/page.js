@@ -2,7 +2,7 @@
 // Names of models, endpoints and clients come from others: they only ever become text, never markup.
 const $ = (id) => document.getElementById(id);
 const copy = (id) => $(id).content.firstElementChild.cloneNode(true);
-const state = { endpoints: [], models: [], history: new Map(), token: sessionStorage.getItem('token') || '', etag: null, log: [], recent: [] };
+const state = { endpoints: [], models: [], history: new Map(), token: sessionStorage.getItem('token') || '', etag: null, log: [], recent: [], running: [] };
 
 function row(cells) {
   const tr = document.createElement('tr');
@@ -84,6 +84,7 @@ async function watch() {
       pause = 1000;
       state.log = [];
       state.recent = [];
+      state.running = [];
       for await (const event of parts(answer, '\n\n')) if (event.startsWith('data: ')) show(JSON.parse(event.slice(6)));
     } catch (error) {
       if (mine.signal.aborted) return;
@@ -174,7 +175,11 @@ function endpoint(one) {
   card.querySelector('polyline').setAttribute('points', points.join(' '));
 }
 
-function running(all) {
+// Of those that are known only what has changed comes.
+function running(news) {
+  const known = new Map(state.running.map((one) => [one.id, one]));
+  const all = news.map((one) => ({ began: performance.now() - one.age_ms, ...known.get(one.id), ...one }));
+  state.running = all;
   const focused = document.activeElement?.dataset?.id;
   $('running').replaceChildren(...all.map((one) => {
     const stop = button(one.stopping ? 'stopping' : 'Stop', `Stop the request for ${one.model ?? one.path}`, async () => {
@@ -183,7 +188,7 @@ function running(all) {
     });
     stop.dataset.id = one.id;
     stop.disabled = one.stopping;
-    return row([[one.model ?? one.path], [one.endpoint ?? 'in line'], [time(one.age_ms), 'n'], [time(one.first_byte_ms), 'n'], [one.tokens || '', 'n'], [one.key ?? one.client], [stop]]);
+    return row([[one.model ?? one.path], [one.endpoint ?? 'in line'], [time(Math.round(performance.now() - one.began)), 'n'], [time(one.first_byte_ms), 'n'], [one.tokens || '', 'n'], [one.key ?? one.client], [stop]]);
   }));
   if (!all.length) $('running').replaceChildren(row([['nothing']]));
   if (focused) document.querySelector(`#running [data-id="${CSS.escape(focused)}"]`)?.focus();

@@ -9,6 +9,7 @@ use crate::model::failure::{Failure, Kind};
 use crate::proxy::visit::Visit;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -51,7 +52,7 @@ fn show(admin: &Admin, visit: &Visit, request: &Request, mut reply: Reply) {
     let mut fields = Fields::clone(&visit.common);
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     reply.start(StatusCode::OK, &fields, Length::Open);
-    let (mut seen, mut models) = (Value::Null, Value::Null);
+    let (mut seen, mut models, mut running) = (Value::Null, Value::Null, HashMap::new());
     while !admin.closed.has_left() {
         let mut status = admin.status(&seen);
         seen = status["seen"].take();
@@ -61,6 +62,7 @@ fn show(admin: &Admin, visit: &Visit, request: &Request, mut reply: Reply) {
         } else {
             models.clone_from(&status["models"]);
         }
+        running = shorten(&mut status["running"], &running);
         if reply.piece(format!("data: {status}\n\n").as_bytes()).and_then(|()| reply.flush()).is_err() {
             break;
         }
@@ -69,4 +71,19 @@ fn show(admin: &Admin, visit: &Visit, request: &Request, mut reply: Reply) {
         }
     }
     reply.finish();
+}
+
+/// Leaves of requests that were told of before only what has changed, and not their age, which the page reckons.
+/// What they are now.
+fn shorten(running: &mut Value, before: &HashMap<String, Value>) -> HashMap<String, Value> {
+    let mut now = HashMap::new();
+    for one in running.as_array_mut().into_iter().flatten() {
+        let id = one["id"].as_str().unwrap_or_default().to_owned();
+        let whole = one.clone();
+        if let (Some(old), Some(members)) = (before.get(&id), one.as_object_mut()) {
+            members.retain(|name, value| name == "id" || (name != "age_ms" && old[name] != *value));
+        }
+        now.insert(id, whole);
+    }
+    now
 }

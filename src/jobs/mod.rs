@@ -317,7 +317,7 @@ impl Later for Office {
             (State::Processing, _) => {}
             (State::Pending, Ok(mut record)) => {
                 record.error = Some(Trouble::cancelled(0));
-                self.finish(&name, &record, State::Error);
+                self.finish(&name, &record, State::Error, &Gone::default());
             }
             _ => self.spool.remove(&name),
         }

@@ -4,6 +4,7 @@ use super::collect::collect;
 use super::record::{Name, Record, State, Trouble};
 use super::{Office, Running, Why, seconds};
 use crate::base::clock;
+use crate::base::disk::is_full;
 use crate::base::gone::Gone;
 use crate::model::failure::{Failure, Kind};
 use crate::model::scope::Scope;
@@ -95,7 +96,7 @@ impl Office {
         };
         log::info!("job {}: started, try {}", name.id, name.number);
         let end = self.tries(&mut name, &record, gone);
-        let why = self.floor().queue.running(&name.id).and_then(|running| running.why);
+        let why = self.why(&name.id);
         let tries = name.number;
         let trouble =
             |message: &str, kind: &str| Trouble { message: message.into(), kind: kind.into(), attempts: tries };
@@ -108,11 +109,11 @@ impl Office {
             End::Stopped => self.put_back(&name),
             End::Completed(response) => {
                 record.response = Some(response);
-                self.finish(&name, &record, State::Completed);
+                self.finish(&name, &record, State::Completed, gone);
             }
             End::Error(error) => {
                 record.error = Some(error);
-                self.finish(&name, &record, State::Error);
+                self.finish(&name, &record, State::Error, gone);
             }
         }
     }
@@ -224,21 +225,35 @@ impl Office {
         Ok(())
     }
 
-    /// Writes the end of a job down, and only then lets it be known.
-    pub(super) fn finish(&self, name: &Name, record: &Record, state: State) {
+    /// Why a job in progress is to end.
+    fn why(&self, id: &str) -> Option<Why> {
+        self.floor().queue.running(id).and_then(|running| running.why)
+    }
+
+    /// Writes the end of a job down, and only then lets it be known. On a full disk an answer waits for room until
+    /// `gone`: nobody computes it again.
+    pub(super) fn finish(&self, name: &Name, record: &Record, state: State, gone: &Gone) {
         let is_cancelled = record.error.as_ref().is_some_and(|error| error.kind == Trouble::CANCELLED);
         let owed = record.webhook.is_some() && !is_cancelled;
         let mut to = Name { owed, ..name.to(state, seconds()) };
         let bytes = serde_json::to_vec(record).unwrap_or_default();
         let mut size = bytes.len() as u64;
         let never = Gone::default();
-        for written in 1..=WRITES {
+        for written in 1.. {
             match self.spool.write(&to, &bytes) {
                 Ok(()) => break,
+                Err(error) if is_full(&error) && state == State::Completed && !gone.has_left() => {
+                    if written == 1 {
+                        log::warn!("job {}: its answer waits for room on the disk: {error}", name.id);
+                    }
+                    gone.wait_until(clock::now() + NOBODY, clock::now);
+                }
                 Err(error) if written < WRITES => {
                     log::warn!("job {}: its end cannot be written: {error}; once more", name.id);
                     never.wait_until(clock::now() + PAUSE, clock::now);
                 }
+                // It is done once more after the next start.
+                Err(_) if self.why(&name.id) == Some(Why::Stopping) => return self.put_back(name),
                 // A name takes no room.
                 Err(error) => {
                     log::error!("job {}: its end is lost: {error}", name.id);
@@ -247,6 +262,7 @@ impl Office {
                     if self.spool.rename(name, &to).is_err() {
                         to.clone_from(name);
                     }
+                    break;
                 }
             }
         }

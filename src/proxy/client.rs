@@ -60,6 +60,12 @@ impl Client {
         &self.common
     }
 
+    /// What the client and the log call this request.
+    pub fn request_id(&self) -> &str {
+        let field = self.common.get(HeaderName::from_static("x-request-id"));
+        field.and_then(|value| value.to_str().ok()).unwrap_or("-")
+    }
+
     /// A 200 head went out before any endpoint answered.
     pub fn is_early(&self) -> bool {
         self.early.get()

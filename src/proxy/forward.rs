@@ -26,6 +26,8 @@ use std::time::Duration;
 
 /// An error answer that may yet be the last word is kept whole up to this size; a longer one is passed on.
 const KEEP: usize = 1 << 20;
+/// How long one that nobody probes is left alone after it was away, while others are there.
+const REST: Duration = Duration::from_secs(5);
 
 /// Everything the attempts need, and nothing of how the answer is delivered.
 pub struct Errand<'a> {
@@ -219,7 +221,8 @@ impl<'a> Trying<'a> {
             }
             // S003-32: which key, never the key.
             let key = if keys > 1 { format!(" (key {} of {keys})", (first + turn) % keys + 1) } else { String::new() };
-            log::info!("endpoint {} answered {}{key}; trying elsewhere", endpoint.name(), answer.status.as_u16());
+            let (name, status, id) = (endpoint.name(), answer.status.as_u16(), self.errand.request_id);
+            log::info!("endpoint {name} answered {status}{key}; trying elsewhere request_id={id}");
             if let Some(outcome) = self.keep(answer, by, &mut slot) {
                 return Step::End(outcome);
             }
@@ -289,7 +292,7 @@ impl<'a> Trying<'a> {
             endpoint.live.moved(clock::now());
             // No probe tells that it is back.
             if config.probe == Probe::Never && endpoint.standing.state == State::Failing {
-                self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), Observation::Up));
+                self.tell(endpoint, Observation::Up);
             }
         }
         result
@@ -328,8 +331,8 @@ impl<'a> Trying<'a> {
                 }
             }
         }
-        if answer.status == StatusCode::SERVICE_UNAVAILABLE && is_loading(&body) {
-            self.errand.shared.notify(Notice::Seen(by.endpoint.name().to_owned(), Observation::Loading));
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE && weigh::is_loading(&body) {
+            self.tell(&by.endpoint, Observation::Loading);
         }
         let kept = Kept { status: answer.status, headers: answer.headers, body };
         // A refusal of one endpoint's key or catalogue says less than a real error of another.
@@ -348,7 +351,8 @@ impl<'a> Trying<'a> {
         if let Some(failure) = rest.and_then(|rest| rest.borrow().refusal().cloned()) {
             return Step::End(Outcome::Failed(failure, self.last.take()));
         }
-        log::warn!("endpoint {} {}: {}", endpoint.name(), weigh::sentence(&fault), fault.cause);
+        let (what, id) = (weigh::sentence(&fault), self.errand.request_id);
+        log::warn!("endpoint {} {what}: {} request_id={id}", endpoint.name(), fault.cause);
         let cause = || fault.cause.clone();
         let seen = match fault.trouble {
             Trouble::Refused => Some(Observation::Refused(cause())),
@@ -359,7 +363,7 @@ impl<'a> Trying<'a> {
             _ => None,
         };
         if let Some(seen) = seen {
-            self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), seen));
+            self.tell(endpoint, seen);
         }
         self.errand.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
         let again = weigh::may_retry(&fault, retry) && !self.errand.request.is_spent();
@@ -373,6 +377,14 @@ impl<'a> Trying<'a> {
         Step::End(Outcome::Failed(weigh::exhausted(&self.faults), self.last.take()))
     }
 
+    /// Tells the health thread what a request found out. One that no probe would bring back rests from this moment on.
+    fn tell(&self, endpoint: &Endpoint, seen: Observation) {
+        if endpoint.config.probe == Probe::Never && seen != Observation::Up {
+            endpoint.live.cool_down(clock::now(), REST);
+        }
+        self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), seen));
+    }
+
     fn give_up(self) -> Outcome {
         match self.kept {
             Some((kept, by)) => {
@@ -383,9 +395,4 @@ impl<'a> Trying<'a> {
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }
     }
-}
-
-/// llama-server's `503 Loading model`.
-pub fn is_loading(body: &[u8]) -> bool {
-    body.windows(13).any(|window| window == b"Loading model")
 }

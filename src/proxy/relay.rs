@@ -126,7 +126,8 @@ fn left(mut answer: Answer, by: &By, first_byte: Option<Instant>, mut tail: Tail
 fn lost(fault: &Fault, client: &Client, by: &By, events: bool, tail: &Tail, first_byte: Option<Instant>) -> Relayed {
     let name = by.endpoint.name();
     let word = if matches!(fault.trouble, Trouble::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
-    log::warn!("{word}: endpoint {name} {}: {}", weigh::sentence(fault), fault.cause);
+    let (what, id) = (weigh::sentence(fault), client.request_id());
+    log::warn!("{word}: endpoint {name} {what}: {} request_id={id}", fault.cause);
     client.hush();
     if events {
         let (kind, what) = match fault.trouble {

@@ -139,6 +139,11 @@ pub fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
     (error.get("type")?.as_str()? == "exceed_context_size_error").then(|| error.get("n_ctx").and_then(|n| n.as_u64()))
 }
 
+/// llama-server's `503 Loading model`.
+pub fn is_loading(body: &[u8]) -> bool {
+    body.windows(13).any(|window| window == b"Loading model")
+}
+
 /// `Retry-After` in seconds; dates are not used by any API in sight.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: f64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;

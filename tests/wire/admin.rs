@@ -248,34 +248,6 @@ fn the_page_shows_what_is_going_on_and_stops_it() {
 }
 
 #[test]
-fn events_tell_all_at_first_and_then_what_is_new() {
-    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
-    upstream.always(CHAT, Script::json("{}"));
-    let proxy = start(&folder, &[&upstream], |_| ());
-    proxy.chat("m");
-    let mut page = proxy.sent(get("/admin/events"));
-    assert_eq!(page.head().field("content-type"), Some("text/event-stream"));
-    let mut next = || -> Value {
-        let event = page.event().expect("an event");
-        serde_json::from_str(event.trim_start_matches("data: ").trim()).expect("JSON")
-    };
-    let first = next();
-    assert_eq!((first["recent"].as_array().map(Vec::len), first["models"].is_array()), (Some(1), true));
-    let second = next();
-    assert_eq!((second["recent"].as_array().map(Vec::len), second.get("models")), (Some(0), None));
-    proxy.chat("m");
-    assert!((0..3).any(|_| next()["recent"].as_array().map(Vec::len) == Some(1)));
-    // A few may watch, and none of them holds a worker of the control lane.
-    let pages: Vec<_> = (0..7).map(|_| proxy.sent(get("/admin/events"))).collect();
-    let mut pages: Vec<_> = pages.into_iter().map(|mut page| (page.head().status, page)).collect();
-    assert!(pages.iter().all(|(status, _)| *status == 200));
-    assert_eq!(proxy.get("/admin/events").status(), 503);
-    proxy.still_serves();
-    pages.pop();
-    proxy.until(|_| proxy.sent(get("/admin/events")).head().status == 200);
-}
-
-#[test]
 fn an_endpoint_is_switched_off_and_on() {
     let (folder, first, second) = (Folder::new(), Upstream::serving(&["m"]), Upstream::serving(&["m"]));
     [&first, &second].iter().for_each(|one| one.always(CHAT, Script::json("{}")));

@@ -50,7 +50,7 @@ fn twenty_clients_at_two_endpoints_of_one_slot_are_served_in_order() {
     let ((first, gates), (second, others)) = (gated(10), gated(10));
     let proxy = Setup::over(&[&first, &second]).with(one_each).start();
     let mut clients = line(&proxy, 2, 20);
-    assert_eq!((first.count(CHAT), second.count(CHAT)), (1, 1));
+    [&first, &second].iter().for_each(|one| one.wait_count(CHAT, 1));
     let mut seen = vec![];
     for n in 0..10 {
         for (upstream, gate) in [(&first, &gates[n]), (&second, &others[n])] {

@@ -4,6 +4,7 @@
 mod support;
 
 mod admin;
+mod admin_events;
 mod admin_rules;
 mod affinity;
 mod cancel;

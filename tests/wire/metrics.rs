@@ -85,8 +85,11 @@ fn made_up_names_and_paths_are_all_other() {
         proxy.chat(&format!("made-up-{n}"));
         proxy.get(&format!("/made/up/{n}"));
         if n == 20 {
-            proxy.idle();
-            text(&proxy);
+            // What the looking itself adds is there too.
+            says(&proxy, r#"llmproxy_http_requests_total{forward="main",method="GET",path="other"} 21"#);
+            says(&proxy, r#"llmproxy_time_to_first_byte_seconds_count{endpoint="a",model="other"} 21"#);
+            proxy
+                .until(|_| ["/health", "/metrics"].iter().all(|path| text(&proxy).contains(&format!("path={path:?}"))));
             size = text(&proxy).lines().count();
         }
     }

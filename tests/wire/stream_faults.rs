@@ -58,8 +58,10 @@ fn a_stall_is_named_in_the_log() {
         upstream.on(CHAT, script);
         let mut client = program.client();
         client.send(post(CHAT, stream("m")));
-        client.answer();
-        program.logged(&[CHAT, word]);
+        let answer = client.answer();
+        let id = format!("request_id={}", answer.field("x-request-id").expect("an id"));
+        program.logged(&["WARN", "endpoint a", &id]);
+        program.logged(&[CHAT, word, &id]);
     }
 }
 
