@@ -248,7 +248,7 @@ impl Office {
                     }
                     gone.wait_until(clock::now() + NOBODY, clock::now);
                 }
-                Err(error) if written < WRITES => {
+                Err(error) if written < WRITES && !is_full(&error) => {
                     log::warn!("job {}: its end cannot be written: {error}; once more", name.id);
                     never.wait_until(clock::now() + PAUSE, clock::now);
                 }
