@@ -44,6 +44,8 @@ pub enum Kind {
     OriginRefused,
     /// 403: not from there.
     Forbidden,
+    /// 403: ended from the page. Not a status that clients try again.
+    Stopped,
     /// 404: nobody serves this model.
     ModelNotFound,
     /// 404: no such path.
@@ -98,6 +100,7 @@ impl Kind {
             Self::ModelRequired => (400, REQUEST, "model_required"),
             Self::Unauthorized => (401, "authentication_error", "invalid_api_key"),
             Self::Forbidden => (403, "permission_error", "forbidden"),
+            Self::Stopped => (403, "permission_error", "request_stopped"),
             Self::Changed => (412, REQUEST, "precondition_failed"),
             Self::NotJson => (415, REQUEST, "unsupported_media_type"),
             Self::OriginRefused => (403, "permission_error", "origin_not_allowed"),

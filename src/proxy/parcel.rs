@@ -14,7 +14,7 @@ use crate::http::request::{Budget, Request};
 use crate::model::failure::{Failure, Kind};
 use crate::model::scope::Scope;
 use crate::observe::access::End;
-use crate::observe::activity::Beginning;
+use crate::observe::activity::{Beginning, Ongoing};
 use crate::upstream::{Answer, Fault, Trouble, Watch};
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -127,7 +127,7 @@ impl Proxy {
                 let (read, relayed) = whole(*answer, &by);
                 let ended = match read {
                     Ok(body) => Ended::Answered { status, events, body },
-                    Err(fault) if fault.trouble == Trouble::Gone => Ended::Gone,
+                    Err(fault) if fault.trouble == Trouble::Gone => gone(&shown),
                     Err(fault) => {
                         let name = by.endpoint.name();
                         log::warn!("upstream_lost: endpoint {name}: {}", fault.cause);
@@ -146,7 +146,7 @@ impl Proxy {
                 let status = failure.kind.status();
                 (Ended::Failed(failure), status, by, nothing_relayed(End::UpstreamLost))
             }
-            Outcome::Gone(by) => (Ended::Gone, 499, by, nothing_relayed(End::ClientGone)),
+            Outcome::Gone(by) => (gone(&shown), 499, by, nothing_relayed(End::ClientGone)),
         };
         if let Some(by) = &by {
             relay::note_tokens(&relayed, by, false);
@@ -155,6 +155,11 @@ impl Proxy {
         visit.log(&request.head, status, bytes, &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed });
         ended
     }
+}
+
+/// Interrupted by who wants it later, or stopped for good.
+fn gone(shown: &Ongoing) -> Ended {
+    if shown.is_stopped() { Ended::Failed(relay::stopped()) } else { Ended::Gone }
 }
 
 /// What a client would have sent.

@@ -94,16 +94,34 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &
                     by.endpoint.live.count_tokens([events, 0, 0]);
                 }
                 tail.push(&buffer[..n]);
+                if client.ongoing().is_stopped() {
+                    part(client, is_events, &tail);
+                    return left(answer, by, first_byte, tail);
+                }
                 if sent.is_err() {
                     return left(answer, by, first_byte, tail);
                 }
             }
             Err(fault) if fault.trouble == Trouble::Gone => {
-                client.cut();
+                part(client, is_events, &tail);
                 return left(answer, by, first_byte, tail);
             }
             Err(fault) => return lost(&fault, client, by, is_events, &tail, first_byte),
         }
+    }
+}
+
+/// What a client hears whose request was stopped.
+pub fn stopped() -> Failure {
+    Failure::new(Kind::Stopped, "The request was stopped by who runs this proxy.")
+}
+
+/// Ends an answer in its midst, for a client that has left or one that is to leave.
+fn part(client: &Client, events: bool, tail: &Tail) {
+    if events && client.ongoing().is_stopped() {
+        client.tell_in_band(&stopped(), tail);
+    } else {
+        client.cut();
     }
 }
 

@@ -267,6 +267,10 @@ impl Proxy {
                 };
                 (failure.kind.status(), by, nothing_relayed(end))
             }
+            Outcome::Gone(by) if shown.is_stopped() => {
+                client.fail(&relay::stopped(), &by.as_deref().map(relay::told).unwrap_or_default());
+                (Kind::Stopped.status(), by, nothing_relayed(End::Refused))
+            }
             Outcome::Gone(by) => {
                 client.cut();
                 (499, by, nothing_relayed(End::ClientGone))

@@ -1,7 +1,7 @@
 //! SPEC 10: the page's API. What the page itself does with it is tried in a browser (scripts/e2e).
 
-use crate::jobs::Folder;
-use crate::support::client::{Answer, Client};
+use crate::jobs::{Folder, ended, submit, until};
+use crate::support::client::{Answer, Client, Ended};
 use crate::support::program::Program;
 use crate::support::proxy::{CHAT, Proxy, Setup, chat, get, post, stream};
 use crate::support::script::{Script, event};
@@ -232,7 +232,9 @@ fn the_page_shows_what_is_going_on_and_stops_it() {
     let stop = |id: &str| ask(&proxy, "POST", &format!("/admin/requests/{id}/cancel"), JSON, "{}");
     assert_eq!(stop("made-up").status(), 404);
     assert_eq!(stop(id).status(), 200);
-    assert_eq!(client.event(), None);
+    // Who waits is told, in a way that no client tries again.
+    let (rest, ended) = client.body();
+    assert!(String::from_utf8_lossy(&rest).contains("request_stopped") && ended == Ended::Cut);
     proxy.idle();
     proxy.until(|_| status()["running"] == json!([]));
     let now = status();
@@ -245,6 +247,34 @@ fn the_page_shows_what_is_going_on_and_stops_it() {
     );
     let model = now["models"].as_array().expect("a list").iter().find(|model| model["id"] == "m").cloned();
     assert_eq!(model, Some(json!({"id": "m", "source": "endpoints", "strategy": "failover", "endpoints": ["a"]})));
+}
+
+#[test]
+fn what_has_no_answer_yet_is_stopped_with_one() {
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    upstream.always(CHAT, Script::new().stall());
+    let proxy = start(&folder, &[&upstream], |config| {
+        config.jobs.enabled = true;
+        config.jobs.dir = folder.0.join("jobs");
+    });
+    let stop = || {
+        let running = proxy.get("/admin/status").json()["running"].clone();
+        let id = running[0]["id"].as_str().expect("one in progress").to_owned();
+        assert_eq!(ask(&proxy, "POST", &format!("/admin/requests/{id}/cancel"), JSON, "{}").status(), 200);
+    };
+    let mut client = proxy.sent(post(CHAT, chat("m")));
+    let received = upstream.take(CHAT);
+    stop();
+    let answer = client.answer();
+    assert_eq!((answer.status(), answer.code().as_str()), (403, "request_stopped"));
+    received.closed.wait("the upstream's cancel");
+    // A job that is stopped does not begin anew.
+    let id = submit(&proxy, chat("m"));
+    upstream.take(CHAT);
+    stop();
+    let job = until(&proxy, &id, ended);
+    assert_eq!((&job["status"], &job["error"]["type"]), (&json!("error"), &json!("permission_error")));
+    assert_eq!(upstream.count(CHAT), 2);
 }
 
 #[test]
