@@ -303,13 +303,16 @@ impl Conn {
         let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
             return Step::Wait;
         };
-        let Incoming { head, decoder, body, began, pace } = *incoming;
+        let Incoming { head, decoder, body, began, .. } = *incoming;
         let rest = match complete {
             Ok(Some(consumed)) => {
                 self.keep_rest(&input[consumed..]);
                 None
             }
-            Ok(None) => Some(Upload::new(Arc::clone(&self.stream), decoder, pace, Arc::clone(&rules.uploads))),
+            Ok(None) => {
+                let pace = Pace::new(rules.body_timeout, now);
+                Some(Upload::new(Arc::clone(&self.stream), decoder, pace, Arc::clone(&rules.uploads)))
+            }
             Err(failure) => return Step::Refuse(Some(Box::new(head)), failure, began),
         };
         Step::Serve(Box::new(Arrived { head, body, rest, began }))

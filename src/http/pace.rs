@@ -20,6 +20,12 @@ impl Pace {
         Self { limit, since: now, last: now, bytes: 0 }
     }
 
+    /// More is wanted from now on: the time in which nobody asked was not the client's.
+    pub fn ask(&mut self, now: Instant) {
+        self.since += now.saturating_duration_since(self.last);
+        self.last = now;
+    }
+
     /// So many bytes came.
     pub fn moved(&mut self, bytes: usize, now: Instant) {
         self.last = now;
@@ -65,5 +71,16 @@ mod tests {
         pace.moved(1 << 20, start + 31 * second);
         assert!(pace.refusal(start + 40 * second).is_none());
         assert!(pace.refusal(start + 41 * second).is_some(), "silent for 10 s");
+    }
+
+    #[test]
+    fn a_client_that_nobody_asked_is_not_slow() {
+        let (start, second) = (clock::now(), Duration::from_secs(1));
+        let mut pace = Pace::new(10 * second, start);
+        pace.moved(1000, start + second);
+        pace.ask(start + 100 * second);
+        assert!(pace.refusal(start + 102 * second).is_none(), "1,000 bytes in 3 s");
+        pace.moved(1, start + 109 * second);
+        assert!(pace.refusal(start + 110 * second).is_some(), "1,001 bytes in 11 s");
     }
 }

@@ -35,7 +35,6 @@ pub struct Upload {
     ready: Vec<u8>,
     at: usize,
     state: State,
-    /// Counts it among those at once.
     _place: Arc<()>,
 }
 
@@ -47,6 +46,7 @@ enum State {
 }
 
 impl Upload {
+    /// `place` counts it among those at once.
     pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, pace: Pace, place: Arc<()>) -> Self {
         let (gone, state, scratch, ready) = (Arc::default(), State::Untouched, Vec::new(), Vec::new());
         Self { stream, decoder, pace, gone, poll: None, scratch, ready, at: 0, state, _place: place }
@@ -101,6 +101,7 @@ impl Upload {
     /// The next bytes of the socket into `ready`.
     fn fill(&mut self) -> io::Result<()> {
         self.scratch.resize(SCRATCH, 0);
+        self.pace.ask(clock::now());
         let came = loop {
             if self.gone.has_left() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
