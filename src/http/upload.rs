@@ -20,6 +20,8 @@ pub(super) const LARGE: usize = 1 << 20;
 const SCRATCH: usize = 64 << 10;
 /// Longest single wait: how soon it is noticed that nobody wants the body any more.
 const TICK: Duration = Duration::from_millis(250);
+/// And between looks where waiting is not possible.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// The rest of one body. Its connection serves no other request.
 pub struct Upload {
@@ -83,13 +85,13 @@ impl Upload {
         if let Some(failure) = self.pace.refusal(now) {
             return Err(self.refuse(failure));
         }
-        let poll = match &mut self.poll {
-            Some(poll) => poll,
-            none => {
-                let poll = Poll::new()?;
-                poll.registry().register(&mut SourceFd(&self.stream.as_raw_fd()), Token(0), Interest::READABLE)?;
-                none.insert(poll)
-            }
+        if self.poll.is_none() {
+            self.poll = readiness(&self.stream).ok();
+        }
+        let Some(poll) = &mut self.poll else {
+            // Out of descriptors: a look now and then has to do.
+            self.gone.wait_until(now + GLANCE, clock::now);
+            return Ok(());
         };
         let patience = self.pace.next_look(now).saturating_duration_since(now).min(TICK);
         match poll.poll(&mut Events::with_capacity(1), Some(patience)) {
@@ -129,6 +131,12 @@ impl Upload {
         }
         Ok(())
     }
+}
+
+fn readiness(stream: &TcpStream) -> io::Result<Poll> {
+    let poll = Poll::new()?;
+    poll.registry().register(&mut SourceFd(&stream.as_raw_fd()), Token(0), Interest::READABLE)?;
+    Ok(poll)
 }
 
 impl Read for Upload {
