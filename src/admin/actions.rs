@@ -13,7 +13,9 @@ use crate::model::failure::{Failure, Kind};
 use crate::model::query::decoded;
 use crate::proxy::later::Told;
 use http::{HeaderValue, Method, StatusCode, header};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
+use std::io::ErrorKind;
 
 impl Admin {
     /// `GET /admin/config`: keys as masks, in clear only for who has the token.
@@ -121,6 +123,8 @@ impl Admin {
             ));
         }
         let mut file = load::json(&text).map_err(|why| unreadable(&why))?;
+        // Comments are somebody's work, and are not written again.
+        let by_hand = serde_json::from_str::<IgnoredAny>(&text).is_err().then_some(text);
         let message = match change(&mut file) {
             Ok(done) => done,
             Err(Wrong::Missing) => {
@@ -141,18 +145,7 @@ impl Admin {
             let fields = problems.iter().map(|problem| (below(&problem.key).unwrap_or_default(), problem.text.clone()));
             return Ok(refusal(&fields.collect::<Vec<_>>()));
         }
-        let written =
-            if self.path.as_os_str().is_empty() { Ok(()) } else { routes_file::write(&self.path, text.as_bytes()) };
-        written.map_err(|error| {
-            log::error!("admin: {} cannot be written: {error}", self.path.display());
-            match is_full(&error) {
-                true => Failure::new(Kind::StorageFull, "The disk is full; nothing was changed."),
-                false => Failure::new(
-                    Kind::Internal,
-                    format!("The file of routes cannot be written, nothing was changed: {error}."),
-                ),
-            }
-        })?;
+        self.write(by_hand.as_deref(), &text)?;
         let tag = etag(&text);
         *stored = text;
         drop(stored);
@@ -161,6 +154,28 @@ impl Admin {
         let mut told = Told::json(StatusCode::OK, &json!({"message": message}));
         told.fields.push((header::ETAG, tag));
         Ok(told)
+    }
+}
+
+impl Admin {
+    /// Writes the file of routes, and what somebody wrote by hand beside it.
+    fn write(&self, by_hand: Option<&str>, text: &str) -> Result<(), Failure> {
+        if self.path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let kept = by_hand.map_or(Ok(()), |text| routes_file::write(&routes_file::beside(&self.path), text.as_bytes()));
+        kept.and_then(|()| routes_file::write(&self.path, text.as_bytes())).map_err(|error| {
+            log::error!("admin: {} cannot be written: {error}", self.path.display());
+            let hint = match error.kind() {
+                _ if is_full(&error) => {
+                    return Failure::new(Kind::StorageFull, "The disk is full; nothing was changed.");
+                }
+                ErrorKind::ResourceBusy => "; a file that is mounted by itself cannot be replaced, mount its folder",
+                _ => "",
+            };
+            let text = format!("The file of routes cannot be written, nothing was changed: {error}{hint}.");
+            Failure::new(Kind::Internal, text)
+        })
     }
 }
 

@@ -29,6 +29,8 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// The old file is as it was.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // A link stays one.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = folder(path);
     fs::create_dir_all(&folder)?;
     let unfinished = folder.join(format!("{}{}", unfinished(path), dice::request_id()));
@@ -43,6 +45,13 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     placed.inspect_err(|_| {
         let _ = fs::remove_file(&unfinished);
     })
+}
+
+/// Where the last text that was written by hand is kept.
+pub fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".bak");
+    name.into()
 }
 
 /// Removes what a crash left of a write.
@@ -86,6 +95,13 @@ mod tests {
             assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         }
         assert!(write(&path.join("x"), b"three").is_err());
+        #[cfg(unix)]
+        {
+            let link = folder.join("link.json");
+            std::os::unix::fs::symlink(&path, &link).expect("a folder of our own");
+            write(&link, b"four").expect("a folder of our own");
+            assert!(link.is_symlink() && read(&path).expect("a file") == b"four");
+        }
         fs::remove_dir_all(&folder).expect("ours");
     }
 }

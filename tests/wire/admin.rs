@@ -106,6 +106,20 @@ fn a_missing_or_empty_file_gets_samples_that_send_nothing_anywhere() {
 }
 
 #[test]
+fn what_was_written_by_hand_stays_beside_the_file_with_its_comments() {
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    let by_hand = "// mine\n{\"Models\": {}} // all\n";
+    std::fs::create_dir(&folder.0).and_then(|()| std::fs::write(file(&folder), by_hand)).expect("our own folder");
+    let proxy = start(&folder, &[&upstream], |_| ());
+    for model in ["one", "two"] {
+        assert_eq!(put(&proxy, model, &json!({"Backends": [{"Endpoint": "a"}]})).status(), 200);
+    }
+    let beside = std::fs::read_to_string(folder.0.join("dynamic_routing.json.bak"));
+    assert_eq!(beside.expect("the text by hand"), by_hand);
+    assert_eq!(on_disk(&folder)["Models"].as_object().map(|models| models.len()), Some(2));
+}
+
+#[test]
 fn what_cannot_be_used_is_told_field_by_field_and_nothing_changes() {
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     let proxy = start(&folder, &[&upstream], |_| ());
