@@ -148,14 +148,14 @@ fn a_client_that_leaves_in_its_upload_ends_it_upstream_at_once() {
     client.reset();
     let (rest, took) = timed(|| peer.rest());
     assert_eq!(rest, 0);
-    assert!(took < ms(250), "{took:?}");
+    assert!(took < ms(1000), "{took:?}");
     way.program.logged(&["end=client_gone"]);
 }
 
 #[test]
 fn a_client_that_falls_silent_in_its_upload_is_told_and_the_upstream_gets_no_end() {
     // A18
-    let way = Way::new(1, "bodyTimeout: 300ms");
+    let way = Way::new(1, "bodyTimeout: 1s");
     let mut client = way.client("Transfer-Encoding: chunked");
     client.send([b"100000\r\n".as_slice(), &bytes(MIB), b"\r\n"].concat());
     let mut peer = way.peer(0);
