@@ -5,7 +5,8 @@
 //! complete it lends the connection to a **worker** of one of two fixed lanes ([`http::pool`]): `control` for
 //! what is answered from memory, `proxy` for what is forwarded. While a worker serves, the front still hears
 //! the client hang up and sets the request's [`base::gone::Gone`], which closes the upstream socket the worker
-//! is blocked on.
+//! is blocked on. One exception: the end of a large body at a raw listener is read by its worker as it is sent on
+//! ([`http::upload`]).
 //!
 //! The worker ([`proxy::serve`]) loads the **snapshot** ([`model::snapshot`]) once: configuration, standing of
 //! every endpoint, catalogue of models. It finds the route, passes the gate, reads what is asked (model,

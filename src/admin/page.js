@@ -114,6 +114,7 @@ function show(now) {
   running(now.running);
   if (now.models) models(now.models);
   $('chat-key-label').hidden = !now.keys;
+  state.apart = now.apart;
   if (now.recent.length) {
     state.recent = [...now.recent.reverse(), ...state.recent].slice(0, 200);
     $('recent').replaceChildren(...state.recent.map(recent));
@@ -331,6 +332,8 @@ $('chat').addEventListener('submit', async (event) => {
   };
   try {
     const headers = { 'Content-Type': 'application/json', Prefer: 'wait' };
+    // At an address of its own the token opens the API too; elsewhere it must not go there.
+    if (state.apart && state.token) headers.Authorization = `Bearer ${state.token}`;
     if ($('chat-key').value) headers.Authorization = `Bearer ${$('chat-key').value}`;
     const body = { model: $('chat-model').value, stream: true, messages: [{ role: 'user', content: $('chat-text').value }] };
     const answer = await fetch('/v1/chat/completions', { method: 'POST', headers, body: JSON.stringify(body), signal: chat.signal });

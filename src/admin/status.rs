@@ -38,6 +38,7 @@ impl Admin {
             "reload_success": pulse.reloaded,
             "log_dropped": logger::dropped(),
             "keys": !snapshot.callers.is_open(),
+            "apart": snapshot.config.admin.port.is_some(),
             "jobs": pulse.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
             "endpoints": endpoints,
             "models": models(&snapshot.config, base.as_ref(), &snapshot.endpoints),

@@ -74,7 +74,7 @@ fn show(admin: &Admin, visit: &Visit, request: &Request, mut reply: Reply) {
 }
 
 /// Leaves of requests that were told of before only what has changed, and not their age, which the page reckons.
-/// What they are now.
+/// Returns all of them whole, by id, for the next time.
 fn shorten(running: &mut Value, before: &HashMap<String, Value>) -> HashMap<String, Value> {
     let mut now = HashMap::new();
     for one in running.as_array_mut().into_iter().flatten() {

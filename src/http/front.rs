@@ -1,5 +1,6 @@
 //! The door: one thread that accepts, reads heads and bodies of parked connections within bounds, hands
-//! complete requests to the lanes, and hears a client hang up while a worker serves it. Knows no routes.
+//! complete requests (or the beginning of an upload) to the lanes, and hears a client hang up while a worker
+//! serves it. Knows no routes.
 
 use super::conn::{Arrived, Conn, Rules, State, Step};
 use super::door::{Desk, Door, Handle, LaneName, Refused, Shared};

@@ -30,6 +30,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 use std::io;
+use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -106,6 +107,11 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<Shared>) -> i
         hushed: Arc::default(),
     });
     Jobs::hire(office, told)
+}
+
+/// There is no such file (it may have been renamed a moment ago), or no record in it; any other error may pass.
+fn is_hopeless(error: &io::Error) -> bool {
+    matches!(error.kind(), NotFound | InvalidData | UnexpectedEof)
 }
 
 impl Jobs {
@@ -185,8 +191,13 @@ impl Office {
             name.to(State::Processing, before),
             name.to(State::Pending, before),
         ];
-        let bytes = others.iter().find_map(|name| self.spool.read(name).ok());
-        serde_json::from_slice(&bytes.ok_or(io::ErrorKind::NotFound)?).map_err(io::Error::from)
+        for name in &others {
+            match self.spool.read(name) {
+                Err(error) if error.kind() == NotFound => {}
+                read => return serde_json::from_slice(&read?).map_err(io::Error::from),
+            }
+        }
+        Err(NotFound.into())
     }
 
     /// The job of an owner, unless its time is over.
@@ -296,8 +307,10 @@ impl Later for Office {
             let Some(name) = self.known(&floor, id, owner) else { break };
             let (position, active) = (floor.queue.position(id, self.most), floor.queue.active());
             drop(floor);
-            if let Ok(record) = self.record(&name) {
-                return views::job(&name, &record, position, active);
+            match self.record(&name) {
+                Ok(record) => return views::job(&name, &record, position, active),
+                Err(error) if is_hopeless(&error) => {}
+                Err(_) => return views::unreadable(),
             }
         }
         views::not_found()

@@ -2,7 +2,7 @@
 
 use super::record::{Name, Record, State, Trouble};
 use crate::proxy::later::Told;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -55,6 +55,14 @@ pub fn job(name: &Name, record: &Record, position: usize, active: usize) -> Told
     };
     let body = serde_json::to_vec(&view).unwrap_or_default();
     Told { status: StatusCode::OK, body, fields: Vec::new() }
+}
+
+/// The disk, or a want of descriptors, is in the way.
+pub fn unreadable() -> Told {
+    let error = json!({"message": "The job cannot be read at the moment; ask again.", "type": "storage_error"});
+    let mut told = Told::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error }));
+    told.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
+    told
 }
 
 /// No such job, or somebody else's [S004-11].

@@ -1,9 +1,9 @@
 //! Tells who asked for it that a job has ended: signed, tried again, never into this house.
 
-use super::Office;
 use super::address;
 use super::record::{Delivery, Name, Record, State};
 use super::seconds;
+use super::{Office, is_hopeless};
 use crate::base::clock;
 use crate::base::secret::Secret;
 use crate::upstream::courier::{self, Letter};
@@ -51,7 +51,11 @@ impl Office {
     /// One try; the errand again if it is to be tried once more.
     fn run_errand(&self, errand: Errand) -> Option<Errand> {
         let name = self.floor().queue.name(&errand.id).filter(|name| name.owed)?;
-        let mut record = self.record(&name).inspect_err(|error| log::warn!("job {}: {error}", name.id)).ok()?;
+        let mut record = match self.record(&name).inspect_err(|error| log::warn!("job {}: {error}", name.id)) {
+            Ok(record) => record,
+            Err(error) if is_hopeless(&error) => return None,
+            Err(_) => return Some(Errand { due: clock::now() + PAUSE, ..errand }),
+        };
         let settings = self.settings().webhooks;
         let url = record.webhook.clone()?;
         let tries = errand.tries + 1;

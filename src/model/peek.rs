@@ -176,7 +176,7 @@ impl<'a> Visitor<'a> for Outermost {
 /// Whether a raw JSON string says `word`, with or without escapes.
 fn spells(raw: &str, word: &str) -> bool {
     let plain = &raw[1..raw.len() - 1];
-    // With each letter as `\uXXXX` the word is six times as long; nothing longer is worth decoding.
+    // With each letter as `\u0061` the word is six times as long; nothing longer is worth decoding.
     plain == word
         || plain.contains('\\')
             && raw.len() <= word.len() * 6 + 2

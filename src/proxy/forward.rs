@@ -269,7 +269,7 @@ impl<'a> Trying<'a> {
         };
         let mut timeouts = config.timeouts;
         // Whether a large body asks for a stream is not known.
-        if (ask.stream && config.stream) || request.rest.is_some() {
+        if config.stream && (ask.stream || request.rest.is_some()) {
             timeouts.total = None;
         }
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;

@@ -2,7 +2,7 @@
 
 use super::serve::Proxy;
 use super::visit::Visit;
-use crate::config::Admin;
+use crate::config::{Admin, Mode};
 use crate::http::door::From;
 use crate::http::head::Head;
 use crate::http::reply::Reply;
@@ -70,12 +70,13 @@ impl Proxy {
     pub(super) fn has_metrics(&self, snapshot: &Snapshot, listener: usize) -> bool {
         let admin = &snapshot.config.admin;
         let apart = admin.enabled && admin.port.is_some();
-        let is_status =
-            super::reception::site(snapshot, &self.bound[listener].name).mode == crate::config::Mode::Status;
+        let is_status = self.mode(snapshot, listener) == Mode::Status;
         snapshot.config.metrics.enabled && (!apart || is_status || self.is_own(admin, listener))
     }
 
-    fn is_own(&self, admin: &Admin, listener: usize) -> bool {
-        admin.port.is_some() && &*self.bound[listener].name == LISTENER
+    /// Whether a listener is the page's own.
+    pub(super) fn is_own(&self, admin: &Admin, listener: usize) -> bool {
+        // It is bound last (`app`), whatever the others are called.
+        admin.enabled && admin.port.is_some() && listener + 1 == self.bound.len()
     }
 }

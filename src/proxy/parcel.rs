@@ -130,7 +130,7 @@ impl Proxy {
                     Err(fault) if fault.trouble == Trouble::Gone => gone(&shown),
                     Err(fault) => {
                         let name = by.endpoint.name();
-                        log::warn!("upstream_lost: endpoint {name}: {}", fault.cause);
+                        log::warn!("upstream_lost: endpoint {name}: {} request_id={}", fault.cause, order.id);
                         let text = format!("The endpoint `{name}` was lost in the middle of its answer.");
                         Ended::Failed(Failure::new(Kind::Upstream, text))
                     }
@@ -143,8 +143,8 @@ impl Proxy {
                 (ended, status, Some(by), nothing_relayed(End::Done))
             }
             Outcome::Failed(failure, by) => {
-                let status = failure.kind.status();
-                (Ended::Failed(failure), status, by, nothing_relayed(End::UpstreamLost))
+                let (status, end) = (failure.kind.status(), relay::end(failure.kind));
+                (Ended::Failed(failure), status, by, nothing_relayed(end))
             }
             Outcome::Gone(by) => (gone(&shown), 499, by, nothing_relayed(End::ClientGone)),
         };

@@ -49,7 +49,13 @@ impl Proxy {
         let mut caller = match self.known(head, request.from(), snapshot) {
             // A preflight cannot carry a key, and health is for everybody, though without details.
             _ if *route == Route::Preflight => Caller::anybody(),
-            Err(failure) if *route == Route::Health && failure.kind == Kind::Unauthorized => Caller::anybody(),
+            Err(failure)
+                if *route == Route::Health
+                    && failure.kind == Kind::Unauthorized
+                    && !self.is_own(&snapshot.config.admin, request.listener) =>
+            {
+                Caller::anybody()
+            }
             caller => caller?,
         };
         if let Some(name) = &site.group {
@@ -62,7 +68,14 @@ impl Proxy {
     /// Whose key a request shows, as far as this listener asks for one.
     fn known(&self, head: &Head, from: From, snapshot: &Snapshot) -> Result<Caller, Failure> {
         let site = site(snapshot, &self.bound[from.listener].name);
+        if self.asks_nothing(snapshot, from.listener) {
+            return Ok(Caller::anybody());
+        }
         if is_open(snapshot, site) {
+            // Who may not use the page has nothing to do at its address.
+            if let Some(page) = self.page(snapshot, from.listener) {
+                page.admit(head, from)?;
+            }
             return Ok(Caller::anybody());
         }
         let client = gate::client(head, from.peer, &snapshot.config.server.trusted_proxies);
@@ -72,6 +85,19 @@ impl Proxy {
                 Err(Failure::new(Kind::Unauthorized, "This key does not open this address."))
             }
             _ => Ok(caller),
+        }
+    }
+
+    /// Whether everybody who reaches a listener may use it.
+    pub(super) fn asks_nothing(&self, snapshot: &Snapshot, listener: usize) -> bool {
+        is_open(snapshot, site(snapshot, &self.bound[listener].name)) && !self.is_own(&snapshot.config.admin, listener)
+    }
+
+    /// What is served at a listener; at the page's own the API, for its box to try a model.
+    pub(super) fn mode(&self, snapshot: &Snapshot, listener: usize) -> Mode {
+        match self.is_own(&snapshot.config.admin, listener) {
+            true => Mode::Models,
+            false => site(snapshot, &self.bound[listener].name).mode,
         }
     }
 
@@ -88,7 +114,7 @@ impl Proxy {
 impl Desk for Proxy {
     fn admit(&self, head: &Head, from: From) -> Result<(), Failure> {
         let snapshot = self.shared.load();
-        let mode = site(&snapshot, &self.bound[from.listener].name).mode;
+        let mode = self.mode(&snapshot, from.listener);
         match self.page(&snapshot, from.listener) {
             Some(page) if route_of(head, mode) == Route::Page => page.admit(head, from),
             _ => self.known(head, from, &snapshot).map(drop),
@@ -96,12 +122,12 @@ impl Desk for Proxy {
     }
 
     fn passes_on(&self, head: &Head, listener: usize) -> bool {
-        let mode = site(&self.shared.load(), &self.bound[listener].name).mode;
+        let mode = self.mode(&self.shared.load(), listener);
         mode == Mode::Raw && self.lane(head, listener) == LaneName::Proxy
     }
 
     fn lane(&self, head: &Head, listener: usize) -> LaneName {
-        let mode = site(&self.shared.load(), &self.bound[listener].name).mode;
+        let mode = self.mode(&self.shared.load(), listener);
         match route_of(head, mode) {
             Route::Forward(_) if !self.draining.load(Ordering::SeqCst) => LaneName::Proxy,
             _ => LaneName::Control,
@@ -132,7 +158,7 @@ pub(super) fn site<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Site {
     listed.map_or(&snapshot.config.site, |listener| &listener.site)
 }
 
-pub(super) fn is_open(snapshot: &Snapshot, site: &Site) -> bool {
+fn is_open(snapshot: &Snapshot, site: &Site) -> bool {
     snapshot.callers.is_open() || site.keys == KeysFor::Nobody
 }
 

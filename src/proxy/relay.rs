@@ -111,6 +111,15 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &
     }
 }
 
+/// How a request ended that got no answer.
+pub fn end(kind: Kind) -> End {
+    match kind {
+        Kind::UpstreamTimeout => End::Timeout,
+        Kind::Upstream | Kind::NoEndpoint => End::UpstreamLost,
+        _ => End::Refused,
+    }
+}
+
 /// What a client hears whose request was stopped.
 pub fn stopped() -> Failure {
     Failure::new(Kind::Stopped, "The request was stopped by who runs this proxy.")

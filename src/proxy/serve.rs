@@ -5,7 +5,7 @@ use super::client::Client;
 use super::forward::{self, By, Errand, Outcome};
 use super::later::Later;
 use super::page::Page;
-use super::reception::{Bound, is_open, route_of, site};
+use super::reception::{Bound, route_of, site};
 use super::relay;
 use super::route::{Forward, Route};
 use super::views::Pulse;
@@ -102,7 +102,8 @@ impl Proxy {
         let mut visit = self.visit(&request.head, request.from(), request.began, &snapshot);
         let bound = &self.bound[request.listener];
         let site = site(&snapshot, &bound.name);
-        let route = route_of(&request.head, site.mode);
+        let mode = self.mode(&snapshot, request.listener);
+        let route = route_of(&request.head, mode);
         if route == Route::Page
             && let Some(page) = self.page(&snapshot, request.listener)
         {
@@ -133,7 +134,7 @@ impl Proxy {
                 Some(entry) => visit.json(reply, &request, StatusCode::OK, entry.as_bytes()),
                 None => visit.refuse(reply, &request.head, &plan::not_found(&snapshot, &id, &caller.scope)),
             },
-            Route::Health if site.mode == Mode::Status => visit.text(reply, &request, "OK"),
+            Route::Health if mode == Mode::Status => visit.text(reply, &request, "OK"),
             Route::Health => self.health(&visit, &caller, reply, &request),
             Route::Metrics if self.has_metrics(&snapshot, request.listener) => {
                 visit.text(reply, &request, &self.metrics.render(&self.gauges(&snapshot)));
@@ -247,7 +248,7 @@ impl Proxy {
             trusted,
             scope: &caller.scope,
             background: key::is_background(&request.head, caller),
-            keyed: !is_open(snapshot, site(snapshot, &self.bound[request.listener].name)),
+            keyed: !self.asks_nothing(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
         };
@@ -260,12 +261,7 @@ impl Proxy {
             Outcome::Kept(kept, by) => (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, &client, &by)),
             Outcome::Failed(failure, by) => {
                 client.fail(&failure, &by.as_deref().map(relay::told).unwrap_or_default());
-                let end = match failure.kind {
-                    Kind::UpstreamTimeout => End::Timeout,
-                    Kind::Upstream | Kind::NoEndpoint => End::UpstreamLost,
-                    _ => End::Refused,
-                };
-                (failure.kind.status(), by, nothing_relayed(end))
+                (failure.kind.status(), by, nothing_relayed(relay::end(failure.kind)))
             }
             Outcome::Gone(by) if shown.is_stopped() => {
                 client.fail(&relay::stopped(), &by.as_deref().map(relay::told).unwrap_or_default());

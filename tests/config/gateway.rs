@@ -74,6 +74,7 @@ fn wrong_groups_and_listeners_are_told_where() {
         ("listeners: [{name: l, port: 1, keys: [x]}]", "\"x\" is not one of "),
         ("listeners: [{name: l, port: 1, rateLimit: {perSecond: 10, burst: 5}}]", "`burst` is less than `perSecond`"),
         ("listeners: [{name: l, port: 1, mode: rwa}]", "did you mean `raw`?"),
+        ("server: {mode: raw}\nadmin: {enabled: true}", "`admin` needs a `port` of its own"),
     ];
     for (section, expected) in cases {
         let lines = wrong(&format!("{TWO}{section}\n"));

@@ -2,13 +2,15 @@
 
 use crate::admin::{JSON, ask, on_disk, start};
 use crate::jobs::Folder;
+use crate::support::client::Client;
 use crate::support::program::Program;
-use crate::support::proxy::{CHAT, Setup, chat};
+use crate::support::proxy::{CHAT, Setup, chat, post};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::base::secret::Secret;
 use llmproxy::config::{ClientKey, KeyText};
 use serde_json::json;
+use std::net::TcpListener;
 use std::process::Command;
 
 /// A key that may see the page, and one that may not.
@@ -164,4 +166,42 @@ fn six_secrets_go_through_all_of_it_and_are_seen_nowhere() {
     assert_eq!(upstream.take(CHAT).field("authorization"), Some("Bearer canary-2"));
     let by = |text: &str| std::fs::read_to_string(&file).expect("the file of routes").contains(text);
     assert!(by("canary-7") && !by("canary-5"));
+}
+
+#[test]
+fn the_address_of_the_page_opens_the_api_to_nobody_else() {
+    // F5, F8
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    upstream.always(CHAT, Script::json("{}"));
+    let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = held.local_addr().expect("bound").port();
+    drop(held);
+    for mode in ["models", "raw"] {
+        let program = Program::start(&format!(
+            "server: {{port: 0, mode: {mode}, group: g}}\ngroups: [{{name: g, endpoints: [{{name: a}}]}}]\n\
+             endpoints: [{{name: a, address: 127.0.0.1, port: {}}}]\n\
+             admin: {{enabled: true, port: {port}, token: secret, routesFile: {:?}}}\n",
+            upstream.addr().port(),
+            folder.0.join("r.json").display().to_string()
+        ));
+        let send = |method: &str, path: &str, fields: &str| {
+            let mut client = Client::connect(([127, 0, 0, 1], port).into());
+            let body = if method == "POST" { chat("m") } else { String::new() };
+            let length = body.len();
+            client.send(format!(
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{JSON}{fields}Content-Length: {length}\r\n\r\n{body}"
+            ));
+            client.answer().status()
+        };
+        for (method, path) in [("GET", "/v1/models"), ("POST", CHAT), ("GET", "/metrics"), ("GET", "/health")] {
+            assert_eq!(send(method, path, ""), 401, "{mode} {path}");
+            assert_eq!(send(method, path, "Authorization: Bearer secret\r\n"), 200, "{mode} {path}");
+        }
+        assert_eq!(upstream.take(CHAT).field("authorization"), None, "the token goes no further");
+        assert_eq!(send("GET", "/admin/", ""), 200);
+        let mut client = program.client();
+        client.send(post(CHAT, chat("m")));
+        assert_eq!(client.answer().status(), 200, "the main address is as it was");
+        upstream.take(CHAT);
+    }
 }

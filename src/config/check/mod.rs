@@ -21,7 +21,7 @@ use super::dialect;
 use super::node::{self, Node, Value};
 use super::problem::{Notes, Problem};
 use super::reader::Section;
-use super::{Config, MINIMAL, Metrics, Retry, Site, env};
+use super::{Config, MINIMAL, Metrics, Mode, Retry, Site, env};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -111,7 +111,7 @@ fn read(tree: &Node, notes: &Notes) -> Config {
         let groups = gateway::groups(root, &endpoints, &retry);
         let keys = root.field("auth").section(|s| keys::keys(s, &endpoints));
         let (server, site) = server.section(|s| (server::server(s), gateway::site(s, &groups)));
-        Config {
+        let config = Config {
             server,
             site: Site { rate_limit: keys::rate_limit(root), ..site },
             listeners: gateway::listeners(root, gateway::Known { groups: &groups, keys: &keys }),
@@ -129,7 +129,13 @@ fn read(tree: &Node, notes: &Notes) -> Config {
             jobs: root.field("jobs").section(jobs::jobs),
             admin: root.field("admin").section(admin::admin),
             log: root.field("log").section(sections::log),
+        };
+        if config.admin.enabled && config.admin.port.is_none() && config.site.mode != Mode::Models {
+            root.problem(
+                "`admin` needs a `port` of its own: with this `server.mode` the main address does not serve it",
+            );
         }
+        config
     })
 }
 
