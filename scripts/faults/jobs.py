@@ -154,6 +154,12 @@ def full(work):
         jobs = lambda: json.loads(proxy.ask("GET", "/v1/jobs")[1])
         print(f"      5 s later: {jobs()['counts']}")
         read = 0
+        if not jobs()["counts"]["completed"]:
+            # All room went to those that wait: one of them makes some. Cancelled, then dropped.
+            one = next(job["request_id"] for job in jobs()["data"] if job["status"] == "pending")
+            for _ in range(2):
+                assert proxy.ask("DELETE", f"/v1/chat/completions/{one}")[0] == 200
+            ends[202] -= 1
         while jobs()["data"]:
             for job in [job["request_id"] for job in jobs()["data"] if job["status"] in ("completed", "error")]:
                 assert proxy.look(job)["response"]["echo"] == "x" * 20_000

@@ -1,5 +1,6 @@
 //! SPEC 10: the page's API. What the page itself does with it is tried in a browser (scripts/e2e).
 
+use crate::gateway::ports;
 use crate::jobs::{Folder, ended, submit, until};
 use crate::support::client::{Answer, Client, Ended};
 use crate::support::program::Program;
@@ -327,10 +328,7 @@ fn the_page_has_an_address_of_its_own_where_that_is_wanted() {
         [404, 404, 404, 200]
     );
     drop(program);
-    // The port was free a moment ago.
-    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = held.local_addr().expect("bound").port();
-    drop(held);
+    let port = ports(1)[0];
     let program = Program::start(&yaml.replace("port: 0, routes", &format!("port: {port}, routes")));
     let status = |path: &str| {
         let mut client = Client::connect(([127, 0, 0, 1], port).into());

@@ -1,6 +1,7 @@
 //! FAULTS group F: who may use the page, from where, and what browsers are told.
 
 use crate::admin::{JSON, ask, on_disk, start};
+use crate::gateway::ports;
 use crate::jobs::Folder;
 use crate::support::client::Client;
 use crate::support::program::Program;
@@ -10,7 +11,6 @@ use crate::support::upstream::Upstream;
 use llmproxy::base::secret::Secret;
 use llmproxy::config::{ClientKey, KeyText};
 use serde_json::json;
-use std::net::TcpListener;
 use std::process::Command;
 
 /// A key that may see the page, and one that may not.
@@ -173,10 +173,8 @@ fn the_address_of_the_page_opens_the_api_to_nobody_else() {
     // F5, F8
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     upstream.always(CHAT, Script::json("{}"));
-    let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = held.local_addr().expect("bound").port();
-    drop(held);
     for mode in ["models", "raw"] {
+        let port = ports(1)[0];
         let program = Program::start(&format!(
             "server: {{port: 0, mode: {mode}, group: g}}\ngroups: [{{name: g, endpoints: [{{name: a}}]}}]\n\
              endpoints: [{{name: a, address: 127.0.0.1, port: {}}}]\n\

@@ -9,11 +9,20 @@ use crate::support::upstream::Upstream;
 use llmproxy::base::clock;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-/// The ports of the listeners beside the main one, in order; free a moment ago.
-fn ports(n: usize) -> Vec<u16> {
-    let held: Vec<TcpListener> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+/// The ports of the listeners beside the main one, in order; free a moment ago. Below those that the system gives away
+/// itself, and by process and turn, so that no other test takes them meanwhile.
+pub fn ports(n: usize) -> Vec<u16> {
+    static TURN: AtomicU32 = AtomicU32::new(0);
+    let candidates = std::iter::repeat_with(|| {
+        let turn = TURN.fetch_add(1, Ordering::Relaxed);
+        20_000 + (std::process::id().wrapping_mul(37).wrapping_add(turn) % 12_000) as u16
+    });
+    let held: Vec<TcpListener> =
+        candidates.take(12_000).filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(n).collect();
+    assert_eq!(held.len(), n, "free ports");
     held.iter().map(|listener| listener.local_addr().expect("bound").port()).collect()
 }
 

@@ -8,7 +8,7 @@ use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::config::{load, show};
 use serde_json::Value;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 const GO: &str = include_str!("../../config/old/001-config.yaml");
 const RUST: &str = include_str!("../../config/old/002-config.yaml");
@@ -40,8 +40,7 @@ pub fn manager([a, b]: &[Upstream; 2]) -> String {
 
 /// The file of 002 and the port of its forward.
 pub fn rust([a, b]: &[Upstream; 2]) -> (String, u16) {
-    let held = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = held.local_addr().expect("bound").port();
+    let port = crate::gateway::ports(1)[0];
     let text = RUST
         .replace("https://api.openai.com/v1", &url(a, "/v1"))
         .replace("https://api.anthropic.com", &url(b, ""))

@@ -4,14 +4,13 @@ use crate::support::client::Client;
 use crate::support::fact::{DEADLINE, ms, timed};
 use crate::support::program::Program;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 
 const MIB: usize = 1 << 20;
 
 /// A proxy with a raw listener, and who is behind it.
 struct Way {
     program: Program,
-    port: u16,
     upstreams: Vec<TcpListener>,
 }
 
@@ -23,12 +22,11 @@ struct Peer {
 
 impl Way {
     fn new(upstreams: usize, server: &str) -> Self {
-        let mut held = (0..=upstreams).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-        let port_of = |listener: &TcpListener| listener.local_addr().expect("bound").port();
-        let port = port_of(&held.next().expect("one more"));
+        let held = (0..upstreams).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
         let upstreams: Vec<TcpListener> = held.collect();
+        let port_of = |listener: &TcpListener| listener.local_addr().expect("bound").port();
         let mut yaml = format!(
-            "server: {{port: 0, {server}}}\nlisteners: [{{name: raw, port: {port}, group: g, mode: raw}}]\n\
+            "server: {{port: 0, mode: raw, group: g, {server}}}\n\
              groups: [{{name: g, strategy: rr, endpoints: [{{name: e0}}, {{name: e1}}]}}]\nendpoints:\n"
         );
         for (n, upstream) in upstreams.iter().enumerate() {
@@ -38,11 +36,11 @@ impl Way {
         if upstreams.len() == 1 {
             yaml = yaml.replace(", {name: e1}", "");
         }
-        Self { program: Program::start(&yaml), port, upstreams }
+        Self { program: Program::start(&yaml), upstreams }
     }
 
     fn client(&self, fields: &str) -> Client {
-        let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 1], self.port)));
+        let mut client = self.program.client();
         client.send(format!("PUT /files/one?x=1 HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n\r\n"));
         client
     }
