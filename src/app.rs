@@ -1,6 +1,7 @@
 //! Puts the rooms together: binds, starts every thread, and stops them in an order that loses nothing.
 
 use crate::admin::{Admin, Unusable};
+use crate::base::budget::Budget;
 use crate::base::clock;
 use crate::config::{Config, KeysFor, Problem};
 use crate::health::{self, Health};
@@ -120,6 +121,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone(), epoch))).collect();
     let (shared, inbox) = Shared::new(Snapshot::new(Arc::new(config.clone()), endpoints));
     let net = Arc::new(Net::new(server.workers));
+    let budget = Budget::new(server.body_memory, server.max_body);
     // Before the workers, which may take what threads there are: with a few of them it can still serve.
     let (hand_over, take_over) = bounded::<Front>(1);
     let front = std::thread::Builder::new().name("front".into());
@@ -146,6 +148,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
         control,
         proxy: lane,
         server: server.clone(),
+        budget: Arc::clone(&budget),
     };
     let (ready, handle) = Front::new(door).map_err(StartError::System)?;
     proxy.meet(handle.clone());

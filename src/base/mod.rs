@@ -1,6 +1,7 @@
 //! Ground that every room stands on: time, chance, secrets, units, signals. Imports no other room.
 
 pub mod address;
+pub mod budget;
 #[cfg(test)]
 pub mod child;
 pub mod clock;

@@ -4,8 +4,9 @@ use super::body::Decoder;
 use super::door::{Desk, From};
 use super::head::{Framing, Head, Limits, Parser};
 use super::pace::Pace;
-use super::request::{Body, Budget};
+use super::request::Body;
 use super::upload::{LARGE, Upload};
+use crate::base::budget::Budget;
 use crate::base::gone::Gone;
 use crate::config::Server;
 use crate::model::failure::{Failure, Kind};
@@ -260,7 +261,7 @@ impl Conn {
     }
 
     fn begin_body(&mut self, head: Head, rest: &[u8], began: Instant, now: Instant, rules: &Rules) -> Step {
-        let mut body = rules.budget.body();
+        let mut body = Body::new(rules.budget.hold(Some(self.peer)));
         if matches!(head.framing, Framing::None | Framing::Sized(0)) {
             self.keep_rest(rest);
             return Step::Serve(Box::new(Arrived { head, body, rest: None, began }));

@@ -4,6 +4,7 @@ use super::head::Head;
 use super::pool::{Lane, Returns};
 use super::reply::Reply;
 use super::request::Request;
+use crate::base::budget::Budget;
 use crate::base::lock::lock;
 use crate::config;
 use crate::model::failure::Failure;
@@ -65,6 +66,8 @@ pub struct Door {
     pub listeners: Vec<TcpListener>,
     /// Bounds.
     pub server: config::Server,
+    /// What is held for clients.
+    pub budget: Arc<Budget>,
     /// Connections allowed at once, after the descriptor limit.
     pub max_connections: usize,
     /// Who decides.

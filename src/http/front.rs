@@ -7,7 +7,7 @@ use super::door::{Desk, Door, Handle, LaneName, Refused, Shared};
 use super::head::{Head, Version};
 use super::pool::{Job, Lane, Returns};
 use super::reply::{Back, Line, Reply};
-use super::request::{Budget, Request};
+use super::request::Request;
 use super::tally::Tally;
 use crate::base::clock;
 use crate::base::gone::Gone;
@@ -96,7 +96,7 @@ impl Front {
             conns: Vec::new(),
             free: Vec::new(),
             tally: Tally::new(server.per_client, server.trusted_proxies.clone()),
-            rules: Rules::new(server, Budget::new(server.body_memory), Arc::clone(&door.desk)),
+            rules: Rules::new(server, door.budget, Arc::clone(&door.desk)),
             max_connections: door.max_connections,
             desk: door.desk,
             control: door.control,

@@ -1,6 +1,6 @@
 //! How many connections each client address holds. Bounded by the connections themselves.
 
-use crate::base::address::household;
+use crate::base::address::subnet_key;
 use crate::config::Network;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,14 +24,14 @@ impl Tally {
 
     /// Counts one more; false if the address now holds more than it may.
     pub fn enter(&mut self, peer: IpAddr) -> bool {
-        let held = self.held.entry(household(peer)).or_insert(0);
+        let held = self.held.entry(subnet_key(peer)).or_insert(0);
         *held += 1;
         *held <= self.limit || self.exempt.iter().any(|network| network.contains(peer))
     }
 
     /// Counts one less.
     pub fn leave(&mut self, peer: IpAddr) {
-        let key = household(peer);
+        let key = subnet_key(peer);
         if let Some(held) = self.held.get_mut(&key) {
             *held -= 1;
             if *held == 0 {

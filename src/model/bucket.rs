@@ -1,6 +1,6 @@
 //! How much somebody may ask for over time: token buckets, one or one for each address. Time is an argument.
 
-use crate::base::address::household;
+use crate::base::address::subnet_key;
 use crate::base::lock::lock;
 use crate::base::recent::Recent;
 use crate::config::RateLimit;
@@ -74,7 +74,7 @@ impl Buckets {
     /// Takes one out of an address's bucket.
     pub fn take(&self, peer: IpAddr, limit: &RateLimit, now: Instant) -> Left {
         let mut buckets = lock(&self.0);
-        let key = household(peer);
+        let key = subnet_key(peer);
         if let Some(bucket) = buckets.get(&key) {
             return bucket.take(limit, now);
         }

@@ -7,10 +7,11 @@ use super::route::{Forward, Names};
 use super::serve::Proxy;
 use super::tokens::Tail;
 use super::visit::{Here, Outline, Visit, nothing_relayed};
+use crate::base::budget::Budget;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::http::head::{Head, Limits, Parser};
-use crate::http::request::{Budget, Request};
+use crate::http::request::{Body, Request};
 use crate::model::failure::{Failure, Kind};
 use crate::model::scope::Scope;
 use crate::observe::access::End;
@@ -71,7 +72,7 @@ impl Proxy {
         let Some(head) = head(order) else {
             return Ended::Failed(Failure::new(Kind::Internal, "The request cannot be sent."));
         };
-        let mut body = Budget::new(u64::MAX).body();
+        let mut body = Body::new(Budget::new(u64::MAX, 0).hold(None));
         body.grow(|bytes| bytes.extend_from_slice(order.body));
         let peer = IpAddr::from(Ipv4Addr::LOCALHOST);
         let request = Request {

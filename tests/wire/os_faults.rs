@@ -118,6 +118,7 @@ fn a_panic_in_a_request_is_one_500_and_the_pool_stays_whole() {
     let lane = |name| Lane::start(name, 2, 8, Arc::clone(&work) as _).expect("threads");
     let door = Door {
         listeners: vec![listener],
+        budget: llmproxy::base::budget::Budget::new(256 << 20, 32 << 20),
         server: Server::default(),
         max_connections: 16,
         desk: Arc::new(Open),
