@@ -212,7 +212,10 @@ impl<'a> Trying<'a> {
             self.errand.metrics.time(Family::UpstreamDuration, &labels, clock::now().saturating_duration_since(began));
             let mut answer = match sent {
                 Ok(answer) => answer,
-                Err(fault) => return self.faulted(endpoint, fault, retry),
+                Err(fault) => {
+                    give_up(slot, endpoint, &fault);
+                    return self.faulted(endpoint, fault, retry);
+                }
             };
             let verdict = self.weighed(&answer, endpoint, retry, left);
             if verdict == Verdict::Pass {
@@ -356,10 +359,8 @@ impl<'a> Trying<'a> {
         let cause = || fault.cause.clone();
         let seen = match fault.trouble {
             Trouble::Refused => Some(Observation::Refused(cause())),
-            // What a probe would find out.
-            Trouble::Connect | Trouble::Timeout(Stage::Connect) if endpoint.config.probe == Probe::Never => {
-                Some(Observation::Down(cause()))
-            }
+            Trouble::Connect => Some(Observation::Down(cause())),
+            Trouble::Timeout(Stage::Connect) => Some(Observation::Down(what)),
             _ => None,
         };
         if let Some(seen) = seen {
@@ -394,5 +395,15 @@ impl<'a> Trying<'a> {
             }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }
+    }
+}
+
+/// Gives back the slot of an attempt that failed. A llama-server that nobody waits for any more may work on, so its slot
+/// stays taken until it tells otherwise.
+pub(super) fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &Fault) {
+    let is_connected = !matches!(fault.trouble, Trouble::Timeout(Stage::Connect));
+    let is_given_up = matches!(fault.trouble, Trouble::Gone | Trouble::Timeout(_)) && is_connected;
+    if let Some(slot) = slot.filter(|_| is_given_up && endpoint.slots.is_some()) {
+        slot.abandon();
     }
 }

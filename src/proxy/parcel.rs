@@ -192,7 +192,12 @@ fn whole(mut answer: Answer, by: &By) -> (Result<Vec<u8>, Fault>, Relayed) {
                 tail.push(&piece[..n]);
                 body.extend_from_slice(&piece[..n]);
             }
-            Err(fault) => break Err(fault),
+            Err(fault) => {
+                if first_byte.is_none() {
+                    forward::give_up(answer.place.take(), &by.endpoint, &fault);
+                }
+                break Err(fault);
+            }
         }
     };
     let end = match &read {

@@ -2,7 +2,7 @@
 //! nor an error page here; an answer is finished or cut.
 
 use super::client::{self, Client};
-use super::forward::{By, Kept};
+use super::forward::{By, Kept, give_up};
 use super::tokens::{Tail, Tokens};
 use super::weigh;
 use crate::base::clock;
@@ -102,11 +102,16 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &
                     return left(answer, by, first_byte, tail);
                 }
             }
-            Err(fault) if fault.trouble == Trouble::Gone => {
-                part(client, is_events, &tail);
-                return left(answer, by, first_byte, tail);
+            Err(fault) => {
+                if first_byte.is_none() {
+                    give_up(answer.place.take(), &by.endpoint, &fault);
+                }
+                if fault.trouble == Trouble::Gone {
+                    part(client, is_events, &tail);
+                    return left(answer, by, first_byte, tail);
+                }
+                return lost(&fault, client, by, is_events, &tail, first_byte);
             }
-            Err(fault) => return lost(&fault, client, by, is_events, &tail, first_byte),
         }
     }
 }

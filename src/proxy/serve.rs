@@ -295,16 +295,14 @@ impl Proxy {
         snapshot: &Snapshot,
         scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
-        match plan::plan(snapshot, ask.wish(), scope, clock::now()) {
+        match self.planned(snapshot, ask, scope) {
             Planned::Plan(plan) => return Ok((plan, None)),
             Planned::Refused(failure) => return Err(failure),
             Planned::Unknown => {}
         }
-        // A probe round is bounded by its own time-out; a little more for its bookkeeping.
-        let until = clock::now() + snapshot.config.health_check.timeout + Duration::from_secs(1);
-        self.shared.refresh(&request.gone, until);
+        self.shared.refresh(&request.gone);
         let fresh = self.shared.load();
-        match plan::plan(&fresh, ask.wish(), scope, clock::now()) {
+        match self.planned(&fresh, ask, scope) {
             Planned::Plan(plan) => Ok((plan, Some(fresh))),
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
@@ -319,6 +317,15 @@ impl Proxy {
                 Ok((plan, Some(fresh)))
             }
         }
+    }
+
+    /// A plan; endpoints that are down and could be of use are asked again soon.
+    fn planned(&self, snapshot: &Snapshot, ask: &Ask, scope: &Scope) -> Planned {
+        let planned = plan::plan(snapshot, ask.wish(), scope, clock::now());
+        if planned.is_short() {
+            self.shared.notify(Notice::Wanted);
+        }
+        planned
     }
 
     /// llama-server keeps a generation alive for `X-Conversation-Id` after its client has left: since the
