@@ -1,6 +1,7 @@
 //! The one thread that decides about endpoints. It owns every standing and every catalogue; requests only send it
 //! notices. Probes run beside it, each on a thread with a deadline, so a hanging endpoint delays no other.
 
+mod ghosts;
 mod probe;
 mod schedule;
 
@@ -11,7 +12,8 @@ use crate::model::snapshot::{Notice, Shared};
 use crate::model::standing::{Observation, Standing, State};
 use crate::upstream::Net;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use probe::{Found, Listing, Props, Slots, Task};
+use ghosts::Ghosts;
+use probe::{Found, Listing, Props, Task};
 use schedule::{Schedule, View};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,9 +31,6 @@ const TRIGGERED_EVERY: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(1);
 /// Waiting force-checks; more are answered at once with what is known.
 const MOST_WAITING: usize = 64;
-/// An abandoned slot is given back after this, whatever its server says.
-const LONGEST_ABANDONED: Duration = Duration::from_secs(60);
-
 /// The running health thread.
 pub struct Health {
     shared: Arc<Shared>,
@@ -50,7 +49,7 @@ pub fn start(shared: &Arc<Shared>, inbox: Receiver<Notice>) -> std::io::Result<H
         net: Arc::new(Net::new(0)),
         results: bounded(256),
         schedules: HashMap::new(),
-        ghosts: Vec::new(),
+        ghosts: Ghosts::default(),
         round: 1,
         first: Some(done),
         refreshing: None,
@@ -82,12 +81,6 @@ impl Health {
 
 type Waiting = Box<dyn FnOnce() + Send>;
 
-/// A slot whose request was given up while its server may still be working on it.
-struct Ghost {
-    slot: Slot,
-    since: Instant,
-}
-
 struct Keeper {
     shared: Arc<Shared>,
     /// Without a pool: every probe connects anew.
@@ -96,8 +89,7 @@ struct Keeper {
     abandoned: Receiver<Slot>,
     /// One for each enabled endpoint.
     schedules: HashMap<String, Schedule>,
-    /// At most one for each slot of an endpoint, and for 60 s.
-    ghosts: Vec<Ghost>,
+    ghosts: Ghosts,
     /// Rounds so far; the first one begins by itself.
     round: u64,
     first: Option<Sender<()>>,
@@ -189,7 +181,7 @@ impl Keeper {
             let round = self.begin_round(true);
             self.waiting.iter_mut().for_each(|(own, _)| *own = own.or(Some(round)));
         }
-        self.ghosts.retain(|ghost| now.saturating_duration_since(ghost.since) < LONGEST_ABANDONED);
+        self.ghosts.expire(now);
         self.schedules.retain(|name, _| snapshot.enabled().any(|endpoint| endpoint.name() == name));
         let mut wakes = self.force_at.map_or(now + IDLE, |at| at.min(now + IDLE));
         for endpoint in snapshot.enabled() {
@@ -198,8 +190,7 @@ impl Keeper {
             if schedule.config != endpoint.config {
                 *schedule = fresh();
             }
-            let here = self.ghosts.iter().filter(|ghost| ghost.slot.is_at(&endpoint.live));
-            let (ghosts, abandoned) = (here.clone().count(), here.map(|ghost| ghost.since).min());
+            let (ghosts, abandoned) = self.ghosts.at(&endpoint.live);
             let view = View { config: &snapshot.config, endpoint, ghosts, abandoned };
             if let Some(task) = schedule.take(view, now)
                 && !spawn(&self.net, &self.results.0, task)
@@ -223,7 +214,7 @@ impl Keeper {
             log::warn!("endpoint {name}: {why}");
         }
         if let Some(slots) = found.slots {
-            self.free(&found, slots);
+            self.ghosts.free(&found.endpoint.live, found.ours, found.started, slots);
         }
         if let Some(Listing::Models(models)) = found.list {
             let models = Some(Arc::new(models));
@@ -247,39 +238,15 @@ impl Keeper {
         let snapshot = self.shared.load();
         // Only llama-server tells which of its slots work.
         if snapshot.enabled().any(|endpoint| slot.is_at(&endpoint.live) && endpoint.slots.is_some()) {
-            self.ghosts.push(Ghost { slot, since: clock::now() });
+            self.ghosts.hold(slot, clock::now());
         }
-    }
-
-    /// Gives slots back that their server shows free: of those that work there, our own requests are no ghosts.
-    fn free(&mut self, found: &Found, slots: Slots) {
-        let live = &found.endpoint.live;
-        let here = self.ghosts.iter().filter(|ghost| ghost.slot.is_at(live)).count();
-        // One that was there only before or only after the question may not be among those that work.
-        let ours = found.ours.min((live.in_flight() as usize).saturating_sub(here));
-        let mut working = match slots {
-            Slots::Working(working) => working.saturating_sub(ours),
-            Slots::Unknown => 0,
-            Slots::Failed => return,
-        };
-        // The youngest stay; one that came after the question is not answered by it.
-        let mut kept = Vec::new();
-        for ghost in std::mem::take(&mut self.ghosts).into_iter().rev() {
-            let concerned = ghost.slot.is_at(live) && ghost.since <= found.started;
-            if !concerned || working > 0 {
-                working = working.saturating_sub(usize::from(concerned));
-                kept.push(ghost);
-            }
-        }
-        kept.reverse();
-        self.ghosts = kept;
     }
 
     /// Changes what is thought of an endpoint.
     fn observe(&mut self, name: &str, seen: Observation, by_probe: bool) {
         let (now, at, is_restart) = (clock::now(), clock::wall(), seen.is_restart());
         let Some(schedule) = self.schedules.get_mut(name) else { return };
-        let mut change = None;
+        let (mut change, mut restarted) = (None, None);
         self.shared.update(|old| {
             let Config { health_check, .. } = &*old.config;
             let repeats = schedule.repeats(&seen, health_check.interval, now);
@@ -295,6 +262,7 @@ impl Keeper {
                 };
                 if is_restart {
                     endpoint.live.restarted();
+                    restarted = Some(Arc::clone(&endpoint.live));
                 }
                 if standing.state != before.state {
                     change = Some((before.state, standing.clone()));
@@ -303,10 +271,8 @@ impl Keeper {
                 schedule.settle(endpoint, now);
             })
         });
-        if is_restart {
-            let snapshot = self.shared.load();
-            let endpoint = snapshot.endpoints.iter().find(|endpoint| endpoint.name() == name);
-            self.ghosts.retain(|ghost| endpoint.is_none_or(|endpoint| !ghost.slot.is_at(&endpoint.live)));
+        if let Some(live) = restarted {
+            self.ghosts.forget(&live);
         }
         if let Some((before, now)) = change {
             let why = match now.state {

@@ -62,7 +62,7 @@ pub(super) enum Props {
 }
 
 /// What came of asking llama-server's `/slots`.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Slots {
     /// So many are working.
     Working(usize),

@@ -203,6 +203,13 @@ impl Shared {
         }
     }
 
+    /// Tells the health thread that endpoints that are down could be of use. Said often, so never in the way of others.
+    pub fn want(&self) {
+        if self.notices.len() < NOTICES / 2 {
+            self.notify(Notice::Wanted);
+        }
+    }
+
     /// Ends the health thread: the one notice that is waited for, since it must not get lost.
     pub fn end_health(&self) {
         let _ = self.notices.send_timeout(Notice::Stop, REFRESH_EVERY);

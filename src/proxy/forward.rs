@@ -212,10 +212,7 @@ impl<'a> Trying<'a> {
             self.errand.metrics.time(Family::UpstreamDuration, &labels, clock::now().saturating_duration_since(began));
             let mut answer = match sent {
                 Ok(answer) => answer,
-                Err(fault) => {
-                    give_up(slot, endpoint, &fault);
-                    return self.faulted(endpoint, fault, retry);
-                }
+                Err(fault) => return self.faulted(endpoint, fault, retry, slot),
             };
             let verdict = self.weighed(&answer, endpoint, retry, left);
             if verdict == Verdict::Pass {
@@ -346,7 +343,8 @@ impl<'a> Trying<'a> {
         None
     }
 
-    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry) -> Step {
+    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry, slot: Option<Slot>) -> Step {
+        give_up(slot, endpoint, &fault);
         if fault.trouble == Trouble::Gone || self.errand.request.gone.has_left() {
             return Step::End(Outcome::Gone(self.last.take()));
         }
@@ -398,12 +396,9 @@ impl<'a> Trying<'a> {
     }
 }
 
-/// Gives back the slot of an attempt that failed. A llama-server that nobody waits for any more may work on, so its slot
-/// stays taken until it tells otherwise.
+/// Gives back the slot of an attempt that failed, at once or when its server is through.
 pub(super) fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &Fault) {
-    let is_connected = !matches!(fault.trouble, Trouble::Timeout(Stage::Connect));
-    let is_given_up = matches!(fault.trouble, Trouble::Gone | Trouble::Timeout(_)) && is_connected;
-    if let Some(slot) = slot.filter(|_| is_given_up && endpoint.slots.is_some()) {
+    if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && weigh::works_on(fault)) {
         slot.abandon();
     }
 }

@@ -295,14 +295,21 @@ impl Proxy {
         snapshot: &Snapshot,
         scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
-        match self.planned(snapshot, ask, scope) {
+        let planned = |snapshot: &Snapshot| {
+            let planned = plan::plan(snapshot, ask.wish(), scope, clock::now());
+            if planned.is_short() {
+                self.shared.want();
+            }
+            planned
+        };
+        match planned(snapshot) {
             Planned::Plan(plan) => return Ok((plan, None)),
             Planned::Refused(failure) => return Err(failure),
             Planned::Unknown => {}
         }
         self.shared.refresh(&request.gone);
         let fresh = self.shared.load();
-        match self.planned(&fresh, ask, scope) {
+        match planned(&fresh) {
             Planned::Plan(plan) => Ok((plan, Some(fresh))),
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
@@ -317,15 +324,6 @@ impl Proxy {
                 Ok((plan, Some(fresh)))
             }
         }
-    }
-
-    /// A plan; endpoints that are down and could be of use are asked again soon.
-    fn planned(&self, snapshot: &Snapshot, ask: &Ask, scope: &Scope) -> Planned {
-        let planned = plan::plan(snapshot, ask.wish(), scope, clock::now());
-        if planned.is_short() {
-            self.shared.notify(Notice::Wanted);
-        }
-        planned
     }
 
     /// llama-server keeps a generation alive for `X-Conversation-Id` after its client has left: since the
