@@ -1,3 +1,5 @@
+//! The schedule of one endpoint with a clock of its own: what is asked when, and what is made of the answers.
+
 use super::super::probe::Slots;
 use super::*;
 use crate::base::clock;
