@@ -3,9 +3,12 @@
 
 use super::head::{Fields, Version};
 use super::pool::Returns;
+use crate::base::budget::Held;
 use crate::base::clock;
 use crate::base::gone::Gone;
+use crate::model::failure::{Dialect, Failure, Kind};
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use socket2::SockRef;
 use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -14,6 +17,8 @@ use std::time::Duration;
 
 /// Longest single wait inside a blocked write: how soon a client that left is noticed there.
 const WRITE_TICK: Duration = Duration::from_millis(250);
+/// Parts above this are not copied before it is known how much of them the client takes.
+const LARGE_PART: usize = 64 << 10;
 
 /// How a body is delimited on the way to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,10 +35,79 @@ pub enum Length {
 pub(super) struct Back {
     pub token: usize,
     /// Bytes that would have blocked a control worker: the front writes them when the client reads.
-    pub rest: Vec<u8>,
+    pub rest: Unsent,
     pub keep: bool,
+    /// To be closed at once, which resets it.
+    pub reset: bool,
     /// The socket was switched to blocking writes.
     pub blocking: bool,
+}
+
+/// Bytes of an answer that its client has not taken yet. Counted in `server.bodyMemory`, which bounds them.
+pub(super) struct Unsent {
+    bytes: Vec<u8>,
+    /// What stands before is written.
+    at: usize,
+    /// None once it was taken away.
+    held: Option<Held>,
+}
+
+impl Unsent {
+    fn new(held: Held) -> Self {
+        Self { bytes: Vec::new(), at: 0, held: Some(held) }
+    }
+
+    fn take(&mut self) -> Self {
+        let (bytes, at) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.at));
+        Self { bytes, at, held: self.held.take() }
+    }
+
+    fn clear(&mut self) {
+        (self.bytes, self.at) = (Vec::new(), 0);
+        self.hold(0);
+    }
+
+    /// Counts so many bytes; false if that is too much.
+    fn hold(&mut self, bytes: usize) -> bool {
+        self.held.as_mut().is_some_and(|held| held.resize(bytes as u64))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    fn push(&mut self, part: &[u8]) {
+        // What is written is dropped when that is the larger part, so a byte is moved once at most on average.
+        if self.at > self.bytes.len() / 2 {
+            self.bytes.drain(..std::mem::take(&mut self.at));
+        }
+        self.bytes.extend_from_slice(part);
+    }
+
+    /// Writes what the socket takes now; whether it took anything.
+    pub fn write(&mut self, stream: &TcpStream) -> io::Result<bool> {
+        let taken = write_some(stream, &self.bytes[self.at..])?;
+        self.at += taken;
+        if self.is_empty() {
+            self.clear();
+        }
+        Ok(taken > 0)
+    }
+}
+
+/// Writes until the socket takes no more; how much it took.
+fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut taken = 0;
+    while taken < bytes.len() {
+        match stream.write(&bytes[taken..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => taken += n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(taken)
 }
 
 enum State {
@@ -57,7 +131,7 @@ pub struct Reply {
     /// Control answers are never waited for: what does not fit goes to the front.
     may_block: bool,
     state: State,
-    pending: Vec<u8>,
+    pending: Unsent,
     sent: u64,
 }
 
@@ -70,6 +144,7 @@ pub(super) struct Line {
     pub seen: Arc<AtomicBool>,
     pub write_timeout: Duration,
     pub may_block: bool,
+    pub held: Held,
 }
 
 impl Reply {
@@ -87,7 +162,7 @@ impl Reply {
             blocking: false,
             may_block: line.may_block,
             state: State::Fresh,
-            pending: Vec::new(),
+            pending: Unsent::new(line.held),
             sent: 0,
         }
     }
@@ -112,6 +187,18 @@ impl Reply {
         self.sent
     }
 
+    /// Makes sure that a body of so many bytes may wait for its client.
+    ///
+    /// # Errors
+    /// Too much waits already, for this client or in all; the refusal is to be sent instead.
+    pub fn afford(&mut self, bytes: usize) -> Result<(), Failure> {
+        if self.may_block || bytes <= LARGE_PART || self.pending.hold(bytes) {
+            return Ok(());
+        }
+        let text = "Too much is held for clients that do not read their answers (server.bodyMemory); try again shortly.";
+        Err(Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1)))
+    }
+
     /// A whole answer with its body: head and body leave in one write.
     pub fn send(mut self, status: StatusCode, fields: &Fields, body: &[u8]) {
         let length = if forbids_body(status) { Length::Empty } else { Length::Sized(body.len() as u64) };
@@ -129,7 +216,7 @@ impl Reply {
         if length == Length::Open && old {
             self.keep = false;
         }
-        let out = &mut self.pending;
+        let out = &mut self.pending.bytes;
         out.reserve(512);
         let version: &[u8] = if old { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
         out.extend_from_slice(version);
@@ -139,6 +226,10 @@ impl Reply {
         out.extend_from_slice(b"\r\n");
         for (name, value) in fields.iter() {
             field(out, name, value.as_bytes());
+        }
+        // RFC 9110 6.6.1: of a forwarded answer the origin's own counts.
+        if fields.get(header::DATE).is_none() {
+            field(out, &header::DATE, &clock::http_date());
         }
         match length {
             Length::Sized(bytes) => field(out, &header::CONTENT_LENGTH, bytes.to_string().as_bytes()),
@@ -217,33 +308,42 @@ impl Reply {
     }
 
     fn break_off(&mut self) {
-        // Some clients (Node 20's fetch) take the end of a chunked body for its proper end when the head
-        // said `Connection: close`; no client takes this for a chunk.
-        if matches!(self.state, State::Open { chunked: true, silent: false, .. }) && !self.keep {
-            let _ = (&*self.stream).write(b"!\r\n");
+        if let State::Open { chunked, silent: false, .. } = self.state {
+            // nginx takes the end of a connection for the end of an HTTP/1.0 body, but not a reset.
+            let reset = Some(Duration::ZERO);
+            if self.version == Version::Http10 && SockRef::from(&*self.stream).set_linger(reset).is_ok() {
+                return self.return_to_front(false, true);
+            }
+            // Some clients (Node 20's fetch) take the end of a chunked body for its proper end when the head
+            // said `Connection: close`; no client takes this for a chunk.
+            if chunked && !self.keep {
+                let _ = (&*self.stream).write(b"!\r\n");
+            }
         }
         self.give_back(false);
     }
 
     fn give_back(&mut self, keep: bool) {
-        self.state = State::Done;
         if !keep && self.pending.is_empty() {
             // The front closes; the client must not wait for that.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
-        let rest = std::mem::take(&mut self.pending);
-        self.returns.give(Back { token: self.token, rest, keep, blocking: self.blocking }, &self.seen);
+        self.return_to_front(keep, false);
+    }
+
+    fn return_to_front(&mut self, keep: bool, reset: bool) {
+        self.state = State::Done;
+        let rest = self.pending.take();
+        let back = Back { token: self.token, rest, keep, reset, blocking: self.blocking };
+        self.returns.give(back, &self.seen);
     }
 
     /// Writes what is pending, then `parts`.
     fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
         if !self.may_block {
-            for part in parts {
-                self.pending.extend_from_slice(part);
-            }
-            return self.write_what_fits();
+            return self.write_what_fits(parts);
         }
-        let pending = std::mem::take(&mut self.pending);
+        let pending = std::mem::take(&mut self.pending.bytes);
         let mut slices = [IoSlice::new(&pending), IoSlice::new(&[]), IoSlice::new(&[]), IoSlice::new(&[])];
         for (slot, part) in slices[1..].iter_mut().zip(parts) {
             *slot = IoSlice::new(part);
@@ -251,20 +351,22 @@ impl Reply {
         self.write_all(&mut slices[..=parts.len()])
     }
 
-    fn write_what_fits(&mut self) -> io::Result<()> {
-        while !self.pending.is_empty() {
-            match (&*self.stream).write(&self.pending) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => drop(self.pending.drain(..n)),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    self.pending.clear();
-                    return Err(e);
-                }
+    fn write_what_fits(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let Self { stream, pending, .. } = self;
+        for part in parts {
+            let mut taken = 0;
+            if part.len() > LARGE_PART {
+                pending.write(stream)?;
+                taken = if pending.is_empty() { write_some(stream, part)? } else { 0 };
             }
+            pending.push(&part[taken..]);
         }
-        Ok(())
+        pending.write(stream)?;
+        if pending.is_empty() || pending.hold(pending.bytes.capacity()) {
+            return Ok(());
+        }
+        pending.clear();
+        Err(io::ErrorKind::OutOfMemory.into())
     }
 
     /// The socket is non-blocking while the front owns it. The first write that would block turns
@@ -310,7 +412,6 @@ impl Drop for Reply {
             State::Open { .. } => self.break_off(),
             // Only a panic leads here: the client gets a clean 500 instead of silence.
             State::Fresh => {
-                use crate::model::failure::{Dialect, Failure, Kind};
                 let body = Failure::new(Kind::Internal, "An internal error; the log has the details.");
                 let body = body.body(Dialect::OpenAi);
                 let mut fields = Fields::default();

@@ -27,11 +27,12 @@ impl Target {
         self.0.as_str()
     }
 
-    /// The path by which to decide: escapes of unreserved characters are decoded, as RFC 3986 6.2.2.2 calls for.
-    /// `%2F` stays, since an escaped slash separates nothing: it may be part of a model's name.
+    /// The path by which to decide: escapes of unreserved characters are decoded, as RFC 3986 6.2.2.2 calls for, and
+    /// several slashes in a row are one. `%2F` stays, since an escaped slash separates nothing: it may be part of a
+    /// model's name.
     pub fn canonical(&self) -> Cow<'_, str> {
         let path = self.path();
-        if !path.contains('%') {
+        if !path.contains('%') && !path.contains("//") {
             return Cow::Borrowed(path);
         }
         let mut plain = String::with_capacity(path.len());
@@ -46,6 +47,8 @@ impl Target {
             rest = &escape[3..];
         }
         plain.push_str(rest);
+        let mut last = ' ';
+        plain.retain(|c| std::mem::replace(&mut last, c) != '/' || c != '/');
         Cow::Owned(plain)
     }
 
@@ -64,6 +67,10 @@ impl Target {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| refuse("the target does not start with `/`"))?;
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let authority = Authority::parse(authority, scheme)?;
+        if path.is_empty() && *method == Method::OPTIONS {
+            // RFC 9112 3.2.4: this is how a proxy is told `*`.
+            return Ok((Self(PathAndQuery::from_static("*")), Some(authority)));
+        }
         let origin = if path.starts_with('/') { path.into() } else { format!("/{path}") };
         Ok((Self::origin(origin)?, Some(authority)))
     }
@@ -119,7 +126,11 @@ mod tests {
             ("/v1/models/a%2Fb", "/v1/models/a%2Fb"),
             ("/v1%3bx/%25%7E", "/v1%3bx/%25~"),
             ("/ADMIN", "/ADMIN"),
-            ("/v1//chat", "/v1//chat"),
+            // R19
+            ("/v1//chat", "/v1/chat"),
+            ("//%61dmin///x//", "/admin/x/"),
+            ("//", "/"),
+            ("/v1/models/a%2F%2Fb", "/v1/models/a%2F%2Fb"),
             ("/v1;x/chat", "/v1;x/chat"),
             ("/%C3%A9%", ""),
         ] {
@@ -199,6 +210,9 @@ mod tests {
 
     #[test]
     fn the_asterisk_belongs_to_options() {
+        // U06
+        let absolute = |text| Target::parse(text, &Method::OPTIONS).unwrap().0.as_str().to_owned();
+        assert_eq!((absolute("http://h:80"), absolute("http://h/"), absolute("http://h?")), ("*".into(), "/".into(), "/?".into()));
         assert_eq!(Target::parse("*", &Method::OPTIONS).unwrap().0.path(), "*");
         assert!(Target::parse("*", &Method::GET).is_err());
         assert!(Target::parse("*x", &Method::OPTIONS).is_err());

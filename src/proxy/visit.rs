@@ -72,7 +72,7 @@ impl Visit {
         } else {
             gate::add_cors(&mut common, &snapshot.config.server.cors, head);
         }
-        let dialect = Dialect::of(head.target.path());
+        let dialect = Dialect::of(route::tidy(&head.target.canonical()));
         let access = snapshot.config.log.access;
         let client = gate::client(head, peer, &snapshot.config.server.trusted_proxies);
         let common = Arc::new(common);
