@@ -11,6 +11,7 @@ use crate::base::budget::Budget;
 use crate::base::gone::Gone;
 use crate::config::Server;
 use crate::model::failure::{Failure, Kind};
+use memchr::memmem;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ const READS: usize = 16;
 /// How long a client may be silent after its last answer when it owes no bytes, and how long it may go on at all while
 /// the proxy is being stopped.
 const LINGER: Duration = Duration::from_secs(1);
+/// What is still read of bytes that it does not owe.
+const LINGER_BYTES: u64 = 64 << 10;
 
 /// The bounds that every connection of a front obeys.
 pub(super) struct Rules {
@@ -103,7 +106,7 @@ pub(super) enum State {
     Flush { rest: Unsent, keep: bool },
     /// Closed for writing. What still comes is thrown away, whatever its framing: a client that sends first and reads
     /// later must not be reset before it reads. Lasts as long as a body may, `until` at most.
-    Linger { pace: Pace, until: Option<Instant> },
+    Linger { pace: Pace, spare: u64, until: Option<Instant> },
 }
 
 pub(super) struct Incoming {
@@ -195,7 +198,7 @@ impl Conn {
         self.note_unread();
         let pace = Pace::new(if self.owed > 0 { rules.body_timeout } else { LINGER }, now);
         self.deadline = pace.next_look(now);
-        self.state = State::Linger { pace, until: None };
+        self.state = State::Linger { pace, spare: LINGER_BYTES, until: None };
         if draining {
             self.hasten(now);
         }
@@ -293,18 +296,26 @@ impl Conn {
                         self.begin_body(head, &input[used..], now, rules)
                     }
                     Err(failure) => {
-                        self.owes_unknown();
+                        // A whole head may be followed by a body; a head without end is not waited for.
+                        if memmem::find(input, b"\r\n\r\n").is_some() {
+                            self.owes_unknown();
+                        }
                         (Step::Refuse(None, failure, began), 0)
                     }
                 }
             }
             State::Body(_) => self.feed(input, now, rules),
-            State::Linger { pace, until } => {
+            State::Linger { pace, spare, until } => {
                 pace.moved(input.len(), now);
                 if self.owed > 0 && self.owed <= input.len() as u64 {
                     *pace = Pace::new(LINGER, now);
                 }
+                let excess = (input.len() as u64).saturating_sub(self.owed);
                 self.owed = self.owed.saturating_sub(input.len() as u64);
+                *spare = spare.saturating_sub(excess);
+                if *spare == 0 {
+                    return (Step::Close, 0);
+                }
                 self.deadline = until.map_or(pace.next_look(now), |until| until.min(pace.next_look(now)));
                 (Step::Wait, 0)
             }
@@ -381,7 +392,7 @@ impl Conn {
     pub fn expire(&mut self, now: Instant, rules: &Rules) -> Step {
         match &mut self.state {
             State::Head { since: None } => Step::Close,
-            State::Linger { pace, until } => {
+            State::Linger { pace, until, .. } => {
                 if until.is_some_and(|until| until <= now) || pace.refusal(now).is_some() {
                     return Step::Close;
                 }

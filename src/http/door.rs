@@ -33,7 +33,9 @@ pub trait Desk: Send + Sync + 'static {
     fn passes_on(&self, head: &Head, listener: usize) -> bool;
     /// Whom to count what is held for a request: the client's address, behind a trusted proxy too. None is a trusted
     /// proxy that does not tell.
-    fn client(&self, head: &Head, from: From) -> Option<IpAddr>;
+    fn client(&self, _head: &Head, from: From) -> Option<IpAddr> {
+        Some(from.peer)
+    }
     /// The lane of a request, by its head.
     fn lane(&self, head: &Head, listener: usize) -> LaneName;
     /// Answers a request that the door or a full lane refuses, and logs it.

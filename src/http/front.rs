@@ -400,7 +400,8 @@ impl Front {
         self.listeners.clear();
         self.waiting_listeners.clear();
         for job in self.proxy.unserved() {
-            let failure = Failure::new(Kind::Draining, "The proxy is being stopped.").retry_after(Duration::from_secs(5));
+            let failure =
+                Failure::new(Kind::Draining, "The proxy is being stopped.").retry_after(Duration::from_secs(5));
             drop(catch_unwind(AssertUnwindSafe(|| self.turn_away(job, failure))));
         }
         for slot in 0..self.conns.len() {

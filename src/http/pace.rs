@@ -128,7 +128,7 @@ mod tests {
         let mut pace = Pace::new(10 * SECOND, start);
         pace.moved(9000, start);
         for n in 1..25 {
-            pace.ask(start + n * SECOND * 2 / 5);
+            pace.ask(start + (n - 1) * SECOND * 2 / 5);
             pace.moved(0, start + n * SECOND * 2 / 5);
         }
         assert!(pace.refusal(start + 9 * SECOND).is_none());

@@ -195,7 +195,8 @@ impl Reply {
         if self.may_block || bytes <= LARGE_PART || self.pending.hold(bytes) {
             return Ok(());
         }
-        let text = "Too much is held for clients that do not read their answers (server.bodyMemory); try again shortly.";
+        let text =
+            "Too much is held for clients that do not read their answers (server.bodyMemory); try again shortly.";
         Err(Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1)))
     }
 

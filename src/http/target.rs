@@ -27,12 +27,11 @@ impl Target {
         self.0.as_str()
     }
 
-    /// The path by which to decide: escapes of unreserved characters are decoded, as RFC 3986 6.2.2.2 calls for, and
-    /// several slashes in a row are one. `%2F` stays, since an escaped slash separates nothing: it may be part of a
-    /// model's name.
+    /// The path by which to decide: escapes of unreserved characters are decoded, as RFC 3986 6.2.2.2 calls for.
+    /// `%2F` stays, since an escaped slash separates nothing: it may be part of a model's name.
     pub fn canonical(&self) -> Cow<'_, str> {
         let path = self.path();
-        if !path.contains('%') && !path.contains("//") {
+        if !path.contains('%') {
             return Cow::Borrowed(path);
         }
         let mut plain = String::with_capacity(path.len());
@@ -47,8 +46,6 @@ impl Target {
             rest = &escape[3..];
         }
         plain.push_str(rest);
-        let mut last = ' ';
-        plain.retain(|c| std::mem::replace(&mut last, c) != '/' || c != '/');
         Cow::Owned(plain)
     }
 
@@ -126,11 +123,7 @@ mod tests {
             ("/v1/models/a%2Fb", "/v1/models/a%2Fb"),
             ("/v1%3bx/%25%7E", "/v1%3bx/%25~"),
             ("/ADMIN", "/ADMIN"),
-            // R19
-            ("/v1//chat", "/v1/chat"),
-            ("//%61dmin///x//", "/admin/x/"),
-            ("//", "/"),
-            ("/v1/models/a%2F%2Fb", "/v1/models/a%2F%2Fb"),
+            ("/v1//chat", "/v1//chat"),
             ("/v1;x/chat", "/v1;x/chat"),
             ("/%C3%A9%", ""),
         ] {
@@ -212,7 +205,10 @@ mod tests {
     fn the_asterisk_belongs_to_options() {
         // U06
         let absolute = |text| Target::parse(text, &Method::OPTIONS).unwrap().0.as_str().to_owned();
-        assert_eq!((absolute("http://h:80"), absolute("http://h/"), absolute("http://h?")), ("*".into(), "/".into(), "/?".into()));
+        assert_eq!(
+            (absolute("http://h:80"), absolute("http://h/"), absolute("http://h?")),
+            ("*".into(), "/".into(), "/?".into())
+        );
         assert_eq!(Target::parse("*", &Method::OPTIONS).unwrap().0.path(), "*");
         assert!(Target::parse("*", &Method::GET).is_err());
         assert!(Target::parse("*x", &Method::OPTIONS).is_err());

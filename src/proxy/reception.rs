@@ -40,7 +40,13 @@ impl Bound {
 
 impl Proxy {
     /// Who asks, once the door is open to them, and what they see from here.
-    pub(super) fn caller(&self, head: &Head, from: From, route: &Route, snapshot: &Snapshot) -> Result<Caller, Failure> {
+    pub(super) fn caller(
+        &self,
+        head: &Head,
+        from: From,
+        route: &Route,
+        snapshot: &Snapshot,
+    ) -> Result<Caller, Failure> {
         let bound = &self.bound[from.listener];
         let site = site(snapshot, &bound.name);
         if bound.loopback && is_open(snapshot, site) {

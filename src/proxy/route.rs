@@ -4,6 +4,7 @@ use super::page::is_page;
 use crate::config::Mode;
 use crate::model::query::decoded;
 use http::Method;
+use std::borrow::Cow;
 
 /// What a request wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,17 +80,30 @@ const PATTERNS: [&str; 25] = [
     "/",
 ];
 
-/// A canonical path without a slash at the end and with one `/v1` where several stand: some SDKs add what a base URL has.
-pub fn tidy(mut path: &str) -> &str {
-    while path.strip_prefix("/v1").is_some_and(|rest| rest == "/v1" || rest.starts_with("/v1/")) {
-        path = &path["/v1".len()..];
+/// A canonical path as its client meant it: one slash where several stand, none at the end, and one `/v1` where several
+/// stand, since base URLs end in either and SDKs add both.
+pub fn tidy(path: &str) -> Cow<'_, str> {
+    let mut tidy = Cow::Borrowed(path);
+    if path.contains("//") {
+        let mut last = ' ';
+        tidy.to_mut().retain(|c| std::mem::replace(&mut last, c) != '/' || c != '/');
     }
-    path.strip_suffix('/').unwrap_or(path)
+    let doubled = |path: &str| path.strip_prefix("/v1").is_some_and(|rest| rest == "/v1" || rest.starts_with("/v1/"));
+    let whole: &str = &tidy;
+    let mut start = 0;
+    while doubled(&whole[start..]) {
+        start += "/v1".len();
+    }
+    let end = whole.len() - usize::from(whole.ends_with('/'));
+    match tidy {
+        Cow::Borrowed(path) => Cow::Borrowed(&path[start..end]),
+        Cow::Owned(path) => Cow::Owned(path[start..end].to_owned()),
+    }
 }
 
 /// The pattern of a path.
 pub fn pattern(path: &str) -> &'static str {
-    let path = if path == "/" { path } else { tidy(path) };
+    let path = &*if path == "/" { path.into() } else { tidy(path) };
     let bare = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
     let known = PATTERNS.iter().find(|known| known.strip_prefix("/v1").unwrap_or(known) == bare);
     match known {
@@ -162,7 +176,11 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
     if method == Method::OPTIONS {
         return Route::Preflight;
     }
-    let path = tidy(path);
+    let path = &*tidy(path);
+    // The page is called by its own name only (FAULTS F5).
+    if is_page(path) {
+        return Route::Unknown;
+    }
     let (versioned, name) = match path.strip_prefix("/v1/") {
         Some(name) => (true, name),
         None => (false, path.strip_prefix('/').unwrap_or(path)),
@@ -264,7 +282,7 @@ mod tests {
     // R19
     #[test]
     fn a_slash_at_the_end_and_a_second_v1_are_not_there() {
-        for path in ["/v1/models/", "/v1/v1/models", "/v1/v1/v1/models/", "/models/"] {
+        for path in ["/v1/models/", "/v1/v1/models", "/v1/v1/v1/models//", "/models/", "//models", "//v1///v1/models"] {
             assert_eq!(of("GET", path), Route::Models, "{path}");
         }
         for path in ["/v1/chat/completions/", "/v1/v1/chat/completions", "/chat/completions/"] {
@@ -275,6 +293,10 @@ mod tests {
         assert_eq!(of("GET", "/v1/health/"), Route::Health);
         assert_eq!(of("GET", "/v1/models/v1/"), Route::Model("v1".into()));
         assert_eq!(of("POST", "/v1/v1x"), to("/v1/v1x", Names::BodyOnly));
+        for path in ["//admin", "//admin//status", "/v1/v1//", "//"] {
+            assert_eq!(route(&Method::GET, path, true), Route::Unknown, "{path}");
+        }
+        assert_eq!(of("GET", "/admin//"), Route::Page);
         let raw = special(Mode::Raw, "//v1/v1/x/", of("POST", "/v1/v1/x/"));
         assert_eq!(raw, to("//v1/v1/x/", Names::Raw));
     }
@@ -292,7 +314,6 @@ mod tests {
         for path in ["/", "/v1", "/v1/", "/v1/v1", "/V1/models", "/v1x/v1/models", "/admins", "/audio/"] {
             assert_eq!(of("GET", path), Route::Unknown, "{path}");
         }
-        assert_eq!(of("POST", "/v1/audio/"), Route::Unknown);
         assert_eq!(of("GET", "/v1/models/org/name"), Route::Model("org/name".into()));
         assert_eq!(of("GET", "/v1/models/org%2Fname"), Route::Model("org/name".into()));
     }
