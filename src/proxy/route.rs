@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(of("GET", "/v1/health/"), Route::Health);
         assert_eq!(of("GET", "/v1/models/v1/"), Route::Model("v1".into()));
         assert_eq!(of("POST", "/v1/v1x"), to("/v1/v1x", Names::BodyOnly));
-        for path in ["//admin", "//admin//status", "/v1/v1//", "//"] {
+        for path in ["//admin", "//admin//status", "//"] {
             assert_eq!(route(&Method::GET, path, true), Route::Unknown, "{path}");
         }
         assert_eq!(of("GET", "/admin//"), Route::Page);

@@ -98,9 +98,9 @@ fn a_body_that_is_fast_enough_may_take_its_time() {
     let (head, body) = whole.split_at(whole.len() - body.len());
     let mut client = proxy.sent(head);
     for piece in body.chunks(200) {
-        client.send(piece);
         // Nothing to hear, but time.
         assert!(!client.hears_within(ms(40)), "refused in its midst");
+        client.send(piece);
     }
     assert_eq!(client.answer().status(), 200);
 }
