@@ -35,6 +35,7 @@ SHAPES = {
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
+    disable_nagle_algorithm = True
     protocol_version = "HTTP/1.1"
 
     def answer(self, body):
@@ -114,6 +115,7 @@ def rss(pid):
 def main():
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 3 * CLIENTS + 500), hard))
+    http.server.ThreadingHTTPServer.request_queue_size = 128
     upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Upstream)
     upstream.daemon_threads = True
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
@@ -146,12 +148,9 @@ def main():
                 for one in open_ones:
                     one.send()
             for key, _ in selector.select(max(0.0, min(due - time.monotonic(), PAUSE))):
-                place = key.fileobj
-                one = key.data
-                if one.heard == b"" or one in open_ones:
-                    if one.hear():
-                        open_ones.discard(one)
-                        selector.unregister(place)
+                if key.data.hear():
+                    open_ones.discard(key.data)
+                    selector.unregister(key.fileobj)
         stop.set()
         asking.join()
         for shape in sorted({one.shape for one in slow}):
