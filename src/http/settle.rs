@@ -28,6 +28,7 @@ impl Front {
             return;
         };
         self.served -= 1;
+        conn.state = State::Head { since: None };
         if back.reset {
             return self.close(slot);
         }

@@ -1,11 +1,12 @@
 //! SPEC 3: paths as clients write them, targets that name a host, and what every answer carries.
 
-use crate::support::client::Client;
-use crate::support::fact::{Gate, ms};
+use crate::support::client::{Client, Ended};
+use crate::support::fact::{DEADLINE, Gate, ms};
 use crate::support::program::Program;
-use crate::support::proxy::{CHAT, Setup, chat, get, post, post_with};
-use crate::support::script::Script;
+use crate::support::proxy::{CHAT, Setup, chat, get, post, post_with, stream};
+use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
+use llmproxy::base::clock;
 
 #[test]
 fn slashes_too_many_and_a_second_v1_are_as_if_they_were_not_there() {
@@ -174,5 +175,16 @@ fn a_cut_answer_to_http_1_0_is_reset() {
     assert_eq!(client.piece().expect("the first piece"), b"one");
     gate.open();
     let (rest, ended) = client.body();
-    assert_eq!((rest.len(), ended), (0, crate::support::client::Ended::Cut), "a reset, not an end");
+    assert_eq!((rest.len(), ended), (0, Ended::Cut), "a reset, not an end");
+    // In a stream what happened is told first.
+    upstream.on(CHAT, Script::sse().piece(event("one")).cut());
+    let request = String::from_utf8(post(CHAT, stream("m"))).expect("text").replace("HTTP/1.1", "HTTP/1.0");
+    let answer = proxy.ask(request);
+    assert!(answer.text().contains("upstream_error"), "{}", answer.text());
+    assert_eq!(answer.ended, Ended::Cut);
+    // Only the one that asks is open: what was reset is counted no more.
+    let end = clock::now() + DEADLINE;
+    while !proxy.get("/metrics").text().lines().any(|line| line == "llmproxy_connections 1") {
+        assert!(clock::now() < end, "a connection is left behind");
+    }
 }
