@@ -61,7 +61,7 @@ pub struct Refused<'a> {
     pub head: Option<&'a Head>,
     /// Why.
     pub failure: Failure,
-    /// When its first byte came.
+    /// When its head was complete, or without a head when its first byte came.
     pub began: Instant,
 }
 
