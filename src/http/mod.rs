@@ -1,7 +1,6 @@
 //! The client's door: heads and bodies in, answers out, and who has left. Knows nothing of models and upstreams.
 
 mod accept;
-pub mod body;
 mod conn;
 pub mod door;
 mod fields;
@@ -17,3 +16,5 @@ mod settle;
 mod tally;
 mod target;
 pub mod upload;
+
+pub use crate::model::body;

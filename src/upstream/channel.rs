@@ -2,18 +2,21 @@
 
 use super::call::{Call, Entered, Stage, Watch};
 use super::names::{Guard, Names};
+use super::tls;
+use super::transport::Http;
 use super::wire::Dial;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::config::{Base, Endpoint, Timeouts};
 use crate::model::capacity::Slot;
-use http::{HeaderMap, Method, StatusCode};
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, Error, SendBody};
 
 /// Head of an answer and one read of a body; 40 KB heads are seen, so not less.
@@ -24,7 +27,9 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// An endpoint's agent. Cheap to share, keeps its idle connections.
 pub struct Channel {
     agent: Agent,
-    origin: String,
+    /// Where every request goes, whatever its target is.
+    scheme: Scheme,
+    authority: Authority,
     base: Base,
 }
 
@@ -143,12 +148,14 @@ impl Channel {
             .timeout_recv_response(Some(NEVER))
             .timeout_recv_body(Some(NEVER))
             .build();
-        let chain = ().chain(ConnectProxyConnector::default()).chain(Dial).chain(RustlsConnector::default());
-        let agent = Agent::with_parts(config, chain, names);
         let base = endpoint.base.clone();
         let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
-        let origin = format!("{}://{host}:{}", if base.tls { "https" } else { "http" }, base.port);
-        Ok(Self { agent, origin, base })
+        let authority = Authority::try_from(format!("{host}:{}", base.port)).map_err(|_| "its host is no host")?;
+        let scheme = if base.tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let tls = tls::client(&base, endpoint.ca_file.as_ref())?;
+        let http = Http { authority: authority.clone(), tls };
+        let chain = ().chain(ConnectProxyConnector::default()).chain(Dial::default()).chain(http);
+        Ok(Self { agent: Agent::with_parts(config, chain, names), scheme, authority, base })
     }
 
     /// One try. A pooled connection that turns out dead before any answer byte is replaced once.
@@ -156,17 +163,17 @@ impl Channel {
     /// # Errors
     /// A [`Fault`] when no complete head came.
     pub fn send(&self, order: &Order<'_>) -> Result<Answer, Fault> {
-        let call = Call::new(order.timeouts, order.gone.clone(), order.watch.clone(), clock::now());
+        let is_head = order.method == Method::HEAD;
+        let call = Call::new(order.timeouts, is_head, order.gone.clone(), order.watch.clone(), clock::now());
         let entered = call.enter();
         // What can be sent once must not meet a connection that died in the pool.
         call.fresh.set(order.rest.is_some());
         let mut result = self.exchange(order, &call);
         if let Err(fault) = &result
-            && fault.trouble == Trouble::Reset
-            && call.is_stale(clock::now())
+            && order.rest.is_none()
+            && (call.stray.get() || fault.trouble == Trouble::Reset && call.is_stale(clock::now()))
         {
-            call.fresh.set(true);
-            call.enter_stage(Stage::Connect, clock::now());
+            call.restart(clock::now());
             result = self.exchange(order, &call);
         }
         let (parts, body) = result?.into_parts();
@@ -174,19 +181,10 @@ impl Channel {
             return Err(Fault { trouble: Trouble::Garbled, cause: "switched protocols unasked".into() });
         }
         call.enter_stage(Stage::Body, clock::now());
-        // RFC 9112 6.1: with another coding than `chunked` nobody can tell where the body ends.
-        let codings = parts.headers.get_all(http::header::TRANSFER_ENCODING);
-        if codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-            return Err(Fault { trouble: Trouble::Garbled, cause: "unknown transfer coding".into() });
-        }
         // ureq tells no length of a body that is declared empty.
         let is_empty = parts.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length == "0");
         let is_empty = is_empty && !parts.headers.contains_key(http::header::TRANSFER_ENCODING);
         let length = body.content_length().or(is_empty.then_some(0));
-        // RFC 9112 6.3: both given may be an attack; the answer is read, the connection not used again.
-        let has_both = parts.headers.contains_key(http::header::TRANSFER_ENCODING)
-            && parts.headers.contains_key(http::header::CONTENT_LENGTH);
-        call.spoiled.set(has_both);
         let chunked = parts.headers.contains_key(http::header::TRANSFER_ENCODING) && length.is_none();
         Ok(Answer {
             status: parts.status,
@@ -204,15 +202,13 @@ impl Channel {
     fn exchange(&self, order: &Order<'_>, call: &Rc<Call>) -> Result<http::Response<ureq::Body>, Fault> {
         let mut request = http::Request::new(());
         *request.method_mut() = order.method.clone();
-        *request.uri_mut() = self
-            .url(order.path, order.raw)
-            .parse()
-            .map_err(|_| Fault { trouble: Trouble::Garbled, cause: "the path cannot be sent".into() })?;
+        *request.uri_mut() = self.uri(order.path, order.raw)?;
         *request.headers_mut() = order.headers.clone();
         let here = order.body.iter().map(|part| part.len() as u64).sum::<u64>();
         let length = order.rest.map_or(Some(here), |rest| rest.length.map(|rest| here + rest));
         let rest = Following { rest: order.rest, call };
-        let mut parts = order.body[0].chain(order.body[1]).chain(order.body[2]).chain(rest);
+        let parts = order.body[0].chain(order.body[1]).chain(order.body[2]).chain(rest);
+        let mut parts = Upload { parts, left: length, call };
         let has_body = length != Some(0) || matches!(order.method, Method::POST | Method::PUT | Method::PATCH);
         let result = if has_body {
             // With its length declared, a reader is sent as it is, not in chunks.
@@ -226,14 +222,34 @@ impl Channel {
         result.map_err(|e| fault(&e, call))
     }
 
-    /// Exactly one `/v1`, whatever the base was written like.
-    fn url(&self, path: &str, raw: bool) -> String {
+    /// Exactly one `/v1`, whatever the base was written like; scheme, host and port are the endpoint's, whatever the
+    /// path is.
+    fn uri(&self, path: &str, raw: bool) -> Result<Uri, Fault> {
         let (prefix, rest) = match path.strip_prefix("/v1") {
             Some(rest) if rest.is_empty() || rest.starts_with(['/', '?']) => (&self.base.api, rest),
             _ if raw => (&self.base.given, path),
             _ => (&self.base.root, path),
         };
-        format!("{}{prefix}{rest}", self.origin)
+        let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
+        let uri = uri.path_and_query(format!("{prefix}{rest}")).build();
+        let ours = uri.ok().filter(|uri| uri.authority() == Some(&self.authority) && uri.path().starts_with('/'));
+        ours.ok_or_else(|| Fault { trouble: Trouble::Garbled, cause: "the path cannot be sent".into() })
+    }
+}
+
+/// Reads a whole body, until its end does not matter any more: then only its length counts, and nothing is read.
+struct Upload<'a, R> {
+    parts: R,
+    left: Option<u64>,
+    call: &'a Call,
+}
+
+impl<R: Read> Read for Upload<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let most = self.left.map_or(0, |left| usize::try_from(left).unwrap_or(usize::MAX));
+        let n = if self.call.upload_over.get() { buf.len().min(most) } else { self.parts.read(buf)? };
+        self.left = self.left.map(|left| left.saturating_sub(n as u64));
+        Ok(n)
     }
 }
 

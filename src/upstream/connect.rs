@@ -1,0 +1,153 @@
+//! Opens TCP connections: every address of a name gets its turn, and none is waited for alone (RFC 8305). Knows nothing of HTTP.
+
+use super::call::Call;
+use crate::base::clock;
+use crate::base::lock::lock;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use ureq::{Error, Timeout};
+
+/// Between the beginnings of two attempts (RFC 8305 5, "Connection Attempt Delay").
+const NEXT_AFTER: Duration = Duration::from_millis(250);
+/// How soon it is noticed that the client has left.
+const TICK: Duration = Duration::from_millis(100);
+/// Addresses that failed and are remembered, as many as one name has at most.
+const MOST: usize = 16;
+
+/// What is known of the addresses of one endpoint: the order in which they are tried.
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    worked: Option<SocketAddr>,
+    failed: Vec<SocketAddr>,
+}
+
+impl Addresses {
+    /// The one that worked first, those that failed last.
+    fn order(&self, addrs: &[SocketAddr]) -> Vec<SocketAddr> {
+        let known = lock(&self.known);
+        let mut addrs = addrs.to_vec();
+        addrs.sort_by_key(|addr| (known.worked != Some(*addr), known.failed.contains(addr)));
+        addrs
+    }
+
+    fn worked(&self, addr: SocketAddr) {
+        let mut known = lock(&self.known);
+        known.worked = Some(addr);
+        known.failed.retain(|failed| *failed != addr);
+    }
+
+    fn failed(&self, addr: SocketAddr) {
+        let mut known = lock(&self.known);
+        if known.worked == Some(addr) {
+            known.worked = None;
+        }
+        if !known.failed.contains(&addr) {
+            if known.failed.len() >= MOST {
+                known.failed.remove(0);
+            }
+            known.failed.push(addr);
+        }
+    }
+
+    /// Connects to the first of these that answers.
+    ///
+    /// # Errors
+    /// All refused, the stage's time is over, or the client has left.
+    pub fn connect(&self, call: &Call, addrs: &[SocketAddr]) -> Result<TcpStream, Error> {
+        let mut waiting = self.order(addrs).into_iter();
+        let mut trying: Vec<(Socket, SocketAddr)> = Vec::new();
+        let mut next_at = clock::now();
+        let mut last = Error::HostNotFound;
+        loop {
+            if call.is_cancelled() {
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
+            }
+            let now = clock::now();
+            let Some(patience) = call.patience(now) else {
+                // Those that were slower than another one are no better the next time.
+                trying.iter().for_each(|(_, addr)| self.failed(*addr));
+                return Err(Error::Timeout(Timeout::Connect));
+            };
+            if now >= next_at || trying.is_empty() {
+                match waiting.next() {
+                    Some(addr) => {
+                        next_at = now + NEXT_AFTER;
+                        match begin(addr) {
+                            Ok(socket) => trying.push((socket, addr)),
+                            Err(e) => {
+                                self.failed(addr);
+                                last = e.into();
+                                continue;
+                            }
+                        }
+                    }
+                    None if trying.is_empty() => return Err(last),
+                    None => {}
+                }
+            }
+            let more = waiting.len() > 0;
+            wait(&trying, until_next(more, next_at, now).min(patience))?;
+            let mut refused = false;
+            for (socket, addr) in std::mem::take(&mut trying) {
+                match outcome(&socket) {
+                    Ok(false) => trying.push((socket, addr)),
+                    Ok(true) => {
+                        // Those that were asked before it and are silent must not delay the next connection.
+                        trying.iter().for_each(|(_, slower)| self.failed(*slower));
+                        self.worked(addr);
+                        socket.set_nonblocking(false)?;
+                        return Ok(socket.into());
+                    }
+                    Err(e) => {
+                        self.failed(addr);
+                        refused = true;
+                        last = e.into();
+                    }
+                }
+            }
+            if refused {
+                next_at = now;
+            }
+        }
+    }
+}
+
+fn until_next(more: bool, next_at: Instant, now: Instant) -> Duration {
+    if more { TICK.min(next_at.saturating_duration_since(now)) } else { TICK }
+}
+
+fn begin(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&addr.into()) {
+        Err(e) if Errno::from_io_error(&e) != Some(Errno::INPROGRESS) => Err(e),
+        _ => Ok(socket),
+    }
+}
+
+/// Waits until one of these is connected or refused.
+fn wait(trying: &[(Socket, SocketAddr)], patience: Duration) -> io::Result<()> {
+    let mut fds: Vec<_> = trying.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::OUT)).collect();
+    match poll(&mut fds, Timespec::try_from(patience).ok().as_ref()) {
+        Err(e) if e != Errno::INTR => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Whether it is connected by now.
+fn outcome(socket: &Socket) -> io::Result<bool> {
+    match socket.take_error()? {
+        Some(e) => Err(e),
+        None => Ok(socket.peer_addr().is_ok()),
+    }
+}
