@@ -14,6 +14,7 @@ use super::{key, views};
 use crate::base::clock;
 use crate::config::Mode;
 use crate::http::door::Handle;
+use crate::http::head::Head;
 use crate::http::pool::Job;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
@@ -108,6 +109,10 @@ impl Proxy {
             && let Some(page) = self.page(&snapshot, request.listener)
         {
             return page.serve(visit, request, reply);
+        }
+        if self.net.pseudonym().is_in(request.head.fields.all("via")) {
+            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
+            return visit.refuse(reply, &request.head, &Failure::new(Kind::Loop, text));
         }
         let caller = self.caller(&request, &route, &snapshot).and_then(|caller| {
             if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
@@ -248,7 +253,8 @@ impl Proxy {
             trusted,
             scope: &caller.scope,
             background: key::is_background(&request.head, caller),
-            keyed: !self.asks_nothing(snapshot, request.listener),
+            keyed: !self.asks_nothing(snapshot, request.listener) || shows_our_key(&request.head, snapshot),
+            policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
         };
@@ -375,6 +381,11 @@ struct Party {
     visit: Visit,
     caller: Caller,
     snapshot: Arc<Snapshot>,
+}
+
+/// Whether a request shows one of our keys, asked for or not.
+fn shows_our_key(head: &Head, snapshot: &Snapshot) -> bool {
+    key::all_shown(head).any(|shown| snapshot.callers.identify(&shown).is_some())
 }
 
 /// A right to be forwarded, within what the caller's key allows at once and over time.

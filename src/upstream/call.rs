@@ -36,7 +36,8 @@ pub trait Watch {
 
 pub(super) struct Call {
     limits: Timeouts,
-    whole_by: Option<Instant>,
+    /// When everything must be over.
+    pub whole_by: Cell<Option<Instant>>,
     pub gone: Option<Arc<Gone>>,
     watch: Option<Rc<dyn Watch>>,
     stage: Cell<Stage>,
@@ -97,7 +98,7 @@ impl Call {
         now: Instant,
     ) -> Rc<Self> {
         Rc::new(Self {
-            whole_by: limits.total.map(|total| now + total),
+            whole_by: Cell::new(limits.total.map(|total| now + total)),
             limits,
             gone,
             watch,
@@ -184,7 +185,7 @@ impl Call {
             Stage::Send | Stage::Body | Stage::Total => self.limits.idle,
         };
         let stage_by = limit.map(|limit| (self.since.get() + limit, self.stage.get()));
-        let whole_by = self.whole_by.map(|by| (by, Stage::Total));
+        let whole_by = self.whole_by.get().map(|by| (by, Stage::Total));
         let first = match (stage_by, whole_by) {
             (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
             (a, b) => a.or(b),

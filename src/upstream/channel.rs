@@ -10,12 +10,12 @@ use crate::base::gone::Gone;
 use crate::config::{Base, Endpoint, Timeouts};
 use crate::model::capacity::Slot;
 use http::uri::{Authority, Scheme};
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, Error, SendBody};
 
@@ -31,6 +31,8 @@ pub struct Channel {
     scheme: Scheme,
     authority: Authority,
     base: Base,
+    /// Tells others that a request came through here.
+    via: Option<HeaderValue>,
 }
 
 /// What is sent.
@@ -103,6 +105,8 @@ pub struct Answer {
     /// The place at the endpoint, free as soon as the last byte is here: the client may ask on at once.
     pub place: Option<Slot>,
     left: Option<u64>,
+    /// Bytes that were read and given back.
+    ahead: Vec<u8>,
     body: Box<dyn Read>,
     call: Rc<Call>,
     _entered: Entered,
@@ -114,15 +118,20 @@ impl Channel {
     /// # Errors
     /// The endpoint's proxy is not a URL that can be used.
     pub fn new(endpoint: &Endpoint, connections: usize) -> Result<Self, String> {
-        Self::with(endpoint, connections, Names::default())
+        Self::with(endpoint, connections, Names::default(), None)
     }
 
     /// A channel for one request, which connects only to addresses that pass.
     pub(super) fn guarded(endpoint: &Endpoint, guard: Guard) -> Result<Self, String> {
-        Self::with(endpoint, 0, Names::guarded(guard))
+        Self::with(endpoint, 0, Names::guarded(guard), None)
     }
 
-    fn with(endpoint: &Endpoint, connections: usize, names: Names) -> Result<Self, String> {
+    pub(super) fn with(
+        endpoint: &Endpoint,
+        connections: usize,
+        names: Names,
+        via: Option<HeaderValue>,
+    ) -> Result<Self, String> {
         let proxy = match &endpoint.proxy {
             Some(url) => Some(ureq::Proxy::new(url.reveal()).map_err(|_| "the proxy is not a usable URL")?),
             None => None,
@@ -155,7 +164,7 @@ impl Channel {
         let tls = tls::client(&base, endpoint.ca_file.as_ref())?;
         let http = Http { authority: authority.clone(), tls };
         let chain = ().chain(ConnectProxyConnector::default()).chain(Dial::default()).chain(http);
-        Ok(Self { agent: Agent::with_parts(config, chain, names), scheme, authority, base })
+        Ok(Self { agent: Agent::with_parts(config, chain, names), scheme, authority, base, via })
     }
 
     /// One try. A pooled connection that turns out dead before any answer byte is replaced once.
@@ -193,6 +202,7 @@ impl Channel {
             until_close: !chunked && length.is_none(),
             place: None,
             left: length,
+            ahead: Vec::new(),
             body: Box::new(body.into_reader()),
             call,
             _entered: entered,
@@ -204,6 +214,9 @@ impl Channel {
         *request.method_mut() = order.method.clone();
         *request.uri_mut() = self.uri(order.path, order.raw)?;
         *request.headers_mut() = order.headers.clone();
+        if let Some(via) = &self.via {
+            request.headers_mut().append(http::header::VIA, via.clone());
+        }
         let here = order.body.iter().map(|part| part.len() as u64).sum::<u64>();
         let length = order.rest.map_or(Some(here), |rest| rest.length.map(|rest| here + rest));
         let rest = Following { rest: order.rest, call };
@@ -269,11 +282,27 @@ impl Read for Following<'_> {
 }
 
 impl Answer {
+    /// Sets when the whole answer must be here, instead of `timeouts.total`, and tells when that was.
+    pub fn end_by(&self, by: Option<Instant>) -> Option<Instant> {
+        self.call.whole_by.replace(by)
+    }
+
+    /// Gives back what was read of the body: it begins here.
+    pub fn unread(&mut self, bytes: Vec<u8>) {
+        self.ahead = bytes;
+    }
+
     /// The next bytes of the body as they come; 0 is its end.
     ///
     /// # Errors
     /// The answer broke off, or fell silent for too long.
     pub fn read(&mut self, buf: &mut [u8]) -> Result<usize, Fault> {
+        if !self.ahead.is_empty() {
+            let n = self.ahead.len().min(buf.len());
+            buf[..n].copy_from_slice(&self.ahead[..n]);
+            self.ahead.drain(..n);
+            return Ok(n);
+        }
         match self.body.read(buf) {
             // A body that ends by close ends the same way when we hang up ourselves.
             Ok(0) if self.until_close && self.call.is_cancelled() => {

@@ -1,6 +1,8 @@
 //! All ways out, one channel per endpoint, made when first needed and anew when its configuration changes.
 
 use super::channel::{Channel, Fault, Trouble};
+use super::headers::Pseudonym;
+use super::names::Names;
 use crate::base::lock::{read, write};
 use crate::base::secret::Secret;
 use crate::config::{Base, CaFile, Endpoint};
@@ -15,6 +17,7 @@ const MOST: usize = 256;
 pub struct Net {
     channels: RwLock<Vec<Known>>,
     connections: usize,
+    pseudonym: Pseudonym,
     /// Counts what was asked for.
     turn: AtomicU64,
 }
@@ -42,7 +45,12 @@ impl Known {
 impl Net {
     /// Channels that keep up to `connections` idle connections each.
     pub fn new(connections: usize) -> Self {
-        Self { channels: RwLock::new(Vec::new()), connections, turn: AtomicU64::new(0) }
+        Self { channels: RwLock::new(Vec::new()), connections, pseudonym: Pseudonym::default(), turn: AtomicU64::new(0) }
+    }
+
+    /// What this proxy calls itself to others.
+    pub fn pseudonym(&self) -> &Pseudonym {
+        &self.pseudonym
     }
 
     /// The way to an endpoint.
@@ -55,7 +63,7 @@ impl Net {
             known.used.store(turn, Ordering::Relaxed);
             return Ok(Arc::clone(&known.channel));
         }
-        let made = Channel::new(endpoint, self.connections);
+        let made = Channel::with(endpoint, self.connections, Names::default(), self.pseudonym.via());
         let channel = Arc::new(made.map_err(|cause| Fault { trouble: Trouble::Connect, cause })?);
         let mut channels = write(&self.channels);
         let oldest = channels.iter().enumerate().min_by_key(|(_, known)| known.used.load(Ordering::Relaxed));
