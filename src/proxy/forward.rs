@@ -402,7 +402,10 @@ impl<'a> Trying<'a> {
             Some((kept, by)) => {
                 let (endpoint, model) = (Arc::clone(&by.endpoint), by.model.clone());
                 let By { reason, queued, named, policy, .. } = *by;
-                Outcome::Kept(kept, Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued, named, policy }))
+                Outcome::Kept(
+                    kept,
+                    Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued, named, policy }),
+                )
             }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }

@@ -21,6 +21,7 @@ use crate::http::request::Request;
 use crate::model::bucket::Left;
 use crate::model::caller::{Caller, Pass};
 use crate::model::catalog;
+use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind};
 use crate::model::plan::{self, Plan, Planned};
 use crate::model::scope::Scope;
@@ -28,8 +29,9 @@ use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::End;
 use crate::observe::activity::{Activity, Beginning};
 use crate::observe::metrics::{Family, Gauge, Metrics};
+use crate::upstream::headers::INSTANCE;
 use crate::upstream::{Net, Watch};
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, StatusCode, header};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -128,6 +130,11 @@ impl Proxy {
         };
         visit.key.clone_from(&caller.name);
         match route {
+            Route::Models if request.head.fields.get(header::VIA).is_some() => {
+                visit.tell(INSTANCE, self.net.pseudonym().value());
+                let listing = self.listing_for_proxy(&request.head, &snapshot, &caller.scope);
+                visit.json(reply, &request, StatusCode::OK, &listing);
+            }
             Route::Models if caller.scope.is_all() => {
                 visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
             }
@@ -166,6 +173,16 @@ impl Proxy {
                 self.forward(&Party { visit, caller, snapshot }, reply, &request, &forward);
             }
         }
+    }
+
+    /// The list for another proxy, without what is known from that proxy alone: two in a ring would keep the models of a
+    /// dead server alive.
+    fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
+        let asks = |endpoint: &Endpoint| {
+            self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
+        };
+        let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
+        catalog::listing(&catalog::listed(&others, &snapshot.config.models, scope))
     }
 
     /// What is going on.

@@ -1,12 +1,14 @@
 //! One endpoint's way out: an agent with its connections, and one try of one request on it.
 
 use super::call::{Call, Entered, Stage, Watch};
+use super::headers::{self, INSTANCE};
 use super::names::{Guard, Names};
 use super::tls;
 use super::transport::Http;
 use super::wire::Dial;
 use crate::base::clock;
 use crate::base::gone::Gone;
+use crate::base::lock::lock;
 use crate::config::{Base, Endpoint, Timeouts};
 use crate::model::capacity::Slot;
 use http::uri::{Authority, Scheme};
@@ -14,7 +16,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, Error, SendBody};
@@ -33,6 +35,8 @@ pub struct Channel {
     base: Base,
     /// Tells others that a request came through here.
     via: Option<HeaderValue>,
+    /// What the proxy calls itself that this endpoint is, if it is one.
+    instance: Mutex<Option<HeaderValue>>,
 }
 
 /// What is sent.
@@ -164,7 +168,20 @@ impl Channel {
         let tls = tls::client(&base, endpoint.ca_file.as_ref())?;
         let http = Http { authority: authority.clone(), tls };
         let chain = ().chain(ConnectProxyConnector::default()).chain(Dial::default()).chain(http);
-        Ok(Self { agent: Agent::with_parts(config, chain, names), scheme, authority, base, via })
+        Ok(Self {
+            agent: Agent::with_parts(config, chain, names),
+            scheme,
+            authority,
+            base,
+            via,
+            instance: Mutex::default(),
+        })
+    }
+
+    /// Whether the endpoint is a proxy that a request with these `Via` lines came through.
+    pub fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+        let instance = lock(&self.instance);
+        instance.as_ref().is_some_and(|instance| headers::is_in(instance.as_bytes(), lines))
     }
 
     /// One try. A pooled connection that turns out dead before any answer byte is replaced once.
@@ -188,6 +205,9 @@ impl Channel {
         let (parts, body) = result?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Fault { trouble: Trouble::Garbled, cause: "switched protocols unasked".into() });
+        }
+        if let Some(instance) = parts.headers.get(INSTANCE) {
+            *lock(&self.instance) = Some(instance.clone());
         }
         call.enter_stage(Stage::Body, clock::now());
         // ureq tells no length of a body that is declared empty.
@@ -238,6 +258,10 @@ impl Channel {
     /// Exactly one `/v1`, whatever the base was written like; scheme, host and port are the endpoint's, whatever the
     /// path is.
     fn uri(&self, path: &str, raw: bool) -> Result<Uri, Fault> {
+        let refused = || Fault { trouble: Trouble::Garbled, cause: "the path cannot be sent".into() };
+        if !path.starts_with('/') {
+            return Err(refused());
+        }
         let (prefix, rest) = match path.strip_prefix("/v1") {
             Some(rest) if rest.is_empty() || rest.starts_with(['/', '?']) => (&self.base.api, rest),
             _ if raw => (&self.base.given, path),
@@ -245,8 +269,7 @@ impl Channel {
         };
         let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
         let uri = uri.path_and_query(format!("{prefix}{rest}")).build();
-        let ours = uri.ok().filter(|uri| uri.authority() == Some(&self.authority) && uri.path().starts_with('/'));
-        ours.ok_or_else(|| Fault { trouble: Trouble::Garbled, cause: "the path cannot be sent".into() })
+        uri.ok().filter(|uri| uri.authority() == Some(&self.authority)).ok_or_else(refused)
     }
 }
 
@@ -351,4 +374,60 @@ fn fault(error: &Error, call: &Call) -> Fault {
         Trouble::Connect | Trouble::Reset | Trouble::Garbled => error.to_string(),
     };
     Fault { trouble, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // U06
+    #[test]
+    fn no_path_leads_anywhere_but_to_the_endpoint() {
+        let bases = [("h", 8001, ""), ("::1", 443, "/v1"), ("127.0.0.1", 80, "/api/v3")];
+        let paths = [
+            "*",
+            "@evil",
+            "@evil:80/x",
+            ":80",
+            ":80/x",
+            "//evil/",
+            "//evil:80",
+            "/\\evil",
+            "\\evil",
+            "?",
+            "?x@evil",
+            "/",
+            "",
+            "/v1",
+            "/v1?a=@evil",
+            "/v1/@evil",
+            "/v1//evil/x",
+            "/v1@evil",
+            "/v1:80",
+            "http://evil/",
+            "#x",
+            "/x#@evil",
+            "/%2F%2Fevil",
+            ".evil",
+            "evil",
+            "/v1/models",
+        ];
+        for (host, port, given) in bases {
+            let base = Base { given: given.into(), ..Base::plain(host, port) };
+            let endpoint = Endpoint { base, ..Endpoint::plain("a", host, port) };
+            let channel = Channel::new(&endpoint, 1).expect("a channel");
+            for (path, raw) in paths.iter().flat_map(|path| [(path, true), (path, false)]) {
+                let Ok(uri) = channel.uri(path, raw) else { continue };
+                let bare = uri.host().expect("a host").trim_start_matches('[').trim_end_matches(']');
+                assert_eq!((uri.scheme_str(), bare, uri.port_u16()), (Some("http"), host, Some(port)), "{path} {uri}");
+                // What is connected to is read from the text of it by others.
+                let again: Uri = uri.to_string().parse().expect("a URI");
+                assert_eq!(again.authority(), uri.authority(), "{path} {uri}");
+            }
+            for path in ["/", "/v1/models", "/v1?a=@evil", "//evil/"] {
+                assert!(channel.uri(path, true).is_ok(), "{path}");
+            }
+            assert!(channel.uri("*", true).is_err());
+        }
+    }
 }

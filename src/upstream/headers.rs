@@ -27,14 +27,41 @@ enum Rule {
 
 fn rule(name: &HeaderName) -> Rule {
     match name.as_str() {
-        "connection" | "keep-alive" | "proxy-connection" | "proxy-authenticate" | "proxy-authorization" | "te"
-        | "trailer" | "transfer-encoding" | "upgrade" | "http2-settings" | "host" | "content-length" | "expect"
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "te"
+        | "trailer"
+        | "transfer-encoding"
+        | "upgrade"
+        | "http2-settings"
+        | "host"
+        | "content-length"
+        | "expect"
         | "x-request-id" => Rule::Ends,
         "authorization" | "x-api-key" | "api-key" => Rule::Credential,
-        "forwarded" | "forwarded-for" | "x-forwarded" | "x-original-forwarded-for" | "x-real-ip" | "client-ip"
-        | "x-client-ip" | "x-cluster-client-ip" | "true-client-ip" | "cf-connecting-ip" | "cf-connecting-ipv6"
-        | "cf-pseudo-ipv4" | "fastly-client-ip" | "fly-client-ip" | "x-azure-clientip" | "x-appengine-user-ip"
-        | "x-envoy-external-address" | "x-remote-ip" | "x-remote-addr" | "x-originating-ip" => Rule::Origin,
+        "forwarded"
+        | "forwarded-for"
+        | "x-forwarded"
+        | "x-original-forwarded-for"
+        | "x-real-ip"
+        | "client-ip"
+        | "x-client-ip"
+        | "x-cluster-client-ip"
+        | "true-client-ip"
+        | "cf-connecting-ip"
+        | "cf-connecting-ipv6"
+        | "cf-pseudo-ipv4"
+        | "fastly-client-ip"
+        | "fly-client-ip"
+        | "x-azure-clientip"
+        | "x-appengine-user-ip"
+        | "x-envoy-external-address"
+        | "x-remote-ip"
+        | "x-remote-addr"
+        | "x-originating-ip" => Rule::Origin,
         "origin" | "referer" | "cookie" | "set-cookie" | "strict-transport-security" | "alt-svc" => Rule::Page,
         name if name.starts_with("x-llmproxy-") => Rule::Ends,
         name if name.starts_with("x-forwarded-") => Rule::Origin,
@@ -208,6 +235,9 @@ pub fn own(endpoint: &Endpoint) -> HeaderMap {
     out
 }
 
+/// In answers to proxies that ask for models: who it is that answers.
+pub const INSTANCE: HeaderName = HeaderName::from_static("x-llmproxy-instance");
+
 /// A name of one proxy, which no other has.
 #[derive(Debug, Clone)]
 pub struct Pseudonym(String);
@@ -224,9 +254,19 @@ impl Pseudonym {
         HeaderValue::from_str(&format!("1.1 {}", self.0)).ok()
     }
 
+    /// The value of [`INSTANCE`].
+    pub fn value(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(&self.0).ok()
+    }
+
     /// Whether a request with these `Via` lines has been here before.
     pub fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
-        let mut entries = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        entries.any(|entry| entry.split(u8::is_ascii_whitespace).any(|word| word == self.0.as_bytes()))
+        is_in(self.0.as_bytes(), lines)
     }
+}
+
+/// Whether these `Via` lines name a proxy.
+pub(super) fn is_in<'a>(name: &[u8], lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+    let mut entries = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    entries.any(|entry| entry.split(u8::is_ascii_whitespace).any(|word| word == name))
 }

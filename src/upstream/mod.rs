@@ -8,7 +8,7 @@ pub mod courier;
 pub mod headers;
 mod names;
 mod net;
-mod response;
+pub mod response;
 mod tls;
 mod transport;
 mod wire;

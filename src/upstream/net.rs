@@ -45,7 +45,12 @@ impl Known {
 impl Net {
     /// Channels that keep up to `connections` idle connections each.
     pub fn new(connections: usize) -> Self {
-        Self { channels: RwLock::new(Vec::new()), connections, pseudonym: Pseudonym::default(), turn: AtomicU64::new(0) }
+        Self {
+            channels: RwLock::new(Vec::new()),
+            connections,
+            pseudonym: Pseudonym::default(),
+            turn: AtomicU64::new(0),
+        }
     }
 
     /// What this proxy calls itself to others.

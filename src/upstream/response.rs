@@ -23,7 +23,7 @@ enum State {
 
 /// One answer as it arrives.
 #[derive(Debug)]
-pub(super) struct Response {
+pub struct Response {
     state: State,
     /// The beginning of a head whose end is still to come.
     head: Vec<u8>,
@@ -238,3 +238,7 @@ fn length<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, &'s
     }
     Ok(found)
 }
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;

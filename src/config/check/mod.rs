@@ -150,7 +150,9 @@ fn own_addresses(root: &Section, config: &Config) {
         let is_here = |listens: &str| listens == host || is_loopback(host) && (is_loopback(listens) || is_any(listens));
         if own.iter().any(|(listens, number)| *number == port && is_here(listens)) {
             let name = &endpoint.name;
-            root.warn(format!("endpoint {name:?} is this proxy's own address ({host}:{port}); its requests would come round"));
+            root.warn(format!(
+                "endpoint {name:?} is this proxy's own address ({host}:{port}); its requests would come round"
+            ));
         }
     }
 }
