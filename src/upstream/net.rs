@@ -80,3 +80,21 @@ impl Net {
         Ok(channel)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // S20
+    #[test]
+    fn of_too_many_channels_one_is_forgotten_and_not_all() {
+        let net = Net::new(1);
+        let endpoint = |n: usize| Endpoint::plain(format!("e{n}"), "127.0.0.1", 1 + n as u16);
+        let all: Vec<_> = (0..MOST).map(|n| net.channel(&endpoint(n)).expect("a channel")).collect();
+        let again = |n: usize| Arc::ptr_eq(&net.channel(&endpoint(n)).expect("a channel"), &all[n]);
+        assert!(again(0), "asked for again, so the next one is the oldest");
+        net.channel(&endpoint(MOST)).expect("a channel");
+        assert!((2..MOST).all(again) && again(0));
+        assert!(!again(1));
+    }
+}

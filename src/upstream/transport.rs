@@ -17,6 +17,9 @@ use ureq::{Error, Timeout};
 /// Room for a piece of a request body of unknown length.
 const PIECE: usize = 16 << 10;
 
+/// Room that an idle connection keeps for its next answer.
+const IDLE: usize = 4 << 10;
+
 /// Last in the chain.
 pub(super) struct Http {
     /// The endpoint's. The way to an outgoing proxy in front of it is nothing of ours.
@@ -263,6 +266,7 @@ impl<T: Transport> Transport for Checked<T> {
 
     fn is_open(&mut self) -> bool {
         let unread = self.tls.as_mut().is_some_and(|tls| matches!(tls.reader().fill_buf(), Ok([_, ..])));
+        self.input.shrink_to(IDLE);
         !unread && self.response.is_clean() && self.io.get_mut().is_open()
     }
 
