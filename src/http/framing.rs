@@ -92,7 +92,10 @@ fn sized(length: &[u8], limit: u64) -> Result<Framing, Failure> {
 
 /// The refusal of a body longer than `limit`.
 pub(super) fn too_large(limit: u64) -> Failure {
-    Failure::new(Kind::BodyTooLarge, format!("The request body is longer than the {limit} bytes allowed here."))
+    Failure::new(
+        Kind::BodyTooLarge,
+        format!("The request body is longer than the {limit} bytes allowed here (server.maxBody)."),
+    )
 }
 
 /// RFC 9110 5.6.2.

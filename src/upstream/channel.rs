@@ -83,6 +83,8 @@ pub enum Trouble {
     Reset,
     /// Bytes that are no HTTP answer.
     Garbled,
+    /// It refuses new connections while a request waits there for its first byte.
+    ShuttingDown,
 }
 
 /// An upstream's head, and its body as it comes.
@@ -98,6 +100,8 @@ pub struct Answer {
     /// The place at the endpoint, free as soon as the last byte is here: the client may ask on at once.
     pub place: Option<Slot>,
     left: Option<u64>,
+    /// Bytes that were read and given back.
+    ahead: Vec<u8>,
     body: Box<dyn Read>,
     call: Rc<Call>,
     _entered: Entered,
@@ -173,7 +177,7 @@ impl Channel {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Fault { trouble: Trouble::Garbled, cause: "switched protocols unasked".into() });
         }
-        call.enter_stage(Stage::Body, clock::now());
+        call.headed.set(true);
         // RFC 9112 6.1: with another coding than `chunked` nobody can tell where the body ends.
         let codings = parts.headers.get_all(http::header::TRANSFER_ENCODING);
         if codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
@@ -195,6 +199,7 @@ impl Channel {
             until_close: !chunked && length.is_none(),
             place: None,
             left: length,
+            ahead: Vec::new(),
             body: Box::new(body.into_reader()),
             call,
             _entered: entered,
@@ -253,11 +258,41 @@ impl Read for Following<'_> {
 }
 
 impl Answer {
-    /// The next bytes of the body as they come; 0 is its end.
+    /// The next bytes of the body as they come; 0 is its end. Silence is bounded by `timeouts.idle` from now on.
     ///
     /// # Errors
     /// The answer broke off, or fell silent for too long.
     pub fn read(&mut self, buf: &mut [u8]) -> Result<usize, Fault> {
+        if !self.ahead.is_empty() {
+            let n = self.ahead.len().min(buf.len());
+            buf[..n].copy_from_slice(&self.ahead[..n]);
+            self.ahead.drain(..n);
+            return Ok(n);
+        }
+        let n = self.peek(buf)?;
+        if n > 0 {
+            self.begin();
+        }
+        Ok(n)
+    }
+
+    /// Gives back what was read by [`Answer::peek`]: the body begins here.
+    pub fn unread(&mut self, bytes: Vec<u8>) {
+        self.ahead = bytes;
+        self.begin();
+    }
+
+    fn begin(&self) {
+        if self.call.stage() != Stage::Body {
+            self.call.enter_stage(Stage::Body, clock::now());
+        }
+    }
+
+    /// Bytes of the body that need not be its beginning: `timeouts.firstByte` goes on.
+    ///
+    /// # Errors
+    /// As [`Answer::read`].
+    pub fn peek(&mut self, buf: &mut [u8]) -> Result<usize, Fault> {
         match self.body.read(buf) {
             // A body that ends by close ends the same way when we hang up ourselves.
             Ok(0) if self.until_close && self.call.is_cancelled() => {
@@ -288,6 +323,8 @@ fn fault(error: &Error, call: &Call) -> Fault {
     let stage = call.stage();
     let trouble = if call.is_cancelled() {
         Trouble::Gone
+    } else if call.given_up.get() {
+        Trouble::ShuttingDown
     } else if let Some(stage) = call.expired.get() {
         Trouble::Timeout(stage)
     } else {
@@ -302,6 +339,7 @@ fn fault(error: &Error, call: &Call) -> Fault {
     let cause = match trouble {
         Trouble::Gone => "the client has left".into(),
         Trouble::Refused => "connection refused".into(),
+        Trouble::ShuttingDown => "new connections are refused while a request waits".into(),
         Trouble::Timeout(stage) => format!("{stage:?} time-out"),
         Trouble::Connect | Trouble::Reset | Trouble::Garbled => error.to_string(),
     };

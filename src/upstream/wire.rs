@@ -206,7 +206,7 @@ impl Transport for Wire {
                 }
                 Err(e) if is_wait(&e) || e.kind() == io::ErrorKind::Interrupted => {}
                 // ureq takes a reset for the proper end of a body that ends by close; under another kind not.
-                Err(e) if call.stage() == Stage::Body => return Err(io::Error::other(e).into()),
+                Err(e) if call.headed.get() => return Err(io::Error::other(e).into()),
                 Err(e) => return Err(e.into()),
             }
         }
