@@ -48,6 +48,11 @@ struct Passed {
 }
 
 impl Passed {
+    /// Whether a stream that ended with its connection is whole: by its API's own end, else by its last line.
+    fn is_whole(&self, has_end: bool) -> bool {
+        self.events.has_ended() || !(has_end || self.events.is_torn())
+    }
+
     fn ended(self, end: End) -> Relayed {
         let mut tokens = self.tail.tokens();
         // Of a stream that was not heard to its end nobody tells the counts; what was seen is true.
@@ -69,8 +74,9 @@ pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool, has_end: b
     if !client.is_early() {
         let length = match (is_head, answer.length) {
             (true, _) => declared(&answer.headers),
-            (false, Some(bytes)) => Length::Sized(bytes),
-            (false, None) => Length::Open,
+            // An error event must still fit in.
+            (false, Some(bytes)) if !(is_events && is_plain) => Length::Sized(bytes),
+            (false, _) => Length::Open,
         };
         client.start(answer.status, &fields(&answer.headers, client, by, is_events), length);
     }
@@ -87,7 +93,7 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: 
     let mut passed = Passed::default();
     loop {
         match answer.read(buffer) {
-            Ok(0) if is_events && has_end && answer.until_close && !passed.events.has_ended() => {
+            Ok(0) if is_events && answer.until_close && !passed.is_whole(has_end) => {
                 let fault = Fault { trouble: Trouble::Reset, cause: "closed without an end marker".into() };
                 return lost(&fault, client, by, is_events, passed);
             }

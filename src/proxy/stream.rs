@@ -93,6 +93,11 @@ impl Events {
         self.ended || last
     }
 
+    /// Whether a line broke off.
+    pub fn is_torn(&self) -> bool {
+        !self.partial.is_empty()
+    }
+
     /// Events that bring text: about a token each.
     pub fn tokens(&self) -> u64 {
         self.tokens

@@ -127,14 +127,30 @@ impl Usage {
 /// The object that follows a key: `Some(None)` if something else does, `None` if it is not whole yet.
 fn value<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<Option<T>> {
     let text = text.trim_ascii_start();
-    let Some(value) = text.strip_prefix(b":") else {
+    let Some(value) = text.strip_prefix(b":").map(<[u8]>::trim_ascii_start) else {
         return (!text.is_empty()).then_some(None);
     };
-    match serde_json::Deserializer::from_slice(value).into_iter::<T>().next() {
-        Some(Ok(value)) => Some(Some(value)),
-        Some(Err(error)) if !error.is_eof() => Some(None),
-        _ => None,
+    match value.first()? {
+        b'{' => Some(serde_json::from_slice(&value[..object_end(value)?]).ok()),
+        _ => Some(None),
     }
+}
+
+/// Where the object at the start of a text ends.
+fn object_end(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut quoted, mut escaped) = (0, false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' if !quoted => depth += 1,
+            b'}' if !quoted && depth == 1 => return Some(at + 1),
+            b'}' if !quoted => depth -= 1,
+            _ => {}
+        }
+    }
+    None
 }
 
 #[cfg(test)]
