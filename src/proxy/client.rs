@@ -78,8 +78,10 @@ impl Client {
     }
 
     /// What an early head tells of who is being asked.
-    pub fn asking(&self, asked: Vec<(HeaderName, HeaderValue)>) {
-        self.asked.replace(asked);
+    pub fn asking(&self, asked: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>) {
+        if self.due.get().is_some() {
+            self.asked.replace(asked());
+        }
     }
 
     /// Passes on comments of an endpoint before its first event, whole lines, under the head that `fields` makes if

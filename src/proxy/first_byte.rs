@@ -4,8 +4,32 @@ use super::forward::{By, Errand};
 use super::relay::{self, BUFFER, PIECE};
 use super::stream::Events;
 use crate::base::clock;
-use crate::upstream::{Answer, Fault, Trouble};
+use crate::model::endpoint::Live;
+use crate::upstream::{Answer, Fault, Trouble, Watch};
 use http::{Method, StatusCode};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A watch beside an attempt that another endpoint may take over.
+pub struct Replaceable {
+    /// The client's.
+    pub watch: Rc<dyn Watch>,
+    /// The endpoint that is waited for.
+    pub live: Arc<Live>,
+    /// Since when.
+    pub sent: Instant,
+}
+
+impl Watch for Replaceable {
+    fn silent(&self, now: Instant) -> Option<Instant> {
+        self.watch.silent(now)
+    }
+
+    fn gives_up(&self) -> bool {
+        self.live.refused_since(self.sent)
+    }
+}
 
 /// Waits for the first byte, which stays in the answer. Of an event stream in an API that we know comments do not
 /// count: they are passed on under this answer's head.

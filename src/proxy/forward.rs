@@ -11,7 +11,7 @@ use crate::base::{clock, dice};
 use crate::config::{Probe, Retry};
 use crate::http::request::Request;
 use crate::model::capacity::Slot;
-use crate::model::endpoint::{Endpoint, Live};
+use crate::model::endpoint::Endpoint;
 use crate::model::failure::Failure;
 use crate::model::plan::{Candidate, Plan};
 use crate::model::scope::Scope;
@@ -25,7 +25,7 @@ use http::{HeaderMap, StatusCode};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// An error answer that may yet be the last word is kept whole up to this size; a longer one is passed on.
 const KEEP: usize = 1 << 20;
@@ -78,23 +78,6 @@ impl Errand<'_> {
     fn is_streamless(&self, candidate: &Candidate) -> bool {
         let model = candidate.rename.as_deref().or(self.ask.name());
         candidate.endpoint.live.is_streamless(&self.forward.path, model)
-    }
-}
-
-/// A watch beside an attempt that another endpoint may take over.
-struct Replaceable {
-    watch: Rc<dyn Watch>,
-    live: Arc<Live>,
-    sent: Instant,
-}
-
-impl Watch for Replaceable {
-    fn silent(&self, now: Instant) -> Option<Instant> {
-        self.watch.silent(now)
-    }
-
-    fn gives_up(&self) -> bool {
-        self.live.refused_since(self.sent)
     }
 }
 
@@ -247,7 +230,7 @@ impl<'a> Trying<'a> {
             self.errand.ongoing.at(endpoint.name());
             if let Some(client) = self.errand.client {
                 client.hold_pings(self.errand.is_streamless(candidate));
-                client.asking(relay::told(&by));
+                client.asking(|| relay::told(&by));
             }
             let labels = [self.group(), endpoint.name()];
             let began = clock::now();
@@ -259,7 +242,12 @@ impl<'a> Trying<'a> {
                 Err(fault) => return self.faulted(endpoint, fault, retry),
             };
             let verdict = self.weighed(&answer, endpoint, retry, left);
+            let (name, id) = (endpoint.name(), self.errand.request_id);
+            let answered = || headers::answered(answer.status, &answer.headers);
             if verdict == Verdict::Pass {
+                if answer.headers.contains_key(http::header::LOCATION) {
+                    log::info!("endpoint {name} {} request_id={id}", answered());
+                }
                 answer.place = slot;
                 return match first_byte::wait(&mut answer, self.errand, &by) {
                     Ok(()) => Step::End(Outcome::Answer(Box::new(answer), by)),
@@ -268,8 +256,7 @@ impl<'a> Trying<'a> {
             }
             // S003-32: which key, never the key.
             let key = if keys > 1 { format!(" (key {} of {keys})", (first + turn) % keys + 1) } else { String::new() };
-            let (name, status, id) = (endpoint.name(), answer.status.as_u16(), self.errand.request_id);
-            log::info!("endpoint {name} answered {status}{key}; trying elsewhere request_id={id}");
+            log::info!("endpoint {name} {}{key}; trying elsewhere request_id={id}", answered());
             if let Some(outcome) = self.keep(answer, by, &mut slot) {
                 return Step::End(outcome);
             }
@@ -327,7 +314,7 @@ impl<'a> Trying<'a> {
         let sent = clock::now();
         let watch = Rc::clone(self.errand.watch);
         let live = Arc::clone(&candidate.endpoint.live);
-        let watch = if replaceable { Rc::new(Replaceable { watch, live, sent }) } else { watch };
+        let watch = if replaceable { Rc::new(first_byte::Replaceable { watch, live, sent }) } else { watch };
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
         let order = Order {
             method: request.head.method.clone(),

@@ -225,9 +225,10 @@ pub fn deliver(kept: &Kept, client: &Client, by: &By) -> Relayed {
         let said = serde_json::from_slice::<serde_json::Value>(&kept.body).ok();
         let said = said.as_ref().and_then(|body| body.get("error")?.get("message")?.as_str());
         let name = by.endpoint.name();
-        let text = said.map_or_else(|| format!("The endpoint `{name}` answered {status}, no stream."), str::to_owned);
+        let what = headers::answered(kept.status, &kept.headers);
+        let text = said.map_or_else(|| format!("The endpoint `{name}` {what}, no stream."), str::to_owned);
         let mut failure = Failure::new(kind_of(status), text);
-        failure.attempts = vec![Attempted { endpoint: name.to_owned(), what: format!("answered {status}") }];
+        failure.attempts = vec![Attempted { endpoint: name.to_owned(), what }];
         client.fail(&failure, &[]);
     } else {
         client.send(kept.status, &fields(&kept.headers, client, by, false), &kept.body);

@@ -4,6 +4,7 @@ use crate::config::{Auth, Endpoint, Op};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{StatusCode, Uri};
 
 /// RFC 9110 7.6.1 and RFC 2616 13.5.1: fields of one connection, not of the message.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -139,6 +140,18 @@ pub fn passes_to_client(name: &HeaderName, named: &[String]) -> bool {
         || name.as_str().starts_with("access-control-")
         || name.as_str().starts_with("x-llmproxy-")
         || named.iter().any(|n| n == name.as_str()))
+}
+
+/// What an answer says in one word, for logs and errors. Of a `Location` only the server is told, which is what is
+/// wrong with a base URL; the rest may hold secrets.
+pub fn answered(status: StatusCode, fields: &HeaderMap) -> String {
+    let to = fields.get(header::LOCATION).and_then(|to| to.to_str().ok()?.parse::<Uri>().ok());
+    let server = to.as_ref().and_then(|to| Some((to.scheme_str()?, to.host()?, to.port())));
+    match server {
+        Some((scheme, host, Some(port))) => format!("answered {} (go to {scheme}://{host}:{port})", status.as_u16()),
+        Some((scheme, host, None)) => format!("answered {} (go to {scheme}://{host})", status.as_u16()),
+        None => format!("answered {}", status.as_u16()),
+    }
 }
 
 /// The fields that `Connection` declares to be of this connection only.

@@ -141,3 +141,16 @@ fn who_leaves_the_line_is_logged_with_how_long_it_waited() {
     gate.open();
     running.answer();
 }
+
+#[test]
+fn a_redirect_is_logged_with_the_server_that_it_names_and_no_more() {
+    let upstream = Upstream::serving(&["m"]);
+    let to = [("Location", "https://user:pass@models.example:8443/v1/chat/completions?key=secret")];
+    upstream.on(CHAT, Script::answer(308, &to, ""));
+    let program = Program::start(&yaml(&[&upstream], ""));
+    let mut client = program.client();
+    client.send(post(CHAT, chat("m")));
+    assert_eq!(client.answer().status(), 308);
+    program.logged(&["endpoint a answered 308 (go to https://models.example:8443)"]);
+    assert!(!program.log().iter().any(|line| line.contains("secret") || line.contains("pass")));
+}
