@@ -4,6 +4,7 @@ use super::forward::{By, Errand};
 use super::relay::{self, BUFFER, PIECE};
 use super::stream::Events;
 use crate::base::clock;
+use crate::config::OnClientGone;
 use crate::model::endpoint::Live;
 use crate::upstream::{Answer, Fault, Trouble, Watch};
 use http::{Method, StatusCode};
@@ -39,10 +40,11 @@ impl Watch for Replaceable {
 pub fn wait(answer: &mut Answer, errand: &Errand<'_>, by: &By) -> Result<(), Fault> {
     let is_stream = answer.status == StatusCode::OK && relay::is_event_stream(&answer.headers);
     let wants_stream = errand.ask.stream && errand.forward.streams_events();
-    if wants_stream && answer.status.is_success() && !is_stream {
+    let is_plain = !relay::is_compressed(&answer.headers);
+    // Compressed unasked: no ping can be put before it either.
+    if wants_stream && answer.status.is_success() && !(is_stream && is_plain) {
         by.endpoint.live.note_streamless(&errand.forward.path, by.model.as_deref());
     }
-    let is_plain = !relay::is_compressed(&answer.headers);
     if let Some(client) = errand.client {
         // Comments of ours have no place in such an answer.
         client.hold_pings(!(is_stream && is_plain));
@@ -83,8 +85,10 @@ fn first(
         // Whole lines: whatever follows, from here or from another endpoint, begins a line of its own.
         let whole = memchr::memrchr(b'\n', &held).map_or(0, |at| at + 1);
         let comments: Vec<u8> = held.drain(..whole).collect();
+        let cancels = by.endpoint.config.on_client_gone == OnClientGone::Cancel;
         if let Some(client) = errand.client
             && client.comments(&comments, || relay::fields(&answer.headers, client, by, true)).is_err()
+            && cancels
         {
             return Err(Fault { trouble: Trouble::Gone, cause: "the client has left".into() });
         }

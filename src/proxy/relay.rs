@@ -200,10 +200,13 @@ fn tell_late(mut answer: Answer, client: &Client, by: &By) -> Relayed {
     if answer.status.is_success() {
         let name = by.endpoint.name();
         let what = match is_compressed(&answer.headers) {
-            true => "compressed its answer unasked, and the head of an uncompressed stream was sent already",
-            false => "answered in one piece, though a stream was asked for and begun; it is not kept waiting so again",
+            true => "sent a compressed stream, which cannot follow the pings that were already sent uncompressed",
+            false => {
+                "ignored \"stream\": true and sent one whole answer, which does not fit into the stream that was \
+                      already started to keep the connection alive"
+            }
         };
-        let text = format!("The endpoint `{name}` {what}. Please send the request again, or with \"stream\": false.");
+        let text = format!("The endpoint `{name}` {what}. Send the request again: it gets no pings from now on.");
         log::warn!("endpoint {name} {what} request_id={}", client.request_id());
         client.fail(&Failure::new(Kind::Upstream, text), &[]);
         return Relayed { end: End::Refused, first_byte: None, tokens: Tokens::default() };

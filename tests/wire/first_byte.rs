@@ -174,7 +174,7 @@ fn a_compressed_stream_is_never_mixed_with_pings() {
     let packed =
         [("Content-Type", "text/event-stream"), ("Content-Encoding", "gzip"), ("Transfer-Encoding", "chunked")];
     let bytes = b"\x1f\x8b\x08\x00packed";
-    let upstream = Upstream::serving(&["m"]);
+    let upstream = Upstream::serving(&["m", "n"]);
     let (late, held) = (Gate::new(), Gate::new());
     upstream.on(CHAT, Script::new().gate(&late).then(Script::head(200, &packed)).piece(bytes).end());
     upstream.on(CHAT, Script::head(200, &packed).gate(&held).piece(bytes).end());
@@ -190,7 +190,8 @@ fn a_compressed_stream_is_never_mixed_with_pings() {
     assert!(error.starts_with("data: {\"error\":") && error.contains("compressed"), "{error}");
     assert_eq!((client.event(), client.ended()), (None, Ended::Cut));
 
-    let mut client = proxy.sent(asks(stream("m")));
+    // A model of which nothing is known yet.
+    let mut client = proxy.sent(asks(stream("n")));
     upstream.take(CHAT);
     assert!(!client.hears_within(ms(300)), "no ping of ours between a compressed head and its body");
     held.open();
