@@ -1,7 +1,8 @@
 //! SPEC 4: nothing whole is called lost, and nothing lost looks whole, for every API's stream, ending and framing.
 
 use crate::support::client::{Answer, Ended};
-use crate::support::proxy::{CHAT, Setup, stream};
+use crate::support::fact::Gate;
+use crate::support::proxy::{CHAT, Setup, post, stream};
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 
@@ -149,4 +150,19 @@ fn bytes_of_sound_end_with_a_clean_close() {
     upstream.on("/v1/audio/speech", sound);
     let answer = Setup::over(&[&upstream]).start().post("/v1/audio/speech", stream("m"));
     assert_eq!((answer.text(), answer.ended), ("sound", Ended::Complete));
+}
+
+#[test]
+fn a_reset_after_the_apis_own_end_takes_nothing_away() {
+    // R15
+    let gate = Gate::new();
+    let upstream = Upstream::serving(&["m"]);
+    let head = Script::head(200, &[("Content-Type", "text/event-stream"), ("Connection", "close")]);
+    upstream.on(CHAT, head.bytes(event("one") + "data: [DONE]\n\n").gate(&gate).reset());
+    let proxy = Setup::over(&[&upstream]).start();
+    let mut client = proxy.sent(post(CHAT, stream("m")));
+    client.head();
+    assert_eq!((client.event(), client.event()), (Some(event("one")), Some("data: [DONE]\n\n".into())));
+    gate.open();
+    assert_eq!((client.event(), client.ended()), (None, Ended::Complete));
 }
