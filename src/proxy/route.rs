@@ -135,7 +135,7 @@ impl Forward {
             Names::Raw => self.path.rfind("/v1/").map(|at| at + 4),
             _ => self.path.strip_prefix("/v1/").map(|_| 4),
         };
-        &self.path[at.unwrap_or(1.min(self.path.len()))..]
+        self.path[at.unwrap_or(0)..].trim_matches('/')
     }
 }
 
@@ -344,6 +344,7 @@ mod tests {
         {
             assert!(streams(path, Names::Body) && streams(path, Names::Raw), "{path}");
         }
+        assert!(streams("//v1//chat/completions/", Names::Raw), "slashes as R19 has them");
         assert!(streams("/chat/completions", Names::Raw) && streams("/openai/v1/chat/completions", Names::Raw));
         for path in [
             "/v1/audio/speech",
