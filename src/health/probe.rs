@@ -172,7 +172,10 @@ fn judge(got: Got, endpoint: &Endpoint) -> Observation {
         }
         Err(Fault { trouble: Trouble::Timeout(_), .. }) if endpoint.live.is_working(clock::now()) => Observation::Busy,
         Err(Fault { trouble: Trouble::Timeout(_), .. }) => Observation::Down("did not answer in time".into()),
-        Err(fault) if fault.trouble == Trouble::Refused => Observation::Refused(fault.cause),
+        Err(fault) if fault.trouble == Trouble::Refused => {
+            endpoint.live.note_refused(clock::now());
+            Observation::Refused(fault.cause)
+        }
         Err(fault) => Observation::Down(fault.cause),
     }
 }
