@@ -15,6 +15,7 @@ mod request_line;
 mod settle;
 mod tally;
 mod target;
+mod unsent;
 pub mod upload;
 
 pub use crate::model::body;

@@ -116,7 +116,7 @@ impl Proxy {
             let text = "This request has been here before: an endpoint of this proxy leads back to it.";
             return visit.refuse(reply, &request.head, &Failure::new(Kind::Loop, text));
         }
-        let caller = self.caller(&request, &route, &snapshot).and_then(|caller| {
+        let caller = self.caller(&request.head, request.from(), &route, &snapshot).and_then(|caller| {
             if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
                 let left = bound.buckets.take(visit.client, &limit, clock::now());
                 visit.tell_limit(&left);
