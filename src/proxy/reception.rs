@@ -22,7 +22,7 @@ use http::header;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A listener that is open, whatever the configuration becomes.
 pub struct Bound {
@@ -171,7 +171,7 @@ impl Desk for Proxy {
         reply.cut();
         let visit = self.visit(&request.head, request.from(), request.began, &self.shared.load());
         let relayed = nothing_relayed(End::ClientGone);
-        visit.log(&request.head, 499, 0, &Outline { ask: None, by: None, relayed: &relayed });
+        visit.log(&request.head, 499, 0, &Outline { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
     }
 }
 

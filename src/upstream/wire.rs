@@ -217,7 +217,7 @@ impl Transport for Wire {
                     return Ok(n > 0);
                 }
                 // ureq takes a reset for the proper end of a body that ends by close; under another kind not.
-                Err(e) if call.stage() == Stage::Body => return Err(io::Error::other(e).into()),
+                Err(e) if call.headed.get() => return Err(io::Error::other(e).into()),
                 Err(e) => return Err(e.into()),
             }
         }
