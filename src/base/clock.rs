@@ -1,5 +1,6 @@
 //! The only reader of time. Everything that decides takes `now` as an argument.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Monotonic time: what decides.
@@ -23,6 +24,35 @@ pub fn iso(at: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
 }
 
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// Now as `Date` has it (RFC 9110 5.6.7). Each thread makes it once a second.
+pub fn http_date() -> [u8; 29] {
+    thread_local! {
+        static MADE: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
+    }
+    let second = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let (made, text) = MADE.get();
+    if made == second {
+        return text;
+    }
+    let text = imf(second);
+    MADE.set((second, text));
+    text
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, so many seconds after 1970 began.
+fn imf(second: u64) -> [u8; 29] {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    let (days, rest) = (second / 86_400, second % 86_400);
+    let (year, month, day) = civil(days);
+    let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[(month - 1) as usize]);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    let text = format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT");
+    // Only a year beyond 9999 has another length.
+    text.as_bytes().try_into().unwrap_or(*b"Fri, 31 Dec 9999 23:59:59 GMT")
+}
+
 /// Days since 1970-01-01 to year, month, day (Howard Hinnant, `civil_from_days`, for days >= 0).
 fn civil(days: u64) -> (u64, u64, u64) {
     let z = days + 719_468;
@@ -36,8 +66,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 /// A date of HTTP in any of its three forms (RFC 9110 5.6.7), none of which has a zone but GMT.
-pub fn http_date(text: &str) -> Option<SystemTime> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+pub fn from_http_date(text: &str) -> Option<SystemTime> {
     let parts: Vec<&str> = text.split([' ', ',', '-']).filter(|part| !part.is_empty()).collect();
     let (day, month, year, time) = match parts[..] {
         [_, day, month, year, time, "GMT"] => (day, month, year, time),
@@ -86,6 +115,16 @@ mod tests {
         assert_eq!(include_str!("../health.rs").matches("clock::wall()").count(), 1);
     }
 
+    // D5
+    #[test]
+    fn wall_time_prints_as_the_date_of_an_answer() {
+        let at = |second| String::from_utf8(imf(second).to_vec()).expect("ASCII");
+        assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(at(951_782_400), "Tue, 29 Feb 2000 00:00:00 GMT");
+        assert_eq!(at(u64::MAX / 1_000_000), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+
     #[test]
     fn wall_time_prints_as_iso_8601_with_milliseconds() {
         let at = |secs, ms: u32| iso(SystemTime::UNIX_EPOCH + Duration::new(secs, ms * 1_000_000));
@@ -97,7 +136,7 @@ mod tests {
 
     #[test]
     fn dates_of_http_are_read_in_all_their_forms() {
-        let read = |text: &str| http_date(text).map(iso);
+        let read = |text: &str| from_http_date(text).map(iso);
         for text in ["Thu, 29 Feb 2024 23:59:59 GMT", "Thursday, 29-Feb-24 23:59:59 GMT", "Thu Feb 29 23:59:59 2024"] {
             assert_eq!(read(text).as_deref(), Some("2024-02-29T23:59:59.000Z"), "{text}");
         }

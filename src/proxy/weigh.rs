@@ -1,6 +1,6 @@
 //! What an endpoint's answer or fault means for the request: pass it on, or try elsewhere. Pure.
 
-use crate::base::clock::http_date;
+use crate::base::clock::from_http_date;
 use crate::config::Retry;
 use crate::model::failure::{Attempted, Failure, Kind};
 use crate::upstream::{Fault, Stage, Trouble};
@@ -180,8 +180,8 @@ pub fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Op
     }
     let told = text(header::RETRY_AFTER)?;
     number(told).map(day).or_else(|| {
-        let until = http_date(told)?;
-        let now = text(header::DATE).and_then(http_date).unwrap_or_else(wall);
+        let until = from_http_date(told)?;
+        let now = text(header::DATE).and_then(from_http_date).unwrap_or_else(wall);
         Some(until.duration_since(now).unwrap_or_default())
     })
 }
