@@ -24,8 +24,6 @@ pub fn iso(at: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
 }
 
-const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-
 /// Now as `Date` has it (RFC 9110 5.6.7). Each thread makes it once a second.
 pub fn http_date() -> [u8; 29] {
     thread_local! {
@@ -44,6 +42,7 @@ pub fn http_date() -> [u8; 29] {
 /// `Sun, 06 Nov 1994 08:49:37 GMT`, so many seconds after 1970 began.
 fn imf(second: u64) -> [u8; 29] {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let (days, rest) = (second / 86_400, second % 86_400);
     let (year, month, day) = civil(days);
     let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[(month - 1) as usize]);
@@ -66,7 +65,8 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 /// A date of HTTP in any of its three forms (RFC 9110 5.6.7), none of which has a zone but GMT.
-pub fn from_http_date(text: &str) -> Option<SystemTime> {
+pub fn parse_http_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let parts: Vec<&str> = text.split([' ', ',', '-']).filter(|part| !part.is_empty()).collect();
     let (day, month, year, time) = match parts[..] {
         [_, day, month, year, time, "GMT"] => (day, month, year, time),
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn dates_of_http_are_read_in_all_their_forms() {
-        let read = |text: &str| from_http_date(text).map(iso);
+        let read = |text: &str| parse_http_date(text).map(iso);
         for text in ["Thu, 29 Feb 2024 23:59:59 GMT", "Thursday, 29-Feb-24 23:59:59 GMT", "Thu Feb 29 23:59:59 2024"] {
             assert_eq!(read(text).as_deref(), Some("2024-02-29T23:59:59.000Z"), "{text}");
         }

@@ -19,7 +19,7 @@ use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::model::standing::{Observation, State};
 use crate::observe::activity::Ongoing;
 use crate::observe::metrics::{Family, Metrics};
-use crate::upstream::headers;
+use crate::upstream::headers::{self, Policy};
 use crate::upstream::{Answer, Fault, Net, Order, Rest, Stage, Trouble, Watch};
 use http::{HeaderMap, StatusCode};
 use std::cell::Cell;
@@ -29,6 +29,8 @@ use std::time::Duration;
 
 /// An error answer that may yet be the last word is kept whole up to this size; a longer one is passed on.
 const KEEP: usize = 1 << 20;
+/// And read for so long: errors are short, and the slot and the client wait for it.
+const KEEP_FOR: Duration = Duration::from_secs(2);
 /// How long one that nobody probes is left alone after it was away, while others are there.
 const REST: Duration = Duration::from_secs(5);
 
@@ -62,6 +64,8 @@ pub struct Errand<'a> {
     pub background: bool,
     /// Its credentials are for us.
     pub keyed: bool,
+    /// What its listener leaves to endpoints.
+    pub policy: Policy,
     /// What is counted.
     pub metrics: &'a Metrics,
     /// What others see of it.
@@ -95,6 +99,8 @@ pub struct By {
     pub queued: Duration,
     /// The model's name is one that somebody is known to serve.
     pub named: bool,
+    /// Which of its fields are passed on.
+    pub policy: Policy,
 }
 
 /// The end of the attempts.
@@ -225,6 +231,7 @@ impl<'a> Trying<'a> {
                 reason: self.reason,
                 queued: self.queued,
                 named: self.named,
+                policy: self.errand.policy,
             });
             self.last = Some(Rc::clone(&by));
             self.errand.ongoing.at(endpoint.name());
@@ -239,7 +246,7 @@ impl<'a> Trying<'a> {
             self.errand.metrics.time(Family::UpstreamDuration, &labels, clock::now().saturating_duration_since(began));
             let mut answer = match sent {
                 Ok(answer) => answer,
-                Err(fault) => return self.faulted(endpoint, fault, retry),
+                Err(fault) => return self.faulted(endpoint, fault, retry, slot),
             };
             let verdict = self.weighed(&answer, endpoint, retry, left);
             let (name, id) = (endpoint.name(), self.errand.request_id);
@@ -251,7 +258,7 @@ impl<'a> Trying<'a> {
                 answer.place = slot;
                 return match first_byte::wait(&mut answer, self.errand, &by) {
                     Ok(()) => Step::End(Outcome::Answer(Box::new(answer), by)),
-                    Err(fault) => self.faulted(endpoint, fault, retry),
+                    Err(fault) => self.faulted(endpoint, fault, retry, answer.place.take()),
                 };
             }
             // S003-32: which key, never the key.
@@ -300,6 +307,8 @@ impl<'a> Trying<'a> {
             host: request.head.fields.get(http::header::HOST),
             request_id: self.errand.request_id,
             keyed: self.errand.keyed,
+            policy: self.errand.policy,
+            may_compress: true,
         };
         let mut timeouts = config.timeouts;
         // Whether a large body asks for a stream is not known.
@@ -356,26 +365,29 @@ impl<'a> Trying<'a> {
         weigh::answer(answer.status, retry, left)
     }
 
-    /// Keeps an error answer while others are tried; too long a one is the client's at once.
+    /// Keeps an error answer while others are tried; too long a one is the client's at once, from its first byte on.
     fn keep(&mut self, mut answer: Answer, by: Rc<By>, slot: &mut Option<Slot>) -> Option<Outcome> {
         let mut body = Vec::new();
         let mut piece = [0; 4096];
-        if answer.length.is_some_and(|length| length > KEEP as u64) {
-            answer.place = slot.take();
-            return Some(Outcome::Answer(Box::new(answer), by));
-        }
-        loop {
-            match answer.read(&mut piece) {
-                Ok(0) => break,
-                Ok(n) if body.len() + n <= KEEP => body.extend_from_slice(&piece[..n]),
-                Ok(_) => return None,
-                Err(fault) if fault.trouble == Trouble::Gone => return Some(Outcome::Gone(Some(by))),
-                // An error that broke off is worth less than none.
-                Err(fault) => {
-                    self.faults.push((by.endpoint.name().to_owned(), fault));
-                    return None;
-                }
+        let usual = answer.end_by(Some(clock::now() + KEEP_FOR));
+        let fault = loop {
+            if body.len() > KEEP || answer.length.is_some_and(|length| length > KEEP as u64) {
+                answer.end_by(usual);
+                answer.unread(body);
+                answer.place = slot.take();
+                return Some(Outcome::Answer(Box::new(answer), by));
             }
+            match answer.read(&mut piece) {
+                Ok(0) => break None,
+                Ok(n) => body.extend_from_slice(&piece[..n]),
+                Err(fault) if fault.trouble == Trouble::Gone => return Some(Outcome::Gone(Some(by))),
+                Err(fault) => break Some(fault),
+            }
+        };
+        // An error that broke off is worth less than none; one that takes too long still has its status.
+        if let Some(fault) = fault.filter(|fault| !matches!(fault.trouble, Trouble::Timeout(_))) {
+            self.faults.push((by.endpoint.name().to_owned(), fault));
+            return None;
         }
         if answer.status == StatusCode::SERVICE_UNAVAILABLE && weigh::is_loading(&body) {
             self.tell(&by.endpoint, Observation::Loading);
@@ -389,7 +401,8 @@ impl<'a> Trying<'a> {
         None
     }
 
-    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry) -> Step {
+    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry, slot: Option<Slot>) -> Step {
+        give_up(slot, endpoint, &fault);
         if fault.trouble == Trouble::Gone || self.errand.request.gone.has_left() {
             return Step::End(Outcome::Gone(self.last.take()));
         }
@@ -402,10 +415,8 @@ impl<'a> Trying<'a> {
         let cause = || fault.cause.clone();
         let seen = match fault.trouble {
             Trouble::Refused => Some(Observation::Refused(cause())),
-            // What a probe would find out.
-            Trouble::Connect | Trouble::Timeout(Stage::Connect) if endpoint.config.probe == Probe::Never => {
-                Some(Observation::Down(cause()))
-            }
+            Trouble::Connect => Some(Observation::Down(cause())),
+            Trouble::Timeout(Stage::Connect) => Some(Observation::Down(what)),
             _ => None,
         };
         if fault.trouble == Trouble::Refused {
@@ -438,10 +449,20 @@ impl<'a> Trying<'a> {
         match self.kept {
             Some((kept, by)) => {
                 let (endpoint, model) = (Arc::clone(&by.endpoint), by.model.clone());
-                let By { reason, queued, named, .. } = *by;
-                Outcome::Kept(kept, Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued, named }))
+                let By { reason, queued, named, policy, .. } = *by;
+                Outcome::Kept(
+                    kept,
+                    Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued, named, policy }),
+                )
             }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }
+    }
+}
+
+/// Gives back the slot of an attempt that failed, at once or when its server is through.
+fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &Fault) {
+    if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && weigh::works_on(fault)) {
+        slot.abandon();
     }
 }

@@ -16,6 +16,7 @@ use crate::model::failure::{Failure, Kind};
 use crate::model::scope::Scope;
 use crate::observe::access::End;
 use crate::observe::activity::{Beginning, Ongoing};
+use crate::upstream::headers::Policy;
 use crate::upstream::{Answer, Fault, Trouble, Watch};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
@@ -123,6 +124,7 @@ impl Proxy {
             scope: &order.scope,
             background: true,
             keyed: true,
+            policy: Policy::default(),
             metrics: &self.metrics,
             ongoing: &shown,
         };

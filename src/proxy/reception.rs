@@ -17,6 +17,7 @@ use crate::model::peek;
 use crate::model::scope::Scope;
 use crate::model::snapshot::Snapshot;
 use crate::observe::access::End;
+use crate::upstream::headers::Policy;
 use http::header;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -105,6 +106,12 @@ impl Proxy {
             true => Mode::Models,
             false => site(snapshot, &self.bound[listener].name).mode,
         }
+    }
+
+    /// What a listener leaves to its endpoints.
+    pub(super) fn policy(&self, snapshot: &Snapshot, listener: usize) -> Policy {
+        let raw = self.mode(snapshot, listener) == Mode::Raw;
+        Policy { pages: raw, cors: raw, limits: true }
     }
 
     pub(super) fn visit(&self, head: &Head, from: From, began: Instant, snapshot: &Snapshot) -> Visit {

@@ -12,6 +12,7 @@ use crate::http::head::Fields;
 use crate::http::reply::Length;
 use crate::model::failure::{Attempted, Failure, Kind};
 use crate::observe::access::End;
+use crate::upstream::headers::Policy;
 use crate::upstream::{Answer, Fault, Trouble, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::cell::RefCell;
@@ -126,14 +127,14 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: 
                     return left(answer, by, passed);
                 }
             }
-            Err(fault) if fault.trouble == Trouble::Gone => {
-                part(client, is_events, &passed.events);
-                return left(answer, by, passed);
-            }
             // Over TLS a close may come without its close_notify; the API's own end counts as well.
             Err(fault) if fault.trouble == Trouble::Reset && answer.until_close && passed.events.has_ended() => {
                 client.finish();
                 return passed.ended(End::Done);
+            }
+            Err(fault) if fault.trouble == Trouble::Gone => {
+                part(client, is_events, &passed.events);
+                return left(answer, by, passed);
             }
             Err(fault) => return lost(&fault, client, by, is_events, passed),
         }
@@ -261,9 +262,11 @@ pub(super) fn fields(theirs: &HeaderMap, client: &Client, by: &By, is_events: bo
     let connection = theirs.get_all(header::CONNECTION).into_iter().flat_map(headers::tokens);
     let named: Vec<String> = connection.collect();
     let mut fields = Fields::with_capacity(theirs.len() + 12);
+    let is_limited = client.common().iter().any(|(name, _)| name.as_str().starts_with("x-ratelimit-"));
+    let policy = Policy { limits: !is_limited, ..by.policy };
     for (name, value) in theirs {
         let replaced = is_events && (*name == header::CACHE_CONTROL || name == "x-accel-buffering");
-        if headers::passes_to_client(name, &named) && !replaced {
+        if headers::passes_to_client(name, &named, policy) && !replaced {
             fields.push(name.clone(), value.clone());
         }
     }

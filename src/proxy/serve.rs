@@ -14,12 +14,14 @@ use super::{key, views};
 use crate::base::clock;
 use crate::config::Mode;
 use crate::http::door::Handle;
+use crate::http::head::Head;
 use crate::http::pool::Job;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
 use crate::model::bucket::Left;
 use crate::model::caller::{Caller, Pass};
 use crate::model::catalog;
+use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind};
 use crate::model::plan::{self, Plan, Planned};
 use crate::model::scope::Scope;
@@ -27,8 +29,9 @@ use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::End;
 use crate::observe::activity::{Activity, Beginning};
 use crate::observe::metrics::{Family, Gauge, Metrics};
+use crate::upstream::headers::INSTANCE;
 use crate::upstream::{Net, Watch};
-use http::StatusCode;
+use http::{StatusCode, header};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -110,6 +113,10 @@ impl Proxy {
         {
             return page.serve(visit, request, reply);
         }
+        if self.net.pseudonym().is_in(request.head.fields.all("via")) {
+            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
+            return visit.refuse(reply, &request.head, &Failure::new(Kind::Loop, text));
+        }
         let caller = self.caller(&request.head, request.from(), &route, &snapshot).and_then(|caller| {
             if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
                 let left = bound.buckets.take(visit.client, &limit, clock::now());
@@ -124,6 +131,11 @@ impl Proxy {
         };
         visit.key.clone_from(&caller.name);
         match route {
+            Route::Models if request.head.fields.get(header::VIA).is_some() => {
+                visit.tell(INSTANCE, self.net.pseudonym().value());
+                let listing = self.listing_for_proxy(&request.head, &snapshot, &caller.scope);
+                visit.json(reply, &request, StatusCode::OK, &listing);
+            }
             Route::Models if caller.scope.is_all() => {
                 visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
             }
@@ -162,6 +174,16 @@ impl Proxy {
                 self.forward(&Party { visit, caller, snapshot }, reply, &request, &forward);
             }
         }
+    }
+
+    /// The list for another proxy, without what is known from that proxy alone: two in a ring would keep the models of a
+    /// dead server alive.
+    fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
+        let asks = |endpoint: &Endpoint| {
+            self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
+        };
+        let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
+        catalog::listing(&catalog::listed(&others, &snapshot.config.models, scope))
     }
 
     /// What is going on.
@@ -261,7 +283,8 @@ impl Proxy {
             trusted,
             scope: &caller.scope,
             background: key::is_background(&request.head, caller),
-            keyed: !self.asks_nothing(snapshot, request.listener),
+            keyed: !self.asks_nothing(snapshot, request.listener) || shows_our_key(&request.head, snapshot),
+            policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
         };
@@ -312,7 +335,14 @@ impl Proxy {
         if ask.sealed && !(scope.models.is_empty() && (ask.name().is_some() || snapshot.config.models.is_empty())) {
             return Err(ask::unreadable());
         }
-        match plan::plan(snapshot, ask.wish(), scope, clock::now()) {
+        let planned = |snapshot: &Snapshot| {
+            let planned = plan::plan(snapshot, ask.wish(), scope, clock::now());
+            if planned.is_short() {
+                self.shared.want();
+            }
+            planned
+        };
+        match planned(snapshot) {
             Planned::Plan(plan) => return Ok((plan, None)),
             Planned::Refused(failure) if ask.sealed && failure.kind == Kind::ModelRequired => {
                 return Err(ask::unreadable());
@@ -320,11 +350,9 @@ impl Proxy {
             Planned::Refused(failure) => return Err(failure),
             Planned::Unknown => {}
         }
-        // A probe round is bounded by its own time-out; a little more for its bookkeeping.
-        let until = clock::now() + snapshot.config.health_check.timeout + Duration::from_secs(1);
-        self.shared.refresh(&request.gone, until);
+        self.shared.refresh(&request.gone);
         let fresh = self.shared.load();
-        match plan::plan(&fresh, ask.wish(), scope, clock::now()) {
+        match planned(&fresh) {
             Planned::Plan(plan) => Ok((plan, Some(fresh))),
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
@@ -395,6 +423,11 @@ struct Party {
     visit: Visit,
     caller: Caller,
     snapshot: Arc<Snapshot>,
+}
+
+/// Whether a request shows one of our keys, asked for or not.
+fn shows_our_key(head: &Head, snapshot: &Snapshot) -> bool {
+    key::all_shown(head).any(|shown| snapshot.callers.identify(&shown).is_some())
 }
 
 /// A right to be forwarded, within what the caller's key allows at once and over time.

@@ -111,6 +111,13 @@ impl Visit {
         }
     }
 
+    /// Puts one more field on every answer.
+    pub fn tell(&mut self, name: HeaderName, value: Option<HeaderValue>) {
+        if let Some(value) = value {
+            Arc::make_mut(&mut self.common).push(name, value);
+        }
+    }
+
     /// Answers with JSON.
     pub fn json(&self, reply: Reply, request: &Request, status: StatusCode, body: &[u8]) {
         let mut fields = Fields::clone(&self.common);

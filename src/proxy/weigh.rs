@@ -1,6 +1,6 @@
 //! What an endpoint's answer or fault means for the request: pass it on, or try elsewhere. Pure.
 
-use crate::base::clock::from_http_date;
+use crate::base::clock::parse_http_date;
 use crate::config::Retry;
 use crate::model::failure::{Attempted, Failure, Kind};
 use crate::upstream::{Fault, Stage, Trouble};
@@ -82,6 +82,16 @@ pub fn may_retry(fault: &Fault, retry: &Retry) -> bool {
         Trouble::Reset | Trouble::Garbled | Trouble::ShuttingDown => retry.on_reset,
         Trouble::Timeout(Stage::Total) => false,
         Trouble::Timeout(_) => retry.on_timeout,
+    }
+}
+
+/// Whether a server may still work on an attempt that was given up: llama-server notices only with its next token that
+/// nobody waits for it (LLAMA-SERVER facts).
+pub fn works_on(fault: &Fault) -> bool {
+    match fault.trouble {
+        Trouble::Gone => true,
+        Trouble::Timeout(stage) => stage != Stage::Connect,
+        Trouble::Refused | Trouble::Connect | Trouble::Reset | Trouble::Garbled | Trouble::ShuttingDown => false,
     }
 }
 
@@ -180,8 +190,8 @@ pub fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Op
     }
     let told = text(header::RETRY_AFTER)?;
     number(told).map(day).or_else(|| {
-        let until = from_http_date(told)?;
-        let now = text(header::DATE).and_then(from_http_date).unwrap_or_else(wall);
+        let until = parse_http_date(told)?;
+        let now = text(header::DATE).and_then(parse_http_date).unwrap_or_else(wall);
         Some(until.duration_since(now).unwrap_or_default())
     })
 }
