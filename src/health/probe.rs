@@ -173,6 +173,7 @@ fn judge(got: Got, endpoint: &Endpoint) -> Observation {
         Err(Fault { trouble: Trouble::Timeout(_), .. }) if endpoint.live.is_working(clock::now()) => Observation::Busy,
         Err(Fault { trouble: Trouble::Timeout(_), .. }) => Observation::Down("did not answer in time".into()),
         Err(fault) if fault.trouble == Trouble::Refused => {
+            // An attempt that still waits there is given up (SPEC 5).
             endpoint.live.note_refused(clock::now());
             Observation::Refused(fault.cause)
         }

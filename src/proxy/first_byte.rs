@@ -3,11 +3,9 @@
 use super::forward::{By, Errand};
 use super::relay::{self, BUFFER, PIECE};
 use super::stream::Events;
-use super::weigh;
 use crate::base::clock;
 use crate::config::OnClientGone;
-use crate::model::capacity::Slot;
-use crate::model::endpoint::{Endpoint, Live};
+use crate::model::endpoint::Live;
 use crate::upstream::{Answer, Fault, Trouble, Watch};
 use http::{Method, StatusCode};
 use std::rc::Rc;
@@ -94,12 +92,5 @@ fn first(
         {
             return Err(Fault { trouble: Trouble::Gone, cause: "the client has left".into() });
         }
-    }
-}
-
-/// Gives back the slot of an attempt that failed, at once or when its server is through.
-pub fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &Fault) {
-    if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && weigh::works_on(fault)) {
-        slot.abandon();
     }
 }

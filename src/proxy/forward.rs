@@ -402,7 +402,7 @@ impl<'a> Trying<'a> {
     }
 
     fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry, slot: Option<Slot>) -> Step {
-        first_byte::give_up(slot, endpoint, &fault);
+        give_up(slot, endpoint, &fault);
         if fault.trouble == Trouble::Gone || self.errand.request.gone.has_left() {
             return Step::End(Outcome::Gone(self.last.take()));
         }
@@ -457,5 +457,12 @@ impl<'a> Trying<'a> {
             }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }
+    }
+}
+
+/// Gives back the slot of an attempt that failed, at once or when its server is through.
+fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &Fault) {
+    if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && weigh::works_on(fault)) {
+        slot.abandon();
     }
 }
