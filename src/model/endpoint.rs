@@ -1,9 +1,10 @@
 //! An endpoint as a request sees it: what the user configured, what was learnt, what is going on there.
 
+use super::list::Model;
+use super::responses::Responses;
 use super::standing::Standing;
 use super::strategy::Load;
 use crate::config::{self, MaxConcurrent};
-use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -35,17 +36,6 @@ pub struct Endpoint {
     pub context: Option<u64>,
 }
 
-/// One entry of an endpoint's `/v1/models`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Model {
-    /// Its name.
-    pub id: String,
-    /// Other names that the endpoint takes.
-    pub aliases: Vec<String>,
-    /// The entry's fields, ready to be listed.
-    pub fields: Map<String, Value>,
-}
-
 impl Endpoint {
     /// An endpoint of which nothing is known yet.
     pub fn new(config: config::Endpoint, epoch: Instant) -> Self {
@@ -73,8 +63,7 @@ impl Endpoint {
     /// Every name it serves: as configured, else as discovered with aliases.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let discovered = self.models.iter().filter(|_| self.config.models.is_empty()).flat_map(|m| m.iter());
-        let discovered =
-            discovered.flat_map(|m| std::iter::once(m.id.as_str()).chain(m.aliases.iter().map(String::as_str)));
+        let discovered = discovered.flat_map(Model::names);
         self.config.models.iter().map(String::as_str).chain(discovered)
     }
 
@@ -113,6 +102,8 @@ pub struct Live {
     key: AtomicUsize,
     /// Tokens that were generated, asked for, and found in its cache, as far as it tells; for eyes only.
     tokens: [AtomicU64; 3],
+    /// The responses it made lately.
+    pub responses: Responses,
 }
 
 impl Live {
@@ -127,6 +118,7 @@ impl Live {
             rest: AtomicU64::new(0),
             key: AtomicUsize::new(0),
             tokens: Default::default(),
+            responses: Responses::default(),
         }
     }
 

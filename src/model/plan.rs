@@ -1,16 +1,21 @@
 //! Where a request may go: a pure function of a snapshot, what was asked, and by whom.
 
+use super::catalog;
 use super::endpoint::Endpoint;
 use super::failure::{Failure, Kind};
 use super::scope::Scope;
 use super::snapshot::Snapshot;
 use super::strategy::Contender;
 use crate::config::{Retry, Route, Strategy, UnknownModel};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How soon a client should come back when every endpoint is down: a probe round may bring one back.
 const COME_BACK: Duration = Duration::from_secs(5);
+
+/// Names that are told to who asks for an unknown one.
+const MOST_NAMED: usize = 50;
 
 /// One place to try.
 #[derive(Clone)]
@@ -23,6 +28,8 @@ pub struct Candidate {
     pub weight: u16,
     /// Its position on the route, available or not.
     pub place: usize,
+    /// How many tokens fit into its context: as it says of itself, else of this model.
+    pub context: Option<u64>,
 }
 
 impl Candidate {
@@ -57,6 +64,10 @@ pub enum Wish<'a> {
     Endpoint,
     /// Whatever it is, for any endpoint.
     Raw,
+    /// What follows a response, of a model or any.
+    Follow(&'a str, Option<&'a str>),
+    /// A response that some endpoint keeps.
+    Kept(&'a str),
 }
 
 /// What came of planning.
@@ -71,26 +82,57 @@ pub enum Planned {
 
 /// Who may be tried for a wish, within a scope.
 pub fn plan(snapshot: &Snapshot, wish: Wish<'_>, scope: &Scope, now: Instant) -> Planned {
-    let planned = match wish {
-        Wish::Named(name) if is_name(snapshot, name) => named(snapshot, name, scope),
-        Wish::Named(_) | Wish::Any => any(snapshot, scope, "default_model"),
-        Wish::Endpoint => only(snapshot, scope),
-        Wish::Raw => anyone(snapshot, scope, "raw"),
-    };
-    match planned {
+    match wished(snapshot, wish, scope) {
         Planned::Plan(plan) => Planned::Plan(rested(plan, now)),
         other => other,
     }
 }
 
+fn wished(snapshot: &Snapshot, wish: Wish<'_>, scope: &Scope) -> Planned {
+    match wish {
+        Wish::Named(name) if is_name(snapshot, name) => named(snapshot, name, scope),
+        Wish::Named(_) | Wish::Any => any(snapshot, scope, "default_model"),
+        Wish::Endpoint => only(snapshot, scope),
+        Wish::Raw => anyone(snapshot, scope, "raw"),
+        Wish::Follow(id, model) => at_home(wished(snapshot, model.map_or(Wish::Any, Wish::Named), scope), id),
+        Wish::Kept(id) => at_home(anyone(snapshot, scope, "search"), id),
+    }
+}
+
+/// Only where the response was made: elsewhere it is not known. All others while that endpoint is away.
+fn at_home(planned: Planned, response: &str) -> Planned {
+    let Planned::Plan(mut plan) = planned else {
+        return planned;
+    };
+    let made = |candidate: &Candidate| candidate.endpoint.live.responses.has(response);
+    if let Some(home) = plan.candidates.iter().position(made) {
+        plan.candidates = vec![plan.candidates.swap_remove(home)];
+        plan.reason = "response";
+    }
+    Planned::Plan(plan)
+}
+
 /// Whether a text names a model: an empty one does not, and `auto` only if a model is really called that.
 fn is_name(snapshot: &Snapshot, name: &str) -> bool {
-    let is_auto = || name == "auto" && snapshot.catalog.offers(name).is_empty() && route(snapshot, name).is_none();
+    let is_auto = || name == "auto" && !is_served(snapshot, name);
     !name.is_empty() && !is_auto()
 }
 
 fn route<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Route> {
     snapshot.config.models.iter().find(|route| route.name == name)
+}
+
+fn is_served(snapshot: &Snapshot, name: &str) -> bool {
+    !snapshot.catalog.offers(name).is_empty() || route(snapshot, name).is_some()
+}
+
+/// The name, or the one with the tag `latest` where only that is served.
+fn served<'a>(snapshot: &Snapshot, name: &'a str) -> Cow<'a, str> {
+    if is_served(snapshot, name) {
+        return Cow::Borrowed(name);
+    }
+    let tagged = catalog::tagged(name);
+    if is_served(snapshot, &tagged) { Cow::Owned(tagged) } else { Cow::Borrowed(name) }
 }
 
 /// Without those that asked to be left alone, as long as anybody else remains.
@@ -104,8 +146,10 @@ fn rested(mut plan: Plan, now: Instant) -> Plan {
 }
 
 fn named(snapshot: &Snapshot, name: &str, scope: &Scope) -> Planned {
-    if !scope.has_model(name) {
-        return Planned::Refused(not_found(snapshot, name, scope));
+    let asked = name;
+    let name = &*served(snapshot, asked);
+    if !catalog::within(scope, name, |bare| is_served(snapshot, bare)) {
+        return Planned::Refused(not_found(snapshot, asked, scope));
     }
     let route = route(snapshot, name);
     let mut known = match route {
@@ -120,6 +164,11 @@ fn named(snapshot: &Snapshot, name: &str, scope: &Scope) -> Planned {
     if known.is_empty() {
         let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(name));
         return Planned::Refused(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK));
+    }
+    if name != asked {
+        for candidate in &mut known {
+            candidate.rename.get_or_insert_with(|| name.to_owned());
+        }
     }
     Planned::Plan(Plan {
         reason: if known.len() < all { "failover" } else { "model" },
@@ -138,7 +187,8 @@ fn routed(snapshot: &Snapshot, route: &Route, scope: &Scope) -> Vec<Candidate> {
         let seen = candidate(place, endpoint, scope)?;
         let weight = backend.weight.unwrap_or(seen.weight);
         let rename = backend.model.clone().filter(|model| *model != route.name);
-        Some(Candidate { rename, weight, place, ..seen })
+        let context = seen.context.or_else(|| context(snapshot, rename.as_deref().unwrap_or(&route.name), endpoint));
+        Some(Candidate { rename, weight, place, context, ..seen })
     });
     candidates.collect()
 }
@@ -146,7 +196,18 @@ fn routed(snapshot: &Snapshot, route: &Route, scope: &Scope) -> Vec<Candidate> {
 /// Everybody who serves a name, configured or discovered.
 fn discovered(snapshot: &Snapshot, name: &str, scope: &Scope) -> Vec<Candidate> {
     let offers = snapshot.catalog.offers(name).iter();
-    in_order(offers.filter_map(|&n| candidate(n, &snapshot.endpoints[n], scope)))
+    in_order(offers.filter_map(|offer| {
+        let seen = candidate(offer.endpoint, &snapshot.endpoints[offer.endpoint], scope)?;
+        Some(Candidate { context: seen.context.or(offer.context), ..seen })
+    }))
+}
+
+/// The context of a model at an endpoint, as its list tells it.
+fn context(snapshot: &Snapshot, model: &str, endpoint: &Endpoint) -> Option<u64> {
+    let offers = snapshot.catalog.offers(model).iter();
+    offers
+        .filter_map(|offer| snapshot.endpoints[offer.endpoint].name().eq(endpoint.name()).then_some(offer.context))
+        .next()?
 }
 
 /// The strategy of everything that has none of its own.
@@ -172,8 +233,9 @@ fn any(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
         // Where the model is a route (format 003), the endpoint knows it by another name.
         let backends = route(snapshot, model).into_iter().flat_map(|route| &route.backends);
         let mut backends = backends.filter(|backend| backend.endpoint == candidate.endpoint.name());
-        let renamed = backends.find_map(|backend| backend.model.clone());
-        Some(Candidate { rename: Some(renamed.unwrap_or_else(|| model.to_owned())), ..candidate })
+        let rename = backends.find_map(|backend| backend.model.clone()).unwrap_or_else(|| model.to_owned());
+        let context = candidate.context.or_else(|| context(snapshot, &rename, &candidate.endpoint));
+        Some(Candidate { rename: Some(rename), context, ..candidate })
     });
     let candidates: Vec<_> = with_model.collect();
     if !candidates.is_empty() {
@@ -246,7 +308,7 @@ pub fn unknown(snapshot: &Snapshot, name: &str, scope: &Scope) -> Result<Plan, F
 pub fn not_found(snapshot: &Snapshot, name: &str, scope: &Scope) -> Failure {
     let text = format!("The model `{}` is not served here; GET /v1/models lists what is.", shown(name));
     let mut failure = Failure::new(Kind::ModelNotFound, text).param("model");
-    failure.available_models = Some(snapshot.listed(scope).iter().map(|one| one.id.clone()).collect());
+    failure.available_models = Some(snapshot.listing(scope).names().take(MOST_NAMED).map(str::to_owned).collect());
     failure
 }
 
@@ -258,7 +320,8 @@ fn nobody() -> Failure {
 /// An endpoint as it is used within a scope, the client's body as it is.
 fn candidate(place: usize, endpoint: &Arc<Endpoint>, scope: &Scope) -> Option<Candidate> {
     let (place, endpoint) = scope.view(place, endpoint)?;
-    Some(Candidate { weight: endpoint.config.weight, endpoint, rename: None, place })
+    let context = endpoint.context.filter(|size| *size > 0);
+    Some(Candidate { weight: endpoint.config.weight, endpoint, rename: None, place, context })
 }
 
 /// A name as it may be echoed: cut to 128 characters, control characters escaped (FAULTS B9).

@@ -86,13 +86,13 @@ impl<'a> Admission<'a> {
 
     /// Whether a candidate that is left tells a larger context than this.
     pub fn has_larger(&self, context: Option<u64>) -> bool {
-        let size = |index: &usize| self.plan.candidates[*index].endpoint.context;
+        let size = |index: &usize| self.plan.candidates[*index].context;
         self.left.iter().any(|index| context.is_some() && size(index) > context)
     }
 
     /// Leaves only candidates with a larger context than `context`, the smallest of them first.
     pub fn only_larger(&mut self, context: u64) {
-        let size = |index: &usize| self.plan.candidates[*index].endpoint.context.unwrap_or(0);
+        let size = |index: &usize| self.plan.candidates[*index].context.unwrap_or(0);
         self.left.retain(|index| size(index) > context);
         self.left.sort_by_key(size);
     }

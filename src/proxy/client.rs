@@ -66,6 +66,11 @@ impl Client {
         field.and_then(|value| value.to_str().ok()).unwrap_or("-")
     }
 
+    /// Whose answers carry ids that later requests name.
+    pub fn makes_responses(&self) -> bool {
+        self.dialect == Dialect::Responses
+    }
+
     /// A 200 head went out before any endpoint answered.
     pub fn is_early(&self) -> bool {
         self.early.get()

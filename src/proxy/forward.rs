@@ -149,7 +149,7 @@ pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
             tried += 1;
             let any = tried < allowed;
             let candidate = &admission.plan.candidates[index];
-            let larger = admission.has_larger(candidate.endpoint.context);
+            let larger = admission.has_larger(candidate.context);
             let left = Left { keys: false, candidates: any && !admission.left().is_empty(), any, larger };
             match trying.candidate(candidate, left, slot) {
                 Step::End(outcome) => return outcome,
@@ -229,7 +229,7 @@ impl<'a> Trying<'a> {
             self.errand.metrics.count(Family::Retries, &[endpoint.name(), verdict.as_str()]);
             match verdict {
                 Verdict::NextKey => {}
-                Verdict::Look => return self.looked_into(endpoint),
+                Verdict::Look => return self.looked_into(candidate.context),
                 Verdict::Next | Verdict::Pass => return Step::Next,
             }
         }
@@ -241,9 +241,9 @@ impl<'a> Trying<'a> {
     }
 
     /// A 400 that may say that the prompt is too long; any other is the client's.
-    fn looked_into(&mut self, endpoint: &Endpoint) -> Step {
+    fn looked_into(&mut self, context: Option<u64>) -> Step {
         let told = self.kept.as_ref().and_then(|(kept, _)| weigh::exceeded_context(&kept.body));
-        match told.map(|told| told.or(endpoint.context).unwrap_or(0)) {
+        match told.map(|told| told.or(context).unwrap_or(0)) {
             Some(context) => Step::Larger(context),
             None => match self.kept.take() {
                 Some((kept, by)) => Step::End(Outcome::Kept(kept, by)),

@@ -10,6 +10,7 @@ use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::reply::Length;
 use crate::model::failure::{Attempted, Failure, Kind};
+use crate::model::responses::IdReader;
 use crate::observe::access::End;
 use crate::upstream::{Answer, Fault, Trouble, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -71,6 +72,7 @@ pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool) -> Relayed
 fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &mut [u8]) -> Relayed {
     let mut tail = Tail::default();
     let mut first_byte = None;
+    let mut ids = client.makes_responses().then(IdReader::default);
     loop {
         match answer.read(buffer) {
             Ok(0) if is_events && answer.until_close && !tail.has_end_marker() => {
@@ -83,6 +85,10 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &
             }
             Ok(n) => {
                 client.hush();
+                // Known before the client can ask for it.
+                if let Some(ids) = &mut ids {
+                    ids.push(&buffer[..n], |id| by.endpoint.live.responses.add(id));
+                }
                 let sent = client.piece(&buffer[..n]);
                 // The piece is on its way; the bookkeeping may take its time.
                 let now = clock::now();

@@ -113,6 +113,8 @@ pub enum Names {
     Query,
     /// In the query, and without one the path is unknown.
     QueryOnly,
+    /// In the query; missing means where the response in the path was made.
+    Response,
     /// Nobody asks.
     Raw,
 }
@@ -170,6 +172,14 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
         let id = decoded(id, false).and_then(|bytes| String::from_utf8(bytes).ok());
         return only(get, "GET, HEAD", Route::Model(id.unwrap_or_default()));
     }
+    if response_of(path).is_some() {
+        let (deletes, cancels) = (*method == Method::DELETE, name.ends_with("/cancel"));
+        match name.matches('/').count() {
+            1 if get || deletes => return forward(format!("/v1/{name}"), Names::Response),
+            2 if (get && !cancels) || (post && cancels) => return forward(format!("/v1/{name}"), Names::Response),
+            _ => {}
+        }
+    }
     let job = name.strip_prefix("chat/completions/").filter(|id| !id.is_empty());
     if let Some(id) = job.filter(|_| get || *method == Method::DELETE) {
         return Route::Job(id.to_owned());
@@ -190,6 +200,14 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
         () if get && has_model && !name.is_empty() => forward(path.to_owned(), Names::QueryOnly),
         () => Route::Unknown,
     }
+}
+
+/// The id of the response that a path is about: `responses/{id}`, with `/cancel` or `/input_items` behind it.
+pub fn response_of(path: &str) -> Option<String> {
+    let name = path.strip_prefix("/v1").unwrap_or(path).strip_prefix("/responses/")?;
+    let (id, rest) = name.split_once('/').unwrap_or((name, ""));
+    let is_known = matches!(rest, "" | "cancel" | "input_items") && !id.is_empty() && !name.ends_with('/');
+    decoded(id, false).filter(|_| is_known).and_then(|id| String::from_utf8(id).ok())
 }
 
 fn only(allowed: bool, methods: &'static str, route: Route) -> Route {

@@ -19,7 +19,6 @@ use crate::http::reply::Reply;
 use crate::http::request::Request;
 use crate::model::bucket::Left;
 use crate::model::caller::{Caller, Pass};
-use crate::model::catalog;
 use crate::model::failure::{Failure, Kind};
 use crate::model::plan::{self, Plan, Planned};
 use crate::model::scope::Scope;
@@ -123,15 +122,9 @@ impl Proxy {
         };
         visit.key.clone_from(&caller.name);
         match route {
-            Route::Models if caller.scope.is_all() => {
-                visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
-            }
-            Route::Models => {
-                let listing = catalog::listing(&snapshot.listed(&caller.scope));
-                visit.json(reply, &request, StatusCode::OK, &listing);
-            }
-            Route::Model(id) => match catalog::entry(&snapshot.listed(&caller.scope), &id) {
-                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry.as_bytes()),
+            Route::Models => visit.json(reply, &request, StatusCode::OK, &snapshot.listing(&caller.scope).text),
+            Route::Model(id) => match snapshot.listing(&caller.scope).entry(&id) {
+                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry),
                 None => visit.refuse(reply, &request.head, &plan::not_found(&snapshot, &id, &caller.scope)),
             },
             Route::Health if mode == Mode::Status => visit.text(reply, &request, "OK"),
