@@ -188,9 +188,9 @@ impl Live {
         recent || now < self.patience.load(Ordering::Relaxed)
     }
 
-    /// It answered 429 and told how long to wait; a minute at most is believed.
+    /// It answered 429 and told how long to wait; a minute at most is believed. A longer wait told before stays.
     pub fn cool_down(&self, now: Instant, told: Duration) {
-        self.rest.store(self.millis(now + told.min(LONGEST_REST)), Ordering::Relaxed);
+        self.rest.fetch_max(self.millis(now + told.min(LONGEST_REST)), Ordering::Relaxed);
     }
 
     /// Whether it asked to be left alone.

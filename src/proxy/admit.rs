@@ -23,7 +23,7 @@ const COME_BACK: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What clients name their conversation by, the most explicit first.
-const SESSIONS: [&str; 3] = ["x-session-id", "x-session-affinity", "x-conversation-id"];
+const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
 
 /// What came of asking for a place.
 pub enum Admitted {
@@ -64,7 +64,9 @@ impl<'a> Admission<'a> {
     /// Nothing tried yet.
     pub fn new(errand: &'a Errand<'a>, plan: Plan) -> Self {
         let left = (0..plan.candidates.len()).collect();
-        let counts = plan.strategy == Strategy::Affinity && plan.candidates.len() > 1 && errand.forward.takes_place();
+        // Also while only one is available: the others come back.
+        let others = plan.candidates.len() > 1 || errand.snapshot.enabled().nth(1).is_some();
+        let counts = plan.strategy == Strategy::Affinity && others && errand.forward.takes_place();
         let marks = counts.then(|| {
             let fields = &errand.request.head.fields;
             let sessions =

@@ -129,6 +129,23 @@ fn the_user_id_of_claude_code_names_a_session() {
     assert_eq!((endpoint(&again), reason(&again)), (endpoint(&newer), "session".into()));
 }
 
+// A sibling of S10: the plan had one candidate when the conversation began.
+#[test]
+fn conversations_that_began_while_one_server_was_away_stay_when_it_is_back() {
+    let [a, mut b] = two();
+    let proxy = Setup::over(&[&a, &b]).with(affine).with(|c| c.health_check.failure_threshold = 1).start();
+    b.kill();
+    proxy.force_check();
+    let ask = |session, turn| proxy.post(CHAT, json!({"model": "m", "messages": history(session, turn)}).to_string());
+    (0..3).for_each(|session| assert_eq!(endpoint(&ask(session, 0)), "a"));
+    b.revive();
+    proxy.force_check();
+    for session in 0..3 {
+        let answer = ask(session, 1);
+        assert_eq!((endpoint(&answer), reason(&answer)), ("a".into(), "affinity".into()));
+    }
+}
+
 /// Two servers that keep the responses they make, each once.
 fn keepers() -> [Upstream; 2] {
     let servers = [Upstream::serving(&["m"]), Upstream::serving(&["m"])];
