@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// vLLM, llama-server, LM Studio, text-generation-webui, Ollama, Lemonade, LocalAI and their neighbours.
+/// vLLM, llama-server, LM Studio, text-generation-webui, KoboldCpp, Ollama, Lemonade, exo and their neighbours.
 const PORTS: [u16; 12] = [8000, 8001, 8002, 8080, 8081, 9931, 1234, 5000, 5001, 11434, 13305, 52415];
 /// A local server answers this in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -256,6 +256,7 @@ mod tests {
     use crate::base::clock;
     use crate::config::{self, Backend};
     use crate::model::list::models_of;
+    use crate::model::snapshot::Snapshot;
     use crate::model::standing::Observation;
     use serde_json::json;
     use std::time::SystemTime;
@@ -281,6 +282,24 @@ mod tests {
         let catalog = Catalog::new(&endpoints, &[]);
         let value = serde_json::from_slice(&catalog.listing.text).expect("JSON");
         (catalog, value)
+    }
+
+    // U29
+    #[test]
+    fn it_is_built_anew_only_when_something_in_it_changed() {
+        let endpoints = ["one", "two"].map(|name| Arc::new(endpoint(name, &["ma"]))).to_vec();
+        let first = Snapshot::new(Arc::default(), endpoints);
+        let same = first.with("one", |one| (one.slots, one.models) = (Some(7), endpoint("one", &["ma"]).models));
+        let same = same.with("nobody", |_| ());
+        assert!(Arc::ptr_eq(&first.catalog, &same.catalog), "the same list, read again");
+        for change in [|one: &mut Endpoint| *one = down(one.clone()), |one: &mut Endpoint| one.models = None] {
+            let other = first.with("one", change);
+            assert!(!Arc::ptr_eq(&first.catalog, &other.catalog));
+            assert_eq!(
+                serde_json::from_slice::<Value>(&other.catalog.listing.text).expect("JSON")["data"][0]["provider"],
+                "two"
+            );
+        }
     }
 
     #[test]

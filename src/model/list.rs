@@ -48,7 +48,7 @@ pub fn models_of(body: &[u8]) -> Option<Vec<Model>> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let found = reader.deserialize_any(Answer).ok()?;
     reader.end().ok()?;
-    (found.models.len() > 0 || found.is_empty).then_some(found.models)
+    (found.is_empty || !found.models.is_empty()).then_some(found.models)
 }
 
 #[derive(Default)]

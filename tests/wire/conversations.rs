@@ -46,8 +46,7 @@ fn billing(session: usize, turn: usize) -> String {
 
 /// What was said in a session up to a turn.
 fn history(session: usize, turn: usize) -> Vec<Value> {
-    let said =
-        |n: usize| json!({"role": if n % 2 == 0 { "user" } else { "assistant" }, "content": format!("{session}.{n}")});
+    let said = |n: usize| json!({"role": if n.is_multiple_of(2) { "user" } else { "assistant" }, "content": format!("{session}.{n}")});
     (0..=2 * turn).map(said).collect()
 }
 
@@ -205,7 +204,7 @@ fn a_streamed_response_has_a_home_too_however_its_bytes_arrive() {
 fn a_kept_response_is_read_cancelled_and_deleted_where_it_was_made() {
     let [a, b] = keepers();
     let proxy = Setup::over(&[&a, &b]).with(by_turns).start();
-    (respond(&proxy, None), respond(&proxy, None));
+    (0..2).for_each(|_| drop(respond(&proxy, None)));
     let one = "/v1/responses/resp_b1";
     for (method, path) in [
         ("GET", one.to_owned()),
