@@ -143,9 +143,10 @@ def crowd(port, conversations, at_once, agent):
 def moved(port):
     """Turns of 8 sessions, one after another: how many of the 52 later ones went elsewhere than the one before."""
     sessions = [Conversation(port, number, True) for number in range(8)]
-    homes, count = {}, 0
-    for n in range(8 + 52):
-        session = sessions[n % 8]
+    homes, count, order = {}, 0, random.Random(1)
+    # Every session once, then again in another order each time.
+    rounds = [order.sample(sessions, len(sessions)) for _ in range(8)]
+    for session in sum(rounds, [])[: 8 + 52]:
         home = session.say()
         count += homes.get(session.number, home) != home
         homes[session.number] = home
