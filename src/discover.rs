@@ -2,7 +2,7 @@
 
 use crate::base::clock;
 use crate::config::{Endpoint, Timeouts};
-use crate::model::list::models_of;
+use crate::model::list::list_of;
 use crate::upstream::{Channel, Order, headers};
 use http::Method;
 use serde_json::Value;
@@ -64,7 +64,7 @@ pub fn look_at(ports: &[u16]) -> Vec<Server> {
 fn server(endpoint: Endpoint) -> Option<Server> {
     let (status, body) = get(&endpoint, "/v1/models")?;
     let wants_key = match status {
-        200 => models_of(&body).map(|_| false)?,
+        200 => list_of(&body).map(|_| false).ok()?,
         401 => true,
         // Others that forbid, such as AirPlay on port 5000, do not speak JSON.
         403 => serde_json::from_slice::<Value>(&body).map(|_| true).ok()?,

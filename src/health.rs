@@ -4,7 +4,7 @@
 use crate::base::clock;
 use crate::config::{Probe, Timeouts};
 use crate::model::endpoint::Endpoint;
-use crate::model::list::{Model, models_of};
+use crate::model::list::{Model, list_of};
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::model::standing::{Observation, Standing, State};
 use crate::upstream::{Answer, Channel, Fault, Net, Order, Trouble, headers};
@@ -326,7 +326,7 @@ fn ask(net: &Net, task: &Task) -> Found {
     if task.list {
         let answer = listed.map_or_else(|| get(&channel, task, "/v1/models", until), Ok);
         let list = answer.ok().filter(|(status, _)| status.is_success());
-        found.models = list.and_then(|(_, body)| models_of(&body));
+        found.models = list.and_then(|(_, body)| list_of(&body).ok());
     }
     if task.extras {
         let props = get(&channel, task, "/props", until).ok().filter(|(status, _)| status.is_success());

@@ -5,7 +5,7 @@ use llmproxy::http::head::{Framing, Head, Limits, Parser};
 use llmproxy::model::affinity::Affinity;
 use llmproxy::model::chain::Marks;
 use llmproxy::model::failure::Failure;
-use llmproxy::model::list::{MOST_MODELS, models_of};
+use llmproxy::model::list::{MOST_MODELS, list_of};
 use llmproxy::model::peek;
 use llmproxy::model::responses::IdReader;
 use serde_json::{Value, json};
@@ -163,7 +163,7 @@ pub fn chain(data: &[u8]) {
 
 /// What is kept of a list is bounded and can be shown, and an id is found however the answer is cut.
 pub fn list(data: &[u8]) {
-    let models = models_of(data).unwrap_or_default();
+    let models = list_of(data).unwrap_or_default();
     assert!(models.len() <= MOST_MODELS);
     for model in &models {
         assert!(model.aliases.len() <= 8 && model.names().all(|name| !name.is_empty() && name.len() <= 512));

@@ -255,7 +255,7 @@ mod tests {
     use super::*;
     use crate::base::clock;
     use crate::config::{self, Backend};
-    use crate::model::list::models_of;
+    use crate::model::list::list_of;
     use crate::model::snapshot::Snapshot;
     use crate::model::standing::Observation;
     use serde_json::json;
@@ -264,7 +264,7 @@ mod tests {
     fn endpoint(name: &str, models: &[&str]) -> Endpoint {
         let mut endpoint = Endpoint::new(config::Endpoint::plain(name, "127.0.0.1", 8001), clock::now());
         let list: Vec<Value> = models.iter().map(|m| json!({"id": m, "meta": {"n_ctx": 1}})).collect();
-        endpoint.models = models_of(json!({"data": list}).to_string().as_bytes()).map(Arc::new);
+        endpoint.models = list_of(json!({"data": list}).to_string().as_bytes()).ok().map(Arc::new);
         endpoint
     }
 
@@ -327,7 +327,7 @@ mod tests {
     fn aliases_are_known_names_and_entries_count_by_name_without_id() {
         let list = json!({"data": [{"id": "a", "aliases": ["a", "b"]}, {"name": "c"}, {"x": 1}]});
         let mut one = endpoint("one", &[]);
-        one.models = models_of(list.to_string().as_bytes()).map(Arc::new);
+        one.models = list_of(list.to_string().as_bytes()).ok().map(Arc::new);
         let (catalog, _) = listing(vec![one]);
         assert_eq!(catalog.listing.names().collect::<Vec<_>>(), ["a", "c"]);
         let entry = catalog.listing.entry("b").expect("an alias");

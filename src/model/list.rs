@@ -1,7 +1,7 @@
 //! What an endpoint's `/v1/models` says, read in passing: nothing is built of it but what is kept, and that is bounded. Pure.
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -43,61 +43,78 @@ impl Model {
     }
 }
 
-/// The entries of a `/v1/models` answer: `data`, else `models`, or a plain list. `None` if it is no list of models.
-pub fn models_of(body: &[u8]) -> Option<Vec<Model>> {
-    let mut reader = serde_json::Deserializer::from_slice(body);
-    let found = reader.deserialize_any(Answer).ok()?;
-    reader.end().ok()?;
-    (found.is_empty || !found.models.is_empty()).then_some(found.models)
+/// The models in the body of a `/v1/models` answer, a BOM in front of it or not: the entries of `data`, else of `models`, or
+/// of a plain list.
+///
+/// # Errors
+/// It is no list of models: what it is instead, as the rest of a sentence.
+pub fn list_of(body: &[u8]) -> Result<Vec<Model>, &'static str> {
+    const NO_DATA: &str = "has no `data`";
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let is_html = body.trim_ascii_start().starts_with(b"<");
+    let whole: &RawValue = serde_json::from_slice(body).map_err(|_| if is_html { "is HTML" } else { "is not JSON" })?;
+    let mut answer = Answer { list: Some(whole.get()), is_error: false };
+    if whole.get().starts_with('{') {
+        answer = serde_json::Deserializer::from_str(whole.get()).deserialize_map(Members).map_err(|_| NO_DATA)?;
+    }
+    let list = match answer.list {
+        // What Ollama says while it has no model.
+        Some("null") if whole.get() != "null" => return Ok(Vec::new()),
+        Some(list) => list,
+        None => return Err(if answer.is_error { "is an error" } else { NO_DATA }),
+    };
+    let (models, is_empty) = serde_json::Deserializer::from_str(list).deserialize_seq(Entries).map_err(|_| NO_DATA)?;
+    if models.is_empty() && !is_empty { Err("has no entry with an `id`") } else { Ok(models) }
 }
 
-#[derive(Default)]
-struct Found {
-    models: Vec<Model>,
-    /// The list has no entries at all, also none that are not understood.
-    is_empty: bool,
+/// An answer that is an object.
+struct Answer<'a> {
+    list: Option<&'a str>,
+    is_error: bool,
 }
 
-struct Answer;
+struct Members;
 
-impl<'a> Visitor<'a> for Answer {
-    type Value = Found;
+impl<'a> Visitor<'a> for Members {
+    type Value = Answer<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Answer<'a>, A::Error> {
+        let (mut data, mut models, mut is_error) = (None, None, false);
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            match key.get() {
+                r#""data""# => data = Some(value.get()),
+                r#""models""# => models = Some(value.get()),
+                key => is_error |= key == r#""error""#,
+            }
+        }
+        Ok(Answer { list: data.filter(|list| *list != "null").or(models).or(data), is_error })
+    }
+}
+
+/// The first entries that are understood, and whether there are none at all.
+struct Entries;
+
+impl<'a> Visitor<'a> for Entries {
+    type Value = (Vec<Model>, bool);
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a list of models")
     }
 
-    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Found, A::Error> {
-        let (mut data, mut models) = (None, None);
-        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            match key.get() {
-                r#""data""# => data = Some(value.get()),
-                r#""models""# => models = Some(value.get()),
-                _ => {}
-            }
-        }
-        match (data, models) {
-            // What Ollama says while it has no model.
-            (Some("null"), None) => Ok(Found { models: Vec::new(), is_empty: true }),
-            (Some("null"), Some(list)) | (Some(list), _) | (None, Some(list)) => entries(list),
-            (None, None) => Err(de::Error::custom("neither data nor models")),
-        }
-    }
-
-    fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<Found, A::Error> {
-        let mut found = Found { models: Vec::new(), is_empty: true };
+    fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let (mut models, mut is_empty) = (Vec::new(), true);
         while let Some(entry) = list.next_element::<&RawValue>()? {
-            found.is_empty = false;
-            if found.models.len() < MOST_MODELS {
-                found.models.extend(serde_json::from_str::<Entry>(entry.get()).ok().and_then(Entry::model));
+            is_empty = false;
+            if models.len() < MOST_MODELS {
+                models.extend(serde_json::from_str::<Entry>(entry.get()).ok().and_then(Entry::model));
             }
         }
-        Ok(found)
+        Ok((models, is_empty))
     }
-}
-
-fn entries<E: de::Error>(list: &str) -> Result<Found, E> {
-    serde_json::Deserializer::from_str(list).deserialize_seq(Answer).map_err(E::custom)
 }
 
 /// An entry as it was written.
@@ -237,7 +254,7 @@ mod tests {
     use super::*;
 
     fn of(body: &str) -> Option<Vec<Model>> {
-        models_of(body.as_bytes())
+        list_of(body.as_bytes()).ok()
     }
 
     fn ids(body: &str) -> Vec<String> {
@@ -259,28 +276,30 @@ mod tests {
         }
     }
 
+    // R09
     #[test]
-    fn what_is_no_list_is_no_catalogue() {
-        let bodies = [
-            "",
-            "x",
-            "null",
-            "3",
-            "\"x\"",
-            "{}",
-            "[1]",
-            "[\"a\"]",
-            "[{\"id\":\"a\"}",
-            "[{\"id\":\"a\"}] x",
-            r#"{"data":"x"}"#,
-            r#"{"data":{}}"#,
-            r#"{"data":[1]}"#,
-            r#"{"error":{"message":"no"}}"#,
-            "<html>",
-        ];
-        for body in bodies {
-            assert_eq!(of(body), None, "{body}");
+    fn what_is_no_list_says_what_it_is() {
+        for (body, wanted) in [
+            ("<!doctype html>", "is HTML"),
+            ("\n <html>", "is HTML"),
+            ("", "is not JSON"),
+            ("x", "is not JSON"),
+            ("[{\"id\":\"a\"}", "is not JSON"),
+            ("[{\"id\":\"a\"}] x", "is not JSON"),
+            ("null", "has no `data`"),
+            ("\"x\"", "has no `data`"),
+            ("{}", "has no `data`"),
+            (r#"{"object":"list"}"#, "has no `data`"),
+            (r#"{"data":"x"}"#, "has no `data`"),
+            (r#"{"data":{}}"#, "has no `data`"),
+            (r#"{"error":{"message":"no"}}"#, "is an error"),
+            (r#"{"data":["a","b"]}"#, "has no entry with an `id`"),
+            ("[1]", "has no entry with an `id`"),
+            (r#"[{"id":""},{"id":7}]"#, "has no entry with an `id`"),
+        ] {
+            assert_eq!(list_of(body.as_bytes()), Err(wanted), "{body}");
         }
+        assert_eq!(list_of(b"\xef\xbb\xbf{\"data\":[{\"id\":\"m\"}]}").map(|models| models.len()), Ok(1), "a BOM");
     }
 
     // U29
