@@ -51,6 +51,8 @@ pub struct Plan {
     pub retry: Retry,
     /// `x-llmproxy-reason`: why the first is the first, as long as the strategy has no word of its own.
     pub reason: &'static str,
+    /// The model's name is one that somebody is known to serve.
+    pub is_named: bool,
 }
 
 /// What a request asks for.
@@ -94,22 +96,25 @@ fn wished(snapshot: &Snapshot, wish: Wish<'_>, scope: &Scope) -> Planned {
         Wish::Named(_) | Wish::Any => any(snapshot, scope, "default_model"),
         Wish::Endpoint => only(snapshot, scope),
         Wish::Raw => anyone(snapshot, scope, "raw"),
-        Wish::Follow(id, model) => at_home(wished(snapshot, model.map_or(Wish::Any, Wish::Named), scope), id),
-        Wish::Kept(id) => at_home(anyone(snapshot, scope, "search"), id),
+        Wish::Follow(id, model) => match wished(snapshot, model.map_or(Wish::Any, Wish::Named), scope) {
+            Planned::Plan(plan) => Planned::Plan(at_home(plan, id)),
+            other => other,
+        },
+        Wish::Kept(id) => match anyone(snapshot, scope, "search") {
+            Planned::Plan(plan) => Planned::Plan(at_home(plan, id)),
+            other => other,
+        },
     }
 }
 
 /// Only where the response was made: elsewhere it is not known. All others while that endpoint is away.
-fn at_home(planned: Planned, response: &str) -> Planned {
-    let Planned::Plan(mut plan) = planned else {
-        return planned;
-    };
+fn at_home(mut plan: Plan, response: &str) -> Plan {
     let made = |candidate: &Candidate| candidate.endpoint.live.responses.has(response);
     if let Some(home) = plan.candidates.iter().position(made) {
         plan.candidates = vec![plan.candidates.swap_remove(home)];
         plan.reason = "response";
     }
-    Planned::Plan(plan)
+    plan
 }
 
 /// Whether a text names a model: an empty one does not, and `auto` only if a model is really called that.
@@ -175,6 +180,7 @@ fn named(snapshot: &Snapshot, name: &str, scope: &Scope) -> Planned {
         strategy: route.and_then(|route| route.strategy).unwrap_or(strategy(snapshot, scope)),
         route: turn(name, scope),
         retry: retry(snapshot, scope),
+        is_named: true,
         candidates: known,
     })
 }
@@ -274,7 +280,8 @@ fn anyone(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
 /// A plan that belongs to no model.
 fn anywhere(snapshot: &Snapshot, scope: &Scope, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
     let (strategy, retry) = (strategy(snapshot, scope), retry(snapshot, scope));
-    Plan { candidates, strategy, route: turn("", scope), retry, reason }
+    let is_named = candidates.iter().all(|candidate| candidate.rename.is_some());
+    Plan { candidates, strategy, route: turn("", scope), retry, reason, is_named }
 }
 
 /// Every endpoint that could be used now.
@@ -291,14 +298,25 @@ fn in_order(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
 }
 
 /// What `routing.unknownModel` makes of a name that nobody serves, after a refresh.
-pub fn unknown(snapshot: &Snapshot, name: &str, scope: &Scope) -> Result<Plan, Failure> {
+pub fn unknown(snapshot: &Snapshot, wish: Wish<'_>, scope: &Scope, now: Instant) -> Result<Plan, Failure> {
+    let (name, response) = match wish {
+        Wish::Named(name) => (name, None),
+        Wish::Follow(id, name) => (name.unwrap_or_default(), Some(id)),
+        _ => ("", None),
+    };
     let planned = match snapshot.config.routing.unknown_model {
         UnknownModel::Error => return Err(not_found(snapshot, name, scope)),
         UnknownModel::Default => any(snapshot, scope, "unknown_model_default"),
         UnknownModel::Passthrough => anyone(snapshot, scope, "passthrough"),
     };
     match planned {
-        Planned::Plan(plan) => Ok(plan),
+        Planned::Plan(plan) => {
+            let plan = match response {
+                Some(id) => at_home(plan, id),
+                None => plan,
+            };
+            Ok(rested(plan, now))
+        }
         Planned::Refused(failure) => Err(failure),
         Planned::Unknown => Err(not_found(snapshot, name, scope)),
     }

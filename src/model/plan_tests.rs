@@ -57,6 +57,28 @@ fn who_asked_to_be_left_alone_is_left_out_as_long_as_told_and_while_another_is_t
     assert_eq!([at(start + 59 * second), at(start + 61 * second)], [1, 2]);
 }
 
+#[test]
+fn an_unknown_model_leaves_alone_who_asked_for_it_and_follows_its_response_too() {
+    // R23, and the cool-down of SPEC 5
+    let (a, b) = (endpoint("a", &["m"], true), endpoint("b", &["m"], true));
+    let (start, second) = (clock::now(), Duration::from_secs(1));
+    let of = |policy, wish, now| {
+        let snapshot = snapshot(vec![Arc::clone(&a), Arc::clone(&b)], policy);
+        let plan = unknown(&snapshot, wish, &Scope::default(), now).unwrap_or_else(|f| panic!("{f:?}"));
+        assert_eq!(plan.is_named, policy == UnknownModel::Default, "what is passed as it is has no name in metrics");
+        order(Planned::Plan(plan))
+    };
+    a.live.responses.add("resp_1");
+    a.live.cool_down(start, 10 * second);
+    for policy in [UnknownModel::Default, UnknownModel::Passthrough] {
+        let names = |wish, now| of(policy, wish, now).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(Wish::Named("zz"), start), ["b"]);
+        assert_eq!(names(Wish::Named("zz"), start + 11 * second), ["a", "b"]);
+        assert_eq!(names(Wish::Follow("resp_1", Some("zz")), start), ["a"]);
+        assert_eq!(names(Wish::Follow("resp_2", Some("zz")), start), ["b"]);
+    }
+}
+
 // R08
 #[test]
 fn a_name_without_a_tag_may_mean_latest_and_a_key_that_has_it_too() {
@@ -98,12 +120,14 @@ fn auto_is_a_model_if_one_is_called_that() {
 #[test]
 fn an_unknown_model_is_refused_replaced_or_passed_as_configured() {
     let all = || vec![endpoint("a", &["m"], true)];
-    let error = unknown(&snapshot(all(), UnknownModel::Error), "zz", &Scope::default()).err().expect("404");
+    let error = unknown(&snapshot(all(), UnknownModel::Error), Wish::Named("zz"), &Scope::default(), clock::now())
+        .err()
+        .expect("404");
     assert_eq!((error.kind, error.available_models), (Kind::ModelNotFound, Some(vec!["m".to_owned()])));
-    let default =
-        unknown(&snapshot(all(), UnknownModel::Default), "zz", &Scope::default()).unwrap_or_else(|f| panic!("{f:?}"));
+    let default = unknown(&snapshot(all(), UnknownModel::Default), Wish::Named("zz"), &Scope::default(), clock::now())
+        .unwrap_or_else(|f| panic!("{f:?}"));
     assert_eq!((default.candidates[0].rename.as_deref(), default.reason), (Some("m"), "unknown_model_default"));
-    let pass = unknown(&snapshot(all(), UnknownModel::Passthrough), "zz", &Scope::default())
+    let pass = unknown(&snapshot(all(), UnknownModel::Passthrough), Wish::Named("zz"), &Scope::default(), clock::now())
         .unwrap_or_else(|f| panic!("{f:?}"));
     assert_eq!((pass.candidates[0].rename.as_deref(), pass.reason), (None, "passthrough"));
 }

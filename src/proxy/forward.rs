@@ -143,7 +143,7 @@ pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
             };
             if tried == 0 {
                 trying.reason = admission.reason(index);
-                trying.named = !matches!(admission.plan.reason, "passthrough" | "raw");
+                trying.named = admission.plan.is_named;
             }
             trying.queued = admission.queued;
             tried += 1;

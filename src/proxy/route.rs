@@ -88,6 +88,7 @@ pub fn pattern(path: &str) -> &'static str {
         None if is_page(path) => "/admin/*",
         None if bare.starts_with("/models/") => "/v1/models/{id}",
         None if bare.starts_with("/chat/completions/") => "/v1/chat/completions/{id}",
+        None if bare.starts_with("/responses/") => "/v1/responses/{id}",
         None if bare.starts_with("/audio/") => "/v1/audio/*",
         None if bare.starts_with("/images/") => "/v1/images/*",
         None => "other",

@@ -302,7 +302,7 @@ impl Proxy {
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
                 let name = ask.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, name, scope)?;
+                let plan = plan::unknown(&fresh, ask.wish(), scope, clock::now())?;
                 log::warn!(
                     "model {} is not served; it goes to {} ({})",
                     plan::shown(name),
