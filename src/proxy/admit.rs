@@ -66,7 +66,7 @@ impl<'a> Admission<'a> {
         let left = (0..plan.candidates.len()).collect();
         // Also while only one is available: the others come back.
         let others = plan.candidates.len() > 1 || errand.snapshot.enabled().nth(1).is_some();
-        let counts = plan.strategy == Strategy::Affinity && others && errand.forward.takes_place();
+        let counts = plan.strategy == Strategy::Affinity && others && errand.takes_place();
         let marks = counts.then(|| {
             let fields = &errand.request.head.fields;
             let sessions =
@@ -86,10 +86,10 @@ impl<'a> Admission<'a> {
         self.left.clone_from(&self.order);
     }
 
-    /// Whether a candidate that is left tells a larger context than this.
+    /// Whether a candidate that is left tells a larger context than this, or any if this one is not known.
     pub fn has_larger(&self, context: Option<u64>) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].context;
-        self.left.iter().any(|index| context.is_some() && size(index) > context)
+        self.left.iter().any(|index| size(index) > context)
     }
 
     /// Leaves only candidates with a larger context than `context`, the smallest of them first.
@@ -101,7 +101,7 @@ impl<'a> Admission<'a> {
 
     /// A place at the next candidate, which is then no longer left.
     pub fn next(&mut self) -> Admitted {
-        let admitted = if self.errand.forward.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
+        let admitted = if self.errand.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
         if let Admitted::At(index, _) = admitted {
             if let Some(marks) = &self.marks {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();
@@ -175,6 +175,7 @@ impl<'a> Admission<'a> {
         };
         gone.detach();
         self.queued += clock::now().saturating_duration_since(began);
+        self.errand.queued.set(self.queued);
         admitted
     }
 

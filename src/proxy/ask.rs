@@ -18,6 +18,8 @@ pub struct Ask {
     optional: bool,
     /// The response that this one follows.
     previous: Option<String>,
+    /// The body is compressed: it goes on as it is where nothing needs to be read.
+    pub sealed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,12 +57,17 @@ pub fn ask(request: &Request, forward: &Forward) -> Result<Ask, Failure> {
         Names::Raw => {
             // Only whether it is a stream is of interest, and only of what can be understood.
             let stream = peek::json(body).is_ok_and(|peek| peek.stream);
-            Ok(Ask { named: None, place: Place::Whole, stream, optional: true, previous: None })
+            Ok(Ask { named: None, place: Place::Whole, stream, optional: true, previous: None, sealed: false })
         }
         Names::Query | Names::QueryOnly | Names::Response => {
             let previous = Some(&forward.path).filter(|_| forward.names == Names::Response);
             let previous = previous.and_then(|path| response_of(path));
-            Ok(Ask { named: from_query()?, place: Place::Query, stream: false, optional: true, previous })
+            let named = from_query()?;
+            Ok(Ask { named, place: Place::Query, stream: false, optional: true, previous, sealed: false })
+        }
+        Names::Body | Names::BodyOnly if is_compressed(request) => {
+            let named = from_query()?;
+            Ok(Ask { named, place: Place::Query, stream: false, optional: true, previous: None, sealed: true })
         }
         Names::Body | Names::BodyOnly => {
             let must_name = forward.names == Names::BodyOnly;
@@ -78,16 +85,24 @@ pub fn ask(request: &Request, forward: &Forward) -> Result<Ask, Failure> {
     }
 }
 
+fn field(request: &Request, name: header::HeaderName) -> String {
+    request.head.fields.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default()
+}
+
+fn is_compressed(request: &Request) -> bool {
+    let coding = field(request, header::CONTENT_ENCODING);
+    !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")
+}
+
+/// 415 for a compressed body that would have to be read.
+pub fn unreadable() -> Failure {
+    let text = "A compressed request body cannot be read here, and its model decides where it goes; send it without \
+                Content-Encoding, or name the model in the query (?model=).";
+    Failure::new(Kind::NotJson, text)
+}
+
 fn in_body(request: &Request, body: &[u8]) -> Result<Ask, Failure> {
-    let field = |name: &header::HeaderName| {
-        request.head.fields.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default()
-    };
-    let coding = field(&header::CONTENT_ENCODING);
-    if !coding.is_empty() && !coding.eq_ignore_ascii_case("identity") {
-        let text = "A compressed request body cannot be read here; send it without Content-Encoding.";
-        return Err(Failure::new(Kind::InvalidBody, text));
-    }
-    let kind = field(&header::CONTENT_TYPE);
+    let kind = field(request, header::CONTENT_TYPE);
     if kind.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
         return Ok(Ask {
             named: multipart(&kind, body)?,
@@ -95,10 +110,11 @@ fn in_body(request: &Request, body: &[u8]) -> Result<Ask, Failure> {
             stream: false,
             optional: false,
             previous: None,
+            sealed: false,
         });
     }
     let Peek { model, stream, previous } = peek::json(body)?;
-    Ok(Ask { named: model, place: Place::Json, stream, optional: false, previous })
+    Ok(Ask { named: model, place: Place::Json, stream, optional: false, previous, sealed: false })
 }
 
 fn unknown_path() -> Failure {
