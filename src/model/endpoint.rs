@@ -2,10 +2,10 @@
 
 use super::list::Model;
 use super::responses::Responses;
-use super::standing::Standing;
+use super::standing::{Standing, State};
 use super::strategy::Load;
 use crate::base::lock::lock;
-use crate::config::{self, MaxConcurrent};
+use crate::config::{self, MaxConcurrent, Probe};
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -34,8 +34,6 @@ pub struct Endpoint {
     pub standing: Standing,
     /// What it listed last, if it ever did.
     pub models: Option<Arc<Vec<Model>>>,
-    /// When it listed.
-    pub listed_at: Option<Instant>,
     /// `total_slots` of llama-server's `/props`.
     pub slots: Option<u32>,
     /// `n_ctx` of llama-server's `/props`.
@@ -50,7 +48,6 @@ impl Endpoint {
             live: Arc::new(Live::new(epoch)),
             standing: Standing::default(),
             models: None,
-            listed_at: None,
             slots: None,
             context: None,
         }
@@ -64,6 +61,15 @@ impl Endpoint {
     /// Enabled, and nothing known against it.
     pub fn is_available(&self) -> bool {
         self.config.enabled && self.standing.is_available()
+    }
+
+    /// What it serves is not known yet: it has never told its models, and does not answer now.
+    pub fn is_unheard(&self) -> bool {
+        let is_silent = match self.config.probe {
+            Probe::Never => self.standing.state == State::Failing,
+            _ => !self.standing.answered,
+        };
+        self.config.enabled && self.config.models.is_empty() && self.models.is_none() && is_silent
     }
 
     /// Every name it serves: as configured, else as discovered with aliases.

@@ -53,6 +53,8 @@ pub struct Plan {
     pub reason: &'static str,
     /// The model's name is one that somebody is known to serve.
     pub is_named: bool,
+    /// An endpoint that is down would be a candidate too.
+    pub is_short: bool,
 }
 
 /// What a request asks for.
@@ -80,6 +82,17 @@ pub enum Planned {
     Unknown,
     /// No.
     Refused(Failure),
+}
+
+impl Planned {
+    /// Whether an endpoint that is down could be of use.
+    pub fn is_short(&self) -> bool {
+        match self {
+            Self::Plan(plan) => plan.is_short,
+            Self::Unknown => false,
+            Self::Refused(failure) => failure.kind == Kind::NoEndpoint,
+        }
+    }
 }
 
 /// Who may be tried for a wish, within a scope.
@@ -181,6 +194,7 @@ fn named(snapshot: &Snapshot, name: &str, scope: &Scope) -> Planned {
         route: turn(name, scope),
         retry: retry(snapshot, scope),
         is_named: true,
+        is_short: known.len() < all,
         candidates: known,
     })
 }
@@ -287,7 +301,9 @@ fn anyone(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
 fn anywhere(snapshot: &Snapshot, scope: &Scope, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
     let (strategy, retry) = (strategy(snapshot, scope), retry(snapshot, scope));
     let is_named = candidates.iter().all(|candidate| candidate.rename.is_some());
-    Plan { candidates, strategy, route: turn("", scope), retry, reason, is_named }
+    let is_short =
+        snapshot.enabled().any(|endpoint| !endpoint.is_available() && candidate(0, endpoint, scope).is_some());
+    Plan { candidates, strategy, route: turn("", scope), retry, reason, is_named, is_short }
 }
 
 /// Every endpoint that could be used now.
@@ -328,8 +344,15 @@ pub fn unknown(snapshot: &Snapshot, wish: Wish<'_>, scope: &Scope, now: Instant)
     }
 }
 
-/// 404 with what could have been asked for instead.
+/// 404 with what could have been asked for instead; 503 while an endpoint is away that has not told yet what it serves.
 pub fn not_found(snapshot: &Snapshot, name: &str, scope: &Scope) -> Failure {
+    if snapshot.enabled().any(|endpoint| endpoint.is_unheard() && candidate(0, endpoint, scope).is_some()) {
+        let text = format!(
+            "The model `{}` is not known, but an endpoint that has not listed its models yet is unavailable.",
+            shown(name)
+        );
+        return Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK);
+    }
     let text = format!("The model `{}` is not served here; GET /v1/models lists what is.", shown(name));
     let mut failure = Failure::new(Kind::ModelNotFound, text).param("model");
     failure.available_models = Some(snapshot.listing(scope).names().take(MOST_NAMED).map(str::to_owned).collect());

@@ -12,7 +12,7 @@ use crate::base::gone::Gone;
 use crate::base::lock::{lock, read, write};
 use crate::base::recent::Recent;
 use crate::config::{self, Config};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// An unknown model asks the endpoints again at most this often.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// Requests wait for a refresh until this long after it began: an endpoint that hangs holds no workers.
+const REFRESH_WAIT: Duration = Duration::from_secs(2);
 /// Notices that may wait for the health thread; more are dropped, since each only asks it to look.
 const NOTICES: usize = 256;
 /// Conversations whose endpoint is known: as many as were begun lately, and at most twice that.
@@ -141,6 +143,8 @@ fn digest(id: &[u8]) -> u64 {
 pub enum Notice {
     /// A real request found this out about an endpoint.
     Seen(String, Observation),
+    /// A request could use endpoints that are down: ask them again soon.
+    Wanted,
     /// Ask every endpoint for its models now.
     Refresh,
     /// Probe everything now and tell when it is done.
@@ -164,7 +168,8 @@ pub struct Shared {
 #[derive(Default)]
 struct Refresh {
     rounds: u64,
-    running: bool,
+    /// When the one that is running began.
+    running: Option<Instant>,
     last: Option<Instant>,
 }
 
@@ -220,9 +225,25 @@ impl Shared {
         &self.capacity
     }
 
-    /// Tells the health thread, without ever waiting for it. False if its inbox is full.
+    /// Tells the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
+    /// answered at once then.
     pub fn notify(&self, notice: Notice) -> bool {
-        self.notices.try_send(notice).is_ok()
+        match self.notices.try_send(notice).map_err(TrySendError::into_inner) {
+            Ok(()) => true,
+            Err(refused) => {
+                if let Notice::Force(answer) = refused {
+                    answer();
+                }
+                false
+            }
+        }
+    }
+
+    /// Tells the health thread that endpoints that are down could be of use. Said often, so never in the way of others.
+    pub fn want(&self) {
+        if self.notices.len() < NOTICES / 2 {
+            self.notify(Notice::Wanted);
+        }
     }
 
     /// Ends the health thread: the one notice that is waited for, since it must not get lost.
@@ -230,36 +251,36 @@ impl Shared {
         let _ = self.notices.send_timeout(Notice::Stop, REFRESH_EVERY);
     }
 
-    /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a
-    /// moment ago. False when it could not be had by `until` or the client has left.
-    pub fn refresh(&self, gone: &Gone, until: Instant) -> bool {
+    /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a moment ago, or if it
+    /// has taken too long already.
+    pub fn refresh(&self, gone: &Gone) {
         let mut state = lock(&self.refresh);
         let now = clock::now();
-        if !state.running {
-            if state.last.is_some_and(|last| now.saturating_duration_since(last) < REFRESH_EVERY) {
-                return true;
+        if state.running.is_none() {
+            let is_fresh = state.last.is_some_and(|last| now.saturating_duration_since(last) < REFRESH_EVERY);
+            if is_fresh || !self.notify(Notice::Refresh) {
+                return;
             }
-            state.running = self.notify(Notice::Refresh);
+            state.running = Some(now);
         }
         let rounds = state.rounds;
-        while state.running && state.rounds == rounds {
-            let rest = until.saturating_duration_since(clock::now());
+        while let Some(began) = state.running.filter(|_| state.rounds == rounds) {
+            let rest = (began + REFRESH_WAIT).saturating_duration_since(clock::now());
             if rest.is_zero() || gone.has_left() {
-                return false;
+                return;
             }
             state = match self.refreshed.wait_timeout(state, rest.min(GLANCE)) {
                 Ok((guard, _)) => guard,
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
-        true
     }
 
     /// The health thread has read every catalogue.
     pub fn refreshed(&self) {
         let mut state = lock(&self.refresh);
         state.rounds += 1;
-        state.running = false;
+        state.running = None;
         state.last = Some(clock::now());
         self.refreshed.notify_all();
     }

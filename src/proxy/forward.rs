@@ -246,7 +246,7 @@ impl<'a> Trying<'a> {
             self.errand.metrics.time(Family::UpstreamDuration, &labels, clock::now().saturating_duration_since(began));
             let mut answer = match sent {
                 Ok(answer) => answer,
-                Err(fault) => return self.faulted(endpoint, fault, retry),
+                Err(fault) => return self.faulted(endpoint, fault, retry, slot),
             };
             let verdict = self.weighed(&answer, endpoint, retry, left);
             let (name, id) = (endpoint.name(), self.errand.request_id);
@@ -258,7 +258,7 @@ impl<'a> Trying<'a> {
                 answer.place = slot;
                 return match first_byte::wait(&mut answer, self.errand, &by) {
                     Ok(()) => Step::End(Outcome::Answer(Box::new(answer), by)),
-                    Err(fault) => self.faulted(endpoint, fault, retry),
+                    Err(fault) => self.faulted(endpoint, fault, retry, answer.place.take()),
                 };
             }
             // S003-32: which key, never the key.
@@ -399,7 +399,8 @@ impl<'a> Trying<'a> {
         None
     }
 
-    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry) -> Step {
+    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry, slot: Option<Slot>) -> Step {
+        give_up(slot, endpoint, &fault);
         if fault.trouble == Trouble::Gone || self.errand.request.gone.has_left() {
             return Step::End(Outcome::Gone(self.last.take()));
         }
@@ -412,10 +413,8 @@ impl<'a> Trying<'a> {
         let cause = || fault.cause.clone();
         let seen = match fault.trouble {
             Trouble::Refused => Some(Observation::Refused(cause())),
-            // What a probe would find out.
-            Trouble::Connect | Trouble::Timeout(Stage::Connect) if endpoint.config.probe == Probe::Never => {
-                Some(Observation::Down(cause()))
-            }
+            Trouble::Connect => Some(Observation::Down(cause())),
+            Trouble::Timeout(Stage::Connect) => Some(Observation::Down(what)),
             _ => None,
         };
         if fault.trouble == Trouble::Refused {
@@ -456,5 +455,12 @@ impl<'a> Trying<'a> {
             }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }
+    }
+}
+
+/// Gives back the slot of an attempt that failed, at once or when its server is through.
+fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &Fault) {
+    if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && weigh::works_on(fault)) {
+        slot.abandon();
     }
 }

@@ -133,14 +133,14 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: 
                     return left(answer, by, passed);
                 }
             }
-            Err(fault) if fault.trouble == Trouble::Gone => {
-                part(client, is_events, &passed.events);
-                return left(answer, by, passed);
-            }
             // Over TLS a close may come without its close_notify; the API's own end counts as well.
             Err(fault) if fault.trouble == Trouble::Reset && answer.until_close && passed.events.has_ended() => {
                 client.finish();
                 return passed.ended(End::Done);
+            }
+            Err(fault) if fault.trouble == Trouble::Gone => {
+                part(client, is_events, &passed.events);
+                return left(answer, by, passed);
             }
             Err(fault) => return lost(&fault, client, by, is_events, passed),
         }

@@ -329,7 +329,14 @@ impl Proxy {
         if ask.sealed && !(scope.models.is_empty() && (ask.name().is_some() || snapshot.config.models.is_empty())) {
             return Err(ask::unreadable());
         }
-        match plan::plan(snapshot, ask.wish(), scope, clock::now()) {
+        let planned = |snapshot: &Snapshot| {
+            let planned = plan::plan(snapshot, ask.wish(), scope, clock::now());
+            if planned.is_short() {
+                self.shared.want();
+            }
+            planned
+        };
+        match planned(snapshot) {
             Planned::Plan(plan) => return Ok((plan, None)),
             Planned::Refused(failure) if ask.sealed && failure.kind == Kind::ModelRequired => {
                 return Err(ask::unreadable());
@@ -337,11 +344,9 @@ impl Proxy {
             Planned::Refused(failure) => return Err(failure),
             Planned::Unknown => {}
         }
-        // A probe round is bounded by its own time-out; a little more for its bookkeeping.
-        let until = clock::now() + snapshot.config.health_check.timeout + Duration::from_secs(1);
-        self.shared.refresh(&request.gone, until);
+        self.shared.refresh(&request.gone);
         let fresh = self.shared.load();
-        match plan::plan(&fresh, ask.wish(), scope, clock::now()) {
+        match planned(&fresh) {
             Planned::Plan(plan) => Ok((plan, Some(fresh))),
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
