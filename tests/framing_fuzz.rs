@@ -25,6 +25,16 @@ const JSON: &[&str] = &[
     "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--b\r\nContent-Disposition: form-data; name=f; filename=\"x\"\r\n\r\n\0\r\n--b--\r\n",
     "a=b&model=a%2Fb+c&x",
 ];
+const CONVERSATIONS: &[&str] = &[
+    r#"{"system":"x-anthropic-billing-header: cch=1;\nBe kind.","messages":[{"role":"user","content":[{"type":"text","text":"a","cache_control":{}}]}],"metadata":{"user_id":"user_1_account_2_session_3"}}"#,
+    r#"{"messages":[{"role":"system","content":"x-anthropic-billing-header: x"},{"role":"user","content":"hi"}],"tools":[{"a":1.5}],"user":"u","prompt_cache_key":"k"}"#,
+    r#"{"prompt":[1,2,3],"input":"a","instructions":null,"metadata":{"user_id":"{\"session_id\":\"s\"}"}}"#,
+];
+const LISTS: &[&str] = &[
+    r#"{"models":[{"name":"a"}],"object":"list","data":[{"id":"b","aliases":["b","c"],"created":1.5,"meta":{"n_ctx":8192},"status":{"value":"loaded","args":["x"]}}]}"#,
+    r#"[{"id":"a","owned_by":"x","max_model_len":"5","root":"r","permission":[{"id":"p"}]},{"model":"b"},7]"#,
+    r#"data: {"response":{"id":"resp_1","output":[{"id":"msg_1"}]},"id" : "x\""}"#,
+];
 const RENAMES: &[&str] = &[
     "new\0{\"model\":\"m\",\"stream\":true}",
     "\"\\\n\u{e9}\0 {\"x\":{\"model\":1},\"model\" : \"\\ud83d\\ude00\" , \"y\":[9007199254740993]}\n",
@@ -53,6 +63,8 @@ const WORDS: &[&str] = &[
     "]",
     "model",
     "\"model\":\"x\",",
+    "\"id\":\"resp_",
+    "x-anthropic-billing-header:",
     "\\u006d",
     "\\ud800",
     "true",
@@ -121,6 +133,16 @@ fn a_body_has_one_reading_however_it_arrives() {
 #[test]
 fn a_peek_finds_what_a_full_parse_finds() {
     fuzz(3, 20_000, JSON, properties::peek);
+}
+
+#[test]
+fn a_conversation_is_known_again_however_it_is_written() {
+    fuzz(5, 10_000, CONVERSATIONS, properties::chain);
+}
+
+#[test]
+fn what_is_kept_of_a_list_is_bounded_and_can_be_shown() {
+    fuzz(6, 20_000, LISTS, properties::list);
 }
 
 #[test]

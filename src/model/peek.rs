@@ -18,6 +18,8 @@ pub struct Peek {
     pub model: Option<Named>,
     /// Whether the body says `"stream": true`.
     pub stream: bool,
+    /// The response that this one follows (`previous_response_id`).
+    pub previous: Option<String>,
 }
 
 /// A model's name, and where the body or query says so.
@@ -35,6 +37,9 @@ const DEPTH: usize = 128;
 /// Longest model name that is looked at, in bytes as written: a name is copied, so it must not be as long as a body.
 pub(super) const MAX_NAME: usize = 64 * 1024;
 
+/// Longest id of a response that is looked at.
+const LONGEST_ID: usize = 1024;
+
 /// Reads a JSON body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
 pub fn json(body: &[u8]) -> Result<Peek, Failure> {
     let mut reader = serde_json::Deserializer::from_str(text(body)?);
@@ -44,7 +49,8 @@ pub fn json(body: &[u8]) -> Result<Peek, Failure> {
         return Err(invalid("The body names `model` more than once.").param("model"));
     }
     let model = found.model.map(|raw| named(raw, body)).transpose()?;
-    Ok(Peek { model, stream: found.stream })
+    let previous = found.previous.and_then(|id| serde_json::from_str(id).ok());
+    Ok(Peek { model, stream: found.stream, previous })
 }
 
 /// The text of a body that may be a JSON object of sane depth.
@@ -148,6 +154,7 @@ struct Found<'a> {
     model: Option<&'a RawValue>,
     models: usize,
     stream: bool,
+    previous: Option<&'a str>,
 }
 
 impl<'a> Visitor<'a> for Outermost {
@@ -167,6 +174,8 @@ impl<'a> Visitor<'a> for Outermost {
                 found.models += 1;
             } else if spells(key.get(), "stream") {
                 found.stream = value.get() == "true";
+            } else if spells(key.get(), "previous_response_id") && value.get().len() <= LONGEST_ID {
+                found.previous = Some(value.get());
             }
         }
         Ok(found)

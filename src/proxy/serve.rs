@@ -136,15 +136,9 @@ impl Proxy {
                 let listing = self.listing_for_proxy(&request.head, &snapshot, &caller.scope);
                 visit.json(reply, &request, StatusCode::OK, &listing);
             }
-            Route::Models if caller.scope.is_all() => {
-                visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
-            }
-            Route::Models => {
-                let listing = catalog::listing(&snapshot.listed(&caller.scope));
-                visit.json(reply, &request, StatusCode::OK, &listing);
-            }
-            Route::Model(id) => match catalog::entry(&snapshot.listed(&caller.scope), &id) {
-                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry.as_bytes()),
+            Route::Models => visit.json(reply, &request, StatusCode::OK, &snapshot.listing(&caller.scope).text),
+            Route::Model(id) => match snapshot.listing(&caller.scope).entry(&id) {
+                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry),
                 None => visit.refuse(reply, &request.head, &plan::not_found(&snapshot, &id, &caller.scope)),
             },
             Route::Health if mode == Mode::Status => visit.text(reply, &request, "OK"),
@@ -183,7 +177,7 @@ impl Proxy {
             self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
         };
         let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
-        catalog::listing(&catalog::listed(&others, &snapshot.config.models, scope))
+        catalog::listing(&others, &snapshot.config.models, scope).text
     }
 
     /// What is going on.
@@ -357,7 +351,7 @@ impl Proxy {
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
                 let name = ask.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, name, scope)?;
+                let plan = plan::unknown(&fresh, ask.wish(), scope, clock::now())?;
                 log::warn!(
                     "model {} is not served; it goes to {} ({})",
                     plan::shown(name),
