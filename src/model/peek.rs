@@ -37,14 +37,56 @@ pub(super) const MAX_NAME: usize = 64 * 1024;
 
 /// Reads a JSON body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
 pub fn json(body: &[u8]) -> Result<Peek, Failure> {
-    let mut reader = serde_json::Deserializer::from_str(text(body)?);
-    let found = reader.deserialize_map(Outermost).and_then(|found| reader.end().map(|()| found));
-    let found = found.map_err(|error| invalid(&format!("The body is not JSON: {error}.")))?;
-    if found.models > 1 {
-        return Err(invalid("The body names `model` more than once.").param("model"));
+    let (mut model, mut stream) = (ModelMember::default(), false);
+    each_member(text(body)?, |name, value| {
+        if !model.take(name, value) && spells(name, "stream") {
+            stream = value.get() == "true";
+        }
+    })?;
+    let model = model.only()?.map(|raw| named(raw, body)).transpose()?;
+    Ok(Peek { model, stream })
+}
+
+/// Calls `member` for every member of the outermost object; everything below is skipped without being built. Names are
+/// raw as well: one with an unpaired surrogate is none of our business.
+pub fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'a RawValue)) -> Result<(), Failure> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let read = reader.deserialize_map(Outermost(member)).and_then(|()| reader.end());
+    read.map_err(|error| invalid(&format!("The body is not JSON: {error}.")))
+}
+
+/// The member `model`. Servers that match names without case take `Model` for it, and the last of several: no body may
+/// say it in two ways.
+#[derive(Default)]
+pub(super) struct ModelMember<'a> {
+    value: Option<&'a RawValue>,
+    spellings: usize,
+}
+
+impl<'a> ModelMember<'a> {
+    /// Whether this member is called `model`, in upper or lower case.
+    pub fn take(&mut self, name: &RawValue, value: &'a RawValue) -> bool {
+        let is_model = plain(name, "model").is_some_and(|name| name.eq_ignore_ascii_case("model"));
+        if is_model {
+            self.spellings += 1;
+            self.value = self.value.or(spells(name, "model").then_some(value));
+        }
+        is_model
     }
-    let model = found.model.map(|raw| named(raw, body)).transpose()?;
-    Ok(Peek { model, stream: found.stream })
+
+    /// Its value, if there is one.
+    ///
+    /// # Errors
+    /// There are several, or one that only some servers find.
+    pub fn only(self) -> Result<Option<&'a RawValue>, Failure> {
+        match (self.spellings, self.value) {
+            (0, _) | (1, Some(_)) => Ok(self.value),
+            (1, None) => {
+                Err(invalid("The body writes `model` with capital letters: write it in lower case.").param("model"))
+            }
+            _ => Err(invalid("The body names `model` more than once.").param("model")),
+        }
+    }
 }
 
 /// The text of a body that may be a JSON object of sane depth.
@@ -140,47 +182,39 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
     &[]
 }
 
-/// Visits the outermost object; everything below is skipped without being built.
-struct Outermost;
+/// Visits the outermost object.
+struct Outermost<F>(F);
 
-#[derive(Default)]
-struct Found<'a> {
-    model: Option<&'a RawValue>,
-    models: usize,
-    stream: bool,
-}
-
-impl<'a> Visitor<'a> for Outermost {
-    type Value = Found<'a>;
+impl<'a, F: FnMut(&'a RawValue, &'a RawValue)> Visitor<'a> for Outermost<F> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Found<'a>, A::Error> {
-        let mut found = Found::default();
-        // Keys are taken raw as well: one with an unpaired surrogate is none of our business.
-        while let Some(key) = map.next_key::<&RawValue>()? {
-            let value = map.next_value::<&RawValue>()?;
-            if spells(key.get(), "model") {
-                found.model = Some(value);
-                found.models += 1;
-            } else if spells(key.get(), "stream") {
-                found.stream = value.get() == "true";
-            }
+    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = map.next_entry()? {
+            (self.0)(name, value);
         }
-        Ok(found)
+        Ok(())
     }
 }
 
 /// Whether a raw JSON string says `word`, with or without escapes.
-fn spells(raw: &str, word: &str) -> bool {
-    let plain = &raw[1..raw.len() - 1];
+pub fn spells(raw: &RawValue, word: &str) -> bool {
+    plain(raw, word).is_some_and(|name| name == word)
+}
+
+/// A raw JSON string without its escapes, if it may be as long as `word`.
+fn plain<'a>(raw: &'a RawValue, word: &str) -> Option<Cow<'a, str>> {
+    let raw = raw.get();
+    let text = &raw[1..raw.len() - 1];
     // With each letter as `\u0061` the word is six times as long; nothing longer is worth decoding.
-    plain == word
-        || plain.contains('\\')
-            && raw.len() <= word.len() * 6 + 2
-            && serde_json::from_str(raw).is_ok_and(|key: String| key == word)
+    match text.len() {
+        length if length > word.len() * 6 => None,
+        _ if text.contains('\\') => serde_json::from_str(raw).ok().map(Cow::Owned),
+        _ => Some(Cow::Borrowed(text)),
+    }
 }
 
 #[cfg(test)]
@@ -215,7 +249,7 @@ mod tests {
     // B3: whether a missing model is served is for the router to say.
     #[test]
     fn a_missing_model_is_no_error_here() {
-        for body in ["{}", r#"{"models":"x","Model":"x","mode":"x","model ":"x","model\"":"x","\u006d":1}"#] {
+        for body in ["{}", r#"{"models":"x","Models":"x","mode":"x","model ":"x","model\"":"x","\u006d":1}"#] {
             assert_eq!(model(body), None);
         }
     }
@@ -276,10 +310,12 @@ mod tests {
         assert!(refusal("{\"a\":1 2}").message.contains("line 1 column 8"));
     }
 
-    // B2
+    // B2, U27
     #[test]
     fn two_models_are_refused_however_they_are_spelled() {
-        for second in ["model", "\\u006dodel", "mod\\u0065l", "\\u006D\\u006F\\u0064\\u0065\\u006C"] {
+        let escaped = ["\\u006dodel", "mod\\u0065l", "\\u006D\\u006F\\u0064\\u0065\\u006C"];
+        let cased = ["Model", "MODEL", "mODEl", "\\u004dodel", "\\u004D\\u004F\\u0044\\u0045\\u004C"];
+        for second in ["model"].iter().chain(&escaped).chain(&cased) {
             for value in ["\"a\"", "null", "{}"] {
                 for body in [
                     format!("{{\"model\":\"a\",\"{second}\":{value}}}"),
@@ -290,6 +326,14 @@ mod tests {
                     assert!(failure.message.contains("`model` more than once"));
                 }
             }
+        }
+    }
+
+    // U27: what has no `model` for us has one for servers that match without case, and it was not looked at.
+    #[test]
+    fn a_model_with_capital_letters_is_refused() {
+        for name in ["Model", "MODEL", "mod\\u0045l"] {
+            assert_eq!(refusal(format!("{{\"{name}\":\"a\"}}")).param, Some("model"), "{name}");
         }
     }
 

@@ -3,7 +3,7 @@
 use super::ask::{self, Ask};
 use super::client::Client;
 use super::forward::{self, By, Errand, Outcome};
-use super::later::Later;
+use super::later::{Later, disk_is_busy};
 use super::page::Page;
 use super::reception::{Bound, route_of, site};
 use super::relay;
@@ -11,7 +11,9 @@ use super::route::{Forward, Route};
 use super::views::Pulse;
 use super::visit::{Outline, Visit, nothing_relayed};
 use super::{key, views};
+use crate::base::budget::Budget;
 use crate::base::clock;
+use crate::base::disk::DiskQueue;
 use crate::config::Mode;
 use crate::http::door::Handle;
 use crate::http::pool::Job;
@@ -42,6 +44,10 @@ pub struct Proxy {
     pub(super) bound: Vec<Bound>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
+    /// What is held for clients.
+    pub budget: Arc<Budget>,
+    /// Who of the control threads works with the disk.
+    pub(super) disk: DiskQueue,
     /// Requests that are being forwarded.
     busy: AtomicUsize,
     reloaded: AtomicBool,
@@ -53,13 +59,15 @@ pub struct Proxy {
 
 impl Proxy {
     /// A proxy over these endpoints, behind these listeners.
-    pub fn new(shared: Arc<Shared>, net: Arc<Net>, bound: Vec<Bound>) -> Self {
+    pub fn new(shared: Arc<Shared>, net: Arc<Net>, bound: Vec<Bound>, budget: Arc<Budget>) -> Self {
         Self {
             shared,
             net,
             bound,
             metrics: Arc::default(),
             activity: Arc::new(Activity::unwatched()),
+            budget,
+            disk: DiskQueue::default(),
             busy: AtomicUsize::new(0),
             reloaded: AtomicBool::new(true),
             door: OnceLock::new(),
@@ -107,7 +115,15 @@ impl Proxy {
         if route == Route::Page
             && let Some(page) = self.page(&snapshot, request.listener)
         {
-            return page.serve(visit, request, reply);
+            // What reads or writes a file waits for its turn at the disk.
+            let is_read = matches!(request.head.method.as_str(), "GET" | "HEAD");
+            if is_read && !request.head.target.canonical().starts_with("/admin/config") {
+                return page.serve(visit, request, reply);
+            }
+            return self.disk.run(Box::new(move |has_room| match has_room {
+                true => page.serve(visit, request, reply),
+                false => visit.refuse(reply, &request.head, &disk_is_busy()),
+            }));
         }
         let caller = self.caller(&request, &route, &snapshot).and_then(|caller| {
             if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
@@ -142,7 +158,7 @@ impl Proxy {
             Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
             Route::Preflight => visit.preflight(reply, &request, &snapshot),
             Route::NotAllowed(methods) => visit.not_allowed(reply, &request.head, methods),
-            Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(&visit, &route, reply, &request),
+            Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(visit, route, reply, request),
             Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Page => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
                 visit.refuse(reply, &request.head, &Failure::new(Kind::PathNotFound, text));
