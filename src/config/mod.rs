@@ -22,6 +22,7 @@ pub mod show;
 mod spelling;
 
 pub use admin::Admin;
+pub use dialect::queue::dotenv;
 pub use endpoint::{Auth, Base, Endpoint, HeaderOp, KEEP_ALIVE, MaxConcurrent, OnClientGone, Op, Probe};
 pub use gateway::{Group, KeysFor, Listener, Member, Metrics, Mode, Site, Stages};
 pub use jobs::{Jobs, Webhooks};

@@ -2,7 +2,7 @@
 //! works on a job holds it in `running`.
 
 mod address;
-mod check;
+pub mod check;
 mod collect;
 mod queue;
 mod record;
@@ -136,9 +136,9 @@ fn widen_owner(spool: &Spool, stored: &mut Stored) {
 }
 
 /// Does work that ends by itself; a panic (the hook has logged it) only interrupts it.
-fn survive(office: &Office, work: impl Fn(&Office)) {
-    while catch_unwind(AssertUnwindSafe(|| work(office))).is_err() {
-        office.hushed.wait_until(clock::now() + RECOVERY, clock::now);
+fn survive(hushed: &Gone, work: impl Fn()) {
+    while catch_unwind(AssertUnwindSafe(&work)).is_err() {
+        hushed.wait_until(clock::now() + RECOVERY, clock::now);
     }
 }
 
@@ -164,7 +164,8 @@ impl Jobs {
 
     fn spawn(&mut self, name: String, work: fn(&Office)) -> io::Result<()> {
         let office = Arc::clone(&self.office);
-        self.threads.push(std::thread::Builder::new().name(name).spawn(move || survive(&office, work))?);
+        self.threads
+            .push(std::thread::Builder::new().name(name).spawn(move || survive(&office.hushed, || work(&office)))?);
         Ok(())
     }
 
@@ -444,5 +445,23 @@ impl Office {
         }
         let owner = owner_id(owner);
         Ok(Name { sequence, id: Arc::clone(id), owner, state: State::Pending, number: 0, owed: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    // S8
+    #[test]
+    fn a_thread_goes_on_after_a_panic() {
+        let (over, times) = (Gone::default(), Cell::new(0));
+        over.leave();
+        survive(&over, || {
+            times.set(times.get() + 1);
+            assert!(times.get() == 3, "on purpose");
+        });
+        assert_eq!(times.get(), 3);
     }
 }

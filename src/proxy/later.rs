@@ -134,6 +134,8 @@ impl Proxy {
                 true => later.cancel(&id, owner, &mut held),
                 false => later.look(&id, owner, &mut held),
             };
+            // From here on the reply counts what the client does not take.
+            drop(held);
             match told {
                 Ok(told) => visit.told(reply, &request, &told),
                 Err(failure) => visit.refuse(reply, &request.head, &failure),

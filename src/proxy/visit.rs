@@ -71,6 +71,11 @@ impl Visit {
             page::fields().into_iter().for_each(|(name, value)| common.push(name, value));
         } else {
             gate::add_cors(&mut common, &snapshot.config.server.cors, head);
+            // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
+            if snapshot.config.jobs.enabled && snapshot.config.jobs.always {
+                common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+                common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
+            }
         }
         let dialect = Dialect::of(head.target.path());
         let access = snapshot.config.log.access;

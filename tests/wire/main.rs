@@ -19,6 +19,7 @@ mod gateway;
 mod headers;
 mod health;
 mod jobs;
+mod jobs_bounds;
 mod jobs_faults;
 mod json_faults;
 mod keys;
