@@ -2,8 +2,7 @@
 
 use super::address;
 use crate::config::Webhooks;
-use crate::model::members::{Members, WEBHOOK};
-use crate::model::peek;
+use crate::model::members::{self, Members, WEBHOOK};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -143,8 +142,8 @@ fn message(raw: &RawValue, index: usize) -> Option<Detail> {
         return at(&[], expected("an object", raw, &[]));
     }
     let mut role = None;
-    let read = peek::each_member(raw.get(), |name, value| {
-        if peek::spells(name, "role") {
+    let read = members::each_member(raw.get(), |name, value| {
+        if members::spells(name, "role") {
             role = Some(value);
         }
     });

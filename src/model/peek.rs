@@ -3,12 +3,10 @@
 pub use super::multipart::multipart;
 pub use super::query::{query_model, query_renamed};
 
-use super::failure::{Failure, Kind};
-use super::scan::find;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use super::failure::Failure;
+use super::members::{self, ModelMember, invalid, spells};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
 /// What the proxy needs to know of a body.
@@ -29,84 +27,19 @@ pub struct Named {
     pub span: Range<usize>,
 }
 
-/// Deepest nesting, the object itself included: what serde_json and nlohmann's users take for sane.
-const DEPTH: usize = 128;
-
 /// Longest model name that is looked at, in bytes as written: a name is copied, so it must not be as long as a body.
 pub(super) const MAX_NAME: usize = 64 * 1024;
 
 /// Reads a JSON body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
 pub fn json(body: &[u8]) -> Result<Peek, Failure> {
     let (mut model, mut stream) = (ModelMember::default(), false);
-    each_member(text(body)?, |name, value| {
+    members::each_member(members::text(body)?, |name, value| {
         if !model.take(name, value) && spells(name, "stream") {
             stream = value.get() == "true";
         }
     })?;
     let model = model.only()?.map(|raw| named(raw, body)).transpose()?;
     Ok(Peek { model, stream })
-}
-
-/// Calls `member` for every member of the outermost object; everything below is skipped without being built. Names are
-/// raw as well: one with an unpaired surrogate is none of our business.
-pub fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'a RawValue)) -> Result<(), Failure> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let read = reader.deserialize_map(Outermost(member)).and_then(|()| reader.end());
-    read.map_err(|error| invalid(&format!("The body is not JSON: {error}.")))
-}
-
-/// The member `model`. Servers that match names without case take `Model` for it, and the last of several: no body may
-/// say it in two ways.
-#[derive(Default)]
-pub(super) struct ModelMember<'a> {
-    value: Option<&'a RawValue>,
-    spellings: usize,
-}
-
-impl<'a> ModelMember<'a> {
-    /// Whether this member is called `model`, in upper or lower case.
-    pub fn take(&mut self, name: &RawValue, value: &'a RawValue) -> bool {
-        let is_model = plain(name, "model").is_some_and(|name| name.eq_ignore_ascii_case("model"));
-        if is_model {
-            self.spellings += 1;
-            self.value = self.value.or(spells(name, "model").then_some(value));
-        }
-        is_model
-    }
-
-    /// Its value, if there is one.
-    ///
-    /// # Errors
-    /// There are several, or one that only some servers find.
-    pub fn only(self) -> Result<Option<&'a RawValue>, Failure> {
-        match (self.spellings, self.value) {
-            (0, _) | (1, Some(_)) => Ok(self.value),
-            (1, None) => {
-                Err(invalid("The body writes `model` with capital letters: write it in lower case.").param("model"))
-            }
-            _ => Err(invalid("The body names `model` more than once.").param("model")),
-        }
-    }
-}
-
-/// The text of a body that may be a JSON object of sane depth.
-pub(super) fn text(body: &[u8]) -> Result<&str, Failure> {
-    if body.is_empty() {
-        return Err(invalid("The request body is empty: send a JSON object."));
-    }
-    // RFC 8259 8.1: a sender adds none, and a parser that skips it sees another body than one that does not.
-    if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| body.starts_with(mark)) {
-        return Err(invalid("The body starts with a byte order mark: send UTF-8 without one."));
-    }
-    let text = str::from_utf8(body)
-        .map_err(|error| invalid(&format!("The body is not valid UTF-8 at byte {}.", error.valid_up_to())))?;
-    if text.trim_ascii_start().as_bytes().first() != Some(&b'{') {
-        return Err(invalid("The body is not a JSON object: it does not start with `{`."));
-    }
-    if is_deep(body) {
-        return Err(invalid("The body is nested deeper than 128 levels."));
-    }
-    Ok(text)
 }
 
 /// The body with the JSON text at `span` replaced by `name`: three pieces to send one after another.
@@ -126,10 +59,6 @@ pub fn named_first<'a>(body: &'a [u8], name: &str) -> [Cow<'a, [u8]>; 3] {
     let is_empty = body[open..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
     let member = format!("\"model\":{}{}", serde_json::Value::from(name), if is_empty { "" } else { "," });
     replaced(body, &(open..open), member.into_bytes())
-}
-
-fn invalid(message: &str) -> Failure {
-    Failure::new(Kind::InvalidBody, message)
 }
 
 fn named(raw: &RawValue, body: &[u8]) -> Result<Named, Failure> {
@@ -152,73 +81,9 @@ fn named(raw: &RawValue, body: &[u8]) -> Result<Named, Failure> {
     Err(invalid(&format!("`model` must be {what}.")).param("model"))
 }
 
-/// Whether brackets are open beyond the limit. serde_json skips values without recursion and without a bound, but
-/// upstreams build trees; so this runs first, on text that may still turn out not to be JSON.
-fn is_deep(body: &[u8]) -> bool {
-    let mut depth = 0usize;
-    let mut rest = body;
-    // One bit apart: `[` and `{`, `]` and `}`.
-    while let Some(at) = find(rest, |byte| (byte == b'"') | (byte | 0x20 == b'{') | (byte | 0x20 == b'}')) {
-        let byte = rest[at];
-        rest = &rest[at + 1..];
-        match byte {
-            b'"' => rest = after_string(rest),
-            b'[' | b'{' if depth == DEPTH => return true,
-            b'[' | b'{' => depth += 1,
-            _ => depth = depth.saturating_sub(1),
-        }
-    }
-    false
-}
-
-fn after_string(mut rest: &[u8]) -> &[u8] {
-    while let Some(at) = find(rest, |byte| (byte == b'"') | (byte == b'\\')) {
-        let escape = rest[at] == b'\\';
-        rest = rest.get(at + 1 + usize::from(escape)..).unwrap_or_default();
-        if !escape {
-            return rest;
-        }
-    }
-    &[]
-}
-
-/// Visits the outermost object.
-struct Outermost<F>(F);
-
-impl<'a, F: FnMut(&'a RawValue, &'a RawValue)> Visitor<'a> for Outermost<F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some((name, value)) = map.next_entry()? {
-            (self.0)(name, value);
-        }
-        Ok(())
-    }
-}
-
-/// Whether a raw JSON string says `word`, with or without escapes.
-pub fn spells(raw: &RawValue, word: &str) -> bool {
-    plain(raw, word).is_some_and(|name| name == word)
-}
-
-/// A raw JSON string without its escapes, if it may be as long as `word`.
-fn plain<'a>(raw: &'a RawValue, word: &str) -> Option<Cow<'a, str>> {
-    let raw = raw.get();
-    let text = &raw[1..raw.len() - 1];
-    // With each letter as `\u0061` the word is six times as long; nothing longer is worth decoding.
-    match text.len() {
-        length if length > word.len() * 6 => None,
-        _ if text.contains('\\') => serde_json::from_str(raw).ok().map(Cow::Owned),
-        _ => Some(Cow::Borrowed(text)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::failure::Kind;
     use super::*;
 
     fn model(body: &str) -> Option<String> {

@@ -145,7 +145,7 @@ impl Proxy {
 }
 
 /// As many requests wait for the disk as may.
-pub(super) fn disk_is_busy() -> Failure {
+pub fn disk_is_busy() -> Failure {
     let text = "Too many requests wait for the disk; try again later.";
     Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))
 }

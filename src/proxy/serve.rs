@@ -3,7 +3,7 @@
 use super::ask::{self, Ask};
 use super::client::Client;
 use super::forward::{self, By, Errand, Outcome};
-use super::later::{Later, disk_is_busy};
+use super::later::Later;
 use super::page::Page;
 use super::reception::{Bound, route_of, site};
 use super::relay;
@@ -28,7 +28,7 @@ use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::End;
 use crate::observe::activity::{Activity, Beginning};
-use crate::observe::metrics::{Family, Gauge, Metrics};
+use crate::observe::metrics::{Family, Metrics};
 use crate::upstream::{Net, Watch};
 use http::{HeaderName, StatusCode};
 use std::rc::Rc;
@@ -115,15 +115,7 @@ impl Proxy {
         if route == Route::Page
             && let Some(page) = self.page(&snapshot, request.listener)
         {
-            // What reads or writes a file waits for its turn at the disk.
-            let is_read = matches!(request.head.method.as_str(), "GET" | "HEAD");
-            if is_read && !request.head.target.canonical().starts_with("/admin/config") {
-                return page.serve(visit, request, reply);
-            }
-            return self.disk.run(Box::new(move |has_room| match has_room {
-                true => page.serve(visit, request, reply),
-                false => visit.refuse(reply, &request.head, &disk_is_busy()),
-            }));
+            return self.serve_page(page, visit, request, reply);
         }
         let caller = self.caller(&request, &route, &snapshot).and_then(|caller| {
             if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
@@ -153,7 +145,7 @@ impl Proxy {
             Route::Health if mode == Mode::Status => visit.text(reply, &request, "OK"),
             Route::Health => self.health(&visit, &caller, reply, &request),
             Route::Metrics if self.has_metrics(&snapshot, request.listener) => {
-                visit.text(reply, &request, &self.metrics.render(&self.gauges(&snapshot)));
+                visit.text(reply, &request, &self.metrics.render(&views::gauges(&snapshot, &self.pulse())));
             }
             Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
             Route::Preflight => visit.preflight(reply, &request, &snapshot),
@@ -182,10 +174,6 @@ impl Proxy {
     /// What is going on.
     pub fn activity(&self) -> &Arc<Activity> {
         &self.activity
-    }
-
-    fn gauges(&self, snapshot: &Snapshot) -> Vec<Gauge> {
-        views::gauges(snapshot, &self.pulse())
     }
 
     /// Figures that are true at this moment.
