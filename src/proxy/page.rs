@@ -1,6 +1,5 @@
 //! The way to the page: what the proxy asks of who serves it. It has rules of its own about who may come in.
 
-use super::later::disk_is_busy;
 use super::serve::Proxy;
 use super::visit::Visit;
 use crate::config::{Admin, Mode};
@@ -65,18 +64,6 @@ impl Proxy {
         let admin = &snapshot.config.admin;
         let here = self.is_own(admin, listener) || (admin.port.is_none() && listener == 0);
         self.page.get().filter(|_| admin.enabled && here)?.upgrade()
-    }
-
-    /// Lets the page answer. What reads or writes its file waits for its turn at the disk.
-    pub(super) fn serve_page(&self, page: Arc<dyn Page>, visit: Visit, request: Request, reply: Reply) {
-        let is_read = matches!(request.head.method.as_str(), "GET" | "HEAD");
-        if is_read && !request.head.target.canonical().starts_with("/admin/config") {
-            return page.serve(visit, request, reply);
-        }
-        self.disk.run(Box::new(move |has_room| match has_room {
-            true => page.serve(visit, request, reply),
-            false => visit.refuse(reply, &request.head, &disk_is_busy()),
-        }));
     }
 
     /// Whether metrics are served at a listener: where the page has one of its own, there instead.

@@ -28,7 +28,7 @@ use crate::model::scope::Scope;
 use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::End;
 use crate::observe::activity::{Activity, Beginning};
-use crate::observe::metrics::{Family, Metrics};
+use crate::observe::metrics::{Family, Gauge, Metrics};
 use crate::upstream::{Net, Watch};
 use http::{HeaderName, StatusCode};
 use std::rc::Rc;
@@ -47,7 +47,7 @@ pub struct Proxy {
     /// What is held for clients.
     pub budget: Arc<Budget>,
     /// Who of the control threads works with the disk.
-    pub(super) disk: DiskQueue,
+    pub disk: DiskQueue,
     /// Requests that are being forwarded.
     busy: AtomicUsize,
     reloaded: AtomicBool,
@@ -115,7 +115,7 @@ impl Proxy {
         if route == Route::Page
             && let Some(page) = self.page(&snapshot, request.listener)
         {
-            return self.serve_page(page, visit, request, reply);
+            return page.serve(visit, request, reply);
         }
         let caller = self.caller(&request, &route, &snapshot).and_then(|caller| {
             if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
@@ -145,7 +145,7 @@ impl Proxy {
             Route::Health if mode == Mode::Status => visit.text(reply, &request, "OK"),
             Route::Health => self.health(&visit, &caller, reply, &request),
             Route::Metrics if self.has_metrics(&snapshot, request.listener) => {
-                visit.text(reply, &request, &self.metrics.render(&views::gauges(&snapshot, &self.pulse())));
+                visit.text(reply, &request, &self.metrics.render(&self.gauges(&snapshot)));
             }
             Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
             Route::Preflight => visit.preflight(reply, &request, &snapshot),
@@ -174,6 +174,10 @@ impl Proxy {
     /// What is going on.
     pub fn activity(&self) -> &Arc<Activity> {
         &self.activity
+    }
+
+    fn gauges(&self, snapshot: &Snapshot) -> Vec<Gauge> {
+        views::gauges(snapshot, &self.pulse())
     }
 
     /// Figures that are true at this moment.

@@ -71,15 +71,16 @@ impl Visit {
             page::fields().into_iter().for_each(|(name, value)| common.push(name, value));
         } else {
             gate::add_cors(&mut common, &snapshot.config.server.cors, head);
-            // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
-            if snapshot.config.jobs.enabled && snapshot.config.jobs.always {
-                common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-                common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
-            }
         }
         let dialect = Dialect::of(head.target.path());
         let access = snapshot.config.log.access;
         let client = gate::client(head, peer, &snapshot.config.server.trusted_proxies);
+        // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
+        let jobs = &snapshot.config.jobs;
+        if jobs.enabled && jobs.always && !page::is_page(&head.target.canonical()) {
+            common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
+        }
         let common = Arc::new(common);
         Self { id, client, key: None, began, dialect, common, access, here: Some(here), told: None }
     }
