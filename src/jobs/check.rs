@@ -3,6 +3,7 @@
 use super::address;
 use crate::config::Webhooks;
 use crate::model::members::{self, Members, WEBHOOK};
+use crate::model::peek::MAX_NAME;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -39,8 +40,10 @@ pub fn refusal(details: &[Detail]) -> Value {
 pub fn check(path: &str, members: &Members<'_>, webhooks: &Webhooks) -> Vec<Detail> {
     let mut found = Vec::new();
     let given = |name: &str| members.get(name).filter(|raw| raw.get() != "null");
-    if let Some(raw) = members.get("model").filter(|raw| !is_text(raw)) {
-        found.push(expected("text", raw, &["model"]));
+    match members.get("model") {
+        Some(raw) if !is_text(raw) => found.push(expected("text", raw, &["model"])),
+        Some(raw) if raw.get().len() > MAX_NAME => found.push(Detail::new("too_big", "model is too long", &["model"])),
+        _ => {}
     }
     if path == "/v1/chat/completions" {
         match members.get("messages") {
@@ -197,6 +200,8 @@ mod tests {
         for body in ["{}", r#"{"messages":[]}"#, r#"{"messages":{}}"#, r#"{"messages":null}"#] {
             assert_eq!(found(body).len(), 1, "{body}");
         }
+        let long = format!(r#"{{"model":"{}","messages":[{{"role":"user"}}]}}"#, "m".repeat(MAX_NAME));
+        assert_eq!(found(&long), [("too_big", r#"["model"]"#.to_owned())]);
         // U18: as many as a reader wants, not as many as a body can hold.
         assert_eq!(found(&format!("{{\"messages\":[{}1]}}", "1,".repeat(100_000))).len(), MOST);
     }

@@ -37,10 +37,8 @@ struct Entry {
     owed: bool,
 }
 
-/// A job in progress.
 #[derive(Clone)]
 pub struct Running {
-    /// Set to end it.
     pub gone: Arc<Gone>,
     /// When its time is over.
     pub until: Instant,
@@ -51,9 +49,7 @@ pub struct Running {
 /// Why a job in progress was ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// Its owner said so.
     Cancelled,
-    /// Its time is over.
     Late,
     /// The proxy is being stopped: it goes on after the next start.
     Stopping,
@@ -83,7 +79,6 @@ impl Queue {
         self.known.insert(id, Entry { sequence, number, bytes, owner, state, owed });
     }
 
-    /// Forgets a job.
     pub fn take_out(&mut self, id: &str) -> Option<Name> {
         let name = self.name(id)?;
         let entry = self.known.remove(id)?;
@@ -102,14 +97,12 @@ impl Queue {
         Some(name)
     }
 
-    /// The name of a job's file.
     pub fn name(&self, id: &str) -> Option<Name> {
         let (id, entry) = self.known.get_key_value(id)?;
         let Entry { sequence, number, ref owner, state, owed, .. } = *entry;
         Some(Name { sequence, id: Arc::clone(id), owner: Arc::clone(owner), state, number, owed })
     }
 
-    /// Bytes of a job's file.
     pub fn size(&self, id: &str) -> u64 {
         self.known.get(id).map_or(0, |entry| entry.bytes)
     }
@@ -134,7 +127,6 @@ impl Queue {
         Some(name)
     }
 
-    /// A job in progress.
     pub fn running(&self, id: &str) -> Option<&Running> {
         self.running.get(id)
     }
@@ -160,12 +152,10 @@ impl Queue {
         self.running.remove(id)?.why
     }
 
-    /// Jobs in progress.
     pub fn active(&self) -> usize {
         self.running.len()
     }
 
-    /// Jobs that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -179,7 +169,6 @@ impl Queue {
         rank.saturating_sub(most.saturating_sub(self.running.len()))
     }
 
-    /// Jobs by state.
     pub fn counts(&self) -> [usize; 4] {
         self.counts
     }

@@ -16,21 +16,15 @@ use std::{fmt, io};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It waits.
     Pending,
-    /// It runs.
     Processing,
-    /// It came to an answer.
     Completed,
-    /// It came to none.
     Error,
 }
 
 impl State {
-    /// Every state.
     pub const ALL: [Self; 4] = [Self::Pending, Self::Processing, Self::Completed, Self::Error];
 
-    /// The word in answers and names.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -55,7 +49,6 @@ pub struct Name {
     pub id: Arc<str>,
     /// Whose it is, see [`owner_id`].
     pub owner: Arc<str>,
-    /// Where it stands.
     pub state: State,
     /// Tries so far, or the second when it ended.
     pub number: u64,
@@ -98,7 +91,6 @@ impl Name {
         self.owner.len() == NOBODY.len() && *self.owner != *NOBODY
     }
 
-    /// The same job in another state.
     #[must_use]
     pub fn to(&self, state: State, number: u64) -> Self {
         Self { state, number, ..self.clone() }
@@ -123,9 +115,7 @@ pub fn owner_id(owner: Option<&str>) -> Arc<str> {
 /// What a job's file holds, but for the [`Bodies`], which may be long.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// Of this content: 1.
     pub version: u32,
-    /// Its id.
     pub id: String,
     /// Name of its owner's key.
     pub owner: Option<String>,
@@ -138,7 +128,6 @@ pub struct Record {
     /// Why nothing came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Trouble>,
-    /// How the telling went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
 }
@@ -146,10 +135,8 @@ pub struct Record {
 /// The members of the same object that may be long; they are read and written where they stand, never copied.
 #[derive(Deserialize)]
 pub struct Bodies<'a> {
-    /// What it asks for.
     #[serde(borrow)]
     pub request: &'a RawValue,
-    /// What came of it.
     #[serde(borrow, default)]
     pub response: Option<&'a RawValue>,
 }
@@ -185,31 +172,24 @@ pub fn size(pieces: &[&[u8]]) -> u64 {
 /// Why a job came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// A sentence.
     pub message: String,
-    /// A word.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Tries.
     pub attempts: u64,
 }
 
 impl Trouble {
-    /// The word for what its owner stopped.
     pub const CANCELLED: &str = "cancelled";
 
-    /// Its owner stopped it.
     pub fn cancelled(attempts: u64) -> Self {
         Self { message: "The job was cancelled.".into(), kind: Self::CANCELLED.into(), attempts }
     }
 }
 
-/// How the telling went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     /// `delivered` or `failed`.
     pub status: String,
-    /// Tries.
     pub attempts: u32,
     /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 /// Come again when the line of jobs is full.
 const COME_BACK: Duration = Duration::from_secs(30);
+
 impl Later for Office {
     fn submit(&self, parcel: &Parcel<'_>) -> Result<Told, Failure> {
         let settings = self.settings();
@@ -187,6 +188,6 @@ impl Office {
 
 /// Too much is held for clients already.
 fn busy() -> Failure {
-    let text = "Too much is being sent to clients (server.bodyMemory); ask again.";
+    let text = "Too much is held for clients (server.bodyMemory); try again shortly.";
     Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))
 }

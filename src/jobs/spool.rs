@@ -21,9 +21,7 @@ pub struct Spool {
 
 /// A file that was found at the start.
 pub struct Stored {
-    /// Its name.
     pub name: Name,
-    /// Its size.
     pub bytes: u64,
 }
 
@@ -116,7 +114,6 @@ impl Spool {
         }
     }
 
-    /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

@@ -61,11 +61,15 @@ pub fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io
     };
     let mut head = serde_json::to_string(&view)?;
     head.pop();
-    // The response stands right behind the request: what is there already is neither copied nor held twice.
-    head += ",\"request\":";
-    let end = response.filter(|response| response.start > request.end).map_or(request.end, |response| response.end);
-    file.truncate(end);
-    file.splice(..request.start, head.bytes());
+    // The two stand side by side: what is there already is neither copied nor held twice.
+    let (first, span) = match response {
+        None => ("request", request),
+        Some(response) if response.start < request.start => ("response", response.start..request.end),
+        Some(response) => ("request", request.start..response.end),
+    };
+    head += &format!(",\"{first}\":");
+    file.truncate(span.end);
+    file.splice(..span.start, head.bytes());
     file.push(b'}');
     Ok(Told { body: file, ..Told::json(StatusCode::OK, &json!({})) })
 }
@@ -116,4 +120,38 @@ pub fn list(jobs: &[(usize, Name)], has_more: bool, counts: [usize; 4]) -> Told 
     let counts = json!({"pending": pending, "processing": processing, "completed": completed, "error": error});
     let body = json!({"object": "list", "data": data, "has_more": has_more, "counts": counts});
     Told::json(StatusCode::OK, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_told_from_its_file_whatever_stands_first_there() {
+        let name = Name::parse("01932f0a1b2c0003.abc.00000000.completed.9").expect("a name");
+        let (about, request, response) = (
+            r#""version":1,"id":"abc","owner":null,"group":null,"path":"/","webhook":null"#,
+            r#""request":{"n": 1e400}"#,
+            r#""response":[ 1.0 ]"#,
+        );
+        for file in [[about, request, response], [response, request, about], [request, response, about]] {
+            let told = job(&name, format!("{{{}}}", file.join(",")).into_bytes(), 0, 3).expect("a job");
+            let text = String::from_utf8(told.body).expect("text");
+            assert!(
+                text.contains(request) && text.contains(response) && text.contains(r#""active_requests":3"#),
+                "{text}"
+            );
+            assert!(
+                text.starts_with(r#"{"request_id":"abc","status":"completed","#) && !text.contains("version"),
+                "{text}"
+            );
+            let waiting =
+                job(&name.to(State::Pending, 0), format!("{{{}}}", file.join(",")).into_bytes(), 1, 3).expect("a job");
+            let value: serde_json::Value =
+                serde_json::from_str(&String::from_utf8(waiting.body).expect("text").replace("1e400", "1"))
+                    .expect("JSON");
+            assert_eq!((value.get("response"), &value["request"]["n"]), (None, &json!(1)));
+        }
+        assert!(job(&name, b"{ half".to_vec(), 0, 0).is_err());
+    }
 }

@@ -10,7 +10,7 @@ use std::fmt;
 /// Deepest nesting, the object itself included: what serde_json and nlohmann's users take for sane.
 const DEPTH: usize = 128;
 /// The members that [`Members`] keeps; any others stay where they are, however many there are.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 8] = [
     "messages",
     "temperature",
     "presence_penalty",
@@ -19,7 +19,6 @@ const NAMES: [&str; 9] = [
     "max_tokens",
     "max_completion_tokens",
     WEBHOOK,
-    "stream",
 ];
 
 /// The member that is ours and goes no further.

@@ -28,7 +28,7 @@ pub struct Named {
 }
 
 /// Longest model name that is looked at, in bytes as written: a name is copied, so it must not be as long as a body.
-pub(super) const MAX_NAME: usize = 64 * 1024;
+pub const MAX_NAME: usize = 64 * 1024;
 
 /// Reads a JSON body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
 pub fn json(body: &[u8]) -> Result<Peek, Failure> {
