@@ -299,7 +299,7 @@ mod tests {
     // R22: each byte of a large file is looked at once.
     #[test]
     fn a_large_file_that_is_full_of_beginnings_is_no_work() {
-        let noise = "\r\n--\r\n--a\r\n\r\n".repeat(500_000);
+        let noise = "\r\n--\r\n--a\r\n\r\n".repeat(100_000);
         let file = "Content-Disposition: form-data; name=f; filename=x";
         assert_eq!(model(&form(&[(file, &noise), (&field("model"), "m")])), Ok(Some("m".into())));
     }
