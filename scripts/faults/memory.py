@@ -169,22 +169,28 @@ def viewers():
     extra = f"admin: {{enabled: true, token: {token}}}\nlog: {{level: debug, access: true}}\n"
     with Proxy(extra, ", models: [m]") as proxy:
         clients = [proxy.unread("/admin/events", f"Authorization: Bearer {token}\r\n") for _ in range(8)]
-        end, lines = time.monotonic() + 20, 0
-        connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
-        while time.monotonic() < end:
-            connection.request("POST", "/v1/chat/completions?" + "x" * 2000, chat("x"), {"Content-Type": "application/json"})
-            connection.getresponse().read()
-            lines += 1
+        end = time.monotonic() + 20
+
+        def write_log(_):
+            connection, lines = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20), 0
+            while time.monotonic() < end:
+                connection.request("GET", "/v1/models/" + "x" * 1000)
+                connection.getresponse().read()
+                lines += 1
+            connection.close()
+            written.append(lines)
+
+        written = []
+        side_by_side(8, write_log)
         peak = proxy.peak()
-        for client in clients:
-            client.close()
-        return peak, OWN, {"requests logged": lines}
+        heads = [client.recv(12).decode("latin-1").split(" ")[-1] for client in clients]
+        return peak, OWN, {"requests logged": sum(written), "views": heads}
 
 
 def list_():
     """A model list of 7.6 MiB with aliases (U29)."""
     with Proxy("healthCheck: {interval: 1s}\ncache: {ttlMs: 0}\nlog: {access: false}\n") as proxy:
-        names = [f"model-{number:06d}" for number in range(40_000)]
+        names = [f"model-{number:06d}" for number in range(37_000)]
         Upstream.models = [{"id": name, "aliases": [f"{name}-{n}-{'x' * 12}" for n in range(4)], "note": "y" * 40} for name in names]
         size = len(json.dumps(Upstream.models)) / MIB
         ends = []
@@ -192,6 +198,7 @@ def list_():
             time.sleep(1)
             ends.append(len(json.loads(proxy.ask("GET", "/v1/models")[1])["data"]))
         assert proxy.ask("GET", "/health")[0] == 200
+        assert ends[-1] > 0, "the list was not taken"
         return proxy.peak(), 8 * size + OWN, {"MiB of list": round(size, 1), "models": ends[-1]}
 
 
