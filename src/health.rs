@@ -353,7 +353,10 @@ fn judge(answer: Result<(StatusCode, Vec<u8>), Fault>, endpoint: &Endpoint) -> O
         Ok((status, _)) => Observation::Down(format!("answered {}", status.as_u16())),
         Err(Fault { trouble: Trouble::Timeout(_), .. }) if endpoint.live.is_working(clock::now()) => Observation::Busy,
         Err(Fault { trouble: Trouble::Timeout(_), .. }) => Observation::Down("did not answer in time".into()),
-        Err(fault) if fault.trouble == Trouble::Refused => Observation::Refused(fault.cause),
+        Err(fault) if fault.trouble == Trouble::Refused => {
+            endpoint.live.note_refused(clock::now());
+            Observation::Refused(fault.cause)
+        }
         Err(fault) => Observation::Down(fault.cause),
     }
 }

@@ -201,6 +201,12 @@ fn only(snapshot: &Snapshot, scope: &Scope) -> Planned {
     }
 }
 
+/// The one endpoint that has what is asked about, the request as it is.
+pub fn at(snapshot: &Snapshot, name: &str, scope: &Scope) -> Option<Plan> {
+    let found = open(snapshot, scope).into_iter().find(|candidate| candidate.endpoint.name() == name)?;
+    Some(anywhere(snapshot, scope, vec![found], "session"))
+}
+
 /// Any endpoint, the request as it is.
 fn anyone(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
     match open(snapshot, scope) {

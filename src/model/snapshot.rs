@@ -10,9 +10,11 @@ use super::standing::Observation;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::base::lock::{lock, read, write};
+use crate::base::recent::Recent;
 use crate::config::{self, Config};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,8 @@ use std::time::{Duration, Instant};
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Notices that may wait for the health thread; more are dropped, since each only asks it to look.
 const NOTICES: usize = 256;
+/// Conversations whose endpoint is known: as many as were begun lately, and at most twice that.
+const CONVERSATIONS: usize = 512;
 /// A waiting request looks this often whether its client is still there.
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -113,6 +117,12 @@ fn grouped(group: &config::Group, endpoints: &[Arc<Endpoint>]) -> Group {
     Group { config: group.clone(), endpoints: members.collect() }
 }
 
+fn digest(id: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// What the health thread is told.
 pub enum Notice {
     /// A real request found this out about an endpoint.
@@ -130,6 +140,7 @@ pub struct Shared {
     current: RwLock<Arc<Snapshot>>,
     capacity: Arc<Capacity>,
     affinity: Affinity,
+    conversations: Mutex<Recent<u64, String>>,
     writer: Mutex<()>,
     notices: Sender<Notice>,
     refresh: Mutex<Refresh>,
@@ -152,6 +163,7 @@ impl Shared {
         let shared = Self {
             capacity,
             affinity: Affinity::default(),
+            conversations: Mutex::new(Recent::new(CONVERSATIONS)),
             current: RwLock::new(Arc::new(first)),
             writer: Mutex::new(()),
             notices,
@@ -177,6 +189,16 @@ impl Shared {
     /// Which conversation was where.
     pub fn affinity(&self) -> &Affinity {
         &self.affinity
+    }
+
+    /// An endpoint has the conversation that its client calls so (`X-Conversation-Id`).
+    pub fn note_conversation(&self, id: &[u8], endpoint: &str) {
+        lock(&self.conversations).put(digest(id), endpoint.to_owned());
+    }
+
+    /// The endpoint that has a conversation.
+    pub fn conversation(&self, id: &[u8]) -> Option<String> {
+        lock(&self.conversations).get(&digest(id)).cloned()
     }
 
     /// The places at all endpoints.

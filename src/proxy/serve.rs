@@ -7,7 +7,7 @@ use super::later::Later;
 use super::page::Page;
 use super::reception::{Bound, route_of, site};
 use super::relay;
-use super::route::{Forward, Route};
+use super::route::{self, Forward, Route};
 use super::views::Pulse;
 use super::visit::{Outline, Visit, nothing_relayed};
 use super::{key, views};
@@ -16,12 +16,14 @@ use crate::base::clock;
 use crate::base::disk::DiskQueue;
 use crate::config::Mode;
 use crate::http::door::Handle;
+use crate::http::head::Head;
 use crate::http::pool::Job;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
 use crate::model::bucket::Left;
 use crate::model::caller::{Caller, Pass};
 use crate::model::catalog;
+use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind};
 use crate::model::plan::{self, Plan, Planned};
 use crate::model::scope::Scope;
@@ -29,8 +31,10 @@ use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::End;
 use crate::observe::activity::{Activity, Beginning};
 use crate::observe::metrics::{Family, Gauge, Metrics};
+use crate::upstream::headers::INSTANCE;
 use crate::upstream::{Net, Watch};
-use http::{HeaderName, StatusCode};
+use http::{StatusCode, header};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -117,6 +121,10 @@ impl Proxy {
         {
             return page.serve(visit, request, reply);
         }
+        if self.net.pseudonym().is_in(request.head.fields.all("via")) {
+            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
+            return visit.refuse(reply, &request.head, &Failure::new(Kind::Loop, text));
+        }
         let caller = self.caller(&request.head, request.from(), &route, &snapshot).and_then(|caller| {
             if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
                 let left = bound.buckets.take(visit.client, &limit, clock::now());
@@ -131,6 +139,11 @@ impl Proxy {
         };
         visit.key.clone_from(&caller.name);
         match route {
+            Route::Models if request.head.fields.get(header::VIA).is_some() => {
+                visit.tell(INSTANCE, self.net.pseudonym().value());
+                let listing = self.listing_for_proxy(&request.head, &snapshot, &caller.scope);
+                visit.json(reply, &request, StatusCode::OK, &listing);
+            }
             Route::Models if caller.scope.is_all() => {
                 visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
             }
@@ -169,6 +182,16 @@ impl Proxy {
                 self.forward(&Party { visit, caller, snapshot }, reply, &request, &forward);
             }
         }
+    }
+
+    /// The list for another proxy, without what is known from that proxy alone: two in a ring would keep the models of a
+    /// dead server alive.
+    fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
+        let asks = |endpoint: &Endpoint| {
+            self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
+        };
+        let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
+        catalog::listing(&catalog::listed(&others, &snapshot.config.models, scope))
     }
 
     /// What is going on.
@@ -216,8 +239,12 @@ impl Proxy {
         let Party { visit, caller, snapshot } = party;
         let _busy = Busy::new(&self.busy);
         let planned = ask::ask(request, forward).and_then(|ask| {
-            let plan = self.plan(request, &ask, snapshot, &caller.scope)?;
-            Ok((ask, plan))
+            let id = forward.conversation(&request.head);
+            let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &caller.scope));
+            match known {
+                Some(plan) => Ok((ask, (plan, None))),
+                None => self.plan(request, &ask, snapshot, &caller.scope).map(|plan| (ask, plan)),
+            }
         });
         let (ask, (plan, fresh)) = match planned {
             Ok(planned) => planned,
@@ -230,7 +257,12 @@ impl Proxy {
             }
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
-        let ping = snapshot.config.server.sse_ping.filter(|_| ask.stream).map(|ping| (ping, request.began));
+        let ping = snapshot
+            .config
+            .server
+            .sse_ping
+            .filter(|_| ask.stream && forward.streams_events())
+            .map(|ping| (ping, request.began));
         let common = Arc::clone(&visit.common);
         let shown = self.activity.begin(&Beginning {
             id: &visit.id,
@@ -244,6 +276,7 @@ impl Proxy {
         let (gone, ongoing) = (Arc::clone(&request.gone), shown.ongoing());
         let client = Rc::new(Client::new(reply, common, visit.dialect, gone, ping, ongoing));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
+        let queued = Cell::default();
         let errand = Errand {
             net: &self.net,
             shared: &self.shared,
@@ -252,11 +285,14 @@ impl Proxy {
             ask: &ask,
             forward,
             watch: &(Rc::clone(&client) as Rc<dyn Watch>),
+            client: Some(&client),
+            queued: &queued,
             request_id: &visit.id,
             trusted,
             scope: &caller.scope,
             background: key::is_background(&request.head, caller),
-            keyed: !self.asks_nothing(snapshot, request.listener),
+            keyed: !self.asks_nothing(snapshot, request.listener) || shows_our_key(&request.head, snapshot),
+            policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
         };
@@ -264,7 +300,8 @@ impl Proxy {
         let (status, by, relayed) = match forward::forward(&errand, plan) {
             Outcome::Answer(answer, by) => {
                 let status = answer.status;
-                (status.as_u16(), Some(by.clone()), relay::relay(*answer, &client, &by, is_head))
+                let relayed = relay::relay(*answer, &client, &by, is_head, forward.has_end());
+                (status.as_u16(), Some(by), relayed)
             }
             Outcome::Kept(kept, by) => (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, &client, &by)),
             Outcome::Failed(failure, by) => {
@@ -284,14 +321,14 @@ impl Proxy {
         if let Some(by) = &by {
             relay::note_tokens(&relayed, by, ask.stream);
         }
-        if relayed.end == End::ClientGone {
+        if relayed.end == End::ClientGone || shown.is_stopped() {
             self.end_conversation(request, by.as_deref());
         }
         visit.log(
             &request.head,
             status,
             client.sent(),
-            &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed },
+            &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() },
         );
     }
 
@@ -303,8 +340,14 @@ impl Proxy {
         snapshot: &Snapshot,
         scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
+        if ask.sealed && !(scope.models.is_empty() && (ask.name().is_some() || snapshot.config.models.is_empty())) {
+            return Err(ask::unreadable());
+        }
         match plan::plan(snapshot, ask.wish(), scope, clock::now()) {
             Planned::Plan(plan) => return Ok((plan, None)),
+            Planned::Refused(failure) if ask.sealed && failure.kind == Kind::ModelRequired => {
+                return Err(ask::unreadable());
+            }
             Planned::Refused(failure) => return Err(failure),
             Planned::Unknown => {}
         }
@@ -332,8 +375,8 @@ impl Proxy {
     /// llama-server keeps a generation alive for `X-Conversation-Id` after its client has left: since the
     /// client's leaving is passed on, that is ended too (LLAMA-SERVER facts).
     fn end_conversation(&self, request: &Request, by: Option<&By>) {
-        let name = HeaderName::from_static("x-conversation-id");
-        let (Some(by), Some(id)) = (by, request.head.fields.get(name).and_then(|v| v.to_str().ok())) else {
+        let (Some(by), Some(id)) = (by, request.head.fields.get(route::CONVERSATION).and_then(|v| v.to_str().ok()))
+        else {
             return;
         };
         if by.endpoint.config.on_client_gone == crate::config::OnClientGone::Finish {
@@ -383,6 +426,11 @@ struct Party {
     visit: Visit,
     caller: Caller,
     snapshot: Arc<Snapshot>,
+}
+
+/// Whether a request shows one of our keys, asked for or not.
+fn shows_our_key(head: &Head, snapshot: &Snapshot) -> bool {
+    key::all_shown(head).any(|shown| snapshot.callers.identify(&shown).is_some())
 }
 
 /// A right to be forwarded, within what the caller's key allows at once and over time.
