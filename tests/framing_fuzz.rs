@@ -22,7 +22,6 @@ const BODIES: &[&str] = &[
 const JSON: &[&str] = &[
     r#"{"model":"m","messages":[{"role":"user","content":"hi \ud83d\ude00"}],"stream":true,"n":1e5}"#,
     r#" { "a" : {"model":[1,-2.5e+3,null]} , "mod\u0065l" : "\u0061/b" , "\ud800":"\\\"" } "#,
-    "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--b\r\nContent-Disposition: form-data; name=f; filename=\"x\"\r\n\r\n\0\r\n--b--\r\n",
     "a=b&model=a%2Fb+c&x",
 ];
 const CONVERSATIONS: &[&str] = &[
@@ -34,6 +33,19 @@ const LISTS: &[&str] = &[
     r#"{"models":[{"name":"a"}],"object":"list","data":[{"id":"b","aliases":["b","c"],"created":1.5,"meta":{"n_ctx":8192},"status":{"value":"loaded","args":["x"]}}]}"#,
     r#"[{"id":"a","owned_by":"x","max_model_len":"5","root":"r","permission":[{"id":"p"}]},{"model":"b"},7]"#,
     r#"data: {"response":{"id":"resp_1","output":[{"id":"msg_1"}]},"id" : "x\""}"#,
+];
+const FORMS: &[&str] = &[
+    "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--b\r\nContent-Disposition: form-data; name=f; filename=\"x\"\r\n\r\n\0\r\n--b--\r\n",
+    "preamble\r\n--b \t\r\nContent-Disposition: form-data; name=model\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nm\r\n--b-- \r\nepilogue",
+];
+const JOBS: &[&str] = &[
+    r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true,"webhookUrl":"https://example.com/x"}"#,
+    r#" { "webhook\u0055rl" : "https://h.example" , "messages" : [ {"\u0072ole":"user"} , {"role":1} ] , "temperature":-0.5e0 } "#,
+    r#"{"max_tokens":1,"top_p":1.0,"messages":[{"role":"tool","x":[1e5,null,"\ud83d\ude00"]}],"other":{"model":1,"webhookUrl":2}}"#,
+];
+const ENVIRONMENTS: &[&str] = &[
+    "# c\nexport A=1\nB = \"x # y\" # z\r\nC='q' \nD=a b # c\nE=\n F=g=h\nnothing\n",
+    "\u{feff}PORT=3000\nAPI_KEY=`k`",
 ];
 const RENAMES: &[&str] = &[
     "new\0{\"model\":\"m\",\"stream\":true}",
@@ -86,6 +98,10 @@ const WORDS: &[&str] = &[
     "--b",
     "--b--",
     "name=model",
+    "name=Model",
+    "\"webhookUrl\":\"https://h\",",
+    "\"role\":\"user\"",
+    "--b \r\n",
     "\u{feff}",
     "=",
     "&",
@@ -143,6 +159,21 @@ fn a_conversation_is_known_again_however_it_is_written() {
 #[test]
 fn what_is_kept_of_a_list_is_bounded_and_can_be_shown() {
     fuzz(6, 20_000, LISTS, properties::list);
+}
+
+#[test]
+fn a_form_names_one_model() {
+    fuzz(5, 20_000, FORMS, properties::multipart);
+}
+
+#[test]
+fn a_jobs_body_is_what_a_full_parse_finds() {
+    fuzz(6, 20_000, JOBS, properties::members);
+}
+
+#[test]
+fn a_variable_stands_in_one_line() {
+    fuzz(7, 20_000, ENVIRONMENTS, properties::environment);
 }
 
 #[test]

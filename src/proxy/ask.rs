@@ -76,8 +76,12 @@ pub fn ask(request: &Request, forward: &Forward) -> Result<Ask, Failure> {
                 Err(_) if must_name && from_query()?.is_none() => return Err(unknown_path()),
                 Err(failure) => return Err(failure),
             };
-            let ask = match (ask.named.is_some(), from_query()?) {
-                (false, Some(named)) => Ask { named: Some(named), place: Place::Query, ..ask },
+            let ask = match (ask.name(), from_query()?) {
+                (None, Some(named)) => Ask { named: Some(named), place: Place::Query, ..ask },
+                (Some(name), Some(named)) if name != named.name => {
+                    let text = "The body and the query name two different models.";
+                    return Err(Failure::new(Kind::InvalidBody, text).param("model"));
+                }
                 _ => ask,
             };
             if must_name && ask.named.is_none() { Err(unknown_path()) } else { Ok(ask) }

@@ -29,6 +29,7 @@ mod headers;
 mod health;
 mod health_faults;
 mod jobs;
+mod jobs_bounds;
 mod jobs_faults;
 mod json_faults;
 mod keys;
