@@ -1,7 +1,6 @@
 //! What the page can do: change the file of routes, press buttons. Every change is checked whole, written whole, then in
 //! force.
 
-use super::guard::Opened;
 use super::{Admin, routes, routes_file};
 use crate::base::dice;
 use crate::base::disk::is_full;
@@ -12,6 +11,7 @@ use crate::http::request::Request;
 use crate::model::failure::{Failure, Kind};
 use crate::model::query::decoded;
 use crate::proxy::later::Told;
+use crate::proxy::page::Opened;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ impl Admin {
     pub(super) fn shown(&self, request: &Request, opened: Opened) -> Result<Told, Failure> {
         let reveal = request.head.target.query().is_some_and(|query| query.split('&').any(|pair| pair == "reveal=1"));
         if reveal && opened != Opened::Token {
-            return Err(Failure::new(Kind::Forbidden, "Keys are shown in clear only to who shows admin.token."));
+            return Err(Failure::new(Kind::Forbidden, "Keys are shown in clear only with the page's token."));
         }
         let stored = lock(&self.file);
         let text = self.on_disk().ok().flatten().unwrap_or_else(|| stored.clone());

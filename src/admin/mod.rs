@@ -8,7 +8,7 @@ mod status;
 mod viewers;
 
 use self::actions::pretty;
-use self::guard::{Opened, Rules};
+use self::guard::Rules;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::base::lock::lock;
@@ -17,11 +17,10 @@ use crate::http::door::From;
 use crate::http::head::Head;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
-use crate::model::bucket::Buckets;
 use crate::model::failure::Failure;
 use crate::model::snapshot::Shared;
 use crate::proxy::later::Told;
-use crate::proxy::page::Page;
+use crate::proxy::page::{Opened, Page};
 use crate::proxy::serve::Proxy;
 use crate::proxy::visit::Visit;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -63,7 +62,6 @@ pub struct Admin {
     helm: OnceLock<Weak<dyn Helm>>,
     /// Itself, for threads that outlive a request.
     me: OnceLock<Weak<Self>>,
-    wrong: Buckets,
     viewers: AtomicUsize,
     closed: Arc<Gone>,
 }
@@ -107,7 +105,6 @@ impl Admin {
             switched: Mutex::default(),
             helm: OnceLock::new(),
             me: OnceLock::new(),
-            wrong: Buckets::default(),
             viewers: AtomicUsize::new(0),
             closed: Arc::default(),
         };
@@ -179,15 +176,15 @@ impl Admin {
             admin: &snapshot.config.admin,
             callers: &snapshot.callers,
             hosts: &snapshot.config.server.allowed_hosts,
-            wrong: &self.wrong,
+            trusted: &snapshot.config.server.trusted_proxies,
         };
         guard::admit(head, peer, &rules, clock::now())
     }
 }
 
 impl Page for Admin {
-    fn admit(&self, head: &Head, from: From) -> Result<(), Failure> {
-        self.opened(head, from.peer).map(drop)
+    fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure> {
+        self.opened(head, from.peer)
     }
 
     fn serve(&self, visit: Visit, request: Request, reply: Reply) {
