@@ -127,7 +127,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let (hand_over, take_over) = bounded::<Front>(1);
     let front = std::thread::Builder::new().name("front".into());
     let front = front.spawn(move || take_over.into_iter().for_each(Front::run)).map_err(StartError::System)?;
-    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&net), bound));
+    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&net), bound, Arc::clone(&budget)));
     let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
     let admin = admin.map_err(StartError::Routes)?;
     let base = Mutex::new(config.clone());

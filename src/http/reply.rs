@@ -6,6 +6,7 @@ use super::pool::Returns;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use socket2::SockRef;
 use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 /// Longest single wait inside a blocked write: how soon a client that left is noticed there.
 const WRITE_TICK: Duration = Duration::from_millis(250);
+
+/// Bytes of a live stream that the kernel holds for its client.
+const LIVE_BUFFER: usize = 64 << 10;
 
 /// How a body is delimited on the way to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +104,13 @@ impl Reply {
     /// From now on nothing is waited for: what the client does not take at once, the front sends later.
     pub(super) fn never_block(&mut self) {
         self.may_block = false;
+    }
+
+    /// From now on each write waits for the client, for `writeTimeout` at most, and the kernel holds little for it: one
+    /// that does not read is noticed soon.
+    pub fn wait_for_client(&mut self) {
+        self.may_block = true;
+        let _ = SockRef::from(&*self.stream).set_send_buffer_size(LIVE_BUFFER);
     }
 
     /// Whether a head was started.

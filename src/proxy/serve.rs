@@ -11,7 +11,9 @@ use super::route::{Forward, Route};
 use super::views::Pulse;
 use super::visit::{Outline, Visit, nothing_relayed};
 use super::{key, views};
+use crate::base::budget::Budget;
 use crate::base::clock;
+use crate::base::disk::DiskQueue;
 use crate::config::Mode;
 use crate::http::door::Handle;
 use crate::http::pool::Job;
@@ -42,6 +44,10 @@ pub struct Proxy {
     pub(super) bound: Vec<Bound>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
+    /// What is held for clients.
+    pub budget: Arc<Budget>,
+    /// Who of the control threads works with the disk.
+    pub disk: DiskQueue,
     /// Requests that are being forwarded.
     busy: AtomicUsize,
     reloaded: AtomicBool,
@@ -53,13 +59,15 @@ pub struct Proxy {
 
 impl Proxy {
     /// A proxy over these endpoints, behind these listeners.
-    pub fn new(shared: Arc<Shared>, net: Arc<Net>, bound: Vec<Bound>) -> Self {
+    pub fn new(shared: Arc<Shared>, net: Arc<Net>, bound: Vec<Bound>, budget: Arc<Budget>) -> Self {
         Self {
             shared,
             net,
             bound,
             metrics: Arc::default(),
             activity: Arc::new(Activity::unwatched()),
+            budget,
+            disk: DiskQueue::default(),
             busy: AtomicUsize::new(0),
             reloaded: AtomicBool::new(true),
             door: OnceLock::new(),

@@ -40,6 +40,7 @@ mod staying_up;
 mod strategies;
 mod stream_faults;
 mod stress;
+mod trust;
 mod uploads;
 mod upstream_faults;
 mod webhooks;
