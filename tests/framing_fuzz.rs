@@ -29,6 +29,11 @@ const RENAMES: &[&str] = &[
     "new\0{\"model\":\"m\",\"stream\":true}",
     "\"\\\n\u{e9}\0 {\"x\":{\"model\":1},\"model\" : \"\\ud83d\\ude00\" , \"y\":[9007199254740993]}\n",
 ];
+const ROUTES: &[&str] = &[
+    include_str!("../config/old/003-dynamic_routing.json"),
+    "// all\n{\"Models\": {\"m\": {\"Strategy\": 1, \"Backends\": [{\"BaseUrl\": \"http://h:1/v1\", \"ApiKeys\": [\"canary-1\"], \"Weight\": 3, // three\n \"Enabled\": true}]}}}",
+    r#"{"models":{"a\u002fb":{"strategy":"weighted","backends":[{"name":"n","baseurl":"https://u\/v1","apiKeys":["canary"],"backendModelName":null},{"Endpoint":"e"}]},"":{}}}"#,
+];
 const WORDS: &[&str] = &[
     "\r\n",
     "\n",
@@ -120,6 +125,11 @@ fn a_peek_finds_what_a_full_parse_finds() {
 #[test]
 fn a_rename_changes_the_name_alone() {
     fuzz(4, 20_000, RENAMES, properties::rename);
+}
+
+#[test]
+fn a_file_of_routes_is_read_or_refused_whatever_it_holds() {
+    fuzz(5, 5_000, ROUTES, properties::routes);
 }
 
 /// Names and values that some server has taken for `Transfer-Encoding: chunked`, as whole field lines.

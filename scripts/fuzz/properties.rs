@@ -1,5 +1,6 @@
-//! What must hold for any bytes a client can send. Shared by the fuzz targets and `tests/framing_fuzz.rs`.
+//! What must hold for any bytes a client can send, or somebody can write into the file of routes. Shared by the fuzz targets and `tests/framing_fuzz.rs`.
 
+use llmproxy::config::{Config, load};
 use llmproxy::http::body::{Decoder, Progress};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
 use llmproxy::model::failure::Failure;
@@ -128,4 +129,21 @@ pub fn rename(data: &[u8]) {
     let after = peek::json(&pieces.concat()).expect("as sound as before");
     let model = after.model.expect("still there");
     assert_eq!((model.name.as_str(), model.span.len(), after.stream), (&*name, pieces[1].len(), before.stream));
+}
+
+/// A file of routes is read or refused with its name and without its keys; what the page would write of it, without its
+/// comments, means the same.
+pub fn routes(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match load::with_routes("r.json", text, &Config::default()) {
+        Err(problems) => {
+            assert!(!problems.is_empty() && problems.iter().all(|problem| problem.place.starts_with("r.json")));
+            assert!(problems.iter().all(|problem| !problem.to_string().contains("canary")), "{problems:?}");
+        }
+        Ok(config) => {
+            let Ok(value) = load::json(text) else { return };
+            let written = serde_json::to_string_pretty(&value).expect("it was JSON");
+            assert_eq!(load::with_routes("r.json", &written, &Config::default()).as_ref(), Ok(&config));
+        }
+    }
 }

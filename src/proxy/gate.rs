@@ -129,9 +129,9 @@ fn is_local(origin: &str) -> bool {
 
 /// Adds what lets an allowed page read this answer.
 pub fn add_cors(fields: &mut Fields, rules: &[CorsOrigin], head: &Head) {
-    let Some(allow) = head.fields.get(header::ORIGIN).and_then(|origin| allowed_origin(rules, origin)) else {
-        return;
-    };
+    let mut origins = head.fields.all("origin");
+    let (Some(origin), None) = (origins.next(), origins.next()) else { return };
+    let Some(allow) = allowed_origin(rules, origin) else { return };
     if allow != "*" {
         fields.push(header::VARY, HeaderValue::from_static("Origin"));
     }
@@ -143,11 +143,11 @@ pub fn add_cors(fields: &mut Fields, rules: &[CorsOrigin], head: &Head) {
 pub fn preflight(rules: &[CorsOrigin], head: &Head) -> Result<Fields, Failure> {
     const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE, OPTIONS");
     let mut fields = Fields::default();
-    let Some(origin) = head.fields.get(header::ORIGIN) else {
+    if head.fields.get(header::ORIGIN).is_none() {
         fields.push(header::ALLOW, METHODS);
         return Ok(fields);
-    };
-    if allowed_origin(rules, origin).is_none() {
+    }
+    if head.fields.all("origin").any(|origin| allowed_origin(rules, origin).is_none()) {
         return Err(origin_refused());
     }
     fields.push(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);

@@ -5,8 +5,10 @@ mod support;
 
 mod admin;
 mod admin_events;
+mod admin_faults;
 mod admin_rules;
 mod affinity;
+mod browsers;
 mod cancel;
 mod capacity;
 mod catalog;
