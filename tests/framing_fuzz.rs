@@ -34,6 +34,12 @@ const ROUTES: &[&str] = &[
     "// all\n{\"Models\": {\"m\": {\"Strategy\": 1, \"Backends\": [{\"BaseUrl\": \"http://h:1/v1\", \"ApiKeys\": [\"canary-1\"], \"Weight\": 3, // three\n \"Enabled\": true}]}}}",
     r#"{"models":{"a\u002fb":{"strategy":"weighted","backends":[{"name":"n","baseurl":"https://u\/v1","apiKeys":["canary"],"backendModelName":null},{"Endpoint":"e"}]},"":{}}}"#,
 ];
+const ANSWERS: &[&str] = &[
+    "aHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    "aHTTP/1.1 100 Continue\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\nA\r\n0123456789\r\n0\r\nA: b\r\n\r\n",
+    "aHTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {}\n\ndata: [DONE]\n\n",
+    "\0HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+];
 const WORDS: &[&str] = &[
     "\r\n",
     "\n",
@@ -129,7 +135,13 @@ fn a_rename_changes_the_name_alone() {
 
 #[test]
 fn a_file_of_routes_is_read_or_refused_whatever_it_holds() {
-    fuzz(5, 5_000, ROUTES, properties::routes);
+    fuzz(6, 5_000, ROUTES, properties::routes);
+}
+
+// U10, U11, U22, U25, U26
+#[test]
+fn an_answer_has_one_reading_however_it_arrives() {
+    fuzz(5, 20_000, ANSWERS, properties::answer);
 }
 
 /// Names and values that some server has taken for `Transfer-Encoding: chunked`, as whole field lines.

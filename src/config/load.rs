@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 /// No file written by hand comes near.
 const MOST_BYTES: u64 = 1 << 20;
-const MOST_SECRET_BYTES: u64 = 64 << 10;
 
 /// Where a configuration is looked for when nobody names one.
 const PLACES: [&str; 3] = ["config/endpoints.yml", "config.yaml", "/etc/llmproxy/endpoints.yml"];
@@ -82,8 +81,10 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let exposed_files = RefCell::new(Vec::new());
     let file = |secret: &Path| {
         let path = folder.join(secret);
-        let text = read_secret(&path)?;
-        exposed_files.borrow_mut().extend(is_world_readable(&path).then_some(path));
+        let text = self::text(&path)?;
+        // Certificates are for everybody.
+        let is_secret = !text.contains("-----BEGIN CERTIFICATE-----");
+        exposed_files.borrow_mut().extend((is_secret && is_world_readable(&path)).then_some(path));
         Ok(text)
     };
     let outside = Outside { variable: &env, file: &file };
@@ -232,11 +233,15 @@ fn read_text(path: &Path) -> Result<String, LoadError> {
     })
 }
 
-fn read_secret(path: &Path) -> io::Result<String> {
+/// The text of a file that a configuration names: a secret, or certificates.
+///
+/// # Errors
+/// It cannot be read, is too large or is not text.
+pub fn text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(MOST_SECRET_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MOST_SECRET_BYTES {
-        return Err(io::Error::other("larger than 64 KiB"));
+    File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(io::Error::other("larger than 1 MiB"));
     }
     Ok(text)
 }

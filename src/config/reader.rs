@@ -11,6 +11,9 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+/// Bytes of a file that holds one secret.
+const MOST_SECRET_BYTES: usize = 64 << 10;
+
 /// One map of a file, or the absence of one.
 pub struct Section<'a> {
     path: String,
@@ -296,8 +299,21 @@ impl<'a> Field<'a> {
         })
     }
 
+    /// The path of a file beside the configuration, and the text in it.
+    pub fn file(&self) -> Option<(String, String)> {
+        let path = self.text()?;
+        match self.notes.file(Path::new(path)) {
+            Ok(text) => Some((path.to_owned(), text)),
+            Err(error) => {
+                self.problem(format!("the file {path:?} cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
     fn secret_file(&self) -> Option<Secret> {
         let read = match self.notes.file(Path::new(self.text()?)) {
+            Ok(text) if text.len() > MOST_SECRET_BYTES => Err("cannot be read: larger than 64 KiB".into()),
             Ok(text) => secret(text.trim_end_matches(['\n', '\r'])),
             Err(error) => Err(format!("cannot be read: {error}")),
         };

@@ -17,7 +17,7 @@ use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::model::standing::{Observation, State};
 use crate::observe::activity::Ongoing;
 use crate::observe::metrics::{Family, Metrics};
-use crate::upstream::headers;
+use crate::upstream::headers::{self, Policy};
 use crate::upstream::{Answer, Fault, Net, Order, Rest, Stage, Trouble, Watch};
 use http::{HeaderMap, StatusCode};
 use std::rc::Rc;
@@ -26,6 +26,8 @@ use std::time::Duration;
 
 /// An error answer that may yet be the last word is kept whole up to this size; a longer one is passed on.
 const KEEP: usize = 1 << 20;
+/// And read for so long: errors are short, and the slot and the client wait for it.
+const KEEP_FOR: Duration = Duration::from_secs(2);
 /// How long one that nobody probes is left alone after it was away, while others are there.
 const REST: Duration = Duration::from_secs(5);
 
@@ -55,6 +57,8 @@ pub struct Errand<'a> {
     pub background: bool,
     /// Its credentials are for us.
     pub keyed: bool,
+    /// What its listener leaves to endpoints.
+    pub policy: Policy,
     /// What is counted.
     pub metrics: &'a Metrics,
     /// What others see of it.
@@ -75,6 +79,8 @@ pub struct By {
     pub queued: Duration,
     /// The model's name is one that somebody is known to serve.
     pub named: bool,
+    /// Which of its fields are passed on.
+    pub policy: Policy,
 }
 
 /// The end of the attempts.
@@ -202,6 +208,7 @@ impl<'a> Trying<'a> {
                 reason: self.reason,
                 queued: self.queued,
                 named: self.named,
+                policy: self.errand.policy,
             });
             self.last = Some(Rc::clone(&by));
             self.errand.ongoing.at(endpoint.name());
@@ -266,6 +273,8 @@ impl<'a> Trying<'a> {
             host: request.head.fields.get(http::header::HOST),
             request_id: self.errand.request_id,
             keyed: self.errand.keyed,
+            policy: self.errand.policy,
+            may_compress: true,
         };
         let mut timeouts = config.timeouts;
         // Whether a large body asks for a stream is not known.
@@ -310,26 +319,29 @@ impl<'a> Trying<'a> {
         weigh::answer(answer.status, retry, left)
     }
 
-    /// Keeps an error answer while others are tried; too long a one is the client's at once.
+    /// Keeps an error answer while others are tried; too long a one is the client's at once, from its first byte on.
     fn keep(&mut self, mut answer: Answer, by: Rc<By>, slot: &mut Option<Slot>) -> Option<Outcome> {
         let mut body = Vec::new();
         let mut piece = [0; 4096];
-        if answer.length.is_some_and(|length| length > KEEP as u64) {
-            answer.place = slot.take();
-            return Some(Outcome::Answer(Box::new(answer), by));
-        }
-        loop {
-            match answer.read(&mut piece) {
-                Ok(0) => break,
-                Ok(n) if body.len() + n <= KEEP => body.extend_from_slice(&piece[..n]),
-                Ok(_) => return None,
-                Err(fault) if fault.trouble == Trouble::Gone => return Some(Outcome::Gone(Some(by))),
-                // An error that broke off is worth less than none.
-                Err(fault) => {
-                    self.faults.push((by.endpoint.name().to_owned(), fault));
-                    return None;
-                }
+        let usual = answer.end_by(Some(clock::now() + KEEP_FOR));
+        let fault = loop {
+            if body.len() > KEEP || answer.length.is_some_and(|length| length > KEEP as u64) {
+                answer.end_by(usual);
+                answer.unread(body);
+                answer.place = slot.take();
+                return Some(Outcome::Answer(Box::new(answer), by));
             }
+            match answer.read(&mut piece) {
+                Ok(0) => break None,
+                Ok(n) => body.extend_from_slice(&piece[..n]),
+                Err(fault) if fault.trouble == Trouble::Gone => return Some(Outcome::Gone(Some(by))),
+                Err(fault) => break Some(fault),
+            }
+        };
+        // An error that broke off is worth less than none; one that takes too long still has its status.
+        if let Some(fault) = fault.filter(|fault| !matches!(fault.trouble, Trouble::Timeout(_))) {
+            self.faults.push((by.endpoint.name().to_owned(), fault));
+            return None;
         }
         if answer.status == StatusCode::SERVICE_UNAVAILABLE && weigh::is_loading(&body) {
             self.tell(&by.endpoint, Observation::Loading);
@@ -389,8 +401,11 @@ impl<'a> Trying<'a> {
         match self.kept {
             Some((kept, by)) => {
                 let (endpoint, model) = (Arc::clone(&by.endpoint), by.model.clone());
-                let By { reason, queued, named, .. } = *by;
-                Outcome::Kept(kept, Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued, named }))
+                let By { reason, queued, named, policy, .. } = *by;
+                Outcome::Kept(
+                    kept,
+                    Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued, named, policy }),
+                )
             }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }

@@ -5,15 +5,12 @@ use crate::model::caller::{Caller, Callers};
 use crate::model::failure::{Failure, Kind};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use std::net::IpAddr;
 use std::time::Instant;
 
 /// Asks a request to wait behind others.
 const PRIORITY: HeaderName = HeaderName::from_static("x-llmproxy-priority");
-
-/// At most so many keys of one request are looked at.
-const MOST: usize = 8;
 
 /// The caller of a request: one right key among several is enough. `opens` says which right keys count here.
 ///
@@ -60,17 +57,12 @@ pub fn is_background(head: &Head, caller: &Caller) -> bool {
 
 /// The keys that a request shows, without empty ones; a query is no place for one.
 pub fn shown(head: &Head) -> Vec<String> {
-    let keys = head.fields.iter().filter_map(|(name, value)| in_field(name, value));
-    keys.filter(|key| !key.is_empty()).take(MOST).collect()
-}
-
-/// The key in a field, if it is one where keys stand.
-pub fn in_field(name: &HeaderName, value: &HeaderValue) -> Option<String> {
-    match name.as_str() {
-        _ if *name == AUTHORIZATION => Some(credentials(value)),
+    let keys = head.fields.iter().filter_map(|(name, value)| match name.as_str() {
+        "authorization" => Some(credentials(value)),
         "x-api-key" | "api-key" => Some(text(value)),
         _ => None,
-    }
+    });
+    keys.filter(|key| !key.is_empty()).collect()
 }
 
 /// The key in `Authorization`: a Bearer token, or the password of Basic, which browsers can be made to send.

@@ -16,6 +16,7 @@ use crate::model::failure::{Failure, Kind};
 use crate::model::scope::Scope;
 use crate::observe::access::End;
 use crate::observe::activity::{Beginning, Ongoing};
+use crate::upstream::headers::Policy;
 use crate::upstream::{Answer, Fault, Trouble, Watch};
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -119,6 +120,7 @@ impl Proxy {
             scope: &order.scope,
             background: true,
             keyed: true,
+            policy: Policy::default(),
             metrics: &self.metrics,
             ongoing: &shown,
         };

@@ -18,8 +18,9 @@ use crate::model::peek;
 use crate::model::scope::Scope;
 use crate::model::snapshot::Snapshot;
 use crate::observe::access::End;
+use crate::upstream::headers::Policy;
 use http::{Method, header};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -205,6 +206,12 @@ impl Proxy {
         }
     }
 
+    /// What a listener leaves to its endpoints.
+    pub(super) fn policy(&self, snapshot: &Snapshot, listener: usize) -> Policy {
+        let raw = self.mode(snapshot, listener) == Mode::Raw;
+        Policy { pages: raw, cors: self.cors(snapshot, listener).is_none(), limits: true }
+    }
+
     pub(super) fn visit(&self, head: &Head, from: From, began: Instant, snapshot: &Snapshot) -> Visit {
         let here = Here {
             forward: Arc::clone(&self.bound[from.listener].name),
@@ -226,8 +233,17 @@ impl Desk for Proxy {
         let route = self.route(head, from.listener, &snapshot);
         match self.page(&snapshot, from.listener) {
             Some(page) if route == Route::Page => page.admit(head, from).map(drop),
+            // What is open to everybody is so without a body.
+            _ if head.has_body() => self.caller(head, from, &Route::Unknown, &snapshot).map(drop),
             _ => self.caller(head, from, &route, &snapshot).map(drop),
         }
+    }
+
+    fn client(&self, head: &Head, from: From) -> Option<IpAddr> {
+        let snapshot = self.shared.load();
+        let trusted = &snapshot.config.server.trusted_proxies;
+        let client = gate::client(head, from.peer, trusted);
+        (!trusted.iter().any(|network| network.contains(client))).then_some(client)
     }
 
     fn passes_on(&self, head: &Head, listener: usize) -> bool {

@@ -11,6 +11,7 @@ use crate::http::head::Fields;
 use crate::http::reply::Length;
 use crate::model::failure::{Attempted, Failure, Kind};
 use crate::observe::access::End;
+use crate::upstream::headers::Policy;
 use crate::upstream::{Answer, Fault, Trouble, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use memchr::memmem;
@@ -105,6 +106,11 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &
             Err(fault) if fault.trouble == Trouble::Gone => {
                 part(client, is_events, &tail);
                 return left(answer, by, first_byte, tail);
+            }
+            // Over TLS an end may come without its close_notify; the API's own end counts as well.
+            Err(fault) if fault.trouble == Trouble::Reset && answer.until_close && tail.has_end_marker() => {
+                client.finish();
+                return Relayed { end: End::Done, first_byte, tokens: tail.tokens() };
             }
             Err(fault) => return lost(&fault, client, by, is_events, &tail, first_byte),
         }
@@ -219,9 +225,11 @@ fn fields(theirs: &HeaderMap, client: &Client, by: &By, is_events: bool) -> Fiel
     let connection = theirs.get_all(header::CONNECTION).into_iter().flat_map(headers::tokens);
     let named: Vec<String> = connection.collect();
     let mut fields = Fields::with_capacity(theirs.len() + 12);
+    let is_limited = client.common().iter().any(|(name, _)| name.as_str().starts_with("x-ratelimit-"));
+    let policy = Policy { limits: !is_limited, ..by.policy };
     for (name, value) in theirs {
         let replaced = is_events && (*name == header::CACHE_CONTROL || name == "x-accel-buffering");
-        if headers::passes_to_client(name, &named) && !replaced {
+        if headers::passes_to_client(name, &named, policy) && !replaced {
             fields.push(name.clone(), value.clone());
         }
     }

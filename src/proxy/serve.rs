@@ -14,14 +14,17 @@ use super::{key, views};
 use crate::base::budget::Budget;
 use crate::base::clock;
 use crate::base::disk::DiskQueue;
+use crate::base::secret::Secret;
 use crate::config::Mode;
 use crate::http::door::Handle;
+use crate::http::head::Head;
 use crate::http::pool::Job;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
 use crate::model::bucket::Left;
 use crate::model::caller::{Caller, Pass};
 use crate::model::catalog;
+use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind};
 use crate::model::plan::{self, Plan, Planned};
 use crate::model::scope::Scope;
@@ -29,8 +32,9 @@ use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::End;
 use crate::observe::activity::{Activity, Beginning};
 use crate::observe::metrics::{Family, Gauge, Metrics};
+use crate::upstream::headers::INSTANCE;
 use crate::upstream::{Net, Watch};
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, StatusCode, header};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -116,6 +120,10 @@ impl Proxy {
         {
             return page.serve(visit, request, reply);
         }
+        if self.net.pseudonym().is_in(request.head.fields.all("via")) {
+            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
+            return visit.refuse(reply, &request.head, &Failure::new(Kind::Loop, text));
+        }
         let caller = self.caller(&request.head, request.from(), &route, &snapshot).and_then(|caller| {
             let limit = bound.site(&snapshot.config).and_then(|site| site.rate_limit);
             if let Some(limit) = limit.filter(|_| route.is_limited()) {
@@ -131,6 +139,11 @@ impl Proxy {
         };
         visit.key.clone_from(&caller.name);
         match route {
+            Route::Models if request.head.fields.get(header::VIA).is_some() => {
+                visit.tell(INSTANCE, self.net.pseudonym().value());
+                let listing = self.listing_for_proxy(&request.head, &snapshot, &caller.scope);
+                visit.json(reply, &request, StatusCode::OK, &listing);
+            }
             Route::Models if caller.scope.is_all() => {
                 visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
             }
@@ -175,6 +188,16 @@ impl Proxy {
                 self.forward(&Party { visit, caller, snapshot }, reply, &request, &forward);
             }
         }
+    }
+
+    /// The list for another proxy, without what is known from that proxy alone: two in a ring would keep the models of a
+    /// dead server alive.
+    fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
+        let asks = |endpoint: &Endpoint| {
+            self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
+        };
+        let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
+        catalog::listing(&catalog::listed(&others, &snapshot.config.models, scope))
     }
 
     /// What is going on.
@@ -263,7 +286,8 @@ impl Proxy {
             trusted,
             scope: &caller.scope,
             background: key::is_background(&request.head, caller),
-            keyed: !self.asks_nothing(snapshot, request.listener),
+            keyed: !self.asks_nothing(snapshot, request.listener) || shows_our_key(&request.head, snapshot),
+            policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
         };
@@ -390,6 +414,14 @@ struct Party {
     visit: Visit,
     caller: Caller,
     snapshot: Arc<Snapshot>,
+}
+
+/// Whether a request shows one of our keys, or the page's token, asked for or not.
+fn shows_our_key(head: &Head, snapshot: &Snapshot) -> bool {
+    let token = snapshot.config.admin.token.as_ref();
+    key::shown(head).iter().any(|shown| {
+        snapshot.callers.identify(shown).is_some() || token.is_some_and(|token| *token == Secret::new(shown))
+    })
 }
 
 /// A right to be forwarded, within what the caller's key allows at once and over time.

@@ -70,7 +70,7 @@ impl Visit {
         if page::is_page(&head.target.canonical()) {
             page::fields().into_iter().for_each(|(name, value)| common.push(name, value));
         }
-        let dialect = Dialect::of(head.target.path());
+        let dialect = Dialect::of(&route::tidy(&head.target.canonical()));
         let access = snapshot.config.log.access;
         let client = gate::client(head, peer, &snapshot.config.server.trusted_proxies);
         let common = Arc::new(common);
@@ -123,12 +123,27 @@ impl Visit {
         }
     }
 
+    /// Puts one more field on every answer.
+    pub fn tell(&mut self, name: HeaderName, value: Option<HeaderValue>) {
+        if let Some(value) = value {
+            Arc::make_mut(&mut self.common).push(name, value);
+        }
+    }
+
     /// Answers with JSON.
     pub fn json(&self, reply: Reply, request: &Request, status: StatusCode, body: &[u8]) {
         let mut fields = Fields::clone(&self.common);
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        reply.send(status, &fields, body);
-        self.done(&request.head, status, body.len());
+        self.send(reply, &request.head, status, &fields, body);
+    }
+
+    /// Answers with this, unless too much waits for clients that do not read.
+    fn send(&self, mut reply: Reply, head: &Head, status: StatusCode, fields: &Fields, body: &[u8]) {
+        if let Err(failure) = reply.afford(body.len()) {
+            return self.refuse(reply, head, &failure);
+        }
+        reply.send(status, fields, body);
+        self.done(head, status, body.len());
     }
 
     /// Answers with what somebody else has to say.
@@ -140,8 +155,7 @@ impl Visit {
         for (name, value) in &told.fields {
             fields.push(name.clone(), value.clone());
         }
-        reply.send(told.status, &fields, &told.body);
-        self.done(&request.head, told.status, told.body.len());
+        self.send(reply, &request.head, told.status, &fields, &told.body);
     }
 
     /// Answers with text, as Prometheus wants it (exposition format 0.0.4).
@@ -149,8 +163,7 @@ impl Visit {
         let mut fields = Fields::clone(&self.common);
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         fields.push(header::CONTENT_TYPE, kind);
-        reply.send(StatusCode::OK, &fields, body.as_bytes());
-        self.done(&request.head, StatusCode::OK, body.len());
+        self.send(reply, &request.head, StatusCode::OK, &fields, body.as_bytes());
     }
 
     /// Answers a preflight.

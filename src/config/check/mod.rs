@@ -25,6 +25,7 @@ use super::reader::Section;
 use super::{Config, MINIMAL, Metrics, Mode, Retry, Site, env};
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// What a file cannot say itself: variables, and the files that `xxxFile` keys name.
@@ -151,8 +152,33 @@ fn read(tree: &Node, notes: &Notes) -> Config {
                 "`admin` needs a `port` of its own: with this `server.mode` the main address does not serve it",
             );
         }
+        own_addresses(root, &config);
         config
     })
+}
+
+/// Warns of endpoints that are this proxy: every request to one would come round until it is refused.
+fn own_addresses(root: &Section, config: &Config) {
+    let listeners = config.listeners.iter().map(|listener| (listener.host.as_str(), listener.port));
+    let own: Vec<_> = listeners.chain([(config.server.host.as_str(), config.server.port)]).collect();
+    for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.enabled) {
+        let (host, port) = (&*endpoint.base.host, endpoint.base.port);
+        let is_here = |listens: &str| listens == host || is_loopback(host) && (is_loopback(listens) || is_any(listens));
+        if own.iter().any(|(listens, number)| *number == port && is_here(listens)) {
+            let name = &endpoint.name;
+            root.warn(format!(
+                "endpoint {name:?} is this proxy's own address ({host}:{port}); its requests would come round"
+            ));
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+fn is_any(host: &str) -> bool {
+    host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
 }
 
 /// A file in the format of an older proxy, or in none at all, which gets one problem instead of one per key.
