@@ -21,7 +21,10 @@ pub fn refuse(what: &str) -> Failure {
 
 /// The refusal of a body longer than `limit`.
 pub fn too_large(limit: u64) -> Failure {
-    Failure::new(Kind::BodyTooLarge, format!("The request body is longer than the {limit} bytes allowed here."))
+    Failure::new(
+        Kind::BodyTooLarge,
+        format!("The request body is longer than the {limit} bytes allowed here (server.maxBody)."),
+    )
 }
 
 /// RFC 9110 5.6.2.

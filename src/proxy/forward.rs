@@ -3,8 +3,10 @@
 
 use super::admit::{Admission, Admitted};
 use super::ask::Ask;
-use super::route::{Forward, Names};
+use super::client::Client;
+use super::route::{self, Forward, Names};
 use super::weigh::{self, Left, Verdict};
+use super::{first_byte, relay};
 use crate::base::{clock, dice};
 use crate::config::{Probe, Retry};
 use crate::http::request::Request;
@@ -20,6 +22,7 @@ use crate::observe::metrics::{Family, Metrics};
 use crate::upstream::headers::{self, Policy};
 use crate::upstream::{Answer, Fault, Net, Order, Rest, Stage, Trouble, Watch};
 use http::{HeaderMap, StatusCode};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +50,10 @@ pub struct Errand<'a> {
     pub forward: &'a Forward,
     /// Who is kept alive in silence.
     pub watch: &'a Rc<dyn Watch>,
+    /// The client, if there is one: it gets the comments that come before the first event.
+    pub client: Option<&'a Client>,
+    /// Time spent in the line for a place, also by who never got one.
+    pub queued: &'a Cell<Duration>,
     /// Its id.
     pub request_id: &'a str,
     /// Its forwarding fields are believed.
@@ -63,6 +70,19 @@ pub struct Errand<'a> {
     pub metrics: &'a Metrics,
     /// What others see of it.
     pub ongoing: &'a Ongoing,
+}
+
+impl Errand<'_> {
+    /// Whether it takes a place at an endpoint.
+    pub fn takes_place(&self) -> bool {
+        self.forward.takes_place(&self.request.head.method)
+    }
+
+    /// Whether an endpoint is known to answer such a stream with something else.
+    fn is_streamless(&self, candidate: &Candidate) -> bool {
+        let model = candidate.rename.as_deref().or(self.ask.name());
+        candidate.endpoint.live.is_streamless(&self.forward.path, model)
+    }
 }
 
 /// Who answered, or would have.
@@ -128,7 +148,9 @@ enum Step {
 /// Tries the candidates of a plan, the strategy's choice first, then in rounds as `retry` allows.
 pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
-    let allowed = retry.attempts.unwrap_or(plan.candidates.len() as u32);
+    if let Some(client) = errand.client {
+        client.hold_pings(plan.candidates.iter().any(|candidate| errand.is_streamless(candidate)));
+    }
     let mut admission = Admission::new(errand, plan);
     let mut trying = Trying::new(errand, retry);
     let mut tried = 0;
@@ -153,7 +175,8 @@ pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
             }
             trying.queued = admission.queued;
             tried += 1;
-            let any = tried < allowed;
+            // The plan may have grown in the line.
+            let any = tried < retry.attempts.unwrap_or(admission.plan.candidates.len() as u32);
             let candidate = &admission.plan.candidates[index];
             let larger = admission.has_larger(candidate.endpoint.context);
             let left = Left { keys: false, candidates: any && !admission.left().is_empty(), any, larger };
@@ -212,24 +235,35 @@ impl<'a> Trying<'a> {
             });
             self.last = Some(Rc::clone(&by));
             self.errand.ongoing.at(endpoint.name());
+            if let Some(client) = self.errand.client {
+                client.hold_pings(self.errand.is_streamless(candidate));
+                client.asking(|| relay::told(&by));
+            }
             let labels = [self.group(), endpoint.name()];
             let began = clock::now();
-            let sent = self.send(candidate, key.map(|key| key.reveal()));
+            let sent = self.send(candidate, key.map(|key| key.reveal()), left.candidates);
             self.errand.metrics.count(Family::UpstreamRequests, &labels);
             self.errand.metrics.time(Family::UpstreamDuration, &labels, clock::now().saturating_duration_since(began));
             let mut answer = match sent {
                 Ok(answer) => answer,
-                Err(fault) => return self.faulted(endpoint, fault, retry),
+                Err(fault) => return self.faulted(endpoint, fault, retry, slot),
             };
             let verdict = self.weighed(&answer, endpoint, retry, left);
+            let (name, id) = (endpoint.name(), self.errand.request_id);
+            let answered = || headers::answered(answer.status, &answer.headers);
             if verdict == Verdict::Pass {
+                if answer.headers.contains_key(http::header::LOCATION) {
+                    log::info!("endpoint {name} {} request_id={id}", answered());
+                }
                 answer.place = slot;
-                return Step::End(Outcome::Answer(Box::new(answer), by));
+                return match first_byte::wait(&mut answer, self.errand, &by) {
+                    Ok(()) => Step::End(Outcome::Answer(Box::new(answer), by)),
+                    Err(fault) => self.faulted(endpoint, fault, retry, answer.place.take()),
+                };
             }
             // S003-32: which key, never the key.
             let key = if keys > 1 { format!(" (key {} of {keys})", (first + turn) % keys + 1) } else { String::new() };
-            let (name, status, id) = (endpoint.name(), answer.status.as_u16(), self.errand.request_id);
-            log::info!("endpoint {name} answered {status}{key}; trying elsewhere request_id={id}");
+            log::info!("endpoint {name} {}{key}; trying elsewhere request_id={id}", answered());
             if let Some(outcome) = self.keep(answer, by, &mut slot) {
                 return Step::End(outcome);
             }
@@ -259,7 +293,7 @@ impl<'a> Trying<'a> {
         }
     }
 
-    fn send(&self, candidate: &Candidate, key: Option<&str>) -> Result<Answer, Fault> {
+    fn send(&self, candidate: &Candidate, key: Option<&str>, replaceable: bool) -> Result<Answer, Fault> {
         let Errand { net, request, ask, forward, .. } = self.errand;
         let config = &candidate.endpoint.config;
         let rendered = ask.render(request, candidate.rename.as_deref());
@@ -278,23 +312,35 @@ impl<'a> Trying<'a> {
         };
         let mut timeouts = config.timeouts;
         // Whether a large body asks for a stream is not known.
-        if config.stream && (ask.stream || request.rest.is_some()) {
+        if config.stream && (ask.stream || ask.sealed || request.rest.is_some()) {
             timeouts.total = None;
         }
+        let mut headers = headers::request(request.head.fields.iter(), &client, config, key);
+        // What follows a ping must be readable.
+        if ask.stream && forward.streams_events() && self.errand.snapshot.config.server.sse_ping.is_some() {
+            headers.remove(http::header::ACCEPT_ENCODING);
+        }
+        let sent = clock::now();
+        let watch = Rc::clone(self.errand.watch);
+        let live = Arc::clone(&candidate.endpoint.live);
+        let watch = if replaceable { Rc::new(first_byte::Replaceable { watch, live, sent }) } else { watch };
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
         let order = Order {
             method: request.head.method.clone(),
             path: &path,
             raw: forward.names == Names::Raw,
-            headers: headers::request(request.head.fields.iter(), &client, config, key),
+            headers,
             body: rendered.parts(),
             rest: request.rest.as_ref().map(|rest| Rest { from: rest, length: rest.borrow().length() }),
             timeouts,
             gone: cancels.then(|| Arc::clone(&request.gone)),
-            watch: Some(Rc::clone(self.errand.watch)),
+            watch: Some(watch),
         };
         let channel = net.channel(config)?;
-        candidate.endpoint.live.sent(clock::now(), timeouts.first_byte);
+        if let Some(id) = request.head.fields.get(route::CONVERSATION) {
+            self.errand.shared.note_conversation(id.as_bytes(), candidate.endpoint.name());
+        }
+        candidate.endpoint.live.sent(sent, timeouts.first_byte);
         let result = channel.send(&order);
         if result.is_ok() {
             let endpoint = &candidate.endpoint;
@@ -308,7 +354,7 @@ impl<'a> Trying<'a> {
     }
 
     fn weighed(&mut self, answer: &Answer, endpoint: &Endpoint, retry: &Retry, left: Left) -> Verdict {
-        let told = weigh::retry_after(&answer.headers);
+        let told = weigh::retry_after(&answer.headers, clock::wall);
         if let (StatusCode::TOO_MANY_REQUESTS, Some(told)) = (answer.status, told) {
             endpoint.live.cool_down(clock::now(), told);
         }
@@ -348,14 +394,15 @@ impl<'a> Trying<'a> {
         }
         let kept = Kept { status: answer.status, headers: answer.headers, body };
         // A refusal of one endpoint's key or catalogue says less than a real error of another.
-        let says_less = |status: StatusCode| matches!(status.as_u16(), 401 | 403 | 404);
+        let says_less = |status: StatusCode| matches!(status.as_u16(), 401..=404);
         if self.kept.as_ref().is_none_or(|(old, _)| !says_less(kept.status) || says_less(old.status)) {
             self.kept = Some((kept, by));
         }
         None
     }
 
-    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry) -> Step {
+    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry, slot: Option<Slot>) -> Step {
+        give_up(slot, endpoint, &fault);
         if fault.trouble == Trouble::Gone || self.errand.request.gone.has_left() {
             return Step::End(Outcome::Gone(self.last.take()));
         }
@@ -368,12 +415,13 @@ impl<'a> Trying<'a> {
         let cause = || fault.cause.clone();
         let seen = match fault.trouble {
             Trouble::Refused => Some(Observation::Refused(cause())),
-            // What a probe would find out.
-            Trouble::Connect | Trouble::Timeout(Stage::Connect) if endpoint.config.probe == Probe::Never => {
-                Some(Observation::Down(cause()))
-            }
+            Trouble::Connect => Some(Observation::Down(cause())),
+            Trouble::Timeout(Stage::Connect) => Some(Observation::Down(what)),
             _ => None,
         };
+        if fault.trouble == Trouble::Refused {
+            endpoint.live.note_refused(clock::now());
+        }
         if let Some(seen) = seen {
             self.tell(endpoint, seen);
         }
@@ -409,5 +457,12 @@ impl<'a> Trying<'a> {
             }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }
+    }
+}
+
+/// Gives back the slot of an attempt that failed, at once or when its server is through.
+fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &Fault) {
+    if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && weigh::works_on(fault)) {
+        slot.abandon();
     }
 }

@@ -1,8 +1,10 @@
 //! Who a request is from: the key it shows, wherever clients put one.
 
+use crate::base::secret::Secret;
 use crate::http::head::Head;
 use crate::model::caller::{Caller, Callers};
 use crate::model::failure::{Failure, Kind};
+use crate::model::snapshot::Snapshot;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{HeaderName, HeaderValue};
@@ -63,6 +65,14 @@ pub fn shown(head: &Head) -> Vec<String> {
         _ => None,
     });
     keys.filter(|key| !key.is_empty()).collect()
+}
+
+/// Whether a request shows one of our keys, or the page's token, asked for or not.
+pub fn is_ours(head: &Head, snapshot: &Snapshot) -> bool {
+    let token = snapshot.config.admin.token.as_ref();
+    shown(head).iter().any(|shown| {
+        snapshot.callers.identify(shown).is_some() || token.is_some_and(|token| *token == Secret::new(shown))
+    })
 }
 
 /// The key in `Authorization`: a Bearer token, or the password of Basic, which browsers can be made to send.

@@ -18,6 +18,7 @@ use crate::observe::access::End;
 use crate::observe::activity::{Beginning, Ongoing};
 use crate::upstream::headers::Policy;
 use crate::upstream::{Answer, Fault, Trouble, Watch};
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -107,6 +108,7 @@ impl Proxy {
             began: request.began,
             gone: order.gone,
         });
+        let queued = Cell::default();
         let errand = Errand {
             net: &self.net,
             shared: &self.shared,
@@ -115,6 +117,8 @@ impl Proxy {
             ask: &ask,
             forward: &forward,
             watch: &watch,
+            client: None,
+            queued: &queued,
             request_id: order.id,
             trusted: false,
             scope: &order.scope,
@@ -155,7 +159,8 @@ impl Proxy {
             relay::note_tokens(&relayed, by, false);
         }
         let bytes = if let Ended::Answered { body, .. } = &ended { body.len() as u64 } else { 0 };
-        visit.log(&request.head, status, bytes, &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed });
+        let outline = Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() };
+        visit.log(&request.head, status, bytes, &outline);
         ended
     }
 }

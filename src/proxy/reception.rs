@@ -23,7 +23,7 @@ use http::{Method, header};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A listener that is open, whatever the configuration becomes.
 pub struct Bound {
@@ -278,7 +278,7 @@ impl Desk for Proxy {
         reply.cut();
         let visit = self.visit(&request.head, request.from(), request.began, &self.shared.load());
         let relayed = nothing_relayed(End::ClientGone);
-        visit.log(&request.head, 499, 0, &Outline { ask: None, by: None, relayed: &relayed });
+        visit.log(&request.head, 499, 0, &Outline { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
     }
 }
 

@@ -7,14 +7,13 @@ use super::later::Later;
 use super::page::Page;
 use super::reception::Bound;
 use super::relay;
-use super::route::{Forward, Route};
+use super::route::{self, Forward, Route};
 use super::views::Pulse;
 use super::visit::{Outline, Visit, nothing_relayed};
 use super::{key, views};
 use crate::base::budget::Budget;
 use crate::base::clock;
 use crate::base::disk::DiskQueue;
-use crate::base::secret::Secret;
 use crate::config::Mode;
 use crate::http::door::Handle;
 use crate::http::head::Head;
@@ -34,7 +33,8 @@ use crate::observe::activity::{Activity, Beginning};
 use crate::observe::metrics::{Family, Gauge, Metrics};
 use crate::upstream::headers::INSTANCE;
 use crate::upstream::{Net, Watch};
-use http::{HeaderName, StatusCode, header};
+use http::{StatusCode, header};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -220,18 +220,6 @@ impl Proxy {
         }
     }
 
-    fn health(&self, visit: &Visit, caller: &Caller, reply: Reply, request: &Request) {
-        let draining = self.draining.load(Ordering::SeqCst);
-        let snapshot = self.shared.load();
-        let strict = request.head.target.query().is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
-        let unwell = draining || (strict && !snapshot.is_healthy());
-        let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        let health = views::health(&snapshot, &caller.scope, self.shared.capacity().waiting(), draining);
-        let may_see_all = snapshot.callers.is_open() || caller.name.is_some() || caller.admin;
-        let told = if may_see_all { health } else { views::outline(&health) };
-        visit.json(reply, request, status, told.to_string().as_bytes());
-    }
-
     /// Answered by the health thread when its round is done: no worker waits.
     fn force_check(&self, visit: Visit, scope: Arc<Scope>, reply: Reply, request: Request) {
         let shared = Arc::clone(&self.shared);
@@ -246,8 +234,12 @@ impl Proxy {
         let Party { visit, caller, snapshot } = party;
         let _busy = Busy::new(&self.busy);
         let planned = ask::ask(request, forward).and_then(|ask| {
-            let plan = self.plan(request, &ask, snapshot, &caller.scope)?;
-            Ok((ask, plan))
+            let id = forward.conversation(&request.head);
+            let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &caller.scope));
+            match known {
+                Some(plan) => Ok((ask, (plan, None))),
+                None => self.plan(request, &ask, snapshot, &caller.scope).map(|plan| (ask, plan)),
+            }
         });
         let (ask, (plan, fresh)) = match planned {
             Ok(planned) => planned,
@@ -260,7 +252,12 @@ impl Proxy {
             }
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
-        let ping = snapshot.config.server.sse_ping.filter(|_| ask.stream).map(|ping| (ping, request.began));
+        let ping = snapshot
+            .config
+            .server
+            .sse_ping
+            .filter(|_| ask.stream && forward.streams_events())
+            .map(|ping| (ping, request.began));
         let common = Arc::clone(&visit.common);
         let shown = self.activity.begin(&Beginning {
             id: &visit.id,
@@ -274,6 +271,7 @@ impl Proxy {
         let (gone, ongoing) = (Arc::clone(&request.gone), shown.ongoing());
         let client = Rc::new(Client::new(reply, common, visit.dialect, gone, ping, ongoing));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
+        let queued = Cell::default();
         let errand = Errand {
             net: &self.net,
             shared: &self.shared,
@@ -282,11 +280,13 @@ impl Proxy {
             ask: &ask,
             forward,
             watch: &(Rc::clone(&client) as Rc<dyn Watch>),
+            client: Some(&client),
+            queued: &queued,
             request_id: &visit.id,
             trusted,
             scope: &caller.scope,
             background: key::is_background(&request.head, caller),
-            keyed: !self.asks_nothing(snapshot, request.listener) || shows_our_key(&request.head, snapshot),
+            keyed: !self.asks_nothing(snapshot, request.listener) || key::is_ours(&request.head, snapshot),
             policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
@@ -295,7 +295,8 @@ impl Proxy {
         let (status, by, relayed) = match forward::forward(&errand, plan) {
             Outcome::Answer(answer, by) => {
                 let status = answer.status;
-                (status.as_u16(), Some(by.clone()), relay::relay(*answer, &client, &by, is_head))
+                let relayed = relay::relay(*answer, &client, &by, is_head, forward.has_end());
+                (status.as_u16(), Some(by), relayed)
             }
             Outcome::Kept(kept, by) => (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, &client, &by)),
             Outcome::Failed(failure, by) => {
@@ -315,14 +316,14 @@ impl Proxy {
         if let Some(by) = &by {
             relay::note_tokens(&relayed, by, ask.stream);
         }
-        if relayed.end == End::ClientGone {
+        if relayed.end == End::ClientGone || shown.is_stopped() {
             self.end_conversation(request, by.as_deref());
         }
         visit.log(
             &request.head,
             status,
             client.sent(),
-            &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed },
+            &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() },
         );
     }
 
@@ -334,16 +335,27 @@ impl Proxy {
         snapshot: &Snapshot,
         scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
-        match plan::plan(snapshot, ask.wish(), scope, clock::now()) {
+        if ask.sealed && !(scope.models.is_empty() && (ask.name().is_some() || snapshot.config.models.is_empty())) {
+            return Err(ask::unreadable());
+        }
+        let planned = |snapshot: &Snapshot| {
+            let planned = plan::plan(snapshot, ask.wish(), scope, clock::now());
+            if planned.is_short() {
+                self.shared.want();
+            }
+            planned
+        };
+        match planned(snapshot) {
             Planned::Plan(plan) => return Ok((plan, None)),
+            Planned::Refused(failure) if ask.sealed && failure.kind == Kind::ModelRequired => {
+                return Err(ask::unreadable());
+            }
             Planned::Refused(failure) => return Err(failure),
             Planned::Unknown => {}
         }
-        // A probe round is bounded by its own time-out; a little more for its bookkeeping.
-        let until = clock::now() + snapshot.config.health_check.timeout + Duration::from_secs(1);
-        self.shared.refresh(&request.gone, until);
+        self.shared.refresh(&request.gone);
         let fresh = self.shared.load();
-        match plan::plan(&fresh, ask.wish(), scope, clock::now()) {
+        match planned(&fresh) {
             Planned::Plan(plan) => Ok((plan, Some(fresh))),
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
@@ -363,8 +375,8 @@ impl Proxy {
     /// llama-server keeps a generation alive for `X-Conversation-Id` after its client has left: since the
     /// client's leaving is passed on, that is ended too (LLAMA-SERVER facts).
     fn end_conversation(&self, request: &Request, by: Option<&By>) {
-        let name = HeaderName::from_static("x-conversation-id");
-        let (Some(by), Some(id)) = (by, request.head.fields.get(name).and_then(|v| v.to_str().ok())) else {
+        let (Some(by), Some(id)) = (by, request.head.fields.get(route::CONVERSATION).and_then(|v| v.to_str().ok()))
+        else {
             return;
         };
         if by.endpoint.config.on_client_gone == crate::config::OnClientGone::Finish {
@@ -414,14 +426,6 @@ struct Party {
     visit: Visit,
     caller: Caller,
     snapshot: Arc<Snapshot>,
-}
-
-/// Whether a request shows one of our keys, or the page's token, asked for or not.
-fn shows_our_key(head: &Head, snapshot: &Snapshot) -> bool {
-    let token = snapshot.config.admin.token.as_ref();
-    key::shown(head).iter().any(|shown| {
-        snapshot.callers.identify(shown).is_some() || token.is_some_and(|token| *token == Secret::new(shown))
-    })
 }
 
 /// A right to be forwarded, within what the caller's key allows at once and over time.

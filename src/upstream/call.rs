@@ -20,7 +20,7 @@ pub enum Stage {
     Connect,
     /// The request goes out: `timeouts.idle` between writes.
     Send,
-    /// Nothing came back yet: `timeouts.firstByte`.
+    /// Nothing of the body came back yet: `timeouts.firstByte`.
     FirstByte,
     /// The body comes: `timeouts.idle` between reads.
     Body,
@@ -32,6 +32,11 @@ pub enum Stage {
 pub trait Watch {
     /// Called now and then while nothing comes; returns when it wants to be called next.
     fn silent(&self, now: Instant) -> Option<Instant>;
+
+    /// Whether it is no use to wait for the first byte any longer: the endpoint is shutting down.
+    fn gives_up(&self) -> bool {
+        false
+    }
 }
 
 pub(super) struct Call {
@@ -50,6 +55,10 @@ pub(super) struct Call {
     pub reused: Cell<bool>,
     /// A byte of the answer has come.
     pub answered: Cell<bool>,
+    /// Its head has come.
+    pub headed: Cell<bool>,
+    /// The first byte of its body is not waited for any longer.
+    pub given_up: Cell<bool>,
     /// The answer was framed doubtfully: its connection must not serve another.
     pub spoiled: Cell<bool>,
     /// Pooled connections are not good enough: one of them just proved dead.
@@ -108,6 +117,8 @@ impl Call {
             expired: Cell::new(None),
             reused: Cell::new(false),
             answered: Cell::new(false),
+            headed: Cell::new(false),
+            given_up: Cell::new(false),
             spoiled: Cell::new(false),
             fresh: Cell::new(false),
             stray: Cell::new(false),
@@ -190,6 +201,10 @@ impl Call {
             (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
             (a, b) => a.or(b),
         };
+        if self.stage.get() == Stage::FirstByte && self.watch.as_ref().is_some_and(|watch| watch.gives_up()) {
+            self.given_up.set(true);
+            return None;
+        }
         let mut wait = TICK;
         if let Some((by, stage)) = first {
             let rest = by.saturating_duration_since(now);

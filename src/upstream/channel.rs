@@ -94,6 +94,8 @@ pub enum Trouble {
     Reset,
     /// Bytes that are no HTTP answer.
     Garbled,
+    /// It refuses new connections while a request waits there for its first byte.
+    ShuttingDown,
 }
 
 /// An upstream's head, and its body as it comes.
@@ -209,7 +211,7 @@ impl Channel {
         if let Some(instance) = parts.headers.get(INSTANCE) {
             *lock(&self.instance) = Some(instance.clone());
         }
-        call.enter_stage(Stage::Body, clock::now());
+        call.headed.set(true);
         // ureq tells no length of a body that is declared empty.
         let is_empty = parts.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length == "0");
         let is_empty = is_empty && !parts.headers.contains_key(http::header::TRANSFER_ENCODING);
@@ -310,12 +312,7 @@ impl Answer {
         self.call.whole_by.replace(by)
     }
 
-    /// Gives back what was read of the body: it begins here.
-    pub fn unread(&mut self, bytes: Vec<u8>) {
-        self.ahead = bytes;
-    }
-
-    /// The next bytes of the body as they come; 0 is its end.
+    /// The next bytes of the body as they come; 0 is its end. Silence is bounded by `timeouts.idle` from now on.
     ///
     /// # Errors
     /// The answer broke off, or fell silent for too long.
@@ -326,6 +323,30 @@ impl Answer {
             self.ahead.drain(..n);
             return Ok(n);
         }
+        let n = self.peek(buf)?;
+        if n > 0 {
+            self.begin();
+        }
+        Ok(n)
+    }
+
+    /// Gives back what was read by [`Answer::peek`]: the body begins here.
+    pub fn unread(&mut self, bytes: Vec<u8>) {
+        self.ahead = bytes;
+        self.begin();
+    }
+
+    fn begin(&self) {
+        if self.call.stage() != Stage::Body {
+            self.call.enter_stage(Stage::Body, clock::now());
+        }
+    }
+
+    /// Bytes of the body that need not be its beginning: `timeouts.firstByte` goes on.
+    ///
+    /// # Errors
+    /// As [`Answer::read`].
+    pub fn peek(&mut self, buf: &mut [u8]) -> Result<usize, Fault> {
         match self.body.read(buf) {
             // A body that ends by close ends the same way when we hang up ourselves.
             Ok(0) if self.until_close && self.call.is_cancelled() => {
@@ -356,6 +377,8 @@ fn fault(error: &Error, call: &Call) -> Fault {
     let stage = call.stage();
     let trouble = if call.is_cancelled() {
         Trouble::Gone
+    } else if call.given_up.get() {
+        Trouble::ShuttingDown
     } else if let Some(stage) = call.expired.get() {
         Trouble::Timeout(stage)
     } else {
@@ -370,6 +393,7 @@ fn fault(error: &Error, call: &Call) -> Fault {
     let cause = match trouble {
         Trouble::Gone => "the client has left".into(),
         Trouble::Refused => "connection refused".into(),
+        Trouble::ShuttingDown => "new connections are refused while a request waits".into(),
         Trouble::Timeout(stage) => format!("{stage:?} time-out"),
         Trouble::Connect | Trouble::Reset | Trouble::Garbled => error.to_string(),
     };

@@ -5,6 +5,7 @@ use crate::config::{Auth, Endpoint, Op};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{StatusCode, Uri};
 
 /// What becomes of a field. One table for both directions and for every kind of listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +207,18 @@ pub fn passes_to_client(name: &HeaderName, named: &[String], policy: Policy) -> 
         Rule::Limit => policy.limits,
     };
     passes && !named.iter().any(|n| n == name.as_str())
+}
+
+/// What an answer says in one word, for logs and errors. Of a `Location` only the server is told, which is what is
+/// wrong with a base URL; the rest may hold secrets.
+pub fn answered(status: StatusCode, fields: &HeaderMap) -> String {
+    let to = fields.get(header::LOCATION).and_then(|to| to.to_str().ok()?.parse::<Uri>().ok());
+    let server = to.as_ref().and_then(|to| Some((to.scheme_str()?, to.host()?, to.port())));
+    match server {
+        Some((scheme, host, Some(port))) => format!("answered {} (go to {scheme}://{host}:{port})", status.as_u16()),
+        Some((scheme, host, None)) => format!("answered {} (go to {scheme}://{host})", status.as_u16()),
+        None => format!("answered {}", status.as_u16()),
+    }
 }
 
 /// The fields that `Connection` declares to be of this connection only.

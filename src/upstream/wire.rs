@@ -104,8 +104,8 @@ impl Wire {
             if call.is_cancelled() {
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
             }
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match sendmsg(&self.socket.0, slices, &mut SendAncillaryBuffer::default(), flags) {
+            // SIGPIPE is ignored in every Rust program.
+            match sendmsg(&self.socket.0, slices, &mut SendAncillaryBuffer::default(), SendFlags::DONTWAIT) {
                 Ok(n) => {
                     call.progress();
                     IoSlice::advance_slices(&mut slices, n);
@@ -217,7 +217,7 @@ impl Transport for Wire {
                     return Ok(n > 0);
                 }
                 // ureq takes a reset for the proper end of a body that ends by close; under another kind not.
-                Err(e) if call.stage() == Stage::Body => return Err(io::Error::other(e).into()),
+                Err(e) if call.headed.get() => return Err(io::Error::other(e).into()),
                 Err(e) => return Err(e.into()),
             }
         }
