@@ -260,8 +260,12 @@ fn stay(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<()
     for addr in running.addrs() {
         print(&format!("llmproxy {} listening on http://{addr}\n", env!("CARGO_PKG_VERSION")))?;
     }
-    if let Some(demo) = demo {
-        print(&demo::banner(running.addr(), demo))?;
+    let link = running.admin_link();
+    match (demo, &link) {
+        (Some(demo), _) => print(&demo::banner(running.addr(), link.as_deref().unwrap_or_default(), demo))?,
+        // Never the log: who has the link has the page.
+        (None, Some(link)) => print(&format!("llmproxy admin page: {link}\n"))?,
+        (None, None) => {}
     }
     let service = Notifier::new(load::env("NOTIFY_SOCKET"));
     service.ready();

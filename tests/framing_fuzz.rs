@@ -51,6 +51,11 @@ const RENAMES: &[&str] = &[
     "new\0{\"model\":\"m\",\"stream\":true}",
     "\"\\\n\u{e9}\0 {\"x\":{\"model\":1},\"model\" : \"\\ud83d\\ude00\" , \"y\":[9007199254740993]}\n",
 ];
+const ROUTES: &[&str] = &[
+    include_str!("../config/old/003-dynamic_routing.json"),
+    "// all\n{\"Models\": {\"m\": {\"Strategy\": 1, \"Backends\": [{\"BaseUrl\": \"http://h:1/v1\", \"ApiKeys\": [\"canary-1\"], \"Weight\": 3, // three\n \"Enabled\": true}]}}}",
+    r#"{"models":{"a\u002fb":{"strategy":"weighted","backends":[{"name":"n","baseurl":"https://u\/v1","apiKeys":["canary"],"backendModelName":null},{"Endpoint":"e"}]},"":{}}}"#,
+];
 const ANSWERS: &[&str] = &[
     "aHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     "aHTTP/1.1 100 Continue\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\nA\r\n0123456789\r\n0\r\nA: b\r\n\r\n",
@@ -179,6 +184,11 @@ fn a_variable_stands_in_one_line() {
 #[test]
 fn a_rename_changes_the_name_alone() {
     fuzz(4, 20_000, RENAMES, properties::rename);
+}
+
+#[test]
+fn a_file_of_routes_is_read_or_refused_whatever_it_holds() {
+    fuzz(6, 5_000, ROUTES, properties::routes);
 }
 
 // U10, U11, U22, U25, U26

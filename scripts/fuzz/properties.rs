@@ -1,6 +1,6 @@
-//! What must hold for any bytes a client can send. Shared by the fuzz targets and `tests/framing_fuzz.rs`.
+//! What must hold for any bytes a client can send, or somebody can write into the file of routes. Shared by the fuzz targets and `tests/framing_fuzz.rs`.
 
-use llmproxy::config::{Webhooks, dotenv};
+use llmproxy::config::{Config, Webhooks, dotenv, load};
 use llmproxy::http::body::{Decoder, Progress};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
 use llmproxy::jobs::check;
@@ -225,6 +225,23 @@ pub fn list(data: &[u8]) {
         ids
     };
     assert_eq!(ids(1), ids(data.len().max(1)));
+}
+
+/// A file of routes is read or refused with its name and without its keys; what the page would write of it, without its
+/// comments, means the same.
+pub fn routes(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match load::with_routes("r.json", text, &Config::default()) {
+        Err(problems) => {
+            assert!(!problems.is_empty() && problems.iter().all(|problem| problem.place.starts_with("r.json")));
+            assert!(problems.iter().all(|problem| !problem.to_string().contains("canary")), "{problems:?}");
+        }
+        Ok(config) => {
+            let Ok(value) = load::json(text) else { return };
+            let written = serde_json::to_string_pretty(&value).expect("it was JSON");
+            assert_eq!(load::with_routes("r.json", &written, &Config::default()).as_ref(), Ok(&config));
+        }
+    }
 }
 
 /// An answer of an endpoint means the same however it is cut; what is passed on is bounded by what came; a whole one stays

@@ -121,6 +121,8 @@ pub enum CorsOrigin {
     Local,
     /// `*`
     Any,
+    /// `scheme://*`, lower case: every page of a browser extension or a desktop program.
+    Scheme(String),
     /// `scheme://host[:port]`, lower case.
     Origin(String),
 }

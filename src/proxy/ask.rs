@@ -6,6 +6,7 @@ use crate::model::failure::{Failure, Kind};
 use crate::model::multipart::multipart;
 use crate::model::peek::{self, Named, Peek};
 use crate::model::plan::Wish;
+use crate::model::scope::Scope;
 use http::header;
 use std::borrow::Cow;
 
@@ -119,6 +120,38 @@ fn in_body(request: &Request, body: &[u8]) -> Result<Ask, Failure> {
     }
     let Peek { model, stream, previous } = peek::json(body)?;
     Ok(Ask { named: model, place: Place::Json, stream, optional: false, previous, sealed: false })
+}
+
+/// At a raw listener a key with `models` passes only where every model that a request can mean is read and allowed.
+///
+/// # Errors
+/// 403 where none can be read, or one is outside of the scope.
+pub fn check_models(request: &Request, forward: &Forward, scope: &Scope) -> Result<(), Failure> {
+    if forward.names != Names::Raw || scope.models.is_empty() {
+        return Ok(());
+    }
+    let refused =
+        |why: &str| Err(Failure::new(Kind::Forbidden, format!("This key is limited to some models, and {why}.")));
+    let head = &request.head;
+    let in_query = head.target.query().map_or(Ok(None), peek::query_model);
+    let has_body = !request.body.bytes().is_empty();
+    let in_body = if has_body { in_body(request, request.body.bytes()).map(|ask| ask.named) } else { Ok(None) };
+    let (Ok(in_query), Ok(in_body), false) = (in_query, in_body, is_compressed(request)) else {
+        return refused("the model of this request cannot be read");
+    };
+    // Some APIs name the model in the path: /openai/deployments/NAME/..., /v1beta/models/NAME:generateContent.
+    let path = head.target.canonical();
+    let segments: Vec<&str> = path.split('/').collect();
+    let in_path = segments.windows(2).filter(|pair| ["models", "deployments", "engines"].contains(&pair[0]));
+    let in_path = in_path.map(|pair| pair[1].split(':').next().unwrap_or_default().to_owned());
+    let mut names = in_query.into_iter().chain(in_body).map(|named| named.name).chain(in_path).peekable();
+    if names.peek().is_none() {
+        return refused("this request names none");
+    }
+    match names.all(|name| scope.has_model(&name)) {
+        true => Ok(()),
+        false => refused("this one is not among them"),
+    }
 }
 
 fn unknown_path() -> Failure {

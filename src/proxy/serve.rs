@@ -5,7 +5,7 @@ use super::client::Client;
 use super::forward::{self, By, Errand, Outcome};
 use super::later::Later;
 use super::page::Page;
-use super::reception::{Bound, route_of, site};
+use super::reception::Bound;
 use super::relay;
 use super::route::{self, Forward, Route};
 use super::views::Pulse;
@@ -113,9 +113,8 @@ impl Proxy {
         let snapshot = self.shared.load();
         let mut visit = self.visit(&request.head, request.from(), request.began, &snapshot);
         let bound = &self.bound[request.listener];
-        let site = site(&snapshot, &bound.name);
         let mode = self.mode(&snapshot, request.listener);
-        let route = route_of(&request.head, mode);
+        let route = self.route(&request.head, request.listener, &snapshot);
         if route == Route::Page
             && let Some(page) = self.page(&snapshot, request.listener)
         {
@@ -126,7 +125,8 @@ impl Proxy {
             return visit.refuse(reply, &request.head, &Failure::new(Kind::Loop, text));
         }
         let caller = self.caller(&request.head, request.from(), &route, &snapshot).and_then(|caller| {
-            if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
+            let limit = bound.site(&snapshot.config).and_then(|site| site.rate_limit);
+            if let Some(limit) = limit.filter(|_| route.is_limited()) {
                 let left = bound.buckets.take(visit.client, &limit, clock::now());
                 visit.tell_limit(&left);
                 refuse_above(&left, "This address has asked too often (rateLimit).")?;
@@ -155,7 +155,10 @@ impl Proxy {
                 visit.text(reply, &request, &self.metrics.render(&self.gauges(&snapshot)));
             }
             Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
-            Route::Preflight => visit.preflight(reply, &request, &snapshot),
+            Route::Preflight => {
+                let rules = self.cors(&snapshot, request.listener).unwrap_or_default();
+                visit.preflight(reply, &request, rules);
+            }
             Route::NotAllowed(methods) => visit.not_allowed(reply, &request.head, methods),
             Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(visit, route, reply, request),
             Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Page => {
@@ -163,6 +166,9 @@ impl Proxy {
                 visit.refuse(reply, &request.head, &Failure::new(Kind::PathNotFound, text));
             }
             Route::Forward(forward) => {
+                if let Err(failure) = ask::check_models(&request, &forward, &caller.scope) {
+                    return visit.refuse(reply, &request.head, &failure);
+                }
                 let _pass = match admitted(&mut visit, &caller) {
                     Ok(pass) => pass,
                     Err(failure) => return visit.refuse(reply, &request.head, &failure),
@@ -206,17 +212,6 @@ impl Proxy {
             reloaded: self.reloaded.load(Ordering::Relaxed),
             jobs: self.later().map(|later| later.counts().to_vec()).unwrap_or_default(),
         }
-    }
-
-    fn health(&self, visit: &Visit, caller: &Caller, reply: Reply, request: &Request) {
-        let draining = self.draining.load(Ordering::SeqCst);
-        let snapshot = self.shared.load();
-        let strict = request.head.target.query().is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
-        let unwell = draining || (strict && !snapshot.is_healthy());
-        let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        let health = views::health(&snapshot, &caller.scope, self.shared.capacity().waiting(), draining);
-        let told = if snapshot.callers.is_open() || visit.key.is_some() { health } else { views::outline(&health) };
-        visit.json(reply, request, status, told.to_string().as_bytes());
     }
 
     /// Answered by the health thread when its round is done: no worker waits.
@@ -285,7 +280,7 @@ impl Proxy {
             trusted,
             scope: &caller.scope,
             background: key::is_background(&request.head, caller),
-            keyed: !self.asks_nothing(snapshot, request.listener) || shows_our_key(&request.head, snapshot),
+            keyed: !self.asks_nothing(snapshot, request.listener) || key::is_ours(&request.head, snapshot),
             policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
@@ -425,11 +420,6 @@ struct Party {
     visit: Visit,
     caller: Caller,
     snapshot: Arc<Snapshot>,
-}
-
-/// Whether a request shows one of our keys, asked for or not.
-fn shows_our_key(head: &Head, snapshot: &Snapshot) -> bool {
-    key::all_shown(head).any(|shown| snapshot.callers.identify(&shown).is_some())
 }
 
 /// A right to be forwarded, within what the caller's key allows at once and over time.
