@@ -65,8 +65,8 @@ pub enum Value {
     List(Vec<Node>),
     /// A map in the order of the file, repeated keys included.
     Map(Vec<Entry>),
-    /// Something already reported; nobody else complains about it.
-    Broken,
+    /// What cannot be read, and why: for whoever asks for it.
+    Broken(String),
 }
 
 /// One entry of a map.

@@ -1,12 +1,15 @@
 //! The nearest right spelling of a wrong word. Knows words only.
 
+/// Words that are compared.
+const MOST_WORDS: usize = 200;
+
 /// The word of `words` that `wrong` was most likely meant to be, if one is near enough.
 pub fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let folded = fold(wrong);
     // A third of the letters may be wrong: `healtCheck` is a slip, `foo` for `log` is another word.
     let most = folded.len() / 3;
     // No key is that long; a distance costs the product of both lengths.
-    let words = words.filter(|_| folded.len() <= 64);
+    let words = words.take(MOST_WORDS).filter(|_| folded.len() <= 64);
     words.map(|word| (distance(&folded, &fold(word)), word)).filter(|(d, _)| *d <= most).min().map(|(_, word)| word)
 }
 

@@ -27,7 +27,7 @@ fn endpoint(s: &mut Section, shared: &Timeouts, names: &mut Vec<String>) -> Opti
     let probe = probe(s);
     let api_keys = api_keys(s);
     let auth = auth(s, !api_keys.is_empty());
-    let headers = s.field("headers").list(|item| item.item(header::change)).unwrap_or_default();
+    let headers = s.field("headers").guarded().list(|item| item.item(header::change)).unwrap_or_default();
     let models = s.field("models").list(|item| item.parse(word)).unwrap_or_default();
     let default_model = s.field("defaultModel");
     let default_model = default_model.parse(|text| match word(text) {
@@ -169,7 +169,7 @@ enum Kind {
 }
 
 fn auth(s: &mut Section, has_key: bool) -> Auth {
-    let field = s.field("auth");
+    let field = s.field("auth").guarded();
     let default = if has_key { Auth::Bearer } else { Auth::None };
     // A key that was refused has its own problem.
     let key_given = has_key || ["apiKey", "apiKeyFile", "apiKeys"].iter().any(|key| s.gives(key));

@@ -81,7 +81,7 @@ fn listener(s: &mut Section, known: Known, names: &mut Vec<String>) -> Option<Li
     let host = s.field("host").parse(listen_host).unwrap_or_else(|| "127.0.0.1".into());
     let port = s.required("port").number("a port, or 0 for any free one", 0..=65_535);
     let rate_limit = rate_limit(s);
-    let site = Site { rate_limit, keys: keys(&s.field("keys"), known.keys), ..site(s, known.groups) };
+    let site = Site { rate_limit, keys: keys(&s.field("keys").guarded(), known.keys), ..site(s, known.groups) };
     Some(Listener { name: name?, host, port: port?, site })
 }
 

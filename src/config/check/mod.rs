@@ -57,7 +57,7 @@ pub fn check(name: &str, text: &str, outside: Outside) -> Result<Checked, Vec<Pr
         vec![Problem { place, key: String::new(), text: fault.text }]
     })?;
     let notes = Notes::new(outside.file);
-    env::fill_in(&mut tree, "", outside.variable, &notes);
+    env::fill_in(&mut tree, outside.variable);
     let config = read(&tree, &notes);
     let problems = notes.problems(name, text);
     if problems.is_empty() {
@@ -109,7 +109,7 @@ fn read(tree: &Node, notes: &Notes) -> Config {
         let (server, endpoints) = (root.field("server"), endpoint::endpoints(root, &timeouts));
         let retry = root.field("retry").section(|s| routing::retry(s, &Retry::default()));
         let groups = gateway::groups(root, &endpoints, &retry);
-        let keys = root.field("auth").section(|s| keys::keys(s, &endpoints));
+        let keys = root.field("auth").guarded().section(|s| keys::keys(s, &endpoints));
         let (server, site) = server.section(|s| (server::server(s), gateway::site(s, &groups)));
         let config = Config {
             server,
@@ -127,7 +127,7 @@ fn read(tree: &Node, notes: &Notes) -> Config {
             endpoints,
             retry,
             jobs: root.field("jobs").section(jobs::jobs),
-            admin: root.field("admin").section(admin::admin),
+            admin: root.field("admin").guarded().section(admin::admin),
             log: root.field("log").section(sections::log),
         };
         if config.admin.enabled && config.admin.port.is_none() && config.site.mode != Mode::Models {
