@@ -167,8 +167,7 @@ impl<'a> Notes<'a> {
             One::Found(found) => (found.at, found.key.clone(), found.text.clone()),
             One::Stray(stray) => stray.explained(&keys),
         });
-        let mut problems: Vec<_> =
-            told.map(|(at, key, text)| Problem { place: place(at), key, text }).collect();
+        let mut problems: Vec<_> = told.map(|(at, key, text)| Problem { place: place(at), key, text }).collect();
         if let Some(more) = all.len().checked_sub(MOST).filter(|more| *more > 0) {
             let more = if self.are_full() { "and more".to_owned() } else { format!("and {more} more") };
             problems.push(Problem { place: name.into(), key: String::new(), text: more });

@@ -4,11 +4,10 @@
 use super::node::{Entry, Node, Value, snake};
 use super::problem::Notes;
 use super::shown;
-use super::spelling;
+pub use super::spelling::not_one_of;
 use crate::base::secret::Secret;
 use crate::base::text;
 use std::collections::HashSet;
-use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -116,6 +115,11 @@ impl<'a> Field<'a> {
         self.node.is_some_and(|node| is_something(&node.value))
     }
 
+    /// Whether part of the value came from a variable.
+    pub fn is_filled_in(&self) -> bool {
+        self.node.is_some_and(|node| matches!(node.value, Value::Text { literal: false, .. }))
+    }
+
     /// Whether the file gives a map.
     pub fn is_map(&self) -> bool {
         self.node.is_some_and(|node| matches!(node.value, Value::Map(_)))
@@ -163,7 +167,9 @@ impl<'a> Field<'a> {
     pub fn list<T>(&self, item: impl FnMut(Field<'a>) -> Option<T>) -> Option<Vec<T>> {
         let nodes = self.read(|value| match value {
             Value::List(list) => Ok(list),
-            other => Err(format!("{} is not a list; begin each item with `- `, or write [a, b]", shown::guarded(other))),
+            other => {
+                Err(format!("{} is not a list; begin each item with `- `, or write [a, b]", shown::guarded(other)))
+            }
         })?;
         let field = |(index, node): (usize, &'a Node)| Field {
             node: Some(node),
@@ -223,7 +229,8 @@ impl<'a> Field<'a> {
 
     /// A whole number; `what` is the noun for the message, `a port`.
     pub fn number<T: TryFrom<u64>>(&self, what: &str, range: RangeInclusive<u64>) -> Option<T> {
-        let wrong = |value: &Value| format!("{} is not {what} ({} to {})", self.shown_as(value), range.start(), range.end());
+        let wrong =
+            |value: &Value| format!("{} is not {what} ({} to {})", self.shown_as(value), range.start(), range.end());
         self.read(|value| {
             let number = numeric(value).filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64);
             let number = number.filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
@@ -234,9 +241,9 @@ impl<'a> Field<'a> {
     /// A number with a fraction.
     pub fn factor(&self, range: RangeInclusive<f64>) -> Option<f64> {
         self.read(|value| {
-            numeric(value)
-                .filter(|number| range.contains(number))
-                .ok_or_else(|| format!("{} is not a number ({} to {})", self.shown_as(value), range.start(), range.end()))
+            numeric(value).filter(|number| range.contains(number)).ok_or_else(|| {
+                format!("{} is not a number ({} to {})", self.shown_as(value), range.start(), range.end())
+            })
         })
     }
 
@@ -342,20 +349,6 @@ impl<'a> Field<'a> {
             value => read(value).map_err(|text| self.problem(text)).ok(),
         }
     }
-}
-
-/// Words that a message lists.
-const MOST_WORDS: usize = 20;
-
-/// `is not one of a, b` and the nearest of them.
-pub fn not_one_of<'w>(text: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
-    let listed: Vec<_> = words.clone().take(MOST_WORDS).collect();
-    let more = if words.clone().nth(MOST_WORDS).is_some() { ", ..." } else { "" };
-    let mut message = format!("is not one of {}{more}", listed.join(", "));
-    if let Some(near) = spelling::nearest(text, words) {
-        let _ = write!(message, "; did you mean `{near}`?");
-    }
-    message
 }
 
 fn is_something(value: &Value) -> bool {

@@ -72,11 +72,13 @@ fn endpoint(out: &mut String, endpoint: &Endpoint) {
     line("apiKeys", list(endpoint.api_keys.iter().map(|_| MASK.to_owned())));
     line("auth", auth(&endpoint.auth));
     let headers = endpoint.headers.iter().map(|change| {
-        let (op, value) = match change.op {
-            Op::Insert => ("insert", format!(", value: {MASK}")),
-            Op::Replace => ("replace", format!(", value: {MASK}")),
-            Op::Remove => ("remove", String::new()),
+        let (op, has_value) = match change.op {
+            Op::Insert => ("insert", true),
+            Op::Replace => ("replace", true),
+            Op::Remove => ("remove", false),
         };
+        let value = change.value.printed().map_or(MASK.to_owned(), word);
+        let value = if has_value { format!(", value: {value}") } else { String::new() };
         format!("{{op: {op}, key: {}{value}}}", word(&change.key))
     });
     line("headers", list(headers));

@@ -10,6 +10,7 @@ mod mutations;
 mod older;
 mod routes;
 mod samples;
+mod secrets;
 mod syntax;
 mod values;
 

@@ -103,8 +103,7 @@ struct Fresh {
 
 fn route(s: &mut Section, name: &str, fresh: &mut Fresh) -> Option<Route> {
     let strategy = strategy(&s.field("strategy"));
-    let backends =
-        s.field("backends").list(|item| item.item(|s| backend(s, name, fresh))).unwrap_or_default();
+    let backends = s.field("backends").list(|item| item.item(|s| backend(s, name, fresh))).unwrap_or_default();
     Some(Route { name: name.to_owned(), strategy: Some(strategy), backends })
 }
 
