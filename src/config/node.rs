@@ -72,6 +72,31 @@ pub enum Value {
     Broken(String),
 }
 
+impl Value {
+    /// A text with a unit, or a bare number in the unit of `bare`.
+    pub fn measure<T>(&self, parse: fn(&str) -> Option<T>, bare: fn(u64) -> T) -> Option<T> {
+        match self {
+            Self::Text { text, .. } => parse(text),
+            Self::Number(number) if number.fract() == 0.0 && *number >= 0.0 => Some(bare(*number as u64)),
+            _ => None,
+        }
+    }
+
+    /// A whole number without a unit.
+    pub fn bare(&self) -> Option<u64> {
+        self.measure(|text| text.trim().parse().ok(), |number| number)
+    }
+
+    /// Any number; a variable's value is a text.
+    pub fn numeric(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text { text, .. } if text.starts_with(|c: char| c.is_ascii_digit()) => text.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
 /// One entry of a map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {

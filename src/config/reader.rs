@@ -189,7 +189,7 @@ impl<'a> Field<'a> {
         });
         let (mut items, mut names, entries) = (Vec::new(), HashSet::new(), entries.unwrap_or_default());
         for entry in entries {
-            let path = format!("{}[{}]", self.path, entry.key);
+            let path = format!("{}[{}]", self.path, shown::name(&entry.key));
             if !names.insert(entry.key.as_str()) {
                 self.notes.problem(entry.at, &path, "is given twice; keep one");
             }
@@ -232,7 +232,7 @@ impl<'a> Field<'a> {
         let wrong =
             |value: &Value| format!("{} is not {what} ({} to {})", self.shown_as(value), range.start(), range.end());
         self.read(|value| {
-            let number = numeric(value).filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64);
+            let number = value.numeric().filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64);
             let number = number.filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
             number.ok_or_else(|| wrong(value))
         })
@@ -241,7 +241,7 @@ impl<'a> Field<'a> {
     /// A number with a fraction.
     pub fn factor(&self, range: RangeInclusive<f64>) -> Option<f64> {
         self.read(|value| {
-            numeric(value).filter(|number| range.contains(number)).ok_or_else(|| {
+            value.numeric().filter(|number| range.contains(number)).ok_or_else(|| {
                 format!("{} is not a number ({} to {})", self.shown_as(value), range.start(), range.end())
             })
         })
@@ -251,7 +251,12 @@ impl<'a> Field<'a> {
     pub fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
         let (least, most) = (text::print_duration(*range.start()), text::print_duration(*range.end()));
         self.read(|value| {
-            let time = measure(value, text::parse_duration, Duration::from_millis);
+            let time = value.measure(text::parse_duration, Duration::from_millis);
+            if let Some(millis) = value.bare().filter(|millis| (1..100).contains(millis) && !self.path.ends_with("Ms"))
+            {
+                let path = &self.path;
+                self.notes.warn(format!("{path}: {millis} means {millis} milliseconds; write {millis}s for seconds"));
+            }
             time.filter(|time| range.contains(time)).ok_or_else(|| {
                 format!("{} is not a time from {least} to {most}; write 500ms, 30s, 5m or 1h30m", self.shown_as(value))
             })
@@ -262,7 +267,7 @@ impl<'a> Field<'a> {
     pub fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
         let (least, most) = (text::print_size(*range.start()), text::print_size(*range.end()));
         self.read(|value| {
-            let size = measure(value, text::parse_size, |bytes| bytes);
+            let size = value.measure(text::parse_size, |bytes| bytes);
             size.filter(|size| range.contains(size)).ok_or_else(|| {
                 format!("{} is not a size from {least} to {most}; write 32KiB, 64MiB or 10MB", self.shown_as(value))
             })
@@ -315,7 +320,7 @@ impl<'a> Field<'a> {
     /// A whole number of either sign.
     pub fn integer(&self) -> Option<i64> {
         self.read(|value| {
-            let number = numeric(value).filter(|number| number.fract() == 0.0);
+            let number = value.numeric().filter(|number| number.fract() == 0.0);
             number.map(|number| number as i64).ok_or_else(|| format!("{} is not a whole number", self.shown_as(value)))
         })
     }
@@ -376,22 +381,4 @@ fn secret(text: &str) -> Result<Secret, String> {
 fn one_line(text: &str) -> &str {
     let line = text.trim_start_matches('\u{feff}').trim().split(['\n', '\r']).next().unwrap_or_default();
     text::unquoted(line.trim_end())
-}
-
-/// A text with a unit, or a bare number in the unit of `bare`.
-fn measure<T>(value: &Value, parse: fn(&str) -> Option<T>, bare: fn(u64) -> T) -> Option<T> {
-    match value {
-        Value::Text { text, .. } => parse(text),
-        Value::Number(number) if number.fract() == 0.0 && *number >= 0.0 => Some(bare(*number as u64)),
-        _ => None,
-    }
-}
-
-fn numeric(value: &Value) -> Option<f64> {
-    match value {
-        Value::Number(number) => Some(*number),
-        // A variable's value is a text.
-        Value::Text { text, .. } if text.starts_with(|c: char| c.is_ascii_digit()) => text.parse().ok(),
-        _ => None,
-    }
 }

@@ -2,25 +2,15 @@
 
 use super::node::Value;
 
-/// Beginnings of keys and credentials, in lower case.
-const SECRET_BEGINNINGS: [&str; 16] = [
-    "sk-",
-    "sk_",
-    "pk-",
-    "gsk_",
-    "ghp_",
-    "github_pat_",
-    "hf_",
-    "nvapi-",
-    "xai-",
-    "aiza",
-    "eyj",
-    "whsec_",
-    "sha256:",
-    "bearer ",
-    "basic ",
-    "token ",
-];
+/// Beginnings of keys, in lower case.
+const KEY_BEGINNINGS: [&str; 11] =
+    ["sk-", "sk_", "gsk_", "ghp_", "github_pat_", "hf_", "nvapi-", "xai-", "aiza", "eyj", "whsec_"];
+
+/// Bytes of the shortest key, its beginning included.
+const SHORTEST_KEY: usize = 8;
+
+/// Letters and digits in a row, and digits among them, that no name has.
+const RANDOM: (usize, usize) = (20, 3);
 
 /// Words that readers put where a secret may stand, and that are none.
 const HARMLESS: [&str; 16] = [
@@ -69,23 +59,30 @@ pub fn path(of: &Value) -> String {
     }
 }
 
-/// Whether a text may be a credential: it begins like one, is a URL with a user or a query, or is one long word of
-/// letters and digits.
+/// Whether a text may hold a credential: a key, a header's value, a URL with a user or a query, a long random word.
 pub fn looks_secret(text: &str) -> bool {
-    let lower = text.trim_start_matches(['"', '\'']).to_ascii_lowercase();
-    SECRET_BEGINNINGS.iter().any(|beginning| lower.starts_with(beginning))
+    let lower = text.to_ascii_lowercase();
+    has_key(text)
+        || ["bearer ", "basic ", "sha256:"].iter().any(|scheme| lower.contains(scheme))
         || text.contains('@')
         || text.contains('?') && (text.contains('=') || text.contains("://"))
-        || is_random(text)
+        || text.split(|c: char| !c.is_ascii_alphanumeric()).any(|run| {
+            let digits = run.bytes().filter(u8::is_ascii_digit).count();
+            run.len() >= RANDOM.0 && digits >= RANDOM.1 && digits < run.len()
+        })
 }
 
-/// At least 24 letters and digits, both of them, without a separator but `-` and `_`.
-fn is_random(text: &str) -> bool {
-    let has = |kind: fn(&u8) -> bool| text.bytes().any(|byte| kind(&byte));
-    text.len() >= 24
-        && has(u8::is_ascii_digit)
-        && has(u8::is_ascii_alphabetic)
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+/// A name that the file gives, for the path of what stands below it.
+pub fn name(text: &str) -> &str {
+    if has_key(text) { "***" } else { text }
+}
+
+/// Whether one of the words of a text begins as keys do.
+pub fn has_key(text: &str) -> bool {
+    let ends_word = |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_';
+    text.split(ends_word).filter(|word| word.len() >= SHORTEST_KEY).any(|word| {
+        KEY_BEGINNINGS.iter().any(|begin| word.get(..begin.len()).is_some_and(|w| w.eq_ignore_ascii_case(begin)))
+    })
 }
 
 #[cfg(test)]
@@ -96,13 +93,15 @@ mod tests {
     fn what_looks_like_a_credential_is_told_from_what_does_not() {
         // U24
         for text in [
-            "sk-abc",
+            "sk-abcdef",
             "Bearer abc",
-            "\"sk-abc",
+            "cloud - \"sk-abcdef\"",
+            "session=sk-abcdef",
             "http://u:p@h",
             "https://h/v1?key=abc",
             "9f86d081884c7d659a2feaa0c55ad015",
             "eyJhbGciOi",
+            "https://h/sk-abcdef",
         ] {
             assert!(looks_secret(text), "{text}");
         }
@@ -110,7 +109,9 @@ mod tests {
             "",
             "server1",
             "https://h/v1",
-            "qwen3-30b-a3b-instruct",
+            "Qwen3-Coder-30B-A3B-Instruct-2507-Q4_K_M",
+            "task-manager",
+            "sk-1",
             "max_connections",
             "./keys/a-very-long-name-of-a-file-0",
         ] {

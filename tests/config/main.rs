@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod command;
 mod effective;
 mod endpoints;
 mod files;

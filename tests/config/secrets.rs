@@ -15,7 +15,7 @@ const ENDPOINT: [&str; 28] = [
     "apiKey: {canary: canary}",
     "apiKey: \"canary\\nx\"",
     "apiKey: canary, apiKeys: [canary]",
-    "apiKeyFile: sk-canary",
+    "apiKeyFile: sk-canary-1",
     "apiKeyFile: [canary]",
     "auth: canary",
     "auth: [canary]",

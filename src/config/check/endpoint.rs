@@ -5,6 +5,7 @@ use super::sections::{probe_path, timeouts};
 use super::{address, header};
 use crate::base::secret::Secret;
 use crate::config::reader::{Field, Section};
+use crate::config::shown::has_key;
 use crate::config::{Auth, Base, Endpoint, KEEP_ALIVE, MINIMAL, MaxConcurrent, OnClientGone, Probe, Timeouts};
 
 pub fn endpoints(root: &mut Section, shared: &Timeouts) -> Vec<Endpoint> {
@@ -94,6 +95,14 @@ pub fn word(text: &str) -> Result<String, String> {
     }
     if text.chars().any(char::is_control) || text.trim() != text {
         return Err("has a control character in it, or space around it".into());
+    }
+    no_key(text)
+}
+
+/// A name without a key in it.
+pub fn no_key(text: &str) -> Result<String, String> {
+    if has_key(text) {
+        return Err("has a key in it, which logs and pages would show; is a line indented too far?".into());
     }
     Ok(text.to_owned())
 }

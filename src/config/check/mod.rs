@@ -7,12 +7,13 @@ mod gateway;
 mod header;
 mod jobs;
 mod keys;
+pub mod own;
 mod routing;
 mod sections;
 mod server;
 
 pub use address::{base, listen_host, proxy};
-pub use endpoint::unique;
+pub use endpoint::{no_key, unique};
 pub use header::{can_be_sent, change};
 pub use routing::known;
 pub use sections::{LOG_FORMATS, LOG_LEVELS};

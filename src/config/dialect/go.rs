@@ -1,7 +1,7 @@
 //! Format 001: `backends` with static models, one mode for all.
 
-use super::{Names, endpoint, open};
-use crate::config::check::{base, can_be_sent};
+use super::{Names, endpoint, named, open};
+use crate::config::check::{base, can_be_sent, no_key};
 use crate::config::reader::{Field, Section};
 use crate::config::{Config, Endpoint, Strategy, UnknownModel};
 use std::time::Duration;
@@ -58,7 +58,7 @@ fn mode(root: &mut Section) -> Strategy {
 }
 
 fn backend(s: &mut Section, number: usize, names: &mut Names) -> Option<Endpoint> {
-    let name = s.field("name").text().filter(|name| !name.is_empty()).map(str::to_owned);
+    let name = named(&s.field("name"));
     let base = s.required("url").parse(base);
     let key = s.field("api_key").secret_or_empty();
     if key.as_ref().is_some_and(|key| !can_be_sent(key.reveal())) {
@@ -66,8 +66,8 @@ fn backend(s: &mut Section, number: usize, names: &mut Names) -> Option<Endpoint
     }
     // S001-06: weight <= 0 counts as 1.
     let weight = s.field("weight").integer().map_or(1, |weight| weight.clamp(1, 65_535));
-    let models: Vec<String> = s.field("models").list(|item| item.text().map(str::to_owned)).unwrap_or_default();
-    let default_model = s.field("default_model").text().filter(|model| !model.is_empty()).map(str::to_owned);
+    let models: Vec<String> = s.field("models").list(|item| item.parse(no_key)).unwrap_or_default();
+    let default_model = named(&s.field("default_model"));
     let name = names.unique(name.unwrap_or_else(|| format!("backend{number}")));
     let mut one = endpoint(name, base?, key.into_iter().collect());
     one.weight = weight as u16;

@@ -1,8 +1,8 @@
 //! Format 003: `Models`, each with its strategy and backends. Property names are read in any case.
 
-use super::{Names, endpoint, open};
+use super::{Names, endpoint, named, open};
 use crate::base::secret::Secret;
-use crate::config::check::{base, can_be_sent, known};
+use crate::config::check::{base, can_be_sent, known, no_key};
 use crate::config::node::{Entry, Node, Value};
 use crate::config::reader::{Field, Section};
 use crate::config::{Backend, Config, Endpoint, Probe, Route, Strategy, Timeouts};
@@ -83,6 +83,9 @@ pub fn add(root: &mut Section, config: &mut Config) {
             item.problem("a model needs a name");
             return None;
         }
+        if let Err(error) = no_key(name) {
+            item.problem(format!("the name {error}"));
+        }
         item.item(|s| route(s, name, &mut fresh))
     });
     config.endpoints = fresh.endpoints;
@@ -123,13 +126,13 @@ fn strategy(field: &Field) -> Strategy {
 }
 
 fn backend(s: &mut Section, model: &str, fresh: &mut Fresh) -> Option<Backend> {
-    let name = s.field("name").text().filter(|name| !name.is_empty());
+    let name = named(&s.field("name"));
     let (by_name, base_url) = (s.field("endpoint"), s.field("baseUrl"));
     let keys: Vec<Secret> = s.field("apiKeys").list(|item| item.secret_or_empty()).unwrap_or_default();
     if keys.iter().any(|key| !can_be_sent(key.reveal())) {
         s.problem("a key has a character that cannot be sent in a header (ASCII only)");
     }
-    let backend_model = s.field("backendModelName").text().filter(|name| !name.is_empty()).map(str::to_owned);
+    let backend_model = named(&s.field("backendModelName"));
     let weight = s.field("weight").integer().map_or(1, |weight| weight.clamp(1, 65_535));
     let enabled = s.field("enabled").flag().unwrap_or(true);
     let made = |endpoint: String| Backend { endpoint, model: backend_model, weight: Some(weight as u16), enabled };
@@ -140,7 +143,7 @@ fn backend(s: &mut Section, model: &str, fresh: &mut Fresh) -> Option<Backend> {
         s.problem("needs a `BaseUrl`, or an `Endpoint` of the configuration");
         return None;
     }
-    let name = name.map_or_else(|| format!("backend-{}", fresh.endpoints.len() + 1), str::to_owned);
+    let name = name.unwrap_or_else(|| format!("backend-{}", fresh.endpoints.len() + 1));
     let mut one = endpoint(name, base_url.parse(base)?, keys);
     (one.timeouts, one.probe, one.enabled) = (fresh.timeouts, fresh.probe.clone(), false);
     // The same backend under several models is one endpoint.

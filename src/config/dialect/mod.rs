@@ -6,9 +6,10 @@ mod manager;
 pub mod queue;
 mod rust;
 
+use super::check::no_key;
 use super::node::{Node, Value};
 use super::problem::Notes;
-use super::reader::Section;
+use super::reader::{Field, Section};
 use super::{Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
 use crate::base::secret::Secret;
 use std::collections::HashMap;
@@ -90,6 +91,11 @@ fn endpoint(name: String, base: super::Base, keys: Vec<Secret>) -> Endpoint {
         endpoint.api_keys = keys;
     }
     endpoint
+}
+
+/// A name, which may be any text; an empty one is none.
+fn named(field: &Field) -> Option<String> {
+    field.parse(no_key).filter(|name| !name.is_empty())
 }
 
 /// Names that are taken, and the last number that was put behind each.
