@@ -119,7 +119,7 @@ pub enum CorsOrigin {
     Local,
     /// `*`
     Any,
-    /// `scheme://host[:port]`, lower case; `scheme://*` for every page of a scheme that is not of the web.
+    /// `scheme://host[:port]`, lower case.
     Origin(String),
 }
 

@@ -338,6 +338,10 @@ fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
     if let Some(own) = [NO_KEY, NO_TAG, "recursion limit exceeded"].into_iter().find(|own| message.ends_with(own)) {
         message = own.into();
     }
+    // Such a message repeats the value.
+    if message.contains("invalid value: ") || message.contains("invalid type: ") {
+        message = "the YAML tag (`!!name`) in front does not fit this value; put the text in quotes".into();
+    }
     if message.contains("<document start>") {
         message = "does not belong to what stands above; is it indented as much as the first key?".into();
     }

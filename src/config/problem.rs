@@ -12,9 +12,9 @@ use std::path::Path;
 /// Problems told at once: enough for any file written by hand, and a bound on looking up places.
 const MOST: usize = 50;
 /// Problems noted at all; then reading stops to look closely.
-const MOST_NOTED: usize = 10 * MOST;
+const MOST_NOTED: usize = 4 * MOST;
 /// Bytes read again to look up places. A file of usual size has all of its places told.
-const MOST_READ_AGAIN: usize = 2 << 20;
+const MOST_READ_AGAIN: usize = 1 << 20;
 
 /// One thing wrong with a file: where, what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -67,11 +67,7 @@ fn allowed_origin(rules: &[CorsOrigin], origin: &HeaderValue) -> Option<HeaderVa
     let text = origin.to_str().ok()?.to_ascii_lowercase();
     let matches = rules.iter().any(|rule| match rule {
         CorsOrigin::Any => true,
-        // `moz-extension://*` is every extension of that browser.
-        CorsOrigin::Origin(allowed) => match allowed.strip_suffix('*') {
-            Some(scheme) => text.starts_with(scheme),
-            None => *allowed == text,
-        },
+        CorsOrigin::Origin(allowed) => *allowed == text,
         CorsOrigin::Local => is_local(&text),
     });
     matches.then(|| origin.clone())
@@ -159,10 +155,6 @@ mod tests {
         let rules = [CorsOrigin::Local, CorsOrigin::Origin("https://app.example".into())];
         assert_eq!(allowed_origin(&rules, &origin), Some(origin.clone()));
         assert_eq!(allowed_origin(&[CorsOrigin::Local], &origin), None);
-        let extension = HeaderValue::from_static("moz-extension://0f3c-2a");
-        let all = [CorsOrigin::Origin("moz-extension://*".into())];
-        assert_eq!(allowed_origin(&all, &extension), Some(extension));
-        assert_eq!(allowed_origin(&all, &origin), None);
         assert_eq!(allowed_origin(&[CorsOrigin::Any], &origin), Some(HeaderValue::from_static("*")));
         assert_eq!(allowed_origin(&[], &HeaderValue::from_static("http://localhost")), None);
     }

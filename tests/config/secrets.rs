@@ -109,6 +109,8 @@ fn a_yaml_error_does_not_repeat_the_keys_around_it() {
         "a: {canary: {[b]: c}}",
         "a: *canary",
         "a: !canary b",
+        "apiKey: !!int canary",
+        "a: [!!bool \"canary\", !!float canary]",
         "%canary\n---\na: b",
     ] {
         let lines = wrong(text).join("\n");

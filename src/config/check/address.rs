@@ -180,9 +180,6 @@ pub fn origin(text: &str) -> Result<CorsOrigin, String> {
     if authority.contains('/') {
         return Err("is more than an origin; leave out what follows the host and port".into());
     }
-    if authority == "*" && !matches!(scheme, "http" | "https") {
-        return Ok(CorsOrigin::Origin(lower));
-    }
     let (name, port) = host_and_port(authority)?;
     let name = if name.contains(':') { format!("[{name}]") } else { name };
     // Browsers leave out the scheme's own port.
@@ -355,19 +352,7 @@ mod tests {
         assert_eq!(of("HTTPS://Chat.Example.com:443"), CorsOrigin::Origin("https://chat.example.com".into()));
         assert_eq!(of("http://[::1]:3000"), CorsOrigin::Origin("http://[::1]:3000".into()));
         assert_eq!(of("chrome-extension://abc"), CorsOrigin::Origin("chrome-extension://abc".into()));
-        assert_eq!(of("Moz-Extension://*"), CorsOrigin::Origin("moz-extension://*".into()));
-        for text in [
-            "chat.example.com",
-            "https://*",
-            "https://*.a",
-            "moz-extension://*x",
-            "https://a/",
-            "https://a/b",
-            "https://",
-            "null",
-            "://a",
-            "https://u@a",
-        ] {
+        for text in ["chat.example.com", "https://a/", "https://a/b", "https://", "null", "://a", "https://u@a"] {
             assert!(origin(text).is_err(), "{text}");
         }
     }
