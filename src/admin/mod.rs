@@ -77,7 +77,7 @@ pub enum Unusable {
 }
 
 impl Admin {
-    /// The page over a proxy; a file of routes that is missing or empty has none.
+    /// The page over a proxy; a file of routes that is missing or empty is made, without any.
     ///
     /// # Errors
     /// The file is there and cannot be used: it is not overwritten.
@@ -90,7 +90,13 @@ impl Admin {
         let mut text =
             String::from_utf8(bytes).map_err(|error| Unusable::File(path.clone(), std::io::Error::other(error)))?;
         if text.trim().is_empty() {
-            text = "{\"Models\": {}}".into();
+            text = "{\"Models\": {}}\n".into();
+            // Made now, so that a folder that cannot be written is known before somebody saves.
+            if !path.as_os_str().is_empty()
+                && let Err(error) = routes_file::write(&path, text.as_bytes())
+            {
+                log::warn!("admin: {} cannot be written: {error}", path.display());
+            }
         }
         let admin = Self {
             proxy: Arc::clone(proxy),

@@ -30,7 +30,8 @@ impl Admin {
             let there = running.iter().filter(|one| one["endpoint"] == name);
             there.filter_map(|one| one["tokens_per_second"].as_f64()).sum()
         };
-        let endpoints: Vec<_> = snapshot.endpoints.iter().filter(shown).map(|one| view(one, speed(one.name()))).collect();
+        let endpoints: Vec<_> =
+            snapshot.endpoints.iter().filter(shown).map(|one| view(one, speed(one.name()))).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "time": clock::iso(clock::wall()),

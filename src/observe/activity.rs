@@ -133,7 +133,8 @@ impl Ongoing {
     /// Events a second since the first one; one event has no speed yet.
     fn speed(&self, now: Instant) -> Option<f64> {
         let since = self.first_event.load(Ordering::Relaxed).checked_sub(1)?;
-        let passed = millis(now.saturating_duration_since(self.began)).checked_sub(since).filter(|passed| *passed > 0)?;
+        let passed =
+            millis(now.saturating_duration_since(self.began)).checked_sub(since).filter(|passed| *passed > 0)?;
         let more = self.events.load(Ordering::Relaxed).checked_sub(1).filter(|more| *more > 0)?;
         Some((more as f64 * 10_000.0 / passed as f64).round() / 10.0)
     }

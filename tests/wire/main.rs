@@ -27,6 +27,7 @@ mod older;
 mod older_faults;
 mod os_faults;
 mod outgoing;
+mod page_rows;
 mod pings;
 mod reload;
 mod retry;
