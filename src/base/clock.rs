@@ -1,5 +1,6 @@
 //! The only reader of time. Everything that decides takes `now` as an argument.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
 /// Monotonic time: what decides.
@@ -21,6 +22,34 @@ pub fn iso(at: SystemTime) -> String {
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
+}
+
+/// Now as `Date` has it (RFC 9110 5.6.7). Each thread makes it once a second.
+pub fn http_date() -> [u8; 29] {
+    thread_local! {
+        static MADE: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
+    }
+    let second = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let (made, text) = MADE.get();
+    if made == second {
+        return text;
+    }
+    let text = imf(second);
+    MADE.set((second, text));
+    text
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, so many seconds after 1970 began.
+fn imf(second: u64) -> [u8; 29] {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (days, rest) = (second / 86_400, second % 86_400);
+    let (year, month, day) = civil(days);
+    let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[(month - 1) as usize]);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    let text = format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT");
+    // Only a year beyond 9999 has another length.
+    text.as_bytes().try_into().unwrap_or(*b"Fri, 31 Dec 9999 23:59:59 GMT")
 }
 
 /// Days since 1970-01-01 to year, month, day (Howard Hinnant, `civil_from_days`, for days >= 0).
@@ -57,6 +86,16 @@ mod tests {
         assert!(deciding.iter().all(|text| !text.contains("wall()")));
         // `lastCheck` of `/health`.
         assert_eq!(include_str!("../health.rs").matches("clock::wall()").count(), 1);
+    }
+
+    // D5
+    #[test]
+    fn wall_time_prints_as_the_date_of_an_answer() {
+        let at = |second| String::from_utf8(imf(second).to_vec()).expect("ASCII");
+        assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(at(951_782_400), "Tue, 29 Feb 2000 00:00:00 GMT");
+        assert_eq!(at(u64::MAX / 1_000_000), "Fri, 31 Dec 9999 23:59:59 GMT");
     }
 
     #[test]

@@ -11,29 +11,38 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// Connections accepted in one turn of the loop: in a flood, deadlines and clients that leave have theirs too.
+const ACCEPTS: usize = 64;
+
 impl Front {
+    /// Connections wait at a listener.
+    pub(super) fn note_listener(&mut self, n: usize) {
+        if !self.waiting_listeners.contains(&n) {
+            self.waiting_listeners.push_back(n);
+        }
+    }
+
     pub(super) fn accept(&mut self, now: Instant) {
         if let Some((at, _)) = self.accept_pause
             && at > now
         {
             return;
         }
-        while let Some(&n) = self.waiting_listeners.front() {
-            let Some(listener) = self.listeners.get(n) else {
-                self.waiting_listeners.pop_front();
-                continue;
-            };
+        for _ in 0..ACCEPTS {
+            let Some(n) = self.waiting_listeners.pop_front() else { break };
+            let Some(listener) = self.listeners.get(n) else { continue };
             match listener.accept() {
                 Ok((stream, peer)) => {
                     self.accept_pause = None;
+                    // The listeners take turns.
+                    self.waiting_listeners.push_back(n);
                     self.welcome(stream, peer.ip(), n, now);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.waiting_listeners.pop_front();
-                }
-                Err(e) if is_one_connections_fault(&e) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.accept_pause = None,
+                Err(e) if is_one_connections_fault(&e) => self.waiting_listeners.push_back(n),
                 Err(e) => {
                     // Out of descriptors or memory: try again a little later, the queue waits in the kernel.
+                    self.waiting_listeners.push_back(n);
                     let pause = self.accept_pause.map_or(10, |(_, last)| (last.as_millis() * 2).min(100) as u64);
                     let pause = Duration::from_millis(pause);
                     if pause.as_millis() == 10 {
@@ -52,8 +61,9 @@ impl Front {
             return;
         }
         let _ = stream.set_nodelay(true);
-        let full = self.shared.connections.load(Ordering::Relaxed) >= self.max_connections && !self.evict();
         let fits = self.tally.enter(peer);
+        // An address that has its share takes nobody else's place; but what is said to it must end somewhere.
+        let full = self.shared.connections.load(Ordering::Relaxed) >= self.max_connections && !self.evict(!fits);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
             self.conns.len() - 1
@@ -69,23 +79,23 @@ impl Front {
         if full || !fits {
             let limit = if full { "server.maxConnections" } else { "server.perClient" };
             let failure = Failure::new(Kind::Overloaded, format!("Too many open connections ({limit})."));
-            return self.refuse(slot, None, failure.retry_after(Duration::from_secs(1)), now);
+            let failure = failure.retry_after(Duration::from_secs(1));
+            return self.guard(slot, |front| front.refuse(slot, None, failure, now));
         }
-        self.advance(slot, now);
+        self.guard(slot, |front| front.advance(slot, now));
     }
 
-    /// Closes the connection that has waited longest without a whole head; false if there is none.
-    fn evict(&mut self) -> bool {
-        let headless = self
-            .conns
-            .iter()
-            .enumerate()
-            .filter_map(|(slot, conn)| conn.as_ref().filter(|c| c.is_headless()).map(|c| (c.deadline, slot)));
-        let Some((_, slot)) = headless.min() else {
-            return false;
-        };
-        self.close(slot);
-        true
+    /// Closes the connection that is missed least; false if there is none.
+    fn evict(&mut self, lingering_only: bool) -> bool {
+        let all = self.conns.iter().enumerate();
+        let expendable = all.filter_map(|(slot, conn)| Some((conn.as_ref()?.expendable()?, slot)));
+        match expendable.min() {
+            Some(((is_waiting, _), slot)) if !(is_waiting && lingering_only) => {
+                self.close(slot);
+                true
+            }
+            _ => false,
+        }
     }
 }
 

@@ -1,15 +1,17 @@
 //! One parked connection: bytes in, a complete request or a refusal out. Reads, never waits.
 
 use super::body::Decoder;
-use super::door::{Desk, From};
+use super::door::{Desk, From, LaneName};
 use super::head::{Framing, Head, Limits, Parser};
 use super::pace::Pace;
 use super::request::Body;
+use super::unsent::Unsent;
 use super::upload::{LARGE, Upload};
 use crate::base::budget::Budget;
 use crate::base::gone::Gone;
 use crate::config::Server;
 use crate::model::failure::{Failure, Kind};
+use memchr::memmem;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
@@ -18,10 +20,11 @@ use std::time::{Duration, Instant};
 
 /// Reads of one client in a row, 1 MiB, before others get their turn.
 const READS: usize = 16;
-/// What is still read of a refused client before the connection is closed.
-pub(super) const LINGER_BYTES: usize = 64 << 10;
-/// How long.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
+/// How long a client may be silent after its last answer when it owes no bytes, and how long it may go on at all while
+/// the proxy is being stopped.
+const LINGER: Duration = Duration::from_secs(1);
+/// What is still read of bytes that it does not owe.
+const LINGER_BYTES: u64 = 64 << 10;
 
 /// The bounds that every connection of a front obeys.
 pub(super) struct Rules {
@@ -73,8 +76,11 @@ pub(super) struct Conn {
     pub state: State,
     /// When `expire` wants to be asked.
     pub deadline: Instant,
-    /// Bytes read and not yet understood: a started head, or what was pipelined.
+    /// Since when it waits for the first byte of a head.
+    pub parked: Instant,
+    /// Bytes read and not yet understood, from `at` on: a started head, or what was pipelined. At most a head and one read.
     buf: Vec<u8>,
+    at: usize,
     /// Remembers how far `buf` was understood.
     parser: Parser,
     /// `buf` holds pipelined bytes that nobody has looked at.
@@ -83,6 +89,10 @@ pub(super) struct Conn {
     more: bool,
     /// The client closed its side; seen in an event or a read.
     pub closed: bool,
+    /// Its next turn is due without an event.
+    pub again: bool,
+    /// Bytes that the client is still going to send of a request that was refused.
+    owed: u64,
 }
 
 pub(super) enum State {
@@ -93,9 +103,10 @@ pub(super) enum State {
     /// A worker owns the connection.
     Served { gone: Arc<Gone>, seen: Arc<AtomicBool> },
     /// Bytes that the client does not read, then the rest of its life.
-    Flush { rest: Vec<u8>, keep: bool },
-    /// Closed for writing; what still comes is thrown away.
-    Linger { left: usize },
+    Flush { rest: Unsent, keep: bool },
+    /// Closed for writing. What still comes is thrown away, whatever its framing: a client that sends first and reads
+    /// later must not be reset before it reads. Lasts as long as a body may, `until` at most.
+    Linger { pace: Pace, spare: u64, until: Option<Instant> },
 }
 
 pub(super) struct Incoming {
@@ -112,7 +123,7 @@ pub(super) struct Arrived {
     pub body: Body,
     /// What follows `body`.
     pub rest: Option<Upload>,
-    /// When its first byte came.
+    /// When it was complete.
     pub began: Instant,
 }
 
@@ -137,11 +148,15 @@ impl Conn {
             state: State::Head { since: None },
             // The first head must come in time; only a kept connection may idle longer.
             deadline: now + rules.head_timeout,
+            parked: now,
             buf: Vec::new(),
+            at: 0,
             parser: Parser::default(),
             fresh: false,
             more: true,
             closed: false,
+            again: false,
+            owed: 0,
         }
     }
 
@@ -150,9 +165,13 @@ impl Conn {
         matches!(self.state, State::Head { since: None })
     }
 
-    /// Has not yet sent a whole head (FAULTS A20: such go first).
-    pub fn is_headless(&self) -> bool {
-        matches!(self.state, State::Head { .. })
+    /// How soon it may be closed to make room, the least first: after its last answer, then without a whole head for the
+    /// longest time (FAULTS A20), fresh or not.
+    pub fn expendable(&self) -> Option<(bool, Instant)> {
+        match self.state {
+            State::Linger { .. } | State::Head { .. } => Some((matches!(self.state, State::Head { .. }), self.parked)),
+            State::Body(_) | State::Served { .. } | State::Flush { .. } => None,
+        }
     }
 
     /// Where its requests come from.
@@ -169,7 +188,33 @@ impl Conn {
     pub fn park(&mut self, now: Instant, rules: &Rules) {
         self.state = State::Head { since: None };
         self.deadline = now + rules.keep_alive;
+        self.parked = now;
         self.fresh = !self.buf.is_empty();
+    }
+
+    /// No answer follows.
+    pub fn linger(&mut self, now: Instant, rules: &Rules, draining: bool) {
+        self.buf = Vec::new();
+        self.note_unread();
+        let pace = Pace::new(if self.owed > 0 { rules.body_timeout } else { LINGER }, now);
+        self.deadline = pace.next_look(now);
+        self.state = State::Linger { pace, spare: LINGER_BYTES, until: None };
+        if draining {
+            self.hasten(now);
+        }
+    }
+
+    /// The proxy is being stopped: what lingers ends soon.
+    pub fn hasten(&mut self, now: Instant) {
+        if let State::Linger { until, .. } = &mut self.state {
+            *until = Some(now + LINGER);
+            self.deadline = self.deadline.min(now + LINGER);
+        }
+    }
+
+    /// The rest of its body is read by a worker, or not at all.
+    pub fn owes_unknown(&mut self) {
+        self.owed = u64::MAX;
     }
 
     /// Whether `advance` could find something without a new event.
@@ -180,8 +225,7 @@ impl Conn {
     /// Takes in what the client sent, until a request is complete or nothing is left to read.
     pub fn advance(&mut self, scratch: &mut [u8], now: Instant, rules: &Rules) -> Step {
         if std::mem::take(&mut self.fresh) {
-            let buf = std::mem::take(&mut self.buf);
-            match self.take_in(&buf, now, rules) {
+            match self.take_in_buffered(now, rules) {
                 Step::Wait => {}
                 step => return step,
             }
@@ -199,11 +243,13 @@ impl Conn {
                     // A short read has emptied the socket (epoll(7)); a later byte is a new event.
                     self.more = n == scratch.len();
                     let step = if self.buf.is_empty() {
-                        self.take_in(&scratch[..n], now, rules)
+                        let (step, kept) = self.take_in(&scratch[..n], now, rules);
+                        self.buf.extend_from_slice(&scratch[n - kept..n]);
+                        step
                     } else {
-                        let mut buf = std::mem::take(&mut self.buf);
-                        buf.extend_from_slice(&scratch[..n]);
-                        self.take_in(&buf, now, rules)
+                        self.buf.drain(..std::mem::take(&mut self.at));
+                        self.buf.extend_from_slice(&scratch[..n]);
+                        self.take_in_buffered(now, rules)
                     };
                     match step {
                         Step::Wait => {}
@@ -226,7 +272,17 @@ impl Conn {
         }
     }
 
-    fn take_in(&mut self, input: &[u8], now: Instant, rules: &Rules) -> Step {
+    fn take_in_buffered(&mut self, now: Instant, rules: &Rules) -> Step {
+        let buf = std::mem::take(&mut self.buf);
+        let (step, kept) = self.take_in(&buf[self.at..], now, rules);
+        // Nothing is moved: what was understood is skipped.
+        self.at = if kept > 0 { buf.len() - kept } else { 0 };
+        self.buf = if kept > 0 { buf } else { Vec::new() };
+        step
+    }
+
+    /// What the input leads to, and how much of its end is not understood yet.
+    fn take_in(&mut self, input: &[u8], now: Instant, rules: &Rules) -> (Step, usize) {
         match &mut self.state {
             State::Head { since } => {
                 let began = *since.get_or_insert_with(|| {
@@ -234,99 +290,115 @@ impl Conn {
                     now
                 });
                 match self.parser.parse(input, &rules.limits) {
-                    Ok(None) => {
-                        self.buf = input.to_vec();
-                        Step::Wait
-                    }
+                    Ok(None) => (Step::Wait, input.len()),
                     Ok(Some((head, used))) => {
                         self.parser = Parser::default();
-                        self.begin_body(head, &input[used..], began, now, rules)
+                        self.begin_body(head, &input[used..], now, rules)
                     }
-                    Err(failure) => Step::Refuse(None, failure, began),
+                    Err(failure) => {
+                        // A whole head may be followed by a body; a head without end is not waited for.
+                        if memmem::find(input, b"\r\n\r\n").is_some() {
+                            self.owes_unknown();
+                        }
+                        (Step::Refuse(None, failure, began), 0)
+                    }
                 }
             }
-            State::Body(incoming) => {
-                incoming.pace.moved(input.len(), now);
-                self.feed(input, now, rules)
+            State::Body(_) => self.feed(input, now, rules),
+            State::Linger { pace, spare, until } => {
+                pace.moved(input.len(), now);
+                if self.owed > 0 && self.owed <= input.len() as u64 {
+                    *pace = Pace::new(LINGER, now);
+                }
+                let excess = (input.len() as u64).saturating_sub(self.owed);
+                self.owed = self.owed.saturating_sub(input.len() as u64);
+                *spare = spare.saturating_sub(excess);
+                if *spare == 0 {
+                    return (Step::Close, 0);
+                }
+                self.deadline = until.map_or(pace.next_look(now), |until| until.min(pace.next_look(now)));
+                (Step::Wait, 0)
             }
-            State::Linger { left } => {
-                *left = left.saturating_sub(input.len());
-                if *left == 0 { Step::Close } else { Step::Wait }
-            }
-            State::Served { .. } | State::Flush { .. } => {
-                self.buf = input.to_vec();
-                Step::Wait
-            }
+            State::Served { .. } | State::Flush { .. } => (Step::Wait, input.len()),
         }
     }
 
-    fn begin_body(&mut self, head: Head, rest: &[u8], began: Instant, now: Instant, rules: &Rules) -> Step {
-        let mut body = Body::new(rules.budget.hold(Some(self.peer)));
-        if matches!(head.framing, Framing::None | Framing::Sized(0)) {
-            self.keep_rest(rest);
-            return Step::Serve(Box::new(Arrived { head, body, rest: None, began }));
+    fn begin_body(&mut self, head: Head, rest: &[u8], now: Instant, rules: &Rules) -> (Step, usize) {
+        let client = rules.desk.client(&head, self.from());
+        let body = Body::new(rules.budget.hold(client));
+        let length = match head.framing {
+            Framing::None => 0,
+            Framing::Sized(length) => length,
+            Framing::Chunked => u64::MAX,
+        };
+        // Without a key nobody makes us hold a body, or takes the place of one who has a key.
+        if (length > 0 || rules.desk.lane(&head, self.listener) == LaneName::Proxy)
+            && let Err(failure) = rules.desk.admit(&head, self.from())
+        {
+            self.owed = length.saturating_sub(rest.len() as u64);
+            return (Step::Refuse(Some(Box::new(head)), failure, now), 0);
         }
-        if let Err(failure) = rules.desk.admit(&head, self.from()) {
-            return Step::Refuse(Some(Box::new(head)), failure, began);
+        if length == 0 {
+            return (Step::Serve(Box::new(Arrived { head, body, rest: None, began: now })), rest.len());
         }
         if head.expect_continue && rest.is_empty() {
             // 25 bytes into an empty socket buffer; a client that does not get them sends anyway.
             let _ = (&*self.stream).write(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         let decoder = Decoder::new(head.framing, rules.limits.body);
-        if body.grow(|_| ()).is_none() {
-            return Step::Refuse(Some(Box::new(head)), out_of_memory(), began);
-        }
-        let mut pace = Pace::new(rules.body_timeout, now);
-        pace.moved(rest.len(), now);
-        let incoming = Incoming { head, decoder, body, began, pace };
-        self.state = State::Body(Box::new(incoming));
-        self.deadline = now + rules.body_timeout;
-        if rest.is_empty() { Step::Wait } else { self.feed(rest, now, rules) }
+        let pace = Pace::new(rules.body_timeout, now);
+        self.state = State::Body(Box::new(Incoming { head, decoder, body, began: now, pace }));
+        self.feed(rest, now, rules)
     }
 
-    fn feed(&mut self, input: &[u8], now: Instant, rules: &Rules) -> Step {
+    fn feed(&mut self, input: &[u8], now: Instant, rules: &Rules) -> (Step, usize) {
         let State::Body(incoming) = &mut self.state else {
-            return Step::Wait;
+            return (Step::Wait, 0);
         };
-        self.deadline = incoming.pace.next_look(now);
-        let Incoming { head, decoder, body, .. } = &mut **incoming;
+        let Incoming { head, decoder, body, pace, .. } = &mut **incoming;
         let before = body.bytes().len();
         let grown = body.grow(|out| decoder.feed(input, out));
-        let is_large = before < LARGE && body.bytes().len() >= LARGE;
+        let after = body.bytes().len();
+        pace.moved(after - before, now);
+        self.deadline = pace.next_look(now);
+        let is_large = before < LARGE && after >= LARGE;
         let complete = match grown {
             Some(Ok(progress)) if progress.complete => Ok(Some(progress.consumed)),
             Some(Ok(_)) if is_large && rules.passes_on(head, self.listener) => Ok(None),
-            Some(Ok(_)) => return Step::Wait,
+            Some(Ok(_)) => return (Step::Wait, 0),
             Some(Err(failure)) => Err(failure),
             None => Err(out_of_memory()),
         };
         let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
-            return Step::Wait;
+            return (Step::Wait, 0);
         };
         let Incoming { head, decoder, body, began, .. } = *incoming;
-        let rest = match complete {
-            Ok(Some(consumed)) => {
-                self.keep_rest(&input[consumed..]);
-                None
-            }
+        let (rest, kept) = match complete {
+            Ok(Some(consumed)) => (None, input.len() - consumed),
             Ok(None) => {
+                self.owes_unknown();
                 let pace = Pace::new(rules.body_timeout, now);
-                Some(Upload::new(Arc::clone(&self.stream), decoder, pace, Arc::clone(&rules.uploads)))
+                (Some(Upload::new(Arc::clone(&self.stream), decoder, pace, Arc::clone(&rules.uploads))), 0)
             }
-            Err(failure) => return Step::Refuse(Some(Box::new(head)), failure, began),
+            Err(failure) => {
+                self.owed = decoder.missing().unwrap_or(u64::MAX);
+                return (Step::Refuse(Some(Box::new(head)), failure, began), 0);
+            }
         };
-        Step::Serve(Box::new(Arrived { head, body, rest, began }))
-    }
-
-    fn keep_rest(&mut self, rest: &[u8]) {
-        self.buf = rest.to_vec();
+        (Step::Serve(Box::new(Arrived { head, body, rest, began: now })), kept)
     }
 
     /// A deadline has passed.
     pub fn expire(&mut self, now: Instant, rules: &Rules) -> Step {
         match &mut self.state {
-            State::Head { since: None } | State::Linger { .. } | State::Flush { .. } => Step::Close,
+            State::Head { since: None } => Step::Close,
+            State::Linger { pace, until, .. } => {
+                if until.is_some_and(|until| until <= now) || pace.refusal(now).is_some() {
+                    return Step::Close;
+                }
+                self.deadline = until.map_or(pace.next_look(now), |until| until.min(pace.next_look(now)));
+                Step::Wait
+            }
             State::Head { since: Some(began) } => {
                 let text = format!("The request head did not arrive within {:?}.", rules.head_timeout);
                 Step::Refuse(None, Failure::new(Kind::RequestTimeout, text), *began)
@@ -339,31 +411,26 @@ impl Conn {
                 let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
                     return Step::Wait;
                 };
+                self.owed = incoming.decoder.missing().unwrap_or(u64::MAX);
                 Step::Refuse(Some(Box::new(incoming.head)), failure, incoming.began)
             }
-            // Workers have time-outs of their own.
-            State::Served { .. } => {
+            // Workers have time-outs of their own, and the front asks for what is flushed.
+            State::Served { .. } | State::Flush { .. } => {
                 self.deadline = now + Duration::from_secs(3600);
                 Step::Wait
             }
         }
     }
 
-    /// Writes what the client did not read so far; true when all of it is out.
-    pub fn flush(&mut self) -> io::Result<bool> {
+    /// Writes what the client has not taken so far; true when all of it is out. Any byte taken gives it more time.
+    pub fn flush(&mut self, now: Instant, rules: &Rules) -> io::Result<bool> {
         let State::Flush { rest, .. } = &mut self.state else {
             return Ok(true);
         };
-        while !rest.is_empty() {
-            match (&*self.stream).write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => drop(rest.drain(..n)),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
+        if rest.write(&self.stream)? {
+            self.deadline = now + rules.write_timeout;
         }
-        Ok(true)
+        Ok(rest.is_empty())
     }
 }
 

@@ -24,13 +24,18 @@ pub enum LaneName {
 
 /// Who decides about requests; the door only carries them.
 pub trait Desk: Send + Sync + 'static {
-    /// Whether a body may follow this head: nobody without a key makes us hold one.
+    /// Whether a request may go on: asked before a body follows, and before it reaches the proxy lane.
     ///
     /// # Errors
     /// The refusal.
     fn admit(&self, head: &Head, from: From) -> Result<(), Failure>;
     /// Whether a body that turns out large is to be sent on as it comes.
     fn passes_on(&self, head: &Head, listener: usize) -> bool;
+    /// Whom to count what is held for a request: the client's address, behind a trusted proxy too. None is a trusted
+    /// proxy that does not tell.
+    fn client(&self, _head: &Head, from: From) -> Option<IpAddr> {
+        Some(from.peer)
+    }
     /// The lane of a request, by its head.
     fn lane(&self, head: &Head, listener: usize) -> LaneName;
     /// Answers a request that the door or a full lane refuses, and logs it.
@@ -56,7 +61,7 @@ pub struct Refused<'a> {
     pub head: Option<&'a Head>,
     /// Why.
     pub failure: Failure,
-    /// When its first byte came.
+    /// When its head was complete, or without a head when its first byte came.
     pub began: Instant,
 }
 

@@ -2,7 +2,7 @@
 
 use http::{HeaderName, HeaderValue};
 
-/// The fields of one head: order and repetitions kept, names in lower case, values as the bytes they were.
+/// The fields of one head, of a client's at most `Limits::fields`: order and repetitions kept, names in lower case, values as the bytes they were.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(Vec<(HeaderName, HeaderValue)>);
 

@@ -70,8 +70,13 @@ fn is_disguised(name: &str) -> bool {
 fn chunked(coding: &[u8]) -> Result<Framing, Failure> {
     let token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
     let mut parts = coding.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let mut others = parts.clone().rev().skip(1);
     match coding {
         b"chunked" => Ok(Framing::Chunked),
+        // RFC 9112 6.3: chunks inside of another coding do not tell where the body ends.
+        _ if others.any(|part| part.eq_ignore_ascii_case(b"chunked")) => {
+            Err(refuse("the last transfer coding is not `chunked`"))
+        }
         _ if !parts.clone().all(token) || parts.all(|part| part.eq_ignore_ascii_case(b"chunked")) => {
             Err(refuse("Transfer-Encoding is not exactly `chunked`"))
         }
@@ -246,8 +251,7 @@ mod tests {
     // A2
     #[test]
     fn only_the_plain_word_chunked_is_a_coding() {
-        for value in ["gzip", "identity", "xchunked", "chunkedx", "gzip, chunked", "chunked, gzip", "chunked,identity"]
-        {
+        for value in ["gzip", "identity", "xchunked", "chunkedx", "gzip, chunked", "deflate, gzip,chunked"] {
             assert_eq!(framing(&[("transfer-encoding", value)]), Err(501), "{value}");
         }
         for value in [
@@ -270,6 +274,12 @@ mod tests {
             "[chunked]",
             "chunked,\tCHUNKED",
             "gzip,,chunked",
+            // D6
+            "chunked, gzip",
+            "chunked,identity",
+            "Chunked ,\tgzip",
+            "gzip, chunked, gzip",
+            "chunked, gzip, chunked",
         ] {
             let expected = if value == "'chunked" { 501 } else { 400 };
             assert_eq!(framing(&[("transfer-encoding", value)]), Err(expected), "{value}");

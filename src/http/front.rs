@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -37,10 +38,14 @@ const GLANCE: Duration = Duration::from_secs(1);
 /// The front's own state; lives on its thread.
 pub struct Front {
     pub(super) poll: Poll,
+    /// At most `LISTENERS`.
     pub(super) listeners: Vec<TcpListener>,
+    /// Those that may have more connections; each once.
     pub(super) waiting_listeners: VecDeque<usize>,
     pub(super) accept_pause: Option<(Instant, Duration)>,
+    /// At most `max_connections`, and one that is being told so.
     pub(super) conns: Vec<Option<Conn>>,
+    /// Empty places in `conns`; each once.
     pub(super) free: Vec<usize>,
     pub(super) tally: Tally,
     pub(super) rules: Rules,
@@ -49,10 +54,11 @@ pub struct Front {
     pub(super) control: Lane,
     pub(super) proxy: Lane,
     pub(super) shared: Arc<Shared>,
+    /// Room for what workers give back: one at most for each connection.
     pub(super) returned: Vec<Back>,
     /// A client left while its request was with a worker, or waited for one.
     pub(super) leavers: bool,
-    /// Connections that have more to be read than one turn allows.
+    /// Connections that have more to be read than one turn allows; each once.
     pub(super) again: Vec<usize>,
     pub(super) scratch: Vec<u8>,
     pub(super) next_deadline: Option<Instant>,
@@ -140,26 +146,33 @@ impl Front {
             for event in &events {
                 match event.token() {
                     WAKE => {}
-                    Token(n) if n <= LISTENERS => self.waiting_listeners.push_back(n - 1),
-                    Token(n) => self.on_event(n - LISTENERS - 1, event, now),
+                    Token(n) if n <= LISTENERS => self.note_listener(n - 1),
+                    Token(n) => {
+                        let slot = n - LISTENERS - 1;
+                        self.guard(slot, |front| front.on_event(slot, event, now));
+                    }
                 }
             }
             // A connection whose event was just noted may have come back meanwhile (see `Returns::give`).
             self.take_back(now);
             if std::mem::take(&mut self.leavers) {
-                for job in self.proxy.left() {
-                    self.desk.left(&job.request, job.reply);
+                for Job { request, reply } in self.proxy.left() {
+                    // The reply gives the connection back even if this panics.
+                    drop(catch_unwind(AssertUnwindSafe(|| self.desk.left(&request, reply))));
                 }
             }
             for slot in std::mem::take(&mut self.again) {
-                self.advance(slot, now);
+                if let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) {
+                    conn.again = false;
+                }
+                self.guard(slot, |front| front.advance(slot, now));
             }
             // Last, so that no event of this batch can meet a reused slot.
             self.accept(now);
             self.expire(now);
             if self.shared.draining.load(Ordering::SeqCst) {
                 if !std::mem::replace(&mut drained, true) {
-                    self.start_drain();
+                    self.start_drain(now);
                 }
                 if self.shared.hurry.load(Ordering::SeqCst) {
                     self.end_all();
@@ -175,7 +188,7 @@ impl Front {
     }
 
     fn patience(&self, now: Instant) -> Option<Duration> {
-        if !self.again.is_empty() {
+        if !self.again.is_empty() || (self.accept_pause.is_none() && !self.waiting_listeners.is_empty()) {
             return Some(Duration::ZERO);
         }
         let mut until = self.next_deadline;
@@ -184,6 +197,18 @@ impl Front {
         }
         let wait = until.map(|at| at.saturating_duration_since(now) + Duration::from_millis(1));
         if self.served > 0 { Some(wait.map_or(GLANCE, |w| w.min(GLANCE))) } else { wait }
+    }
+
+    /// A panic while one connection is looked at is the end of that connection and of nothing else (the hook has logged).
+    pub(super) fn guard(&mut self, slot: usize, act: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| act(self))).is_ok() {
+            return;
+        }
+        // One that is served comes back by its reply, which unwinding has dropped or a worker holds.
+        let conn = self.conns.get(slot).and_then(Option::as_ref);
+        if conn.is_some_and(|conn| !matches!(conn.state, State::Served { .. })) {
+            self.close(slot);
+        }
     }
 
     fn on_event(&mut self, slot: usize, event: &mio::event::Event, now: Instant) {
@@ -203,6 +228,8 @@ impl Front {
                 }
             }
             State::Flush { .. } => self.flush(slot, now),
+            // It has its turn anyway, after the others.
+            _ if conn.again => {}
             State::Head { .. } | State::Body(_) | State::Linger { .. } => self.advance(slot, now),
         }
     }
@@ -224,7 +251,11 @@ impl Front {
             Step::Wait => self.note_deadline(slot),
             Step::Again => {
                 self.note_deadline(slot);
-                self.again.push(slot);
+                if let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut)
+                    && !std::mem::replace(&mut conn.again, true)
+                {
+                    self.again.push(slot);
+                }
             }
             Step::Close => self.close(slot),
             Step::Serve(arrived) => self.serve(slot, *arrived),
@@ -248,6 +279,7 @@ impl Front {
             gone.leave();
             self.leavers = true;
         }
+        let client = head.map_or(Some(conn.peer), |head| self.desk.client(head, conn.from()));
         conn.state = State::Served { gone: Arc::clone(&gone), seen: Arc::clone(&seen) };
         self.served += 1;
         let line = Line {
@@ -258,6 +290,7 @@ impl Front {
             seen,
             write_timeout: self.rules.write_timeout,
             may_block,
+            held: self.rules.budget.hold(client),
         };
         let keep = head.is_some_and(|h| h.keep_alive) && !self.shared.draining.load(Ordering::SeqCst);
         let version = head.map_or(Version::Http11, |h| h.version);
@@ -328,6 +361,7 @@ impl Front {
         }
         let _ = self.poll.registry().deregister(&mut SourceFd(&conn.stream.as_raw_fd()));
         self.tally.leave(conn.peer);
+        self.again.retain(|other| *other != slot);
         self.free.push(slot);
         self.shared.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -342,8 +376,7 @@ impl Front {
                 continue;
             };
             if conn.deadline <= now {
-                let step = conn.expire(now, &self.rules);
-                self.act(slot, step);
+                self.guard(slot, |front| front.expire_one(slot, now));
             }
             if self.conns[slot].as_ref().is_some_and(|c| !matches!(c.state, State::Served { .. })) {
                 self.note_deadline(slot);
@@ -351,16 +384,33 @@ impl Front {
         }
     }
 
-    fn start_drain(&mut self) {
+    fn expire_one(&mut self, slot: usize, now: Instant) {
+        match self.conns.get_mut(slot).and_then(Option::as_mut) {
+            // The kernel tells of room only when there is much: a slow reader may have taken some.
+            Some(conn) if matches!(conn.state, State::Flush { .. }) => self.flush(slot, now),
+            Some(conn) => {
+                let step = conn.expire(now, &self.rules);
+                self.act(slot, step);
+            }
+            None => {}
+        }
+    }
+
+    fn start_drain(&mut self, now: Instant) {
         self.listeners.clear();
         self.waiting_listeners.clear();
         for job in self.proxy.unserved() {
-            let failure = Failure::new(Kind::Draining, "The proxy is being stopped.");
-            self.turn_away(job, failure.retry_after(Duration::from_secs(5)));
+            let failure =
+                Failure::new(Kind::Draining, "The proxy is being stopped.").retry_after(Duration::from_secs(5));
+            drop(catch_unwind(AssertUnwindSafe(|| self.turn_away(job, failure))));
         }
         for slot in 0..self.conns.len() {
-            if self.conns[slot].as_ref().is_some_and(Conn::is_idle) {
+            let Some(conn) = self.conns[slot].as_mut() else { continue };
+            if conn.is_idle() {
                 self.close(slot);
+            } else {
+                conn.hasten(now);
+                self.note_deadline(slot);
             }
         }
     }

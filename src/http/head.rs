@@ -42,6 +42,13 @@ pub struct Head {
     pub expect_continue: bool,
 }
 
+impl Head {
+    /// Whether a body follows, of at least a byte or of unknown length.
+    pub fn has_body(&self) -> bool {
+        !matches!(self.framing, Framing::None | Framing::Sized(0))
+    }
+}
+
 /// Reads one head out of a buffer that grows, looking at each byte once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parser {

@@ -16,4 +16,5 @@ mod request_line;
 mod settle;
 mod tally;
 mod target;
+mod unsent;
 pub mod upload;

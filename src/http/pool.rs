@@ -27,13 +27,14 @@ pub struct Lane {
 }
 
 struct Queue {
+    /// As many as `room` at first.
     jobs: Sender<Job>,
     waiting: Receiver<Job>,
     /// Jobs in the queue and with workers.
     held: AtomicUsize,
     /// Most jobs at once: one for each worker, and the backlog.
     room: AtomicUsize,
-    /// Workers without a job, the one that worked last on top: its stack and caches are warm.
+    /// Workers without a job, each once, the one that worked last on top: its stack and caches are warm.
     idle: Mutex<Vec<Thread>>,
     closed: AtomicBool,
 }
@@ -181,6 +182,7 @@ impl Queue {
 
 /// Connections on their way from workers back to the front.
 pub(super) struct Returns {
+    /// One at most for each connection.
     list: Mutex<Vec<Back>>,
     waker: mio::Waker,
 }

@@ -3,9 +3,13 @@
 
 use super::head::{Fields, Version};
 use super::pool::Returns;
+use super::unsent::{Unsent, write_some};
+use crate::base::budget::Held;
 use crate::base::clock;
 use crate::base::gone::Gone;
+use crate::model::failure::{Dialect, Failure, Kind};
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use socket2::SockRef;
 use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -14,6 +18,8 @@ use std::time::Duration;
 
 /// Longest single wait inside a blocked write: how soon a client that left is noticed there.
 const WRITE_TICK: Duration = Duration::from_millis(250);
+/// Parts above this are not copied before it is known how much of them the client takes.
+const LARGE_PART: usize = 64 << 10;
 
 /// How a body is delimited on the way to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +36,10 @@ pub enum Length {
 pub(super) struct Back {
     pub token: usize,
     /// Bytes that would have blocked a control worker: the front writes them when the client reads.
-    pub rest: Vec<u8>,
+    pub rest: Unsent,
     pub keep: bool,
+    /// To be closed at once, which resets it.
+    pub reset: bool,
     /// The socket was switched to blocking writes.
     pub blocking: bool,
 }
@@ -57,7 +65,7 @@ pub struct Reply {
     /// Control answers are never waited for: what does not fit goes to the front.
     may_block: bool,
     state: State,
-    pending: Vec<u8>,
+    pending: Unsent,
     sent: u64,
 }
 
@@ -70,6 +78,7 @@ pub(super) struct Line {
     pub seen: Arc<AtomicBool>,
     pub write_timeout: Duration,
     pub may_block: bool,
+    pub held: Held,
 }
 
 impl Reply {
@@ -87,7 +96,7 @@ impl Reply {
             blocking: false,
             may_block: line.may_block,
             state: State::Fresh,
-            pending: Vec::new(),
+            pending: Unsent::new(line.held),
             sent: 0,
         }
     }
@@ -112,6 +121,19 @@ impl Reply {
         self.sent
     }
 
+    /// Makes sure that a body of so many bytes may wait for its client.
+    ///
+    /// # Errors
+    /// Too much waits already, for this client or in all; the refusal is to be sent instead.
+    pub fn afford(&mut self, bytes: usize) -> Result<(), Failure> {
+        if self.may_block || bytes <= LARGE_PART || self.pending.hold(bytes) {
+            return Ok(());
+        }
+        let text =
+            "Too much is held for clients that do not read their answers (server.bodyMemory); try again shortly.";
+        Err(Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1)))
+    }
+
     /// A whole answer with its body: head and body leave in one write.
     pub fn send(mut self, status: StatusCode, fields: &Fields, body: &[u8]) {
         let length = if forbids_body(status) { Length::Empty } else { Length::Sized(body.len() as u64) };
@@ -129,7 +151,7 @@ impl Reply {
         if length == Length::Open && old {
             self.keep = false;
         }
-        let out = &mut self.pending;
+        let out = &mut self.pending.bytes;
         out.reserve(512);
         let version: &[u8] = if old { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
         out.extend_from_slice(version);
@@ -139,6 +161,10 @@ impl Reply {
         out.extend_from_slice(b"\r\n");
         for (name, value) in fields.iter() {
             field(out, name, value.as_bytes());
+        }
+        // RFC 9110 6.6.1: of a forwarded answer the origin's own counts.
+        if fields.get(header::DATE).is_none() {
+            field(out, &header::DATE, &clock::http_date());
         }
         match length {
             Length::Sized(bytes) => field(out, &header::CONTENT_LENGTH, bytes.to_string().as_bytes()),
@@ -217,33 +243,42 @@ impl Reply {
     }
 
     fn break_off(&mut self) {
-        // Some clients (Node 20's fetch) take the end of a chunked body for its proper end when the head
-        // said `Connection: close`; no client takes this for a chunk.
-        if matches!(self.state, State::Open { chunked: true, silent: false, .. }) && !self.keep {
-            let _ = (&*self.stream).write(b"!\r\n");
+        if let State::Open { chunked, silent: false, .. } = self.state {
+            // nginx takes the end of a connection for the end of an HTTP/1.0 body, but not a reset.
+            let reset = Some(Duration::ZERO);
+            if self.version == Version::Http10 && SockRef::from(&*self.stream).set_linger(reset).is_ok() {
+                return self.return_to_front(false, true);
+            }
+            // Some clients (Node 20's fetch) take the end of a chunked body for its proper end when the head
+            // said `Connection: close`; no client takes this for a chunk.
+            if chunked && !self.keep {
+                let _ = (&*self.stream).write(b"!\r\n");
+            }
         }
         self.give_back(false);
     }
 
     fn give_back(&mut self, keep: bool) {
-        self.state = State::Done;
         if !keep && self.pending.is_empty() {
             // The front closes; the client must not wait for that.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
-        let rest = std::mem::take(&mut self.pending);
-        self.returns.give(Back { token: self.token, rest, keep, blocking: self.blocking }, &self.seen);
+        self.return_to_front(keep, false);
+    }
+
+    fn return_to_front(&mut self, keep: bool, reset: bool) {
+        self.state = State::Done;
+        let rest = self.pending.take();
+        let back = Back { token: self.token, rest, keep, reset, blocking: self.blocking };
+        self.returns.give(back, &self.seen);
     }
 
     /// Writes what is pending, then `parts`.
     fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
         if !self.may_block {
-            for part in parts {
-                self.pending.extend_from_slice(part);
-            }
-            return self.write_what_fits();
+            return self.write_what_fits(parts);
         }
-        let pending = std::mem::take(&mut self.pending);
+        let pending = std::mem::take(&mut self.pending.bytes);
         let mut slices = [IoSlice::new(&pending), IoSlice::new(&[]), IoSlice::new(&[]), IoSlice::new(&[])];
         for (slot, part) in slices[1..].iter_mut().zip(parts) {
             *slot = IoSlice::new(part);
@@ -251,20 +286,22 @@ impl Reply {
         self.write_all(&mut slices[..=parts.len()])
     }
 
-    fn write_what_fits(&mut self) -> io::Result<()> {
-        while !self.pending.is_empty() {
-            match (&*self.stream).write(&self.pending) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => drop(self.pending.drain(..n)),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    self.pending.clear();
-                    return Err(e);
-                }
+    fn write_what_fits(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let Self { stream, pending, .. } = self;
+        for part in parts {
+            let mut taken = 0;
+            if part.len() > LARGE_PART {
+                pending.write(stream)?;
+                taken = if pending.is_empty() { write_some(stream, part)? } else { 0 };
             }
+            pending.push(&part[taken..]);
         }
-        Ok(())
+        pending.write(stream)?;
+        if pending.is_empty() || pending.hold(pending.bytes.capacity()) {
+            return Ok(());
+        }
+        pending.clear();
+        Err(io::ErrorKind::OutOfMemory.into())
     }
 
     /// The socket is non-blocking while the front owns it. The first write that would block turns
@@ -310,7 +347,6 @@ impl Drop for Reply {
             State::Open { .. } => self.break_off(),
             // Only a panic leads here: the client gets a clean 500 instead of silence.
             State::Fresh => {
-                use crate::model::failure::{Dialect, Failure, Kind};
                 let body = Failure::new(Kind::Internal, "An internal error; the log has the details.");
                 let body = body.body(Dialect::OpenAi);
                 let mut fields = Fields::default();

@@ -24,7 +24,7 @@ pub struct Request {
     pub peer_text: Arc<str>,
     /// Which listener it came in by.
     pub listener: usize,
-    /// When its first byte came.
+    /// When it was complete; with a `rest`, when that was left to the worker. All times of a request count from here.
     pub began: Instant,
     /// Set when the client leaves.
     pub gone: Arc<Gone>,

@@ -1,6 +1,6 @@
 //! What becomes of a connection when its answer is out: the rest is flushed, the next request is read, or it ends.
 
-use super::conn::{LINGER, LINGER_BYTES, State};
+use super::conn::State;
 use super::front::{Front, LISTENERS};
 use super::reply::Back;
 use mio::unix::SourceFd;
@@ -11,20 +11,15 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Front {
-    /// Takes connections back from workers.
+    /// Takes connections back from workers. What comes back meanwhile has its turn after the others: whoever gives it
+    /// back with something left to do wakes us (see `Returns::give`).
     pub(super) fn take_back(&mut self, now: Instant) {
-        loop {
-            let mut returned = std::mem::take(&mut self.returned);
-            self.shared.returns.take(&mut returned);
-            if returned.is_empty() {
-                self.returned = returned;
-                return;
-            }
-            for back in returned.drain(..) {
-                self.settle(back, now);
-            }
-            self.returned = returned;
+        let mut returned = std::mem::take(&mut self.returned);
+        self.shared.returns.take(&mut returned);
+        for back in returned.drain(..) {
+            self.guard(back.token, |front| front.settle(back, now));
         }
+        self.returned = returned;
     }
 
     fn settle(&mut self, back: Back, now: Instant) {
@@ -33,6 +28,10 @@ impl Front {
             return;
         };
         self.served -= 1;
+        conn.state = State::Head { since: None };
+        if back.reset {
+            return self.close(slot);
+        }
         if back.blocking && conn.stream.set_nonblocking(true).is_err() {
             return self.close(slot);
         }
@@ -54,8 +53,9 @@ impl Front {
             return;
         };
         let keep = matches!(conn.state, State::Flush { keep: true, .. });
-        match conn.flush() {
+        match conn.flush(now, &self.rules) {
             Err(_) => self.close(slot),
+            Ok(false) if conn.deadline <= now => self.close(slot),
             Ok(false) => self.note_deadline(slot),
             Ok(true) => {
                 if !keep {
@@ -82,9 +82,7 @@ impl Front {
                 self.advance(slot, now);
             }
         } else {
-            conn.state = State::Linger { left: LINGER_BYTES };
-            conn.deadline = now + LINGER;
-            conn.note_unread();
+            conn.linger(now, &self.rules, self.shared.draining.load(Ordering::SeqCst));
             self.note_deadline(slot);
             self.advance(slot, now);
         }

@@ -64,6 +64,10 @@ impl Target {
         let (scheme, rest) = text.split_once("://").ok_or_else(|| refuse("the target does not start with `/`"))?;
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         let authority = Authority::parse(authority, scheme)?;
+        if path.is_empty() && *method == Method::OPTIONS {
+            // RFC 9112 3.2.4: this is how a proxy is told `*`.
+            return Ok((Self(PathAndQuery::from_static("*")), Some(authority)));
+        }
         let origin = if path.starts_with('/') { path.into() } else { format!("/{path}") };
         Ok((Self::origin(origin)?, Some(authority)))
     }
@@ -199,6 +203,12 @@ mod tests {
 
     #[test]
     fn the_asterisk_belongs_to_options() {
+        // U06
+        let absolute = |text| Target::parse(text, &Method::OPTIONS).unwrap().0.as_str().to_owned();
+        assert_eq!(
+            (absolute("http://h:80"), absolute("http://h/"), absolute("http://h?")),
+            ("*".into(), "/".into(), "/?".into())
+        );
         assert_eq!(Target::parse("*", &Method::OPTIONS).unwrap().0.path(), "*");
         assert!(Target::parse("*", &Method::GET).is_err());
         assert!(Target::parse("*x", &Method::OPTIONS).is_err());

@@ -33,7 +33,7 @@ pub struct Upload {
     poll: Option<Poll>,
     /// As they came, room for one read.
     scratch: Vec<u8>,
-    /// Decoded, and read up to `at`.
+    /// Decoded, at most one read of it, and read up to `at`.
     ready: Vec<u8>,
     at: usize,
     state: State,
@@ -104,6 +104,10 @@ impl Upload {
     fn fill(&mut self) -> io::Result<()> {
         self.scratch.resize(SCRATCH, 0);
         self.pace.ask(clock::now());
+        // Bytes that frame the body keep the socket busy, so slowness is looked for before each read.
+        if let Some(failure) = self.pace.refusal(clock::now()) {
+            return Err(self.refuse(failure));
+        }
         let came = loop {
             if self.gone.has_left() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
@@ -122,10 +126,11 @@ impl Upload {
                 }
             }
         };
-        self.pace.moved(came, clock::now());
         self.at = 0;
         self.ready.clear();
-        match self.decoder.feed(&self.scratch[..came], &mut self.ready) {
+        let fed = self.decoder.feed(&self.scratch[..came], &mut self.ready);
+        self.pace.moved(self.ready.len(), clock::now());
+        match fed {
             Ok(progress) => self.state = if progress.complete { State::Over } else { State::Coming },
             Err(failure) => return Err(self.refuse(failure)),
         }

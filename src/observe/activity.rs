@@ -62,7 +62,7 @@ pub struct Beginning<'a> {
     pub path: &'a str,
     /// For which model.
     pub model: Option<&'a str>,
-    /// When its first byte came.
+    /// When it was complete.
     pub began: Instant,
     /// Set to end it.
     pub gone: &'a Arc<Gone>,

@@ -18,6 +18,7 @@ use crate::model::scope::Scope;
 use crate::model::snapshot::Snapshot;
 use crate::observe::access::End;
 use http::header;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -39,20 +40,25 @@ impl Bound {
 
 impl Proxy {
     /// Who asks, once the door is open to them, and what they see from here.
-    pub(super) fn caller(&self, request: &Request, route: &Route, snapshot: &Snapshot) -> Result<Caller, Failure> {
-        let head = &request.head;
-        let bound = &self.bound[request.listener];
+    pub(super) fn caller(
+        &self,
+        head: &Head,
+        from: From,
+        route: &Route,
+        snapshot: &Snapshot,
+    ) -> Result<Caller, Failure> {
+        let bound = &self.bound[from.listener];
         let site = site(snapshot, &bound.name);
         if bound.loopback && is_open(snapshot, site) {
             gate::check_host(head.fields.get(header::HOST), &snapshot.config.server.allowed_hosts)?;
         }
-        let mut caller = match self.known(head, request.from(), snapshot) {
+        let mut caller = match self.known(head, from, snapshot) {
             // A preflight cannot carry a key, and health is for everybody, though without details.
             _ if *route == Route::Preflight => Caller::anybody(),
             Err(failure)
                 if *route == Route::Health
                     && failure.kind == Kind::Unauthorized
-                    && !self.is_own(&snapshot.config.admin, request.listener) =>
+                    && !self.is_own(&snapshot.config.admin, from.listener) =>
             {
                 Caller::anybody()
             }
@@ -115,10 +121,20 @@ impl Desk for Proxy {
     fn admit(&self, head: &Head, from: From) -> Result<(), Failure> {
         let snapshot = self.shared.load();
         let mode = self.mode(&snapshot, from.listener);
+        let route = route_of(head, mode);
         match self.page(&snapshot, from.listener) {
-            Some(page) if route_of(head, mode) == Route::Page => page.admit(head, from),
-            _ => self.known(head, from, &snapshot).map(drop),
+            Some(page) if route == Route::Page => page.admit(head, from),
+            // What is open to everybody is so without a body.
+            _ if head.has_body() => self.caller(head, from, &Route::Unknown, &snapshot).map(drop),
+            _ => self.caller(head, from, &route, &snapshot).map(drop),
         }
+    }
+
+    fn client(&self, head: &Head, from: From) -> Option<IpAddr> {
+        let snapshot = self.shared.load();
+        let trusted = &snapshot.config.server.trusted_proxies;
+        let client = gate::client(head, from.peer, trusted);
+        (!trusted.iter().any(|network| network.contains(client))).then_some(client)
     }
 
     fn passes_on(&self, head: &Head, listener: usize) -> bool {

@@ -4,6 +4,7 @@ use super::page::is_page;
 use crate::config::Mode;
 use crate::model::query::decoded;
 use http::Method;
+use std::borrow::Cow;
 
 /// What a request wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,8 +80,30 @@ const PATTERNS: [&str; 25] = [
     "/",
 ];
 
+/// A canonical path as its client meant it: one slash where several stand, none at the end, and one `/v1` where several
+/// stand, since base URLs end in either and SDKs add both.
+pub fn tidy(path: &str) -> Cow<'_, str> {
+    let mut tidy = Cow::Borrowed(path);
+    if path.contains("//") {
+        let mut last = ' ';
+        tidy.to_mut().retain(|c| std::mem::replace(&mut last, c) != '/' || c != '/');
+    }
+    let doubled = |path: &str| path.strip_prefix("/v1").is_some_and(|rest| rest == "/v1" || rest.starts_with("/v1/"));
+    let whole: &str = &tidy;
+    let mut start = 0;
+    while doubled(&whole[start..]) {
+        start += "/v1".len();
+    }
+    let end = whole.len() - usize::from(whole.ends_with('/'));
+    match tidy {
+        Cow::Borrowed(path) => Cow::Borrowed(&path[start..end]),
+        Cow::Owned(path) => Cow::Owned(path[start..end].to_owned()),
+    }
+}
+
 /// The pattern of a path.
 pub fn pattern(path: &str) -> &'static str {
+    let path = &*if path == "/" { path.into() } else { tidy(path) };
     let bare = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
     let known = PATTERNS.iter().find(|known| known.strip_prefix("/v1").unwrap_or(known) == bare);
     match known {
@@ -137,6 +160,8 @@ const NATIVE_STATE: [&str; 3] = ["props", "slots", "lora-adapters"];
 /// The route at a listener that serves something else than the API.
 pub fn special(mode: Mode, path: &str, api: Route) -> Route {
     match (mode, &api) {
+        // RFC 9110 9.3.7: `*` asks the server that is spoken to, and names nothing behind it.
+        (Mode::Raw, _) if path == "*" => api,
         (Mode::Models, _) | (Mode::Status, Route::Health | Route::Metrics | Route::NotAllowed(_)) => api,
         (Mode::Status, _) => Route::Unknown,
         (Mode::Raw, _) => forward(path.to_owned(), Names::Raw),
@@ -150,6 +175,11 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
     }
     if method == Method::OPTIONS {
         return Route::Preflight;
+    }
+    let path = &*tidy(path);
+    // The page is called by its own name only (FAULTS F5).
+    if is_page(path) {
+        return Route::Unknown;
     }
     let (versioned, name) = match path.strip_prefix("/v1/") {
         Some(name) => (true, name),
@@ -249,9 +279,39 @@ mod tests {
         assert_eq!(of("DELETE", "/health"), Route::NotAllowed("GET, HEAD"));
     }
 
+    // R19
+    #[test]
+    fn a_slash_at_the_end_and_a_second_v1_are_not_there() {
+        for path in ["/v1/models/", "/v1/v1/models", "/v1/v1/v1/models//", "/models/", "//models", "//v1///v1/models"] {
+            assert_eq!(of("GET", path), Route::Models, "{path}");
+        }
+        for path in ["/v1/chat/completions/", "/v1/v1/chat/completions", "/chat/completions/"] {
+            assert_eq!(of("POST", path), to("/v1/chat/completions", Names::Body), "{path}");
+            assert_eq!(pattern(path), "/v1/chat/completions");
+        }
+        assert_eq!(of("GET", "/v1/v1/props/"), to("/props", Names::Query));
+        assert_eq!(of("GET", "/v1/health/"), Route::Health);
+        assert_eq!(of("GET", "/v1/models/v1/"), Route::Model("v1".into()));
+        assert_eq!(of("POST", "/v1/v1x"), to("/v1/v1x", Names::BodyOnly));
+        for path in ["//admin", "//admin//status", "//"] {
+            assert_eq!(route(&Method::GET, path, true), Route::Unknown, "{path}");
+        }
+        assert_eq!(of("GET", "/admin//"), Route::Page);
+        let raw = special(Mode::Raw, "//v1/v1/x/", of("POST", "/v1/v1/x/"));
+        assert_eq!(raw, to("//v1/v1/x/", Names::Raw));
+    }
+
+    // U06
+    #[test]
+    fn the_asterisk_is_never_forwarded() {
+        for mode in [Mode::Models, Mode::Raw] {
+            assert_eq!(special(mode, "*", of("OPTIONS", "*")), Route::Preflight);
+        }
+    }
+
     #[test]
     fn what_is_close_is_not_the_same() {
-        for path in ["/", "//v1/models", "/v1", "/v1/", "/V1/models", "/v1/models/", "/admins", "/audio/"] {
+        for path in ["/", "/v1", "/v1/", "/v1/v1", "/V1/models", "/v1x/v1/models", "/admins", "/audio/"] {
             assert_eq!(of("GET", path), Route::Unknown, "{path}");
         }
         assert_eq!(of("GET", "/v1/models/org/name"), Route::Model("org/name".into()));

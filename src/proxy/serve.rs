@@ -109,7 +109,7 @@ impl Proxy {
         {
             return page.serve(visit, request, reply);
         }
-        let caller = self.caller(&request, &route, &snapshot).and_then(|caller| {
+        let caller = self.caller(&request.head, request.from(), &route, &snapshot).and_then(|caller| {
             if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
                 let left = bound.buckets.take(visit.client, &limit, clock::now());
                 visit.tell_limit(&left);

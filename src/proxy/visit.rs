@@ -72,7 +72,7 @@ impl Visit {
         } else {
             gate::add_cors(&mut common, &snapshot.config.server.cors, head);
         }
-        let dialect = Dialect::of(head.target.path());
+        let dialect = Dialect::of(&route::tidy(&head.target.canonical()));
         let access = snapshot.config.log.access;
         let client = gate::client(head, peer, &snapshot.config.server.trusted_proxies);
         let common = Arc::new(common);
@@ -113,8 +113,16 @@ impl Visit {
     pub fn json(&self, reply: Reply, request: &Request, status: StatusCode, body: &[u8]) {
         let mut fields = Fields::clone(&self.common);
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        reply.send(status, &fields, body);
-        self.done(&request.head, status, body.len());
+        self.send(reply, &request.head, status, &fields, body);
+    }
+
+    /// Answers with this, unless too much waits for clients that do not read.
+    fn send(&self, mut reply: Reply, head: &Head, status: StatusCode, fields: &Fields, body: &[u8]) {
+        if let Err(failure) = reply.afford(body.len()) {
+            return self.refuse(reply, head, &failure);
+        }
+        reply.send(status, fields, body);
+        self.done(head, status, body.len());
     }
 
     /// Answers with what somebody else has to say.
@@ -126,8 +134,7 @@ impl Visit {
         for (name, value) in &told.fields {
             fields.push(name.clone(), value.clone());
         }
-        reply.send(told.status, &fields, &told.body);
-        self.done(&request.head, told.status, told.body.len());
+        self.send(reply, &request.head, told.status, &fields, &told.body);
     }
 
     /// Answers with text, as Prometheus wants it (exposition format 0.0.4).
@@ -135,8 +142,7 @@ impl Visit {
         let mut fields = Fields::clone(&self.common);
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         fields.push(header::CONTENT_TYPE, kind);
-        reply.send(StatusCode::OK, &fields, body.as_bytes());
-        self.done(&request.head, StatusCode::OK, body.len());
+        self.send(reply, &request.head, StatusCode::OK, &fields, body.as_bytes());
     }
 
     /// Answers a preflight.

@@ -97,6 +97,14 @@ impl Client {
         Self::over(socket.into())
     }
 
+    /// From another address of this machine.
+    pub fn from_address(source: [u8; 4], addr: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a TCP socket");
+        socket.bind(&SocketAddr::from((source, 0)).into()).expect("an address of this machine");
+        socket.connect(&addr.into()).expect("the proxy listens");
+        Self::over(socket.into())
+    }
+
     fn over(socket: TcpStream) -> Self {
         socket.set_nodelay(true).expect("an option every TCP socket has");
         socket.set_read_timeout(Some(DEADLINE)).expect("not zero");

@@ -128,6 +128,51 @@ fn the_oldest_idle_connection_makes_room() {
 }
 
 #[test]
+fn a_full_table_closes_what_has_waited_longest_and_not_who_came_last() {
+    // U37
+    let upstream = Upstream::serving(&["m"]);
+    let setup = Setup::over(&[&upstream]);
+    let proxy = setup.with(|c| (c.server.max_connections, c.server.per_client) = (4, 100)).start();
+    let kept: Vec<Client> = (0..3).map(|_| proxy.sent(get("/health"))).map(|mut c| (c.answer(), c).1).collect();
+    let mut fresh = proxy.client();
+    // One more than there is room for, and accepted after the fresh one.
+    for _ in 0..2 {
+        let mut last = proxy.sent(get("/health"));
+        assert_eq!(last.answer().status(), 200);
+    }
+    fresh.send(get("/health"));
+    assert_eq!(fresh.answer().status(), 200, "the idle ones go first");
+    assert_eq!(kept.len(), 3);
+}
+
+#[test]
+fn an_address_that_has_its_share_takes_nobody_elses_place() {
+    // U37
+    let upstream = Upstream::serving(&["m"]);
+    let setup = Setup::over(&[&upstream]);
+    let proxy = setup.with(|c| (c.server.max_connections, c.server.per_client) = (4, 3)).start();
+    let mut other = Client::from_address([127, 0, 0, 2], proxy.addr);
+    other.send(get("/health"));
+    assert_eq!(other.answer().status(), 200);
+    let greedy: Vec<Client> = (0..3).map(|_| proxy.sent(get("/health"))).map(|mut c| (c.answer(), c).1).collect();
+    for _ in 0..10 {
+        assert!(proxy.client().turned_away());
+    }
+    other.send(get("/health"));
+    assert_eq!(other.answer().status(), 200);
+    assert_eq!(greedy.len(), 3);
+}
+
+#[test]
+fn a_burst_of_connections_is_accepted_in_turns_and_all_are_served() {
+    // S13
+    let upstream = Upstream::serving(&["m"]);
+    let proxy = Setup::over(&[&upstream]).with(|c| c.server.per_client = 400).start();
+    let mut burst: Vec<Client> = (0..300).map(|_| proxy.sent(get("/v1/models"))).collect();
+    assert!(burst.iter_mut().all(|client| client.answer().status() == 200));
+}
+
+#[test]
 fn a_stream_in_progress_is_never_evicted() {
     // A20
     let upstream = Upstream::serving(&["m"]);

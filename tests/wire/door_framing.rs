@@ -71,6 +71,9 @@ fn chunked_twice_or_not_last_is_400() {
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding:\r\n",
         "Transfer-Encoding: chunked\r\n , gzip\r\n",
+        // D6
+        "Transfer-Encoding: chunked, gzip\r\n",
+        "Transfer-Encoding: gzip, chunked, identity\r\n",
     ];
     for fields in codings {
         let status = refused(proxy.sent(framed(fields, &chunked(&chat("m")))));

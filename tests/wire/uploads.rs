@@ -166,6 +166,27 @@ fn a_client_that_falls_silent_in_its_upload_is_told_and_the_upstream_gets_no_end
 }
 
 #[test]
+fn an_upload_that_turns_slow_is_ended_in_time_whatever_came_before() {
+    // U38: body bytes, and bytes that only frame the body.
+    let way = Way::new(1, "bodyTimeout: 2s, workers: 8");
+    for (fields, start, drip) in [
+        ("Content-Length: 9000000", bytes(2 * MIB), "x"),
+        ("Transfer-Encoding: chunked", [b"200000\r\n".as_slice(), &bytes(2 * MIB), b"\r\n5;"].concat(), "e"),
+    ] {
+        let mut client = way.client(fields);
+        client.send(start);
+        let mut peer = way.peer(0);
+        let (answer, took) = timed(|| {
+            while client.try_send(drip).is_ok() && !client.hears_within(ms(50)) {}
+            client.answer()
+        });
+        assert_eq!(answer.status(), 408, "{}", answer.text());
+        assert!(took < ms(4000), "{took:?}");
+        peer.rest();
+    }
+}
+
+#[test]
 fn an_upload_that_grows_over_max_body_is_refused_in_its_midst() {
     // B6
     let way = Way::new(1, "maxBody: 2MiB");
