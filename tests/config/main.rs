@@ -7,6 +7,7 @@ mod effective;
 mod endpoints;
 mod files;
 mod gateway;
+mod hostile;
 mod mutations;
 mod older;
 mod routes;
