@@ -91,11 +91,13 @@ struct Loaded {
     warnings: Vec<String>,
     /// The file is one of routes: the page brings what stands in it.
     is_paged: bool,
+    /// The endpoints are what discovery found.
+    is_found: bool,
 }
 
 impl Loaded {
     fn new(config: Config, file: Option<PathBuf>, warnings: Vec<String>) -> Self {
-        Self { config, file, warnings, is_paged: false }
+        Self { config, file, warnings, is_paged: false, is_found: false }
     }
 
     /// What is in force before the page adds its routes.
@@ -124,6 +126,7 @@ fn configuration(options: &Options) -> Result<Loaded, End> {
         let endpoints = open.into_iter().map(|server| server.endpoint).collect();
         let config = Config { endpoints, ..Config::default() };
         let names: Vec<_> = config.endpoints.iter().map(|e| format!("{} ({})", e.name, e.base.port)).collect();
+        let is_found = true;
         let said = format!("no configuration file; serving what was found on this machine: {}", names.join(", "));
         let locked = keyed.iter().map(|server| {
             format!(
@@ -131,9 +134,14 @@ fn configuration(options: &Options) -> Result<Loaded, End> {
                 server.endpoint.base.port
             )
         });
-        Loaded::new(config, None, std::iter::once(said).chain(locked).collect())
+        Loaded { is_found, ..Loaded::new(config, None, std::iter::once(said).chain(locked).collect()) }
     };
     override_by(options, &mut loaded.config)?;
+    // What discovery found is no choice of the user: its port is only taken by now.
+    if !loaded.is_found {
+        let place = loaded.file.as_ref().map_or("environment".into(), |file| file.display().to_string());
+        load::refuse_own_addresses(&place, &loaded.config)?;
+    }
     Ok(loaded)
 }
 

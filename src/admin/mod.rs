@@ -7,7 +7,6 @@ mod routes_file;
 mod status;
 mod viewers;
 
-use self::actions::pretty;
 use self::guard::Rules;
 use crate::base::clock;
 use crate::base::gone::Gone;
@@ -79,7 +78,7 @@ pub enum Unusable {
 }
 
 impl Admin {
-    /// The page over a proxy; a file of routes that is missing or empty is made.
+    /// The page over a proxy; a file of routes that is missing or empty is made, without any.
     ///
     /// # Errors
     /// The file is there and cannot be used: it is not overwritten.
@@ -91,13 +90,13 @@ impl Admin {
         let bytes = routes_file::read(&path).map_err(|error| Unusable::File(path.clone(), error))?;
         let mut text =
             String::from_utf8(bytes).map_err(|error| Unusable::File(path.clone(), std::io::Error::other(error)))?;
-        if path.as_os_str().is_empty() {
-            text = "{\"Models\": {}}".into();
-        } else if text.trim().is_empty() {
-            text = pretty(&routes::samples());
-            match routes_file::write(&path, text.as_bytes()) {
-                Ok(()) => log::info!("admin: {} was made, with samples that are all switched off", path.display()),
-                Err(error) => log::warn!("admin: {} cannot be made: {error}", path.display()),
+        if text.trim().is_empty() {
+            text = "{\"Models\": {}}\n".into();
+            // Made now, so that a folder that cannot be written is known before somebody saves.
+            if !path.as_os_str().is_empty()
+                && let Err(error) = routes_file::write(&path, text.as_bytes())
+            {
+                log::warn!("admin: {} cannot be written: {error}", path.display());
             }
         }
         let admin = Self {

@@ -4,23 +4,6 @@
 use crate::base::secret::fingerprint;
 use serde_json::{Map, Value, json};
 
-/// What the file holds when there was none [S003-05]: examples that send nothing anywhere.
-pub fn samples() -> Value {
-    let backend = |name: &str, url: &str, model: Value| json!({"Name": name, "BaseUrl": url, "ApiKeys": [], "BackendModelName": model, "Weight": 1, "Enabled": false});
-    let openai = "https://api.openai.com/v1";
-    let router = "https://openrouter.ai/api/v1";
-    json!({"Models": {
-        "gpt-4-debug": {"Strategy": "Failover", "Backends": [
-            backend("OpenAI-Primary", openai, json!("gpt-4")), backend("OpenAI-Backup", openai, json!("gpt-4"))]},
-        "mistral-debug": {"Strategy": "RoundRobin", "Backends": [
-            backend("Mistral", "https://api.mistral.ai/v1", json!("mistral-small-latest")),
-            backend("OpenRouter", router, json!("mistralai/mistral-small"))]},
-        "deepseek-debug": {"Strategy": "Failover", "Backends": [
-            backend("DeepSeek", "https://api.deepseek.com/v1", json!("deepseek-chat")),
-            backend("OpenRouter", router, json!("deepseek/deepseek-chat"))]},
-    }})
-}
-
 /// The models of a file; a file without them gets an empty list of them.
 pub fn models(file: &mut Value) -> &mut Map<String, Value> {
     if !file.is_object() {
@@ -249,12 +232,5 @@ mod tests {
         let mut file = json!(null);
         models(&mut file).insert("b".into(), json!({}));
         assert_eq!(file, json!({"Models": {"b": {}}}));
-        let all = samples();
-        let backends = all["Models"]
-            .as_object()
-            .expect("models")
-            .values()
-            .flat_map(|model| model["Backends"].as_array().expect("a list"));
-        assert!(backends.clone().count() == 6 && backends.into_iter().all(|one| one["Enabled"] == false));
     }
 }

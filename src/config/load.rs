@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 /// No file written by hand comes near.
@@ -123,16 +124,15 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 /// The configuration that the environment is (format 004), with a `.env` file of this folder; a variable that is set
 /// wins over the file.
 pub fn from_environment() -> Option<Result<Config, LoadError>> {
-    let beside = dialect::queue::dotenv(&read_text(Path::new(".env")).unwrap_or_default());
+    let text = match read_text(Path::new(".env")) {
+        Ok(text) => text,
+        Err(LoadError::Missing(_) | LoadError::Directory(_)) => String::new(),
+        // A key in it may be what keeps others out.
+        Err(error) => return Some(Err(error)),
+    };
+    let beside = dialect::queue::dotenv(&text);
     let variable = |name: &str| env(name).or_else(|| beside.get(name).cloned());
-    let port = || beside.get("PORT").filter(|_| env("PORT").is_none()).and_then(|port| port.trim().parse().ok());
-    Some(match dialect::queue::read(&variable)? {
-        Ok(mut config) => {
-            config.server.port = port().unwrap_or(config.server.port);
-            Ok(config)
-        }
-        Err(problems) => Err(LoadError::Bad(problems)),
-    })
+    dialect::queue::read(&variable).map(|read| read.map_err(LoadError::Bad))
 }
 
 /// Checks a text as [`load`] does, with `variable` for the environment and `file` for files of secrets.
@@ -148,6 +148,26 @@ pub fn parse(
 /// A configuration with the routes of the page's file in it, as [`parse`] reads it.
 pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
     check::with_routes(name, text, config)
+}
+
+/// Refuses endpoints whose address is this proxy's own. For a configuration with all that overrides its file.
+///
+/// # Errors
+/// A problem for each, with the file's name as its place.
+pub fn refuse_own_addresses(name: &str, config: &Config) -> Result<(), LoadError> {
+    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
+    let problems = check::own::problems(name, config, 0, &check::own::Machine { name: host_name, has: &is_own });
+    if problems.is_empty() { Ok(()) } else { Err(LoadError::Bad(problems)) }
+}
+
+/// Whether this machine would send from an address to reach it. Nothing is sent: UDP only chooses a route.
+fn is_own(address: IpAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let chosen = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    chosen.is_ok_and(|chosen| chosen.ip() == address)
 }
 
 /// A JSON text with `//` comments, as the value it is.

@@ -20,6 +20,7 @@ mod problem;
 mod reader;
 mod routing;
 pub mod show;
+mod shown;
 mod spelling;
 
 pub use admin::Admin;

@@ -74,6 +74,20 @@ pub enum Wish<'a> {
     Kept(&'a str),
 }
 
+/// Candidates that a log line names.
+const NAMED: usize = 3;
+
+impl Plan {
+    /// Which models of which endpoints stand in for one that nobody serves.
+    pub fn stand_ins(&self) -> String {
+        let first = self.candidates.iter().take(NAMED).map(|candidate| match &candidate.rename {
+            Some(model) => format!("{} at {} stands in", shown(model), candidate.endpoint.name()),
+            None => format!("{} is asked", candidate.endpoint.name()),
+        });
+        first.collect::<Vec<_>>().join(", or ")
+    }
+}
+
 /// What came of planning.
 pub enum Planned {
     /// Go.

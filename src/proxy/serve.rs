@@ -227,22 +227,24 @@ impl Proxy {
     fn forward(&self, party: &Party, reply: Reply, request: &Request, forward: &Forward) {
         let Party { visit, caller, snapshot } = party;
         let _busy = Busy::new(&self.busy);
-        let planned = ask::ask(request, forward).and_then(|ask| {
-            let id = forward.conversation(&request.head);
-            let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &caller.scope));
-            match known {
-                Some(plan) => Ok((ask, (plan, None))),
-                None => self.plan(request, &ask, snapshot, &caller.scope).map(|plan| (ask, plan)),
-            }
-        });
-        let (ask, (plan, fresh)) = match planned {
+        let ask = match ask::ask(request, forward) {
+            Ok(ask) => ask,
+            Err(failure) => return visit.refuse(reply, &request.head, &failure),
+        };
+        let id = forward.conversation(&request.head);
+        let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &caller.scope));
+        let planned = match known {
+            Some(plan) => Ok((plan, None)),
+            None => self.plan(request, &ask, snapshot, &caller.scope),
+        };
+        let (plan, fresh) = match planned {
             Ok(planned) => planned,
             Err(failure) => {
                 if failure.kind == Kind::NoEndpoint {
                     let group = caller.scope.group.as_ref().map_or("default", |group| &group.config.name);
                     self.metrics.count(Family::UpstreamErrors, &["select_error", group, "none"]);
                 }
-                return visit.refuse(reply, &request.head, &failure);
+                return visit.refuse_model(reply, &request.head, ask.name(), &failure);
             }
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
@@ -355,12 +357,7 @@ impl Proxy {
             Planned::Unknown => {
                 let name = ask.name().unwrap_or_default();
                 let plan = plan::unknown(&fresh, ask.wish(), scope, clock::now())?;
-                log::warn!(
-                    "model {} is not served; it goes to {} ({})",
-                    plan::shown(name),
-                    plan.candidates[0].endpoint.name(),
-                    plan.reason
-                );
+                log::warn!("model {} is not served; {} ({})", plan::shown(name), plan.stand_ins(), plan.reason);
                 Ok((plan, Some(fresh)))
             }
         }

@@ -200,18 +200,27 @@ impl Visit {
 
     /// Answers a failure.
     pub fn refuse(&self, reply: Reply, head: &Head, failure: &Failure) {
-        self.turn_away(reply, head.method.as_str(), head.target.path(), failure);
+        self.refuse_model(reply, head, None, failure);
+    }
+
+    /// Answers a failure of a request that names a model.
+    pub fn refuse_model(&self, reply: Reply, head: &Head, model: Option<&str>, failure: &Failure) {
+        self.answer_failure(reply, (head.method.as_str(), head.target.path()), model, failure);
     }
 
     /// Answers a failure of a request that may have no head.
     pub fn turn_away(&self, reply: Reply, method: &str, path: &str, failure: &Failure) {
+        self.answer_failure(reply, (method, path), None, failure);
+    }
+
+    fn answer_failure(&self, reply: Reply, (method, path): (&str, &str), model: Option<&str>, failure: &Failure) {
         let (fields, body) = client::refusal(failure, self.dialect, &self.common);
         reply.send(client::status(failure), &fields, &body);
         let (status, _, code) = failure.kind.wire();
         self.write(
             method,
             path,
-            Line { end: End::Refused, reason: Some(code), ..self.line(status, body.len() as u64) },
+            Line { end: End::Refused, reason: Some(code), model, ..self.line(status, body.len() as u64) },
             false,
         );
         // Who speaks something else than HTTP here cannot read the answer: the log says what it was.
@@ -270,9 +279,7 @@ impl Visit {
     fn write(&self, method: &str, path: &str, line: Line<'_>, named: bool) {
         let line = Line { method, path, ..line };
         if let Some(Here { forward, metrics, activity }) = &self.here {
-            if !access::is_polled(path) {
-                activity.ended(&line);
-            }
+            activity.ended(&line);
             metrics.ended(&line, Entrance { forward, path: route::pattern(path), model: line.model.filter(|_| named) });
         }
         if self.access {

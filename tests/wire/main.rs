@@ -41,6 +41,7 @@ mod older;
 mod older_faults;
 mod os_faults;
 mod outgoing;
+mod page_rows;
 mod paths;
 mod pings;
 mod refusals;

@@ -82,7 +82,7 @@ fn listener(s: &mut Section, known: Known, names: &mut Vec<String>) -> Option<Li
     let port = s.required("port").number("a port, or 0 for any free one", 0..=65_535);
     let rate_limit = rate_limit(s);
     let cors = s.field("cors").list(|item| item.parse(origin));
-    let site = Site { rate_limit, keys: keys(&s.field("keys"), known.keys), cors, ..site(s, known.groups) };
+    let site = Site { rate_limit, keys: keys(&s.field("keys").guarded(), known.keys), cors, ..site(s, known.groups) };
     Some(Listener { name: name?, host, port: port?, site })
 }
 

@@ -7,13 +7,14 @@ mod gateway;
 mod header;
 mod jobs;
 mod keys;
+pub mod own;
 mod routing;
 mod sections;
 mod server;
 
 pub use address::{base, listen_host, proxy};
 pub use admin::OPEN;
-pub use endpoint::unique;
+pub use endpoint::{no_key, unique};
 pub use header::{can_be_sent, change};
 pub use routing::known;
 pub use sections::{LOG_FORMATS, LOG_LEVELS};
@@ -59,7 +60,7 @@ pub fn check(name: &str, text: &str, outside: Outside) -> Result<Checked, Vec<Pr
         vec![Problem { place, key: String::new(), text: fault.text }]
     })?;
     let notes = Notes::new(outside.file);
-    env::fill_in(&mut tree, "", outside.variable, &notes);
+    env::fill_in(&mut tree, outside.variable);
     let config = read(&tree, &notes);
     let problems = notes.problems(name, text);
     if problems.is_empty() {
@@ -126,7 +127,7 @@ fn read(tree: &Node, notes: &Notes) -> Config {
         let (server, endpoints) = (root.field("server"), endpoint::endpoints(root, &timeouts));
         let retry = root.field("retry").section(|s| routing::retry(s, &Retry::default()));
         let groups = gateway::groups(root, &endpoints, &retry);
-        let keys = root.field("auth").section(|s| keys::keys(s, &endpoints));
+        let keys = root.field("auth").guarded().section(|s| keys::keys(s, &endpoints));
         let (server, site) = server.section(|s| (server::server(s), gateway::site(s, &groups)));
         let config = Config {
             server,
@@ -144,7 +145,7 @@ fn read(tree: &Node, notes: &Notes) -> Config {
             endpoints,
             retry,
             jobs: root.field("jobs").section(jobs::jobs),
-            admin: root.field("admin").section(admin::admin),
+            admin: root.field("admin").guarded().section(admin::admin),
             log: root.field("log").section(sections::log),
         };
         if config.admin.enabled && config.admin.port.is_none() && config.site.mode != Mode::Models {
@@ -152,33 +153,8 @@ fn read(tree: &Node, notes: &Notes) -> Config {
                 "`admin` needs a `port` of its own: with this `server.mode` the main address does not serve it",
             );
         }
-        own_addresses(root, &config);
         config
     })
-}
-
-/// Warns of endpoints that are this proxy: every request to one would come round until it is refused.
-fn own_addresses(root: &Section, config: &Config) {
-    let listeners = config.listeners.iter().map(|listener| (listener.host.as_str(), listener.port));
-    let own: Vec<_> = listeners.chain([(config.server.host.as_str(), config.server.port)]).collect();
-    for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.enabled) {
-        let (host, port) = (&*endpoint.base.host, endpoint.base.port);
-        let is_here = |listens: &str| listens == host || is_loopback(host) && (is_loopback(listens) || is_any(listens));
-        if own.iter().any(|(listens, number)| *number == port && is_here(listens)) {
-            let name = &endpoint.name;
-            root.warn(format!(
-                "endpoint {name:?} is this proxy's own address ({host}:{port}); its requests would come round"
-            ));
-        }
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
-fn is_any(host: &str) -> bool {
-    host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
 }
 
 /// A file in the format of an older proxy, or in none at all, which gets one problem instead of one per key.
