@@ -301,6 +301,7 @@ impl<'a> Trying<'a> {
             Some(query) => format!("{}?{query}", forward.path),
             None => forward.path.clone(),
         };
+        let pings = self.errand.snapshot.config.server.sse_ping.is_some();
         let client = headers::Client {
             peer: &request.peer_text,
             trusted: self.errand.trusted,
@@ -308,18 +309,15 @@ impl<'a> Trying<'a> {
             request_id: self.errand.request_id,
             keyed: self.errand.keyed,
             policy: self.errand.policy,
-            may_compress: true,
+            // What follows a ping must be readable.
+            may_compress: !(pings && ask.stream && forward.streams_events()),
         };
         let mut timeouts = config.timeouts;
         // Whether a large body asks for a stream is not known.
         if config.stream && (ask.stream || ask.sealed || request.rest.is_some()) {
             timeouts.total = None;
         }
-        let mut headers = headers::request(request.head.fields.iter(), &client, config, key);
-        // What follows a ping must be readable.
-        if ask.stream && forward.streams_events() && self.errand.snapshot.config.server.sse_ping.is_some() {
-            headers.remove(http::header::ACCEPT_ENCODING);
-        }
+        let headers = headers::request(request.head.fields.iter(), &client, config, key);
         let sent = clock::now();
         let watch = Rc::clone(self.errand.watch);
         let live = Arc::clone(&candidate.endpoint.live);
