@@ -46,7 +46,7 @@ pub fn start(shared: &Arc<Shared>, inbox: Receiver<Notice>, net: &Net) -> std::i
     let mut keeper = Keeper {
         abandoned: shared.capacity().abandoned(),
         shared: Arc::clone(shared),
-        net: Arc::new(net.without_pool()),
+        net: Arc::new(net.for_probes()),
         results: bounded(256),
         schedules: HashMap::new(),
         ghosts: Ghosts::default(),

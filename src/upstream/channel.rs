@@ -1,14 +1,13 @@
 //! One endpoint's way out: an agent with its connections, and one try of one request on it.
 
 use super::call::{Call, Entered, Stage, Watch};
-use super::headers::{self, INSTANCE};
+use super::headers::{INSTANCE, Identity};
 use super::names::{Guard, Names};
 use super::tls;
 use super::transport::Http;
 use super::wire::Dial;
 use crate::base::clock;
 use crate::base::gone::Gone;
-use crate::base::lock::lock;
 use crate::config::{Base, Endpoint, Timeouts};
 use crate::model::capacity::Slot;
 use http::uri::{Authority, Scheme};
@@ -16,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, Error, SendBody};
@@ -33,10 +32,8 @@ pub struct Channel {
     scheme: Scheme,
     authority: Authority,
     base: Base,
-    /// Tells others that a request came through here.
-    via: Option<HeaderValue>,
-    /// What the proxy calls itself that this endpoint is, if it is one.
-    instance: Mutex<Option<HeaderValue>>,
+    /// For endpoints: tells them that a request came through here.
+    identity: Option<Arc<Identity>>,
 }
 
 /// What is sent.
@@ -136,7 +133,7 @@ impl Channel {
         endpoint: &Endpoint,
         connections: usize,
         names: Names,
-        via: Option<HeaderValue>,
+        identity: Option<Arc<Identity>>,
     ) -> Result<Self, String> {
         let proxy = match &endpoint.proxy {
             Some(url) => Some(ureq::Proxy::new(url.reveal()).map_err(|_| "the proxy is not a usable URL")?),
@@ -170,20 +167,12 @@ impl Channel {
         let tls = tls::client(&base, endpoint.ca_file.as_ref())?;
         let http = Http { authority: authority.clone(), tls };
         let chain = ().chain(ConnectProxyConnector::default()).chain(Dial::default()).chain(http);
-        Ok(Self {
-            agent: Agent::with_parts(config, chain, names),
-            scheme,
-            authority,
-            base,
-            via,
-            instance: Mutex::default(),
-        })
+        Ok(Self { agent: Agent::with_parts(config, chain, names), scheme, authority, base, identity })
     }
 
     /// Whether the endpoint is a proxy that a request with these `Via` lines came through.
     pub fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
-        let instance = lock(&self.instance);
-        instance.as_ref().is_some_and(|instance| headers::is_in(instance.as_bytes(), lines))
+        self.identity.as_ref().is_some_and(|identity| identity.is_in(&self.authority, lines))
     }
 
     /// One try. A pooled connection that turns out dead before any answer byte is replaced once.
@@ -208,8 +197,8 @@ impl Channel {
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Fault { trouble: Trouble::Garbled, cause: "switched protocols unasked".into() });
         }
-        if let Some(instance) = parts.headers.get(INSTANCE) {
-            *lock(&self.instance) = Some(instance.clone());
+        if let (Some(identity), Some(name)) = (&self.identity, parts.headers.get(INSTANCE)) {
+            identity.note(&self.authority, name);
         }
         call.headed.set(true);
         // ureq tells no length of a body that is declared empty.
@@ -236,8 +225,8 @@ impl Channel {
         *request.method_mut() = order.method.clone();
         *request.uri_mut() = self.uri(order.path, order.raw)?;
         *request.headers_mut() = order.headers.clone();
-        if let Some(via) = &self.via {
-            request.headers_mut().append(http::header::VIA, via.clone());
+        if let Some(via) = self.identity.as_ref().and_then(|identity| identity.pseudonym.via()) {
+            request.headers_mut().append(http::header::VIA, via);
         }
         let here = order.body.iter().map(|part| part.len() as u64).sum::<u64>();
         let length = order.rest.map_or(Some(here), |rest| rest.length.map(|rest| here + rest));

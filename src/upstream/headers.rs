@@ -1,11 +1,14 @@
-//! Which header fields cross the proxy, in both directions. Pure.
+//! Which header fields cross the proxy, in both directions, and what they tell of other proxies.
 
 use crate::base::dice;
+use crate::base::lock::lock;
 use crate::config::{Auth, Endpoint, Op};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
 use http::{StatusCode, Uri};
+use std::sync::Mutex;
 
 /// What becomes of a field. One table for both directions and for every kind of listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,8 +251,39 @@ pub fn own(endpoint: &Endpoint) -> HeaderMap {
     out
 }
 
+/// Endpoints that are proxies and are remembered.
+const MOST: usize = 256;
+
 /// In answers to proxies that ask for models: who it is that answers.
 pub const INSTANCE: HeaderName = HeaderName::from_static("x-llmproxy-instance");
+
+/// Who this proxy is to others, and which of its endpoints are proxies too.
+#[derive(Debug, Default)]
+pub struct Identity {
+    /// Its own name.
+    pub pseudonym: Pseudonym,
+    /// What endpoints call themselves that are proxies.
+    others: Mutex<Vec<(Authority, HeaderValue)>>,
+}
+
+impl Identity {
+    /// An endpoint has told its name.
+    pub(super) fn note(&self, endpoint: &Authority, name: &HeaderValue) {
+        let mut others = lock(&self.others);
+        others.retain(|(known, _)| known != endpoint);
+        if others.len() >= MOST {
+            others.remove(0);
+        }
+        others.push((endpoint.clone(), name.clone()));
+    }
+
+    /// Whether an endpoint is a proxy that a request with these `Via` lines came through.
+    pub(super) fn is_in<'a>(&self, endpoint: &Authority, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+        let others = lock(&self.others);
+        let known = others.iter().find(|(known, _)| known == endpoint);
+        known.is_some_and(|(_, name)| is_in(name.as_bytes(), lines))
+    }
+}
 
 /// A name of one proxy, which no other has.
 #[derive(Debug, Clone)]
@@ -279,7 +313,7 @@ impl Pseudonym {
 }
 
 /// Whether these `Via` lines name a proxy.
-pub(super) fn is_in<'a>(name: &[u8], lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+fn is_in<'a>(name: &[u8], lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
     let mut entries = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     entries.any(|entry| entry.split(u8::is_ascii_whitespace).any(|word| word == name))
 }

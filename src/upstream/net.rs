@@ -1,7 +1,7 @@
 //! All ways out, one channel per endpoint, made when first needed and anew when its configuration changes.
 
 use super::channel::{Channel, Fault, Trouble};
-use super::headers::Pseudonym;
+use super::headers::{Identity, Pseudonym};
 use super::names::Names;
 use crate::base::lock::{read, write};
 use crate::base::secret::Secret;
@@ -17,7 +17,7 @@ const MOST: usize = 256;
 pub struct Net {
     channels: RwLock<Vec<Known>>,
     connections: usize,
-    pseudonym: Pseudonym,
+    identity: Arc<Identity>,
     /// Counts what was asked for.
     turn: AtomicU64,
 }
@@ -45,22 +45,17 @@ impl Known {
 impl Net {
     /// Channels that keep up to `connections` idle connections each.
     pub fn new(connections: usize) -> Self {
-        Self {
-            channels: RwLock::new(Vec::new()),
-            connections,
-            pseudonym: Pseudonym::default(),
-            turn: AtomicU64::new(0),
-        }
+        Self { channels: RwLock::new(Vec::new()), connections, identity: Arc::default(), turn: AtomicU64::new(0) }
     }
 
-    /// The same ways without connections that are kept: each request shows whether another one is accepted.
-    pub fn without_pool(&self) -> Self {
-        Self { pseudonym: self.pseudonym.clone(), ..Self::new(0) }
+    /// Others of the same proxy, which keep no connections: for probes, which are to find out whether one can be made.
+    pub fn for_probes(&self) -> Self {
+        Self { identity: Arc::clone(&self.identity), ..Self::new(0) }
     }
 
     /// What this proxy calls itself to others.
     pub fn pseudonym(&self) -> &Pseudonym {
-        &self.pseudonym
+        &self.identity.pseudonym
     }
 
     /// The way to an endpoint.
@@ -73,7 +68,7 @@ impl Net {
             known.used.store(turn, Ordering::Relaxed);
             return Ok(Arc::clone(&known.channel));
         }
-        let made = Channel::with(endpoint, self.connections, Names::default(), self.pseudonym.via());
+        let made = Channel::with(endpoint, self.connections, Names::default(), Some(Arc::clone(&self.identity)));
         let channel = Arc::new(made.map_err(|cause| Fault { trouble: Trouble::Connect, cause })?);
         let mut channels = write(&self.channels);
         let oldest = channels.iter().enumerate().min_by_key(|(_, known)| known.used.load(Ordering::Relaxed));

@@ -26,7 +26,6 @@ use super::reader::Section;
 use super::{Config, MINIMAL, Metrics, Mode, Retry, Site, env};
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 
 /// What a file cannot say itself: variables, and the files that `xxxFile` keys name.
