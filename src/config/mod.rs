@@ -24,6 +24,7 @@ mod spelling;
 
 pub use admin::Admin;
 pub use authorities::{CaFile, system_authorities};
+pub use dialect::queue::dotenv;
 pub use endpoint::{Auth, Base, Endpoint, HeaderOp, KEEP_ALIVE, MaxConcurrent, OnClientGone, Op, Probe};
 pub use gateway::{Group, KeysFor, Listener, Member, Metrics, Mode, Site, Stages};
 pub use jobs::{Jobs, Webhooks};

@@ -11,7 +11,9 @@ use super::route::{self, Forward, Route};
 use super::views::Pulse;
 use super::visit::{Outline, Visit, nothing_relayed};
 use super::{key, views};
+use crate::base::budget::Budget;
 use crate::base::clock;
+use crate::base::disk::DiskQueue;
 use crate::config::Mode;
 use crate::http::door::Handle;
 use crate::http::head::Head;
@@ -46,6 +48,10 @@ pub struct Proxy {
     pub(super) bound: Vec<Bound>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
+    /// What is held for clients.
+    pub budget: Arc<Budget>,
+    /// Who of the control threads works with the disk.
+    pub disk: DiskQueue,
     /// Requests that are being forwarded.
     busy: AtomicUsize,
     reloaded: AtomicBool,
@@ -57,13 +63,15 @@ pub struct Proxy {
 
 impl Proxy {
     /// A proxy over these endpoints, behind these listeners.
-    pub fn new(shared: Arc<Shared>, net: Arc<Net>, bound: Vec<Bound>) -> Self {
+    pub fn new(shared: Arc<Shared>, net: Arc<Net>, bound: Vec<Bound>, budget: Arc<Budget>) -> Self {
         Self {
             shared,
             net,
             bound,
             metrics: Arc::default(),
             activity: Arc::new(Activity::unwatched()),
+            budget,
+            disk: DiskQueue::default(),
             busy: AtomicUsize::new(0),
             reloaded: AtomicBool::new(true),
             door: OnceLock::new(),
@@ -136,15 +144,9 @@ impl Proxy {
                 let listing = self.listing_for_proxy(&request.head, &snapshot, &caller.scope);
                 visit.json(reply, &request, StatusCode::OK, &listing);
             }
-            Route::Models if caller.scope.is_all() => {
-                visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
-            }
-            Route::Models => {
-                let listing = catalog::listing(&snapshot.listed(&caller.scope));
-                visit.json(reply, &request, StatusCode::OK, &listing);
-            }
-            Route::Model(id) => match catalog::entry(&snapshot.listed(&caller.scope), &id) {
-                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry.as_bytes()),
+            Route::Models => visit.json(reply, &request, StatusCode::OK, &snapshot.listing(&caller.scope).text),
+            Route::Model(id) => match snapshot.listing(&caller.scope).entry(&id) {
+                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry),
                 None => visit.refuse(reply, &request.head, &plan::not_found(&snapshot, &id, &caller.scope)),
             },
             Route::Health if mode == Mode::Status => visit.text(reply, &request, "OK"),
@@ -155,7 +157,7 @@ impl Proxy {
             Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
             Route::Preflight => visit.preflight(reply, &request, &snapshot),
             Route::NotAllowed(methods) => visit.not_allowed(reply, &request.head, methods),
-            Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(&visit, &route, reply, &request),
+            Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(visit, route, reply, request),
             Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Page => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
                 visit.refuse(reply, &request.head, &Failure::new(Kind::PathNotFound, text));
@@ -183,7 +185,7 @@ impl Proxy {
             self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
         };
         let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
-        catalog::listing(&catalog::listed(&others, &snapshot.config.models, scope))
+        catalog::listing(&others, &snapshot.config.models, scope).text
     }
 
     /// What is going on.
@@ -357,7 +359,7 @@ impl Proxy {
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
                 let name = ask.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, name, scope)?;
+                let plan = plan::unknown(&fresh, ask.wish(), scope, clock::now())?;
                 log::warn!(
                     "model {} is not served; it goes to {} ({})",
                     plan::shown(name),

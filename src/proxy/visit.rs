@@ -77,6 +77,12 @@ impl Visit {
         let dialect = Dialect::of(&route::tidy(&head.target.canonical()));
         let access = snapshot.config.log.access;
         let client = gate::client(head, peer, &snapshot.config.server.trusted_proxies);
+        // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
+        let jobs = &snapshot.config.jobs;
+        if jobs.enabled && jobs.always && !page::is_page(&head.target.canonical()) {
+            common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
+        }
         let common = Arc::new(common);
         Self { id, client, key: None, began, dialect, common, access, here: Some(here), told: None }
     }
