@@ -134,7 +134,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let Helmsman { proxy, shared, .. } = &*helm;
     // The page's routes are there before anybody asks.
     helm.put(None).map_err(StartError::Helm)?;
-    let health = health::start(shared, inbox, net).map_err(StartError::System)?;
+    let health = health::start(shared, inbox, &net).map_err(StartError::System)?;
     let work = |proxy: &Arc<Proxy>| {
         let proxy = Arc::clone(proxy);
         Arc::new(move |job: Job| proxy.serve(job)) as Arc<dyn Fn(Job) + Send + Sync>

@@ -117,10 +117,21 @@ fn configuration(options: &Options) -> Result<Loaded, End> {
     } else if let Some(config) = load::from_environment() {
         Loaded::new(config?, None, Vec::new())
     } else {
-        let config = Config { endpoints: found()?, ..Config::default() };
+        let (keyed, open): (Vec<_>, Vec<_>) = found()?.into_iter().partition(|server| server.wants_key);
+        if open.is_empty() {
+            return Err(End::new(CONFIG, discover::LOCKED));
+        }
+        let endpoints = open.into_iter().map(|server| server.endpoint).collect();
+        let config = Config { endpoints, ..Config::default() };
         let names: Vec<_> = config.endpoints.iter().map(|e| format!("{} ({})", e.name, e.base.port)).collect();
         let said = format!("no configuration file; serving what was found on this machine: {}", names.join(", "));
-        Loaded::new(config, None, vec![said])
+        let locked = keyed.iter().map(|server| {
+            format!(
+                "the model server on port {} asks for a key; `llmproxy --discover` shows how to add it",
+                server.endpoint.base.port
+            )
+        });
+        Loaded::new(config, None, std::iter::once(said).chain(locked).collect())
     };
     override_by(options, &mut loaded.config)?;
     Ok(loaded)
@@ -157,7 +168,7 @@ fn override_by(options: &Options, config: &mut Config) -> Result<(), End> {
     Ok(())
 }
 
-fn found() -> Result<Vec<Endpoint>, End> {
+fn found() -> Result<Vec<discover::Server>, End> {
     let found = discover::look();
     if found.is_empty() {
         return Err(End::new(CONFIG, discover::NOTHING));

@@ -37,6 +37,16 @@ const ENVIRONMENTS: &[&str] = &[
     "# c\nexport A=1\nB = \"x # y\" # z\r\nC='q' \nD=a b # c\nE=\n F=g=h\nnothing\n",
     "\u{feff}PORT=3000\nAPI_KEY=`k`",
 ];
+const CONVERSATIONS: &[&str] = &[
+    r#"{"system":"x-anthropic-billing-header: cch=1;\nBe kind.","messages":[{"role":"user","content":[{"type":"text","text":"a","cache_control":{}}]}],"metadata":{"user_id":"user_1_account_2_session_3"}}"#,
+    r#"{"messages":[{"role":"system","content":"x-anthropic-billing-header: x"},{"role":"user","content":"hi"}],"tools":[{"a":1.5}],"user":"u","prompt_cache_key":"k"}"#,
+    r#"{"prompt":[1,2,3],"input":"a","instructions":null,"metadata":{"user_id":"{\"session_id\":\"s\"}"}}"#,
+];
+const LISTS: &[&str] = &[
+    r#"{"models":[{"name":"a"}],"object":"list","data":[{"id":"b","aliases":["b","c"],"created":1.5,"meta":{"n_ctx":8192},"status":{"value":"loaded","args":["x"]}}]}"#,
+    r#"[{"id":"a","owned_by":"x","max_model_len":"5","root":"r","permission":[{"id":"p"}]},{"model":"b"},7]"#,
+    r#"data: {"response":{"id":"resp_1","output":[{"id":"msg_1"}]},"id" : "x\""}"#,
+];
 const RENAMES: &[&str] = &[
     "new\0{\"model\":\"m\",\"stream\":true}",
     "\"\\\n\u{e9}\0 {\"x\":{\"model\":1},\"model\" : \"\\ud83d\\ude00\" , \"y\":[9007199254740993]}\n",
@@ -65,6 +75,8 @@ const WORDS: &[&str] = &[
     "]",
     "model",
     "\"model\":\"x\",",
+    "\"id\":\"resp_",
+    "x-anthropic-billing-header:",
     "\\u006d",
     "\\ud800",
     "true",
@@ -152,6 +164,16 @@ fn a_jobs_body_is_what_a_full_parse_finds() {
 #[test]
 fn a_variable_stands_in_one_line() {
     fuzz(7, 20_000, ENVIRONMENTS, properties::environment);
+}
+
+#[test]
+fn a_conversation_is_known_again_however_it_is_written() {
+    fuzz(5, 10_000, CONVERSATIONS, properties::chain);
+}
+
+#[test]
+fn what_is_kept_of_a_list_is_bounded_and_can_be_shown() {
+    fuzz(6, 20_000, LISTS, properties::list);
 }
 
 #[test]

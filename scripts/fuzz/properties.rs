@@ -4,11 +4,15 @@ use llmproxy::config::{Webhooks, dotenv};
 use llmproxy::http::body::{Decoder, Progress};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
 use llmproxy::jobs::check;
+use llmproxy::model::affinity::Affinity;
+use llmproxy::model::chain::Marks;
 use llmproxy::model::failure::Failure;
+use llmproxy::model::list::{MOST_MODELS, list_of};
 use llmproxy::model::members::{Members, WEBHOOK};
 use llmproxy::model::peek;
+use llmproxy::model::responses::IdReader;
 use llmproxy::upstream::response::Response;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Small, so that the bounds are met.
 pub const LIMITS: Limits = Limits { target: 256, head: 4096, fields: 16, body: 2000 };
@@ -176,6 +180,51 @@ pub fn rename(data: &[u8]) {
     let after = peek::json(&pieces.concat()).expect("as sound as before");
     let model = after.model.expect("still there");
     assert_eq!((model.name.as_str(), model.span.len(), after.stream), (&*name, pieces[1].len(), before.stream));
+}
+
+/// What a conversation is recognised by does not depend on how it is written down, outlives the next turn, and takes no
+/// notice of the line that differs in every request of Claude Code.
+pub fn chain(data: &[u8]) {
+    let affinity = Affinity::default();
+    let marks = |body: &[u8]| affinity.marks(body, "m", std::iter::empty());
+    let found = marks(data);
+    assert!(found.links.len() <= 256 && found.hints.len() <= 3);
+    // A repeated member counts in the bytes, but not in the value.
+    let Ok(mut value @ Value::Object(_)) = serde_json::from_slice::<Value>(data) else { return };
+    let of = |value: &Value| marks(value.to_string().as_bytes());
+    let before = of(&value);
+    assert_eq!(before, marks(serde_json::to_string_pretty(&value).expect("a value").as_bytes()));
+    let system = value.get("system").and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    if let Some(system) = system {
+        value["system"] = json!(format!("x-anthropic-billing-header: cch={};\n{system}", data.len()));
+        assert_eq!(of(&value), before);
+    }
+    if let Some(messages) = value.get_mut("messages").and_then(Value::as_array_mut)
+        && messages.len() < 200
+    {
+        messages.push(json!({"role": "user", "content": "the next turn"}));
+        let Marks { links, hints } = of(&value);
+        assert_eq!((&links[..before.links.len()], hints), (&before.links[..], before.hints));
+        assert_eq!(links.len(), before.links.len() + 1);
+    }
+}
+
+/// What is kept of a list is bounded and can be shown, and an id is found however the answer is cut.
+pub fn list(data: &[u8]) {
+    let models = list_of(data).unwrap_or_default();
+    assert!(models.len() <= MOST_MODELS);
+    for model in &models {
+        assert!(model.aliases.len() <= 8 && model.names().all(|name| !name.is_empty() && name.len() <= 512));
+        assert!(model.created <= 1 << 53 && model.context != Some(0) && model.fields.len() <= 64);
+        assert!(model.fields.iter().all(|(_, text)| serde_json::from_str::<Value>(text).is_ok()));
+        assert!(model.fields.iter().map(|(key, text)| key.len() + text.len()).sum::<usize>() <= 4096);
+    }
+    let ids = |size| {
+        let (mut reader, mut ids) = (IdReader::default(), Vec::new());
+        data.chunks(size).for_each(|piece| reader.push(piece, |id| ids.push(id.to_owned())));
+        ids
+    };
+    assert_eq!(ids(1), ids(data.len().max(1)));
 }
 
 /// An answer of an endpoint means the same however it is cut; what is passed on is bounded by what came; a whole one stays

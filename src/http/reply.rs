@@ -40,6 +40,8 @@ pub(super) struct Back {
     pub keep: bool,
     /// To be closed at once, which resets it.
     pub reset: bool,
+    /// It was told that it is too late: the rest of its body is not waited for again.
+    pub late: bool,
     /// The socket was switched to blocking writes.
     pub blocking: bool,
 }
@@ -67,6 +69,7 @@ pub struct Reply {
     state: State,
     pending: Unsent,
     sent: u64,
+    late: bool,
 }
 
 /// What [`Reply::new`] needs of the connection.
@@ -98,6 +101,7 @@ impl Reply {
             state: State::Fresh,
             pending: Unsent::new(line.held),
             sent: 0,
+            late: false,
         }
     }
 
@@ -148,6 +152,7 @@ impl Reply {
     pub fn start(&mut self, status: StatusCode, fields: &Fields, length: Length) {
         let length = if forbids_body(status) { Length::Empty } else { length };
         let old = self.version == Version::Http10;
+        self.late = status == StatusCode::REQUEST_TIMEOUT;
         if length == Length::Open && old {
             self.keep = false;
         }
@@ -269,7 +274,7 @@ impl Reply {
     fn return_to_front(&mut self, keep: bool, reset: bool) {
         self.state = State::Done;
         let rest = self.pending.take();
-        let back = Back { token: self.token, rest, keep, reset, blocking: self.blocking };
+        let back = Back { token: self.token, rest, keep, reset, late: self.late, blocking: self.blocking };
         self.returns.give(back, &self.seen);
     }
 

@@ -1,10 +1,11 @@
 //! An endpoint as a request sees it: what the user configured, what was learnt, what is going on there.
 
-use super::standing::Standing;
+use super::list::Model;
+use super::responses::Responses;
+use super::standing::{Standing, State};
 use super::strategy::Load;
 use crate::base::lock::lock;
-use crate::config::{self, MaxConcurrent};
-use serde_json::{Map, Value};
+use crate::config::{self, MaxConcurrent, Probe};
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -33,23 +34,10 @@ pub struct Endpoint {
     pub standing: Standing,
     /// What it listed last, if it ever did.
     pub models: Option<Arc<Vec<Model>>>,
-    /// When it listed.
-    pub listed_at: Option<Instant>,
     /// `total_slots` of llama-server's `/props`.
     pub slots: Option<u32>,
     /// `n_ctx` of llama-server's `/props`.
     pub context: Option<u64>,
-}
-
-/// One entry of an endpoint's `/v1/models`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Model {
-    /// Its name.
-    pub id: String,
-    /// Other names that the endpoint takes.
-    pub aliases: Vec<String>,
-    /// The entry's fields, ready to be listed.
-    pub fields: Map<String, Value>,
 }
 
 impl Endpoint {
@@ -60,7 +48,6 @@ impl Endpoint {
             live: Arc::new(Live::new(epoch)),
             standing: Standing::default(),
             models: None,
-            listed_at: None,
             slots: None,
             context: None,
         }
@@ -76,11 +63,19 @@ impl Endpoint {
         self.config.enabled && self.standing.is_available()
     }
 
+    /// What it serves is not known yet: it has never told its models, and does not answer now.
+    pub fn is_unheard(&self) -> bool {
+        let is_silent = match self.config.probe {
+            Probe::Never => self.standing.state == State::Failing,
+            _ => !self.standing.answered,
+        };
+        self.config.enabled && self.config.models.is_empty() && self.models.is_none() && is_silent
+    }
+
     /// Every name it serves: as configured, else as discovered with aliases.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let discovered = self.models.iter().filter(|_| self.config.models.is_empty()).flat_map(|m| m.iter());
-        let discovered =
-            discovered.flat_map(|m| std::iter::once(m.id.as_str()).chain(m.aliases.iter().map(String::as_str)));
+        let discovered = discovered.flat_map(Model::names);
         self.config.models.iter().map(String::as_str).chain(discovered)
     }
 
@@ -123,6 +118,8 @@ pub struct Live {
     key: AtomicUsize,
     /// Tokens that were generated, asked for, and found in its cache, as far as it tells; for eyes only.
     tokens: [AtomicU64; 3],
+    /// The responses it made lately.
+    pub responses: Responses,
 }
 
 impl Live {
@@ -139,6 +136,7 @@ impl Live {
             streamless: Mutex::default(),
             key: AtomicUsize::new(0),
             tokens: Default::default(),
+            responses: Responses::default(),
         }
     }
 
@@ -209,9 +207,9 @@ impl Live {
         recent || now < self.patience.load(Ordering::Relaxed)
     }
 
-    /// It answered 429 and told how long to wait; a minute at most is believed.
+    /// It answered 429 and told how long to wait; a minute at most is believed. A longer wait told before stays.
     pub fn cool_down(&self, now: Instant, told: Duration) {
-        self.rest.store(self.millis(now + told.min(LONGEST_REST)), Ordering::Relaxed);
+        self.rest.fetch_max(self.millis(now + told.min(LONGEST_REST)), Ordering::Relaxed);
     }
 
     /// Whether it asked to be left alone.

@@ -16,6 +16,8 @@ pub struct Peek {
     pub model: Option<Named>,
     /// Whether the body says `"stream": true`.
     pub stream: bool,
+    /// The response that this one follows (`previous_response_id`).
+    pub previous: Option<String>,
 }
 
 /// A model's name, and where the body or query says so.
@@ -30,16 +32,25 @@ pub struct Named {
 /// Longest model name that is looked at, in bytes as written: a name is copied, so it must not be as long as a body.
 pub const MAX_NAME: usize = 64 * 1024;
 
+/// Longest id of a response that is looked at.
+const LONGEST_ID: usize = 1024;
+
 /// Reads a JSON body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
 pub fn json(body: &[u8]) -> Result<Peek, Failure> {
-    let (mut model, mut stream) = (ModelMember::default(), false);
+    let (mut model, mut stream, mut previous) = (ModelMember::default(), false, None);
     members::each_member(members::text(body)?, |name, value| {
-        if !model.take(name, value) && spells(name, "stream") {
+        if model.take(name, value) {
+            return;
+        }
+        if spells(name, "stream") {
             stream = value.get() == "true";
+        } else if spells(name, "previous_response_id") && value.get().len() <= LONGEST_ID {
+            previous = Some(value.get());
         }
     })?;
     let model = model.only()?.map(|raw| named(raw, body)).transpose()?;
-    Ok(Peek { model, stream })
+    let previous = previous.and_then(|id| serde_json::from_str(id).ok());
+    Ok(Peek { model, stream, previous })
 }
 
 /// The body with the JSON text at `span` replaced by `name`: three pieces to send one after another.

@@ -3,7 +3,7 @@
 use super::affinity::Affinity;
 use super::caller::Callers;
 use super::capacity::Capacity;
-use super::catalog::{self, Catalog, Listed};
+use super::catalog::{self, Catalog, Listing};
 use super::endpoint::Endpoint;
 use super::scope::{Group, Scope};
 use super::standing::Observation;
@@ -12,7 +12,7 @@ use crate::base::gone::Gone;
 use crate::base::lock::{lock, read, write};
 use crate::base::recent::Recent;
 use crate::config::{self, Config};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// An unknown model asks the endpoints again at most this often.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// Requests wait for a refresh until this long after it began: an endpoint that hangs holds no workers.
+const REFRESH_WAIT: Duration = Duration::from_secs(2);
 /// Notices that may wait for the health thread; more are dropped, since each only asks it to look.
 const NOTICES: usize = 256;
 /// Conversations whose endpoint is known: as many as were begun lately, and at most twice that.
@@ -33,8 +35,8 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// In config order.
     pub endpoints: Vec<Arc<Endpoint>>,
-    /// Who serves what.
-    pub catalog: Catalog,
+    /// Who serves what; the same as long as that does not change.
+    pub catalog: Arc<Catalog>,
     /// Who may ask.
     pub callers: Arc<Callers>,
     /// Parts of the endpoints.
@@ -45,11 +47,16 @@ impl Snapshot {
     /// A snapshot with its catalogue.
     pub fn new(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
         let callers = Arc::new(Callers::new(&config.keys, None));
-        Self::assembled(config, endpoints, callers)
+        let catalog = Arc::new(Catalog::new(&endpoints, &config.models));
+        Self::assembled(config, endpoints, callers, catalog)
     }
 
-    fn assembled(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>, callers: Arc<Callers>) -> Self {
-        let catalog = Catalog::new(&endpoints, &config.models);
+    fn assembled(
+        config: Arc<Config>,
+        endpoints: Vec<Arc<Endpoint>>,
+        callers: Arc<Callers>,
+        catalog: Arc<Catalog>,
+    ) -> Self {
         let groups = config.groups.iter().map(|group| Arc::new(grouped(group, &endpoints))).collect();
         Self { config, endpoints, catalog, callers, groups }
     }
@@ -58,12 +65,20 @@ impl Snapshot {
     #[must_use]
     pub fn with(&self, name: &str, change: impl FnOnce(&mut Endpoint)) -> Self {
         let mut endpoints = self.endpoints.clone();
-        if let Some(endpoint) = endpoints.iter_mut().find(|e| e.name() == name) {
-            let mut changed = Endpoint::clone(endpoint);
+        let mut catalog = Arc::clone(&self.catalog);
+        if let Some(n) = endpoints.iter().position(|e| e.name() == name) {
+            let old = &self.endpoints[n];
+            let mut changed = Endpoint::clone(old);
             change(&mut changed);
-            *endpoint = Arc::new(changed);
+            let is_same = Arc::ptr_eq(&changed.config, &old.config)
+                && changed.is_available() == old.is_available()
+                && changed.models == old.models;
+            endpoints[n] = Arc::new(changed);
+            if !is_same {
+                catalog = Arc::new(Catalog::new(&endpoints, &self.config.models));
+            }
         }
-        Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.callers))
+        Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.callers), catalog)
     }
 
     /// What is so under another configuration: endpoints keep by name what is going on there, and what is known of
@@ -78,17 +93,18 @@ impl Snapshot {
             let is_same = old.config.base == one.base && old.config.enabled == one.enabled;
             Arc::new(if is_same { Endpoint { config: fresh.config, ..Endpoint::clone(old) } } else { fresh })
         });
-        let endpoints = endpoints.collect();
+        let endpoints: Vec<_> = endpoints.collect();
         let callers = Callers::new(&config.keys, Some(&self.callers));
-        Self::assembled(Arc::new(config), endpoints, Arc::new(callers))
+        let catalog = Catalog::new(&endpoints, &config.models);
+        Self::assembled(Arc::new(config), endpoints, Arc::new(callers), Arc::new(catalog))
     }
 
     /// What can be asked for now, within a scope.
-    pub fn listed(&self, scope: &Scope) -> Cow<'_, [Listed]> {
+    pub fn listing(&self, scope: &Scope) -> Cow<'_, Listing> {
         if scope.is_all() {
-            return Cow::Borrowed(self.catalog.listed());
+            return Cow::Borrowed(&self.catalog.listing);
         }
-        Cow::Owned(catalog::listed(&self.endpoints, &self.config.models, scope))
+        Cow::Owned(catalog::listing(&self.endpoints, &self.config.models, scope))
     }
 
     /// Tells how many may be where.
@@ -127,6 +143,8 @@ fn digest(id: &[u8]) -> u64 {
 pub enum Notice {
     /// A real request found this out about an endpoint.
     Seen(String, Observation),
+    /// A request could use endpoints that are down: ask them again soon.
+    Wanted,
     /// Ask every endpoint for its models now.
     Refresh,
     /// Probe everything now and tell when it is done.
@@ -150,7 +168,8 @@ pub struct Shared {
 #[derive(Default)]
 struct Refresh {
     rounds: u64,
-    running: bool,
+    /// When the one that is running began.
+    running: Option<Instant>,
     last: Option<Instant>,
 }
 
@@ -206,9 +225,25 @@ impl Shared {
         &self.capacity
     }
 
-    /// Tells the health thread, without ever waiting for it. False if its inbox is full.
+    /// Tells the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
+    /// answered at once then.
     pub fn notify(&self, notice: Notice) -> bool {
-        self.notices.try_send(notice).is_ok()
+        match self.notices.try_send(notice).map_err(TrySendError::into_inner) {
+            Ok(()) => true,
+            Err(refused) => {
+                if let Notice::Force(answer) = refused {
+                    answer();
+                }
+                false
+            }
+        }
+    }
+
+    /// Tells the health thread that endpoints that are down could be of use. Said often, so never in the way of others.
+    pub fn want(&self) {
+        if self.notices.len() < NOTICES / 2 {
+            self.notify(Notice::Wanted);
+        }
     }
 
     /// Ends the health thread: the one notice that is waited for, since it must not get lost.
@@ -216,36 +251,36 @@ impl Shared {
         let _ = self.notices.send_timeout(Notice::Stop, REFRESH_EVERY);
     }
 
-    /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a
-    /// moment ago. False when it could not be had by `until` or the client has left.
-    pub fn refresh(&self, gone: &Gone, until: Instant) -> bool {
+    /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a moment ago, or if it
+    /// has taken too long already.
+    pub fn refresh(&self, gone: &Gone) {
         let mut state = lock(&self.refresh);
         let now = clock::now();
-        if !state.running {
-            if state.last.is_some_and(|last| now.saturating_duration_since(last) < REFRESH_EVERY) {
-                return true;
+        if state.running.is_none() {
+            let is_fresh = state.last.is_some_and(|last| now.saturating_duration_since(last) < REFRESH_EVERY);
+            if is_fresh || !self.notify(Notice::Refresh) {
+                return;
             }
-            state.running = self.notify(Notice::Refresh);
+            state.running = Some(now);
         }
         let rounds = state.rounds;
-        while state.running && state.rounds == rounds {
-            let rest = until.saturating_duration_since(clock::now());
+        while let Some(began) = state.running.filter(|_| state.rounds == rounds) {
+            let rest = (began + REFRESH_WAIT).saturating_duration_since(clock::now());
             if rest.is_zero() || gone.has_left() {
-                return false;
+                return;
             }
             state = match self.refreshed.wait_timeout(state, rest.min(GLANCE)) {
                 Ok((guard, _)) => guard,
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
-        true
     }
 
     /// The health thread has read every catalogue.
     pub fn refreshed(&self) {
         let mut state = lock(&self.refresh);
         state.rounds += 1;
-        state.running = false;
+        state.running = None;
         state.last = Some(clock::now());
         self.refreshed.notify_all();
     }

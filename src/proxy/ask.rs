@@ -1,10 +1,10 @@
 //! What a client asks for: the model's name, where it stands, and the body with another name in its place.
 
-use super::route::{Forward, Names};
+use super::route::{Forward, Names, response_of};
 use crate::http::request::Request;
 use crate::model::failure::{Failure, Kind};
 use crate::model::multipart::multipart;
-use crate::model::peek::{self, Named};
+use crate::model::peek::{self, Named, Peek};
 use crate::model::plan::Wish;
 use http::header;
 use std::borrow::Cow;
@@ -16,6 +16,8 @@ pub struct Ask {
     /// The client wants a stream (`"stream": true`).
     pub stream: bool,
     optional: bool,
+    /// The response that this one follows.
+    previous: Option<String>,
     /// The body is compressed: it goes on as it is where nothing needs to be read.
     pub sealed: bool,
 }
@@ -55,13 +57,17 @@ pub fn ask(request: &Request, forward: &Forward) -> Result<Ask, Failure> {
         Names::Raw => {
             // Only whether it is a stream is of interest, and only of what can be understood.
             let stream = peek::json(body).is_ok_and(|peek| peek.stream);
-            Ok(Ask { named: None, place: Place::Whole, stream, optional: true, sealed: false })
+            Ok(Ask { named: None, place: Place::Whole, stream, optional: true, previous: None, sealed: false })
         }
-        Names::Query | Names::QueryOnly => {
-            Ok(Ask { named: from_query()?, place: Place::Query, stream: false, optional: true, sealed: false })
+        Names::Query | Names::QueryOnly | Names::Response => {
+            let previous = Some(&forward.path).filter(|_| forward.names == Names::Response);
+            let previous = previous.and_then(|path| response_of(path));
+            let named = from_query()?;
+            Ok(Ask { named, place: Place::Query, stream: false, optional: true, previous, sealed: false })
         }
         Names::Body | Names::BodyOnly if is_compressed(request) => {
-            Ok(Ask { named: from_query()?, place: Place::Query, stream: false, optional: true, sealed: true })
+            let named = from_query()?;
+            Ok(Ask { named, place: Place::Query, stream: false, optional: true, previous: None, sealed: true })
         }
         Names::Body | Names::BodyOnly => {
             let must_name = forward.names == Names::BodyOnly;
@@ -107,11 +113,12 @@ fn in_body(request: &Request, body: &[u8]) -> Result<Ask, Failure> {
             place: Place::Form,
             stream: false,
             optional: false,
+            previous: None,
             sealed: false,
         });
     }
-    let peek = peek::json(body)?;
-    Ok(Ask { named: peek.model, place: Place::Json, stream: peek.stream, optional: false, sealed: false })
+    let Peek { model, stream, previous } = peek::json(body)?;
+    Ok(Ask { named: model, place: Place::Json, stream, optional: false, previous, sealed: false })
 }
 
 fn unknown_path() -> Failure {
@@ -126,7 +133,11 @@ impl Ask {
 
     /// What to plan for.
     pub fn wish(&self) -> Wish<'_> {
-        match self.name() {
+        let model = self.name();
+        if let Some(id) = &self.previous {
+            return if self.optional && model.is_none() { Wish::Kept(id) } else { Wish::Follow(id, model) };
+        }
+        match model {
             Some(name) => Wish::Named(name),
             None if self.place == Place::Whole => Wish::Raw,
             None if self.optional => Wish::Endpoint,

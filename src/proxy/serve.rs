@@ -144,15 +144,9 @@ impl Proxy {
                 let listing = self.listing_for_proxy(&request.head, &snapshot, &caller.scope);
                 visit.json(reply, &request, StatusCode::OK, &listing);
             }
-            Route::Models if caller.scope.is_all() => {
-                visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
-            }
-            Route::Models => {
-                let listing = catalog::listing(&snapshot.listed(&caller.scope));
-                visit.json(reply, &request, StatusCode::OK, &listing);
-            }
-            Route::Model(id) => match catalog::entry(&snapshot.listed(&caller.scope), &id) {
-                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry.as_bytes()),
+            Route::Models => visit.json(reply, &request, StatusCode::OK, &snapshot.listing(&caller.scope).text),
+            Route::Model(id) => match snapshot.listing(&caller.scope).entry(&id) {
+                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry),
                 None => visit.refuse(reply, &request.head, &plan::not_found(&snapshot, &id, &caller.scope)),
             },
             Route::Health if mode == Mode::Status => visit.text(reply, &request, "OK"),
@@ -191,7 +185,7 @@ impl Proxy {
             self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
         };
         let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
-        catalog::listing(&catalog::listed(&others, &snapshot.config.models, scope))
+        catalog::listing(&others, &snapshot.config.models, scope).text
     }
 
     /// What is going on.
@@ -343,7 +337,14 @@ impl Proxy {
         if ask.sealed && !(scope.models.is_empty() && (ask.name().is_some() || snapshot.config.models.is_empty())) {
             return Err(ask::unreadable());
         }
-        match plan::plan(snapshot, ask.wish(), scope, clock::now()) {
+        let planned = |snapshot: &Snapshot| {
+            let planned = plan::plan(snapshot, ask.wish(), scope, clock::now());
+            if planned.is_short() {
+                self.shared.want();
+            }
+            planned
+        };
+        match planned(snapshot) {
             Planned::Plan(plan) => return Ok((plan, None)),
             Planned::Refused(failure) if ask.sealed && failure.kind == Kind::ModelRequired => {
                 return Err(ask::unreadable());
@@ -351,16 +352,14 @@ impl Proxy {
             Planned::Refused(failure) => return Err(failure),
             Planned::Unknown => {}
         }
-        // A probe round is bounded by its own time-out; a little more for its bookkeeping.
-        let until = clock::now() + snapshot.config.health_check.timeout + Duration::from_secs(1);
-        self.shared.refresh(&request.gone, until);
+        self.shared.refresh(&request.gone);
         let fresh = self.shared.load();
-        match plan::plan(&fresh, ask.wish(), scope, clock::now()) {
+        match planned(&fresh) {
             Planned::Plan(plan) => Ok((plan, Some(fresh))),
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
                 let name = ask.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, name, scope)?;
+                let plan = plan::unknown(&fresh, ask.wish(), scope, clock::now())?;
                 log::warn!(
                     "model {} is not served; it goes to {} ({})",
                     plan::shown(name),

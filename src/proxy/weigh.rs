@@ -85,6 +85,16 @@ pub fn may_retry(fault: &Fault, retry: &Retry) -> bool {
     }
 }
 
+/// Whether a server may still work on an attempt that was given up: llama-server notices only with its next token that
+/// nobody waits for it (LLAMA-SERVER facts).
+pub fn works_on(fault: &Fault) -> bool {
+    match fault.trouble {
+        Trouble::Gone => true,
+        Trouble::Timeout(stage) => stage != Stage::Connect,
+        Trouble::Refused | Trouble::Connect | Trouble::Reset | Trouble::Garbled | Trouble::ShuttingDown => false,
+    }
+}
+
 /// One sentence about a fault for the client; names the time-out that ran out, never an address.
 pub fn sentence(fault: &Fault) -> String {
     match fault.trouble {
