@@ -72,7 +72,8 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<Shared>) -> i
     let (spool, mut stored) = Spool::open(&settings.dir)?;
     // In order, so that each is the last one in its line.
     stored.sort_unstable_by_key(|stored| stored.name.sequence);
-    let mut queue = Queue::default();
+    stored.shrink_to_fit();
+    let mut queue = Queue::with_room(stored.len());
     for mut stored in stored {
         widen_owner(&spool, &mut stored);
         let name = match stored.name.state {

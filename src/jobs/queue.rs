@@ -22,7 +22,7 @@ pub struct Queue {
     /// By the second they ended.
     finished: BTreeMap<(u64, u64), Arc<str>>,
     /// Of each owner, by order of arrival.
-    owners: HashMap<Arc<str>, BTreeMap<u64, Arc<str>>>,
+    owners: HashMap<Arc<str>, VecDeque<(u64, Arc<str>)>>,
     counts: [usize; 4],
     bytes: u64,
     last: u64,
@@ -56,6 +56,11 @@ pub enum Why {
 }
 
 impl Queue {
+    /// Empty, with room for so many.
+    pub fn with_room(jobs: usize) -> Self {
+        Self { known: HashMap::with_capacity(jobs), ..Self::default() }
+    }
+
     /// Takes in a job, as new or from the disk.
     pub fn put(&mut self, name: &Name, bytes: u64) {
         self.take_out(&name.id);
@@ -65,12 +70,9 @@ impl Queue {
         self.last = self.last.max(sequence);
         // One copy of the owner for all that is theirs.
         let owner = self.owners.get_key_value(&owner).map_or(owner, |(known, _)| Arc::clone(known));
-        self.owners.entry(Arc::clone(&owner)).or_default().insert(sequence, Arc::clone(&id));
+        insert(self.owners.entry(Arc::clone(&owner)).or_default(), sequence, &id);
         match state {
-            State::Pending => {
-                let at = self.waiting.partition_point(|(other, _)| *other < sequence);
-                self.waiting.insert(at, (sequence, Arc::clone(&id)));
-            }
+            State::Pending => insert(&mut self.waiting, sequence, &id),
             State::Completed | State::Error => {
                 self.finished.insert((number, sequence), Arc::clone(&id));
             }
@@ -84,12 +86,12 @@ impl Queue {
         let entry = self.known.remove(id)?;
         self.counts[entry.state as usize] -= 1;
         self.bytes -= entry.bytes;
-        match self.waiting.binary_search_by_key(&entry.sequence, |(sequence, _)| *sequence) {
-            Ok(at) if entry.state == State::Pending => drop(self.waiting.remove(at)),
+        match entry.state {
+            State::Pending => remove(&mut self.waiting, entry.sequence),
             _ => drop(self.finished.remove(&(entry.number, entry.sequence))),
         }
         if let Some(all) = self.owners.get_mut(&entry.owner) {
-            all.remove(&entry.sequence);
+            remove(all, entry.sequence);
             if all.is_empty() {
                 self.owners.remove(&entry.owner);
             }
@@ -165,7 +167,7 @@ impl Queue {
         let Some(entry) = self.known.get(id).filter(|entry| entry.state == State::Pending) else {
             return 0;
         };
-        let rank = self.waiting.partition_point(|(sequence, _)| *sequence <= entry.sequence);
+        let rank = place_of(&self.waiting, entry.sequence) + 1;
         rank.saturating_sub(most.saturating_sub(self.running.len()))
     }
 
@@ -195,7 +197,8 @@ impl Queue {
 
     /// The jobs of an owner that came before this one, the newest first.
     pub fn of(&self, owner: &str, before: u64) -> impl Iterator<Item = Name> {
-        let all = self.owners.get(owner).into_iter().flat_map(move |all| all.range(..before).rev());
+        let all = self.owners.get(owner).into_iter();
+        let all = all.flat_map(move |all| all.range(..place_of(all, before)).rev());
         all.filter_map(|(_, id)| self.name(id))
     }
 
@@ -208,6 +211,22 @@ impl Queue {
     /// When the time of the first one is over.
     pub fn next_end(&self) -> Option<Instant> {
         self.running.values().map(|running| running.until).min()
+    }
+}
+
+/// Where this number stands, or would stand.
+fn place_of(line: &VecDeque<(u64, Arc<str>)>, sequence: u64) -> usize {
+    line.partition_point(|(other, _)| *other < sequence)
+}
+
+fn insert(line: &mut VecDeque<(u64, Arc<str>)>, sequence: u64, id: &Arc<str>) {
+    line.insert(place_of(line, sequence), (sequence, Arc::clone(id)));
+}
+
+fn remove(line: &mut VecDeque<(u64, Arc<str>)>, sequence: u64) {
+    let at = place_of(line, sequence);
+    if line.get(at).is_some_and(|(other, _)| *other == sequence) {
+        line.remove(at);
     }
 }
 

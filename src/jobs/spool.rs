@@ -1,9 +1,11 @@
 //! The folder of jobs: a file each, written whole or not at all. Knows names and bytes, no more.
 
 use super::record::Name;
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files that are being written start so; what is left of them after a crash is removed.
 const UNFINISHED: &str = "tmp-";
@@ -43,14 +45,19 @@ impl Spool {
             }
             fs::TryLockError::Error(error) => error,
         })?;
-        let mut stored = Vec::new();
+        let (mut stored, mut owners) = (Vec::new(), HashSet::<Arc<str>>::new());
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             let file = entry.file_name();
             let Some(text) = file.to_str() else { continue };
             if text.starts_with(UNFINISHED) {
                 fs::remove_file(entry.path())?;
-            } else if let Some(name) = Name::parse(text) {
+            } else if let Some(mut name) = Name::parse(text) {
+                // One copy of the owner for all that is theirs.
+                match owners.get(&name.owner) {
+                    Some(known) => name.owner = Arc::clone(known),
+                    None => drop(owners.insert(Arc::clone(&name.owner))),
+                }
                 stored.push(Stored { name, bytes: entry.metadata()?.len() });
             }
         }
