@@ -126,7 +126,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let (hand_over, take_over) = bounded::<Front>(1);
     let front = std::thread::Builder::new().name("front".into());
     let front = front.spawn(move || take_over.into_iter().for_each(Front::run)).map_err(StartError::System)?;
-    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&net), bound));
+    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), net, bound));
     let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
     let admin = admin.map_err(StartError::Routes)?;
     let base = Mutex::new(config.clone());
@@ -134,7 +134,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let Helmsman { proxy, shared, .. } = &*helm;
     // The page's routes are there before anybody asks.
     helm.put(None).map_err(StartError::Helm)?;
-    let health = health::start(shared, inbox, net).map_err(StartError::System)?;
+    let health = health::start(shared, inbox).map_err(StartError::System)?;
     let work = |proxy: &Arc<Proxy>| {
         let proxy = Arc::clone(proxy);
         Arc::new(move |job: Job| proxy.serve(job)) as Arc<dyn Fn(Job) + Send + Sync>

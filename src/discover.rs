@@ -49,7 +49,7 @@ fn is_model_server(endpoint: &Endpoint) -> bool {
     };
     // Another llmproxy lists models with who provides them: to stand behind oneself would be a circle.
     let is_proxy = list["data"].as_array().is_some_and(|d| d.iter().any(|m| m.get("provider").is_some()));
-    !is_proxy && models_of(&list).is_some()
+    !is_proxy && models_of(&list).is_ok()
 }
 
 /// A GET within a second: status and body.

@@ -1,32 +1,36 @@
-//! The one thread that probes. It owns every standing and every catalogue; requests only send it notices.
-//! Probes run beside it, each on a thread with a deadline, so a hanging endpoint delays no other.
+//! The one thread that decides about endpoints. It owns every standing and every catalogue; requests only send it
+//! notices. Probes run beside it, each on a thread with a deadline, so a hanging endpoint delays no other.
+
+mod ghosts;
+mod probe;
+mod schedule;
 
 use crate::base::clock;
-use crate::config::{Probe, Timeouts};
-use crate::model::catalog::models_of;
-use crate::model::endpoint::{Endpoint, Model};
-use crate::model::snapshot::{Notice, Shared, Snapshot};
+use crate::config::{Config, Probe};
+use crate::model::capacity::Slot;
+use crate::model::snapshot::{Notice, Shared};
 use crate::model::standing::{Observation, Standing, State};
-use crate::upstream::{Answer, Channel, Fault, Net, Order, Trouble, headers};
+use crate::upstream::Net;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use http::{Method, StatusCode};
-use serde_json::Value;
+use ghosts::Ghosts;
+use probe::{Found, Listing, Props, Task};
+use schedule::{Schedule, View};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-/// An endpoint that loads its model is asked again after this.
-const LOADING_AGAIN: Duration = Duration::from_secs(1);
-/// llama-server's `/props` is asked at most this often (LLAMA-SERVER facts).
-const EXTRAS_EVERY: Duration = Duration::from_secs(2);
 /// The start waits for the first round at most this long.
 const FIRST_ROUND: Duration = Duration::from_secs(2);
-/// Bytes of one answer to a probe that are read.
-const MOST: usize = 8 << 20;
+/// Rounds that were asked for begin at most this often.
+const FORCED_EVERY: Duration = Duration::from_secs(2);
+/// Rounds that failed requests trigger begin at most this often.
+const TRIGGERED_EVERY: Duration = Duration::from_secs(1);
+/// The longest sleep when nothing is due.
+const IDLE: Duration = Duration::from_secs(1);
 /// Waiting force-checks; more are answered at once with what is known.
 const MOST_WAITING: usize = 64;
-
 /// The running health thread.
 pub struct Health {
     shared: Arc<Shared>,
@@ -37,18 +41,30 @@ pub struct Health {
 ///
 /// # Errors
 /// The thread could not be started.
-pub fn start(shared: &Arc<Shared>, inbox: Receiver<Notice>, net: Arc<Net>) -> std::io::Result<Health> {
+pub fn start(shared: &Arc<Shared>, inbox: Receiver<Notice>) -> std::io::Result<Health> {
     let (done, first) = bounded(1);
-    let keeper = Keeper {
+    let mut keeper = Keeper {
+        abandoned: shared.capacity().abandoned(),
         shared: Arc::clone(shared),
-        net,
+        net: Arc::new(Net::new(0)),
         results: bounded(256),
-        probes: HashMap::new(),
-        waiting: Vec::new(),
-        refreshing: false,
+        schedules: HashMap::new(),
+        ghosts: Ghosts::default(),
+        round: 1,
         first: Some(done),
+        refreshing: None,
+        waiting: Vec::new(),
+        force_at: None,
+        forced_at: None,
+        triggered_at: None,
     };
-    let thread = std::thread::Builder::new().name("health".into()).spawn(move || keeper.run(&inbox))?;
+    let thread = std::thread::Builder::new().name("health".into()).spawn(move || {
+        // The thread outlives a panic of its own too: without it nothing would ever come back.
+        while catch_unwind(AssertUnwindSafe(|| keeper.run(&inbox))).is_err() {
+            log::error!("the health thread panicked and goes on");
+            std::thread::park_timeout(IDLE);
+        }
+    })?;
     let _ = first.recv_timeout(FIRST_ROUND);
     Ok(Health { shared: Arc::clone(shared), thread: Some(thread) })
 }
@@ -63,194 +79,207 @@ impl Health {
     }
 }
 
-/// What one probe found.
-struct Found {
-    name: String,
-    seen: Option<Observation>,
-    models: Option<Vec<Model>>,
-    extras: Option<(Option<u32>, Option<u64>)>,
-}
-
-/// What is planned for an endpoint.
-struct Schedule {
-    running: bool,
-    due: Instant,
-    extras_at: Option<Instant>,
-    /// Asked for again while a probe was running.
-    again: bool,
-}
-
-/// A probe's task, as its thread gets it.
-struct Task {
-    endpoint: Arc<Endpoint>,
-    path: Option<String>,
-    list: bool,
-    extras: bool,
-    timeout: Duration,
-}
-
 type Waiting = Box<dyn FnOnce() + Send>;
 
 struct Keeper {
     shared: Arc<Shared>,
+    /// Without a pool: every probe connects anew.
     net: Arc<Net>,
     results: (Sender<Found>, Receiver<Found>),
-    probes: HashMap<String, Schedule>,
-    waiting: Vec<Waiting>,
-    refreshing: bool,
+    abandoned: Receiver<Slot>,
+    /// One for each enabled endpoint.
+    schedules: HashMap<String, Schedule>,
+    ghosts: Ghosts,
+    /// Rounds so far; the first one begins by itself.
+    round: u64,
     first: Option<Sender<()>>,
+    /// The round that requests for unknown models wait for.
+    refreshing: Option<u64>,
+    /// Force-checks, with their round once it has begun.
+    waiting: Vec<(Option<u64>, Waiting)>,
+    force_at: Option<Instant>,
+    forced_at: Option<Instant>,
+    triggered_at: Option<Instant>,
 }
 
 impl Keeper {
-    fn run(mut self, inbox: &Receiver<Notice>) {
-        self.probe_due(true, true);
-        self.settle();
+    fn run(&mut self, inbox: &Receiver<Notice>) {
         loop {
-            let results = self.results.1.clone();
-            let wait = self.next_due().saturating_duration_since(clock::now());
+            // After each message, not only in silence: a flood of notices must not keep probes from being due.
+            let wakes = self.ask_due();
+            self.settle();
+            let (results, abandoned) = (self.results.1.clone(), self.abandoned.clone());
             select! {
                 recv(results) -> found => if let Ok(found) = found { self.take_in(found) },
+                recv(abandoned) -> slot => if let Ok(slot) = slot { self.hold(slot) },
                 recv(inbox) -> notice => match notice {
                     Ok(Notice::Stop) | Err(_) => return,
                     Ok(notice) => self.act(notice),
                 },
-                default(wait) => self.probe_due(false, false),
+                default(wakes.saturating_duration_since(clock::now())) => {}
             }
-            self.settle();
         }
     }
 
     fn act(&mut self, notice: Notice) {
+        let now = clock::now();
         match notice {
             Notice::Seen(name, seen) => {
-                let down = matches!(seen, Observation::Down(_) | Observation::Refused(_));
-                self.observe(&name, seen);
-                // One dead endpoint is a reason to look at all, once.
-                if down && self.probes.values().all(|p| !p.running) {
-                    self.probe_due(true, false);
-                } else if let Some(probe) = self.probes.get_mut(&name) {
-                    probe.due = clock::now() + LOADING_AGAIN;
+                let failed = matches!(seen, Observation::Down(_) | Observation::Refused(_));
+                if let Some(schedule) = self.schedules.get_mut(&name) {
+                    schedule.doubt(now);
+                }
+                self.observe(&name, seen, false);
+                let is_rare = self.triggered_at.is_none_or(|at| now.saturating_duration_since(at) >= TRIGGERED_EVERY);
+                if failed && is_rare {
+                    self.triggered_at = Some(now);
+                    self.begin_round(false);
                 }
             }
-            Notice::Refresh => {
-                self.refreshing = true;
-                self.probe_due(true, true);
-            }
+            Notice::Wanted => self.schedules.values_mut().for_each(|schedule| schedule.want(now)),
+            Notice::Refresh => self.refreshing = Some(self.begin_round(true)),
             Notice::Force(answer) if self.waiting.len() < MOST_WAITING => {
-                self.waiting.push(answer);
-                self.probe_due(true, true);
+                self.waiting.push((None, answer));
+                let next = self.forced_at.map_or(now, |at| at + FORCED_EVERY);
+                self.force_at.get_or_insert(next);
             }
             Notice::Force(answer) => answer(),
             Notice::Stop => {}
         }
     }
 
-    /// When nothing is being asked any more, those who waited for it are answered.
+    /// Every enabled endpoint is asked, side by side.
+    fn begin_round(&mut self, reads_list: bool) -> u64 {
+        self.round += 1;
+        let now = clock::now();
+        self.schedules.values_mut().for_each(|schedule| schedule.join(self.round, reads_list, now));
+        self.round
+    }
+
+    /// Whoever waited for a round is answered when all endpoints are through with it.
     fn settle(&mut self) {
-        if self.probes.values().any(|probe| probe.running) {
-            return;
+        let is_over = |round: u64| self.schedules.values().all(|schedule| schedule.is_done(round));
+        if self.first.is_some() && is_over(1) {
+            self.first = None;
         }
-        if std::mem::take(&mut self.refreshing) {
+        if self.refreshing.is_some_and(is_over) {
             self.shared.refreshed();
         }
-        for answer in self.waiting.drain(..) {
-            answer();
-        }
-        if let Some(first) = self.first.take() {
-            let _ = first.try_send(());
-        }
+        self.refreshing = self.refreshing.filter(|&round| !is_over(round));
+        let (answered, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(round, _)| round.is_some_and(is_over));
+        self.waiting = waiting;
+        let answered: Vec<(Option<u64>, Waiting)> = answered;
+        answered.into_iter().for_each(|(_, answer)| answer());
     }
 
-    fn next_due(&self) -> Instant {
-        let due = self.probes.values().filter(|probe| !probe.running).map(|probe| probe.due);
-        due.min().unwrap_or_else(|| clock::now() + LOADING_AGAIN)
-    }
-
-    /// Starts the probes whose time has come, or all; `list` reads the models too, whatever their age.
-    fn probe_due(&mut self, all: bool, list: bool) {
-        let snapshot = self.shared.load();
-        self.probes.retain(|name, _| snapshot.enabled().any(|e| e.name() == name));
+    /// Starts the probes whose time has come; returns when to look again.
+    fn ask_due(&mut self) -> Instant {
+        let (snapshot, now) = (self.shared.load(), clock::now());
+        if self.force_at.is_some_and(|at| at <= now) {
+            (self.force_at, self.forced_at) = (None, Some(now));
+            let round = self.begin_round(true);
+            self.waiting.iter_mut().for_each(|(own, _)| *own = own.or(Some(round)));
+        }
+        self.ghosts.expire(now);
+        self.schedules.retain(|name, _| snapshot.enabled().any(|endpoint| endpoint.name() == name));
+        let mut wakes = self.force_at.map_or(now + IDLE, |at| at.min(now + IDLE));
         for endpoint in snapshot.enabled() {
-            let now = clock::now();
-            let fresh = Schedule { running: false, due: now, extras_at: None, again: false };
-            let probe = self.probes.entry(endpoint.name().to_owned()).or_insert(fresh);
-            if probe.running {
-                // Its answer may be older than the question: ask once more after it.
-                probe.again |= list;
-                continue;
+            let fresh = || Schedule::new(Arc::clone(&endpoint.config), self.round, now);
+            let schedule = self.schedules.entry(endpoint.name().to_owned()).or_insert_with(fresh);
+            if schedule.config != endpoint.config {
+                *schedule = fresh();
             }
-            if !all && probe.due > now {
-                continue;
+            let (ghosts, abandoned) = self.ghosts.at(&endpoint.live);
+            let view = View { config: &snapshot.config, endpoint, ghosts, abandoned };
+            if let Some(task) = schedule.take(view, now)
+                && !spawn(&self.net, &self.results.0, task)
+            {
+                schedule.fail_to_ask();
             }
-            probe.due = now + snapshot.config.health_check.interval;
-            let task = task(&snapshot, endpoint, probe, list, now);
-            if task.extras {
-                probe.extras_at = Some(now);
-            }
-            if task.path.is_some() || task.list {
-                probe.running = spawn(&self.net, &self.results.0, task);
-            }
+            wakes = schedule.wakes_at(view).map_or(wakes, |at| wakes.min(at));
         }
+        wakes
     }
 
     fn take_in(&mut self, found: Found) {
-        let now = clock::now();
-        let again = match self.probes.get_mut(&found.name) {
-            Some(probe) => {
-                probe.running = false;
-                if found.seen == Some(Observation::Loading) {
-                    probe.due = now + LOADING_AGAIN;
-                }
-                std::mem::take(&mut probe.again)
-            }
-            None => return,
+        let name = found.endpoint.name().to_owned();
+        // It may be gone, or another one by now.
+        let Some(schedule) = self.schedules.get_mut(&name).filter(|known| known.config == found.endpoint.config) else {
+            return;
         };
-        if let Some(seen) = found.seen {
-            self.observe(&found.name, seen);
+        let bad_before = schedule.bad_list().is_some();
+        let seen = schedule.note(&found);
+        if let Some(why) = schedule.bad_list().filter(|_| !bad_before) {
+            log::warn!("endpoint {name}: {why}");
         }
-        if found.models.is_some() || found.extras.is_some() {
-            self.shared.update(|old| {
-                old.with(&found.name, |endpoint| {
-                    if let Some(models) = found.models {
-                        endpoint.models = Some(Arc::new(models));
-                        endpoint.listed_at = Some(now);
-                    }
-                    if let Some((slots, context)) = found.extras {
-                        endpoint.slots = slots.or(endpoint.slots);
-                        endpoint.context = context.or(endpoint.context);
-                    }
-                })
-            });
+        if let Some(slots) = found.slots {
+            self.ghosts.free(&found.endpoint.live, found.ours, found.started, slots);
         }
-        if again {
-            if let Some(probe) = self.probes.get_mut(&found.name) {
-                probe.due = now;
-            }
-            self.probe_due(false, true);
+        if let Some(Listing::Models(models)) = found.list {
+            let models = Some(Arc::new(models));
+            self.shared.update(|old| old.with(&name, |endpoint| endpoint.models = models));
+        }
+        let told = match found.props {
+            Some(Props::Told { slots, context }) => Some((slots, context)),
+            Some(Props::Unsupported) => Some((None, None)),
+            Some(Props::Failed) | None => None,
+        };
+        if let Some(told) = told.filter(|told| *told != (found.endpoint.slots, found.endpoint.context)) {
+            self.shared.update(|old| old.with(&name, |endpoint| (endpoint.slots, endpoint.context) = told));
+        }
+        if let Some(seen) = seen {
+            self.observe(&name, seen, true);
         }
     }
 
-    fn observe(&self, name: &str, seen: Observation) {
-        let (mut change, at) = (None, clock::wall());
+    /// Keeps a slot taken whose server may still be working.
+    fn hold(&mut self, slot: Slot) {
+        let snapshot = self.shared.load();
+        // Only llama-server tells which of its slots work.
+        if snapshot.enabled().any(|endpoint| slot.is_at(&endpoint.live) && endpoint.slots.is_some()) {
+            self.ghosts.hold(slot, clock::now());
+        }
+    }
+
+    /// Changes what is thought of an endpoint.
+    fn observe(&mut self, name: &str, seen: Observation, by_probe: bool) {
+        let (now, at, is_restart) = (clock::now(), clock::wall(), seen.is_restart());
+        let Some(schedule) = self.schedules.get_mut(name) else { return };
+        let (mut change, mut restarted) = (None, None);
         self.shared.update(|old| {
-            let threshold = old.config.health_check.failure_threshold;
+            let Config { health_check, .. } = &*old.config;
+            let repeats = schedule.repeats(&seen, health_check.interval, now);
             old.with(name, |endpoint| {
-                if seen.is_restart() {
-                    endpoint.live.restarted();
-                }
+                let before = if repeats { endpoint.standing.uncounted() } else { endpoint.standing.clone() };
                 let standing = match endpoint.config.probe {
-                    Probe::Never => unprobed(endpoint, seen, at),
-                    _ => endpoint.standing.observe(seen, threshold, at),
+                    Probe::Never => unprobed(&before, seen, at),
+                    _ if by_probe || seen == Observation::Loading => {
+                        before.observe(seen, health_check.failure_threshold, at)
+                    }
+                    // No request waits for further failures: it is out at once, until a probe succeeds.
+                    _ => before.observe(seen, health_check.failure_threshold, at).taken_out(),
                 };
-                if standing.state != endpoint.standing.state {
-                    change = Some((endpoint.standing.state, standing.clone()));
+                if is_restart {
+                    endpoint.live.restarted();
+                    restarted = Some(Arc::clone(&endpoint.live));
+                }
+                if standing.state != before.state {
+                    change = Some((before.state, standing.clone()));
                 }
                 endpoint.standing = standing;
+                schedule.settle(endpoint, now);
             })
         });
+        if let Some(live) = restarted {
+            self.ghosts.forget(&live);
+        }
         if let Some((before, now)) = change {
-            let why = now.last_error.as_deref().unwrap_or("it answers");
-            let level = if now.state == State::Unhealthy { log::Level::Warn } else { log::Level::Info };
+            let why = match now.state {
+                State::Busy => "probe timed out while requests are in progress",
+                _ => now.last_error.as_deref().unwrap_or("probe succeeded"),
+            };
+            let level = if now.is_available() { log::Level::Info } else { log::Level::Warn };
             log::log!(level, "endpoint {name}: {} -> {}: {why}", before.as_str(), now.state.as_str());
         }
     }
@@ -258,130 +287,21 @@ impl Keeper {
 
 /// The standing of one that no probe would ever bring back: it is not taken out for good, it rests for a while (see
 /// `proxy/forward.rs`), and the next request finds out.
-fn unprobed(endpoint: &Endpoint, seen: Observation, at: SystemTime) -> Standing {
+fn unprobed(before: &Standing, seen: Observation, at: SystemTime) -> Standing {
     let seen = match seen {
         Observation::Loading => Observation::Down("the model is being loaded".into()),
         other => other,
     };
-    endpoint.standing.observe(seen, u32::MAX, at)
+    before.observe(seen, u32::MAX, at)
 }
 
 /// Starts a probe; false when the system is out of threads: the endpoint is asked when its next turn comes.
 fn spawn(net: &Arc<Net>, results: &Sender<Found>, task: Task) -> bool {
     let (net, results) = (Arc::clone(net), results.clone());
     let work = move || {
-        let found = ask(&net, &task);
+        let found = probe::guarded(&task, |task| probe::ask(&net, task));
         let _ = results.send(found);
     };
     let spawned = std::thread::Builder::new().name("probe".into()).stack_size(512 << 10).spawn(work);
     spawned.inspect_err(|e| log::warn!("a probe could not be started: {e}")).is_ok()
-}
-
-/// What to ask an endpoint now.
-fn task(snapshot: &Snapshot, endpoint: &Arc<Endpoint>, probe: &Schedule, list: bool, now: Instant) -> Task {
-    let config = &snapshot.config;
-    let path = match &endpoint.config.probe {
-        Probe::Never => None,
-        Probe::Default => Some(config.health_check.path.clone()),
-        Probe::Path(path) => Some(path.clone()),
-    };
-    let age = endpoint.listed_at.map(|at| now.saturating_duration_since(at));
-    let stale = age.is_none_or(|age| age >= config.models_ttl());
-    let extras_old = probe.extras_at.is_none_or(|at| now.saturating_duration_since(at) >= EXTRAS_EVERY);
-    let discovers = match endpoint.config.probe {
-        Probe::Never => endpoint.config.models.is_empty() && config.knows_models(),
-        _ => true,
-    };
-    Task {
-        endpoint: Arc::clone(endpoint),
-        path,
-        list: discovers && (list || stale),
-        extras: endpoint.config.probe != Probe::Never && extras_old,
-        timeout: config.health_check.timeout,
-    }
-}
-
-/// Asks one endpoint everything the task names; its time-out bounds all of it.
-fn ask(net: &Net, task: &Task) -> Found {
-    let name = task.endpoint.name().to_owned();
-    let mut found = Found { name, seen: None, models: None, extras: None };
-    let channel = match net.channel(&task.endpoint.config) {
-        Ok(channel) => channel,
-        Err(fault) => return Found { seen: Some(Observation::Down(fault.cause)), ..found },
-    };
-    let until = clock::now() + task.timeout;
-    let mut listed = None;
-    if let Some(path) = &task.path {
-        let answer = get(&channel, task, path, until);
-        if is_list(path) {
-            listed = answer.as_ref().ok().cloned();
-        }
-        let seen = judge(answer, &task.endpoint);
-        let up = seen == Observation::Up;
-        found.seen = Some(seen);
-        if !up {
-            return found;
-        }
-    }
-    if task.list {
-        let answer = listed.map_or_else(|| get(&channel, task, "/v1/models", until), Ok);
-        let list = answer.ok().filter(|(status, _)| status.is_success());
-        found.models = list.and_then(|(_, body)| models_of(&serde_json::from_slice(&body).ok()?));
-    }
-    if task.extras {
-        let props = get(&channel, task, "/props", until).ok().filter(|(status, _)| status.is_success());
-        let props: Option<Value> = props.and_then(|(_, body)| serde_json::from_slice(&body).ok());
-        found.extras = props.map(|props| {
-            let slots = props["total_slots"].as_u64().and_then(|slots| u32::try_from(slots).ok());
-            (slots, props["default_generation_settings"]["n_ctx"].as_u64())
-        });
-    }
-    found
-}
-
-fn is_list(path: &str) -> bool {
-    path == "/v1/models" || path == "/models"
-}
-
-/// What an answer to a probe means (SPEC section 6).
-fn judge(answer: Result<(StatusCode, Vec<u8>), Fault>, endpoint: &Endpoint) -> Observation {
-    match answer {
-        Ok((status, _)) if status.is_success() => Observation::Up,
-        Ok((StatusCode::SERVICE_UNAVAILABLE, body)) if body.windows(13).any(|w| w == b"Loading model") => {
-            Observation::Loading
-        }
-        Ok((status, _)) => Observation::Down(format!("answered {}", status.as_u16())),
-        Err(Fault { trouble: Trouble::Timeout(_), .. }) if endpoint.live.is_working(clock::now()) => Observation::Busy,
-        Err(Fault { trouble: Trouble::Timeout(_), .. }) => Observation::Down("did not answer in time".into()),
-        Err(fault) if fault.trouble == Trouble::Refused => Observation::Refused(fault.cause),
-        Err(fault) => Observation::Down(fault.cause),
-    }
-}
-
-fn get(channel: &Channel, task: &Task, path: &str, until: Instant) -> Result<(StatusCode, Vec<u8>), Fault> {
-    let total = until.saturating_duration_since(clock::now()).max(Duration::from_millis(1));
-    let order = Order {
-        method: Method::GET,
-        path,
-        raw: false,
-        headers: headers::own(&task.endpoint.config),
-        body: [&[], &[], &[]],
-        rest: None,
-        timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(total) },
-        gone: None,
-        watch: None,
-    };
-    let mut answer = channel.send(&order)?;
-    Ok((answer.status, read_all(&mut answer)?))
-}
-
-fn read_all(answer: &mut Answer) -> Result<Vec<u8>, Fault> {
-    let (mut body, mut piece) = (Vec::new(), vec![0; 16 << 10]);
-    loop {
-        match answer.read(&mut piece)? {
-            0 => return Ok(body),
-            n if body.len() + n <= MOST => body.extend_from_slice(&piece[..n]),
-            _ => return Err(Fault { trouble: Trouble::Garbled, cause: "the answer is too long".into() }),
-        }
-    }
 }

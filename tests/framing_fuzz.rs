@@ -29,6 +29,12 @@ const RENAMES: &[&str] = &[
     "new\0{\"model\":\"m\",\"stream\":true}",
     "\"\\\n\u{e9}\0 {\"x\":{\"model\":1},\"model\" : \"\\ud83d\\ude00\" , \"y\":[9007199254740993]}\n",
 ];
+const ANSWERS: &[&str] = &[
+    "aHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    "aHTTP/1.1 100 Continue\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\nA\r\n0123456789\r\n0\r\nA: b\r\n\r\n",
+    "aHTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {}\n\ndata: [DONE]\n\n",
+    "\0HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+];
 const WORDS: &[&str] = &[
     "\r\n",
     "\n",
@@ -120,6 +126,12 @@ fn a_peek_finds_what_a_full_parse_finds() {
 #[test]
 fn a_rename_changes_the_name_alone() {
     fuzz(4, 20_000, RENAMES, properties::rename);
+}
+
+// U10, U11, U22, U25, U26
+#[test]
+fn an_answer_has_one_reading_however_it_arrives() {
+    fuzz(5, 20_000, ANSWERS, properties::answer);
 }
 
 /// Names and values that some server has taken for `Transfer-Encoding: chunked`, as whole field lines.

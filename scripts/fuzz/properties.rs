@@ -4,6 +4,7 @@ use llmproxy::http::body::{Decoder, Progress};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
 use llmproxy::model::failure::Failure;
 use llmproxy::model::peek;
+use llmproxy::upstream::response::Response;
 use serde_json::Value;
 
 /// Small, so that the bounds are met.
@@ -128,4 +129,58 @@ pub fn rename(data: &[u8]) {
     let after = peek::json(&pieces.concat()).expect("as sound as before");
     let model = after.model.expect("still there");
     assert_eq!((model.name.as_str(), model.span.len(), after.stream), (&*name, pieces[1].len(), before.stream));
+}
+
+/// An answer of an endpoint means the same however it is cut; what is passed on is bounded by what came; a whole one stays
+/// whole when more follows, and what follows is passed on to nobody.
+pub fn answer(data: &[u8]) {
+    let Some((first, rest)) = data.split_first() else { return };
+    let is_head_request = *first == 0;
+    let answered = |size: usize| {
+        let (mut response, mut out) = (Response::new(is_head_request), Vec::new());
+        let mut passed = Vec::new();
+        for piece in rest.chunks(size) {
+            response.feed(piece, &mut out);
+            passed.push(out.len());
+        }
+        let said = (response.status(), response.broken(), response.is_done(), response.is_clean());
+        response.close(&mut out);
+        (said, body_of(&out), out.len())
+    };
+    let (said, body, length) = answered(rest.len().max(1));
+    for size in [1, 2, 5, usize::from(*first) + 1] {
+        let (again, again_body, _) = answered(size);
+        assert_eq!((&again, &again_body), (&said, &body), "by {size}");
+    }
+    // A head as it came, data once, and the frame of one chunk for each read.
+    assert!(length <= rest.len() + 2 * 20);
+    if said.2 {
+        let (mut response, mut out) = (Response::new(is_head_request), Vec::new());
+        response.feed(rest, &mut out);
+        let before = out.len();
+        response.feed(b"HTTP/1.1 200 OK\r\n\r\nPOISON", &mut out);
+        assert!(out.len() == before && !response.is_clean());
+    }
+}
+
+/// The head, and the body without the frames of its chunks.
+fn body_of(out: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    // Empty lines before a head are no end of it.
+    let start = out.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(0);
+    let end = out[start..].windows(4).position(|four| four == b"\r\n\r\n").map_or(out.len(), |at| start + at + 4);
+    let (head, mut rest) = out.split_at(end);
+    let lower = head.to_ascii_lowercase();
+    let framed =
+        |rest: &[u8]| rest.len() > 10 && rest[..8].iter().all(u8::is_ascii_hexdigit) && &rest[8..10] == b"\r\n";
+    if !lower.windows(7).any(|word| word == b"chunked") || !(framed(rest) || rest == b"0\r\n\r\n") {
+        return (head.to_vec(), rest.to_vec());
+    }
+    let mut body = Vec::new();
+    while framed(rest) {
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..8]).expect("digits"), 16).expect("a size");
+        body.extend_from_slice(&rest[10..10 + size]);
+        rest = &rest[12 + size..];
+    }
+    body.extend_from_slice(rest);
+    (head.to_vec(), body)
 }

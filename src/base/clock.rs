@@ -64,6 +64,33 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (yoe + era * 400 + u64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
 }
 
+/// A date of HTTP in any of its three forms (RFC 9110 5.6.7), none of which has a zone but GMT.
+pub fn parse_http_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let parts: Vec<&str> = text.split([' ', ',', '-']).filter(|part| !part.is_empty()).collect();
+    let (day, month, year, time) = match parts[..] {
+        [_, day, month, year, time, "GMT"] => (day, month, year, time),
+        [_, month, day, time, year] => (day, month, year, time),
+        _ => return None,
+    };
+    let month = MONTHS.iter().position(|name| *name == month)? as u64;
+    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
+    let year = if year < 70 {
+        year + 2000
+    } else if year < 100 {
+        year + 1900
+    } else {
+        year
+    };
+    let time: Vec<u64> = time.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    let ([hour, minute, second], 1..=31, 1970..=9999) = (&time[..], day, year) else { return None };
+    // Days to the first of March of this year of March to February (Howard Hinnant, `days_from_civil`).
+    let (y, m) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
+    let days = y * 365 + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
+    let seconds = days * 86_400 + hour.min(&23) * 3600 + minute.min(&59) * 60 + second.min(&60);
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,5 +132,17 @@ mod tests {
         assert_eq!(at(1_706_738_400, 0), "2024-01-31T22:00:00.000Z");
         assert_eq!(at(951_782_399, 999), "2000-02-28T23:59:59.999Z");
         assert_eq!(at(951_782_400, 1), "2000-02-29T00:00:00.001Z");
+    }
+
+    #[test]
+    fn dates_of_http_are_read_in_all_their_forms() {
+        let read = |text: &str| parse_http_date(text).map(iso);
+        for text in ["Thu, 29 Feb 2024 23:59:59 GMT", "Thursday, 29-Feb-24 23:59:59 GMT", "Thu Feb 29 23:59:59 2024"] {
+            assert_eq!(read(text).as_deref(), Some("2024-02-29T23:59:59.000Z"), "{text}");
+        }
+        assert_eq!(read("Thu, 01 Jan 1970 00:00:00 GMT").as_deref(), Some("1970-01-01T00:00:00.000Z"));
+        for text in ["", "tomorrow", "Thu, 32 Feb 2024 23:59:59 GMT", "Thu, 29 Feb 2024 23:59:59 CET", "a b c d e f"] {
+            assert_eq!(read(text), None, "{text}");
+        }
     }
 }

@@ -14,6 +14,11 @@ pub fn request_id() -> String {
     (0..10).map(|i| letter(high >> (5 * i))).chain((0..10).map(|i| letter(low >> (5 * i)))).collect()
 }
 
+/// Any number.
+pub fn number() -> u32 {
+    rand::rng().next_u32()
+}
+
 /// A part of `max`, evenly spread from nothing to all of it.
 pub fn jitter(max: Duration) -> Duration {
     max.mul_f64(unit())

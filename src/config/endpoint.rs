@@ -1,6 +1,6 @@
 //! An endpoint as the user wrote it: where it is, how it is asked, what is sent along.
 
-use super::Timeouts;
+use super::{CaFile, Timeouts};
 use crate::base::secret::Secret;
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub struct Endpoint {
     pub proxy: Option<Secret>,
     /// `User-Agent` sent when the client sent none.
     pub user_agent: Option<String>,
+    /// Authorities whose certificates are trusted here besides the built-in ones.
+    pub ca_file: Option<CaFile>,
     /// `timeouts.total` does not bound answers that are streamed. Only a group says otherwise.
     pub stream: bool,
     /// How long idle connections are kept. Only a group says otherwise.
@@ -65,6 +67,7 @@ impl Endpoint {
             timeouts: Timeouts::default(),
             proxy: None,
             user_agent: None,
+            ca_file: None,
             stream: true,
             keep_alive: KEEP_ALIVE,
         }

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 /// No file written by hand comes near.
 const MOST_BYTES: u64 = 1 << 20;
-const MOST_SECRET_BYTES: u64 = 64 << 10;
 
 /// Where a configuration is looked for when nobody names one.
 const PLACES: [&str; 3] = ["config/endpoints.yml", "config.yaml", "/etc/llmproxy/endpoints.yml"];
@@ -79,7 +78,7 @@ fn search(flag: Option<&Path>, variable: Option<String>, exists: &dyn Fn(&Path) 
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let text = read_text(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let file = |secret: &Path| read_secret(&folder.join(secret));
+    let file = |secret: &Path| self::text(&folder.join(secret));
     let outside = Outside { variable: &env, file: &file };
     let checked = check::check(&path.display().to_string(), &text, outside).map_err(LoadError::Bad)?;
     let mut warnings = checked.warnings;
@@ -232,11 +231,15 @@ fn read_text(path: &Path) -> Result<String, LoadError> {
     })
 }
 
-fn read_secret(path: &Path) -> io::Result<String> {
+/// The text of a file that a configuration names: a secret, or certificates.
+///
+/// # Errors
+/// It cannot be read, is too large or is not text.
+pub fn text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(MOST_SECRET_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MOST_SECRET_BYTES {
-        return Err(io::Error::other("larger than 64 KiB"));
+    File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(io::Error::other("larger than 1 MiB"));
     }
     Ok(text)
 }

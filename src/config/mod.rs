@@ -4,6 +4,7 @@
 //! it, `check` turns it into a [`Config`] or into every [`Problem`] at once, `show` prints it back.
 
 mod admin;
+mod authorities;
 mod check;
 mod defaults;
 mod dialect;
@@ -23,6 +24,7 @@ mod shown;
 mod spelling;
 
 pub use admin::Admin;
+pub use authorities::{CaFile, system_authorities};
 pub use endpoint::{Auth, Base, Endpoint, HeaderOp, KEEP_ALIVE, MaxConcurrent, OnClientGone, Op, Probe};
 pub use gateway::{Group, KeysFor, Listener, Member, Metrics, Mode, Site, Stages};
 pub use jobs::{Jobs, Webhooks};

@@ -12,6 +12,9 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+/// Bytes of a file that holds one secret.
+const MOST_SECRET_BYTES: usize = 64 << 10;
+
 /// One map of a file, or the absence of one.
 pub struct Section<'a> {
     path: String,
@@ -325,8 +328,22 @@ impl<'a> Field<'a> {
         })
     }
 
+    /// The path of a file beside the configuration, and the text in it.
+    pub fn file(&self) -> Option<(String, String)> {
+        let path = self.text()?;
+        match self.notes.file(Path::new(path)) {
+            Ok(text) => Some((path.to_owned(), text)),
+            Err(error) => {
+                let path = shown::path(&self.node?.value);
+                self.problem(format!("the file {path} cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
     fn secret_file(&self) -> Option<Secret> {
         let read = match self.notes.file(Path::new(self.text()?)) {
+            Ok(text) if text.len() > MOST_SECRET_BYTES => Err("cannot be read: larger than 64 KiB".into()),
             Ok(text) => secret(one_line(&text)),
             Err(error) => Err(format!("cannot be read: {error}")),
         };

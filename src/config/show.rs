@@ -99,6 +99,7 @@ fn endpoint(out: &mut String, endpoint: &Endpoint) {
     line("timeouts", timeouts(&endpoint.timeouts));
     line("proxy", endpoint.proxy.as_ref().map_or("null".into(), proxy));
     line("userAgent", or_null(endpoint.user_agent.as_deref()));
+    line("caFile", or_null(endpoint.ca_file.as_ref().map(|file| file.path.as_str())));
 }
 
 fn rest(out: &mut String, config: &Config) {

@@ -1,19 +1,10 @@
 //! What the fields of a head say about its body, its host and its connection. Any doubt is a refusal. Reads no bytes of a socket.
 
 use super::fields::Fields;
+pub use crate::model::body::Framing;
+pub(super) use crate::model::body::{is_token, is_value, refuse, too_large};
 use crate::model::failure::{Failure, Kind};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
-
-/// How the end of a request's body is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// There is no body.
-    None,
-    /// So many bytes follow the head.
-    Sized(u64),
-    /// Chunks follow until the one of size zero.
-    Chunked,
-}
 
 /// The versions that are spoken here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +13,6 @@ pub enum Version {
     Http10,
     /// HTTP/1.1.
     Http11,
-}
-
-/// The refusal of a request that could be read in more than one way: 400, and the connection ends.
-pub(super) fn refuse(what: &str) -> Failure {
-    Failure::new(Kind::BadFraming, format!("The request is not sound HTTP/1.1: {what}."))
 }
 
 impl Framing {
@@ -93,21 +79,6 @@ fn sized(length: &[u8], limit: u64) -> Result<Framing, Failure> {
         Some(length) if length > limit => Err(too_large(limit)),
         Some(length) => Ok(Framing::Sized(length)),
     }
-}
-
-/// The refusal of a body longer than `limit`.
-pub(super) fn too_large(limit: u64) -> Failure {
-    Failure::new(Kind::BodyTooLarge, format!("The request body is longer than the {limit} bytes allowed here."))
-}
-
-/// RFC 9110 5.6.2.
-pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// What may stand in a field value: RFC 9110 5.5, with bytes beyond ASCII passed on as they are.
-pub(super) fn is_value(byte: u8) -> bool {
-    byte == b'\t' || !byte.is_ascii_control()
 }
 
 /// A host and its port as one text that compares: lower case, the scheme's own port left out.

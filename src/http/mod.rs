@@ -1,7 +1,6 @@
 //! The client's door: heads and bodies in, answers out, and who has left. Knows nothing of models and upstreams.
 
 mod accept;
-pub mod body;
 mod conn;
 pub mod door;
 mod fields;
@@ -18,3 +17,5 @@ mod tally;
 mod target;
 mod unsent;
 pub mod upload;
+
+pub use crate::model::body;

@@ -8,7 +8,7 @@ use crate::base::lock::lock;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 /// A request in the background lane waits for at most this many others (SPEC section 5).
@@ -20,7 +20,12 @@ const MOST_TURNS: usize = 4_096;
 #[derive(Default)]
 pub struct Capacity {
     floor: Mutex<Floor>,
+    /// Where abandoned slots go.
+    abandoned: OnceLock<Sender<Slot>>,
 }
+
+/// Abandoned slots on their way to the health thread; beyond it they are given back at once.
+const MOST_ABANDONED: usize = 256;
 
 /// Everything that changes together.
 #[derive(Default)]
@@ -100,6 +105,22 @@ pub struct Slot {
     capacity: Arc<Capacity>,
 }
 
+impl Slot {
+    /// The request was given up, but its server may still be working on it: the slot stays taken until the health thread
+    /// sees it free, and is given back at once when no one takes care of it.
+    pub fn abandon(self) {
+        if let Some(keeper) = self.capacity.abandoned.get().cloned() {
+            // What cannot be sent comes back in the error, and is dropped with it.
+            let _ = keeper.try_send(self);
+        }
+    }
+
+    /// Whether it is at this endpoint.
+    pub fn is_at(&self, live: &Arc<Live>) -> bool {
+        Arc::ptr_eq(&self.live, live)
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut floor = lock(&self.capacity.floor);
@@ -170,6 +191,13 @@ impl Capacity {
         let (lives, background) = (wanted.lives.to_vec(), wanted.background);
         floor.line.push(Waiter { number, lives, order, background, others: 0, grant });
         Entry::Wait(Waiting { number, capacity: Arc::clone(self), grant: granted })
+    }
+
+    /// The slots that are abandoned from now on; may be called once.
+    pub fn abandoned(&self) -> Receiver<Slot> {
+        let (sender, receiver) = bounded(MOST_ABANDONED);
+        let _ = self.abandoned.set(sender);
+        receiver
     }
 
     /// Limits may have changed: whoever fits now goes in.

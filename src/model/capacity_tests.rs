@@ -224,3 +224,27 @@ fn turns_are_kept_by_route_and_bounded() {
     }
     assert!(lock(&capacity.floor).turns.len() <= MOST_TURNS);
 }
+
+#[test]
+fn an_abandoned_slot_stays_taken_until_whoever_keeps_it_drops_it() {
+    // L1
+    let capacity = Arc::<Capacity>::default();
+    let lives = [live(1)];
+    let wanted = Wanted { lives: &lives, background: false, length: 1, route: "m" };
+    let enter = || match capacity.enter(&wanted, |_| vec![0]) {
+        Entry::In(_, slot) => slot,
+        _ => panic!("there is room"),
+    };
+    enter().abandon();
+    assert_eq!(lives[0].in_flight(), 0, "nobody keeps it");
+    let abandoned = capacity.abandoned();
+    enter().abandon();
+    assert!(!lives[0].has_room());
+    let slot = abandoned.try_recv().expect("it was handed over");
+    assert!(slot.is_at(&lives[0]) && !slot.is_at(&live(1)));
+    drop(slot);
+    assert_eq!(lives[0].in_flight(), 0);
+    drop(abandoned);
+    enter().abandon();
+    assert_eq!(lives[0].in_flight(), 0, "nobody keeps it any more");
+}

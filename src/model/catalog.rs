@@ -162,10 +162,28 @@ fn with_place(
     entry
 }
 
+/// The models in the body of an upstream's `/v1/models` answer, a BOM in front of it or not.
+///
+/// # Errors
+/// It is no list of models: what it is instead, as the rest of a sentence.
+pub fn list_of(body: &[u8]) -> Result<Vec<Model>, &'static str> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let is_html = body.trim_ascii_start().starts_with(b"<");
+    let answer = serde_json::from_slice(body).map_err(|_| if is_html { "is HTML" } else { "is not JSON" })?;
+    models_of(&answer)
+}
+
 /// The entries of an upstream's `/v1/models` answer: `data`, llama-server's router and plain lists.
-/// `None` if it is no list of models.
-pub fn models_of(answer: &Value) -> Option<Vec<Model>> {
-    let list = answer.get("data").or_else(|| answer.get("models")).unwrap_or(answer).as_array()?;
+///
+/// # Errors
+/// As [`list_of`].
+pub fn models_of(answer: &Value) -> Result<Vec<Model>, &'static str> {
+    let list = answer.get("data").or_else(|| answer.get("models")).unwrap_or(answer);
+    // Ollama without models.
+    if list.is_null() && answer.is_object() {
+        return Ok(Vec::new());
+    }
+    let list = list.as_array().ok_or(if answer.get("error").is_some() { "is an error" } else { "has no `data`" })?;
     let mut models = Vec::new();
     for item in list.iter().take(MOST_MODELS) {
         // S000-14: an entry with `name` and no `id` counts by `name`.
@@ -179,7 +197,7 @@ pub fn models_of(answer: &Value) -> Option<Vec<Model>> {
         let aliases = aliases.filter(|a| *a != id && !a.is_empty()).map(str::to_owned).collect();
         models.push(Model { id: id.to_owned(), aliases, fields: public(fields) });
     }
-    (list.is_empty() || !models.is_empty()).then_some(models)
+    if models.is_empty() && !list.is_empty() { Err("has no entry with an `id`") } else { Ok(models) }
 }
 
 /// An entry without what concerns only the upstream's own machine: a router lists whole command lines.
@@ -211,7 +229,7 @@ mod tests {
     fn endpoint(name: &str, models: &[&str]) -> Endpoint {
         let mut endpoint = Endpoint::new(config::Endpoint::plain(name, "127.0.0.1", 8001), clock::now());
         let list: Vec<Value> = models.iter().map(|m| json!({"id": m, "meta": {"n_ctx": 1}})).collect();
-        endpoint.models = models_of(&json!({"data": list})).map(Arc::new);
+        endpoint.models = models_of(&json!({"data": list})).ok().map(Arc::new);
         endpoint
     }
 
@@ -262,7 +280,7 @@ mod tests {
     fn aliases_are_known_names_and_entries_count_by_name_without_id() {
         let list = json!({"data": [{"id": "a", "aliases": ["a", "b"]}, {"name": "c"}, {"x": 1}]});
         let mut one = endpoint("one", &[]);
-        one.models = models_of(&list).map(Arc::new);
+        one.models = models_of(&list).ok().map(Arc::new);
         let (catalog, _) = listing(vec![one]);
         assert_eq!(catalog.names().collect::<Vec<_>>(), ["a", "c"]);
         assert!(entry(catalog.listed(), "b").is_some_and(|entry| entry.contains(r#""id":"a""#)));
@@ -298,7 +316,20 @@ mod tests {
     #[test]
     fn what_is_no_list_is_no_catalogue() {
         for bad in [json!("x"), json!({"data": "x"}), json!({"data": [1]}), json!(null)] {
-            assert_eq!(models_of(&bad), None, "{bad}");
+            assert!(models_of(&bad).is_err(), "{bad}");
+        }
+        // R09
+        let table: [(&[u8], _); 7] = [
+            (b"<!doctype html>", Err("is HTML")),
+            (b"", Err("is not JSON")),
+            (br#"{"data":["a","b"]}"#, Err("has no entry with an `id`")),
+            (br#"{"error":{"message":"no"}}"#, Err("is an error")),
+            (br#"{"object":"list"}"#, Err("has no `data`")),
+            (br#"{"object":"list","data":null}"#, Ok(0)),
+            (b"\xef\xbb\xbf{\"data\":[{\"id\":\"m\"}]}", Ok(1)),
+        ];
+        for (body, wanted) in table {
+            assert_eq!(list_of(body).map(|models| models.len()), wanted, "{}", String::from_utf8_lossy(body));
         }
     }
 }

@@ -1,17 +1,23 @@
 //! An endpoint as a request sees it: what the user configured, what was learnt, what is going on there.
 
-use super::standing::Standing;
+use super::standing::{Standing, State};
 use super::strategy::Load;
-use crate::config::{self, MaxConcurrent};
+use crate::base::lock::lock;
+use crate::config::{self, MaxConcurrent, Probe};
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Traffic within this time is a sign of life (SPEC section 6, busy).
 const RECENT: Duration = Duration::from_secs(10);
 /// The longest cool-down after a 429 (SPEC section 5).
 const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// Paths and models of one endpoint that are known not to stream.
+const MOST_STREAMLESS: usize = 64;
 
 /// Caches of all endpoints, counted so that no two lives of any have the same number.
 static NEXT_CACHE: AtomicU32 = AtomicU32::new(0);
@@ -27,8 +33,6 @@ pub struct Endpoint {
     pub standing: Standing,
     /// What it listed last, if it ever did.
     pub models: Option<Arc<Vec<Model>>>,
-    /// When it listed.
-    pub listed_at: Option<Instant>,
     /// `total_slots` of llama-server's `/props`.
     pub slots: Option<u32>,
     /// `n_ctx` of llama-server's `/props`.
@@ -54,7 +58,6 @@ impl Endpoint {
             live: Arc::new(Live::new(epoch)),
             standing: Standing::default(),
             models: None,
-            listed_at: None,
             slots: None,
             context: None,
         }
@@ -68,6 +71,15 @@ impl Endpoint {
     /// Enabled, and nothing known against it.
     pub fn is_available(&self) -> bool {
         self.config.enabled && self.standing.is_available()
+    }
+
+    /// What it serves is not known yet: it has never told its models, and does not answer now.
+    pub fn is_unheard(&self) -> bool {
+        let is_silent = match self.config.probe {
+            Probe::Never => self.standing.state == State::Failing,
+            _ => !self.standing.answered,
+        };
+        self.config.enabled && self.config.models.is_empty() && self.models.is_none() && is_silent
     }
 
     /// Every name it serves: as configured, else as discovered with aliases.
@@ -109,6 +121,10 @@ pub struct Live {
     patience: AtomicU64,
     /// Milliseconds since `epoch` until which it asked to be left alone (`Retry-After` of a 429).
     rest: AtomicU64,
+    /// Milliseconds since `epoch` of the last connection that it refused; 0 = never.
+    refused: AtomicU64,
+    /// What asked for a stream there and got none.
+    streamless: Mutex<VecDeque<u64>>,
     /// Which of several keys is next.
     key: AtomicUsize,
     /// Tokens that were generated, asked for, and found in its cache, as far as it tells; for eyes only.
@@ -125,6 +141,8 @@ impl Live {
             moved: AtomicU64::new(0),
             patience: AtomicU64::new(0),
             rest: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            streamless: Mutex::default(),
             key: AtomicUsize::new(0),
             tokens: Default::default(),
         }
@@ -172,6 +190,7 @@ impl Live {
     /// It was restarted: its prompt cache is empty.
     pub fn restarted(&self) {
         self.cache.store(NEXT_CACHE.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        lock(&self.streamless).clear();
     }
 
     /// A request was sent and may stay unanswered for `first_byte`.
@@ -206,6 +225,34 @@ impl Live {
         self.millis(now) < self.rest.load(Ordering::Relaxed)
     }
 
+    /// A connection was refused: whatever listened there does not any more.
+    pub fn note_refused(&self, now: Instant) {
+        self.refused.store(self.millis(now).max(1), Ordering::Relaxed);
+    }
+
+    /// Whether a connection was refused after `then`.
+    pub fn refused_since(&self, then: Instant) -> bool {
+        self.refused.load(Ordering::Relaxed) > self.millis(then)
+    }
+
+    /// It answered `"stream": true` with something else at this path, for this model.
+    pub fn note_streamless(&self, path: &str, model: Option<&str>) {
+        let what = digest(path, model);
+        let mut known = lock(&self.streamless);
+        if known.contains(&what) {
+            return;
+        }
+        if known.len() == MOST_STREAMLESS {
+            known.pop_front();
+        }
+        known.push_back(what);
+    }
+
+    /// Whether it did so once.
+    pub fn is_streamless(&self, path: &str, model: Option<&str>) -> bool {
+        lock(&self.streamless).contains(&digest(path, model))
+    }
+
     /// Notes tokens: generated, of prompts, and of these found in its cache.
     pub fn count_tokens(&self, tokens: [u64; 3]) {
         for (sum, new) in self.tokens.iter().zip(tokens) {
@@ -222,6 +269,12 @@ impl Live {
     pub fn next_key(&self, keys: usize) -> usize {
         if keys < 2 { 0 } else { self.key.fetch_add(1, Ordering::Relaxed) % keys }
     }
+}
+
+fn digest(path: &str, model: Option<&str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (path, model).hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -254,6 +307,32 @@ mod tests {
         assert!(live.is_cooling(start + 4 * second) && !live.is_cooling(start + 5 * second));
         live.cool_down(start, 3600 * second);
         assert!(live.is_cooling(start + 59 * second) && !live.is_cooling(start + 60 * second));
+    }
+
+    #[test]
+    fn a_refusal_counts_for_what_was_sent_before_it() {
+        // L5
+        let start = clock::now();
+        let live = Live::new(start);
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!(!live.refused_since(start));
+        live.note_refused(at(20));
+        assert!(live.refused_since(at(10)) && !live.refused_since(at(20)) && !live.refused_since(at(30)));
+    }
+
+    #[test]
+    fn what_does_not_stream_is_known_by_path_and_model_within_bounds() {
+        // R02
+        let live = Live::new(clock::now());
+        live.note_streamless("/v1/messages", Some("m"));
+        assert!(live.is_streamless("/v1/messages", Some("m")));
+        assert!(!live.is_streamless("/v1/messages", Some("n")) && !live.is_streamless("/v1/responses", Some("m")));
+        for n in 0..1000 {
+            live.note_streamless("/v1/messages", Some(&n.to_string()));
+        }
+        assert_eq!(live.streamless.lock().expect("not poisoned").len(), MOST_STREAMLESS);
+        live.restarted();
+        assert!(!live.is_streamless("/v1/messages", Some("999")), "another program may listen there now");
     }
 
     #[test]

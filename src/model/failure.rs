@@ -86,6 +86,8 @@ pub enum Kind {
     UpstreamTimeout,
     /// 505
     VersionUnsupported,
+    /// 508: the request has been here before.
+    Loop,
     /// 507: no room on the disk.
     StorageFull,
 }
@@ -121,6 +123,7 @@ impl Kind {
             Self::QueueTimeout => (503, "queue_timeout", "queue_timeout"),
             Self::Draining => (503, "overloaded", "draining"),
             Self::UpstreamTimeout => (504, "upstream_timeout", "upstream_timeout"),
+            Self::Loop => (508, REQUEST, "loop_detected"),
             Self::StorageFull => (507, "storage_error", "storage_full"),
             Self::VersionUnsupported => (505, REQUEST, "http_version_not_supported"),
         }

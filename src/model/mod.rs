@@ -1,6 +1,7 @@
 //! The domain without I/O: what an endpoint is, who serves which model, what a client asked, what went wrong.
 
 pub mod affinity;
+pub mod body;
 pub mod bucket;
 pub mod caller;
 pub mod capacity;

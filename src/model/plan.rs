@@ -44,6 +44,8 @@ pub struct Plan {
     pub retry: Retry,
     /// `x-llmproxy-reason`: why the first is the first, as long as the strategy has no word of its own.
     pub reason: &'static str,
+    /// An endpoint that is down would be a candidate too.
+    pub is_short: bool,
 }
 
 /// What a request asks for.
@@ -81,6 +83,17 @@ pub enum Planned {
     Unknown,
     /// No.
     Refused(Failure),
+}
+
+impl Planned {
+    /// Whether an endpoint that is down could be of use.
+    pub fn is_short(&self) -> bool {
+        match self {
+            Self::Plan(plan) => plan.is_short,
+            Self::Unknown => false,
+            Self::Refused(failure) => failure.kind == Kind::NoEndpoint,
+        }
+    }
 }
 
 /// Who may be tried for a wish, within a scope.
@@ -140,6 +153,7 @@ fn named(snapshot: &Snapshot, name: &str, scope: &Scope) -> Planned {
         strategy: route.and_then(|route| route.strategy).unwrap_or(strategy(snapshot, scope)),
         route: turn(name, scope),
         retry: retry(snapshot, scope),
+        is_short: known.len() < all,
         candidates: known,
     })
 }
@@ -215,6 +229,12 @@ fn only(snapshot: &Snapshot, scope: &Scope) -> Planned {
     }
 }
 
+/// The one endpoint that has what is asked about, the request as it is.
+pub fn at(snapshot: &Snapshot, name: &str, scope: &Scope) -> Option<Plan> {
+    let found = open(snapshot, scope).into_iter().find(|candidate| candidate.endpoint.name() == name)?;
+    Some(anywhere(snapshot, scope, vec![found], "session"))
+}
+
 /// Any endpoint, the request as it is.
 fn anyone(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
     match open(snapshot, scope) {
@@ -226,7 +246,9 @@ fn anyone(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
 /// A plan that belongs to no model.
 fn anywhere(snapshot: &Snapshot, scope: &Scope, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
     let (strategy, retry) = (strategy(snapshot, scope), retry(snapshot, scope));
-    Plan { candidates, strategy, route: turn("", scope), retry, reason }
+    let is_short =
+        snapshot.enabled().any(|endpoint| !endpoint.is_available() && candidate(0, endpoint, scope).is_some());
+    Plan { candidates, strategy, route: turn("", scope), retry, reason, is_short }
 }
 
 /// Every endpoint that could be used now.
@@ -256,8 +278,15 @@ pub fn unknown(snapshot: &Snapshot, name: &str, scope: &Scope) -> Result<Plan, F
     }
 }
 
-/// 404 with what could have been asked for instead.
+/// 404 with what could have been asked for instead; 503 while an endpoint is away that has not told yet what it serves.
 pub fn not_found(snapshot: &Snapshot, name: &str, scope: &Scope) -> Failure {
+    if snapshot.enabled().any(|endpoint| endpoint.is_unheard() && candidate(0, endpoint, scope).is_some()) {
+        let text = format!(
+            "The model `{}` is not known, but an endpoint that has not listed its models yet is unavailable.",
+            shown(name)
+        );
+        return Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK);
+    }
     let text = format!("The model `{}` is not served here; GET /v1/models lists what is.", shown(name));
     let mut failure = Failure::new(Kind::ModelNotFound, text).param("model");
     failure.available_models = Some(snapshot.listed(scope).iter().map(|one| one.id.clone()).collect());

@@ -10,16 +10,22 @@ use super::standing::Observation;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::base::lock::{lock, read, write};
+use crate::base::recent::Recent;
 use crate::config::{self, Config};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 /// An unknown model asks the endpoints again at most this often.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// Requests wait for a refresh until this long after it began: an endpoint that hangs holds no workers.
+const REFRESH_WAIT: Duration = Duration::from_secs(2);
 /// Notices that may wait for the health thread; more are dropped, since each only asks it to look.
 const NOTICES: usize = 256;
+/// Conversations whose endpoint is known: as many as were begun lately, and at most twice that.
+const CONVERSATIONS: usize = 512;
 /// A waiting request looks this often whether its client is still there.
 const GLANCE: Duration = Duration::from_millis(100);
 
@@ -113,10 +119,18 @@ fn grouped(group: &config::Group, endpoints: &[Arc<Endpoint>]) -> Group {
     Group { config: group.clone(), endpoints: members.collect() }
 }
 
+fn digest(id: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// What the health thread is told.
 pub enum Notice {
     /// A real request found this out about an endpoint.
     Seen(String, Observation),
+    /// A request could use endpoints that are down: ask them again soon.
+    Wanted,
     /// Ask every endpoint for its models now.
     Refresh,
     /// Probe everything now and tell when it is done.
@@ -130,6 +144,7 @@ pub struct Shared {
     current: RwLock<Arc<Snapshot>>,
     capacity: Arc<Capacity>,
     affinity: Affinity,
+    conversations: Mutex<Recent<u64, String>>,
     writer: Mutex<()>,
     notices: Sender<Notice>,
     refresh: Mutex<Refresh>,
@@ -139,7 +154,8 @@ pub struct Shared {
 #[derive(Default)]
 struct Refresh {
     rounds: u64,
-    running: bool,
+    /// When the one that is running began.
+    running: Option<Instant>,
     last: Option<Instant>,
 }
 
@@ -152,6 +168,7 @@ impl Shared {
         let shared = Self {
             capacity,
             affinity: Affinity::default(),
+            conversations: Mutex::new(Recent::new(CONVERSATIONS)),
             current: RwLock::new(Arc::new(first)),
             writer: Mutex::new(()),
             notices,
@@ -179,14 +196,40 @@ impl Shared {
         &self.affinity
     }
 
+    /// An endpoint has the conversation that its client calls so (`X-Conversation-Id`).
+    pub fn note_conversation(&self, id: &[u8], endpoint: &str) {
+        lock(&self.conversations).put(digest(id), endpoint.to_owned());
+    }
+
+    /// The endpoint that has a conversation.
+    pub fn conversation(&self, id: &[u8]) -> Option<String> {
+        lock(&self.conversations).get(&digest(id)).cloned()
+    }
+
     /// The places at all endpoints.
     pub fn capacity(&self) -> &Arc<Capacity> {
         &self.capacity
     }
 
-    /// Tells the health thread, without ever waiting for it. False if its inbox is full.
+    /// Tells the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
+    /// answered at once then.
     pub fn notify(&self, notice: Notice) -> bool {
-        self.notices.try_send(notice).is_ok()
+        match self.notices.try_send(notice).map_err(TrySendError::into_inner) {
+            Ok(()) => true,
+            Err(refused) => {
+                if let Notice::Force(answer) = refused {
+                    answer();
+                }
+                false
+            }
+        }
+    }
+
+    /// Tells the health thread that endpoints that are down could be of use. Said often, so never in the way of others.
+    pub fn want(&self) {
+        if self.notices.len() < NOTICES / 2 {
+            self.notify(Notice::Wanted);
+        }
     }
 
     /// Ends the health thread: the one notice that is waited for, since it must not get lost.
@@ -194,36 +237,36 @@ impl Shared {
         let _ = self.notices.send_timeout(Notice::Stop, REFRESH_EVERY);
     }
 
-    /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a
-    /// moment ago. False when it could not be had by `until` or the client has left.
-    pub fn refresh(&self, gone: &Gone, until: Instant) -> bool {
+    /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a moment ago, or if it
+    /// has taken too long already.
+    pub fn refresh(&self, gone: &Gone) {
         let mut state = lock(&self.refresh);
         let now = clock::now();
-        if !state.running {
-            if state.last.is_some_and(|last| now.saturating_duration_since(last) < REFRESH_EVERY) {
-                return true;
+        if state.running.is_none() {
+            let is_fresh = state.last.is_some_and(|last| now.saturating_duration_since(last) < REFRESH_EVERY);
+            if is_fresh || !self.notify(Notice::Refresh) {
+                return;
             }
-            state.running = self.notify(Notice::Refresh);
+            state.running = Some(now);
         }
         let rounds = state.rounds;
-        while state.running && state.rounds == rounds {
-            let rest = until.saturating_duration_since(clock::now());
+        while let Some(began) = state.running.filter(|_| state.rounds == rounds) {
+            let rest = (began + REFRESH_WAIT).saturating_duration_since(clock::now());
             if rest.is_zero() || gone.has_left() {
-                return false;
+                return;
             }
             state = match self.refreshed.wait_timeout(state, rest.min(GLANCE)) {
                 Ok((guard, _)) => guard,
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
-        true
     }
 
     /// The health thread has read every catalogue.
     pub fn refreshed(&self) {
         let mut state = lock(&self.refresh);
         state.rounds += 1;
-        state.running = false;
+        state.running = None;
         state.last = Some(clock::now());
         self.refreshed.notify_all();
     }

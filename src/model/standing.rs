@@ -9,7 +9,7 @@ pub enum State {
     Unknown,
     /// The last probe succeeded.
     Healthy,
-    /// Failed, but not yet often enough in a row.
+    /// Failed, but not yet often enough in a row; or its list of models is none.
     Failing,
     /// Failed `failureThreshold` times in a row.
     Unhealthy,
@@ -46,6 +46,13 @@ pub enum Observation {
     Loading,
     /// It did not answer, but it is working for us.
     Busy,
+    /// It answered 2xx, but its list of models is none.
+    NoList {
+        /// What is wrong with the list.
+        why: String,
+        /// Nothing else tells which models it serves.
+        needed: bool,
+    },
 }
 
 impl Observation {
@@ -66,46 +73,72 @@ pub struct Standing {
     pub last_check: Option<SystemTime>,
     /// What was wrong last; none after a success [S000-30].
     pub last_error: Option<String>,
+    /// The last probe was answered with success.
+    pub answered: bool,
+    /// Out until a probe succeeds, however few failures there were.
+    pub is_out: bool,
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { state: State::Unknown, failures: 0, last_check: None, last_error: None }
+        let (last_check, last_error) = (None, None);
+        Self { state: State::Unknown, failures: 0, last_check, last_error, answered: false, is_out: false }
     }
 }
 
 impl Standing {
-    /// The standing after an observation; `threshold` failures in a row make it unhealthy.
+    /// The standing after an observation; `threshold` failures in a row make it unhealthy, and an endpoint that is out
+    /// comes back only by a success.
     #[must_use]
     pub fn observe(&self, seen: Observation, threshold: u32, at: SystemTime) -> Self {
         let last_check = Some(at);
+        let (state, last_error) = (State::Healthy, None);
+        let healthy = Self { state, failures: 0, last_check, last_error, answered: true, is_out: false };
         match seen {
-            Observation::Up => Self { state: State::Healthy, failures: 0, last_check, last_error: None },
+            Observation::Up => healthy,
+            // Not a failure that adds up: the endpoint answers, and explicit routes may still use it.
+            Observation::NoList { why, needed: true } => {
+                Self { state: State::Failing, failures: 1, last_error: Some(why), ..healthy }
+            }
+            Observation::NoList { why, needed: false } => Self { last_error: Some(why), ..healthy },
             Observation::Loading => {
                 let last_error = Some("the model is being loaded".to_owned());
-                Self { state: State::Loading, failures: self.failures, last_check, last_error }
+                Self { state: State::Loading, last_check, last_error, answered: false, ..self.clone() }
             }
             // Busy is not dead, and not proof of health either: what was known stays known.
             Observation::Busy => {
-                let state = if self.state == State::Unhealthy { State::Unhealthy } else { State::Busy };
+                let state = if self.is_available() { State::Busy } else { self.state };
                 Self { state, last_check, ..self.clone() }
             }
             Observation::Down(why) | Observation::Refused(why) => {
                 let failures = self.failures.saturating_add(1);
                 let state = if failures >= threshold { State::Unhealthy } else { State::Failing };
-                Self { state, failures, last_check, last_error: Some(why) }
+                let is_out = !self.is_available();
+                Self { state, failures, last_check, last_error: Some(why), answered: false, is_out }
             }
         }
     }
 
-    /// Whether requests may be sent there.
-    pub fn is_available(&self) -> bool {
-        matches!(self.state, State::Unknown | State::Healthy | State::Failing | State::Busy)
+    /// The same for an endpoint that a request could not connect to.
+    #[must_use]
+    pub fn taken_out(self) -> Self {
+        Self { is_out: true, ..self }
     }
 
-    /// The `healthy` of `/health`: everything but down; loading counts as alive but not as healthy.
+    /// The same with its last failure taken back, so that a repetition of that failure counts once.
+    #[must_use]
+    pub fn uncounted(&self) -> Self {
+        Self { failures: self.failures.saturating_sub(1), ..self.clone() }
+    }
+
+    /// Whether requests may be sent there.
+    pub fn is_available(&self) -> bool {
+        self.is_healthy() && !self.is_out
+    }
+
+    /// The `healthy` of `/health`: fewer failures in a row than the threshold [S000-07], and not loading.
     pub fn is_healthy(&self) -> bool {
-        self.is_available()
+        matches!(self.state, State::Unknown | State::Healthy | State::Failing | State::Busy)
     }
 }
 
@@ -115,49 +148,92 @@ mod tests {
 
     const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
-    fn after(seen: &[Observation]) -> Standing {
-        seen.iter().fold(Standing::default(), |standing, o| standing.observe(o.clone(), 3, NOW))
+    /// `u` up, `d` down, `r` refused, `l` loading, `b` busy, `n` no list.
+    fn seen(letter: char) -> Observation {
+        match letter {
+            'u' => Observation::Up,
+            'd' => Observation::Down("down".into()),
+            'r' => Observation::Refused("refused".into()),
+            'l' => Observation::Loading,
+            'b' => Observation::Busy,
+            _ => Observation::NoList { why: "no list".into(), needed: true },
+        }
     }
 
-    fn down() -> Observation {
-        Observation::Down("refused".into())
-    }
-
-    #[test]
-    fn the_nth_failure_in_a_row_is_unhealthy_and_one_success_heals() {
-        // S000-07
-        assert!(after(&[down(), down()]).is_available());
-        let gone = after(&[down(), down(), down(), down()]);
-        assert_eq!((gone.state, gone.failures, gone.is_available()), (State::Unhealthy, 4, false));
-        assert_eq!(gone.last_error.as_deref(), Some("refused"));
-        let back = gone.observe(Observation::Up, 3, NOW);
-        assert_eq!((back.state, back.failures, back.last_error), (State::Healthy, 0, None));
+    fn after(letters: &str) -> Standing {
+        letters.chars().fold(Standing::default(), |standing, letter| standing.observe(seen(letter), 3, NOW))
     }
 
     #[test]
-    fn failures_count_only_in_a_row() {
-        assert_eq!(after(&[down(), down(), Observation::Up, down(), down()]).state, State::Failing);
+    fn observations_in_a_row_make_a_state_and_a_count() {
+        // S8, C17, S000-07, S000-29
+        let table = [
+            ("", State::Unknown, 0),
+            ("u", State::Healthy, 0),
+            ("d", State::Failing, 1),
+            ("dd", State::Failing, 2),
+            ("ddd", State::Unhealthy, 3),
+            ("drdr", State::Unhealthy, 4),
+            ("ddddu", State::Healthy, 0),
+            ("ddudd", State::Failing, 2),
+            // Loading is not a failure; one that fails while it loads is not back.
+            ("dl", State::Loading, 1),
+            ("lu", State::Healthy, 0),
+            ("ld", State::Failing, 1),
+            ("lddd", State::Unhealthy, 3),
+            // Busy keeps what is known, and brings nobody back.
+            ("ubbb", State::Busy, 0),
+            ("dbd", State::Failing, 2),
+            ("dbdbd", State::Unhealthy, 3),
+            ("dddb", State::Unhealthy, 3),
+            ("lb", State::Loading, 0),
+            // R09: a list that is none never takes an endpoint out, and does not add up.
+            ("nnnn", State::Failing, 1),
+            ("dddn", State::Failing, 1),
+            ("nu", State::Healthy, 0),
+        ];
+        for (letters, state, failures) in table {
+            let standing = after(letters);
+            assert_eq!((standing.state, standing.failures), (state, failures), "{letters}");
+        }
     }
 
     #[test]
-    fn loading_is_no_failure_and_not_available() {
-        let loading = after(&[down(), Observation::Loading]);
-        assert_eq!((loading.state, loading.failures, loading.is_available()), (State::Loading, 1, false));
-        assert!(loading.observe(Observation::Up, 3, NOW).is_available());
+    fn one_that_was_taken_out_at_once_comes_back_only_by_a_success() {
+        // L2, L3; the threshold is for what `/health` calls healthy.
+        for out in [after("ud").taken_out(), after("ur").taken_out(), after("ld")] {
+            assert_eq!((out.state, out.failures, out.is_available()), (State::Failing, 1, false));
+            for still in ['d', 'r', 'b', 'l'] {
+                assert!(!out.observe(seen(still), 3, NOW).is_available(), "{still}");
+            }
+            for back in ['u', 'n'] {
+                assert!(out.observe(seen(back), 3, NOW).is_available(), "{back}");
+            }
+        }
     }
 
     #[test]
-    fn busy_is_never_dead_and_never_heals_the_dead() {
-        let busy = after(&[Observation::Up, Observation::Busy, Observation::Busy, Observation::Busy]);
-        assert_eq!((busy.state, busy.is_available()), (State::Busy, true));
-        let dead = after(&[down(), down(), down(), Observation::Busy]);
-        assert!(!dead.is_available());
+    fn a_failure_that_is_taken_back_and_seen_again_counts_once() {
+        // L3
+        let once = after("d");
+        assert_eq!(once.uncounted().observe(seen('r'), 3, NOW).failures, 1);
+        assert_eq!(after("").uncounted().failures, 0);
+    }
+
+    #[test]
+    fn the_last_error_is_what_was_wrong_last() {
+        // S000-30
+        let error = |letters: &str| after(letters).last_error;
+        assert_eq!((error("dr").as_deref(), error("dru")), (Some("refused"), None));
+        assert_eq!(error("un").as_deref(), Some("no list"));
+        let listed = after("u").observe(Observation::NoList { why: "x".into(), needed: false }, 3, NOW);
+        assert_eq!((listed.state, listed.failures, listed.last_error.as_deref()), (State::Healthy, 0, Some("x")));
     }
 
     #[test]
     fn before_the_first_probe_an_endpoint_is_given_a_chance() {
         // S000-29
         let new = Standing::default();
-        assert!(new.is_healthy() && new.last_check.is_none() && new.failures == 0);
+        assert!(new.is_healthy() && new.last_check.is_none() && new.failures == 0 && !new.answered);
     }
 }

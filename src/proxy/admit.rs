@@ -64,7 +64,7 @@ impl<'a> Admission<'a> {
     /// Nothing tried yet.
     pub fn new(errand: &'a Errand<'a>, plan: Plan) -> Self {
         let left = (0..plan.candidates.len()).collect();
-        let counts = plan.strategy == Strategy::Affinity && plan.candidates.len() > 1 && errand.forward.takes_place();
+        let counts = plan.strategy == Strategy::Affinity && plan.candidates.len() > 1 && errand.takes_place();
         let marks = counts.then(|| {
             let fields = &errand.request.head.fields;
             let sessions =
@@ -84,10 +84,10 @@ impl<'a> Admission<'a> {
         self.left.clone_from(&self.order);
     }
 
-    /// Whether a candidate that is left tells a larger context than this.
+    /// Whether a candidate that is left tells a larger context than this, or any if this one is not known.
     pub fn has_larger(&self, context: Option<u64>) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].endpoint.context;
-        self.left.iter().any(|index| context.is_some() && size(index) > context)
+        self.left.iter().any(|index| size(index) > context)
     }
 
     /// Leaves only candidates with a larger context than `context`, the smallest of them first.
@@ -99,7 +99,7 @@ impl<'a> Admission<'a> {
 
     /// A place at the next candidate, which is then no longer left.
     pub fn next(&mut self) -> Admitted {
-        let admitted = if self.errand.forward.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
+        let admitted = if self.errand.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
         if let Admitted::At(index, _) = admitted {
             if let Some(marks) = &self.marks {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();
@@ -173,6 +173,7 @@ impl<'a> Admission<'a> {
         };
         gone.detach();
         self.queued += clock::now().saturating_duration_since(began);
+        self.errand.queued.set(self.queued);
         admitted
     }
 

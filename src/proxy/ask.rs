@@ -16,6 +16,8 @@ pub struct Ask {
     /// The client wants a stream (`"stream": true`).
     pub stream: bool,
     optional: bool,
+    /// The body is compressed: it goes on as it is where nothing needs to be read.
+    pub sealed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,10 +55,13 @@ pub fn ask(request: &Request, forward: &Forward) -> Result<Ask, Failure> {
         Names::Raw => {
             // Only whether it is a stream is of interest, and only of what can be understood.
             let stream = peek::json(body).is_ok_and(|peek| peek.stream);
-            Ok(Ask { named: None, place: Place::Whole, stream, optional: true })
+            Ok(Ask { named: None, place: Place::Whole, stream, optional: true, sealed: false })
         }
         Names::Query | Names::QueryOnly => {
-            Ok(Ask { named: from_query()?, place: Place::Query, stream: false, optional: true })
+            Ok(Ask { named: from_query()?, place: Place::Query, stream: false, optional: true, sealed: false })
+        }
+        Names::Body | Names::BodyOnly if is_compressed(request) => {
+            Ok(Ask { named: from_query()?, place: Place::Query, stream: false, optional: true, sealed: true })
         }
         Names::Body | Names::BodyOnly => {
             let must_name = forward.names == Names::BodyOnly;
@@ -74,21 +79,35 @@ pub fn ask(request: &Request, forward: &Forward) -> Result<Ask, Failure> {
     }
 }
 
+fn field(request: &Request, name: header::HeaderName) -> String {
+    request.head.fields.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default()
+}
+
+fn is_compressed(request: &Request) -> bool {
+    let coding = field(request, header::CONTENT_ENCODING);
+    !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")
+}
+
+/// 415 for a compressed body that would have to be read.
+pub fn unreadable() -> Failure {
+    let text = "A compressed request body cannot be read here, and its model decides where it goes; send it without \
+                Content-Encoding, or name the model in the query (?model=).";
+    Failure::new(Kind::NotJson, text)
+}
+
 fn in_body(request: &Request, body: &[u8]) -> Result<Ask, Failure> {
-    let field = |name: &header::HeaderName| {
-        request.head.fields.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default()
-    };
-    let coding = field(&header::CONTENT_ENCODING);
-    if !coding.is_empty() && !coding.eq_ignore_ascii_case("identity") {
-        let text = "A compressed request body cannot be read here; send it without Content-Encoding.";
-        return Err(Failure::new(Kind::InvalidBody, text));
-    }
-    let kind = field(&header::CONTENT_TYPE);
+    let kind = field(request, header::CONTENT_TYPE);
     if kind.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
-        return Ok(Ask { named: multipart(&kind, body)?, place: Place::Form, stream: false, optional: false });
+        return Ok(Ask {
+            named: multipart(&kind, body)?,
+            place: Place::Form,
+            stream: false,
+            optional: false,
+            sealed: false,
+        });
     }
     let peek = peek::json(body)?;
-    Ok(Ask { named: peek.model, place: Place::Json, stream: peek.stream, optional: false })
+    Ok(Ask { named: peek.model, place: Place::Json, stream: peek.stream, optional: false, sealed: false })
 }
 
 fn unknown_path() -> Failure {

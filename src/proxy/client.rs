@@ -1,7 +1,7 @@
 //! The client's end while an answer is awaited and relayed: keeps a silent stream alive with comment lines,
 //! and says what went wrong in the way that is still open: a status, an event, or a cut.
 
-use super::tokens::Tail;
+use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::config::SsePing;
 use crate::http::head::Fields;
@@ -27,6 +27,10 @@ pub struct Client {
     gone: Arc<Gone>,
     every: Duration,
     due: Cell<Option<Instant>>,
+    /// What is being waited for takes no pings.
+    held: Cell<bool>,
+    /// Who is being asked: the fields of a head that goes out early.
+    asked: RefCell<Vec<(HeaderName, HeaderValue)>>,
     early: Cell<bool>,
     sent: Cell<u64>,
     ongoing: Arc<Ongoing>,
@@ -49,6 +53,8 @@ impl Client {
             gone,
             every: ping.map_or(Duration::MAX, |(ping, _)| ping.every),
             due: Cell::new(ping.and_then(|(ping, asked)| asked.checked_add(ping.after))),
+            held: Cell::new(false),
+            asked: RefCell::default(),
             early: Cell::new(false),
             sent: Cell::new(0),
             ongoing,
@@ -66,7 +72,35 @@ impl Client {
         field.and_then(|value| value.to_str().ok()).unwrap_or("-")
     }
 
-    /// A 200 head went out before any endpoint answered.
+    /// No comment lines until further notice, if so: they would spoil what is being waited for.
+    pub fn hold_pings(&self, held: bool) {
+        self.held.set(held);
+    }
+
+    /// What an early head tells of who is being asked.
+    pub fn asking(&self, asked: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>) {
+        if self.due.get().is_some() {
+            self.asked.replace(asked());
+        }
+    }
+
+    /// Passes on comments of an endpoint before its first event, whole lines, under the head that `fields` makes if
+    /// none is out.
+    ///
+    /// # Errors
+    /// The client has left.
+    pub fn comments(&self, lines: &[u8], fields: impl FnOnce() -> Fields) -> io::Result<()> {
+        if !self.early.replace(true) {
+            self.start(StatusCode::OK, &fields(), Length::Open);
+        }
+        self.piece(lines)?;
+        if let Some(due) = self.due.get() {
+            self.due.set(clock::now().checked_add(self.every).map(|next| next.max(due)));
+        }
+        Ok(())
+    }
+
+    /// A 200 head of an event stream went out before the first event.
     pub fn is_early(&self) -> bool {
         self.early.get()
     }
@@ -91,14 +125,6 @@ impl Client {
         if let Some(reply) = self.reply.borrow_mut().as_mut() {
             reply.start(status, fields, length);
         }
-    }
-
-    /// Sends the head without waiting for a body byte.
-    ///
-    /// # Errors
-    /// The client has left.
-    pub fn flush(&self) -> io::Result<()> {
-        self.with(Reply::flush)
     }
 
     /// Sends one piece.
@@ -148,7 +174,7 @@ impl Client {
     pub fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
         self.hush();
         if self.is_early() {
-            self.tell_in_band(failure, &Tail::default());
+            self.tell_in_band(failure, true);
             return;
         }
         let (mut fields, body) = refusal(failure, self.dialect, &self.common);
@@ -158,10 +184,11 @@ impl Client {
         self.send(status(failure), &fields, &body);
     }
 
-    /// One error event after `before`, then the cut: never a made-up end.
-    pub fn tell_in_band(&self, failure: &Failure, before: &Tail) {
+    /// One error event, after the end of the one that broke off unless it `follows` a whole one; then the cut: never
+    /// a made-up end.
+    pub fn tell_in_band(&self, failure: &Failure, follows: bool) {
         let mut event = Vec::new();
-        if !before.is_between_events() {
+        if !follows {
             event.extend_from_slice(b"\n\n");
         }
         event.extend_from_slice(&failure.event(self.dialect));
@@ -172,7 +199,7 @@ impl Client {
 
 impl Watch for Client {
     fn silent(&self, now: Instant) -> Option<Instant> {
-        let due = self.due.get()?;
+        let due = self.due.get().filter(|_| !self.held.get())?;
         if now < due {
             return Some(due);
         }
@@ -180,6 +207,9 @@ impl Watch for Client {
         if !started {
             let mut fields = Fields::clone(&self.common);
             event_stream(&mut fields);
+            for (name, value) in self.asked.take() {
+                fields.push(name, value);
+            }
             self.start(StatusCode::OK, &fields, Length::Open);
             self.early.set(true);
         }

@@ -3,8 +3,10 @@
 
 use super::admit::{Admission, Admitted};
 use super::ask::Ask;
-use super::route::{Forward, Names};
+use super::client::Client;
+use super::route::{self, Forward, Names};
 use super::weigh::{self, Left, Verdict};
+use super::{first_byte, relay};
 use crate::base::{clock, dice};
 use crate::config::{Probe, Retry};
 use crate::http::request::Request;
@@ -17,15 +19,18 @@ use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::model::standing::{Observation, State};
 use crate::observe::activity::Ongoing;
 use crate::observe::metrics::{Family, Metrics};
-use crate::upstream::headers;
+use crate::upstream::headers::{self, Policy};
 use crate::upstream::{Answer, Fault, Net, Order, Rest, Stage, Trouble, Watch};
 use http::{HeaderMap, StatusCode};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// An error answer that may yet be the last word is kept whole up to this size; a longer one is passed on.
 const KEEP: usize = 1 << 20;
+/// And read for so long: errors are short, and the slot and the client wait for it.
+const KEEP_FOR: Duration = Duration::from_secs(2);
 /// How long one that nobody probes is left alone after it was away, while others are there.
 const REST: Duration = Duration::from_secs(5);
 
@@ -45,6 +50,10 @@ pub struct Errand<'a> {
     pub forward: &'a Forward,
     /// Who is kept alive in silence.
     pub watch: &'a Rc<dyn Watch>,
+    /// The client, if there is one: it gets the comments that come before the first event.
+    pub client: Option<&'a Client>,
+    /// Time spent in the line for a place, also by who never got one.
+    pub queued: &'a Cell<Duration>,
     /// Its id.
     pub request_id: &'a str,
     /// Its forwarding fields are believed.
@@ -55,10 +64,25 @@ pub struct Errand<'a> {
     pub background: bool,
     /// Its credentials are for us.
     pub keyed: bool,
+    /// What its listener leaves to endpoints.
+    pub policy: Policy,
     /// What is counted.
     pub metrics: &'a Metrics,
     /// What others see of it.
     pub ongoing: &'a Ongoing,
+}
+
+impl Errand<'_> {
+    /// Whether it takes a place at an endpoint.
+    pub fn takes_place(&self) -> bool {
+        self.forward.takes_place(&self.request.head.method)
+    }
+
+    /// Whether an endpoint is known to answer such a stream with something else.
+    fn is_streamless(&self, candidate: &Candidate) -> bool {
+        let model = candidate.rename.as_deref().or(self.ask.name());
+        candidate.endpoint.live.is_streamless(&self.forward.path, model)
+    }
 }
 
 /// Who answered, or would have.
@@ -75,6 +99,8 @@ pub struct By {
     pub queued: Duration,
     /// The model's name is one that somebody is known to serve.
     pub named: bool,
+    /// Which of its fields are passed on.
+    pub policy: Policy,
 }
 
 /// The end of the attempts.
@@ -122,7 +148,9 @@ enum Step {
 /// Tries the candidates of a plan, the strategy's choice first, then in rounds as `retry` allows.
 pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
-    let allowed = retry.attempts.unwrap_or(plan.candidates.len() as u32);
+    if let Some(client) = errand.client {
+        client.hold_pings(plan.candidates.iter().any(|candidate| errand.is_streamless(candidate)));
+    }
     let mut admission = Admission::new(errand, plan);
     let mut trying = Trying::new(errand, retry);
     let mut tried = 0;
@@ -147,7 +175,8 @@ pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
             }
             trying.queued = admission.queued;
             tried += 1;
-            let any = tried < allowed;
+            // The plan may have grown in the line.
+            let any = tried < retry.attempts.unwrap_or(admission.plan.candidates.len() as u32);
             let candidate = &admission.plan.candidates[index];
             let larger = admission.has_larger(candidate.endpoint.context);
             let left = Left { keys: false, candidates: any && !admission.left().is_empty(), any, larger };
@@ -202,27 +231,39 @@ impl<'a> Trying<'a> {
                 reason: self.reason,
                 queued: self.queued,
                 named: self.named,
+                policy: self.errand.policy,
             });
             self.last = Some(Rc::clone(&by));
             self.errand.ongoing.at(endpoint.name());
+            if let Some(client) = self.errand.client {
+                client.hold_pings(self.errand.is_streamless(candidate));
+                client.asking(|| relay::told(&by));
+            }
             let labels = [self.group(), endpoint.name()];
             let began = clock::now();
-            let sent = self.send(candidate, key.map(|key| key.reveal()));
+            let sent = self.send(candidate, key.map(|key| key.reveal()), left.candidates);
             self.errand.metrics.count(Family::UpstreamRequests, &labels);
             self.errand.metrics.time(Family::UpstreamDuration, &labels, clock::now().saturating_duration_since(began));
             let mut answer = match sent {
                 Ok(answer) => answer,
-                Err(fault) => return self.faulted(endpoint, fault, retry),
+                Err(fault) => return self.faulted(endpoint, fault, retry, slot),
             };
             let verdict = self.weighed(&answer, endpoint, retry, left);
+            let (name, id) = (endpoint.name(), self.errand.request_id);
+            let answered = || headers::answered(answer.status, &answer.headers);
             if verdict == Verdict::Pass {
+                if answer.headers.contains_key(http::header::LOCATION) {
+                    log::info!("endpoint {name} {} request_id={id}", answered());
+                }
                 answer.place = slot;
-                return Step::End(Outcome::Answer(Box::new(answer), by));
+                return match first_byte::wait(&mut answer, self.errand, &by) {
+                    Ok(()) => Step::End(Outcome::Answer(Box::new(answer), by)),
+                    Err(fault) => self.faulted(endpoint, fault, retry, answer.place.take()),
+                };
             }
             // S003-32: which key, never the key.
             let key = if keys > 1 { format!(" (key {} of {keys})", (first + turn) % keys + 1) } else { String::new() };
-            let (name, status, id) = (endpoint.name(), answer.status.as_u16(), self.errand.request_id);
-            log::info!("endpoint {name} answered {status}{key}; trying elsewhere request_id={id}");
+            log::info!("endpoint {name} {}{key}; trying elsewhere request_id={id}", answered());
             if let Some(outcome) = self.keep(answer, by, &mut slot) {
                 return Step::End(outcome);
             }
@@ -252,7 +293,7 @@ impl<'a> Trying<'a> {
         }
     }
 
-    fn send(&self, candidate: &Candidate, key: Option<&str>) -> Result<Answer, Fault> {
+    fn send(&self, candidate: &Candidate, key: Option<&str>, replaceable: bool) -> Result<Answer, Fault> {
         let Errand { net, request, ask, forward, .. } = self.errand;
         let config = &candidate.endpoint.config;
         let rendered = ask.render(request, candidate.rename.as_deref());
@@ -266,26 +307,40 @@ impl<'a> Trying<'a> {
             host: request.head.fields.get(http::header::HOST),
             request_id: self.errand.request_id,
             keyed: self.errand.keyed,
+            policy: self.errand.policy,
+            may_compress: true,
         };
         let mut timeouts = config.timeouts;
         // Whether a large body asks for a stream is not known.
-        if config.stream && (ask.stream || request.rest.is_some()) {
+        if config.stream && (ask.stream || ask.sealed || request.rest.is_some()) {
             timeouts.total = None;
         }
+        let mut headers = headers::request(request.head.fields.iter(), &client, config, key);
+        // What follows a ping must be readable.
+        if ask.stream && forward.streams_events() && self.errand.snapshot.config.server.sse_ping.is_some() {
+            headers.remove(http::header::ACCEPT_ENCODING);
+        }
+        let sent = clock::now();
+        let watch = Rc::clone(self.errand.watch);
+        let live = Arc::clone(&candidate.endpoint.live);
+        let watch = if replaceable { Rc::new(first_byte::Replaceable { watch, live, sent }) } else { watch };
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
         let order = Order {
             method: request.head.method.clone(),
             path: &path,
             raw: forward.names == Names::Raw,
-            headers: headers::request(request.head.fields.iter(), &client, config, key),
+            headers,
             body: rendered.parts(),
             rest: request.rest.as_ref().map(|rest| Rest { from: rest, length: rest.borrow().length() }),
             timeouts,
             gone: cancels.then(|| Arc::clone(&request.gone)),
-            watch: Some(Rc::clone(self.errand.watch)),
+            watch: Some(watch),
         };
         let channel = net.channel(config)?;
-        candidate.endpoint.live.sent(clock::now(), timeouts.first_byte);
+        if let Some(id) = request.head.fields.get(route::CONVERSATION) {
+            self.errand.shared.note_conversation(id.as_bytes(), candidate.endpoint.name());
+        }
+        candidate.endpoint.live.sent(sent, timeouts.first_byte);
         let result = channel.send(&order);
         if result.is_ok() {
             let endpoint = &candidate.endpoint;
@@ -299,7 +354,7 @@ impl<'a> Trying<'a> {
     }
 
     fn weighed(&mut self, answer: &Answer, endpoint: &Endpoint, retry: &Retry, left: Left) -> Verdict {
-        let told = weigh::retry_after(&answer.headers);
+        let told = weigh::retry_after(&answer.headers, clock::wall);
         if let (StatusCode::TOO_MANY_REQUESTS, Some(told)) = (answer.status, told) {
             endpoint.live.cool_down(clock::now(), told);
         }
@@ -310,40 +365,44 @@ impl<'a> Trying<'a> {
         weigh::answer(answer.status, retry, left)
     }
 
-    /// Keeps an error answer while others are tried; too long a one is the client's at once.
+    /// Keeps an error answer while others are tried; too long a one is the client's at once, from its first byte on.
     fn keep(&mut self, mut answer: Answer, by: Rc<By>, slot: &mut Option<Slot>) -> Option<Outcome> {
         let mut body = Vec::new();
         let mut piece = [0; 4096];
-        if answer.length.is_some_and(|length| length > KEEP as u64) {
-            answer.place = slot.take();
-            return Some(Outcome::Answer(Box::new(answer), by));
-        }
-        loop {
-            match answer.read(&mut piece) {
-                Ok(0) => break,
-                Ok(n) if body.len() + n <= KEEP => body.extend_from_slice(&piece[..n]),
-                Ok(_) => return None,
-                Err(fault) if fault.trouble == Trouble::Gone => return Some(Outcome::Gone(Some(by))),
-                // An error that broke off is worth less than none.
-                Err(fault) => {
-                    self.faults.push((by.endpoint.name().to_owned(), fault));
-                    return None;
-                }
+        let usual = answer.end_by(Some(clock::now() + KEEP_FOR));
+        let fault = loop {
+            if body.len() > KEEP || answer.length.is_some_and(|length| length > KEEP as u64) {
+                answer.end_by(usual);
+                answer.unread(body);
+                answer.place = slot.take();
+                return Some(Outcome::Answer(Box::new(answer), by));
             }
+            match answer.read(&mut piece) {
+                Ok(0) => break None,
+                Ok(n) => body.extend_from_slice(&piece[..n]),
+                Err(fault) if fault.trouble == Trouble::Gone => return Some(Outcome::Gone(Some(by))),
+                Err(fault) => break Some(fault),
+            }
+        };
+        // An error that broke off is worth less than none; one that takes too long still has its status.
+        if let Some(fault) = fault.filter(|fault| !matches!(fault.trouble, Trouble::Timeout(_))) {
+            self.faults.push((by.endpoint.name().to_owned(), fault));
+            return None;
         }
         if answer.status == StatusCode::SERVICE_UNAVAILABLE && weigh::is_loading(&body) {
             self.tell(&by.endpoint, Observation::Loading);
         }
         let kept = Kept { status: answer.status, headers: answer.headers, body };
         // A refusal of one endpoint's key or catalogue says less than a real error of another.
-        let says_less = |status: StatusCode| matches!(status.as_u16(), 401 | 403 | 404);
+        let says_less = |status: StatusCode| matches!(status.as_u16(), 401..=404);
         if self.kept.as_ref().is_none_or(|(old, _)| !says_less(kept.status) || says_less(old.status)) {
             self.kept = Some((kept, by));
         }
         None
     }
 
-    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry) -> Step {
+    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry, slot: Option<Slot>) -> Step {
+        give_up(slot, endpoint, &fault);
         if fault.trouble == Trouble::Gone || self.errand.request.gone.has_left() {
             return Step::End(Outcome::Gone(self.last.take()));
         }
@@ -356,12 +415,13 @@ impl<'a> Trying<'a> {
         let cause = || fault.cause.clone();
         let seen = match fault.trouble {
             Trouble::Refused => Some(Observation::Refused(cause())),
-            // What a probe would find out.
-            Trouble::Connect | Trouble::Timeout(Stage::Connect) if endpoint.config.probe == Probe::Never => {
-                Some(Observation::Down(cause()))
-            }
+            Trouble::Connect => Some(Observation::Down(cause())),
+            Trouble::Timeout(Stage::Connect) => Some(Observation::Down(what)),
             _ => None,
         };
+        if fault.trouble == Trouble::Refused {
+            endpoint.live.note_refused(clock::now());
+        }
         if let Some(seen) = seen {
             self.tell(endpoint, seen);
         }
@@ -389,10 +449,20 @@ impl<'a> Trying<'a> {
         match self.kept {
             Some((kept, by)) => {
                 let (endpoint, model) = (Arc::clone(&by.endpoint), by.model.clone());
-                let By { reason, queued, named, .. } = *by;
-                Outcome::Kept(kept, Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued, named }))
+                let By { reason, queued, named, policy, .. } = *by;
+                Outcome::Kept(
+                    kept,
+                    Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued, named, policy }),
+                )
             }
             None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
         }
+    }
+}
+
+/// Gives back the slot of an attempt that failed, at once or when its server is through.
+fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &Fault) {
+    if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && weigh::works_on(fault)) {
+        slot.abandon();
     }
 }

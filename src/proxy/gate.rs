@@ -37,7 +37,7 @@ pub fn client(head: &Head, peer: IpAddr, trusted: &[Network]) -> IpAddr {
     let chain: Vec<&[u8]> = head.fields.list("x-forwarded-for").collect();
     let mut client = peer;
     for hop in chain.iter().rev() {
-        let Some(ip) = std::str::from_utf8(hop).ok().and_then(|text| text.trim().parse().ok()) else {
+        let Some(ip) = std::str::from_utf8(hop).ok().and_then(address) else {
             break;
         };
         client = ip;
@@ -46,6 +46,13 @@ pub fn client(head: &Head, peer: IpAddr, trusted: &[Network]) -> IpAddr {
         }
     }
     client
+}
+
+/// An entry of `X-Forwarded-For`, with or without the port that some proxies add.
+fn address(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim().trim_matches('"');
+    let bare = without_port(hop).trim_start_matches('[').trim_end_matches(']');
+    hop.parse().or_else(|_| bare.parse()).ok()
 }
 
 fn without_port(host: &str) -> &str {

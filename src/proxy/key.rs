@@ -39,6 +39,15 @@ pub fn is_background(head: &Head, caller: &Caller) -> bool {
     caller.background || asked
 }
 
+/// Everything in a request that may be a key of ours, wherever credentials stand.
+pub fn all_shown(head: &Head) -> impl Iterator<Item = String> {
+    head.fields.iter().filter_map(|(name, value)| match name.as_str() {
+        "authorization" => Some(credentials(value)),
+        "x-api-key" | "api-key" => Some(text(value)),
+        _ => None,
+    })
+}
+
 /// The one key that a request shows; a query is no place for one.
 ///
 /// # Errors

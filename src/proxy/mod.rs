@@ -3,6 +3,7 @@
 mod admit;
 mod ask;
 mod client;
+mod first_byte;
 mod forward;
 pub mod gate;
 pub mod key;
@@ -13,6 +14,7 @@ pub mod reception;
 mod relay;
 mod route;
 pub mod serve;
+mod stream;
 mod tokens;
 pub mod views;
 pub mod visit;

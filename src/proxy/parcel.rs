@@ -16,7 +16,9 @@ use crate::model::failure::{Failure, Kind};
 use crate::model::scope::Scope;
 use crate::observe::access::End;
 use crate::observe::activity::{Beginning, Ongoing};
+use crate::upstream::headers::Policy;
 use crate::upstream::{Answer, Fault, Trouble, Watch};
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -106,6 +108,7 @@ impl Proxy {
             began: request.began,
             gone: order.gone,
         });
+        let queued = Cell::default();
         let errand = Errand {
             net: &self.net,
             shared: &self.shared,
@@ -114,11 +117,14 @@ impl Proxy {
             ask: &ask,
             forward: &forward,
             watch: &watch,
+            client: None,
+            queued: &queued,
             request_id: order.id,
             trusted: false,
             scope: &order.scope,
             background: true,
             keyed: true,
+            policy: Policy::default(),
             metrics: &self.metrics,
             ongoing: &shown,
         };
@@ -153,7 +159,8 @@ impl Proxy {
             relay::note_tokens(&relayed, by, false);
         }
         let bytes = if let Ended::Answered { body, .. } = &ended { body.len() as u64 } else { 0 };
-        visit.log(&request.head, status, bytes, &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed });
+        let outline = Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() };
+        visit.log(&request.head, status, bytes, &outline);
         ended
     }
 }

@@ -17,11 +17,12 @@ use crate::model::peek;
 use crate::model::scope::Scope;
 use crate::model::snapshot::Snapshot;
 use crate::observe::access::End;
+use crate::upstream::headers::Policy;
 use http::header;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A listener that is open, whatever the configuration becomes.
 pub struct Bound {
@@ -107,6 +108,12 @@ impl Proxy {
         }
     }
 
+    /// What a listener leaves to its endpoints.
+    pub(super) fn policy(&self, snapshot: &Snapshot, listener: usize) -> Policy {
+        let raw = self.mode(snapshot, listener) == Mode::Raw;
+        Policy { pages: raw, cors: raw, limits: true }
+    }
+
     pub(super) fn visit(&self, head: &Head, from: From, began: Instant, snapshot: &Snapshot) -> Visit {
         let here = Here {
             forward: Arc::clone(&self.bound[from.listener].name),
@@ -164,7 +171,7 @@ impl Desk for Proxy {
         reply.cut();
         let visit = self.visit(&request.head, request.from(), request.began, &self.shared.load());
         let relayed = nothing_relayed(End::ClientGone);
-        visit.log(&request.head, 499, 0, &Outline { ask: None, by: None, relayed: &relayed });
+        visit.log(&request.head, 499, 0, &Outline { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::client::{self, Client};
 use super::forward::{By, Kept};
+use super::stream::Events;
 use super::tokens::{Tail, Tokens};
 use super::weigh;
 use crate::base::clock;
@@ -11,21 +12,21 @@ use crate::http::head::Fields;
 use crate::http::reply::Length;
 use crate::model::failure::{Attempted, Failure, Kind};
 use crate::observe::access::End;
+use crate::upstream::headers::Policy;
 use crate::upstream::{Answer, Fault, Trouble, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use memchr::memmem;
 use std::cell::RefCell;
 use std::time::Instant;
 
 /// One read of a body, and so one write: what ureq holds at most.
-const PIECE: usize = 32 << 10;
+pub(super) const PIECE: usize = 32 << 10;
 
 /// What is read of an error that comes after the head is out; the message stands in its first lines.
 const LATE: usize = 64 << 10;
 
 thread_local! {
     /// A worker relays one answer at a time.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    pub(super) static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// How an answer went.
@@ -38,75 +39,104 @@ pub struct Relayed {
     pub tokens: Tokens,
 }
 
-/// Sends an answer on as it comes.
-pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool) -> Relayed {
+/// What passed of an answer.
+#[derive(Default)]
+struct Passed {
+    tail: Tail,
+    /// Looked into when it is an event stream that can be read.
+    events: Events,
+    first_byte: Option<Instant>,
+}
+
+impl Passed {
+    /// Whether a stream that ended with its connection is whole: by its API's own end, else by its last line.
+    fn is_whole(&self, has_end: bool) -> bool {
+        self.events.has_ended() || !(has_end || self.events.is_torn())
+    }
+
+    fn ended(self, end: End) -> Relayed {
+        let mut tokens = self.tail.tokens();
+        // Of a stream that was not heard to its end nobody tells the counts; what was seen is true.
+        if end != End::Done && self.events.tokens() > tokens.completion.unwrap_or(0) {
+            tokens.completion = Some(self.events.tokens());
+        }
+        Relayed { end, first_byte: self.first_byte, tokens }
+    }
+}
+
+/// Sends an answer on as it comes. Without `has_end` a clean close is the end of a stream that is delimited by it.
+pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool, has_end: bool) -> Relayed {
     let is_events = is_event_stream(&answer.headers);
-    if client.is_early() && !(answer.status == StatusCode::OK && is_events) {
+    // Comment lines and error events fit only into a stream that is not compressed.
+    let is_plain = !is_compressed(&answer.headers);
+    if client.is_early() && !(answer.status == StatusCode::OK && is_events && is_plain) {
         return tell_late(answer, client, by);
     }
-    // Comment lines and error events fit only into a stream that is not compressed.
-    let is_plain = !answer.headers.contains_key(header::CONTENT_ENCODING);
     if !client.is_early() {
         let length = match (is_head, answer.length) {
             (true, _) => declared(&answer.headers),
-            (false, Some(bytes)) => Length::Sized(bytes),
-            (false, None) => Length::Open,
+            // An error event must still fit in.
+            (false, Some(bytes)) if !(is_events && is_plain) => Length::Sized(bytes),
+            (false, _) => Length::Open,
         };
         client.start(answer.status, &fields(&answer.headers, client, by, is_events), length);
-        // A stream's head may be minutes ahead of its first event.
-        if !(is_events && is_plain && length == Length::Open && answer.status == StatusCode::OK) {
-            client.hush();
-        }
-        if length == Length::Open && client.flush().is_err() {
-            return left(answer, by, None, Tail::default());
-        }
     }
+    // Its first byte is here.
+    client.hush();
     let mut buffer = BUFFER.take();
     buffer.resize(PIECE, 0);
-    let relayed = body(answer, client, by, is_events && is_plain, &mut buffer);
+    let relayed = body(answer, client, by, is_events && is_plain, has_end, &mut buffer);
     BUFFER.set(buffer);
     relayed
 }
 
-fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, buffer: &mut [u8]) -> Relayed {
-    let mut tail = Tail::default();
-    let mut first_byte = None;
+fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: bool, buffer: &mut [u8]) -> Relayed {
+    let mut passed = Passed::default();
     loop {
         match answer.read(buffer) {
-            Ok(0) if is_events && answer.until_close && !tail.has_end_marker() => {
+            Ok(0) if is_events && answer.until_close && !passed.is_whole(has_end) => {
                 let fault = Fault { trouble: Trouble::Reset, cause: "closed without an end marker".into() };
-                return lost(&fault, client, by, is_events, &tail, first_byte);
+                return lost(&fault, client, by, is_events, passed);
             }
             Ok(0) => {
                 client.finish();
-                return Relayed { end: End::Done, first_byte, tokens: tail.tokens() };
+                return passed.ended(End::Done);
             }
             Ok(n) => {
-                client.hush();
-                let sent = client.piece(&buffer[..n]);
+                let piece = &buffer[..n];
+                let sent = client.piece(piece);
                 // The piece is on its way; the bookkeeping may take its time.
                 let now = clock::now();
-                first_byte.get_or_insert(now);
+                passed.first_byte.get_or_insert(now);
                 by.endpoint.live.moved(now);
-                if client.ongoing().is_shown() {
-                    let events = if is_events { events(&buffer[..n]) } else { 0 };
-                    client.ongoing().moved(now, events);
-                    by.endpoint.live.count_tokens([events, 0, 0]);
+                passed.tail.push(piece);
+                let before = passed.events.tokens();
+                if is_events {
+                    passed.events.push(piece);
                 }
-                tail.push(&buffer[..n]);
+                if client.ongoing().is_shown() {
+                    let new = passed.events.tokens() - before;
+                    client.ongoing().moved(now, new);
+                    by.endpoint.live.count_tokens([new, 0, 0]);
+                }
                 if client.ongoing().is_stopped() {
-                    part(client, is_events, &tail);
-                    return left(answer, by, first_byte, tail);
+                    part(client, is_events, &passed.events);
+                    return left(answer, by, passed);
                 }
                 if sent.is_err() {
-                    return left(answer, by, first_byte, tail);
+                    return left(answer, by, passed);
                 }
             }
-            Err(fault) if fault.trouble == Trouble::Gone => {
-                part(client, is_events, &tail);
-                return left(answer, by, first_byte, tail);
+            // Over TLS a close may come without its close_notify; the API's own end counts as well.
+            Err(fault) if fault.trouble == Trouble::Reset && answer.until_close && passed.events.has_ended() => {
+                client.finish();
+                return passed.ended(End::Done);
             }
-            Err(fault) => return lost(&fault, client, by, is_events, &tail, first_byte),
+            Err(fault) if fault.trouble == Trouble::Gone => {
+                part(client, is_events, &passed.events);
+                return left(answer, by, passed);
+            }
+            Err(fault) => return lost(&fault, client, by, is_events, passed),
         }
     }
 }
@@ -126,55 +156,67 @@ pub fn stopped() -> Failure {
 }
 
 /// Ends an answer in its midst, for a client that has left or one that is to leave.
-fn part(client: &Client, events: bool, tail: &Tail) {
-    if events && client.ongoing().is_stopped() {
-        client.tell_in_band(&stopped(), tail);
+fn part(client: &Client, is_events: bool, events: &Events) {
+    if is_events && client.ongoing().is_stopped() {
+        client.tell_in_band(&stopped(), events.is_between_events());
     } else {
         client.cut();
     }
 }
 
 /// The client has left. Many leave as soon as they have seen the end marker: those have all they wanted.
-fn left(mut answer: Answer, by: &By, first_byte: Option<Instant>, mut tail: Tail) -> Relayed {
-    if tail.has_end_marker() && is_event_stream(&answer.headers) {
-        return Relayed { end: End::Done, first_byte, tokens: tail.tokens() };
+fn left(mut answer: Answer, by: &By, mut passed: Passed) -> Relayed {
+    if passed.events.has_ended() {
+        return passed.ended(End::Done);
     }
     if by.endpoint.config.on_client_gone == OnClientGone::Finish {
         let mut rest = vec![0; PIECE];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
             by.endpoint.live.moved(clock::now());
-            tail.push(&rest[..n]);
+            passed.tail.push(&rest[..n]);
         }
     }
-    Relayed { end: End::ClientGone, first_byte, tokens: tail.tokens() }
+    passed.ended(End::ClientGone)
 }
 
 /// The upstream is lost inside its answer: nothing is retried, nothing is made up.
-fn lost(fault: &Fault, client: &Client, by: &By, events: bool, tail: &Tail, first_byte: Option<Instant>) -> Relayed {
+fn lost(fault: &Fault, client: &Client, by: &By, is_events: bool, passed: Passed) -> Relayed {
     let name = by.endpoint.name();
     let word = if matches!(fault.trouble, Trouble::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
     let (what, id) = (weigh::sentence(fault), client.request_id());
     log::warn!("{word}: endpoint {name} {what}: {} request_id={id}", fault.cause);
-    client.hush();
-    if events {
+    if is_events {
         let (kind, what) = match fault.trouble {
             Trouble::Timeout(_) => (Kind::UpstreamTimeout, weigh::sentence(fault)),
             _ => (Kind::Upstream, "was lost in the middle of its answer".to_owned()),
         };
         let text = format!("The endpoint `{name}` {what}; the answer is not complete.");
-        client.tell_in_band(&Failure::new(kind, text), tail);
+        client.tell_in_band(&Failure::new(kind, text), passed.events.is_between_events());
     } else {
         client.cut();
     }
-    let end = match fault.trouble {
+    passed.ended(match fault.trouble {
         Trouble::Timeout(_) => End::Timeout,
         _ => End::UpstreamLost,
-    };
-    Relayed { end, first_byte, tokens: tail.tokens() }
+    })
 }
 
-/// The 200 head is out already: what is not a stream can only be told as an error event.
+/// The head of an event stream is out already: anything else can only be told as an error event.
 fn tell_late(mut answer: Answer, client: &Client, by: &By) -> Relayed {
+    if answer.status.is_success() {
+        let name = by.endpoint.name();
+        let what = match is_compressed(&answer.headers) {
+            true => "sent a compressed stream, which cannot follow the pings that were already sent uncompressed",
+            false => {
+                "ignored \"stream\": true and sent one whole answer, which does not fit into the stream that was \
+                      already started to keep the connection alive"
+            }
+        };
+        let text = format!("The endpoint `{name}` {what}. Send the request again: it gets no pings from now on.");
+        log::warn!("endpoint {name} {what} request_id={}", client.request_id());
+        client.fail(&Failure::new(Kind::Upstream, text), &[]);
+        return Relayed { end: End::Refused, first_byte: None, tokens: Tokens::default() };
+    }
     let (mut body, mut piece) = (Vec::new(), [0; 4096]);
     while let Ok(n @ 1..) = answer.read(&mut piece) {
         body.extend_from_slice(&piece[..n]);
@@ -192,9 +234,10 @@ pub fn deliver(kept: &Kept, client: &Client, by: &By) -> Relayed {
         let said = serde_json::from_slice::<serde_json::Value>(&kept.body).ok();
         let said = said.as_ref().and_then(|body| body.get("error")?.get("message")?.as_str());
         let name = by.endpoint.name();
-        let text = said.map_or_else(|| format!("The endpoint `{name}` answered {status}, no stream."), str::to_owned);
+        let what = headers::answered(kept.status, &kept.headers);
+        let text = said.map_or_else(|| format!("The endpoint `{name}` {what}, no stream."), str::to_owned);
         let mut failure = Failure::new(kind_of(status), text);
-        failure.attempts = vec![Attempted { endpoint: name.to_owned(), what: format!("answered {status}") }];
+        failure.attempts = vec![Attempted { endpoint: name.to_owned(), what }];
         client.fail(&failure, &[]);
     } else {
         client.send(kept.status, &fields(&kept.headers, client, by, false), &kept.body);
@@ -215,13 +258,15 @@ fn kind_of(status: u16) -> Kind {
 }
 
 /// The fields of a proxied answer: the endpoint's, then ours.
-fn fields(theirs: &HeaderMap, client: &Client, by: &By, is_events: bool) -> Fields {
+pub(super) fn fields(theirs: &HeaderMap, client: &Client, by: &By, is_events: bool) -> Fields {
     let connection = theirs.get_all(header::CONNECTION).into_iter().flat_map(headers::tokens);
     let named: Vec<String> = connection.collect();
     let mut fields = Fields::with_capacity(theirs.len() + 12);
+    let is_limited = client.common().iter().any(|(name, _)| name.as_str().starts_with("x-ratelimit-"));
+    let policy = Policy { limits: !is_limited, ..by.policy };
     for (name, value) in theirs {
         let replaced = is_events && (*name == header::CACHE_CONTROL || name == "x-accel-buffering");
-        if headers::passes_to_client(name, &named) && !replaced {
+        if headers::passes_to_client(name, &named, policy) && !replaced {
             fields.push(name.clone(), value.clone());
         }
     }
@@ -256,11 +301,6 @@ pub fn told(by: &By) -> Vec<(HeaderName, HeaderValue)> {
     told
 }
 
-/// Events in a piece of a stream: about a token each.
-fn events(piece: &[u8]) -> u64 {
-    memmem::find_iter(piece, b"data: {").count() as u64
-}
-
 /// Notes what a whole answer cost; of a stream the tokens were counted as they came.
 pub fn note_tokens(relayed: &Relayed, by: &By, streamed: bool) {
     let tokens = &relayed.tokens;
@@ -271,6 +311,12 @@ pub fn note_tokens(relayed: &Relayed, by: &By, streamed: bool) {
 pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.get(..17).is_some_and(|start| start.eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// Whether a body is in a coding that nothing of ours fits into.
+pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// The length that an answer to HEAD declares without sending it.

@@ -2,9 +2,13 @@
 
 use super::page::is_page;
 use crate::config::Mode;
+use crate::http::head::Head;
 use crate::model::query::decoded;
-use http::Method;
+use http::{HeaderName, Method};
 use std::borrow::Cow;
+
+/// Names a conversation that llama-server keeps beyond its client (LLAMA-SERVER facts).
+pub const CONVERSATION: HeaderName = HeaderName::from_static("x-conversation-id");
 
 /// What a request wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,10 +122,43 @@ pub fn pattern(path: &str) -> &'static str {
 }
 
 impl Forward {
-    /// Whether the endpoint computes for it: what only reads state or counts tokens takes no slot there.
-    pub fn takes_place(&self) -> bool {
-        let counts = ["/tokenize", "/detokenize", "/apply-template", "/v1/messages/count_tokens"];
-        matches!(self.names, Names::Body | Names::BodyOnly | Names::Raw) && !counts.contains(&self.path.as_str())
+    /// Whether the endpoint computes for it: what only reads state, counts tokens or steers a stream takes no slot
+    /// there and waits behind nothing.
+    pub fn takes_place(&self, method: &Method) -> bool {
+        let reads = *method == Method::GET || *method == Method::HEAD;
+        let path = self.name();
+        let aside = ASIDE.iter().any(|name| *name == path || path.strip_suffix(name).is_some_and(|p| p.ends_with('/')));
+        !reads && !aside && matches!(self.names, Names::Body | Names::BodyOnly | Names::Raw)
+    }
+
+    /// Whether `"stream": true` brings an event stream of an API that we know: what may be kept alive by comments.
+    pub fn streams_events(&self) -> bool {
+        STREAMS.contains(&self.name())
+    }
+
+    /// Whether a whole event stream has an end of its own among its events. Where it has not, nobody can tell.
+    pub fn has_end(&self) -> bool {
+        self.streams_events() || API_FOLDERS.iter().any(|folder| self.name().starts_with(folder))
+    }
+
+    /// The conversation that this ends or steers, by which its endpoint is known: `conv_id` of the query, else the field.
+    pub fn conversation(&self, head: &Head) -> Option<Vec<u8>> {
+        if !matches!(self.name(), "stream" | "chat/completions/control") || self.names == Names::Raw {
+            return None;
+        }
+        let pairs = head.target.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+        let value = pairs.into_iter().find(|(name, _)| *name == "conv_id").map(|(_, value)| value);
+        let field = || head.fields.get(CONVERSATION).map(|value| value.as_bytes().to_vec());
+        value.and_then(|value| decoded(value, true)).or_else(field)
+    }
+
+    /// What follows `/v1/`, or `/` for llama-server's own. At a raw listener an API may stand below any path.
+    fn name(&self) -> &str {
+        let at = match self.names {
+            Names::Raw => self.path.rfind("/v1/").map(|at| at + 4),
+            _ => self.path.strip_prefix("/v1/").map(|_| 4),
+        };
+        self.path[at.unwrap_or(0)..].trim_matches('/')
     }
 }
 
@@ -153,6 +190,21 @@ const API: [&str; 9] = [
     "moderations",
 ];
 const API_FOLDERS: [&str; 2] = ["audio/", "images/"];
+/// Of what is in them, what the API knows to be for POST.
+const POSTED: [&str; 6] = [
+    "audio/speech",
+    "audio/transcriptions",
+    "audio/translations",
+    "images/generations",
+    "images/edits",
+    "images/variations",
+];
+/// What stands below a path of the API steers or counts, and is reached the same ways.
+const BELOW: [&str; 3] = ["chat/completions/", "responses/", "messages/"];
+/// Last names of paths at which nothing is computed.
+const ASIDE: [&str; 7] =
+    ["tokenize", "detokenize", "apply-template", "count_tokens", "input_tokens", "control", "cancel"];
+const STREAMS: [&str; 6] = ["chat/completions", "completions", "responses", "messages", "completion", "infill"];
 /// llama-server's own, always sent without `/v1`.
 const NATIVE: [&str; 6] = ["completion", "infill", "embedding", "tokenize", "detokenize", "apply-template"];
 const NATIVE_STATE: [&str; 3] = ["props", "slots", "lora-adapters"];
@@ -204,7 +256,12 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
     if let Some(id) = job.filter(|_| get || *method == Method::DELETE) {
         return Route::Job(id.to_owned());
     }
-    if API.contains(&name) || API_FOLDERS.iter().any(|folder| name.len() > folder.len() && name.starts_with(folder)) {
+    let is_in = |folders: &[&str]| folders.iter().any(|folder| name.len() > folder.len() && name.starts_with(folder));
+    // `audio/voices` and the like
+    if get && is_in(&API_FOLDERS) && !POSTED.contains(&name) {
+        return forward(format!("/v1/{name}"), Names::Query);
+    }
+    if API.contains(&name) || is_in(&API_FOLDERS) || (post && is_in(&BELOW)) {
         return only(post, "POST", forward(format!("/v1/{name}"), Names::Body));
     }
     if NATIVE.contains(&name) {
@@ -215,7 +272,7 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
     }
     match () {
         // llama-server keeps a generation by `X-Conversation-Id` until this ends it.
-        () if name == "stream" && versioned => forward(path.to_owned(), Names::Query),
+        () if name == "stream" => forward("/v1/stream".to_owned(), Names::Query),
         () if post && versioned && !name.is_empty() => forward(path.to_owned(), Names::BodyOnly),
         () if get && has_model && !name.is_empty() => forward(path.to_owned(), Names::QueryOnly),
         () => Route::Unknown,
@@ -269,6 +326,70 @@ mod tests {
         assert_eq!(of("GET", "/something"), Route::Unknown);
         let with_model = route(&Method::GET, "/something", true);
         assert_eq!(with_model, to("/something", Names::QueryOnly));
+    }
+
+    #[test]
+    fn voices_are_read_with_and_without_a_model() {
+        // R16
+        for method in ["GET", "HEAD"] {
+            for path in ["/v1/audio/voices", "/audio/voices"] {
+                assert_eq!(of(method, path), to("/v1/audio/voices", Names::Query), "{method} {path}");
+            }
+        }
+        assert_eq!(of("DELETE", "/v1/audio/voices"), Route::NotAllowed("POST"));
+        assert_eq!(of("GET", "/v1/audio/speech"), Route::NotAllowed("POST"));
+    }
+
+    #[test]
+    fn what_steers_or_counts_takes_no_slot() {
+        // D3, D4
+        let takes = |path: &str| match of("POST", path) {
+            Route::Forward(forward) => forward.takes_place(&Method::POST),
+            other => panic!("{path}: {other:?}"),
+        };
+        for name in [
+            "chat/completions/control",
+            "chat/completions/input_tokens",
+            "responses/input_tokens",
+            "messages/count_tokens",
+            "tokenize",
+            "detokenize",
+            "apply-template",
+        ] {
+            assert!(!takes(&format!("/{name}")) && !takes(&format!("/v1/{name}")), "{name}");
+            let raw = Forward { path: format!("/base/v1/{name}"), names: Names::Raw };
+            assert!(!raw.takes_place(&Method::POST), "{name}");
+        }
+        for name in API.iter().chain(&NATIVE).filter(|name| !ASIDE.iter().any(|aside| name.ends_with(aside))) {
+            assert!(takes(&format!("/{name}")) && takes(&format!("/v1/{name}")), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_apis_that_stream_events_are_kept_alive_by_comments() {
+        // R02, R03
+        let streams = |path: &str, names| Forward { path: path.into(), names }.streams_events();
+        for path in
+            ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/infill", "/completion"]
+        {
+            assert!(streams(path, Names::Body) && streams(path, Names::Raw), "{path}");
+        }
+        assert!(streams("//v1//chat/completions/", Names::Raw), "slashes as R19 has them");
+        assert!(streams("/chat/completions", Names::Raw) && streams("/openai/v1/chat/completions", Names::Raw));
+        for path in [
+            "/v1/audio/speech",
+            "/v1/images/generations",
+            "/api/chat",
+            "/api/generate",
+            "/api/extra/generate/stream",
+            "/v1/embeddings",
+            "/v1/responses/input_tokens",
+            "/v1/api/chat",
+            "/",
+            "/v1/",
+        ] {
+            assert!(!streams(path, Names::BodyOnly) && !streams(path, Names::Raw), "{path}");
+        }
     }
 
     #[test]

@@ -7,19 +7,21 @@ use super::later::Later;
 use super::page::Page;
 use super::reception::{Bound, route_of, site};
 use super::relay;
-use super::route::{Forward, Route};
+use super::route::{self, Forward, Route};
 use super::views::Pulse;
 use super::visit::{Outline, Visit, nothing_relayed};
 use super::{key, views};
 use crate::base::clock;
 use crate::config::Mode;
 use crate::http::door::Handle;
+use crate::http::head::Head;
 use crate::http::pool::Job;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
 use crate::model::bucket::Left;
 use crate::model::caller::{Caller, Pass};
 use crate::model::catalog;
+use crate::model::endpoint::Endpoint;
 use crate::model::failure::{Failure, Kind};
 use crate::model::plan::{self, Plan, Planned};
 use crate::model::scope::Scope;
@@ -27,8 +29,10 @@ use crate::model::snapshot::{Notice, Shared, Snapshot};
 use crate::observe::access::End;
 use crate::observe::activity::{Activity, Beginning};
 use crate::observe::metrics::{Family, Gauge, Metrics};
+use crate::upstream::headers::INSTANCE;
 use crate::upstream::{Net, Watch};
-use http::{HeaderName, StatusCode};
+use http::{StatusCode, header};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -109,6 +113,10 @@ impl Proxy {
         {
             return page.serve(visit, request, reply);
         }
+        if self.net.pseudonym().is_in(request.head.fields.all("via")) {
+            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
+            return visit.refuse(reply, &request.head, &Failure::new(Kind::Loop, text));
+        }
         let caller = self.caller(&request.head, request.from(), &route, &snapshot).and_then(|caller| {
             if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
                 let left = bound.buckets.take(visit.client, &limit, clock::now());
@@ -123,6 +131,11 @@ impl Proxy {
         };
         visit.key.clone_from(&caller.name);
         match route {
+            Route::Models if request.head.fields.get(header::VIA).is_some() => {
+                visit.tell(INSTANCE, self.net.pseudonym().value());
+                let listing = self.listing_for_proxy(&request.head, &snapshot, &caller.scope);
+                visit.json(reply, &request, StatusCode::OK, &listing);
+            }
             Route::Models if caller.scope.is_all() => {
                 visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
             }
@@ -161,6 +174,16 @@ impl Proxy {
                 self.forward(&Party { visit, caller, snapshot }, reply, &request, &forward);
             }
         }
+    }
+
+    /// The list for another proxy, without what is known from that proxy alone: two in a ring would keep the models of a
+    /// dead server alive.
+    fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
+        let asks = |endpoint: &Endpoint| {
+            self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
+        };
+        let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
+        catalog::listing(&catalog::listed(&others, &snapshot.config.models, scope))
     }
 
     /// What is going on.
@@ -211,7 +234,13 @@ impl Proxy {
             Ok(ask) => ask,
             Err(failure) => return visit.refuse(reply, &request.head, &failure),
         };
-        let (plan, fresh) = match self.plan(request, &ask, snapshot, &caller.scope) {
+        let id = forward.conversation(&request.head);
+        let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &caller.scope));
+        let planned = match known {
+            Some(plan) => Ok((plan, None)),
+            None => self.plan(request, &ask, snapshot, &caller.scope),
+        };
+        let (plan, fresh) = match planned {
             Ok(planned) => planned,
             Err(failure) => {
                 if failure.kind == Kind::NoEndpoint {
@@ -222,7 +251,12 @@ impl Proxy {
             }
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
-        let ping = snapshot.config.server.sse_ping.filter(|_| ask.stream).map(|ping| (ping, request.began));
+        let ping = snapshot
+            .config
+            .server
+            .sse_ping
+            .filter(|_| ask.stream && forward.streams_events())
+            .map(|ping| (ping, request.began));
         let common = Arc::clone(&visit.common);
         let shown = self.activity.begin(&Beginning {
             id: &visit.id,
@@ -236,6 +270,7 @@ impl Proxy {
         let (gone, ongoing) = (Arc::clone(&request.gone), shown.ongoing());
         let client = Rc::new(Client::new(reply, common, visit.dialect, gone, ping, ongoing));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
+        let queued = Cell::default();
         let errand = Errand {
             net: &self.net,
             shared: &self.shared,
@@ -244,11 +279,14 @@ impl Proxy {
             ask: &ask,
             forward,
             watch: &(Rc::clone(&client) as Rc<dyn Watch>),
+            client: Some(&client),
+            queued: &queued,
             request_id: &visit.id,
             trusted,
             scope: &caller.scope,
             background: key::is_background(&request.head, caller),
-            keyed: !self.asks_nothing(snapshot, request.listener),
+            keyed: !self.asks_nothing(snapshot, request.listener) || shows_our_key(&request.head, snapshot),
+            policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
         };
@@ -256,7 +294,8 @@ impl Proxy {
         let (status, by, relayed) = match forward::forward(&errand, plan) {
             Outcome::Answer(answer, by) => {
                 let status = answer.status;
-                (status.as_u16(), Some(by.clone()), relay::relay(*answer, &client, &by, is_head))
+                let relayed = relay::relay(*answer, &client, &by, is_head, forward.has_end());
+                (status.as_u16(), Some(by), relayed)
             }
             Outcome::Kept(kept, by) => (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, &client, &by)),
             Outcome::Failed(failure, by) => {
@@ -276,14 +315,14 @@ impl Proxy {
         if let Some(by) = &by {
             relay::note_tokens(&relayed, by, ask.stream);
         }
-        if relayed.end == End::ClientGone {
+        if relayed.end == End::ClientGone || shown.is_stopped() {
             self.end_conversation(request, by.as_deref());
         }
         visit.log(
             &request.head,
             status,
             client.sent(),
-            &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed },
+            &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() },
         );
     }
 
@@ -295,16 +334,27 @@ impl Proxy {
         snapshot: &Snapshot,
         scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
-        match plan::plan(snapshot, ask.wish(), scope, clock::now()) {
+        if ask.sealed && !(scope.models.is_empty() && (ask.name().is_some() || snapshot.config.models.is_empty())) {
+            return Err(ask::unreadable());
+        }
+        let planned = |snapshot: &Snapshot| {
+            let planned = plan::plan(snapshot, ask.wish(), scope, clock::now());
+            if planned.is_short() {
+                self.shared.want();
+            }
+            planned
+        };
+        match planned(snapshot) {
             Planned::Plan(plan) => return Ok((plan, None)),
+            Planned::Refused(failure) if ask.sealed && failure.kind == Kind::ModelRequired => {
+                return Err(ask::unreadable());
+            }
             Planned::Refused(failure) => return Err(failure),
             Planned::Unknown => {}
         }
-        // A probe round is bounded by its own time-out; a little more for its bookkeeping.
-        let until = clock::now() + snapshot.config.health_check.timeout + Duration::from_secs(1);
-        self.shared.refresh(&request.gone, until);
+        self.shared.refresh(&request.gone);
         let fresh = self.shared.load();
-        match plan::plan(&fresh, ask.wish(), scope, clock::now()) {
+        match planned(&fresh) {
             Planned::Plan(plan) => Ok((plan, Some(fresh))),
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
@@ -319,8 +369,8 @@ impl Proxy {
     /// llama-server keeps a generation alive for `X-Conversation-Id` after its client has left: since the
     /// client's leaving is passed on, that is ended too (LLAMA-SERVER facts).
     fn end_conversation(&self, request: &Request, by: Option<&By>) {
-        let name = HeaderName::from_static("x-conversation-id");
-        let (Some(by), Some(id)) = (by, request.head.fields.get(name).and_then(|v| v.to_str().ok())) else {
+        let (Some(by), Some(id)) = (by, request.head.fields.get(route::CONVERSATION).and_then(|v| v.to_str().ok()))
+        else {
             return;
         };
         if by.endpoint.config.on_client_gone == crate::config::OnClientGone::Finish {
@@ -370,6 +420,11 @@ struct Party {
     visit: Visit,
     caller: Caller,
     snapshot: Arc<Snapshot>,
+}
+
+/// Whether a request shows one of our keys, asked for or not.
+fn shows_our_key(head: &Head, snapshot: &Snapshot) -> bool {
+    key::all_shown(head).any(|shown| snapshot.callers.identify(&shown).is_some())
 }
 
 /// A right to be forwarded, within what the caller's key allows at once and over time.

@@ -78,7 +78,7 @@ pub fn gauges(snapshot: &Snapshot, pulse: &Pulse) -> Vec<Gauge> {
     };
     let gauge = |name, help, series| Gauge { name, help, is_counter: false, series };
     let one = |name, help, value: f64| gauge(name, help, vec![(vec![], value)]);
-    let up = |e: &Endpoint| Some(f64::from(u8::from(e.standing.is_healthy())));
+    let up = |e: &Endpoint| Some(f64::from(u8::from(e.is_available())));
     vec![
         gauge("llmproxy_endpoint_up", "1 while requests may be sent there.", by_endpoint(&up)),
         gauge(

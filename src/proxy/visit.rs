@@ -59,6 +59,8 @@ pub struct Outline<'a> {
     pub by: Option<&'a By>,
     /// How that went.
     pub relayed: &'a Relayed,
+    /// Time spent in the line for a place.
+    pub queued: Duration,
 }
 
 impl Visit {
@@ -106,6 +108,13 @@ impl Visit {
             if let Ok(value) = HeaderValue::from_str(&value) {
                 fields.push(HeaderName::from_static(name), value);
             }
+        }
+    }
+
+    /// Puts one more field on every answer.
+    pub fn tell(&mut self, name: HeaderName, value: Option<HeaderValue>) {
+        if let Some(value) = value {
+            Arc::make_mut(&mut self.common).push(name, value);
         }
     }
 
@@ -205,13 +214,13 @@ impl Visit {
 
     /// Writes the access line of a forwarded request.
     pub fn log(&self, head: &Head, status: u16, bytes: u64, outline: &Outline<'_>) {
-        let Outline { ask, by, relayed } = outline;
+        let Outline { ask, by, relayed, queued } = outline;
         let line = Line {
             model: by.and_then(|by| by.model.as_deref()).or_else(|| ask.and_then(Ask::name)),
             endpoint: by.map(|by| by.endpoint.name()),
             reason: by.map(|by| by.reason),
             attempts: by.map_or(0, |by| by.attempts),
-            queue: by.map(|by| by.queued).filter(|queued| !queued.is_zero()),
+            queue: Some(*queued).filter(|queued| !queued.is_zero()),
             first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
             tokens_in: relayed.tokens.prompt,
             tokens_cached: relayed.tokens.cached,

@@ -1,10 +1,15 @@
 //! What an endpoint's answer or fault means for the request: pass it on, or try elsewhere. Pure.
 
+use crate::base::clock::parse_http_date;
 use crate::config::Retry;
 use crate::model::failure::{Attempted, Failure, Kind};
 use crate::upstream::{Fault, Stage, Trouble};
-use http::{HeaderMap, StatusCode, header};
-use std::time::Duration;
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use serde_json::Value;
+use std::time::{Duration, SystemTime};
+
+/// A server that is away is probed this often, and may be back then.
+const BACK_SOON: Duration = Duration::from_secs(2);
 
 /// What to do with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +41,7 @@ pub fn word(fault: &Fault) -> &'static str {
     match fault.trouble {
         Trouble::Refused | Trouble::Connect | Trouble::Timeout(Stage::Connect) => "connect",
         Trouble::Timeout(_) => "timeout",
-        Trouble::Gone | Trouble::Reset | Trouble::Garbled => "reset",
+        Trouble::Gone | Trouble::Reset | Trouble::Garbled | Trouble::ShuttingDown => "reset",
     }
 }
 
@@ -55,15 +60,17 @@ pub struct Left {
 
 /// Judges a status (SPEC section 5, Failures).
 pub fn answer(status: StatusCode, retry: &Retry, left: Left) -> Verdict {
-    let of_key = matches!(status.as_u16(), 401 | 403 | 429);
+    let of_key = matches!(status.as_u16(), 401 | 402 | 403 | 429);
     if of_key && left.keys {
         return Verdict::NextKey;
     }
-    let again = retry.on_status && matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504);
+    // 501 and 505 say what the server is, not how it does; 520 to 530 are Cloudflare's, 529 is Anthropic's.
+    let passing = matches!(status.as_u16(), 408 | 429 | 500 | 502..=504 | 506..=599);
+    let again = retry.on_status && passing;
     if status == StatusCode::BAD_REQUEST && left.any && left.larger {
         return Verdict::Look;
     }
-    let elsewhere = matches!(status.as_u16(), 401 | 403 | 404) && left.candidates;
+    let elsewhere = matches!(status.as_u16(), 401..=404) && left.candidates;
     if left.any && (again || elsewhere) { Verdict::Next } else { Verdict::Pass }
 }
 
@@ -72,9 +79,19 @@ pub fn may_retry(fault: &Fault, retry: &Retry) -> bool {
     match fault.trouble {
         Trouble::Gone => false,
         Trouble::Refused | Trouble::Connect | Trouble::Timeout(Stage::Connect) => retry.on_connect,
-        Trouble::Reset | Trouble::Garbled => retry.on_reset,
+        Trouble::Reset | Trouble::Garbled | Trouble::ShuttingDown => retry.on_reset,
         Trouble::Timeout(Stage::Total) => false,
         Trouble::Timeout(_) => retry.on_timeout,
+    }
+}
+
+/// Whether a server may still work on an attempt that was given up: llama-server notices only with its next token that
+/// nobody waits for it (LLAMA-SERVER facts).
+pub fn works_on(fault: &Fault) -> bool {
+    match fault.trouble {
+        Trouble::Gone => true,
+        Trouble::Timeout(stage) => stage != Stage::Connect,
+        Trouble::Refused | Trouble::Connect | Trouble::Reset | Trouble::Garbled | Trouble::ShuttingDown => false,
     }
 }
 
@@ -85,6 +102,7 @@ pub fn sentence(fault: &Fault) -> String {
         Trouble::Refused => "refused the connection".into(),
         Trouble::Connect => "could not be connected to".into(),
         Trouble::Reset => "closed the connection before its answer was complete".into(),
+        Trouble::ShuttingDown => "is shutting down: it refuses new connections and had not begun to answer".into(),
         Trouble::Garbled => "sent bytes that are not a usable HTTP answer".into(),
         Trouble::Timeout(stage) => match stage {
             Stage::Connect => "could not be connected to within timeouts.connect".into(),
@@ -115,8 +133,11 @@ pub fn exhausted(faults: &[(String, Fault)]) -> Failure {
         _ => format!("None of {names} endpoints answered; `attempts` tells what happened at each."),
     };
     let mut failure = Failure::new(kind, message);
+    let away = |fault: &Fault| matches!(fault.trouble, Trouble::Refused | Trouble::Connect | Trouble::ShuttingDown);
     if kind == Kind::NoEndpoint {
         failure.retry_after = Some(Duration::from_secs(5));
+    } else if faults.last().is_some_and(|(_, fault)| away(fault)) {
+        failure.retry_after = Some(BACK_SOON);
     }
     failure.attempts =
         faults.iter().map(|(name, fault)| Attempted { endpoint: name.clone(), what: sentence(fault) }).collect();
@@ -131,12 +152,26 @@ pub fn pause(retry: &Retry, round: u32, told: Option<Duration>, unit: f64) -> Du
     told.map_or(jittered, |told| told.max(jittered)).min(retry.max_delay)
 }
 
-/// Whether an error body says, in its `type`, that the prompt is longer than the endpoint's context; and that
-/// context's size if told (llama-server's `exceed_context_size_error`).
+/// Whether an error body says that the prompt is longer than the endpoint's context, and that context's size if
+/// told: llama-server's type, OpenAI's code, vLLM's sentences, which have neither.
 pub fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let error = body.get("error")?;
-    (error.get("type")?.as_str()? == "exceed_context_size_error").then(|| error.get("n_ctx").and_then(|n| n.as_u64()))
+    let body: Value = serde_json::from_slice(body).ok()?;
+    // Older releases of vLLM tell the message without an `error` around it.
+    let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
+    let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+    let told = number_after(text("message"), &CONTEXT_IS);
+    let known = text("type") == "exceed_context_size_error" || text("code") == "context_length_exceeded";
+    (known || told.is_some()).then(|| error.get("n_ctx").and_then(Value::as_u64).or(told))
+}
+
+/// What stands before the size in the messages of OpenAI and vLLM.
+const CONTEXT_IS: [&str; 3] =
+    ["maximum context length is ", "model's context length is only ", "maximum model length of "];
+
+fn number_after(text: &str, phrases: &[&str]) -> Option<u64> {
+    let rest = phrases.iter().find_map(|phrase| Some(text.split_once(phrase)?.1))?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().ok()
 }
 
 /// llama-server's `503 Loading model`.
@@ -144,10 +179,21 @@ pub fn is_loading(body: &[u8]) -> bool {
     body.windows(13).any(|window| window == b"Loading model")
 }
 
-/// `Retry-After` in seconds; dates are not used by any API in sight.
-pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds: f64 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    (seconds.is_finite() && seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(86_400.0)))
+/// How long an endpoint asks to be left alone: OpenAI's `retry-after-ms`, else `Retry-After` in seconds or as a date
+/// (RFC 9110 10.2.3), counted by the endpoint's own clock if it tells its time.
+pub fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let number = |text: &str| text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
+    let day = |seconds: f64| Duration::from_secs_f64(seconds.min(86_400.0));
+    if let Some(millis) = text(HeaderName::from_static("retry-after-ms")).and_then(number) {
+        return Some(day(millis / 1000.0));
+    }
+    let told = text(header::RETRY_AFTER)?;
+    number(told).map(day).or_else(|| {
+        let until = parse_http_date(told)?;
+        let now = text(header::DATE).and_then(parse_http_date).unwrap_or_else(wall);
+        Some(until.duration_since(now).unwrap_or_default())
+    })
 }
 
 #[cfg(test)]
@@ -168,9 +214,14 @@ mod tests {
     #[test]
     fn statuses_that_another_endpoint_may_better_are_retried_and_others_pass() {
         let elsewhere = Left { keys: false, ..ALL };
-        for status in [408, 429, 500, 502, 503, 504, 401, 403, 404] {
+        // R26
+        let passing = [408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 529, 530];
+        for status in passing.into_iter().chain([401, 402, 403, 404]) {
             assert_eq!(judge(status, elsewhere), Verdict::Next, "{status}");
             assert_eq!(judge(status, LAST), Verdict::Pass, "{status}");
+        }
+        for status in passing {
+            assert_eq!(judge(status, Left { candidates: false, ..elsewhere }), Verdict::Next, "{status}");
         }
         for status in [200, 204, 301, 400, 405, 409, 413, 415, 422, 501, 505] {
             assert_eq!(judge(status, ALL), Verdict::Pass, "{status}");
@@ -179,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_key_is_changed_before_the_endpoint() {
-        for status in [401, 403, 429] {
+        for status in [401, 402, 403, 429] {
             assert_eq!(judge(status, Left { candidates: false, ..ALL }), Verdict::NextKey);
         }
         assert_eq!(judge(500, ALL), Verdict::Next);
@@ -200,7 +251,38 @@ mod tests {
         let recorded = include_str!("../../tests/data/err_context.raw");
         let body = recorded.split("\r\n\r\n").nth(1).expect("a body");
         assert!(matches!(exceeded_context(body.as_bytes()), Some(Some(1..))));
-        for other in ["", "{}", r#"{"error":"exceed_context_size_error"}"#, r#"{"error":{"type":"x"}}"#] {
+        // R12
+        for (body, size) in [
+            (r#"{"error":{"code":"context_length_exceeded","message":"too long"}}"#, None),
+            (
+                r#"{"error":{"code":"context_length_exceeded","message":"This model's maximum context length is 4097 tokens. However, you requested 4927 tokens."}}"#,
+                Some(4097),
+            ),
+            (
+                r#"{"object":"error","message":"This model's maximum context length is 8192 tokens. However, you requested 9000.","type":"BadRequestError","code":400}"#,
+                Some(8192),
+            ),
+            (
+                r#"{"error":{"message":"The decoder prompt (length 9000) is longer than the maximum model length of 8192.","type":"BadRequestError","code":400}}"#,
+                Some(8192),
+            ),
+            (
+                r#"{"error":{"message":"You passed 9000 input tokens and requested 1 output tokens. However, the model's context length is only 8192 tokens.","code":400}}"#,
+                Some(8192),
+            ),
+            (r#"{"type":"error","error":{"type":"exceed_context_size_error","n_ctx":512}}"#, Some(512)),
+        ] {
+            assert_eq!(exceeded_context(body.as_bytes()), Some(size), "{body}");
+        }
+        for other in [
+            "",
+            "[]",
+            "{}",
+            r#"{"error":"exceed_context_size_error"}"#,
+            r#"{"error":{"type":"x"}}"#,
+            r#"{"error":{"message":"the context size is exceeded, says this text"}}"#,
+            r#"{"error":{"message":"maximum context length is unknown"}}"#,
+        ] {
             assert_eq!(exceeded_context(other.as_bytes()), None, "{other}");
         }
     }
@@ -226,5 +308,38 @@ mod tests {
         assert_eq!([pause(&retry, 1, None, 0.0), pause(&retry, 40, None, 1.0)], [ms(250), ms(10_000)]);
         assert_eq!(pause(&retry, 1, Some(ms(3000)), 1.0), ms(3000));
         assert_eq!(pause(&retry, 1, Some(ms(60_000)), 1.0), ms(10_000));
+    }
+
+    #[test]
+    fn an_endpoint_asks_for_rest_in_seconds_milliseconds_or_until_a_date() {
+        // R11
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let told = |pairs: &[(&'static str, &str)]| {
+            let pairs =
+                pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("a value")));
+            retry_after(&pairs.collect(), || wall)
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(told(&[("retry-after", "3")]), Some(ms(3000)));
+        assert_eq!(told(&[("retry-after", "0.5")]), Some(ms(500)));
+        assert_eq!(told(&[("retry-after-ms", "250"), ("retry-after", "3")]), Some(ms(250)));
+        assert_eq!(told(&[("retry-after-ms", "soon"), ("retry-after", "3")]), Some(ms(3000)));
+        for date in ["Sun, 06 Nov 1994 08:49:57 GMT", "Sunday, 06-Nov-94 08:49:57 GMT", "Sun Nov  6 08:49:57 1994"] {
+            assert_eq!(told(&[("retry-after", date)]), Some(ms(20_000)), "{date}");
+        }
+        assert_eq!(told(&[("retry-after", "Sun, 06 Nov 1994 08:49:17 GMT")]), Some(ms(0)), "a date in the past");
+        let dated = [("date", "Mon, 01 Jan 2024 00:00:00 GMT"), ("retry-after", "Mon, 01 Jan 2024 00:00:09 GMT")];
+        assert_eq!(told(&dated), Some(ms(9000)), "by the endpoint's clock");
+        for other in ["", "-1", "soon", "NaN", "Sun, 06 Nov 1994", "Sun, 06 Foo 1994 08:49:57 GMT"] {
+            assert_eq!(told(&[("retry-after", other)]), None, "{other}");
+        }
+        assert_eq!(told(&[]), None);
+    }
+
+    #[test]
+    fn a_client_of_a_server_that_is_away_is_told_to_come_back() {
+        let wait = |trouble: Trouble| exhausted(&[("a".to_owned(), fault(trouble))]).retry_after;
+        assert_eq!([wait(Trouble::Refused), wait(Trouble::Connect)], [Some(BACK_SOON); 2]);
+        assert_eq!(wait(Trouble::Garbled), None);
     }
 }

@@ -20,7 +20,7 @@ pub enum Stage {
     Connect,
     /// The request goes out: `timeouts.idle` between writes.
     Send,
-    /// Nothing came back yet: `timeouts.firstByte`.
+    /// Nothing of the body came back yet: `timeouts.firstByte`.
     FirstByte,
     /// The body comes: `timeouts.idle` between reads.
     Body,
@@ -32,11 +32,17 @@ pub enum Stage {
 pub trait Watch {
     /// Called now and then while nothing comes; returns when it wants to be called next.
     fn silent(&self, now: Instant) -> Option<Instant>;
+
+    /// Whether it is no use to wait for the first byte any longer: the endpoint is shutting down.
+    fn gives_up(&self) -> bool {
+        false
+    }
 }
 
 pub(super) struct Call {
     limits: Timeouts,
-    whole_by: Option<Instant>,
+    /// When everything must be over.
+    pub whole_by: Cell<Option<Instant>>,
     pub gone: Option<Arc<Gone>>,
     watch: Option<Rc<dyn Watch>>,
     stage: Cell<Stage>,
@@ -49,10 +55,26 @@ pub(super) struct Call {
     pub reused: Cell<bool>,
     /// A byte of the answer has come.
     pub answered: Cell<bool>,
+    /// Its head has come.
+    pub headed: Cell<bool>,
+    /// The first byte of its body is not waited for any longer.
+    pub given_up: Cell<bool>,
     /// The answer was framed doubtfully: its connection must not serve another.
     pub spoiled: Cell<bool>,
     /// Pooled connections are not good enough: one of them just proved dead.
     pub fresh: Cell<bool>,
+    /// What came first on a pooled connection is no answer to this request.
+    pub stray: Cell<bool>,
+    /// The answer has no body, whatever its head says.
+    pub is_head: bool,
+    /// Reads must not wait.
+    pub peeking: Cell<bool>,
+    /// An answer that comes before the request is complete is of interest.
+    pub listening: Cell<bool>,
+    /// A write had to wait, and there was something to read meanwhile.
+    pub interrupted: Cell<bool>,
+    /// The rest of the request is not sent.
+    pub upload_over: Cell<bool>,
 }
 
 thread_local! {
@@ -77,9 +99,15 @@ impl Drop for Entered {
 }
 
 impl Call {
-    pub fn new(limits: Timeouts, gone: Option<Arc<Gone>>, watch: Option<Rc<dyn Watch>>, now: Instant) -> Rc<Self> {
+    pub fn new(
+        limits: Timeouts,
+        is_head: bool,
+        gone: Option<Arc<Gone>>,
+        watch: Option<Rc<dyn Watch>>,
+        now: Instant,
+    ) -> Rc<Self> {
         Rc::new(Self {
-            whole_by: limits.total.map(|total| now + total),
+            whole_by: Cell::new(limits.total.map(|total| now + total)),
             limits,
             gone,
             watch,
@@ -89,9 +117,27 @@ impl Call {
             expired: Cell::new(None),
             reused: Cell::new(false),
             answered: Cell::new(false),
+            headed: Cell::new(false),
+            given_up: Cell::new(false),
             spoiled: Cell::new(false),
             fresh: Cell::new(false),
+            stray: Cell::new(false),
+            is_head,
+            peeking: Cell::new(false),
+            listening: Cell::new(true),
+            interrupted: Cell::new(false),
+            upload_over: Cell::new(false),
         })
+    }
+
+    /// Everything anew, on another connection.
+    pub fn restart(&self, now: Instant) {
+        self.fresh.set(true);
+        for flag in [&self.answered, &self.spoiled, &self.stray, &self.interrupted, &self.upload_over, &self.moved] {
+            flag.set(false);
+        }
+        self.listening.set(true);
+        self.enter_stage(Stage::Connect, now);
     }
 
     pub fn enter(self: &Rc<Self>) -> Entered {
@@ -150,11 +196,15 @@ impl Call {
             Stage::Send | Stage::Body | Stage::Total => self.limits.idle,
         };
         let stage_by = limit.map(|limit| (self.since.get() + limit, self.stage.get()));
-        let whole_by = self.whole_by.map(|by| (by, Stage::Total));
+        let whole_by = self.whole_by.get().map(|by| (by, Stage::Total));
         let first = match (stage_by, whole_by) {
             (Some(a), Some(b)) => Some(if b.0 < a.0 { b } else { a }),
             (a, b) => a.or(b),
         };
+        if self.stage.get() == Stage::FirstByte && self.watch.as_ref().is_some_and(|watch| watch.gives_up()) {
+            self.given_up.set(true);
+            return None;
+        }
         let mut wait = TICK;
         if let Some((by, stage)) = first {
             let rest = by.saturating_duration_since(now);
@@ -192,7 +242,7 @@ mod tests {
     fn each_stage_has_its_own_limit_and_the_record_names_it() {
         let start = clock::now();
         for (stage, limit) in [(Stage::Connect, 3), (Stage::FirstByte, 10), (Stage::Body, 2)] {
-            let call = Call::new(limits(), None, None, start);
+            let call = Call::new(limits(), false, None, None, start);
             call.enter_stage(stage, start);
             assert!(call.patience(start + limit * SECOND - Duration::from_millis(1)).is_some());
             assert_eq!(call.patience(start + limit * SECOND), None);
@@ -203,7 +253,7 @@ mod tests {
     #[test]
     fn the_total_bounds_an_answer_that_keeps_moving() {
         let start = clock::now();
-        let call = Call::new(limits(), None, None, start);
+        let call = Call::new(limits(), false, None, None, start);
         call.enter_stage(Stage::Body, start);
         for second in 0..30 {
             call.progress();
@@ -225,7 +275,7 @@ mod tests {
         }
         let watch = Rc::new(Soon(Cell::new(0)));
         let start = clock::now();
-        let call = Call::new(Timeouts::default(), None, Some(watch.clone()), start);
+        let call = Call::new(Timeouts::default(), false, None, Some(watch.clone()), start);
         assert_eq!(call.patience(start), Some(Duration::from_millis(20)));
         assert_eq!(watch.0.get(), 1);
     }

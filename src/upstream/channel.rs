@@ -1,19 +1,24 @@
 //! One endpoint's way out: an agent with its connections, and one try of one request on it.
 
 use super::call::{Call, Entered, Stage, Watch};
+use super::headers::{self, INSTANCE};
 use super::names::{Guard, Names};
+use super::tls;
+use super::transport::Http;
 use super::wire::Dial;
 use crate::base::clock;
 use crate::base::gone::Gone;
+use crate::base::lock::lock;
 use crate::config::{Base, Endpoint, Timeouts};
 use crate::model::capacity::Slot;
-use http::{HeaderMap, Method, StatusCode};
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, RustlsConnector};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, Error, SendBody};
 
 /// Head of an answer and one read of a body; 40 KB heads are seen, so not less.
@@ -24,8 +29,14 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// An endpoint's agent. Cheap to share, keeps its idle connections.
 pub struct Channel {
     agent: Agent,
-    origin: String,
+    /// Where every request goes, whatever its target is.
+    scheme: Scheme,
+    authority: Authority,
     base: Base,
+    /// Tells others that a request came through here.
+    via: Option<HeaderValue>,
+    /// What the proxy calls itself that this endpoint is, if it is one.
+    instance: Mutex<Option<HeaderValue>>,
 }
 
 /// What is sent.
@@ -83,6 +94,8 @@ pub enum Trouble {
     Reset,
     /// Bytes that are no HTTP answer.
     Garbled,
+    /// It refuses new connections while a request waits there for its first byte.
+    ShuttingDown,
 }
 
 /// An upstream's head, and its body as it comes.
@@ -98,6 +111,8 @@ pub struct Answer {
     /// The place at the endpoint, free as soon as the last byte is here: the client may ask on at once.
     pub place: Option<Slot>,
     left: Option<u64>,
+    /// Bytes that were read and given back.
+    ahead: Vec<u8>,
     body: Box<dyn Read>,
     call: Rc<Call>,
     _entered: Entered,
@@ -109,15 +124,20 @@ impl Channel {
     /// # Errors
     /// The endpoint's proxy is not a URL that can be used.
     pub fn new(endpoint: &Endpoint, connections: usize) -> Result<Self, String> {
-        Self::with(endpoint, connections, Names::default())
+        Self::with(endpoint, connections, Names::default(), None)
     }
 
     /// A channel for one request, which connects only to addresses that pass.
     pub(super) fn guarded(endpoint: &Endpoint, guard: Guard) -> Result<Self, String> {
-        Self::with(endpoint, 0, Names::guarded(guard))
+        Self::with(endpoint, 0, Names::guarded(guard), None)
     }
 
-    fn with(endpoint: &Endpoint, connections: usize, names: Names) -> Result<Self, String> {
+    pub(super) fn with(
+        endpoint: &Endpoint,
+        connections: usize,
+        names: Names,
+        via: Option<HeaderValue>,
+    ) -> Result<Self, String> {
         let proxy = match &endpoint.proxy {
             Some(url) => Some(ureq::Proxy::new(url.reveal()).map_err(|_| "the proxy is not a usable URL")?),
             None => None,
@@ -143,12 +163,27 @@ impl Channel {
             .timeout_recv_response(Some(NEVER))
             .timeout_recv_body(Some(NEVER))
             .build();
-        let chain = ().chain(ConnectProxyConnector::default()).chain(Dial).chain(RustlsConnector::default());
-        let agent = Agent::with_parts(config, chain, names);
         let base = endpoint.base.clone();
         let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
-        let origin = format!("{}://{host}:{}", if base.tls { "https" } else { "http" }, base.port);
-        Ok(Self { agent, origin, base })
+        let authority = Authority::try_from(format!("{host}:{}", base.port)).map_err(|_| "its host is no host")?;
+        let scheme = if base.tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let tls = tls::client(&base, endpoint.ca_file.as_ref())?;
+        let http = Http { authority: authority.clone(), tls };
+        let chain = ().chain(ConnectProxyConnector::default()).chain(Dial::default()).chain(http);
+        Ok(Self {
+            agent: Agent::with_parts(config, chain, names),
+            scheme,
+            authority,
+            base,
+            via,
+            instance: Mutex::default(),
+        })
+    }
+
+    /// Whether the endpoint is a proxy that a request with these `Via` lines came through.
+    pub fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+        let instance = lock(&self.instance);
+        instance.as_ref().is_some_and(|instance| headers::is_in(instance.as_bytes(), lines))
     }
 
     /// One try. A pooled connection that turns out dead before any answer byte is replaced once.
@@ -156,37 +191,31 @@ impl Channel {
     /// # Errors
     /// A [`Fault`] when no complete head came.
     pub fn send(&self, order: &Order<'_>) -> Result<Answer, Fault> {
-        let call = Call::new(order.timeouts, order.gone.clone(), order.watch.clone(), clock::now());
+        let is_head = order.method == Method::HEAD;
+        let call = Call::new(order.timeouts, is_head, order.gone.clone(), order.watch.clone(), clock::now());
         let entered = call.enter();
         // What can be sent once must not meet a connection that died in the pool.
         call.fresh.set(order.rest.is_some());
         let mut result = self.exchange(order, &call);
         if let Err(fault) = &result
-            && fault.trouble == Trouble::Reset
-            && call.is_stale(clock::now())
+            && order.rest.is_none()
+            && (call.stray.get() || fault.trouble == Trouble::Reset && call.is_stale(clock::now()))
         {
-            call.fresh.set(true);
-            call.enter_stage(Stage::Connect, clock::now());
+            call.restart(clock::now());
             result = self.exchange(order, &call);
         }
         let (parts, body) = result?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Fault { trouble: Trouble::Garbled, cause: "switched protocols unasked".into() });
         }
-        call.enter_stage(Stage::Body, clock::now());
-        // RFC 9112 6.1: with another coding than `chunked` nobody can tell where the body ends.
-        let codings = parts.headers.get_all(http::header::TRANSFER_ENCODING);
-        if codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-            return Err(Fault { trouble: Trouble::Garbled, cause: "unknown transfer coding".into() });
+        if let Some(instance) = parts.headers.get(INSTANCE) {
+            *lock(&self.instance) = Some(instance.clone());
         }
+        call.headed.set(true);
         // ureq tells no length of a body that is declared empty.
         let is_empty = parts.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length == "0");
         let is_empty = is_empty && !parts.headers.contains_key(http::header::TRANSFER_ENCODING);
         let length = body.content_length().or(is_empty.then_some(0));
-        // RFC 9112 6.3: both given may be an attack; the answer is read, the connection not used again.
-        let has_both = parts.headers.contains_key(http::header::TRANSFER_ENCODING)
-            && parts.headers.contains_key(http::header::CONTENT_LENGTH);
-        call.spoiled.set(has_both);
         let chunked = parts.headers.contains_key(http::header::TRANSFER_ENCODING) && length.is_none();
         Ok(Answer {
             status: parts.status,
@@ -195,6 +224,7 @@ impl Channel {
             until_close: !chunked && length.is_none(),
             place: None,
             left: length,
+            ahead: Vec::new(),
             body: Box::new(body.into_reader()),
             call,
             _entered: entered,
@@ -204,15 +234,16 @@ impl Channel {
     fn exchange(&self, order: &Order<'_>, call: &Rc<Call>) -> Result<http::Response<ureq::Body>, Fault> {
         let mut request = http::Request::new(());
         *request.method_mut() = order.method.clone();
-        *request.uri_mut() = self
-            .url(order.path, order.raw)
-            .parse()
-            .map_err(|_| Fault { trouble: Trouble::Garbled, cause: "the path cannot be sent".into() })?;
+        *request.uri_mut() = self.uri(order.path, order.raw)?;
         *request.headers_mut() = order.headers.clone();
+        if let Some(via) = &self.via {
+            request.headers_mut().append(http::header::VIA, via.clone());
+        }
         let here = order.body.iter().map(|part| part.len() as u64).sum::<u64>();
         let length = order.rest.map_or(Some(here), |rest| rest.length.map(|rest| here + rest));
         let rest = Following { rest: order.rest, call };
-        let mut parts = order.body[0].chain(order.body[1]).chain(order.body[2]).chain(rest);
+        let parts = order.body[0].chain(order.body[1]).chain(order.body[2]).chain(rest);
+        let mut parts = Upload { parts, left: length, call };
         let has_body = length != Some(0) || matches!(order.method, Method::POST | Method::PUT | Method::PATCH);
         let result = if has_body {
             // With its length declared, a reader is sent as it is, not in chunks.
@@ -226,14 +257,37 @@ impl Channel {
         result.map_err(|e| fault(&e, call))
     }
 
-    /// Exactly one `/v1`, whatever the base was written like.
-    fn url(&self, path: &str, raw: bool) -> String {
+    /// Exactly one `/v1`, whatever the base was written like; scheme, host and port are the endpoint's, whatever the
+    /// path is.
+    fn uri(&self, path: &str, raw: bool) -> Result<Uri, Fault> {
+        let refused = || Fault { trouble: Trouble::Garbled, cause: "the path cannot be sent".into() };
+        if !path.starts_with('/') {
+            return Err(refused());
+        }
         let (prefix, rest) = match path.strip_prefix("/v1") {
             Some(rest) if rest.is_empty() || rest.starts_with(['/', '?']) => (&self.base.api, rest),
             _ if raw => (&self.base.given, path),
             _ => (&self.base.root, path),
         };
-        format!("{}{prefix}{rest}", self.origin)
+        let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
+        let uri = uri.path_and_query(format!("{prefix}{rest}")).build();
+        uri.ok().filter(|uri| uri.authority() == Some(&self.authority)).ok_or_else(refused)
+    }
+}
+
+/// Reads a whole body, until its end does not matter any more: then only its length counts, and nothing is read.
+struct Upload<'a, R> {
+    parts: R,
+    left: Option<u64>,
+    call: &'a Call,
+}
+
+impl<R: Read> Read for Upload<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let most = self.left.map_or(0, |left| usize::try_from(left).unwrap_or(usize::MAX));
+        let n = if self.call.upload_over.get() { buf.len().min(most) } else { self.parts.read(buf)? };
+        self.left = self.left.map(|left| left.saturating_sub(n as u64));
+        Ok(n)
     }
 }
 
@@ -253,11 +307,46 @@ impl Read for Following<'_> {
 }
 
 impl Answer {
-    /// The next bytes of the body as they come; 0 is its end.
+    /// Sets when the whole answer must be here, instead of `timeouts.total`, and tells when that was.
+    pub fn end_by(&self, by: Option<Instant>) -> Option<Instant> {
+        self.call.whole_by.replace(by)
+    }
+
+    /// The next bytes of the body as they come; 0 is its end. Silence is bounded by `timeouts.idle` from now on.
     ///
     /// # Errors
     /// The answer broke off, or fell silent for too long.
     pub fn read(&mut self, buf: &mut [u8]) -> Result<usize, Fault> {
+        if !self.ahead.is_empty() {
+            let n = self.ahead.len().min(buf.len());
+            buf[..n].copy_from_slice(&self.ahead[..n]);
+            self.ahead.drain(..n);
+            return Ok(n);
+        }
+        let n = self.peek(buf)?;
+        if n > 0 {
+            self.begin();
+        }
+        Ok(n)
+    }
+
+    /// Gives back what was read by [`Answer::peek`]: the body begins here.
+    pub fn unread(&mut self, bytes: Vec<u8>) {
+        self.ahead = bytes;
+        self.begin();
+    }
+
+    fn begin(&self) {
+        if self.call.stage() != Stage::Body {
+            self.call.enter_stage(Stage::Body, clock::now());
+        }
+    }
+
+    /// Bytes of the body that need not be its beginning: `timeouts.firstByte` goes on.
+    ///
+    /// # Errors
+    /// As [`Answer::read`].
+    pub fn peek(&mut self, buf: &mut [u8]) -> Result<usize, Fault> {
         match self.body.read(buf) {
             // A body that ends by close ends the same way when we hang up ourselves.
             Ok(0) if self.until_close && self.call.is_cancelled() => {
@@ -288,6 +377,8 @@ fn fault(error: &Error, call: &Call) -> Fault {
     let stage = call.stage();
     let trouble = if call.is_cancelled() {
         Trouble::Gone
+    } else if call.given_up.get() {
+        Trouble::ShuttingDown
     } else if let Some(stage) = call.expired.get() {
         Trouble::Timeout(stage)
     } else {
@@ -302,8 +393,65 @@ fn fault(error: &Error, call: &Call) -> Fault {
     let cause = match trouble {
         Trouble::Gone => "the client has left".into(),
         Trouble::Refused => "connection refused".into(),
+        Trouble::ShuttingDown => "new connections are refused while a request waits".into(),
         Trouble::Timeout(stage) => format!("{stage:?} time-out"),
         Trouble::Connect | Trouble::Reset | Trouble::Garbled => error.to_string(),
     };
     Fault { trouble, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // U06
+    #[test]
+    fn no_path_leads_anywhere_but_to_the_endpoint() {
+        let bases = [("h", 8001, ""), ("::1", 443, "/v1"), ("127.0.0.1", 80, "/api/v3")];
+        let paths = [
+            "*",
+            "@evil",
+            "@evil:80/x",
+            ":80",
+            ":80/x",
+            "//evil/",
+            "//evil:80",
+            "/\\evil",
+            "\\evil",
+            "?",
+            "?x@evil",
+            "/",
+            "",
+            "/v1",
+            "/v1?a=@evil",
+            "/v1/@evil",
+            "/v1//evil/x",
+            "/v1@evil",
+            "/v1:80",
+            "http://evil/",
+            "#x",
+            "/x#@evil",
+            "/%2F%2Fevil",
+            ".evil",
+            "evil",
+            "/v1/models",
+        ];
+        for (host, port, given) in bases {
+            let base = Base { given: given.into(), ..Base::plain(host, port) };
+            let endpoint = Endpoint { base, ..Endpoint::plain("a", host, port) };
+            let channel = Channel::new(&endpoint, 1).expect("a channel");
+            for (path, raw) in paths.iter().flat_map(|path| [(path, true), (path, false)]) {
+                let Ok(uri) = channel.uri(path, raw) else { continue };
+                let bare = uri.host().expect("a host").trim_start_matches('[').trim_end_matches(']');
+                assert_eq!((uri.scheme_str(), bare, uri.port_u16()), (Some("http"), host, Some(port)), "{path} {uri}");
+                // What is connected to is read from the text of it by others.
+                let again: Uri = uri.to_string().parse().expect("a URI");
+                assert_eq!(again.authority(), uri.authority(), "{path} {uri}");
+            }
+            for path in ["/", "/v1/models", "/v1?a=@evil", "//evil/"] {
+                assert!(channel.uri(path, true).is_ok(), "{path}");
+            }
+            assert!(channel.uri("*", true).is_err());
+        }
+    }
 }

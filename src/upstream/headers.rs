@@ -1,31 +1,91 @@
 //! Which header fields cross the proxy, in both directions. Pure.
 
+use crate::base::dice;
 use crate::config::{Auth, Endpoint, Op};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{StatusCode, Uri};
 
-/// RFC 9110 7.6.1 and RFC 2616 13.5.1: fields of one connection, not of the message.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+/// What becomes of a field. One table for both directions and for every kind of listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    /// It belongs to the message.
+    Passes,
+    /// It belongs to one connection (RFC 9110 7.6.1, RFC 2616 13.5.1), or is made anew here.
+    Ends,
+    /// A client's key.
+    Credential,
+    /// Who the client is, by its own account: believed of trusted peers only.
+    Origin,
+    /// Of a web page and its site. The proxy answers for those, and an endpoint is another server.
+    Page,
+    /// Who may read the answer. The proxy decides that.
+    Cors,
+    /// What a rate limit leaves.
+    Limit,
+}
 
-/// Where a client's credentials may stand.
-pub const CREDENTIALS: [HeaderName; 3] =
-    [header::AUTHORIZATION, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
+fn rule(name: &HeaderName) -> Rule {
+    match name.as_str() {
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "te"
+        | "trailer"
+        | "transfer-encoding"
+        | "upgrade"
+        | "http2-settings"
+        | "host"
+        | "content-length"
+        | "expect"
+        | "x-request-id" => Rule::Ends,
+        "authorization" | "x-api-key" | "api-key" => Rule::Credential,
+        "forwarded"
+        | "forwarded-for"
+        | "x-forwarded"
+        | "x-original-forwarded-for"
+        | "x-real-ip"
+        | "client-ip"
+        | "x-client-ip"
+        | "x-cluster-client-ip"
+        | "true-client-ip"
+        | "cf-connecting-ip"
+        | "cf-connecting-ipv6"
+        | "cf-pseudo-ipv4"
+        | "fastly-client-ip"
+        | "fly-client-ip"
+        | "x-azure-clientip"
+        | "x-appengine-user-ip"
+        | "x-envoy-external-address"
+        | "x-remote-ip"
+        | "x-remote-addr"
+        | "x-originating-ip" => Rule::Origin,
+        "origin" | "referer" | "cookie" | "set-cookie" | "strict-transport-security" | "alt-svc" => Rule::Page,
+        name if name.starts_with("x-llmproxy-") => Rule::Ends,
+        name if name.starts_with("x-forwarded-") => Rule::Origin,
+        name if name.starts_with("access-control-") => Rule::Cors,
+        name if name.starts_with("x-ratelimit-") => Rule::Limit,
+        _ => Rule::Passes,
+    }
+}
+
+/// What a listener leaves to its endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Fields of web pages pass: `mode: raw`.
+    pub pages: bool,
+    /// CORS is the endpoint's affair.
+    pub cors: bool,
+    /// No limit of ours applies, so its own may be told.
+    pub limits: bool,
+}
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDING: [HeaderName; 4] = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, header::FORWARDED];
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is known of the client's side of a request.
@@ -40,6 +100,10 @@ pub struct Client<'a> {
     pub request_id: &'a str,
     /// Its credentials are for us: they go no further.
     pub keyed: bool,
+    /// What its listener leaves to endpoints.
+    pub policy: Policy,
+    /// The answer may be compressed: nothing of ours will be put into it.
+    pub may_compress: bool,
 }
 
 /// The fields of the request to an endpoint. `key` is the endpoint's key of this try.
@@ -53,17 +117,19 @@ pub fn request<'a>(
     let replaces_credentials = endpoint.auth != Auth::None || client.keyed;
     let mut out = HeaderMap::with_capacity(16);
     for (name, value) in fields {
-        let dropped = HOP_BY_HOP.contains(name)
-            || *name == header::HOST
-            || *name == header::CONTENT_LENGTH
-            || *name == header::EXPECT
-            || name.as_str().starts_with("x-llmproxy-")
-            || *name == REQUEST_ID
-            || (replaces_credentials && CREDENTIALS.contains(name))
-            // `Connection: authorization` must not strip credentials (FAULTS F11).
-            || (named.iter().any(|n| n == name.as_str()) && !CREDENTIALS.contains(name))
-            || (!client.trusted && FORWARDING.contains(name));
-        if !dropped {
+        let rule = rule(name);
+        let passes = match rule {
+            Rule::Passes | Rule::Limit => true,
+            Rule::Ends => false,
+            Rule::Credential => !replaces_credentials,
+            Rule::Origin => client.trusted,
+            Rule::Page => client.policy.pages,
+            Rule::Cors => client.policy.cors,
+        };
+        // `Connection: authorization` must not strip credentials (FAULTS F11).
+        let is_named = rule != Rule::Credential && named.iter().any(|n| n == name.as_str());
+        let is_coding = *name == header::ACCEPT_ENCODING && !client.may_compress;
+        if passes && !is_named && !is_coding {
             out.append(name.clone(), value.clone());
         }
     }
@@ -89,11 +155,11 @@ pub fn request<'a>(
     out
 }
 
+/// Several lines of `X-Forwarded-For` are one list (RFC 9110 5.3); this peer is its last entry.
 fn forwarded(out: &mut HeaderMap, client: &Client<'_>) {
-    let before = out.get(FORWARDED_FOR).and_then(|value| value.to_str().ok());
-    let chain = before.and_then(|before| HeaderValue::from_str(&format!("{before}, {}", client.peer)).ok());
-    let chain = chain.or_else(|| HeaderValue::from_str(client.peer).ok());
-    if let Some(chain) = chain {
+    let before = out.get_all(FORWARDED_FOR).into_iter().filter_map(|value| value.to_str().ok());
+    let chain: Vec<&str> = before.filter(|line| !line.trim().is_empty()).chain([client.peer]).collect();
+    if let Ok(chain) = HeaderValue::from_str(&chain.join(", ")) {
         out.insert(FORWARDED_FOR, chain);
     }
     out.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
@@ -131,14 +197,28 @@ fn secret(text: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Whether a field of an endpoint's answer goes on to the client. Framing is ours, CORS is ours.
-pub fn passes_to_client(name: &HeaderName, named: &[String]) -> bool {
-    !(HOP_BY_HOP.contains(name)
-        || *name == header::CONTENT_LENGTH
-        || *name == REQUEST_ID
-        || name.as_str().starts_with("access-control-")
-        || name.as_str().starts_with("x-llmproxy-")
-        || named.iter().any(|n| n == name.as_str()))
+/// Whether a field of an endpoint's answer goes on to the client; `named` are those that its `Connection` names.
+pub fn passes_to_client(name: &HeaderName, named: &[String], policy: Policy) -> bool {
+    let passes = match rule(name) {
+        Rule::Passes | Rule::Credential | Rule::Origin => true,
+        Rule::Ends => false,
+        Rule::Page => policy.pages,
+        Rule::Cors => policy.cors,
+        Rule::Limit => policy.limits,
+    };
+    passes && !named.iter().any(|n| n == name.as_str())
+}
+
+/// What an answer says in one word, for logs and errors. Of a `Location` only the server is told, which is what is
+/// wrong with a base URL; the rest may hold secrets.
+pub fn answered(status: StatusCode, fields: &HeaderMap) -> String {
+    let to = fields.get(header::LOCATION).and_then(|to| to.to_str().ok()?.parse::<Uri>().ok());
+    let server = to.as_ref().and_then(|to| Some((to.scheme_str()?, to.host()?, to.port())));
+    match server {
+        Some((scheme, host, Some(port))) => format!("answered {} (go to {scheme}://{host}:{port})", status.as_u16()),
+        Some((scheme, host, None)) => format!("answered {} (go to {scheme}://{host})", status.as_u16()),
+        None => format!("answered {}", status.as_u16()),
+    }
 }
 
 /// The fields that `Connection` declares to be of this connection only.
@@ -166,4 +246,40 @@ pub fn own(endpoint: &Endpoint) -> HeaderMap {
         }
     }
     out
+}
+
+/// In answers to proxies that ask for models: who it is that answers.
+pub const INSTANCE: HeaderName = HeaderName::from_static("x-llmproxy-instance");
+
+/// A name of one proxy, which no other has.
+#[derive(Debug, Clone)]
+pub struct Pseudonym(String);
+
+impl Default for Pseudonym {
+    fn default() -> Self {
+        Self(format!("llmproxy-{:08x}", dice::number()))
+    }
+}
+
+impl Pseudonym {
+    /// The line that a request gets here (RFC 9110 7.6.3).
+    pub(super) fn via(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(&format!("1.1 {}", self.0)).ok()
+    }
+
+    /// The value of [`INSTANCE`].
+    pub fn value(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(&self.0).ok()
+    }
+
+    /// Whether a request with these `Via` lines has been here before.
+    pub fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+        is_in(self.0.as_bytes(), lines)
+    }
+}
+
+/// Whether these `Via` lines name a proxy.
+pub(super) fn is_in<'a>(name: &[u8], lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+    let mut entries = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    entries.any(|entry| entry.split(u8::is_ascii_whitespace).any(|word| word == name))
 }

@@ -3,10 +3,14 @@
 
 mod call;
 mod channel;
+mod connect;
 pub mod courier;
 pub mod headers;
 mod names;
 mod net;
+pub mod response;
+mod tls;
+mod transport;
 mod wire;
 
 pub use call::{Stage, Watch};

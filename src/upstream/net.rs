@@ -1,39 +1,61 @@
 //! All ways out, one channel per endpoint, made when first needed and anew when its configuration changes.
 
 use super::channel::{Channel, Fault, Trouble};
+use super::headers::Pseudonym;
+use super::names::Names;
 use crate::base::lock::{read, write};
 use crate::base::secret::Secret;
-use crate::config::{Base, Endpoint};
+use crate::config::{Base, CaFile, Endpoint};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-/// Channels that are kept at most; beyond it, which takes many reloads, all are made anew.
+/// Channels that are kept at most; beyond it the one that was not asked for longest is forgotten.
 const MOST: usize = 256;
 
 /// The channels, found by all that makes one differ from another.
 pub struct Net {
     channels: RwLock<Vec<Known>>,
     connections: usize,
+    pseudonym: Pseudonym,
+    /// Counts what was asked for.
+    turn: AtomicU64,
 }
 
 /// A channel and what it was made from.
 struct Known {
     base: Base,
     proxy: Option<Secret>,
+    ca_file: Option<CaFile>,
     keep_alive: Duration,
     channel: Arc<Channel>,
+    /// The last turn in which it was asked for.
+    used: AtomicU64,
 }
 
 impl Known {
     fn fits(&self, endpoint: &Endpoint) -> bool {
-        self.base == endpoint.base && self.keep_alive == endpoint.keep_alive && self.proxy == endpoint.proxy
+        self.base == endpoint.base
+            && self.keep_alive == endpoint.keep_alive
+            && self.proxy == endpoint.proxy
+            && self.ca_file == endpoint.ca_file
     }
 }
 
 impl Net {
     /// Channels that keep up to `connections` idle connections each.
     pub fn new(connections: usize) -> Self {
-        Self { channels: RwLock::new(Vec::new()), connections }
+        Self {
+            channels: RwLock::new(Vec::new()),
+            connections,
+            pseudonym: Pseudonym::default(),
+            turn: AtomicU64::new(0),
+        }
+    }
+
+    /// What this proxy calls itself to others.
+    pub fn pseudonym(&self) -> &Pseudonym {
+        &self.pseudonym
     }
 
     /// The way to an endpoint.
@@ -41,17 +63,38 @@ impl Net {
     /// # Errors
     /// Its proxy is not a usable URL.
     pub fn channel(&self, endpoint: &Endpoint) -> Result<Arc<Channel>, Fault> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if let Some(known) = read(&self.channels).iter().find(|known| known.fits(endpoint)) {
+            known.used.store(turn, Ordering::Relaxed);
             return Ok(Arc::clone(&known.channel));
         }
-        let made = Channel::new(endpoint, self.connections);
+        let made = Channel::with(endpoint, self.connections, Names::default(), self.pseudonym.via());
         let channel = Arc::new(made.map_err(|cause| Fault { trouble: Trouble::Connect, cause })?);
         let mut channels = write(&self.channels);
-        if channels.len() >= MOST {
-            channels.clear();
+        let oldest = channels.iter().enumerate().min_by_key(|(_, known)| known.used.load(Ordering::Relaxed));
+        if let Some((oldest, _)) = oldest.filter(|_| channels.len() >= MOST) {
+            channels.swap_remove(oldest);
         }
-        let Endpoint { base, proxy, keep_alive, .. } = endpoint.clone();
-        channels.push(Known { base, proxy, keep_alive, channel: Arc::clone(&channel) });
+        let Endpoint { base, proxy, ca_file, keep_alive, .. } = endpoint.clone();
+        channels.push(Known { base, proxy, ca_file, keep_alive, channel: Arc::clone(&channel), used: turn.into() });
         Ok(channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // S20
+    #[test]
+    fn of_too_many_channels_one_is_forgotten_and_not_all() {
+        let net = Net::new(1);
+        let endpoint = |n: usize| Endpoint::plain(format!("e{n}"), "127.0.0.1", 1 + n as u16);
+        let all: Vec<_> = (0..MOST).map(|n| net.channel(&endpoint(n)).expect("a channel")).collect();
+        let again = |n: usize| Arc::ptr_eq(&net.channel(&endpoint(n)).expect("a channel"), &all[n]);
+        assert!(again(0), "asked for again, so the next one is the oldest");
+        net.channel(&endpoint(MOST)).expect("a channel");
+        assert!((2..MOST).all(again) && again(0));
+        assert!(!again(1));
     }
 }

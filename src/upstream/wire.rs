@@ -1,11 +1,15 @@
-//! The TCP transport under ureq: dials, sends head and body together, and waits in a way that a client's
-//! leaving, a stage's time-out or a ping can end. Knows nothing of HTTP.
+//! The TCP transport under ureq: sends head and body together, and waits in a way that a client's leaving, a stage's
+//! time-out, a ping or an early answer can end. Knows nothing of HTTP.
 
-use super::call::{Call, Stage, TICK, current};
+use super::call::{Call, Stage, current};
+use super::connect::Addresses;
 use crate::base::clock;
 use crate::base::gone::HangUp;
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+use std::io::{self, IoSlice, Read};
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use ureq::unversioned::transport::{
@@ -13,9 +17,11 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
-/// Opens TCP connections. First in the chain, TLS comes after it.
-#[derive(Debug)]
-pub(super) struct Dial;
+/// Opens TCP connections. First in the chain, TLS and HTTP come after it.
+#[derive(Debug, Default)]
+pub(super) struct Dial {
+    addresses: Addresses,
+}
 
 impl<In: Transport> Connector<In> for Dial {
     type Out = Either<In, Wire>;
@@ -25,7 +31,7 @@ impl<In: Transport> Connector<In> for Dial {
             return Ok(Some(Either::A(tunnel)));
         }
         let call = current().ok_or_else(|| io::Error::other("a connection needs a call"))?;
-        let stream = dial(&call, &details.addrs)?;
+        let stream = self.addresses.connect(&call, &details.addrs)?;
         stream.set_nodelay(true)?;
         let config = details.config;
         let wire = Wire {
@@ -40,38 +46,6 @@ impl<In: Transport> Connector<In> for Dial {
         call.attach(wire.line());
         Ok(Some(Either::B(wire)))
     }
-}
-
-/// Tries every address. Each gets its share of the time, in slices: the only way to hear, while
-/// connecting, that the client has left. A lost SYN is repeated by the kernel after a second anyway.
-fn dial(call: &Call, addrs: &[SocketAddr]) -> Result<TcpStream, Error> {
-    let mut last = Error::HostNotFound;
-    for (n, addr) in addrs.iter().enumerate() {
-        let others_wait = n + 1 < addrs.len();
-        loop {
-            if call.is_cancelled() {
-                return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
-            }
-            let Some(wait) = call.patience(clock::now()) else {
-                return Err(Error::Timeout(Timeout::Connect));
-            };
-            match TcpStream::connect_timeout(addr, wait) {
-                Ok(stream) => return Ok(stream),
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                    last = Error::Timeout(Timeout::Connect);
-                    if others_wait {
-                        break;
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    last = e.into();
-                    break;
-                }
-            }
-        }
-    }
-    Err(last)
 }
 
 /// A socket that another thread may shut down.
@@ -89,7 +63,8 @@ impl HangUp for Socket {
 pub(super) struct Wire {
     socket: Arc<Socket>,
     buffers: LazyBuffers,
-    /// The head, until the first bytes of the body join it or an answer is awaited.
+    /// What is to be sent before anything else: the head, until the first bytes of the body join it or an answer is
+    /// awaited; and of a piece of the body what the socket did not take when something could be read.
     held: Vec<u8>,
     /// The read time-out that the kernel has.
     wait: Option<Duration>,
@@ -114,7 +89,8 @@ impl Wire {
         self.deaf = false;
     }
 
-    /// Writes what is held, then the first `amount` bytes of the output buffer.
+    /// Writes what is held, then the first `amount` bytes of the output buffer. When that must wait and something can be
+    /// read, `call.interrupted` is set and the rest is held.
     fn send(&mut self, call: &Call, amount: usize) -> Result<(), Error> {
         let held = std::mem::take(&mut self.held);
         if self.deaf {
@@ -128,27 +104,59 @@ impl Wire {
             if call.is_cancelled() {
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
             }
-            match (&self.socket.0).write_vectored(slices) {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match sendmsg(&self.socket.0, slices, &mut SendAncillaryBuffer::default(), flags) {
                 Ok(n) => {
                     call.progress();
                     IoSlice::advance_slices(&mut slices, n);
                 }
-                Err(e) if is_wait(&e) => {
-                    if call.patience(clock::now()).is_none() {
-                        return Err(Error::Timeout(Timeout::SendBody));
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    if can_read(&self.socket.0, call)? {
+                        self.held = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+                        call.interrupted.set(true);
+                        return Ok(());
                     }
                 }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // An upstream may refuse a large body early (413) and close: its answer is still to be read.
-                Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Err(Errno::PIPE | Errno::CONNRESET) => {
                     self.deaf = true;
+                    call.upload_over.set(true);
                     return Ok(());
                 }
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(io::Error::from(e).into()),
             }
         }
         Ok(())
     }
+
+    /// Reads what is there, or waits for it as long as the kernel was told; `None` when nothing came.
+    fn receive(&mut self, call: &Call) -> io::Result<Option<usize>> {
+        let buffer = self.buffers.input_append_buf();
+        let result = if call.peeking.get() {
+            recv(&self.socket.0, buffer, RecvFlags::DONTWAIT).map(|(n, _)| n).map_err(io::Error::from)
+        } else {
+            (&self.socket.0).read(buffer)
+        };
+        match result {
+            Err(e) if is_wait(&e) && !call.peeking.get() => Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
+            result => result.map(Some),
+        }
+    }
+}
+
+/// Waits until a socket can be written to again, a while at most; tells whether it can be read from instead.
+fn can_read(socket: &TcpStream, call: &Call) -> Result<bool, Error> {
+    let patience = call.patience(clock::now()).ok_or(Error::Timeout(Timeout::SendBody))?;
+    let listening = if call.listening.get() { PollFlags::IN } else { PollFlags::empty() };
+    let mut fds = [PollFd::new(socket, PollFlags::OUT | listening)];
+    match poll(&mut fds, Timespec::try_from(patience).ok().as_ref()) {
+        Err(e) if e != Errno::INTR => return Err(io::Error::from(e).into()),
+        _ => {}
+    }
+    let ready = fds[0].revents();
+    Ok(ready.contains(PollFlags::IN) && !ready.contains(PollFlags::OUT))
 }
 
 impl Transport for Wire {
@@ -162,9 +170,6 @@ impl Transport for Wire {
         if call.stage() == Stage::Connect && timeout.reason != Timeout::Connect {
             self.begin(&call);
         }
-        if self.calls == 1 && self.wait.is_none() {
-            self.socket.0.set_write_timeout(Some(TICK))?;
-        }
         if timeout.reason == Timeout::SendRequest {
             let output = &self.buffers.output()[..amount];
             self.held.extend_from_slice(output);
@@ -175,26 +180,33 @@ impl Transport for Wire {
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
         let call = current().ok_or_else(|| io::Error::other("a read needs a call"))?;
-        if !self.held.is_empty() {
+        let peeking = call.peeking.get();
+        if call.upload_over.get() {
+            self.deaf = true;
+        }
+        if !peeking && !self.held.is_empty() {
             self.send(&call, 0)?;
         }
-        if call.stage() == Stage::Send {
+        if !peeking && call.stage() == Stage::Send {
             call.enter_stage(Stage::FirstByte, clock::now());
         }
         loop {
             if call.is_cancelled() {
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
             }
-            let Some(wait) = call.patience(clock::now()) else {
-                return Err(Error::Timeout(Timeout::RecvBody));
-            };
-            // Nearly always the same tick, so nearly never a system call.
-            if self.wait != Some(wait) {
-                self.socket.0.set_read_timeout(Some(wait))?;
-                self.wait = Some(wait);
+            if !peeking {
+                let Some(wait) = call.patience(clock::now()) else {
+                    return Err(Error::Timeout(Timeout::RecvBody));
+                };
+                // Nearly always the same tick, so nearly never a system call.
+                if self.wait != Some(wait) {
+                    self.socket.0.set_read_timeout(Some(wait))?;
+                    self.wait = Some(wait);
+                }
             }
-            match (&self.socket.0).read(self.buffers.input_append_buf()) {
-                Ok(n) => {
+            match self.receive(&call) {
+                Ok(None) => {}
+                Ok(Some(n)) => {
                     self.buffers.input_appended(n);
                     if n > 0 && call.stage() != Stage::Connect {
                         call.answered.set(true);
@@ -204,9 +216,8 @@ impl Transport for Wire {
                     }
                     return Ok(n > 0);
                 }
-                Err(e) if is_wait(&e) || e.kind() == io::ErrorKind::Interrupted => {}
                 // ureq takes a reset for the proper end of a body that ends by close; under another kind not.
-                Err(e) if call.stage() == Stage::Body => return Err(io::Error::other(e).into()),
+                Err(e) if call.headed.get() => return Err(io::Error::other(e).into()),
                 Err(e) => return Err(e.into()),
             }
         }
@@ -216,18 +227,15 @@ impl Transport for Wire {
     /// just read to the end of an answer; only coming out does the kernel know more.
     fn is_open(&mut self) -> bool {
         if !std::mem::replace(&mut self.idle, true) {
-            return !self.deaf && current().is_none_or(|call| call.release());
+            let clean = !self.deaf && self.held.is_empty() && self.buffers.input().is_empty();
+            return clean && current().is_none_or(|call| call.release());
         }
         if current().is_some_and(|call| call.fresh.get()) {
             return false;
         }
-        let stream = &self.socket.0;
-        if stream.set_nonblocking(true).is_err() {
-            return false;
-        }
         // Bytes would be an answer that nobody asked for, an end a closed connection.
-        let quiet = matches!(stream.peek(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock);
-        quiet && stream.set_nonblocking(false).is_ok()
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(recv(&self.socket.0, &mut [0; 1], flags), Err(Errno::AGAIN))
     }
 }
 

@@ -1,7 +1,9 @@
 //! `endpoints`: where they are, how they are asked, what is sent to them.
 
 use crate::{good, wrong};
+use llmproxy::config::load;
 use llmproxy::config::{Auth, Endpoint, OnClientGone, Op, Probe};
+use std::path::Path;
 use std::time::Duration;
 
 /// The endpoint of a flow map's content; it has a name.
@@ -235,4 +237,53 @@ fn what_is_done_when_the_client_leaves_and_who_we_say_we_are() {
     );
     assert!(placed_complaint("onClientGone: stop").contains("is not one of cancel, finish"));
     assert!(placed_complaint("userAgent: \"a\\nb\"").contains("cannot be sent in a header"));
+}
+
+#[test]
+fn a_file_of_authorities_must_be_there_and_be_pem() {
+    // R21
+    let file = |path: &Path| match path.to_str() {
+        Some("ca.pem") => Ok(include_str!("../data/tls/ca.pem").to_owned()),
+        Some("key.pem") => Ok("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".into()),
+        _ => Err(std::io::ErrorKind::NotFound.into()),
+    };
+    let read = |path: &str| {
+        let text = format!("endpoints: [{{name: a, url: 'https://h/v1', caFile: {path}}}]");
+        load::parse("f.yml", &text, &|_| None, &file).map(|(config, _)| config)
+    };
+    let config = read("ca.pem").unwrap();
+    let named = config.endpoints[0].ca_file.as_ref().unwrap();
+    assert_eq!((named.path.as_str(), named.certificates.len()), ("ca.pem", 1));
+    for (path, what) in [("key.pem", "PEM"), ("nowhere.pem", "cannot be read")] {
+        let line = read(path).unwrap_err()[0].to_string();
+        assert!(line.contains("caFile") && line.contains(path) && line.contains(what), "{line}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_the_proxy_itself_is_refused() {
+    // U16
+    let refused = |server: &str, endpoint: &str| {
+        let text =
+            format!("server: {{{server}}}\nendpoints: [{{name: a, {endpoint}}}]\nlisteners: [{{name: b, port: 9001}}]");
+        let (config, _) = load::parse("f.yml", &text, &|_| None, &|_| unreachable!()).unwrap();
+        load::refuse_own_addresses("f.yml", &config).is_err()
+    };
+    for (server, endpoint) in [
+        ("port: 8080", "address: 127.0.0.1, port: 8080"),
+        ("", "address: localhost, port: 8080"),
+        ("host: 0.0.0.0, port: 9000", "url: 'http://127.0.0.1:9000/v1'"),
+        ("host: '::', port: 9000", "address: '::1', port: 9000"),
+        ("host: 192.168.1.2, port: 9000", "address: 192.168.1.2, port: 9000"),
+        ("port: 9000", "address: 127.0.0.1, port: 9001"),
+    ] {
+        assert!(refused(server, endpoint), "{server} {endpoint}");
+    }
+    for (server, endpoint) in [
+        ("port: 8080", "address: 127.0.0.1, port: 8081"),
+        ("host: 0.0.0.0, port: 8080", "address: 192.168.1.9, port: 8080"),
+        ("port: 8080", "address: 127.0.0.1, port: 8080, enabled: false"),
+    ] {
+        assert!(!refused(server, endpoint), "{server} {endpoint}");
+    }
 }

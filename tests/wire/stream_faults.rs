@@ -189,6 +189,11 @@ fn a_recorded_stream_cut_anywhere_gives_its_bytes_and_no_end() {
     for at in offsets {
         upstream.on(CHAT, Script::raw(&RECORDED[..at]).cut());
         let answer = proxy.post(CHAT, stream("m"));
+        if body_of(&RECORDED[..at]).is_empty() && answer.status() == 502 {
+            // Before the first byte of the body every loss is a clean status.
+            assert_eq!(answer.ended, Ended::Complete, "cut at {at}");
+            continue;
+        }
         assert_eq!((answer.status(), answer.ended), (200, Ended::Cut), "cut at {at}");
         let text = answer.text();
         let sent = text.rfind("data: {\"error\"").expect("an error event");

@@ -4,9 +4,10 @@ use super::routing::weight;
 use super::sections::{probe_path, timeouts};
 use super::{address, header};
 use crate::base::secret::Secret;
+use crate::config::authorities::certificates;
 use crate::config::reader::{Field, Section};
 use crate::config::shown::has_key;
-use crate::config::{Auth, Base, Endpoint, KEEP_ALIVE, MINIMAL, MaxConcurrent, OnClientGone, Probe, Timeouts};
+use crate::config::{Auth, Base, CaFile, Endpoint, KEEP_ALIVE, MINIMAL, MaxConcurrent, OnClientGone, Probe, Timeouts};
 
 pub fn endpoints(root: &mut Section, shared: &Timeouts) -> Vec<Endpoint> {
     let field = root.field("endpoints");
@@ -43,6 +44,7 @@ fn endpoint(s: &mut Section, shared: &Timeouts, names: &mut Vec<String>) -> Opti
     let timeouts = s.field("timeouts").section(|s| timeouts(s, shared));
     let proxy = proxy(s);
     let user_agent = s.field("userAgent").parse(header::value);
+    let ca_file = ca_file(&s.field("caFile"));
     Some(Endpoint {
         name: name?,
         base: base?,
@@ -59,6 +61,7 @@ fn endpoint(s: &mut Section, shared: &Timeouts, names: &mut Vec<String>) -> Opti
         timeouts,
         proxy,
         user_agent,
+        ca_file,
         stream: true,
         keep_alive: KEEP_ALIVE,
     })
@@ -230,6 +233,17 @@ fn user(text: &str) -> Result<String, String> {
         return Err("is not a user name".into());
     }
     Ok(text.to_owned())
+}
+
+fn ca_file(field: &Field) -> Option<CaFile> {
+    let (path, text) = field.file()?;
+    match certificates(&text) {
+        Ok(certificates) => Some(CaFile { path, certificates: certificates.into() }),
+        Err(problem) => {
+            field.problem(format!("the file {path:?} {problem}"));
+            None
+        }
+    }
 }
 
 pub fn proxy(s: &mut Section) -> Option<Secret> {

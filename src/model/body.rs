@@ -1,9 +1,43 @@
-//! A request body, from bytes as they arrive to the bytes meant. Strict about chunks, and never trusts a declared size. Does no I/O.
+//! A body of HTTP/1.1 in either direction, from bytes as they arrive to the bytes meant. Strict about chunks, and never
+//! trusts a declared size. Does no I/O.
 
-use super::framing::{Framing, is_token, is_value, refuse, too_large};
-use crate::model::failure::{Failure, Kind};
+use super::failure::{Failure, Kind};
 
-/// Bytes of chunk extensions in one body, all together. Nobody here reads them.
+/// How the end of a body is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    None,
+    /// So many bytes follow the head.
+    Sized(u64),
+    /// Chunks follow until the one of size zero.
+    Chunked,
+}
+
+/// The refusal of a message that could be read in more than one way: 400, and the connection ends.
+pub fn refuse(what: &str) -> Failure {
+    Failure::new(Kind::BadFraming, format!("The request is not sound HTTP/1.1: {what}."))
+}
+
+/// The refusal of a body longer than `limit`.
+pub fn too_large(limit: u64) -> Failure {
+    Failure::new(
+        Kind::BodyTooLarge,
+        format!("The request body is longer than the {limit} bytes allowed here (server.maxBody)."),
+    )
+}
+
+/// RFC 9110 5.6.2.
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What may stand in a field value: RFC 9110 5.5, with bytes beyond ASCII passed on as they are.
+pub fn is_value(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+/// Bytes of chunk extensions in one request body, all together, and in one chunk of an answer. Nobody here reads them.
 const EXTENSIONS: usize = 8 * 1024;
 /// Bytes of trailer fields, as many as a head may have. They are dropped.
 const TRAILERS: usize = 32 * 1024;
@@ -29,6 +63,7 @@ pub struct Decoder {
     announced: u64,
     extensions: usize,
     trailers: usize,
+    is_answer: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +106,17 @@ impl Decoder {
             Framing::Sized(length) => (State::Sized(length), length),
             Framing::Chunked => (State::Size { size: 0, digits: 0 }, 0),
         };
-        Self { state, limit, announced, extensions: 0, trailers: 0 }
+        Self { state, limit, announced, extensions: 0, trailers: 0, is_answer: false }
+    }
+
+    /// A decoder of an answer's chunks, which may go on for ever and may all have extensions.
+    pub fn of_answer() -> Self {
+        Self { is_answer: true, ..Self::new(Framing::Chunked, u64::MAX) }
+    }
+
+    /// The chunk of size zero has come: every byte of the body is here, though maybe not every byte of its framing.
+    pub fn has_last_chunk(&self) -> bool {
+        matches!(self.state, State::Trailer | State::End | State::Done)
     }
 
     /// Bytes that are still to come, if their number was declared.
@@ -81,7 +126,7 @@ impl Decoder {
 
     /// Appends what `input` holds of the body to `out`, which grows with the bytes that came and not with what was announced.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, Failure> {
-        if self.announced > self.limit {
+        if self.announced > self.limit && !self.is_answer {
             return Err(too_large(self.limit));
         }
         let mut rest = input;
@@ -129,7 +174,12 @@ impl Decoder {
             (State::SizeEnd { size: 0 }, b'\n') => State::Trailer,
             (State::SizeEnd { size }, b'\n') => State::Data(size),
             (State::DataCr, b'\r') => State::DataEnd,
-            (State::DataEnd, b'\n') => State::Size { size: 0, digits: 0 },
+            (State::DataEnd, b'\n') => {
+                if self.is_answer {
+                    self.extensions = 0;
+                }
+                State::Size { size: 0, digits: 0 }
+            }
             (State::DataCr | State::DataEnd, _) => return Err(refuse("a chunk is longer than its size")),
             (State::Trailer, b'\r') => State::End,
             (State::Trailer | State::TrailerName, _) if is_token(byte) => self.trailer(State::TrailerName)?,
@@ -149,6 +199,9 @@ impl Decoder {
     /// Refuses a body as soon as its chunks promise more than is allowed.
     fn announce(&mut self, next: State, size: u64) -> Result<State, Failure> {
         self.announced = self.announced.saturating_add(size);
+        if self.is_answer {
+            return Ok(next);
+        }
         if self.announced > self.limit { Err(too_large(self.limit)) } else { Ok(next) }
     }
 

@@ -1,0 +1,63 @@
+//! Certificate authorities that are trusted besides the built-in ones.
+
+use super::load;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+/// `endpoints[].caFile`
+#[derive(Debug, Clone, PartialEq)]
+pub struct CaFile {
+    /// As the file says it.
+    pub path: String,
+    /// DER, one or more.
+    pub certificates: Arc<[Vec<u8>]>,
+}
+
+/// The certificates of a PEM text (RFC 7468), at least one.
+///
+/// # Errors
+/// There is none, or one that is not base64.
+pub fn certificates(text: &str) -> Result<Vec<Vec<u8>>, String> {
+    let begin = text.split("-----BEGIN CERTIFICATE-----").skip(1);
+    let bodies = begin.map(|part| part.split_once("-----END CERTIFICATE-----").map(|(body, _)| body));
+    let der = bodies.map(|body| BASE64_STANDARD.decode(body?.split_whitespace().collect::<String>()).ok());
+    match der.collect::<Option<Vec<_>>>() {
+        Some(certificates) if !certificates.is_empty() => Ok(certificates),
+        Some(_) => Err("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)".into()),
+        None => Err("holds a certificate that is cut off or not base64".into()),
+    }
+}
+
+/// What `SSL_CERT_FILE` adds for every endpoint, read once.
+pub fn system_authorities() -> &'static [Vec<u8>] {
+    static READ: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    READ.get_or_init(|| {
+        let Some(path) = load::env("SSL_CERT_FILE").filter(|path| !path.is_empty()) else { return Vec::new() };
+        let read = load::text(Path::new(&path)).map_err(|e| e.to_string()).and_then(|text| certificates(&text));
+        read.unwrap_or_else(|problem| {
+            log::warn!("SSL_CERT_FILE: {path}: {problem}; only the built-in authorities are trusted");
+            Vec::new()
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_found_among_other_text_and_nothing_else_counts() {
+        // R21
+        let one = "-----BEGIN CERTIFICATE-----\nAQID\r\nBA==\n-----END CERTIFICATE-----\n";
+        assert_eq!(certificates(one), Ok(vec![vec![1, 2, 3, 4]]));
+        assert_eq!(certificates(&format!("# home\n{one}text\n{one}")).map(|all| all.len()), Ok(2));
+        for text in ["", "x", "-----BEGIN PRIVATE KEY-----\nAQID\n-----END PRIVATE KEY-----"] {
+            assert!(certificates(text).is_err_and(|e| e.contains("PEM")), "{text:?}");
+        }
+        for text in ["-----BEGIN CERTIFICATE-----\nAQID", "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----"] {
+            assert!(certificates(text).is_err_and(|e| e.contains("base64")), "{text:?}");
+        }
+    }
+}

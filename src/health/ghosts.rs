@@ -1,0 +1,140 @@
+//! Slots whose requests were given up while their server may still be working on them. Owned by the health thread, so
+//! that nobody is sent to wait behind work that nobody waits for.
+
+use super::probe::Slots;
+use crate::model::capacity::Slot;
+use crate::model::endpoint::Live;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A slot is given back after this, whatever its server says.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The abandoned slots of all endpoints, at most one for each slot that there is, in order of age.
+#[derive(Default)]
+pub(super) struct Ghosts(Vec<Ghost>);
+
+struct Ghost {
+    slot: Slot,
+    since: Instant,
+}
+
+impl Ghosts {
+    /// Keeps a slot taken.
+    pub fn hold(&mut self, slot: Slot, now: Instant) {
+        self.0.push(Ghost { slot, since: now });
+    }
+
+    /// How many are at an endpoint, and since when the first of them is.
+    pub fn at(&self, live: &Arc<Live>) -> (usize, Option<Instant>) {
+        let here = self.0.iter().filter(|ghost| ghost.slot.is_at(live));
+        (here.clone().count(), here.map(|ghost| ghost.since).min())
+    }
+
+    /// Gives back what was held long enough.
+    pub fn expire(&mut self, now: Instant) {
+        self.0.retain(|ghost| now.saturating_duration_since(ghost.since) < LONGEST);
+    }
+
+    /// An endpoint has restarted: nothing works there any more.
+    pub fn forget(&mut self, live: &Arc<Live>) {
+        self.0.retain(|ghost| !ghost.slot.is_at(live));
+    }
+
+    /// Gives slots back that an endpoint, asked at `started`, showed free. `ours` are our other requests there then.
+    pub fn free(&mut self, live: &Arc<Live>, ours: usize, started: Instant, slots: Slots) {
+        let (here, _) = self.at(live);
+        // One that was there only before or only after the question may not be among those that work.
+        let ours = ours.min((live.in_flight() as usize).saturating_sub(here));
+        let working = match slots {
+            Slots::Working(working) => working.saturating_sub(ours),
+            Slots::Unknown => 0,
+            Slots::Failed => return,
+        };
+        // What was abandoned after the question is not answered by it.
+        let is_asked = |ghost: &Ghost| ghost.slot.is_at(live) && ghost.since <= started;
+        let mut free = self.0.iter().filter(|ghost| is_asked(ghost)).count().saturating_sub(working);
+        self.0.retain(|ghost| {
+            let goes = free > 0 && is_asked(ghost);
+            free -= usize::from(goes);
+            !goes
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock;
+    use crate::config;
+    use crate::model::capacity::{Capacity, Entry, Wanted};
+    use crate::model::endpoint::Endpoint;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn live() -> Arc<Live> {
+        Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), clock::now()).live
+    }
+
+    fn enter(live: &Arc<Live>) -> Slot {
+        let wanted = Wanted { lives: &[Arc::clone(live)], background: false, length: 0, route: "" };
+        match Arc::<Capacity>::default().enter(&wanted, |_| vec![0]) {
+            Entry::In(_, slot) => slot,
+            _ => panic!("there is no limit"),
+        }
+    }
+
+    #[test]
+    fn slots_are_given_back_as_far_as_the_server_shows_them_free() {
+        // L1: requests of ours before and after the question, working slots, abandoned ones that stay of two
+        let table = [
+            (0, 0, Slots::Working(2), 2),
+            (0, 0, Slots::Working(1), 1),
+            (0, 0, Slots::Working(0), 0),
+            (1, 1, Slots::Working(3), 2),
+            (1, 1, Slots::Working(2), 1),
+            (1, 1, Slots::Working(1), 0),
+            // One of ours that came or left meanwhile may or may not be among them.
+            (0, 1, Slots::Working(2), 2),
+            (1, 0, Slots::Working(2), 2),
+            (0, 0, Slots::Failed, 2),
+            (0, 0, Slots::Unknown, 0),
+        ];
+        for (before, after, slots, stay) in table {
+            let (live, other, start) = (live(), live(), clock::now());
+            let mut ghosts = Ghosts::default();
+            ghosts.hold(enter(&live), start);
+            ghosts.hold(enter(&other), start);
+            ghosts.hold(enter(&live), start + SECOND);
+            let _ours: Vec<Slot> = (0..after).map(|_| enter(&live)).collect();
+            ghosts.free(&live, before, start + 2 * SECOND, slots);
+            assert_eq!(live.in_flight() as usize, after + stay, "{before} {after} {slots:?}");
+            assert_eq!((ghosts.at(&live).0, ghosts.at(&other).0), (stay, 1));
+        }
+    }
+
+    #[test]
+    fn one_abandoned_after_the_question_stays() {
+        // L1
+        let (live, start) = (live(), clock::now());
+        let mut ghosts = Ghosts::default();
+        ghosts.hold(enter(&live), start + SECOND);
+        ghosts.free(&live, 0, start, Slots::Working(0));
+        assert_eq!(ghosts.at(&live), (1, Some(start + SECOND)));
+    }
+
+    #[test]
+    fn none_is_held_longer_than_a_minute_or_than_its_server_lives() {
+        // L1
+        let (live, start) = (live(), clock::now());
+        let mut ghosts = Ghosts::default();
+        ghosts.hold(enter(&live), start);
+        ghosts.hold(enter(&live), start + 30 * SECOND);
+        ghosts.expire(start + 59 * SECOND);
+        assert_eq!(live.in_flight(), 2);
+        ghosts.expire(start + 60 * SECOND);
+        assert_eq!(live.in_flight(), 1);
+        ghosts.forget(&live);
+        assert_eq!((live.in_flight(), ghosts.at(&live)), (0, (0, None)));
+    }
+}

@@ -1,0 +1,283 @@
+//! One probe: what an endpoint is asked, and what its answers mean. On a thread of its own, within its own time, on
+//! connections of its own, since only a new connection shows that the endpoint still takes any.
+
+use crate::base::clock;
+use crate::config::Timeouts;
+use crate::model::catalog;
+use crate::model::endpoint::{Endpoint, Model};
+use crate::model::standing::Observation;
+use crate::upstream::{Answer, Channel, Fault, Net, Order, Stage, Trouble, headers};
+use http::{Method, StatusCode};
+use serde_json::Value;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes of one answer that are read.
+const MOST: usize = 8 << 20;
+
+/// What a thread is to ask.
+pub(super) struct Task {
+    pub endpoint: Arc<Endpoint>,
+    /// The path of the probe itself.
+    pub path: Option<String>,
+    pub list: bool,
+    pub props: bool,
+    pub slots: bool,
+    /// Requests of ours that are there, abandoned ones not counted.
+    pub ours: usize,
+    pub started: Instant,
+    /// Bounds all of it.
+    pub timeout: Duration,
+    /// Bounds each connection.
+    pub connect: Duration,
+}
+
+/// What was found; nothing is there that was not asked.
+pub(super) struct Found {
+    pub endpoint: Arc<Endpoint>,
+    pub ours: usize,
+    pub started: Instant,
+    pub seen: Option<Observation>,
+    pub list: Option<Listing>,
+    pub props: Option<Props>,
+    /// Slots that work, if it told.
+    pub slots: Option<Slots>,
+}
+
+/// What came of asking for the models.
+pub(super) enum Listing {
+    Models(Vec<Model>),
+    /// An answer with success that is no list; why.
+    Bad(String),
+    Failed,
+}
+
+/// What came of asking llama-server's `/props`.
+#[derive(Clone, Copy)]
+pub(super) enum Props {
+    Told { slots: Option<u32>, context: Option<u64> },
+    Unsupported,
+    Failed,
+}
+
+/// What came of asking llama-server's `/slots`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Slots {
+    /// So many are working.
+    Working(usize),
+    /// It does not tell.
+    Unknown,
+    Failed,
+}
+
+type Got = Result<(StatusCode, Vec<u8>), Fault>;
+
+impl Found {
+    fn nothing(task: &Task) -> Self {
+        let endpoint = Arc::clone(&task.endpoint);
+        Self { endpoint, ours: task.ours, started: task.started, seen: None, list: None, props: None, slots: None }
+    }
+}
+
+/// Does a task with `ask`; a panic in it is a failed probe.
+pub(super) fn guarded(task: &Task, ask: impl FnOnce(&Task) -> Found) -> Found {
+    catch_unwind(AssertUnwindSafe(|| ask(task))).unwrap_or_else(|_| {
+        log::error!("endpoint {}: the probe panicked", task.endpoint.name());
+        let failed = Found::nothing(task);
+        let seen = task.path.as_ref().map(|_| Observation::Down("the probe panicked".into()));
+        let list = task.list.then_some(Listing::Failed);
+        Found { seen, list, slots: task.slots.then_some(Slots::Failed), ..failed }
+    })
+}
+
+/// Asks one endpoint everything the task names.
+pub(super) fn ask(net: &Net, task: &Task) -> Found {
+    let mut found = Found::nothing(task);
+    let channel = match net.channel(&task.endpoint.config) {
+        Ok(channel) => channel,
+        Err(fault) => {
+            let seen = task.path.as_ref().map(|_| Observation::Down(fault.cause));
+            return Found { seen, list: task.list.then_some(Listing::Failed), ..found };
+        }
+    };
+    let get = |path: &str| get(&channel, task, path);
+    let mut listed = None;
+    if let Some(path) = &task.path {
+        let got = get(path);
+        let succeeded = got.as_ref().is_ok_and(|(status, _)| status.is_success());
+        let is_list = path == "/v1/models" || path == "/models";
+        listed = got.as_ref().ok().filter(|_| is_list).cloned();
+        found.seen = Some(judge(got, &task.endpoint));
+        if !succeeded {
+            return found;
+        }
+    }
+    if task.list || listed.is_some() {
+        found.list = Some(listing(listed.map_or_else(|| get("/v1/models"), Ok)));
+    }
+    if task.props {
+        found.props = Some(props(get("/props")));
+    }
+    if task.slots {
+        found.slots = Some(slots(get("/slots")));
+    }
+    found
+}
+
+fn listing(got: Got) -> Listing {
+    match got {
+        Ok((status, body)) if status.is_success() => match catalog::list_of(&body) {
+            Ok(models) => Listing::Models(models),
+            Err(why) => Listing::Bad(format!("its list of models {why}")),
+        },
+        _ => Listing::Failed,
+    }
+}
+
+fn props(got: Got) -> Props {
+    match got {
+        Ok((status, body)) if status.is_success() => {
+            let props: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let slots = props["total_slots"].as_u64().and_then(|slots| u32::try_from(slots).ok());
+            Props::Told { slots, context: props["default_generation_settings"]["n_ctx"].as_u64() }
+        }
+        Ok((status, _)) if matches!(status.as_u16(), 404 | 405 | 501) => Props::Unsupported,
+        _ => Props::Failed,
+    }
+}
+
+fn slots(got: Got) -> Slots {
+    let Ok((status, body)) = got else { return Slots::Failed };
+    let list = serde_json::from_slice::<Value>(&body).ok().filter(|_| status.is_success());
+    let states =
+        list.as_ref().and_then(Value::as_array).map(|all| all.iter().map(|slot| slot["is_processing"].as_bool()));
+    match states.and_then(|states| states.collect::<Option<Vec<bool>>>()) {
+        Some(states) => Slots::Working(states.iter().filter(|works| **works).count()),
+        None => Slots::Unknown,
+    }
+}
+
+/// What an answer to a probe means (SPEC section 6).
+fn judge(got: Got, endpoint: &Endpoint) -> Observation {
+    match got {
+        // Who asks too often is answered by somebody who lives.
+        Ok((status, _)) if status.is_success() || status == StatusCode::TOO_MANY_REQUESTS => Observation::Up,
+        Ok((StatusCode::SERVICE_UNAVAILABLE, body)) if body.windows(13).any(|w| w == b"Loading model") => {
+            Observation::Loading
+        }
+        Ok((status, _)) => Observation::Down(format!("answered {}", status.as_u16())),
+        Err(Fault { trouble: Trouble::Timeout(Stage::Connect), .. }) => {
+            Observation::Down("could not be connected to in time".into())
+        }
+        Err(Fault { trouble: Trouble::Timeout(_), .. }) if endpoint.live.is_working(clock::now()) => Observation::Busy,
+        Err(Fault { trouble: Trouble::Timeout(_), .. }) => Observation::Down("did not answer in time".into()),
+        Err(fault) if fault.trouble == Trouble::Refused => {
+            // An attempt that still waits there is given up (SPEC 5).
+            endpoint.live.note_refused(clock::now());
+            Observation::Refused(fault.cause)
+        }
+        Err(fault) => Observation::Down(fault.cause),
+    }
+}
+
+fn get(channel: &Channel, task: &Task, path: &str) -> Got {
+    let until = task.started + task.timeout;
+    let total = until.saturating_duration_since(clock::now()).max(Duration::from_millis(1));
+    // Before the total, so that the time-out says which of the two it was.
+    let connect = Some(task.connect.min(total - total / 16));
+    let order = Order {
+        method: Method::GET,
+        path,
+        raw: false,
+        headers: headers::own(&task.endpoint.config),
+        body: [&[], &[], &[]],
+        rest: None,
+        timeouts: Timeouts { connect, first_byte: None, idle: None, total: Some(total) },
+        gone: None,
+        watch: None,
+    };
+    let mut answer = channel.send(&order)?;
+    Ok((answer.status, read_all(&mut answer)?))
+}
+
+fn read_all(answer: &mut Answer) -> Result<Vec<u8>, Fault> {
+    let (mut body, mut piece) = (Vec::new(), vec![0; 16 << 10]);
+    loop {
+        match answer.read(&mut piece)? {
+            0 => return Ok(body),
+            n if body.len() + n <= MOST => body.extend_from_slice(&piece[..n]),
+            _ => return Err(Fault { trouble: Trouble::Garbled, cause: "the answer is too long".into() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::model::capacity::{Capacity, Wanted};
+
+    fn task() -> Task {
+        let now = clock::now();
+        let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), now));
+        let (timeout, connect) = (Duration::from_secs(5), Duration::from_secs(3));
+        let path = Some("/health".into());
+        Task { endpoint, path, list: true, props: false, slots: false, ours: 0, started: now, timeout, connect }
+    }
+
+    #[test]
+    fn a_panic_in_a_probe_is_a_failed_probe() {
+        // S7
+        let found = guarded(&task(), |_| panic!("in a probe"));
+        assert_eq!(found.seen, Some(Observation::Down("the probe panicked".into())));
+        assert!(matches!(found.list, Some(Listing::Failed)));
+    }
+
+    #[test]
+    fn what_a_probe_got_is_judged() {
+        // L2, U15
+        let task = task();
+        let live = &task.endpoint.live;
+        let fault = |trouble| Err(Fault { trouble, cause: "why".into() });
+        let answer = |status: u16, body: &str| Ok((StatusCode::from_u16(status).expect("a status"), body.into()));
+        let down = |why: &str| Observation::Down(why.into());
+        let idle = [
+            (answer(204, ""), Observation::Up),
+            (answer(429, "slower"), Observation::Up),
+            (answer(503, "Loading model"), Observation::Loading),
+            (answer(503, "x"), down("answered 503")),
+            (answer(302, ""), down("answered 302")),
+            (fault(Trouble::Refused), Observation::Refused("why".into())),
+            (fault(Trouble::Connect), down("why")),
+            (fault(Trouble::Timeout(Stage::Connect)), down("could not be connected to in time")),
+            (fault(Trouble::Timeout(Stage::Total)), down("did not answer in time")),
+        ];
+        for (got, wanted) in idle {
+            assert_eq!(judge(got, &task.endpoint), wanted);
+        }
+        live.sent(clock::now(), None);
+        let wanted = Wanted { lives: &[Arc::clone(live)], background: false, length: 0, route: "" };
+        let _there = Arc::<Capacity>::default().enter(&wanted, |_| vec![0]);
+        assert_eq!(judge(fault(Trouble::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
+        for trouble in [Trouble::Timeout(Stage::Connect), Trouble::Connect, Trouble::Refused] {
+            assert_ne!(judge(fault(trouble), &task.endpoint), Observation::Busy, "{trouble:?}");
+        }
+    }
+
+    #[test]
+    fn only_llama_server_tells_which_of_its_slots_work() {
+        // L1
+        let of =
+            |status: u16, body: &str| match slots(Ok((StatusCode::from_u16(status).expect("a status"), body.into()))) {
+                Slots::Working(working) => Some(working),
+                Slots::Unknown | Slots::Failed => None,
+            };
+        let two = r#"[{"id":0,"is_processing":true},{"id":1,"is_processing":false}]"#;
+        assert_eq!((of(200, two), of(200, "[]")), (Some(1), Some(0)));
+        for (status, body) in [(501, "{}"), (404, ""), (401, two), (200, "{}"), (200, r#"[{"id":0}]"#), (200, "<html>")]
+        {
+            assert_eq!(of(status, body), None, "{status} {body}");
+        }
+    }
+}

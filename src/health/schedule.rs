@@ -1,0 +1,259 @@
+//! When an endpoint is asked what. Pure: time is an argument.
+
+use super::probe::{Found, Listing, Props, Task};
+use crate::config::{self, Config, Probe};
+use crate::model::endpoint::Endpoint;
+use crate::model::standing::{Observation, State};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// An endpoint that loads its model is asked again after this.
+const LOADING_AGAIN: Duration = Duration::from_secs(1);
+/// One that is down is asked again after this: it is back within 2 s of its readiness, the probe included.
+const DOWN_AGAIN: Duration = Duration::from_millis(1900);
+/// After this long down, only the interval counts, and requests that could use it.
+const DOWN_LONG: Duration = Duration::from_secs(60);
+/// llama-server's `/props` and `/slots` are asked at most this often (LLAMA-SERVER facts).
+const EXTRAS_EVERY: Duration = Duration::from_secs(2);
+/// llama-server looks this often whether its clients are still there.
+const NOTICES_AFTER: Duration = Duration::from_secs(1);
+/// Lists are never asked more often than this between rounds, however short their TTL.
+const LEAST_TTL: Duration = Duration::from_millis(100);
+/// Failures closer together than this are one failure.
+const ONE_FAILURE: Duration = Duration::from_secs(1);
+
+/// What is planned for an endpoint.
+pub(super) struct Schedule {
+    /// The endpoint as it is asked; another configuration starts anew.
+    pub config: Arc<config::Endpoint>,
+    /// The last round it takes part in, the one its last probe was started in, and the last one it is through with.
+    round: u64,
+    asked: u64,
+    done: u64,
+    running: bool,
+    /// The round reads the models, whatever their age.
+    reads_list: bool,
+    /// The next probe.
+    due: Instant,
+    asked_at: Option<Instant>,
+    listed_at: Option<Instant>,
+    props_at: Option<Instant>,
+    slots_at: Option<Instant>,
+    /// It said that it has no `/props`.
+    has_no_props: bool,
+    /// What is wrong with the list it gave last.
+    bad_list: Option<String>,
+    down_since: Option<Instant>,
+    failed_at: Option<Instant>,
+    /// A request found it dead while the probe was running: the probe may have seen it before that.
+    is_doubted: bool,
+}
+
+/// What a decision is made from.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub config: &'a Config,
+    pub endpoint: &'a Arc<Endpoint>,
+    /// Its abandoned slots, and since when the first of them is.
+    pub ghosts: usize,
+    pub abandoned: Option<Instant>,
+}
+
+impl Schedule {
+    /// Of an endpoint that is asked at once.
+    pub fn new(config: Arc<config::Endpoint>, round: u64, now: Instant) -> Self {
+        Self {
+            config,
+            round,
+            asked: 0,
+            done: 0,
+            running: false,
+            reads_list: false,
+            due: now,
+            asked_at: None,
+            listed_at: None,
+            props_at: None,
+            slots_at: None,
+            has_no_props: false,
+            bad_list: None,
+            down_since: None,
+            failed_at: None,
+            is_doubted: false,
+        }
+    }
+
+    /// Takes part in a round; a probe that is running already does not count for it.
+    pub fn join(&mut self, round: u64, reads_list: bool, now: Instant) {
+        (self.round, self.due) = (round, now);
+        self.reads_list |= reads_list;
+    }
+
+    /// Whether it is through with a round.
+    pub fn is_done(&self, round: u64) -> bool {
+        self.done >= round
+    }
+
+    /// A request could use it: one that is down is asked again, but not more often than in its first minute.
+    pub fn want(&mut self, now: Instant) {
+        if self.down_since.is_some() {
+            self.due = self.due.min(self.asked_at.map_or(now, |at| at + DOWN_AGAIN));
+        }
+    }
+
+    /// A request found out something that a probe is to look into.
+    pub fn doubt(&mut self, now: Instant) {
+        self.is_doubted = self.running;
+        self.due = self.due.min(now + LOADING_AGAIN);
+    }
+
+    /// When it is to be asked next; not while it is being asked.
+    pub fn wakes_at(&self, view: View<'_>) -> Option<Instant> {
+        let times = [Some(self.due), self.list_due(view), self.slots_due(view)];
+        times.into_iter().flatten().min().filter(|_| !self.running)
+    }
+
+    fn list_due(&self, view: View<'_>) -> Option<Instant> {
+        let ttl = view.config.models_ttl();
+        let alone = discovers(view) && !ttl.is_zero() && view.endpoint.standing.is_available();
+        self.listed_at.filter(|_| alone).map(|at| at + ttl.max(LEAST_TTL))
+    }
+
+    fn slots_due(&self, view: View<'_>) -> Option<Instant> {
+        let since = view.abandoned.filter(|_| view.endpoint.standing.is_available())? + NOTICES_AFTER;
+        Some(self.slots_at.map_or(since, |at| since.max(at + EXTRAS_EVERY)))
+    }
+
+    /// What is to be asked now, if anything; whoever takes it asks it.
+    pub fn take(&mut self, view: View<'_>, now: Instant) -> Option<Task> {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let (probe, slots) = (self.due <= now, is_due(self.slots_due(view)));
+        let list = is_due(self.list_due(view)) || (probe && discovers(view) && self.is_list_wanted(view));
+        if self.running || !(probe || list || slots) {
+            return None;
+        }
+        let path = match &self.config.probe {
+            Probe::Default => Some(view.config.health_check.path.clone()),
+            Probe::Path(path) => Some(path.clone()),
+            Probe::Never => None,
+        };
+        let path = path.filter(|_| probe);
+        if probe {
+            (self.due, self.asked_at) = (now + view.config.health_check.interval, Some(now));
+            (self.asked, self.reads_list) = (self.round, false);
+        }
+        if path.is_none() && !list && !slots {
+            self.done = self.asked;
+            return None;
+        }
+        if slots {
+            self.slots_at = Some(now);
+        }
+        self.running = true;
+        let props_old = self.props_at.is_none_or(|at| now.saturating_duration_since(at) >= EXTRAS_EVERY);
+        let timeout = view.config.health_check.timeout;
+        let connect = self.config.timeouts.connect.map_or(timeout, |connect| connect.min(timeout));
+        Some(Task {
+            endpoint: Arc::clone(view.endpoint),
+            props: path.is_some() && props_old && !self.has_no_props,
+            path,
+            list,
+            slots,
+            ours: (view.endpoint.live.in_flight() as usize).saturating_sub(view.ghosts),
+            started: now,
+            timeout,
+            connect,
+        })
+    }
+
+    /// A list is read with a probe in a round that reads lists, when there is none yet, when each round reads one, and
+    /// of a server that was away, since it may serve something else now.
+    fn is_list_wanted(&self, view: View<'_>) -> bool {
+        let is_back = self.config.probe != Probe::Never && !view.endpoint.standing.answered;
+        self.reads_list || self.listed_at.is_none() || view.config.models_ttl().is_zero() || is_back
+    }
+
+    /// Nothing was asked after all.
+    pub fn fail_to_ask(&mut self) {
+        (self.running, self.done) = (false, self.asked);
+    }
+
+    /// Notes what was found and when to ask again; returns what that means for the endpoint's standing.
+    pub fn note(&mut self, found: &Found) -> Option<Observation> {
+        (self.running, self.done) = (false, self.asked);
+        if found.list.is_some() {
+            self.listed_at = Some(found.started);
+        }
+        match &found.list {
+            Some(Listing::Models(_)) => self.bad_list = None,
+            Some(Listing::Bad(why)) => self.bad_list = Some(why.clone()),
+            Some(Listing::Failed) | None => {}
+        }
+        if found.props.is_some() {
+            self.props_at = Some(found.started);
+        }
+        self.has_no_props |= matches!(found.props, Some(Props::Unsupported));
+        let is_outdated = std::mem::take(&mut self.is_doubted);
+        match (found.seen.clone(), self.bad_list.clone()) {
+            (Some(Observation::Up), _) if is_outdated => None,
+            (Some(Observation::Up), Some(why)) => Some(self.no_list(why)),
+            (None, Some(why)) if matches!(found.list, Some(Listing::Bad(_))) => Some(self.no_list(why)),
+            (seen, _) => seen,
+        }
+    }
+
+    fn no_list(&self, why: String) -> Observation {
+        Observation::NoList { why, needed: self.config.models.is_empty() }
+    }
+
+    /// What is wrong with its list.
+    pub fn bad_list(&self) -> Option<&str> {
+        self.bad_list.as_deref()
+    }
+
+    /// Whether a failure is another sight of the last one, so that both count once.
+    pub fn repeats(&mut self, seen: &Observation, interval: Duration, now: Instant) -> bool {
+        if !matches!(seen, Observation::Down(_) | Observation::Refused(_)) {
+            return false;
+        }
+        let window = ONE_FAILURE.min(interval / 2);
+        let repeats = self.failed_at.is_some_and(|at| now.saturating_duration_since(at) < window);
+        if !repeats {
+            self.failed_at = Some(now);
+        }
+        repeats
+    }
+
+    /// Its standing has changed, or was confirmed: when to ask again.
+    pub fn settle(&mut self, endpoint: &Endpoint, now: Instant) {
+        let standing = &endpoint.standing;
+        if standing.answered {
+            self.failed_at = None;
+        }
+        if !standing.is_available() {
+            self.has_no_props = false;
+        }
+        let is_down = !standing.is_available() || (endpoint.is_unheard() && standing.state == State::Failing);
+        if !is_down {
+            self.down_since = None;
+            return;
+        }
+        let since = *self.down_since.get_or_insert(now);
+        if standing.state == State::Loading {
+            self.due = self.due.min(now + LOADING_AGAIN);
+        } else if now.saturating_duration_since(since) < DOWN_LONG {
+            self.due = self.due.min(now + DOWN_AGAIN);
+        }
+    }
+}
+
+/// Whether it is asked for its models; where nothing is probed, only if that is where they are known from.
+fn discovers(view: View<'_>) -> bool {
+    match view.endpoint.config.probe {
+        Probe::Never => view.endpoint.config.models.is_empty() && view.config.knows_models(),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+#[path = "schedule_tests.rs"]
+mod tests;

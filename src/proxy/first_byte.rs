@@ -1,0 +1,96 @@
+//! The wait between an answer's head and the first byte of its body: until then another endpoint may take over, unseen.
+
+use super::forward::{By, Errand};
+use super::relay::{self, BUFFER, PIECE};
+use super::stream::Events;
+use crate::base::clock;
+use crate::config::OnClientGone;
+use crate::model::endpoint::Live;
+use crate::upstream::{Answer, Fault, Trouble, Watch};
+use http::{Method, StatusCode};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A watch beside an attempt that another endpoint may take over.
+pub struct Replaceable {
+    /// The client's.
+    pub watch: Rc<dyn Watch>,
+    /// The endpoint that is waited for.
+    pub live: Arc<Live>,
+    /// Since when.
+    pub sent: Instant,
+}
+
+impl Watch for Replaceable {
+    fn silent(&self, now: Instant) -> Option<Instant> {
+        self.watch.silent(now)
+    }
+
+    fn gives_up(&self) -> bool {
+        self.live.refused_since(self.sent)
+    }
+}
+
+/// Waits for the first byte, which stays in the answer. Of an event stream in an API that we know comments do not
+/// count: they are passed on under this answer's head.
+///
+/// # Errors
+/// The endpoint was lost, or `timeouts.firstByte` ran out; nothing but comments reached the client.
+pub fn wait(answer: &mut Answer, errand: &Errand<'_>, by: &By) -> Result<(), Fault> {
+    let is_stream = answer.status == StatusCode::OK && relay::is_event_stream(&answer.headers);
+    let wants_stream = errand.ask.stream && errand.forward.streams_events();
+    let is_plain = !relay::is_compressed(&answer.headers);
+    // Compressed unasked: no ping can be put before it either.
+    if wants_stream && answer.status.is_success() && !(is_stream && is_plain) {
+        by.endpoint.live.note_streamless(&errand.forward.path, by.model.as_deref());
+    }
+    if let Some(client) = errand.client {
+        // Comments of ours have no place in such an answer.
+        client.hold_pings(!(is_stream && is_plain));
+    }
+    let has_none = matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if has_none || answer.length == Some(0) || errand.request.head.method == Method::HEAD {
+        return Ok(());
+    }
+    let mut buffer = BUFFER.take();
+    buffer.resize(PIECE, 0);
+    let found = first(answer, errand, by, is_stream, wants_stream && is_plain, &mut buffer);
+    BUFFER.set(buffer);
+    found
+}
+
+fn first(
+    answer: &mut Answer,
+    errand: &Errand<'_>,
+    by: &By,
+    is_stream: bool,
+    skips_comments: bool,
+    buffer: &mut [u8],
+) -> Result<(), Fault> {
+    let mut events = Events::default();
+    let mut held = Vec::new();
+    loop {
+        let n = answer.peek(buffer)?;
+        if n == 0 && is_stream && answer.until_close {
+            return Err(Fault { trouble: Trouble::Reset, cause: "closed before the first event".into() });
+        }
+        held.extend_from_slice(&buffer[..n]);
+        events.push(&buffer[..n]);
+        if n == 0 || !(is_stream && skips_comments) || events.has_begun() || held.len() > PIECE {
+            answer.unread(held);
+            return Ok(());
+        }
+        by.endpoint.live.moved(clock::now());
+        // Whole lines: whatever follows, from here or from another endpoint, begins a line of its own.
+        let whole = memchr::memrchr(b'\n', &held).map_or(0, |at| at + 1);
+        let comments: Vec<u8> = held.drain(..whole).collect();
+        let cancels = by.endpoint.config.on_client_gone == OnClientGone::Cancel;
+        if let Some(client) = errand.client
+            && client.comments(&comments, || relay::fields(&answer.headers, client, by, true)).is_err()
+            && cancels
+        {
+            return Err(Fault { trouble: Trouble::Gone, cause: "the client has left".into() });
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! An event stream read in passing, line by line (WHATWG HTML 9.2.6): whether an event has begun, and whether the
+//! API's own end was one of the events. Pure.
+
+use memchr::{memchr2, memmem};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::borrow::Cow;
+
+/// A longer line is not looked into: it carries a picture or a whole answer, and its `event:` line tells what it is.
+const LONGEST: usize = 256 << 10;
+
+/// Types of events after which nothing follows: Anthropic, OpenAI's Responses, Audio and Images, and every API's error.
+const ENDS: [&str; 9] = [
+    "message_stop",
+    "response.completed",
+    "response.incomplete",
+    "response.failed",
+    "speech.audio.done",
+    "transcript.text.done",
+    "image_generation.completed",
+    "image_edit.completed",
+    "error",
+];
+
+/// A stream so far.
+#[derive(Default)]
+pub struct Events {
+    /// A line whose end is not here yet; at most [`LONGEST`] of it.
+    partial: Vec<u8>,
+    /// The last line ended with CR: an LF that follows belongs to it.
+    after_cr: bool,
+    begun: bool,
+    /// Inside an event: lines of it came, but no empty one.
+    inside: bool,
+    /// `data:` lines of this event.
+    data: u32,
+    /// This event's type, or its only data, is an end.
+    ends: bool,
+    ended: bool,
+    tokens: u64,
+}
+
+/// What of an event's data tells that it is the last one: its type, llama-server's own `"stop": true`, an error.
+#[derive(Deserialize)]
+struct Said<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    stop: Option<serde_json::Value>,
+    error: Option<IgnoredAny>,
+}
+
+impl Events {
+    /// Takes in the next bytes.
+    pub fn push(&mut self, mut piece: &[u8]) {
+        while let Some(at) = memchr2(b'\n', b'\r', piece) {
+            let (line, is_lf) = (&piece[..at], piece[at] == b'\n');
+            piece = &piece[at + 1..];
+            if std::mem::replace(&mut self.after_cr, !is_lf) && is_lf && line.is_empty() {
+                continue;
+            }
+            if self.partial.is_empty() {
+                self.line(line);
+            } else {
+                self.keep(line);
+                let whole = std::mem::take(&mut self.partial);
+                self.line(&whole);
+                self.partial = whole;
+                self.partial.clear();
+            }
+        }
+        if !piece.is_empty() {
+            self.after_cr = false;
+            self.keep(piece);
+        }
+    }
+
+    /// Whether anything but comments and empty lines came.
+    pub fn has_begun(&self) -> bool {
+        self.begun || self.partial.first().is_some_and(|first| *first != b':')
+    }
+
+    /// Whether an event may follow here.
+    pub fn is_between_events(&self) -> bool {
+        !self.inside && self.partial.is_empty()
+    }
+
+    /// Whether the API's own end came, as an event of its own. Nothing but its last line breaks may be missing.
+    pub fn has_ended(&self) -> bool {
+        let last = match self.partial.strip_prefix(b"data:") {
+            Some(data) => self.data == 0 && is_end(data),
+            None => self.partial.is_empty() && self.ends && self.data == 1,
+        };
+        self.ended || last
+    }
+
+    /// Whether a line broke off.
+    pub fn is_torn(&self) -> bool {
+        !self.partial.is_empty()
+    }
+
+    /// Events that bring text: about a token each.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = LONGEST - self.partial.len();
+        self.partial.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        if line.is_empty() {
+            self.ended |= self.ends;
+            (self.inside, self.data, self.ends) = (false, 0, false);
+            return;
+        }
+        if line[0] == b':' {
+            return;
+        }
+        (self.begun, self.inside) = (true, true);
+        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let value = line.get(colon + 1..).unwrap_or_default();
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match &line[..colon] {
+            b"event" => self.ends = ENDS.iter().any(|end| end.as_bytes() == value),
+            b"data" => {
+                self.data += 1;
+                // Of several lines each is a part of one text.
+                self.ends = if self.data == 1 { self.ends || is_end(value) } else { false };
+                self.tokens += u64::from(brings_text(value));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether an event with these data is the last one. They are only parsed when they may say so.
+fn is_end(data: &[u8]) -> bool {
+    if data.trim_ascii() == b"[DONE]" {
+        return true;
+    }
+    let has = |text: &str| memmem::find(data, text.as_bytes()).is_some();
+    let may = has("\"error\"") || has("\"stop\"") || (has("\"type\"") && ENDS.iter().any(|end| has(end)));
+    if !may {
+        return false;
+    }
+    serde_json::from_slice::<Said<'_>>(data).is_ok_and(|said| {
+        let by_type = said.kind.is_some_and(|kind| ENDS.contains(&&*kind));
+        by_type || said.stop == Some(true.into()) || said.error.is_some()
+    })
+}
+
+fn brings_text(data: &[u8]) -> bool {
+    let has = |text: &str| memmem::find(data, text.as_bytes()).is_some();
+    data.starts_with(b"{") && (has("\"delta\"") || has("\"text\"") || has("\"content\"")) && !has("\"content\":null")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The stream pushed whole, and byte by byte.
+    fn all_ways(text: &str) -> Events {
+        let (mut whole, mut torn) = (Events::default(), Events::default());
+        whole.push(text.as_bytes());
+        text.as_bytes().chunks(1).for_each(|byte| torn.push(byte));
+        let facts = |e: &Events| (e.has_begun(), e.is_between_events(), e.has_ended(), e.tokens());
+        assert_eq!(facts(&whole), facts(&torn), "{text:?}");
+        whole
+    }
+
+    #[test]
+    fn each_apis_own_end_is_known_as_an_event_of_its_own() {
+        // R15
+        for end in [
+            "data: [DONE]\n\n",
+            "data:[DONE]\n\n",
+            "data: [DONE]\r\n\r\n",
+            "data: [DONE]\r\r",
+            "data: [DONE]",
+            "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+            "data: {\"type\": \"message_stop\"}\n\n",
+            "event: response.completed\ndata: {\"response\":{}}\n\n",
+            "data: {\"sequence_number\":9,\"type\":\"response.incomplete\"}\n\n",
+            "data: {\"response\":{\"error\":null},\"type\":\"response.failed\"}\n\n",
+            "data: {\"type\":\"speech.audio.done\"}\n\n",
+            "data: {\"type\":\"image_generation.completed\",\"b64_json\":\"x\"}\n\n",
+            "data: {\"content\":\"\",\"stop\": true}\n\n",
+            "data: {\"error\":{\"message\":\"out of memory\"}}\n\n",
+            "event: error\ndata: {\"type\":\"error\"}\n\n",
+        ] {
+            assert!(all_ways(&format!("data: {{\"a\":1}}\n\n{end}")).has_ended(), "{end:?}");
+            assert!(all_ways(&format!("{end}\n\n: bye\n\n")).has_ended(), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn text_inside_an_event_is_no_end() {
+        // U17
+        for text in [
+            "data: {\"choices\":[{\"delta\":{\"content\":\"data: [DONE]\"}}]}\n\n",
+            "data: {\"choices\":[{\"delta\":{\"content\":\"\\n\\ndata: [DONE]\\n\\n\"}}]}\n\n",
+            "data: one\ndata: [DONE]\n\n",
+            "data: [DONE]\ndata: two\n\n",
+            "data: say [DONE]\n\n",
+            ": data: [DONE]\n\n",
+            "id: [DONE]\n\n",
+            "data: {\"type\":\"delta\",\"text\":\"message_stop\"}\n\n",
+            "data: {\"type\":\"x\",\"inner\":{\"type\":\"message_stop\",\"stop\":true,\"error\":1}}\n\n",
+            "data: {\"delta\":\"{\\\"type\\\":\\\"message_stop\\\"}\",\"type\":\"response.output_text.delta\"}\n\n",
+            "data: {\"content\":\"x\",\"stop\":false}\n\n",
+            "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n",
+            "event: response.created\ndata: {\"response\":{\"error\":null}}\n\n",
+            "data: {\"type\":\"message_st",
+            "data: [DON",
+            "event: message_stop_sequence\ndata: {}\n\n",
+            "event: response.completed\n",
+            "event: response.completed\ndata: {\"type\":\"response.completed\",\"resp",
+        ] {
+            assert!(!all_ways(text).has_ended(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn comments_and_empty_lines_are_no_event() {
+        // L8
+        for text in ["", "\n", "\r\n\r\n", ":\n\n", ": ping\n\n: ping\r\n", ":", ": half a comm"] {
+            assert!(!all_ways(text).has_begun(), "{text:?}");
+        }
+        for text in ["d", "data", ": ping\n\ndata: x", "event: x\n", "retry: 1\n\n", "{\"no\": \"stream\"}"] {
+            assert!(all_ways(text).has_begun(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_may_follow_after_an_empty_line_or_a_comment() {
+        for text in ["", "data: x\n\n", "data: x\r\n\r\n", "data: x\n\n: ping\n"] {
+            assert!(all_ways(text).is_between_events(), "{text:?}");
+        }
+        for text in ["data: x\n", "data: x", "data: x\n\ndata", ": half"] {
+            assert!(!all_ways(text).is_between_events(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn recorded_streams_end_and_bring_about_a_token_with_each_event() {
+        for (recorded, tokens) in [
+            (include_str!("../../tests/data/chat_stream.raw"), 8..=9),
+            (include_str!("../../tests/data/messages_stream.raw"), 6..=9),
+            (include_str!("../../tests/data/responses_stream.raw"), 6..=14),
+            (include_str!("../../tests/data/completion_native_stream.raw"), 4..=5),
+        ] {
+            let (_, body) = recorded.split_once("\r\n\r\n").expect("a head");
+            // Without the frames of chunks.
+            let body = body.split("\r\n").filter(|part| usize::from_str_radix(part, 16).is_err()).collect::<String>();
+            let events = all_ways(&body);
+            assert!(events.has_ended() && tokens.contains(&events.tokens()), "{} in {body}", events.tokens());
+            let cut = body.trim_end().rfind("\n\n").expect("two events");
+            assert!(!all_ways(&body[..cut]).has_ended());
+        }
+    }
+
+    #[test]
+    fn no_line_is_kept_beyond_its_bound() {
+        let mut events = Events::default();
+        events.push(b"data: ");
+        for _ in 0..100 {
+            events.push(&[b'x'; 10_000]);
+        }
+        assert!(events.partial.len() <= LONGEST && events.partial.capacity() <= 2 * LONGEST);
+        events.push(b"\n\ndata: [DONE]\n\n");
+        assert!(events.has_ended());
+    }
+}
