@@ -41,12 +41,12 @@ pub struct Health {
 ///
 /// # Errors
 /// The thread could not be started.
-pub fn start(shared: &Arc<Shared>, inbox: Receiver<Notice>) -> std::io::Result<Health> {
+pub fn start(shared: &Arc<Shared>, inbox: Receiver<Notice>, net: &Net) -> std::io::Result<Health> {
     let (done, first) = bounded(1);
     let mut keeper = Keeper {
         abandoned: shared.capacity().abandoned(),
         shared: Arc::clone(shared),
-        net: Arc::new(Net::new(0)),
+        net: Arc::new(net.without_pool()),
         results: bounded(256),
         schedules: HashMap::new(),
         ghosts: Ghosts::default(),

@@ -25,13 +25,18 @@ class Proxy {
     const file = join(work, `${Math.random()}.yml`);
     writeFileSync(file, `endpoints:\n${endpoints}admin: {enabled: true, routesFile: ${join(work, 'routes.json')}${more}}\n`);
     this.log = '';
+    this.out = '';
+    // Without a token of the configuration a link with one is printed.
+    this.linked = !more.includes('token');
     this.child = spawn(binary, ['-c', file, '--port', '0'], { stdio: ['ignore', 'pipe', 'pipe'] });
     this.child.stderr.on('data', (data) => { this.log += data; });
   }
   async ready() {
     for await (const data of this.child.stdout) {
-      const found = /(http:\/\/\S+)/.exec(data);
-      if (found) { this.child.stdout.resume(); this.url = found[1]; return this; }
+      this.out += data;
+      const found = /listening on (http:\/\/\S+)\n/.exec(this.out);
+      const link = /\/admin\/#token=(\S+)\n/.exec(this.out);
+      if (found && (link || !this.linked)) { this.child.stdout.resume(); this.url = found[1]; this.token = link?.[1]; return this; }
     }
     throw new Error(`it did not start: ${this.log}`);
   }
@@ -66,16 +71,17 @@ page.on('dialog', (dialog) => { dialogs.push(dialog.message()); dialog.accept();
 
 const route = (name) => page.locator('.route').filter({ has: page.locator('legend', { hasText: new RegExp(`^${name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')}$`) }) });
 const field = (name, key, at = 0) => route(name).locator('.backend').nth(at).locator(`[data-key="${key}"]`);
-const open = async () => { await page.goto(`${proxy.url}/admin`); await page.locator('#endpoints .card').nth(1).waitFor(); };
+const open = async () => { await page.goto('about:blank'); await page.goto(`${proxy.url}/admin/#token=${proxy.token}`); await page.locator('#endpoints .card').nth(1).waitFor(); };
 const save = async (name) => { await route(name).locator('.save').click(); await page.locator('#routes-told', { hasText: 'updated' }).waitFor(); };
 const check = (so, what) => { if (!so) throw new Error(what); };
 
 const cases = [];
 const test = (name, run) => cases.push([name, run]);
 
-test('the page opens from /admin with its own three files only, below 60 KB', async () => {
+test('the page opens from its link with its own three files only, below 60 KB', async () => {
   await open();
-  check(page.url() === `${proxy.url}/admin/`, page.url());
+  check(page.url() === `${proxy.url}/admin/`, `the token stays in the address bar: ${page.url()}`);
+  check(requests.every((one) => !one.url().includes(proxy.token)), 'the token went to the server in a URL');
   const files = requests.filter((one) => !/\/admin\/(events|config|status)$/.test(one.url()) && !one.url().endsWith('/admin'));
   check(files.every((one) => one.url().startsWith(`${proxy.url}/admin/`)), files.map((one) => one.url()).join());
   check(files.length === 3, files.map((one) => one.url()).join());
@@ -239,6 +245,7 @@ test('pictures of each look', async () => {
 
 test('with a token the page asks for it', async () => {
   await proxy.stop();
+  await page.evaluate(() => sessionStorage.clear());
   proxy = await new Proxy(', token: canary-token').ready();
   await page.goto(`${proxy.url}/admin/`);
   await page.locator('#login').waitFor();

@@ -2,6 +2,13 @@
 // Names of models, endpoints and clients come from others: they only ever become text, never markup.
 const $ = (id) => document.getElementById(id);
 const copy = (id) => $(id).content.firstElementChild.cloneNode(true);
+// A link brings the token in its fragment, which never reaches a server; it does not stay in the address bar either.
+const given = /^#token=(.+)$/.exec(location.hash);
+if (given) {
+  sessionStorage.setItem('token', decodeURIComponent(given[1]));
+  history.replaceState(null, '', location.pathname);
+}
+addEventListener('hashchange', () => location.reload());
 const state = { endpoints: [], models: [], history: new Map(), token: sessionStorage.getItem('token') || '', etag: null, log: [], recent: [], running: [] };
 
 function row(cells) {

@@ -2,6 +2,7 @@
 
 use super::check::{self, Outside};
 use super::{Config, Problem, dialect};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
@@ -78,7 +79,15 @@ fn search(flag: Option<&Path>, variable: Option<String>, exists: &dyn Fn(&Path) 
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let text = read_text(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let file = |secret: &Path| self::text(&folder.join(secret));
+    let exposed_files = RefCell::new(Vec::new());
+    let file = |secret: &Path| {
+        let path = folder.join(secret);
+        let text = self::text(&path)?;
+        // Certificates are for everybody.
+        let is_secret = !text.contains("-----BEGIN CERTIFICATE-----");
+        exposed_files.borrow_mut().extend((is_secret && is_world_readable(&path)).then_some(path));
+        Ok(text)
+    };
     let outside = Outside { variable: &env, file: &file };
     let checked = check::check(&path.display().to_string(), &text, outside).map_err(LoadError::Bad)?;
     let mut warnings = checked.warnings;
@@ -95,6 +104,19 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         config.admin.enabled = true;
         config.admin.routes_file = path.to_owned();
         config.admin.probe = false;
+        // As the document of that format says: whoever reaches it from this machine may edit the routes.
+        config.admin.open = true;
+        warnings.push(check::OPEN.to_owned());
+    } else if config.admin.enabled {
+        let routes = config.admin.routes_file.clone();
+        let holds_keys = read_text(&routes).is_ok_and(|text| check::routes_hold_keys(&text));
+        exposed_files.borrow_mut().extend((holds_keys && is_world_readable(&routes)).then_some(routes));
+    }
+    for path in exposed_files.into_inner() {
+        warnings.push(format!(
+            "{0}: every user of this machine can read it, and it holds a secret; `chmod 600 {0}`",
+            path.display()
+        ));
     }
     Ok(Loaded { config, warnings, is_paged: checked.is_paged })
 }

@@ -276,6 +276,7 @@ fn origin(origin: &CorsOrigin) -> String {
     match origin {
         CorsOrigin::Local => "local".into(),
         CorsOrigin::Any => "\"*\"".into(),
+        CorsOrigin::Scheme(scheme) => word(&format!("{scheme}://*")),
         CorsOrigin::Origin(text) => word(text),
     }
 }

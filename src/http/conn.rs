@@ -196,7 +196,8 @@ impl Conn {
     pub fn linger(&mut self, now: Instant, rules: &Rules, draining: bool) {
         self.buf = Vec::new();
         self.note_unread();
-        let pace = Pace::new(if self.owed > 0 { rules.body_timeout } else { LINGER }, now);
+        let patience = if self.owed > 0 { rules.body_timeout } else { LINGER.min(rules.body_timeout / 2) };
+        let pace = Pace::new(patience, now);
         self.deadline = pace.next_look(now);
         self.state = State::Linger { pace, spare: LINGER_BYTES, until: None };
         if draining {
@@ -215,6 +216,11 @@ impl Conn {
     /// The rest of its body is read by a worker, or not at all.
     pub fn owes_unknown(&mut self) {
         self.owed = u64::MAX;
+    }
+
+    /// Nothing more is waited for.
+    pub fn owes_nothing(&mut self) {
+        self.owed = 0;
     }
 
     /// Whether `advance` could find something without a new event.
@@ -411,7 +417,6 @@ impl Conn {
                 let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
                     return Step::Wait;
                 };
-                self.owed = incoming.decoder.missing().unwrap_or(u64::MAX);
                 Step::Refuse(Some(Box::new(incoming.head)), failure, incoming.began)
             }
             // Workers have time-outs of their own, and the front asks for what is flushed.

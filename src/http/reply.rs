@@ -21,6 +21,9 @@ const WRITE_TICK: Duration = Duration::from_millis(250);
 /// Parts above this are not copied before it is known how much of them the client takes.
 const LARGE_PART: usize = 64 << 10;
 
+/// Bytes of a live stream that the kernel holds for its client.
+const LIVE_BUFFER: usize = 64 << 10;
+
 /// How a body is delimited on the way to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
@@ -40,6 +43,8 @@ pub(super) struct Back {
     pub keep: bool,
     /// To be closed at once, which resets it.
     pub reset: bool,
+    /// It was told that it is too late: the rest of its body is not waited for again.
+    pub late: bool,
     /// The socket was switched to blocking writes.
     pub blocking: bool,
 }
@@ -67,6 +72,7 @@ pub struct Reply {
     state: State,
     pending: Unsent,
     sent: u64,
+    late: bool,
 }
 
 /// What [`Reply::new`] needs of the connection.
@@ -98,6 +104,7 @@ impl Reply {
             state: State::Fresh,
             pending: Unsent::new(line.held),
             sent: 0,
+            late: false,
         }
     }
 
@@ -109,6 +116,13 @@ impl Reply {
     /// From now on nothing is waited for: what the client does not take at once, the front sends later.
     pub(super) fn never_block(&mut self) {
         self.may_block = false;
+    }
+
+    /// From now on each write waits for the client, for `writeTimeout` at most, and the kernel holds little for it: one
+    /// that does not read is noticed soon.
+    pub fn wait_for_client(&mut self) {
+        self.may_block = true;
+        let _ = SockRef::from(&*self.stream).set_send_buffer_size(LIVE_BUFFER);
     }
 
     /// Whether a head was started.
@@ -148,6 +162,7 @@ impl Reply {
     pub fn start(&mut self, status: StatusCode, fields: &Fields, length: Length) {
         let length = if forbids_body(status) { Length::Empty } else { length };
         let old = self.version == Version::Http10;
+        self.late = status == StatusCode::REQUEST_TIMEOUT;
         if length == Length::Open && old {
             self.keep = false;
         }
@@ -269,7 +284,7 @@ impl Reply {
     fn return_to_front(&mut self, keep: bool, reset: bool) {
         self.state = State::Done;
         let rest = self.pending.take();
-        let back = Back { token: self.token, rest, keep, reset, blocking: self.blocking };
+        let back = Back { token: self.token, rest, keep, reset, late: self.late, blocking: self.blocking };
         self.returns.give(back, &self.seen);
     }
 

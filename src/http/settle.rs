@@ -29,6 +29,9 @@ impl Front {
         };
         self.served -= 1;
         conn.state = State::Head { since: None };
+        if back.late {
+            conn.owes_nothing();
+        }
         if back.reset {
             return self.close(slot);
         }

@@ -171,14 +171,14 @@ pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
             };
             if tried == 0 {
                 trying.reason = admission.reason(index);
-                trying.named = !matches!(admission.plan.reason, "passthrough" | "raw");
+                trying.named = admission.plan.is_named;
             }
             trying.queued = admission.queued;
             tried += 1;
             // The plan may have grown in the line.
             let any = tried < retry.attempts.unwrap_or(admission.plan.candidates.len() as u32);
             let candidate = &admission.plan.candidates[index];
-            let larger = admission.has_larger(candidate.endpoint.context);
+            let larger = admission.has_larger(candidate.context);
             let left = Left { keys: false, candidates: any && !admission.left().is_empty(), any, larger };
             match trying.candidate(candidate, left, slot) {
                 Step::End(outcome) => return outcome,
@@ -270,7 +270,7 @@ impl<'a> Trying<'a> {
             self.errand.metrics.count(Family::Retries, &[endpoint.name(), verdict.as_str()]);
             match verdict {
                 Verdict::NextKey => {}
-                Verdict::Look => return self.looked_into(endpoint),
+                Verdict::Look => return self.looked_into(candidate.context),
                 Verdict::Next | Verdict::Pass => return Step::Next,
             }
         }
@@ -282,9 +282,9 @@ impl<'a> Trying<'a> {
     }
 
     /// A 400 that may say that the prompt is too long; any other is the client's.
-    fn looked_into(&mut self, endpoint: &Endpoint) -> Step {
+    fn looked_into(&mut self, context: Option<u64>) -> Step {
         let told = self.kept.as_ref().and_then(|(kept, _)| weigh::exceeded_context(&kept.body));
-        match told.map(|told| told.or(endpoint.context).unwrap_or(0)) {
+        match told.map(|told| told.or(context).unwrap_or(0)) {
             Some(context) => Step::Larger(context),
             None => match self.kept.take() {
                 Some((kept, by)) => Step::End(Outcome::Kept(kept, by)),
@@ -301,6 +301,8 @@ impl<'a> Trying<'a> {
             Some(query) => format!("{}?{query}", forward.path),
             None => forward.path.clone(),
         };
+        // What follows a ping must be readable, and so must the id of a response.
+        let pinged = ask.stream && forward.streams_events() && self.errand.snapshot.config.server.sse_ping.is_some();
         let client = headers::Client {
             peer: &request.peer_text,
             trusted: self.errand.trusted,
@@ -308,18 +310,14 @@ impl<'a> Trying<'a> {
             request_id: self.errand.request_id,
             keyed: self.errand.keyed,
             policy: self.errand.policy,
-            may_compress: true,
+            may_compress: !pinged && !forward.makes_response(),
         };
         let mut timeouts = config.timeouts;
         // Whether a large body asks for a stream is not known.
         if config.stream && (ask.stream || ask.sealed || request.rest.is_some()) {
             timeouts.total = None;
         }
-        let mut headers = headers::request(request.head.fields.iter(), &client, config, key);
-        // What follows a ping must be readable.
-        if ask.stream && forward.streams_events() && self.errand.snapshot.config.server.sse_ping.is_some() {
-            headers.remove(http::header::ACCEPT_ENCODING);
-        }
+        let headers = headers::request(request.head.fields.iter(), &client, config, key);
         let sent = clock::now();
         let watch = Rc::clone(self.errand.watch);
         let live = Arc::clone(&candidate.endpoint.live);

@@ -11,6 +11,7 @@ use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::reply::Length;
 use crate::model::failure::{Attempted, Failure, Kind};
+use crate::model::responses::IdReader;
 use crate::observe::access::End;
 use crate::upstream::headers::Policy;
 use crate::upstream::{Answer, Fault, Trouble, headers};
@@ -92,6 +93,7 @@ pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool, has_end: b
 
 fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: bool, buffer: &mut [u8]) -> Relayed {
     let mut passed = Passed::default();
+    let mut ids = client.makes_responses().then(IdReader::default);
     loop {
         match answer.read(buffer) {
             Ok(0) if is_events && answer.until_close && !passed.is_whole(has_end) => {
@@ -104,6 +106,10 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: 
             }
             Ok(n) => {
                 let piece = &buffer[..n];
+                // Known before the client can ask for it.
+                if let Some(ids) = &mut ids {
+                    ids.push(piece, |id| by.endpoint.live.responses.add(id));
+                }
                 let sent = client.piece(piece);
                 // The piece is on its way; the bookkeeping may take its time.
                 let now = clock::now();

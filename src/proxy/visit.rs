@@ -9,6 +9,7 @@ use super::tokens::Tokens;
 use super::{gate, page, route};
 use crate::base::text::print_duration;
 use crate::base::{clock, dice};
+use crate::config::CorsOrigin;
 use crate::http::head::{Fields, Head};
 use crate::http::reply::Reply;
 use crate::http::request::Request;
@@ -68,17 +69,36 @@ impl Visit {
     pub fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Here) -> Self {
         let id = gate::request_id(head).unwrap_or_else(dice::request_id);
         let mut common = with_id(&id);
-        // No other page may read this one, whatever `cors` says.
         if page::is_page(&head.target.canonical()) {
             page::fields().into_iter().for_each(|(name, value)| common.push(name, value));
-        } else {
-            gate::add_cors(&mut common, &snapshot.config.server.cors, head);
         }
         let dialect = Dialect::of(&route::tidy(&head.target.canonical()));
         let access = snapshot.config.log.access;
         let client = gate::client(head, peer, &snapshot.config.server.trusted_proxies);
+        // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
+        let jobs = &snapshot.config.jobs;
+        if jobs.enabled && jobs.always && !page::is_page(&head.target.canonical()) {
+            common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
+        }
         let common = Arc::new(common);
         Self { id, client, key: None, began, dialect, common, access, here: Some(here), told: None }
+    }
+
+    /// Tells browsers which pages may read the answers. No other page may read ours, whatever the rules say.
+    #[must_use]
+    pub fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
+        if !page::is_page(&head.target.canonical()) {
+            gate::add_cors(Arc::make_mut(&mut self.common), rules, head);
+        }
+        self
+    }
+
+    /// Tells caches that the answers are true for a moment only.
+    #[must_use]
+    pub fn never_stored(mut self) -> Self {
+        Arc::make_mut(&mut self.common).push(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        self
     }
 
     /// A request whose head was not understood.
@@ -155,8 +175,8 @@ impl Visit {
     }
 
     /// Answers a preflight.
-    pub fn preflight(&self, reply: Reply, request: &Request, snapshot: &Snapshot) {
-        match gate::preflight(&snapshot.config.server.cors, &request.head) {
+    pub fn preflight(&self, reply: Reply, request: &Request, cors: &[CorsOrigin]) {
+        match gate::preflight(cors, &request.head) {
             Err(failure) => self.refuse(reply, &request.head, &failure),
             Ok(answer) => {
                 let mut fields = Fields::clone(&self.common);

@@ -16,8 +16,8 @@ pub struct Letter<'a> {
     pub path: &'a str,
     /// Fields beside `Content-Type` and `User-Agent`.
     pub headers: Vec<(&'static str, String)>,
-    /// JSON.
-    pub body: &'a [u8],
+    /// JSON, in pieces.
+    pub body: [&'a [u8]; 3],
 }
 
 /// Delivers a letter; `guard` decides about every address that the host's name has.
@@ -40,7 +40,7 @@ pub fn deliver(letter: &Letter<'_>, patience: Duration, gone: &Arc<Gone>, guard:
         path: letter.path,
         raw: true,
         headers,
-        body: [letter.body, &[], &[]],
+        body: letter.body,
         rest: None,
         timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(patience) },
         gone: Some(Arc::clone(gone)),

@@ -53,6 +53,11 @@ impl Net {
         }
     }
 
+    /// The same ways without connections that are kept: each request shows whether another one is accepted.
+    pub fn without_pool(&self) -> Self {
+        Self { pseudonym: self.pseudonym.clone(), ..Self::new(0) }
+    }
+
     /// What this proxy calls itself to others.
     pub fn pseudonym(&self) -> &Pseudonym {
         &self.pseudonym

@@ -19,6 +19,7 @@ pub fn file(folder: &Folder) -> PathBuf {
 pub fn start(folder: &Folder, upstreams: &[&Upstream], edit: impl FnOnce(&mut Config)) -> Proxy {
     let setup = Setup::over(upstreams).with(|config| {
         config.admin.enabled = true;
+        config.admin.open = true;
         config.admin.routes_file = file(folder);
     });
     setup.with(edit).start()
@@ -311,7 +312,7 @@ fn an_endpoint_is_switched_off_and_on() {
 fn the_page_has_an_address_of_its_own_where_that_is_wanted() {
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     let yaml = format!(
-        "server: {{port: 0}}\nendpoints: [{{name: a, address: 127.0.0.1, port: {}}}]\nadmin: {{enabled: true, port: 0, routesFile: {:?}}}\n",
+        "server: {{port: 0}}\nendpoints: [{{name: a, address: 127.0.0.1, port: {}}}]\nadmin: {{enabled: true, open: true, port: 0, routesFile: {:?}}}\n",
         upstream.addr().port(),
         file(&folder).display().to_string()
     );
@@ -343,7 +344,7 @@ fn the_page_reads_the_configuration_again() {
     upstream.always(CHAT, Script::json("{}"));
     let yaml = |more: &str| {
         format!(
-            "server: {{port: 0}}\nendpoints: [{{name: a, address: 127.0.0.1, port: {}}}]\nadmin: {{enabled: true, routesFile: {:?}}}\n{more}",
+            "server: {{port: 0}}\nendpoints: [{{name: a, address: 127.0.0.1, port: {}}}]\nadmin: {{enabled: true, open: true, routesFile: {:?}}}\n{more}",
             upstream.addr().port(),
             file(&folder).display().to_string()
         )

@@ -132,17 +132,18 @@ fn a_full_table_closes_what_has_waited_longest_and_not_who_came_last() {
     // U37
     let upstream = Upstream::serving(&["m"]);
     let setup = Setup::over(&[&upstream]);
-    let proxy = setup.with(|c| (c.server.max_connections, c.server.per_client) = (4, 100)).start();
-    let kept: Vec<Client> = (0..3).map(|_| proxy.sent(get("/health"))).map(|mut c| (c.answer(), c).1).collect();
+    let proxy = setup.with(|c| (c.server.max_connections, c.server.per_client) = (16, 100)).start();
+    let served = |n: usize| -> Vec<Client> {
+        (0..n).map(|_| proxy.sent(get("/health"))).map(|mut client| (client.answer(), client).1).collect()
+    };
+    let kept = served(12);
+    // By now the first of them are parked.
+    served(3).iter_mut().for_each(Client::half_close);
     let mut fresh = proxy.client();
-    // One more than there is room for, and accepted after the fresh one.
-    for _ in 0..2 {
-        let mut last = proxy.sent(get("/health"));
-        assert_eq!(last.answer().status(), 200);
-    }
+    let last = served(8);
     fresh.send(get("/health"));
     assert_eq!(fresh.answer().status(), 200, "the idle ones go first");
-    assert_eq!(kept.len(), 3);
+    assert_eq!((kept.len(), last.len()), (12, 8));
 }
 
 #[test]

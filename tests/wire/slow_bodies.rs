@@ -7,6 +7,8 @@ use crate::support::proxy::{CHAT, Proxy, Setup, chat, post};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::base::clock;
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 const BODY_TIMEOUT: Duration = ms(2000);
@@ -48,8 +50,9 @@ fn begin(connect: impl Fn() -> Client, shape: usize, shapes: &[Shape]) -> Slow {
     Slow { client, began: clock::now(), drip: *drip, shape }
 }
 
-/// Sends to all of them, slowly, until each is answered or late; the good requests that were asked meanwhile.
-fn drip(mut slow: Vec<Slow>, mut good: impl FnMut()) {
+/// Sends to all of them, slowly, until each is answered or late, with good requests meanwhile; their sockets.
+fn drip(mut slow: Vec<Slow>, mut good: impl FnMut()) -> Vec<TcpStream> {
+    let mut ended = Vec::new();
     while !slow.is_empty() {
         good();
         slow.retain_mut(|one| {
@@ -61,9 +64,11 @@ fn drip(mut slow: Vec<Slow>, mut good: impl FnMut()) {
             let answer = one.client.answer();
             assert_eq!((answer.status(), answer.field("connection")), (408, Some("close")), "{}", answer.text());
             one.client.expect_close(DEADLINE);
+            ended.push(one.client.writer());
             false
         });
     }
+    ended
 }
 
 #[test]
@@ -75,12 +80,19 @@ fn two_hundred_slow_bodies_of_all_framings_are_ended_in_time_and_harm_nobody() {
     let program = Program::start(&yaml(&[&upstream], server));
     let shapes = shapes();
     let slow = (0..200).map(|n| begin(|| program.client(), n % shapes.len(), &shapes)).collect();
-    drip(slow, || {
+    let mut ended = drip(slow, || {
         let mut client = program.client();
         client.send(post(CHAT, chat("m")));
         assert_eq!(client.answer().status(), 200);
     });
     program.logged_times("reason=request_timeout", 200);
+    // They are not lingered for as long again.
+    let (mut quiet, start) = (program.client(), clock::now());
+    while !ended.is_empty() {
+        ended.retain_mut(|socket| socket.write_all(b"x").is_ok());
+        assert!(clock::now() - start < BODY_TIMEOUT, "{} are still open", ended.len());
+        assert!(!quiet.hears_within(ms(20)));
+    }
 }
 
 fn short(upstream: &Upstream) -> Proxy {

@@ -220,7 +220,8 @@ fn an_upload_may_still_choose_another_endpoint_before_it_has_begun_but_not_after
     let mut client = way.client(&format!("Content-Length: {}", 2 * MIB));
     client.send(bytes(2 * MIB - 1));
     let mut peer = way.peer(0);
-    peer.read(MIB);
+    // More than is collected before it is sent on, so that its rest has begun.
+    peer.read(MIB + MIB / 2);
     drop(peer);
     client.send("!");
     assert_eq!(client.answer().status(), 502);

@@ -163,7 +163,7 @@ pub fn proxy(text: &str) -> Result<(), String> {
     }
 }
 
-/// `local`, `*` or `scheme://host[:port]`, as a browser would send it.
+/// `local`, `*`, `scheme://*` or `scheme://host[:port]`, as a browser would send it.
 pub fn origin(text: &str) -> Result<CorsOrigin, String> {
     match text {
         "local" => return Ok(CorsOrigin::Local),
@@ -179,6 +179,10 @@ pub fn origin(text: &str) -> Result<CorsOrigin, String> {
     }
     if authority.contains('/') {
         return Err("is more than an origin; leave out what follows the host and port".into());
+    }
+    // Firefox gives each installation of an extension a host of its own.
+    if authority == "*" && !matches!(scheme, "http" | "https") {
+        return Ok(CorsOrigin::Scheme(scheme.to_owned()));
     }
     let (name, port) = host_and_port(authority)?;
     let name = if name.contains(':') { format!("[{name}]") } else { name };
@@ -352,7 +356,19 @@ mod tests {
         assert_eq!(of("HTTPS://Chat.Example.com:443"), CorsOrigin::Origin("https://chat.example.com".into()));
         assert_eq!(of("http://[::1]:3000"), CorsOrigin::Origin("http://[::1]:3000".into()));
         assert_eq!(of("chrome-extension://abc"), CorsOrigin::Origin("chrome-extension://abc".into()));
-        for text in ["chat.example.com", "https://a/", "https://a/b", "https://", "null", "://a", "https://u@a"] {
+        assert_eq!(of("Moz-Extension://*"), CorsOrigin::Scheme("moz-extension".into()));
+        for text in [
+            "https://*",
+            "http://*",
+            "moz-extension://*/",
+            "chat.example.com",
+            "https://a/",
+            "https://a/b",
+            "https://",
+            "null",
+            "://a",
+            "https://u@a",
+        ] {
             assert!(origin(text).is_err(), "{text}");
         }
     }

@@ -8,6 +8,8 @@ use crate::config::{ClientKey, Endpoint, KeyText, RateLimit};
 use std::collections::HashMap;
 
 const SHA256: &str = "sha256:";
+/// Characters of a key that nobody guesses.
+pub const SHORTEST: usize = 16;
 
 pub fn keys(s: &mut Section, endpoints: &[Endpoint]) -> Vec<ClientKey> {
     let mut names = Vec::new();
@@ -31,6 +33,14 @@ fn key(s: &mut Section, endpoints: &[Endpoint], names: &mut Vec<String>) -> Opti
     let secret = s.secret("key");
     if !s.gives("key") && !s.gives("keyFile") {
         s.problem("`key` is missing (or `keyFile`)");
+    }
+    if let Some(secret) = &secret
+        && secret.reveal().len() < SHORTEST
+    {
+        let who = name.as_deref().unwrap_or_default();
+        s.warn(format!(
+            "auth.keys: the key {who:?} has fewer than {SHORTEST} characters and can be guessed; `openssl rand -hex 32` makes a good one"
+        ));
     }
     let text = secret.and_then(|secret| {
         let text = match secret.reveal().strip_prefix(SHA256) {

@@ -13,6 +13,7 @@ mod sections;
 mod server;
 
 pub use address::{base, listen_host, proxy};
+pub use admin::OPEN;
 pub use endpoint::{no_key, unique};
 pub use header::{can_be_sent, change};
 pub use routing::known;
@@ -89,6 +90,21 @@ pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Ve
     dialect::add_routes(&tree, &notes, &mut config);
     let problems = notes.problems(name, text);
     if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+/// Whether a file of routes has a key of an endpoint in it.
+pub fn routes_hold_keys(text: &str) -> bool {
+    fn holds(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Array(items) => items.iter().any(holds),
+            serde_json::Value::Object(members) => members.iter().any(|(name, value)| match value.as_array() {
+                Some(keys) if name.eq_ignore_ascii_case("apiKeys") => !keys.is_empty(),
+                _ => holds(value),
+            }),
+            _ => false,
+        }
+    }
+    json(text).is_ok_and(|file| holds(&file))
 }
 
 /// Every key a file may have, `endpoints[].port`.

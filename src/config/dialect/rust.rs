@@ -214,6 +214,6 @@ fn forward(
         }
         enabled.then_some(RateLimit { per_second: f64::from(per_second), burst })
     });
-    let site = Site { group: Some(group?), keys: KeysFor::Inherit, rate_limit, mode: Mode::Raw };
+    let site = Site { group: Some(group?), keys: KeysFor::Inherit, rate_limit, mode: Mode::Raw, cors: None };
     Some(Listener { name: name?, host, port, site })
 }
