@@ -334,7 +334,8 @@ impl<'a> Field<'a> {
         match self.notes.file(Path::new(path)) {
             Ok(text) => Some((path.to_owned(), text)),
             Err(error) => {
-                self.problem(format!("the file {path:?} cannot be read: {error}"));
+                let path = shown::path(&self.node?.value);
+                self.problem(format!("the file {path} cannot be read: {error}"));
                 None
             }
         }
