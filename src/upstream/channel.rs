@@ -36,7 +36,7 @@ pub struct Channel {
     /// Tells others that a request came through here.
     via: Option<HeaderValue>,
     /// What the proxy calls itself that this endpoint is, if it is one.
-    instance: Mutex<Option<HeaderValue>>,
+    instance: Arc<Mutex<Option<HeaderValue>>>,
 }
 
 /// What is sent.
@@ -176,8 +176,13 @@ impl Channel {
             authority,
             base,
             via,
-            instance: Mutex::default(),
+            instance: Arc::default(),
         })
+    }
+
+    /// Knows from now on what another channel to the same endpoint knows of it.
+    pub(super) fn knowing(self, other: &Self) -> Self {
+        Self { instance: Arc::clone(&other.instance), ..self }
     }
 
     /// Whether the endpoint is a proxy that a request with these `Via` lines came through.

@@ -18,6 +18,8 @@ pub struct Net {
     channels: RwLock<Vec<Known>>,
     connections: usize,
     pseudonym: Pseudonym,
+    /// Those with a pool, to which is told what is learnt here.
+    pooled: Option<Arc<Net>>,
     /// Counts what was asked for.
     turn: AtomicU64,
 }
@@ -49,13 +51,14 @@ impl Net {
             channels: RwLock::new(Vec::new()),
             connections,
             pseudonym: Pseudonym::default(),
+            pooled: None,
             turn: AtomicU64::new(0),
         }
     }
 
     /// The same ways without connections that are kept: each request shows whether another one is accepted.
-    pub fn without_pool(&self) -> Self {
-        Self { pseudonym: self.pseudonym.clone(), ..Self::new(0) }
+    pub fn without_pool(self: &Arc<Self>) -> Self {
+        Self { pseudonym: self.pseudonym.clone(), pooled: Some(Arc::clone(self)), ..Self::new(0) }
     }
 
     /// What this proxy calls itself to others.
@@ -74,7 +77,11 @@ impl Net {
             return Ok(Arc::clone(&known.channel));
         }
         let made = Channel::with(endpoint, self.connections, Names::default(), self.pseudonym.via());
-        let channel = Arc::new(made.map_err(|cause| Fault { trouble: Trouble::Connect, cause })?);
+        let mut channel = made.map_err(|cause| Fault { trouble: Trouble::Connect, cause })?;
+        if let Some(pooled) = &self.pooled {
+            channel = channel.knowing(&*pooled.channel(endpoint)?);
+        }
+        let channel = Arc::new(channel);
         let mut channels = write(&self.channels);
         let oldest = channels.iter().enumerate().min_by_key(|(_, known)| known.used.load(Ordering::Relaxed));
         if let Some((oldest, _)) = oldest.filter(|_| channels.len() >= MOST) {
