@@ -2,8 +2,9 @@
 
 use crate::admin::{Admin, Unusable};
 use crate::base::budget::Budget;
-use crate::base::clock;
-use crate::config::{Config, KeysFor, Problem};
+use crate::base::secret::Secret;
+use crate::base::{clock, dice};
+use crate::config::{Config, Problem};
 use crate::health::{self, Health};
 use crate::helm::Helmsman;
 use crate::http::door::{Door, Handle};
@@ -12,13 +13,12 @@ use crate::http::pool::{Job, Lane};
 use crate::jobs::{self, Jobs};
 use crate::model::endpoint::Endpoint;
 use crate::model::snapshot::{Shared, Snapshot};
-use crate::proxy::page;
-use crate::proxy::reception::Bound;
+use crate::proxy::reception::{Bound, ListenerKind};
 use crate::proxy::serve::Proxy;
 use crate::upstream::Net;
 use crossbeam_channel::bounded;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -112,10 +112,11 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     }
     let addrs: Result<Vec<SocketAddr>, _> = listeners.iter().map(TcpListener::local_addr).collect();
     let addrs = addrs.map_err(StartError::System)?;
-    let names = std::iter::once("main").chain(config.listeners.iter().map(|listener| listener.name.as_str()));
-    let names = names.chain(own.map(|_| page::LISTENER));
-    let bound = names.zip(&addrs).map(|(name, addr)| Bound::new(name, addr.ip().is_loopback())).collect();
-    warn_of_open_doors(&config, &addrs);
+    let main = (ListenerKind::Main, "main", &config.server.host);
+    let listed = config.listeners.iter().map(|one| (ListenerKind::Listed, one.name.as_str(), &one.host));
+    let page = own.map(|_| (ListenerKind::Page, "admin", &config.admin.host));
+    let all = std::iter::once(main).chain(listed).chain(page).zip(&addrs);
+    let bound = all.map(|((kind, name, host), addr)| Bound::new(kind, name, host, *addr)).collect();
     let server = config.server.clone();
     let epoch = clock::now();
     let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone(), epoch))).collect();
@@ -126,14 +127,17 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let (hand_over, take_over) = bounded::<Front>(1);
     let front = std::thread::Builder::new().name("front".into());
     let front = front.spawn(move || take_over.into_iter().for_each(Front::run)).map_err(StartError::System)?;
-    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&net), bound));
+    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&net), bound, Arc::clone(&budget)));
     let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
     let admin = admin.map_err(StartError::Routes)?;
     let base = Mutex::new(config.clone());
-    let helm = Arc::new(Helmsman { proxy, shared, base, admin, door: OnceLock::new(), read: OnceLock::new() });
+    let token = Secret::new(dice::request_id() + &dice::request_id());
+    let (door, read) = (OnceLock::new(), OnceLock::new());
+    let helm = Arc::new(Helmsman { proxy, shared, base, admin, token, door, read });
     let Helmsman { proxy, shared, .. } = &*helm;
     // The page's routes are there before anybody asks.
     helm.put(None).map_err(StartError::Helm)?;
+    proxy.warn_of_open_listeners();
     let health = health::start(shared, inbox, &net).map_err(StartError::System)?;
     let work = |proxy: &Arc<Proxy>| {
         let proxy = Arc::clone(proxy);
@@ -164,15 +168,6 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let _ = hand_over.send(ready);
     let shared = Arc::clone(shared);
     Ok(Running { addrs, handle, front: Some(front), helm, health, jobs, shared })
-}
-
-fn warn_of_open_doors(config: &Config, addrs: &[SocketAddr]) {
-    let sites = std::iter::once(&config.site).chain(config.listeners.iter().map(|listener| &listener.site));
-    for (site, addr) in sites.zip(addrs) {
-        if !addr.ip().is_loopback() && (config.keys.is_empty() || site.keys == KeysFor::Nobody) {
-            log::warn!("listening on {addr} without keys: everybody who reaches this address may use the endpoints");
-        }
-    }
 }
 
 /// `maxConnections`, lowered so that connections to endpoints still find descriptors.
@@ -209,6 +204,20 @@ impl Running {
     /// Every listener's address.
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
+    }
+
+    /// The page's address with the token that was made for it; none where the configuration has a token, or no page.
+    pub fn admin_link(&self) -> Option<String> {
+        let admin = &self.shared.load().config.admin;
+        let token = admin.token.as_ref().filter(|token| admin.enabled && **token == self.helm.token)?;
+        // The page's own listener is bound last.
+        let mut addr = if admin.port.is_some() { *self.addrs.last()? } else { self.addrs[0] };
+        match addr.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        Some(format!("http://{addr}/admin/#token={}", token.reveal()))
     }
 
     /// The door: its loop's pulse, its connections.

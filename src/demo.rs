@@ -61,8 +61,8 @@ pub fn config(demo: &Demo) -> Config {
     config
 }
 
-/// What to type next, given the address the proxy listens on.
-pub fn banner(proxy: SocketAddr, demo: &Demo) -> String {
+/// What to type next, given the address the proxy listens on and the link to its page.
+pub fn banner(proxy: SocketAddr, page: &str, demo: &Demo) -> String {
     let proxy = if proxy.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, proxy.port()).into() } else { proxy };
     let first = &demo.servers[0];
     let mut text = String::from("\nBehind it, two toy model servers (fixed text, no model at work):\n");
@@ -82,7 +82,7 @@ A chat, streamed:
   curl -N http://{proxy}/v1/chat/completions -H 'Content-Type: application/json' -d '{{"model":"{SHARED}","stream":true,"messages":[{{"role":"user","content":"What is llmproxy?"}}]}}'
 
 What is going on, in a browser on this machine:
-  http://{proxy}/admin/
+  {page}
 
 Which servers are healthy:
   curl http://{proxy}/health

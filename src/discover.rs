@@ -2,18 +2,20 @@
 
 use crate::base::clock;
 use crate::config::{Endpoint, Timeouts};
-use crate::model::catalog::models_of;
+use crate::model::list::list_of;
 use crate::upstream::{Channel, Order, headers};
 use http::Method;
 use serde_json::Value;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// vLLM, llama-server, LM Studio, text-generation-webui, Ollama and their neighbours.
-const PORTS: [u16; 9] = [8000, 8001, 8002, 8080, 8081, 1234, 5000, 5001, 11434];
+/// vLLM, llama-server, LM Studio, text-generation-webui, KoboldCpp, Ollama, Lemonade, exo and their neighbours.
+const PORTS: [u16; 12] = [8000, 8001, 8002, 8080, 8081, 9931, 1234, 5000, 5001, 11434, 13305, 52415];
 /// A local server answers this in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
 const MOST: usize = 4 << 20;
+/// Where the proxy listens by default, as llama-server does.
+const OWN_PORT: u16 = 8080;
 
 /// Said when there is neither a configuration nor a server.
 pub const NOTHING: &str = "\
@@ -28,28 +30,52 @@ endpoints:
 `llmproxy --demo` shows how it works without any model server,
 `llmproxy --discover` looks for servers and prints a configuration.";
 
-/// The servers that answer, as endpoints, in the order of the ports above.
-pub fn look() -> Vec<Endpoint> {
-    let asked = PORTS.map(|port| {
-        let thread = std::thread::Builder::new().name("discover".into());
-        thread.spawn(move || {
-            let endpoint = Endpoint::plain(format!("local-{port}"), "127.0.0.1", port);
-            is_model_server(&endpoint).then_some(endpoint)
+/// Said when every server that was found asks for a key.
+pub const LOCKED: &str = "\
+there is no configuration file, and the model servers on this machine ask for a key.
+`llmproxy --discover` prints a configuration with a place for it.";
+
+/// A server that was found.
+pub struct Server {
+    /// How it is reached.
+    pub endpoint: Endpoint,
+    /// It answers to key holders only.
+    pub wants_key: bool,
+}
+
+/// The servers on the well-known ports, in their order.
+pub fn look() -> Vec<Server> {
+    look_at(&PORTS)
+}
+
+/// The servers on these ports of the loopback address, in their order.
+pub fn look_at(ports: &[u16]) -> Vec<Server> {
+    let asked: Vec<_> = ports
+        .iter()
+        .map(|&port| {
+            let thread = std::thread::Builder::new().name("discover".into());
+            thread.spawn(move || server(Endpoint::plain(format!("local-{port}"), "127.0.0.1", port)))
         })
-    });
+        .collect();
     asked.into_iter().filter_map(|thread| thread.ok()?.join().ok().flatten()).collect()
 }
 
-fn is_model_server(endpoint: &Endpoint) -> bool {
-    let Some((200, body)) = get(endpoint, "/v1/models") else {
-        return false;
+/// What answers there, if it is a model server and no proxy of this kind: to stand behind oneself would be a circle.
+fn server(endpoint: Endpoint) -> Option<Server> {
+    let (status, body) = get(&endpoint, "/v1/models")?;
+    let wants_key = match status {
+        200 => list_of(&body).map(|_| false).ok()?,
+        401 => true,
+        // Others that forbid, such as AirPlay on port 5000, do not speak JSON.
+        403 => serde_json::from_slice::<Value>(&body).map(|_| true).ok()?,
+        _ => return None,
     };
-    let Ok(list) = serde_json::from_slice::<Value>(&body) else {
-        return false;
-    };
-    // Another llmproxy lists models with who provides them: to stand behind oneself would be a circle.
-    let is_proxy = list["data"].as_array().is_some_and(|d| d.iter().any(|m| m.get("provider").is_some()));
-    !is_proxy && models_of(&list).is_ok()
+    (!is_proxy(&endpoint)).then_some(Server { endpoint, wants_key })
+}
+
+fn is_proxy(endpoint: &Endpoint) -> bool {
+    let health = get(endpoint, "/health").and_then(|(_, body)| serde_json::from_slice::<Value>(&body).ok());
+    health.is_some_and(|health| health.get("healthy_endpoints").is_some() && health.get("total_endpoints").is_some())
 }
 
 /// A GET within a second: status and body.
@@ -77,12 +103,19 @@ pub fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
     }
 }
 
-/// A configuration file that serves these endpoints.
-pub fn configuration(endpoints: &[Endpoint]) -> String {
-    let mut text = String::from("# Found on this machine. Save as config/endpoints.yml.\nendpoints:\n");
-    for endpoint in endpoints {
+/// A configuration file that serves these servers.
+pub fn configuration(servers: &[Server]) -> String {
+    let mut text = String::from("# Found on this machine. Save as config/endpoints.yml.\n");
+    if servers.iter().any(|server| server.endpoint.base.port == OWN_PORT) {
+        let _ = writeln!(text, "server:\n  port: 8090 # {OWN_PORT} is taken by a model server");
+    }
+    text.push_str("endpoints:\n");
+    for Server { endpoint, wants_key } in servers {
         let (name, host, port) = (&endpoint.name, &endpoint.base.host, endpoint.base.port);
         let _ = write!(text, "  - name: {name}\n    address: {host}\n    port: {port}\n");
+        if *wants_key {
+            let _ = writeln!(text, "    apiKey: ${{LOCAL_{port}_KEY}} # it asks for a key: set this variable to it");
+        }
     }
     text
 }

@@ -3,10 +3,12 @@
 use crate::admin::{Admin, Helm};
 use crate::base::clock;
 use crate::base::lock::lock;
+use crate::base::secret::Secret;
 use crate::config::{Config, Problem};
 use crate::http::door::Handle;
 use crate::model::snapshot::{Notice, Shared};
 use crate::proxy::serve::Proxy;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Reads the configuration again.
@@ -20,6 +22,8 @@ pub struct Helmsman {
     pub shared: Arc<Shared>,
     /// What the file says, without the page's routes. Held while a configuration comes into force.
     pub base: Mutex<Config>,
+    /// What opens the page while the configuration has no token; made at each start.
+    pub token: Secret,
     /// The page.
     pub admin: Option<Arc<Admin>>,
     /// Bounds of heads and bodies change there.
@@ -37,13 +41,15 @@ impl Helmsman {
         if let Some(admin) = &self.admin {
             admin.read_again(&config)?;
         }
-        self.put(Some(config))
+        let later = self.put(Some(config))?;
+        self.proxy.warn_of_open_listeners();
+        Ok(later)
     }
 
     /// A new base, or the one there is, comes into force with what the page adds to it.
     ///
     /// # Errors
-    /// The page's routes do not fit to it.
+    /// The page's routes do not fit to it, or an address that it takes away would be left without keys.
     pub fn put(&self, config: Option<Config>) -> Result<Vec<&'static str>, String> {
         let mut base = lock(&self.base);
         let config = config.unwrap_or_else(|| base.clone());
@@ -51,6 +57,12 @@ impl Helmsman {
         let snapshot = self.shared.load();
         let old = &snapshot.config.server;
         let new = &merged.server;
+        let is_local = old.host == "localhost" || old.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        if new.host != old.host && !is_local && merged.keys.is_empty() && !snapshot.callers.is_open() {
+            let text = "auth.keys is empty now, and server.host changes only with a restart: until then the old address \
+                would be open to everybody who reaches it; restart instead";
+            return Err(text.into());
+        }
         let mut later = Vec::new();
         let mut keep = |key, differs: bool| later.extend(differs.then_some(key));
         keep("server.host", new.host != old.host);
@@ -71,9 +83,14 @@ impl Helmsman {
         keep("admin.enabled", theirs.enabled != ours.enabled);
         keep("admin.routesFile", theirs.routes_file != ours.routes_file);
         keep("admin.port", (theirs.port, &theirs.host) != (ours.port, &ours.host));
+        // Nobody was told the token that stands in for the one that is gone.
+        let is_gone = theirs.token.is_none() && ours.token.as_ref().is_some_and(|token| *token != self.token);
+        keep("admin.token", theirs.enabled && is_gone);
         merged.jobs.enabled = snapshot.config.jobs.enabled;
         merged.admin.enabled = ours.enabled;
         (merged.admin.port, merged.admin.routes_file) = (ours.port, ours.routes_file.clone());
+        merged.admin.host.clone_from(&ours.host);
+        merged.admin.token.get_or_insert_with(|| self.token.clone());
         let new = &mut merged.server;
         new.host.clone_from(&old.host);
         new.port = old.port;

@@ -91,11 +91,13 @@ struct Loaded {
     warnings: Vec<String>,
     /// The file is one of routes: the page brings what stands in it.
     is_paged: bool,
+    /// The endpoints are what discovery found.
+    is_found: bool,
 }
 
 impl Loaded {
     fn new(config: Config, file: Option<PathBuf>, warnings: Vec<String>) -> Self {
-        Self { config, file, warnings, is_paged: false }
+        Self { config, file, warnings, is_paged: false, is_found: false }
     }
 
     /// What is in force before the page adds its routes.
@@ -117,12 +119,29 @@ fn configuration(options: &Options) -> Result<Loaded, End> {
     } else if let Some(config) = load::from_environment() {
         Loaded::new(config?, None, Vec::new())
     } else {
-        let config = Config { endpoints: found()?, ..Config::default() };
+        let (keyed, open): (Vec<_>, Vec<_>) = found()?.into_iter().partition(|server| server.wants_key);
+        if open.is_empty() {
+            return Err(End::new(CONFIG, discover::LOCKED));
+        }
+        let endpoints = open.into_iter().map(|server| server.endpoint).collect();
+        let config = Config { endpoints, ..Config::default() };
         let names: Vec<_> = config.endpoints.iter().map(|e| format!("{} ({})", e.name, e.base.port)).collect();
+        let is_found = true;
         let said = format!("no configuration file; serving what was found on this machine: {}", names.join(", "));
-        Loaded::new(config, None, vec![said])
+        let locked = keyed.iter().map(|server| {
+            format!(
+                "the model server on port {} asks for a key; `llmproxy --discover` shows how to add it",
+                server.endpoint.base.port
+            )
+        });
+        Loaded { is_found, ..Loaded::new(config, None, std::iter::once(said).chain(locked).collect()) }
     };
     override_by(options, &mut loaded.config)?;
+    // What discovery found is no choice of the user: its port is only taken by now.
+    if !loaded.is_found {
+        let place = loaded.file.as_ref().map_or("environment".into(), |file| file.display().to_string());
+        load::refuse_own_addresses(&place, &loaded.config)?;
+    }
     Ok(loaded)
 }
 
@@ -157,7 +176,7 @@ fn override_by(options: &Options, config: &mut Config) -> Result<(), End> {
     Ok(())
 }
 
-fn found() -> Result<Vec<Endpoint>, End> {
+fn found() -> Result<Vec<discover::Server>, End> {
     let found = discover::look();
     if found.is_empty() {
         return Err(End::new(CONFIG, discover::NOTHING));
@@ -249,8 +268,12 @@ fn stay(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<()
     for addr in running.addrs() {
         print(&format!("llmproxy {} listening on http://{addr}\n", env!("CARGO_PKG_VERSION")))?;
     }
-    if let Some(demo) = demo {
-        print(&demo::banner(running.addr(), demo))?;
+    let link = running.admin_link();
+    match (demo, &link) {
+        (Some(demo), _) => print(&demo::banner(running.addr(), link.as_deref().unwrap_or_default(), demo))?,
+        // Never the log: who has the link has the page.
+        (None, Some(link)) => print(&format!("llmproxy admin page: {link}\n"))?,
+        (None, None) => {}
     }
     let service = Notifier::new(load::env("NOTIFY_SOCKET"));
     service.ready();

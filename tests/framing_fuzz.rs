@@ -22,12 +22,39 @@ const BODIES: &[&str] = &[
 const JSON: &[&str] = &[
     r#"{"model":"m","messages":[{"role":"user","content":"hi \ud83d\ude00"}],"stream":true,"n":1e5}"#,
     r#" { "a" : {"model":[1,-2.5e+3,null]} , "mod\u0065l" : "\u0061/b" , "\ud800":"\\\"" } "#,
-    "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--b\r\nContent-Disposition: form-data; name=f; filename=\"x\"\r\n\r\n\0\r\n--b--\r\n",
     "a=b&model=a%2Fb+c&x",
+];
+const CONVERSATIONS: &[&str] = &[
+    r#"{"system":"x-anthropic-billing-header: cch=1;\nBe kind.","messages":[{"role":"user","content":[{"type":"text","text":"a","cache_control":{}}]}],"metadata":{"user_id":"user_1_account_2_session_3"}}"#,
+    r#"{"messages":[{"role":"system","content":"x-anthropic-billing-header: x"},{"role":"user","content":"hi"}],"tools":[{"a":1.5}],"user":"u","prompt_cache_key":"k"}"#,
+    r#"{"prompt":[1,2,3],"input":"a","instructions":null,"metadata":{"user_id":"{\"session_id\":\"s\"}"}}"#,
+];
+const LISTS: &[&str] = &[
+    r#"{"models":[{"name":"a"}],"object":"list","data":[{"id":"b","aliases":["b","c"],"created":1.5,"meta":{"n_ctx":8192},"status":{"value":"loaded","args":["x"]}}]}"#,
+    r#"[{"id":"a","owned_by":"x","max_model_len":"5","root":"r","permission":[{"id":"p"}]},{"model":"b"},7]"#,
+    r#"data: {"response":{"id":"resp_1","output":[{"id":"msg_1"}]},"id" : "x\""}"#,
+];
+const FORMS: &[&str] = &[
+    "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--b\r\nContent-Disposition: form-data; name=f; filename=\"x\"\r\n\r\n\0\r\n--b--\r\n",
+    "preamble\r\n--b \t\r\nContent-Disposition: form-data; name=model\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nm\r\n--b-- \r\nepilogue",
+];
+const JOBS: &[&str] = &[
+    r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true,"webhookUrl":"https://example.com/x"}"#,
+    r#" { "webhook\u0055rl" : "https://h.example" , "messages" : [ {"\u0072ole":"user"} , {"role":1} ] , "temperature":-0.5e0 } "#,
+    r#"{"max_tokens":1,"top_p":1.0,"messages":[{"role":"tool","x":[1e5,null,"\ud83d\ude00"]}],"other":{"model":1,"webhookUrl":2}}"#,
+];
+const ENVIRONMENTS: &[&str] = &[
+    "# c\nexport A=1\nB = \"x # y\" # z\r\nC='q' \nD=a b # c\nE=\n F=g=h\nnothing\n",
+    "\u{feff}PORT=3000\nAPI_KEY=`k`",
 ];
 const RENAMES: &[&str] = &[
     "new\0{\"model\":\"m\",\"stream\":true}",
     "\"\\\n\u{e9}\0 {\"x\":{\"model\":1},\"model\" : \"\\ud83d\\ude00\" , \"y\":[9007199254740993]}\n",
+];
+const ROUTES: &[&str] = &[
+    include_str!("../config/old/003-dynamic_routing.json"),
+    "// all\n{\"Models\": {\"m\": {\"Strategy\": 1, \"Backends\": [{\"BaseUrl\": \"http://h:1/v1\", \"ApiKeys\": [\"canary-1\"], \"Weight\": 3, // three\n \"Enabled\": true}]}}}",
+    r#"{"models":{"a\u002fb":{"strategy":"weighted","backends":[{"name":"n","baseurl":"https://u\/v1","apiKeys":["canary"],"backendModelName":null},{"Endpoint":"e"}]},"":{}}}"#,
 ];
 const ANSWERS: &[&str] = &[
     "aHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
@@ -53,6 +80,8 @@ const WORDS: &[&str] = &[
     "]",
     "model",
     "\"model\":\"x\",",
+    "\"id\":\"resp_",
+    "x-anthropic-billing-header:",
     "\\u006d",
     "\\ud800",
     "true",
@@ -74,6 +103,10 @@ const WORDS: &[&str] = &[
     "--b",
     "--b--",
     "name=model",
+    "name=Model",
+    "\"webhookUrl\":\"https://h\",",
+    "\"role\":\"user\"",
+    "--b \r\n",
     "\u{feff}",
     "=",
     "&",
@@ -124,8 +157,38 @@ fn a_peek_finds_what_a_full_parse_finds() {
 }
 
 #[test]
+fn a_conversation_is_known_again_however_it_is_written() {
+    fuzz(5, 10_000, CONVERSATIONS, properties::chain);
+}
+
+#[test]
+fn what_is_kept_of_a_list_is_bounded_and_can_be_shown() {
+    fuzz(6, 20_000, LISTS, properties::list);
+}
+
+#[test]
+fn a_form_names_one_model() {
+    fuzz(5, 20_000, FORMS, properties::multipart);
+}
+
+#[test]
+fn a_jobs_body_is_what_a_full_parse_finds() {
+    fuzz(6, 20_000, JOBS, properties::members);
+}
+
+#[test]
+fn a_variable_stands_in_one_line() {
+    fuzz(7, 20_000, ENVIRONMENTS, properties::environment);
+}
+
+#[test]
 fn a_rename_changes_the_name_alone() {
     fuzz(4, 20_000, RENAMES, properties::rename);
+}
+
+#[test]
+fn a_file_of_routes_is_read_or_refused_whatever_it_holds() {
+    fuzz(6, 5_000, ROUTES, properties::routes);
 }
 
 // U10, U11, U22, U25, U26

@@ -15,7 +15,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
 
 /// Every file that it names holds a secret of its own.
 fn file(path: &std::path::Path) -> std::io::Result<String> {
-    Ok(path.display().to_string())
+    Ok(format!("a secret of its own for {}", path.display()))
 }
 
 #[test]

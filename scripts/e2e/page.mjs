@@ -25,13 +25,18 @@ class Proxy {
     const file = join(work, `${Math.random()}.yml`);
     writeFileSync(file, `endpoints:\n${endpoints}admin: {enabled: true, routesFile: ${join(work, 'routes.json')}${more}}\n`);
     this.log = '';
+    this.out = '';
+    // Without a token of the configuration a link with one is printed.
+    this.linked = !more.includes('token');
     this.child = spawn(binary, ['-c', file, '--port', '0'], { stdio: ['ignore', 'pipe', 'pipe'] });
     this.child.stderr.on('data', (data) => { this.log += data; });
   }
   async ready() {
     for await (const data of this.child.stdout) {
-      const found = /(http:\/\/\S+)/.exec(data);
-      if (found) { this.child.stdout.resume(); this.url = found[1]; return this; }
+      this.out += data;
+      const found = /listening on (http:\/\/\S+)\n/.exec(this.out);
+      const link = /\/admin\/#token=(\S+)\n/.exec(this.out);
+      if (found && (link || !this.linked)) { this.child.stdout.resume(); this.url = found[1]; this.token = link?.[1]; return this; }
     }
     throw new Error(`it did not start: ${this.log}`);
   }
@@ -66,16 +71,17 @@ page.on('dialog', (dialog) => { dialogs.push(dialog.message()); dialog.accept();
 
 const route = (name) => page.locator('.route').filter({ has: page.locator('legend', { hasText: new RegExp(`^${name.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')}$`) }) });
 const field = (name, key, at = 0) => route(name).locator('.backend').nth(at).locator(`[data-key="${key}"]`);
-const open = async () => { await page.goto(`${proxy.url}/admin`); await page.locator('#endpoints .card').nth(1).waitFor(); await page.locator('.route').first().waitFor(); };
+const open = async () => { await page.goto('about:blank'); await page.goto(`${proxy.url}/admin/#token=${proxy.token}`); await page.locator('#endpoints .card').nth(1).waitFor(); };
 const save = async (name) => { await route(name).locator('.save').click(); await page.locator('#routes-told', { hasText: 'updated' }).waitFor(); };
 const check = (so, what) => { if (!so) throw new Error(what); };
 
 const cases = [];
 const test = (name, run) => cases.push([name, run]);
 
-test('the page opens from /admin with its own three files only, below 60 KB', async () => {
+test('the page opens from its link with its own three files only, below 60 KB', async () => {
   await open();
-  check(page.url() === `${proxy.url}/admin/`, page.url());
+  check(page.url() === `${proxy.url}/admin/`, `the token stays in the address bar: ${page.url()}`);
+  check(requests.every((one) => !one.url().includes(proxy.token)), 'the token went to the server in a URL');
   const files = requests.filter((one) => !/\/admin\/(events|config|status)$/.test(one.url()) && !one.url().endsWith('/admin'));
   check(files.every((one) => one.url().startsWith(`${proxy.url}/admin/`)), files.map((one) => one.url()).join());
   check(files.length === 3, files.map((one) => one.url()).join());
@@ -84,6 +90,7 @@ test('the page opens from /admin with its own three files only, below 60 KB', as
   check(sum <= 60 * 1024, `${sum} bytes`);
   console.log(`      ${sum} bytes in three files`);
   await page.locator('#summary', { hasText: '2 of 2 endpoints available' }).waitFor();
+  check(await page.locator('.route').count() === 0, 'there are routes that nobody made');
 });
 
 test('a model is added, and served at once', async () => {
@@ -156,6 +163,23 @@ test('a stop button ends the request upstream within 250 ms', async () => {
   await page.locator('#recent tr', { hasText: 'stopped' }).first().waitFor();
 });
 
+test('what runs and what waits are told apart, with the speed of each, and nothing is cut off', async () => {
+  const clients = [];
+  for (let n = 0; n < 6; n += 1) clients.push(proxy.chat('toy-slow', { stream: true, max_tokens: 100000 }));
+  await page.locator('#queue', { hasText: /^[1-9] running, [1-9] waiting for a slot$/ }).waitFor();
+  const rows = await page.locator('#running tr').count();
+  check(rows === 6, `${rows} rows`);
+  await page.locator('#endpoints .card', { hasText: 'toy-b' }).locator('dd', { hasText: /^[1-9][0-9]*\.[0-9]$/ }).waitFor();
+  await proxy.chat('nobody-has-it');
+  await page.locator('#recent tr', { hasText: 'nobody-has-it' }).first().waitFor();
+  const cut = await page.evaluate(() => [...document.querySelectorAll('.scroll')].map((one) => one.scrollWidth - one.clientWidth));
+  check(cut.every((one) => one <= 0), `cut by ${cut}`);
+  const { running } = await (await fetch(`${proxy.url}/admin/status`)).json();
+  const stop = (one) => fetch(`${proxy.url}/admin/requests/${one.id}/cancel`, { method: 'POST', headers: { 'Content-Type': 'application/json', Origin: proxy.url }, body: '{}' });
+  await Promise.all(running.map(stop));
+  await Promise.all(clients.map(async (one) => { try { await (await one).text(); } catch { /* cut, as it should be */ } }));
+});
+
 test('names that look like markup stay text', async () => {
   dialogs = [];
   await page.fill('#add-name', hostile);
@@ -221,6 +245,7 @@ test('pictures of each look', async () => {
 
 test('with a token the page asks for it', async () => {
   await proxy.stop();
+  await page.evaluate(() => sessionStorage.clear());
   proxy = await new Proxy(', token: canary-token').ready();
   await page.goto(`${proxy.url}/admin/`);
   await page.locator('#login').waitFor();
@@ -230,6 +255,7 @@ test('with a token the page asks for it', async () => {
   await page.fill('#token', 'canary-token');
   await page.click('#login button');
   await page.locator('#endpoints .card').nth(1).waitFor();
+  check(!(await page.textContent('main')).includes('needs its token'), 'it still asks for the token');
   check(!proxy.log.includes('canary'), 'the token is in the log');
 });
 

@@ -1,11 +1,18 @@
-//! What must hold for any bytes a client can send. Shared by the fuzz targets and `tests/framing_fuzz.rs`.
+//! What must hold for any bytes a client can send, or somebody can write into the file of routes. Shared by the fuzz targets and `tests/framing_fuzz.rs`.
 
+use llmproxy::config::{Config, Webhooks, dotenv, load};
 use llmproxy::http::body::{Decoder, Progress};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
+use llmproxy::jobs::check;
+use llmproxy::model::affinity::Affinity;
+use llmproxy::model::chain::Marks;
 use llmproxy::model::failure::Failure;
+use llmproxy::model::list::{MOST_MODELS, list_of};
+use llmproxy::model::members::{Members, WEBHOOK};
 use llmproxy::model::peek;
+use llmproxy::model::responses::IdReader;
 use llmproxy::upstream::response::Response;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Small, so that the bounds are met.
 pub const LIMITS: Limits = Limits { target: 256, head: 4096, fields: 16, body: 2000 };
@@ -107,13 +114,57 @@ pub fn peek(data: &[u8]) {
     if let Ok(Some(model)) = peek.map(|peek| peek.model) {
         assert_eq!(serde_json::from_slice(&data[model.span]).ok(), Some(model.name));
     }
-    if let Ok(Some(model)) = peek::multipart("multipart/form-data; boundary=b", data) {
-        assert_eq!(&data[model.span], model.name.as_bytes());
-    }
     let text = String::from_utf8_lossy(data);
     if let Ok(Some(model)) = peek::query_model(&text) {
         let renamed = peek::query_renamed(&text, &model.span, &model.name);
         assert_eq!(peek::query_model(&renamed).expect("as sound as before").expect("there").name, model.name);
+    }
+}
+
+/// A form names one model, whatever stands around the form, and its name can be replaced in place.
+pub fn multipart(data: &[u8]) {
+    let read = |form: &[u8]| peek::multipart("multipart/form-data; boundary=b", form);
+    let Ok(found) = read(data) else { return };
+    let around = [b"preamble\r\n", data, b"\r\nepilogue"].concat();
+    let name = found.as_ref().map(|model| &model.name);
+    assert_eq!(read(&around).expect("as sound as before").as_ref().map(|model| &model.name), name);
+    let Some(model) = found else { return };
+    assert_eq!(&data[model.span.clone()], model.name.as_bytes());
+    let renamed = peek::replaced(data, &model.span, b"other".to_vec()).concat();
+    assert_eq!(read(&renamed).expect("as sound as before").expect("still there").name, "other");
+}
+
+/// What a job's body says is what serde_json finds, its webhook goes and nothing else, and what passes can run.
+pub fn members(data: &[u8]) {
+    let Ok(members) = Members::read(data) else { return };
+    let details = check::check("/v1/chat/completions", &members, &Webhooks::default());
+    assert!(details.len() < 100 && check::refusal(&details).is_object());
+    let rest = members.without_webhook().concat();
+    let again = Members::read(rest.as_bytes()).expect("as sound as before");
+    assert!(again.get(WEBHOOK).is_none() && rest.len() <= data.len());
+    // Numbers beyond any range and halves of characters are no matter for us, but for serde_json.
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice(data) else { return };
+    for name in ["model", "messages", "temperature", WEBHOOK] {
+        let found = members.get(name).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+        assert_eq!(found.as_ref(), fields.get(name), "{name}");
+    }
+    if details.is_empty() {
+        assert!(fields.get("model").is_none_or(Value::is_string));
+        let messages = fields["messages"].as_array().expect("a list");
+        assert!(!messages.is_empty() && messages.iter().all(|message| message["role"].is_string()));
+    }
+    fields.remove(WEBHOOK);
+    assert_eq!(serde_json::from_str::<Value>(&rest).expect("as sound as before"), Value::Object(fields));
+}
+
+/// Every variable of a `.env` file stands in one line of it, with a name and a value.
+pub fn environment(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let variables = dotenv(&text);
+    assert!(variables.len() <= text.lines().count());
+    for (name, value) in variables {
+        assert!(!name.is_empty() && !name.starts_with('#') && !name.contains(['=', '\n']));
+        assert!(text.lines().any(|line| line.contains(&name) && line.contains(&value)), "{name}");
     }
 }
 
@@ -129,6 +180,68 @@ pub fn rename(data: &[u8]) {
     let after = peek::json(&pieces.concat()).expect("as sound as before");
     let model = after.model.expect("still there");
     assert_eq!((model.name.as_str(), model.span.len(), after.stream), (&*name, pieces[1].len(), before.stream));
+}
+
+/// What a conversation is recognised by does not depend on how it is written down, outlives the next turn, and takes no
+/// notice of the line that differs in every request of Claude Code.
+pub fn chain(data: &[u8]) {
+    let affinity = Affinity::default();
+    let marks = |body: &[u8]| affinity.marks(body, "m", std::iter::empty());
+    let found = marks(data);
+    assert!(found.links.len() <= 256 && found.hints.len() <= 3);
+    // A repeated member counts in the bytes, but not in the value.
+    let Ok(mut value @ Value::Object(_)) = serde_json::from_slice::<Value>(data) else { return };
+    let of = |value: &Value| marks(value.to_string().as_bytes());
+    let before = of(&value);
+    assert_eq!(before, marks(serde_json::to_string_pretty(&value).expect("a value").as_bytes()));
+    let system = value.get("system").and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    if let Some(system) = system {
+        value["system"] = json!(format!("x-anthropic-billing-header: cch={};\n{system}", data.len()));
+        assert_eq!(of(&value), before);
+    }
+    if let Some(messages) = value.get_mut("messages").and_then(Value::as_array_mut)
+        && messages.len() < 200
+    {
+        messages.push(json!({"role": "user", "content": "the next turn"}));
+        let Marks { links, hints } = of(&value);
+        assert_eq!((&links[..before.links.len()], hints), (&before.links[..], before.hints));
+        assert_eq!(links.len(), before.links.len() + 1);
+    }
+}
+
+/// What is kept of a list is bounded and can be shown, and an id is found however the answer is cut.
+pub fn list(data: &[u8]) {
+    let models = list_of(data).unwrap_or_default();
+    assert!(models.len() <= MOST_MODELS);
+    for model in &models {
+        assert!(model.aliases.len() <= 8 && model.names().all(|name| !name.is_empty() && name.len() <= 512));
+        assert!(model.created <= 1 << 53 && model.context != Some(0) && model.fields.len() <= 64);
+        assert!(model.fields.iter().all(|(_, text)| serde_json::from_str::<Value>(text).is_ok()));
+        assert!(model.fields.iter().map(|(key, text)| key.len() + text.len()).sum::<usize>() <= 4096);
+    }
+    let ids = |size| {
+        let (mut reader, mut ids) = (IdReader::default(), Vec::new());
+        data.chunks(size).for_each(|piece| reader.push(piece, |id| ids.push(id.to_owned())));
+        ids
+    };
+    assert_eq!(ids(1), ids(data.len().max(1)));
+}
+
+/// A file of routes is read or refused with its name and without its keys; what the page would write of it, without its
+/// comments, means the same.
+pub fn routes(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match load::with_routes("r.json", text, &Config::default()) {
+        Err(problems) => {
+            assert!(!problems.is_empty() && problems.iter().all(|problem| problem.place.starts_with("r.json")));
+            assert!(problems.iter().all(|problem| !problem.to_string().contains("canary")), "{problems:?}");
+        }
+        Ok(config) => {
+            let Ok(value) = load::json(text) else { return };
+            let written = serde_json::to_string_pretty(&value).expect("it was JSON");
+            assert_eq!(load::with_routes("r.json", &written, &Config::default()).as_ref(), Ok(&config));
+        }
+    }
 }
 
 /// An answer of an endpoint means the same however it is cut; what is passed on is bounded by what came; a whole one stays

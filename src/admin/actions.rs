@@ -1,7 +1,6 @@
 //! What the page can do: change the file of routes, press buttons. Every change is checked whole, written whole, then in
 //! force.
 
-use super::guard::Opened;
 use super::{Admin, routes, routes_file};
 use crate::base::dice;
 use crate::base::disk::is_full;
@@ -12,6 +11,7 @@ use crate::http::request::Request;
 use crate::model::failure::{Failure, Kind};
 use crate::model::query::decoded;
 use crate::proxy::later::Told;
+use crate::proxy::page::Opened;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -22,10 +22,9 @@ impl Admin {
     pub(super) fn shown(&self, request: &Request, opened: Opened) -> Result<Told, Failure> {
         let reveal = request.head.target.query().is_some_and(|query| query.split('&').any(|pair| pair == "reveal=1"));
         if reveal && opened != Opened::Token {
-            return Err(Failure::new(Kind::Forbidden, "Keys are shown in clear only to who shows admin.token."));
+            return Err(Failure::new(Kind::Forbidden, "Keys are shown in clear only with the page's token."));
         }
-        let stored = lock(&self.file);
-        let text = self.on_disk().ok().flatten().unwrap_or_else(|| stored.clone());
+        let text = self.on_disk().ok().flatten().unwrap_or_else(|| lock(&self.file).clone());
         let mut file = load::json(&text).map_err(|why| unreadable(&why))?;
         let models = Value::Object(routes::models(&mut file).clone());
         let models = if reveal { models } else { routes::masked(&models) };
@@ -109,12 +108,11 @@ impl Admin {
         change: impl FnOnce(&mut Value) -> Result<String, Wrong>,
     ) -> Result<Told, Failure> {
         let helm = self.helm().ok_or_else(gone)?;
-        // Before the file is held: who puts a configuration in force holds the base, and then looks at the file.
         let base = helm.base();
-        let mut stored = lock(&self.file);
+        let _turn = lock(&self.changing);
         let disk = self.on_disk().map_err(|error| unreadable(&error.to_string()))?;
         // What somebody wrote by hand meanwhile is not lost.
-        let text = disk.unwrap_or_else(|| stored.clone());
+        let text = disk.unwrap_or_else(|| lock(&self.file).clone());
         let wanted = request.head.fields.get(header::IF_MATCH);
         if wanted.is_some_and(|wanted| *wanted != etag(&text) && wanted != "*") {
             return Err(Failure::new(
@@ -145,11 +143,16 @@ impl Admin {
             let fields = problems.iter().map(|problem| (below(&problem.key).unwrap_or_default(), problem.text.clone()));
             return Ok(refusal(&fields.collect::<Vec<_>>()));
         }
+        if text.len() as u64 > routes_file::MOST {
+            let text = "the file of routes would be larger than 1 MiB, and could not be read again";
+            return Ok(refusal(&[(String::new(), text.into())]));
+        }
         self.write(by_hand.as_deref(), &text)?;
         let tag = etag(&text);
-        *stored = text;
-        drop(stored);
-        helm.steer().map_err(|why| Failure::new(Kind::Internal, why))?;
+        *lock(&self.file) = text;
+        helm.steer().map_err(|why| {
+            Failure::new(Kind::Internal, format!("The file of routes was written, but is not in force: {why}"))
+        })?;
         log::info!("admin: {message}");
         let mut told = Told::json(StatusCode::OK, &json!({"message": message}));
         told.fields.push((header::ETAG, tag));
@@ -203,7 +206,7 @@ fn not_allowed(methods: &str) -> Failure {
     Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."))
 }
 
-fn gone() -> Failure {
+pub(super) fn gone() -> Failure {
     Failure::new(Kind::Draining, "The proxy is being stopped.")
 }
 

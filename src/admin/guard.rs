@@ -1,58 +1,41 @@
-//! Who may use the page: this machine, or who has the token; called by its own name; from its own pages (FAULTS F5 to F9).
+//! Who may use the page: who has the token, or with `admin.open` this machine; called by its own name; from its own pages (FAULTS F5 to F9).
 
-use crate::base::secret::same;
-use crate::config::Admin;
-use crate::http::head::Head;
-use crate::model::bucket::Buckets;
+use crate::base::secret::Secret;
+use crate::config::{Admin, Network};
+use crate::http::head::{Head, Version};
 use crate::model::caller::Callers;
 use crate::model::failure::{Failure, Kind};
+use crate::proxy::page::Opened;
 use crate::proxy::{gate, key};
 use http::{HeaderName, Method, header};
 use std::net::IpAddr;
 use std::time::Instant;
 
-/// Wrong tokens of one address (SPEC section 3): 20 a minute.
-const GUESSES: crate::config::RateLimit = crate::config::RateLimit { per_second: 20.0 / 60.0, burst: 20 };
-
 /// What a request to the page is measured by.
 pub struct Rules<'a> {
     /// The page's settings.
     pub admin: &'a Admin,
-    /// Keys, of which some open the page.
+    /// Keys, of which some open the page; they count wrong tokens too.
     pub callers: &'a Callers,
     /// More names that this proxy may be called by.
     pub hosts: &'a [String],
-    /// Wrong tokens so far.
-    pub wrong: &'a Buckets,
-}
-
-/// How somebody got in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opened {
-    /// The files of the page, which hold nothing and ask for the token: for everybody who calls it by its name.
-    Shell,
-    /// From this machine, where no token is asked for.
-    Here,
-    /// With the token, or a key of an administrator.
-    Token,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted: &'a [Network],
 }
 
 /// Whether a request may come in.
 ///
 /// # Errors
-/// 421 for a foreign name, 401 or 403 without a right, 429 after too many guesses, 403 for another page's writing, 415
-/// for what is not JSON.
+/// 421 for a foreign name, 403 for another page, 401 without a right, 429 after too many guesses, 415 for what is not
+/// JSON.
 pub fn admit(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<Opened, Failure> {
     let hosts: Vec<String> = rules.hosts.iter().chain(&rules.admin.allowed_hosts).cloned().collect();
     gate::check_host(head.fields.get(header::HOST), &hosts)?;
     let is_read = head.method == Method::GET || head.method == Method::HEAD;
-    if !is_read {
-        same_site(head)?;
-    }
-    let asks = rules.admin.token.is_some() || !rules.callers.is_open();
-    if is_read && is_shell(&head.target.canonical()) && asks {
+    if is_read && is_shell(&head.target.canonical()) {
         return Ok(Opened::Shell);
     }
+    same_site(head)?;
     let opened = opened(head, peer, rules, now)?;
     if !is_read && head.method != Method::DELETE && !is_json(head) {
         return Err(Failure::new(Kind::NotJson, "Send JSON, with Content-Type: application/json."));
@@ -60,49 +43,39 @@ pub fn admit(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Resu
     Ok(opened)
 }
 
-/// The page's own files.
+/// The page's own files, and the way to them.
 fn is_shell(path: &str) -> bool {
-    matches!(path, "/admin" | "/admin.html" | "/admin/" | "/admin/page.css" | "/admin/page.js")
+    matches!(path, "/" | "/admin" | "/admin.html" | "/admin/" | "/admin/page.css" | "/admin/page.js")
 }
 
 fn opened(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<Opened, Failure> {
-    let shown = key::shown(head)?;
-    let is_token =
-        |shown: &str| rules.admin.token.as_ref().is_some_and(|token| same(token.reveal().as_bytes(), shown.as_bytes()));
-    let is_admins = |shown: &str| rules.callers.identify(shown).is_some_and(|caller| caller.admin);
-    match shown {
-        Some(shown) if is_token(&shown) | is_admins(&shown) => Ok(Opened::Token),
-        Some(_) if rules.admin.token.is_some() || !rules.callers.is_open() => {
-            let left = rules.wrong.take(peer, &GUESSES, now);
-            match left.granted {
-                true => Err(Failure::new(Kind::Unauthorized, "This token does not open the page.")),
-                false => {
-                    let text = "Too many wrong tokens came from this address; the right one still works.";
-                    Err(Failure::new(Kind::RateLimited, text).retry_after(left.retry_after))
-                }
-            }
-        }
-        _ if rules.admin.token.is_some() => {
-            Err(Failure::new(Kind::Unauthorized, "The page needs its token: Authorization: Bearer TOKEN."))
-        }
-        _ if peer.to_canonical().is_loopback() && !came_through(head) => Ok(Opened::Here),
-        _ => {
-            let text = "Without admin.token only this machine may use the page; set one to use it from elsewhere.";
-            Err(Failure::new(Kind::Forbidden, text))
-        }
+    let Rules { admin, callers, .. } = rules;
+    let is_token = |shown: &str| admin.token.as_ref().is_some_and(|token| *token == Secret::new(shown));
+    let is_admins = |shown: &str| callers.identify(shown).is_some_and(|caller| caller.admin);
+    let shown = key::shown(head);
+    if shown.iter().any(|shown| is_token(shown) | is_admins(shown)) {
+        return Ok(Opened::Token);
     }
+    if admin.open && peer.to_canonical().is_loopback() && !came_through(head) {
+        return Ok(Opened::Here);
+    }
+    if shown.is_empty() {
+        return Err(Failure::new(Kind::Unauthorized, "The page needs its token: Authorization: Bearer TOKEN."));
+    }
+    let client = gate::client(head, peer, rules.trusted);
+    Err(key::wrong(callers, client, "This token does not open the page.", now))
 }
 
-/// A proxy on this machine brought it: its client may be anywhere.
+/// A proxy on this machine brought it: its client may be anywhere. nginx before 1.29 speaks HTTP/1.0 by default.
 fn came_through(head: &Head) -> bool {
-    ["x-forwarded-for", "forwarded", "x-real-ip"]
-        .iter()
-        .any(|name| head.fields.get(HeaderName::from_static(name)).is_some())
+    const MARKS: [&str; 5] = ["via", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip"];
+    let is_mark = |name: &str| MARKS.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("cf-");
+    head.version == Version::Http10 || head.fields.iter().any(|(name, _)| is_mark(name.as_str()))
 }
 
 /// A browser tells who wrote a request; other programs tell nothing.
 fn same_site(head: &Head) -> Result<(), Failure> {
-    let refused = || Failure::new(Kind::Forbidden, "Another page may not write here.");
+    let refused = || Failure::new(Kind::Forbidden, "Another web page may not use this one.");
     let text = |name: HeaderName| {
         head.fields.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase())
     };

@@ -7,8 +7,7 @@ mod routes_file;
 mod status;
 mod viewers;
 
-use self::actions::pretty;
-use self::guard::{Opened, Rules};
+use self::guard::Rules;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::base::lock::lock;
@@ -17,11 +16,10 @@ use crate::http::door::From;
 use crate::http::head::Head;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
-use crate::model::bucket::Buckets;
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, Kind};
 use crate::model::snapshot::Shared;
 use crate::proxy::later::Told;
-use crate::proxy::page::Page;
+use crate::proxy::page::{Opened, Page};
 use crate::proxy::serve::Proxy;
 use crate::proxy::visit::Visit;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -30,6 +28,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -56,14 +55,15 @@ pub struct Admin {
     proxy: Arc<Proxy>,
     shared: Arc<Shared>,
     path: PathBuf,
-    /// The file of routes as it was last read or written; held while it is written.
+    /// The file of routes as it was last read or written.
     file: Mutex<String>,
+    /// Held while the file is read, changed and written. Nobody but who works with the disk waits for it.
+    changing: Mutex<()>,
     /// Endpoints switched by hand, until the next start.
     switched: Mutex<BTreeMap<String, bool>>,
     helm: OnceLock<Weak<dyn Helm>>,
     /// Itself, for threads that outlive a request.
     me: OnceLock<Weak<Self>>,
-    wrong: Buckets,
     viewers: AtomicUsize,
     closed: Arc<Gone>,
 }
@@ -78,7 +78,7 @@ pub enum Unusable {
 }
 
 impl Admin {
-    /// The page over a proxy; a file of routes that is missing or empty is made.
+    /// The page over a proxy; a file of routes that is missing or empty is made, without any.
     ///
     /// # Errors
     /// The file is there and cannot be used: it is not overwritten.
@@ -90,13 +90,13 @@ impl Admin {
         let bytes = routes_file::read(&path).map_err(|error| Unusable::File(path.clone(), error))?;
         let mut text =
             String::from_utf8(bytes).map_err(|error| Unusable::File(path.clone(), std::io::Error::other(error)))?;
-        if path.as_os_str().is_empty() {
-            text = "{\"Models\": {}}".into();
-        } else if text.trim().is_empty() {
-            text = pretty(&routes::samples());
-            match routes_file::write(&path, text.as_bytes()) {
-                Ok(()) => log::info!("admin: {} was made, with samples that are all switched off", path.display()),
-                Err(error) => log::warn!("admin: {} cannot be made: {error}", path.display()),
+        if text.trim().is_empty() {
+            text = "{\"Models\": {}}\n".into();
+            // Made now, so that a folder that cannot be written is known before somebody saves.
+            if !path.as_os_str().is_empty()
+                && let Err(error) = routes_file::write(&path, text.as_bytes())
+            {
+                log::warn!("admin: {} cannot be written: {error}", path.display());
             }
         }
         let admin = Self {
@@ -104,10 +104,10 @@ impl Admin {
             shared: Arc::clone(shared),
             path,
             file: Mutex::new(text),
+            changing: Mutex::default(),
             switched: Mutex::default(),
             helm: OnceLock::new(),
             me: OnceLock::new(),
-            wrong: Buckets::default(),
             viewers: AtomicUsize::new(0),
             closed: Arc::default(),
         };
@@ -146,6 +146,7 @@ impl Admin {
     /// # Errors
     /// It cannot be read, or says something wrong; what was read before stays.
     pub fn read_again(&self, base: &Config) -> Result<(), String> {
+        let _turn = lock(&self.changing);
         let text = self.on_disk().map_err(|error| format!("{}: {error}", self.path.display()))?;
         let Some(text) = text else { return Ok(()) };
         self.with(base, &text).map_err(|problems| Problem::lines(&problems))?;
@@ -179,15 +180,15 @@ impl Admin {
             admin: &snapshot.config.admin,
             callers: &snapshot.callers,
             hosts: &snapshot.config.server.allowed_hosts,
-            wrong: &self.wrong,
+            trusted: &snapshot.config.server.trusted_proxies,
         };
         guard::admit(head, peer, &rules, clock::now())
     }
 }
 
 impl Page for Admin {
-    fn admit(&self, head: &Head, from: From) -> Result<(), Failure> {
-        self.opened(head, from.peer).map(drop)
+    fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure> {
+        self.opened(head, from.peer)
     }
 
     fn serve(&self, visit: Visit, request: Request, reply: Reply) {
@@ -197,7 +198,25 @@ impl Page for Admin {
             Err(failure) => return visit.refuse(reply, &request.head, &failure),
         };
         let path = request.head.target.canonical().into_owned();
-        let rest = path.strip_prefix("/admin").unwrap_or_default();
+        let rest = path.strip_prefix("/admin").unwrap_or_default().to_owned();
+        if !(rest.starts_with("/config") || rest == "/reload") {
+            return self.answer(visit, request, reply, &rest, opened);
+        }
+        // What works with the disk waits for its turn there, and holds no other control thread up.
+        let Some(admin) = self.me() else { return visit.refuse(reply, &request.head, &actions::gone()) };
+        self.proxy.disk.run(Box::new(move |has_room| match has_room {
+            true => admin.answer(visit, request, reply, &rest, opened),
+            false => {
+                let text = "Too many requests wait for the disk; try again later.";
+                let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
+                visit.refuse(reply, &request.head, &failure);
+            }
+        }));
+    }
+}
+
+impl Admin {
+    fn answer(&self, visit: Visit, request: Request, reply: Reply, rest: &str, opened: Opened) {
         let is_read = request.head.method == Method::GET || request.head.method == Method::HEAD;
         let asset = |kind: &'static str, text: &str| Told {
             status: StatusCode::OK,

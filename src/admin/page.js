@@ -2,6 +2,13 @@
 // Names of models, endpoints and clients come from others: they only ever become text, never markup.
 const $ = (id) => document.getElementById(id);
 const copy = (id) => $(id).content.firstElementChild.cloneNode(true);
+// A link brings the token in its fragment, which never reaches a server; it does not stay in the address bar either.
+const given = /^#token=(.+)$/.exec(location.hash);
+if (given) {
+  sessionStorage.setItem('token', decodeURIComponent(given[1]));
+  history.replaceState(null, '', location.pathname);
+}
+addEventListener('hashchange', () => location.reload());
 const state = { endpoints: [], models: [], history: new Map(), token: sessionStorage.getItem('token') || '', etag: null, log: [], recent: [], running: [] };
 
 function row(cells) {
@@ -102,9 +109,11 @@ document.addEventListener('visibilitychange', () => {
 function show(now) {
   const up = now.endpoints.filter((one) => one.enabled && one.state !== 'unhealthy' && one.state !== 'loading').length;
   const jobs = now.jobs.pending === undefined ? '' : `, jobs ${now.jobs.pending} waiting ${now.jobs.processing} running`;
-  $('summary').textContent = `${up} of ${now.endpoints.length} endpoints available, ${now.busy} in progress, ${now.queue} in line, ` +
+  // Those that wait are in progress too.
+  const working = Math.max(0, now.running.length - now.queue);
+  $('summary').textContent = `${up} of ${now.endpoints.length} endpoints available, ${working} running, ${now.queue} waiting, ` +
     `${now.connections} connections${jobs}, ${now.version}` + (now.reload_success ? '' : ' — the last reload failed, see the log');
-  $('queue').textContent = `${now.running.length} running, ${now.queue} in line for a place`;
+  $('queue').textContent = `${working} running, ${now.queue} waiting for a slot`;
   const names = now.endpoints.map((one) => one.name).join('\n');
   const renamed = names !== state.endpoints.join('\n');
   state.endpoints = now.endpoints.map((one) => one.name);
@@ -151,17 +160,10 @@ function endpoint(one) {
   const bar = card.querySelector('.bar');
   bar.firstElementChild.style.width = `${Math.round(share * 100)}%`;
   bar.setAttribute('aria-label', `${one.in_flight} of ${one.slots ?? 'any number of'} slots used`);
-  const past = state.history.get(one.name) || { last: one.generated, at: performance.now(), speeds: [] };
-  const passed = (performance.now() - past.at) / 1000;
-  if (passed > 0.5) {
-    past.speeds = [...past.speeds, Math.max(0, one.generated - past.last) / passed].slice(-60);
-    past.last = one.generated;
-    past.at = performance.now();
-  }
-  state.history.set(one.name, past);
-  const speed = past.speeds.at(-1) ?? 0;
+  const speeds = [...(state.history.get(one.name) ?? []), one.tokens_per_second].slice(-60);
+  state.history.set(one.name, speeds);
   const facts = [
-    ['address', one.address], ['slots', `${one.in_flight} of ${one.slots ?? '∞'}`], ['tokens/s', speed.toFixed(1)],
+    ['address', one.address], ['slots', `${one.in_flight} of ${one.slots ?? '∞'}`], ['tokens/s', one.tokens_per_second.toFixed(1)],
     ['cached share', one.prompt ? `${Math.round((100 * one.cached) / one.prompt)} %` : '–'], ['context', one.context ?? '–'],
   ];
   card.querySelector('dl').replaceChildren(...facts.flatMap(([name, value]) => {
@@ -171,8 +173,8 @@ function endpoint(one) {
     dd.textContent = value;
     return [dt, dd];
   }));
-  const most = Math.max(...past.speeds, 1);
-  const points = past.speeds.map((value, at) => `${60 - past.speeds.length + at + 1},${15 - (14 * value) / most}`);
+  const most = Math.max(...speeds, 1);
+  const points = speeds.map((value, at) => `${60 - speeds.length + at + 1},${15 - (14 * value) / most}`);
   card.querySelector('polyline').setAttribute('points', points.join(' '));
 }
 
@@ -189,7 +191,7 @@ function running(news) {
     });
     stop.dataset.id = one.id;
     stop.disabled = one.stopping;
-    return row([[one.model ?? one.path], [one.endpoint ?? 'in line'], [time(Math.round(performance.now() - one.began)), 'n'], [time(one.first_byte_ms), 'n'], [one.tokens || '', 'n'], [one.key ?? one.client], [stop]]);
+    return row([[one.model ?? one.path], [one.endpoint ?? 'waiting'], [time(Math.round(performance.now() - one.began)), 'n'], [time(one.first_byte_ms), 'n'], [one.tokens || '', 'n'], [one.tokens_per_second?.toFixed(1), 'n'], [one.key ?? one.client], [stop]]);
   }));
   if (!all.length) $('running').replaceChildren(row([['nothing']]));
   if (focused) document.querySelector(`#running [data-id="${CSS.escape(focused)}"]`)?.focus();
@@ -197,9 +199,9 @@ function running(news) {
 function recent(one) {
   const bad = one.status >= 400 || one.end === 'upstream_lost' || one.end === 'timeout' ? 'bad' : '';
   return row([
-    [one.at.slice(11, 19)], [one.model ?? one.path], [one.endpoint], [one.reason], [one.status, `n ${bad}`], [time(one.queue_ms), 'n'],
+    [one.at.slice(11, 19)], [one.model ?? one.path], [one.endpoint], [one.reason], [one.status, `n ${bad}`], [one.end, one.end === 'done' ? '' : 'bad'], [time(one.queue_ms), 'n'],
     [time(one.first_byte_ms), 'n'], [time(one.total_ms), 'n'], [one.tokens_in, 'n'], [one.tokens_cached, 'n'], [one.tokens_out, 'n'],
-    [one.tokens_per_second?.toFixed(1), 'n'], [one.end, one.end === 'done' ? '' : 'bad'],
+    [one.tokens_per_second?.toFixed(1), 'n'],
   ]);
 }
 function models(all) {
@@ -280,6 +282,7 @@ async function drop(route) {
 }
 async function routes() {
   const answer = await ask('GET', '/admin/config');
+  if (answer.status === 401 || answer.status === 403) return;
   if (!answer.ok) { $('routes-told').textContent = (await told(answer)).text; return; }
   state.etag = answer.headers.get('etag');
   const { Models } = await answer.json();

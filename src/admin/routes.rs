@@ -4,23 +4,6 @@
 use crate::base::secret::fingerprint;
 use serde_json::{Map, Value, json};
 
-/// What the file holds when there was none [S003-05]: examples that send nothing anywhere.
-pub fn samples() -> Value {
-    let backend = |name: &str, url: &str, model: Value| json!({"Name": name, "BaseUrl": url, "ApiKeys": [], "BackendModelName": model, "Weight": 1, "Enabled": false});
-    let openai = "https://api.openai.com/v1";
-    let router = "https://openrouter.ai/api/v1";
-    json!({"Models": {
-        "gpt-4-debug": {"Strategy": "Failover", "Backends": [
-            backend("OpenAI-Primary", openai, json!("gpt-4")), backend("OpenAI-Backup", openai, json!("gpt-4"))]},
-        "mistral-debug": {"Strategy": "RoundRobin", "Backends": [
-            backend("Mistral", "https://api.mistral.ai/v1", json!("mistral-small-latest")),
-            backend("OpenRouter", router, json!("mistralai/mistral-small"))]},
-        "deepseek-debug": {"Strategy": "Failover", "Backends": [
-            backend("DeepSeek", "https://api.deepseek.com/v1", json!("deepseek-chat")),
-            backend("OpenRouter", router, json!("deepseek/deepseek-chat"))]},
-    }})
-}
-
 /// The models of a file; a file without them gets an empty list of them.
 pub fn models(file: &mut Value) -> &mut Map<String, Value> {
     if !file.is_object() {
@@ -104,9 +87,12 @@ fn written_backend(
         let place = || format!("backends[{at}].apiKeys[{n}]");
         match key.as_str().map(str::trim) {
             Some("") => {}
-            Some(key) if key.starts_with(MASK) => match unmasked(key, stored) {
+            Some(key) if key.starts_with(MASK) => match unmasked(key, &goal(given), stored) {
                 Some(key) => keys.push(json!(key)),
-                None => problems.push((place(), "is the mask of a key that is no longer stored; type the key".into())),
+                None => {
+                    let text = "is the mask of a key that is not stored with this address; type the key";
+                    problems.push((place(), text.into()));
+                }
             },
             Some(key) => keys.push(json!(key)),
             None => problems.push((place(), "is not text".into())),
@@ -143,42 +129,48 @@ fn mask(key: &str) -> String {
     format!("{MASK}{}", fingerprint(key, 4))
 }
 
-fn unmasked(masked: &str, stored: &Value) -> Option<String> {
-    let mut found = None;
-    each_key(&mut stored.clone(), &mut |key| {
-        if mask(key) == masked {
-            found = Some(key.clone());
-        }
-    });
-    found
-}
-
-/// The same with a mask for each key.
-pub fn masked(file: &Value) -> Value {
-    let mut out = file.clone();
-    each_key(&mut out, &mut |key| *key = mask(key));
-    out
-}
-
-fn each_key(file: &mut Value, act: &mut dyn FnMut(&mut String)) {
-    match file {
-        Value::Object(members) => {
-            for (name, value) in members.iter_mut() {
-                if name.eq_ignore_ascii_case("apiKeys") {
-                    let keys = value.as_array_mut().into_iter().flatten();
-                    for key in keys {
-                        if let Value::String(key) = key {
-                            act(key);
-                        }
-                    }
-                } else {
-                    each_key(value, act);
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| each_key(item, act)),
-        _ => {}
+/// Where the keys of a backend go: to an endpoint by its name, or to a base URL.
+fn goal(backend: &Map<String, Value>) -> (String, String) {
+    let text = |key: &str| field(backend, key).as_str().unwrap_or_default().trim().to_owned();
+    match text("Endpoint") {
+        endpoint if !endpoint.is_empty() => (endpoint, String::new()),
+        _ => (String::new(), text("BaseUrl").trim_end_matches('/').to_owned()),
     }
+}
+
+/// The key behind a mask, if it is stored with this goal: no key is ever sent elsewhere because of its mask.
+fn unmasked(masked: &str, to: &(String, String), stored: &Value) -> Option<String> {
+    match stored {
+        Value::Array(items) => items.iter().find_map(|item| unmasked(masked, to, item)),
+        Value::Object(members) => {
+            let keys = field(members, "ApiKeys").as_array().filter(|_| goal(members) == *to);
+            let mut keys = keys.into_iter().flatten().filter_map(Value::as_str);
+            let own = keys.find(|key| mask(key) == masked).map(str::to_owned);
+            own.or_else(|| members.values().find_map(|value| unmasked(masked, to, value)))
+        }
+        _ => None,
+    }
+}
+
+/// The same with a mask for each key, and for what somebody wrote by hand that may be one.
+pub fn masked(file: &Value) -> Value {
+    const SECRET: [&str; 5] = ["key", "token", "secret", "password", "auth"];
+    fn hide(value: &mut Value, is_secret: bool) {
+        match value {
+            Value::String(text) if is_secret => *text = mask(text),
+            // A URL may have a password in it.
+            Value::String(text) if text.contains("://") && text.contains('@') => *text = mask(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| hide(item, is_secret)),
+            Value::Object(members) => members.iter_mut().for_each(|(name, value)| {
+                let name = name.to_ascii_lowercase();
+                hide(value, is_secret || (!value.is_object() && SECRET.iter().any(|word| name.contains(word))));
+            }),
+            _ => {}
+        }
+    }
+    let mut out = file.clone();
+    hide(&mut out, false);
+    out
 }
 
 #[cfg(test)]
@@ -209,16 +201,28 @@ mod tests {
 
     #[test]
     fn a_mask_stands_for_its_key_and_tells_nothing_of_it() {
-        let stored = json!({"Models": {"m": {"Backends": [{"ApiKeys": ["canary-1", "canary-2"]}]}}});
+        let stored =
+            json!({"Models": {"m": {"Backends": [{"BaseUrl": "http://h:1/", "ApiKeys": ["canary-1", "canary-2"]}]}}});
         let shown = masked(&stored);
         assert!(!shown.to_string().contains("canary"));
         let keys = shown["Models"]["m"]["Backends"][0]["ApiKeys"].clone();
+        let by_hand = json!({"ApiKeys": "canary", "apiKey": "canary", "Headers": {"X-Auth": ["canary"]}, "BaseUrl": "http://u:canary@h"});
+        assert!(!masked(&by_hand).to_string().contains("canary"));
         // In another order, with a new one between.
         let given = json!({"Backends": [{"BaseUrl": "http://h:1", "ApiKeys": [keys[1], "new", keys[0]]}]});
         let out = written(&given, &stored, &mut names()).expect("right");
         assert_eq!(out["Backends"][0]["ApiKeys"], json!(["canary-2", "new", "canary-1"]));
-        let other = json!({"Backends": [{"ApiKeys": ["***00000000"]}]});
-        assert!(written(&other, &stored, &mut names()).is_err());
+        // U03: nowhere else.
+        for other in [
+            json!({"BaseUrl": "http://h:1", "ApiKeys": ["***00000000"]}),
+            json!({"BaseUrl": "http://h:2", "ApiKeys": [keys[0]]}),
+            json!({"BaseUrl": "http://evil/http://h:1", "ApiKeys": [keys[0]]}),
+            json!({"baseurl": "http://h:2", "BaseUrl": "http://h:1", "ApiKeys": [keys[0]]}),
+            json!({"Endpoint": "e", "BaseUrl": "http://h:1", "ApiKeys": [keys[0]]}),
+            json!({"ApiKeys": [keys[0]]}),
+        ] {
+            assert!(written(&json!({"Backends": [other]}), &stored, &mut names()).is_err(), "{other}");
+        }
     }
 
     #[test]
@@ -228,12 +232,5 @@ mod tests {
         let mut file = json!(null);
         models(&mut file).insert("b".into(), json!({}));
         assert_eq!(file, json!({"Models": {"b": {}}}));
-        let all = samples();
-        let backends = all["Models"]
-            .as_object()
-            .expect("models")
-            .values()
-            .flat_map(|model| model["Backends"].as_array().expect("a list"));
-        assert!(backends.clone().count() == 6 && backends.into_iter().all(|one| one["Enabled"] == false));
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// No file of routes comes near.
-const MOST: u64 = 1 << 20;
+pub const MOST: u64 = 1 << 20;
 
 /// What the file holds; nothing where there is none.
 ///
@@ -29,6 +29,10 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// The old file is as it was.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_by(path, bytes, sync)
+}
+
+fn write_by(path: &Path, bytes: &[u8], settle: fn(&Path) -> io::Result<()>) -> io::Result<()> {
     // A link stays one.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = folder(path);
@@ -41,10 +45,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         file.write_all(bytes)?;
         file.sync_all()
     });
-    let placed = written.and_then(|()| fs::rename(&unfinished, path)).and_then(|()| File::open(&folder)?.sync_all());
-    placed.inspect_err(|_| {
-        let _ = fs::remove_file(&unfinished);
-    })
+    let placed = written.and_then(|()| fs::rename(&unfinished, path));
+    placed.inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
+    // The new file is there, whatever this says; only a loss of power could still bring the old one back.
+    if let Err(error) = settle(&folder) {
+        log::warn!("admin: {} was written, but its folder was not synced: {error}", path.display());
+    }
+    Ok(())
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// Where the last text that was written by hand is kept.
@@ -95,6 +106,9 @@ mod tests {
             assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         }
         assert!(write(&path.join("x"), b"three").is_err());
+        // S11: what is there is told to be there.
+        write_by(&path, b"five", |_| Err(io::Error::other("no sync"))).expect("it is in its place");
+        assert_eq!(read(&path).expect("a file"), b"five");
         #[cfg(unix)]
         {
             let link = folder.join("link.json");

@@ -25,7 +25,13 @@ impl Admin {
         let shown = |one: &&std::sync::Arc<Endpoint>| {
             one.config.enabled || is_known(one.name()) || switched.contains_key(one.name())
         };
-        let endpoints: Vec<_> = snapshot.endpoints.iter().filter(shown).map(|endpoint| view(endpoint)).collect();
+        let running = self.proxy.activity().running();
+        let speed = |name: &str| -> f64 {
+            let there = running.iter().filter(|one| one["endpoint"] == name);
+            there.filter_map(|one| one["tokens_per_second"].as_f64()).sum()
+        };
+        let endpoints: Vec<_> =
+            snapshot.endpoints.iter().filter(shown).map(|one| view(one, speed(one.name()))).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "time": clock::iso(clock::wall()),
@@ -42,7 +48,7 @@ impl Admin {
             "jobs": pulse.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
             "endpoints": endpoints,
             "models": models(&snapshot.config, base.as_ref(), &snapshot.endpoints),
-            "running": self.proxy.activity().running(),
+            "running": running,
             "recent": recent,
             "log": log,
             "seen": {"recent": last_recent, "log": last_log},
@@ -50,16 +56,16 @@ impl Admin {
     }
 }
 
-fn view(endpoint: &Endpoint) -> Value {
+fn view(endpoint: &Endpoint, speed: f64) -> Value {
     let standing = &endpoint.standing;
     let base = &endpoint.config.base;
     let [generated, prompt, cached] = endpoint.live.tokens();
     let state = if endpoint.config.enabled { standing.state.as_str() } else { "off" };
     let why = match standing.state {
         _ if !endpoint.config.enabled => Some("switched off".to_owned()),
-        State::Busy => Some("it works for us and did not answer the probe".to_owned()),
+        State::Busy => Some("probe timed out while requests are in progress".to_owned()),
         _ if endpoint.live.is_cooling(clock::now()) => {
-            Some(standing.last_error.clone().unwrap_or("it asked for a pause".into()))
+            Some(standing.last_error.clone().unwrap_or("answered 429, waiting as it asked".into()))
         }
         _ => standing.last_error.clone(),
     };
@@ -67,7 +73,7 @@ fn view(endpoint: &Endpoint) -> Value {
         "name": endpoint.name(), "address": format!("{}:{}", base.host, base.port), "enabled": endpoint.config.enabled, "state": state, "why": why,
         "failures": standing.failures, "last_check": standing.last_check.map(clock::iso), "slots": endpoint.limit(),
         "in_flight": endpoint.live.in_flight(), "weight": endpoint.config.weight, "context": endpoint.context,
-        "generated": generated, "prompt": prompt, "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
+        "tokens_per_second": speed, "generated": generated, "prompt": prompt, "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
     })
 }
 

@@ -7,6 +7,7 @@ use crate::http::reply::{Length, Reply};
 use crate::http::request::Request;
 use crate::model::failure::{Failure, Kind};
 use crate::proxy::visit::Visit;
+use crossbeam_channel::bounded;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -17,6 +18,8 @@ use std::time::Duration;
 /// Pages that are watched live at once.
 const MOST: usize = 8;
 const EVERY: Duration = Duration::from_secs(1);
+/// An event is counted so many times: as text, and as the values that it is made of and compared with.
+const COPIES: usize = 4;
 
 /// Counts one until it is dropped.
 struct Seat(Arc<Admin>);
@@ -37,20 +40,33 @@ fn seat(admin: &Arc<Admin>, viewers: &AtomicUsize) -> Option<Seat> {
 impl Admin {
     /// `GET /admin/events`: all at first, then each second what has changed.
     pub(super) fn watch(&self, visit: Visit, request: Request, reply: Reply) {
-        let Some(seat) = self.me().and_then(|admin| seat(&admin, &self.viewers)) else {
-            let text = "As many pages watch as can; close one of them.";
-            return visit.refuse(reply, &request.head, &Failure::new(Kind::Overloaded, text).retry_after(EVERY));
+        let seat = self.me().and_then(|admin| seat(&admin, &self.viewers));
+        let (give, take) = bounded(1);
+        let work = move || {
+            if let Ok((seat, visit, request, reply)) = take.recv() {
+                show(&seat, &visit, &request, reply);
+            }
         };
-        let work = move || show(&seat.0, &visit, &request, reply);
-        if let Err(error) = std::thread::Builder::new().name("page".into()).stack_size(512 << 10).spawn(work) {
-            log::warn!("admin: nobody can watch: {error}");
-        }
+        let spawned = std::thread::Builder::new().name("page".into()).stack_size(512 << 10).spawn(work);
+        let why = match (seat, spawned) {
+            (Some(seat), Ok(_)) => return drop(give.send((seat, visit, request, reply))),
+            (None, _) => "Too many pages are open; close one of them.",
+            (_, Err(error)) => {
+                log::warn!("admin: no thread for a live view: {error}");
+                "The system gives no thread for a live view."
+            }
+        };
+        visit.refuse(reply, &request.head, &Failure::new(Kind::Overloaded, why).retry_after(EVERY));
     }
 }
 
-fn show(admin: &Admin, visit: &Visit, request: &Request, mut reply: Reply) {
+/// One event at a time: the next is made when the client has taken the last, so a slow one costs no memory.
+fn show(seat: &Seat, visit: &Visit, request: &Request, mut reply: Reply) {
+    let admin = &*seat.0;
+    let mut held = admin.proxy.budget.hold(Some(visit.client));
     let mut fields = Fields::clone(&visit.common);
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    reply.wait_for_client();
     reply.start(StatusCode::OK, &fields, Length::Open);
     let (mut seen, mut models, mut running) = (Value::Null, Value::Null, HashMap::new());
     while !admin.closed.has_left() {
@@ -63,11 +79,11 @@ fn show(admin: &Admin, visit: &Visit, request: &Request, mut reply: Reply) {
             models.clone_from(&status["models"]);
         }
         running = shorten(&mut status["running"], &running);
-        if reply.piece(format!("data: {status}\n\n").as_bytes()).and_then(|()| reply.flush()).is_err() {
-            break;
-        }
-        if request.gone.wait_until(clock::now() + EVERY, clock::now) {
-            break;
+        let event = format!("data: {status}\n\n");
+        let is_taken = held.resize((event.len() * COPIES) as u64)
+            && reply.piece(event.as_bytes()).and_then(|()| reply.flush()).is_ok();
+        if !is_taken || request.gone.wait_until(clock::now() + EVERY, clock::now) {
+            return reply.cut();
         }
     }
     reply.finish();

@@ -4,23 +4,36 @@ use std::fmt;
 
 /// A key or password. `Debug` and `Display` print `***`; comparing takes the same time wherever texts differ.
 #[derive(Clone, Default)]
-pub struct Secret(String);
+pub struct Secret {
+    text: String,
+    is_shown: bool,
+}
 
 impl Secret {
     /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self { text: text.into(), is_shown: false }
+    }
+
+    /// The same text, found to be no secret: a printed configuration may show it.
+    pub fn shown(self) -> Self {
+        Self { is_shown: true, ..self }
+    }
+
+    /// The text, when it was found to be no secret.
+    pub fn printed(&self) -> Option<&str> {
+        self.is_shown.then_some(self.text.as_str())
     }
 
     /// The text itself: only for the wire.
     pub fn reveal(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
-        same(self.0.as_bytes(), other.0.as_bytes())
+        same(self.text.as_bytes(), other.text.as_bytes())
     }
 }
 

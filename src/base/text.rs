@@ -70,6 +70,12 @@ pub fn print_size(bytes: u64) -> String {
     }
 }
 
+/// A text without the quotes around it; Docker passes those of an `--env-file` on.
+pub fn unquoted(text: &str) -> &str {
+    let inside = |quote: char| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    inside('"').or_else(|| inside('\'')).unwrap_or(text)
+}
+
 fn digits(text: &str) -> Option<u64> {
     leading(text).filter(|(_, tail)| tail.is_empty()).map(|(count, _)| count)
 }

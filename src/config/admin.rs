@@ -12,8 +12,10 @@ pub struct Admin {
     pub host: String,
     /// Its port; none = the main listener.
     pub port: Option<u16>,
-    /// What opens it; without one only this machine gets in.
+    /// What opens it; without one a token is made at each start.
     pub token: Option<Secret>,
+    /// Loopback peers need no token.
+    pub open: bool,
     /// The file of routes that the page writes, in the form of format 003; without a name (the demo) nothing is written.
     pub routes_file: PathBuf,
     /// More names that it may be called by.
@@ -29,6 +31,7 @@ impl Default for Admin {
             host: "127.0.0.1".into(),
             port: None,
             token: None,
+            open: false,
             routes_file: "config/dynamic_routing.json".into(),
             allowed_hosts: Vec::new(),
             probe: true,

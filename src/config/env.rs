@@ -1,32 +1,19 @@
 //! Variables in texts: `${NAME}`, `${NAME:-text}`, `$$`. Asks for values, never shows one, knows no key.
 
 use super::node::{Node, Value};
-use super::problem::Notes;
 
 /// Puts variables into every text of a tree; a text that cannot be completed becomes [`Value::Broken`].
-pub fn fill_in(node: &mut Node, key: &str, variable: &dyn Fn(&str) -> Option<String>, notes: &Notes) {
+pub fn fill_in(node: &mut Node, variable: &dyn Fn(&str) -> Option<String>) {
     match &mut node.value {
         Value::Text { text, literal } if text.contains('$') => match expand(text, variable) {
             Ok(filled) => {
                 *literal = !filled.used;
                 *text = filled.text;
             }
-            Err(problem) => {
-                notes.problem(node.at, key, problem);
-                node.value = Value::Broken;
-            }
+            Err(problem) => node.value = Value::Broken(problem),
         },
-        Value::List(list) => {
-            for (index, item) in list.iter_mut().enumerate() {
-                fill_in(item, &format!("{key}[{index}]"), variable, notes);
-            }
-        }
-        Value::Map(entries) => {
-            for entry in entries {
-                let key = if key.is_empty() { entry.key.clone() } else { format!("{key}.{}", entry.key) };
-                fill_in(&mut entry.value, &key, variable, notes);
-            }
-        }
+        Value::List(list) => list.iter_mut().for_each(|item| fill_in(item, variable)),
+        Value::Map(entries) => entries.iter_mut().for_each(|entry| fill_in(&mut entry.value, variable)),
         _ => {}
     }
 }

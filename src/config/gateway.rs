@@ -1,6 +1,6 @@
 //! Several addresses, each with a part of the endpoints behind it.
 
-use super::{Endpoint, RateLimit, Retry, Strategy, Timeouts};
+use super::{CorsOrigin, Endpoint, RateLimit, Retry, Strategy, Timeouts};
 use crate::base::secret::Secret;
 use std::time::Duration;
 
@@ -105,6 +105,8 @@ pub struct Site {
     pub rate_limit: Option<RateLimit>,
     /// What is served.
     pub mode: Mode,
+    /// Instead of `server.cors`; at a raw listener, instead of what the endpoints say.
+    pub cors: Option<Vec<CorsOrigin>>,
 }
 
 /// `listeners[].keys`

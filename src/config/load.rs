@@ -2,10 +2,12 @@
 
 use super::check::{self, Outside};
 use super::{Config, Problem, dialect};
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 /// No file written by hand comes near.
@@ -77,7 +79,15 @@ fn search(flag: Option<&Path>, variable: Option<String>, exists: &dyn Fn(&Path) 
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let text = read_text(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let file = |secret: &Path| self::text(&folder.join(secret));
+    let exposed_files = RefCell::new(Vec::new());
+    let file = |secret: &Path| {
+        let path = folder.join(secret);
+        let text = self::text(&path)?;
+        // Certificates are for everybody.
+        let is_secret = !text.contains("-----BEGIN CERTIFICATE-----");
+        exposed_files.borrow_mut().extend((is_secret && is_world_readable(&path)).then_some(path));
+        Ok(text)
+    };
     let outside = Outside { variable: &env, file: &file };
     let checked = check::check(&path.display().to_string(), &text, outside).map_err(LoadError::Bad)?;
     let mut warnings = checked.warnings;
@@ -94,6 +104,19 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         config.admin.enabled = true;
         config.admin.routes_file = path.to_owned();
         config.admin.probe = false;
+        // As the document of that format says: whoever reaches it from this machine may edit the routes.
+        config.admin.open = true;
+        warnings.push(check::OPEN.to_owned());
+    } else if config.admin.enabled {
+        let routes = config.admin.routes_file.clone();
+        let holds_keys = read_text(&routes).is_ok_and(|text| check::routes_hold_keys(&text));
+        exposed_files.borrow_mut().extend((holds_keys && is_world_readable(&routes)).then_some(routes));
+    }
+    for path in exposed_files.into_inner() {
+        warnings.push(format!(
+            "{0}: every user of this machine can read it, and it holds a secret; `chmod 600 {0}`",
+            path.display()
+        ));
     }
     Ok(Loaded { config, warnings, is_paged: checked.is_paged })
 }
@@ -101,16 +124,15 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 /// The configuration that the environment is (format 004), with a `.env` file of this folder; a variable that is set
 /// wins over the file.
 pub fn from_environment() -> Option<Result<Config, LoadError>> {
-    let beside = dialect::queue::dotenv(&read_text(Path::new(".env")).unwrap_or_default());
+    let text = match read_text(Path::new(".env")) {
+        Ok(text) => text,
+        Err(LoadError::Missing(_) | LoadError::Directory(_)) => String::new(),
+        // A key in it may be what keeps others out.
+        Err(error) => return Some(Err(error)),
+    };
+    let beside = dialect::queue::dotenv(&text);
     let variable = |name: &str| env(name).or_else(|| beside.get(name).cloned());
-    let port = || beside.get("PORT").filter(|_| env("PORT").is_none()).and_then(|port| port.trim().parse().ok());
-    Some(match dialect::queue::read(&variable)? {
-        Ok(mut config) => {
-            config.server.port = port().unwrap_or(config.server.port);
-            Ok(config)
-        }
-        Err(problems) => Err(LoadError::Bad(problems)),
-    })
+    dialect::queue::read(&variable).map(|read| read.map_err(LoadError::Bad))
 }
 
 /// Checks a text as [`load`] does, with `variable` for the environment and `file` for files of secrets.
@@ -126,6 +148,26 @@ pub fn parse(
 /// A configuration with the routes of the page's file in it, as [`parse`] reads it.
 pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
     check::with_routes(name, text, config)
+}
+
+/// Refuses endpoints whose address is this proxy's own. For a configuration with all that overrides its file.
+///
+/// # Errors
+/// A problem for each, with the file's name as its place.
+pub fn refuse_own_addresses(name: &str, config: &Config) -> Result<(), LoadError> {
+    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
+    let problems = check::own::problems(name, config, 0, &check::own::Machine { name: host_name, has: &is_own });
+    if problems.is_empty() { Ok(()) } else { Err(LoadError::Bad(problems)) }
+}
+
+/// Whether this machine would send from an address to reach it. Nothing is sent: UDP only chooses a route.
+fn is_own(address: IpAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let chosen = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    chosen.is_ok_and(|chosen| chosen.ip() == address)
 }
 
 /// A JSON text with `//` comments, as the value it is.

@@ -20,10 +20,12 @@ mod problem;
 mod reader;
 mod routing;
 pub mod show;
+mod shown;
 mod spelling;
 
 pub use admin::Admin;
 pub use authorities::{CaFile, system_authorities};
+pub use dialect::queue::dotenv;
 pub use endpoint::{Auth, Base, Endpoint, HeaderOp, KEEP_ALIVE, MaxConcurrent, OnClientGone, Op, Probe};
 pub use gateway::{Group, KeysFor, Listener, Member, Metrics, Mode, Site, Stages};
 pub use jobs::{Jobs, Webhooks};
@@ -120,6 +122,8 @@ pub enum CorsOrigin {
     Local,
     /// `*`
     Any,
+    /// `scheme://*`, lower case: every page of a browser extension or a desktop program.
+    Scheme(String),
     /// `scheme://host[:port]`, lower case.
     Origin(String),
 }

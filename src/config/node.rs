@@ -13,6 +13,9 @@ const MOST_NODES: u32 = 50_000;
 /// Open brackets at once. The YAML scanner's time grows with the square of them.
 const MOST_BRACKETS: usize = 200;
 
+const NO_KEY: &str = "a key is a plain word";
+const NO_TAG: &str = "YAML tags (`!name`) have no meaning here; put the text in quotes";
+
 /// JSON with `//` comments, each blanked out; any other text as it is. A `//` inside a word, as in a URL, is no comment.
 pub fn without_comments(text: &str) -> Cow<'_, str> {
     if !text.trim_start().starts_with(['{', '/']) || !text.contains("//") {
@@ -65,8 +68,33 @@ pub enum Value {
     List(Vec<Node>),
     /// A map in the order of the file, repeated keys included.
     Map(Vec<Entry>),
-    /// Something already reported; nobody else complains about it.
-    Broken,
+    /// What cannot be read, and why: for whoever asks for it.
+    Broken(String),
+}
+
+impl Value {
+    /// A text with a unit, or a bare number in the unit of `bare`.
+    pub fn measure<T>(&self, parse: fn(&str) -> Option<T>, bare: fn(u64) -> T) -> Option<T> {
+        match self {
+            Self::Text { text, .. } => parse(text),
+            Self::Number(number) if number.fract() == 0.0 && *number >= 0.0 => Some(bare(*number as u64)),
+            _ => None,
+        }
+    }
+
+    /// A whole number without a unit.
+    pub fn bare(&self) -> Option<u64> {
+        self.measure(|text| text.trim().parse().ok(), |number| number)
+    }
+
+    /// Any number; a variable's value is a text.
+    pub fn numeric(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text { text, .. } if text.starts_with(|c: char| c.is_ascii_digit()) => text.parse().ok(),
+            _ => None,
+        }
+    }
 }
 
 /// One entry of a map.
@@ -206,7 +234,7 @@ impl<'de> Visitor<'de> for Build<'_> {
                 Value::Null => "null".into(),
                 Value::Bool(flag) => flag.to_string(),
                 Value::Number(number) => number.to_string(),
-                _ => return Err(A::Error::custom("a key is a plain word")),
+                _ => return Err(A::Error::custom(NO_KEY)),
             };
             entries.push(Entry { at: key.at, key: text, value: map.next_value_seed(self)? });
         }
@@ -214,7 +242,7 @@ impl<'de> Visitor<'de> for Build<'_> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Node, A::Error> {
-        Err(A::Error::custom("YAML tags (`!name`) have no meaning here; put the text in quotes"))
+        Err(A::Error::custom(NO_TAG))
     }
 }
 
@@ -306,6 +334,14 @@ fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
         return Fault { place: None, text: message };
     };
     let mut message = message.replacen(&format!(" at line {} column {}", place.0, place.1), "", 1);
+    // In front stand the keys above, one of which may be a secret; the place tells as much.
+    if let Some(own) = [NO_KEY, NO_TAG, "recursion limit exceeded"].into_iter().find(|own| message.ends_with(own)) {
+        message = own.into();
+    }
+    // Such a message repeats the value.
+    if message.contains("invalid value: ") || message.contains("invalid type: ") {
+        message = "the YAML tag (`!!name`) in front does not fit this value; put the text in quotes".into();
+    }
     if message.contains("<document start>") {
         message = "does not belong to what stands above; is it indented as much as the first key?".into();
     }
@@ -323,75 +359,4 @@ fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn map(node: &Node) -> &[Entry] {
-        match &node.value {
-            Value::Map(entries) => entries,
-            other => panic!("not a map: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn repeated_keys_stay_visible_in_the_order_of_the_file() {
-        let tree = parse("b: 1\na: 2\nb: 3\n").unwrap();
-        let keys: Vec<_> = map(&tree).iter().map(|entry| entry.key.as_str()).collect();
-        assert_eq!(keys, ["b", "a", "b"]);
-    }
-
-    #[test]
-    fn every_node_is_found_again_also_behind_umlauts_and_aliases() {
-        let text = "# für die Küche\na: &x {k: ü, l: 2}\nlist:\n  - one\n  - *x\n";
-        let tree = parse(text).unwrap();
-        let entries = map(&tree);
-        assert_eq!(locate(text, tree.at), Some((2, 1)));
-        assert_eq!(locate(text, entries[0].at), Some((2, 1)));
-        assert_eq!(locate(text, map(&entries[0].value)[1].value.at), Some((2, 17)));
-        let Value::List(list) = &entries[1].value.value else { panic!("a list") };
-        assert_eq!(locate(text, list[0].at), Some((4, 5)));
-        // Behind an alias the place is where the text stands.
-        assert_eq!(locate(text, map(&list[1])[1].value.at), Some((2, 17)));
-        assert_eq!(locate(text, 1000), None);
-    }
-
-    #[test]
-    fn a_merge_key_fills_in_what_the_map_does_not_say() {
-        let tree = parse("base: &b {host_name: a, port: 1}\nmine:\n  <<: *b\n  hostName: b\n").unwrap();
-        let mine = map(&map(&tree)[1].value);
-        let keys: Vec<_> = mine.iter().map(|entry| entry.key.as_str()).collect();
-        assert_eq!(keys, ["hostName", "port"]);
-    }
-
-    #[test]
-    fn faults_name_their_place_and_a_tab_is_called_a_tab() {
-        // D1
-        let of = |text| parse(text).unwrap_err();
-        assert_eq!(of("a: b\nc: d: e\n").place, Some((2, 5)));
-        assert!(of("a:\n\tb: c\n").text.ends_with("a tab: YAML indents with spaces only"));
-        assert!(of("a:\n  b: c\n\tc: d\n").text.contains("a tab:"));
-        assert_eq!(
-            of("a: b\nc: \u{1}\n"),
-            Fault { place: Some((2, 4)), text: "control characters are not allowed".into() }
-        );
-        assert_eq!(of("a: b\n---\nc: d\n").place, Some((2, 1)));
-        assert_eq!(of("  a: b\nc: d\n").place, Some((2, 1)));
-        assert_eq!(of("a: !tag b\n").place, Some((1, 4)));
-        assert_eq!(of("a: {[b]: c}\n").text, "a: a key is a plain word");
-        assert_eq!(of("a: \"b\n").place, Some((2, 1)));
-    }
-
-    #[test]
-    fn bombs_end_quickly() {
-        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
-        for i in 1..12 {
-            let uses = vec![format!("*a{}", i - 1); 10].join(", ");
-            bomb += &format!("a{i}: &a{i} [{uses}]\n");
-        }
-        let fault = parse(&bomb).unwrap_err();
-        assert!(fault.text.contains("more than 50000 values") || fault.text.contains("repetition"), "{}", fault.text);
-        // Measured without the bound on brackets: 381 s.
-        assert_eq!(parse(&"{a: ".repeat(1 << 18)).unwrap_err().place, Some((1, 801)));
-        assert!(parse(&"- ".repeat(1 << 19)).is_err());
-    }
-}
+mod tests;

@@ -3,6 +3,7 @@
 use super::check::{LOG_FORMATS, LOG_LEVELS, listen_host};
 use super::reader::not_one_of;
 use super::{Config, Problem};
+use crate::base::text::unquoted;
 
 /// Values of the command line, as typed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,7 +37,11 @@ impl Overrides {
         let of = |flag: &Option<String>, option: &'static str, name: &'static str| match flag {
             Some(text) => Some(Given { text: text.clone(), place: option, typed: true }),
             None => {
-                let text = (!name.is_empty()).then(|| variable(name)).flatten().filter(|text| !text.is_empty())?;
+                let text = (!name.is_empty()).then(|| variable(name)).flatten()?;
+                let text = unquoted(text.trim()).to_owned();
+                if text.is_empty() {
+                    return None;
+                }
                 Some(Given { text, place: name, typed: false })
             }
         };

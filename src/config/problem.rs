@@ -1,6 +1,7 @@
 //! What is wrong with a file, and where. Collects while `reader` walks; knows no section.
 
 use super::node;
+use super::shown;
 use super::spelling;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -10,6 +11,10 @@ use std::path::Path;
 
 /// Problems told at once: enough for any file written by hand, and a bound on looking up places.
 const MOST: usize = 50;
+/// Problems noted at all; then reading stops to look closely.
+const MOST_NOTED: usize = 4 * MOST;
+/// Bytes read again to look up places. A file of usual size has all of its places told.
+const MOST_READ_AGAIN: usize = 1 << 20;
 
 /// One thing wrong with a file: where, what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +57,7 @@ struct Stray {
     section: String,
     key: String,
     siblings: Vec<String>,
+    guarded: bool,
 }
 
 /// All that is noted while one file is read.
@@ -81,7 +87,15 @@ impl<'a> Notes<'a> {
 
     /// Notes that the value at node `at` is wrong.
     pub fn problem(&self, at: u32, key: &str, text: impl Into<String>) {
-        self.found.borrow_mut().push(Found { at, key: key.into(), text: text.into() });
+        let mut found = self.found.borrow_mut();
+        if found.len() < MOST_NOTED {
+            found.push(Found { at, key: key.into(), text: text.into() });
+        }
+    }
+
+    /// Whether nothing more is noted.
+    pub fn are_full(&self) -> bool {
+        self.found.borrow().len() >= MOST_NOTED
     }
 
     /// From now on a key nobody asked for is only worth a warning.
@@ -90,13 +104,16 @@ impl<'a> Notes<'a> {
     }
 
     /// Notes a key nobody asked for; the right spelling is looked for when all keys are known.
-    pub fn stray(&self, at: u32, section: &str, key: &str, siblings: &[String]) {
-        if self.lenient.get() {
-            let place = if section.is_empty() { String::new() } else { format!("{section}.") };
-            return self.warn(printable(&format!("{place}{key} means nothing here and is ignored")));
+    pub fn stray(&self, at: u32, section: &str, key: &str, siblings: &[String], guarded: bool) {
+        let mut strays = self.strays.borrow_mut();
+        if strays.len() >= MOST_NOTED {
+            return;
         }
-        let siblings = siblings.to_vec();
-        self.strays.borrow_mut().push(Stray { at, section: section.into(), key: key.into(), siblings });
+        let stray = Stray { at, section: section.into(), key: key.into(), siblings: siblings.to_vec(), guarded };
+        if self.lenient.get() {
+            self.warn(format!("{} means nothing here and is ignored", stray.path(!guarded)));
+        }
+        strays.push(stray);
     }
 
     /// Notes that the reader knows a key, `endpoints[2].port` as `endpoints[].port`.
@@ -133,36 +150,72 @@ impl<'a> Notes<'a> {
     pub fn problems(&self, name: &str, text: &str) -> Vec<Problem> {
         let keys = self.keys.borrow();
         let strays = self.strays.borrow();
-        let mut found = self.found.borrow_mut();
-        found.extend(strays.iter().map(|stray| stray.explained(&keys)));
-        found.sort_by_key(|one| one.at);
-        let place = |at| match node::locate(text, at) {
-            Some((line, column)) => format!("{name}:{line}:{column}"),
-            None => name.to_owned(),
+        let found = self.found.borrow();
+        let strays = strays.iter().filter(|_| !self.lenient.get());
+        let mut all: Vec<_> = found.iter().map(One::Found).chain(strays.map(One::Stray)).collect();
+        all.sort_by_key(One::at);
+        all.dedup_by(|one, before| one.says_the_same(before));
+        let mut left = MOST_READ_AGAIN.max(text.len());
+        let mut place = |at| {
+            let place = left.checked_sub(text.len()).and_then(|rest| {
+                left = rest;
+                node::locate(text, at)
+            });
+            place.map_or_else(|| name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"))
         };
-        let told = found.iter().take(MOST);
-        let mut problems: Vec<_> =
-            told.map(|f| Problem { place: place(f.at), key: f.key.clone(), text: f.text.clone() }).collect();
-        if let Some(more) = found.len().checked_sub(MOST).filter(|more| *more > 0) {
-            problems.push(Problem { place: name.into(), key: String::new(), text: format!("and {more} more") });
+        let told = all.iter().take(MOST).map(|one| match one {
+            One::Found(found) => (found.at, found.key.clone(), found.text.clone()),
+            One::Stray(stray) => stray.explained(&keys),
+        });
+        let mut problems: Vec<_> = told.map(|(at, key, text)| Problem { place: place(at), key, text }).collect();
+        if let Some(more) = all.len().checked_sub(MOST).filter(|more| *more > 0) {
+            let more = if self.are_full() { "and more".to_owned() } else { format!("and {more} more") };
+            problems.push(Problem { place: name.into(), key: String::new(), text: more });
         }
         problems
     }
 }
 
+/// A problem of either kind.
+enum One<'n> {
+    Found(&'n Found),
+    Stray(&'n Stray),
+}
+
+impl One<'_> {
+    fn at(&self) -> u32 {
+        match self {
+            Self::Found(found) => found.at,
+            Self::Stray(stray) => stray.at,
+        }
+    }
+
+    /// A value that two readers asked for is told once.
+    fn says_the_same(&self, other: &Self) -> bool {
+        matches!((self, other), (Self::Found(a), Self::Found(b)) if a.at == b.at && a.key == b.key && a.text == b.text)
+    }
+}
+
 impl Stray {
-    fn explained(&self, keys: &BTreeSet<String>) -> Found {
-        let key = if self.section.is_empty() { self.key.clone() } else { format!("{}.{}", self.section, self.key) };
+    /// The key with its section. What may be a secret in the wrong place is left out; its line tells where it is.
+    fn path(&self, is_known: bool) -> String {
+        let hidden = !is_known && self.guarded || shown::looks_secret(&self.key);
+        let key = if hidden { "***" } else { self.key.as_str() };
+        let dot = if self.section.is_empty() { "" } else { "." };
+        printable(&format!("{}{dot}{key}", self.section))
+    }
+
+    fn explained(&self, keys: &BTreeSet<String>) -> (u32, String, String) {
         let near = spelling::nearest(&self.key, self.siblings.iter().map(String::as_str));
         let elsewhere = || keys.iter().find(|path| path.rsplit_once('.').is_some_and(|(_, last)| last == self.key));
-        let text = if let Some(near) = near {
-            format!("unknown key; did you mean `{near}`?")
+        let (is_known, text) = if let Some(near) = near {
+            (true, format!("unknown key; did you mean `{near}`?"))
         } else if let Some(path) = elsewhere() {
-            format!("unknown key here; `{path}` exists")
+            (true, format!("unknown key here; `{path}` exists"))
         } else {
-            format!("unknown key; here are known: {}", self.siblings.join(", "))
+            (false, format!("unknown key; here are known: {}", self.siblings.join(", ")))
         };
-        Found { at: self.at, key: printable(&key), text }
+        (self.at, self.path(is_known), text)
     }
 }
 

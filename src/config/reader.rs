@@ -3,10 +3,11 @@
 
 use super::node::{Entry, Node, Value, snake};
 use super::problem::Notes;
-use super::spelling;
+use super::shown;
+pub use super::spelling::not_one_of;
 use crate::base::secret::Secret;
 use crate::base::text;
-use std::fmt::Write;
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub struct Section<'a> {
     at: u32,
     entries: &'a [Entry],
     asked: Vec<String>,
+    guarded: bool,
     notes: &'a Notes<'a>,
 }
 
@@ -29,13 +31,15 @@ pub struct Field<'a> {
     node: Option<&'a Node>,
     path: String,
     at: u32,
+    /// A secret may stand here by mistake: a wrong value is not repeated.
+    guarded: bool,
     notes: &'a Notes<'a>,
 }
 
 impl<'a> Section<'a> {
     /// Reads a whole file; what `read` does not ask for is an unknown key.
     pub fn root<T>(tree: &'a Node, notes: &'a Notes<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
-        Field { node: Some(tree), path: String::new(), at: tree.at, notes }.section(read)
+        Field { node: Some(tree), path: String::new(), at: tree.at, guarded: false, notes }.section(read)
     }
 
     /// The value of a key, given in camelCase; a file may also say it in snake_case.
@@ -49,7 +53,8 @@ impl<'a> Section<'a> {
             self.notes.problem(again.at, &path, "is given twice; keep one");
         }
         let node = first.map(|entry| &entry.value);
-        Field { node, path, at: node.map_or(self.at, |node| node.at), notes: self.notes }
+        let at = node.map_or(self.at, |node| node.at);
+        Field { node, path, at, guarded: self.guarded, notes: self.notes }
     }
 
     /// The value of a key that must be given.
@@ -97,9 +102,11 @@ impl<'a> Section<'a> {
     }
 
     fn finish(&self) {
-        for entry in self.entries {
+        // At the top `x-...` keeps what anchors are for.
+        let is_ours = |entry: &&Entry| !self.path.is_empty() || !entry.key.starts_with("x-");
+        for entry in self.entries.iter().filter(is_ours) {
             if !self.asked.iter().any(|key| entry.key == *key || entry.key == snake(key)) {
-                self.notes.stray(entry.at, &self.path, &entry.key, &self.asked);
+                self.notes.stray(entry.at, &self.path, &entry.key, &self.asked, self.guarded);
             }
         }
     }
@@ -109,6 +116,11 @@ impl<'a> Field<'a> {
     /// Whether the file gives a value other than `null` and `[]`.
     pub fn is_given(&self) -> bool {
         self.node.is_some_and(|node| is_something(&node.value))
+    }
+
+    /// Whether part of the value came from a variable.
+    pub fn is_filled_in(&self) -> bool {
+        self.node.is_some_and(|node| matches!(node.value, Value::Text { literal: false, .. }))
     }
 
     /// Whether the file gives a map.
@@ -121,6 +133,11 @@ impl<'a> Field<'a> {
         self.notes.problem(self.at, &self.path, text);
     }
 
+    /// The same place, where a secret may stand by mistake: no error repeats what stands there or below.
+    pub fn guarded(self) -> Self {
+        Self { guarded: true, ..self }
+    }
+
     /// The same place, as if nothing was given.
     pub fn emptied(&self) -> Self {
         Self { node: None, ..self.clone() }
@@ -130,10 +147,11 @@ impl<'a> Field<'a> {
     pub fn section<T>(&self, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
         let entries = self.read(|value| match value {
             Value::Map(entries) => Ok(entries.as_slice()),
-            other => Err(format!("{} is not a map of `key: value`", shown(other))),
+            other => Err(format!("{} is not a map of `key: value`", shown::guarded(other))),
         });
         let (path, entries) = (self.path.clone(), entries.unwrap_or_default());
-        let mut section = Section { path, at: self.at, entries, asked: Vec::new(), notes: self.notes };
+        let (asked, guarded) = (Vec::new(), self.guarded);
+        let mut section = Section { path, at: self.at, entries, asked, guarded, notes: self.notes };
         let result = read(&mut section);
         section.finish();
         result
@@ -152,12 +170,15 @@ impl<'a> Field<'a> {
     pub fn list<T>(&self, item: impl FnMut(Field<'a>) -> Option<T>) -> Option<Vec<T>> {
         let nodes = self.read(|value| match value {
             Value::List(list) => Ok(list),
-            other => Err(format!("{} is not a list; begin each item with `- `, or write [a, b]", shown(other))),
+            other => {
+                Err(format!("{} is not a list; begin each item with `- `, or write [a, b]", shown::guarded(other)))
+            }
         })?;
         let field = |(index, node): (usize, &'a Node)| Field {
             node: Some(node),
             path: format!("{}[{index}]", self.path),
             at: node.at,
+            guarded: self.guarded,
             notes: self.notes,
         };
         Some(nodes.iter().enumerate().map(field).filter_map(item).collect())
@@ -167,15 +188,16 @@ impl<'a> Field<'a> {
     pub fn map<T>(&self, mut item: impl FnMut(&str, Field<'a>) -> Option<T>) -> Vec<T> {
         let entries = self.read(|value| match value {
             Value::Map(entries) => Ok(entries.as_slice()),
-            other => Err(format!("{} is not a map of `name: ...`", shown(other))),
+            other => Err(format!("{} is not a map of `name: ...`", shown::guarded(other))),
         });
-        let (mut items, entries) = (Vec::new(), entries.unwrap_or_default());
-        for (n, entry) in entries.iter().enumerate() {
-            let path = format!("{}[{}]", self.path, entry.key);
-            if entries[..n].iter().any(|other| other.key == entry.key) {
+        let (mut items, mut names, entries) = (Vec::new(), HashSet::new(), entries.unwrap_or_default());
+        for entry in entries {
+            let path = format!("{}[{}]", self.path, shown::name(&entry.key));
+            if !names.insert(entry.key.as_str()) {
                 self.notes.problem(entry.at, &path, "is given twice; keep one");
             }
-            let field = Field { node: Some(&entry.value), path, at: entry.at, notes: self.notes };
+            let (node, guarded) = (Some(&entry.value), self.guarded);
+            let field = Field { node, path, at: entry.at, guarded, notes: self.notes };
             items.extend(item(&entry.key, field));
         }
         items
@@ -186,9 +208,9 @@ impl<'a> Field<'a> {
         self.read(|value| match value {
             Value::Text { text, .. } => Ok(text.as_str()),
             other @ (Value::Number(_) | Value::Bool(_)) => {
-                Err(format!("{} is not a text; put it in quotes", shown(other)))
+                Err(format!("{} is not a text; put it in quotes", self.shown_as(other)))
             }
-            other => Err(format!("{} is not a text", shown(other))),
+            other => Err(format!("{} is not a text", self.shown_as(other))),
         })
     }
 
@@ -204,15 +226,16 @@ impl<'a> Field<'a> {
             Value::Bool(flag) => Ok(*flag),
             Value::Text { text, .. } if text == "true" => Ok(true),
             Value::Text { text, .. } if text == "false" => Ok(false),
-            other => Err(format!("{} is not true or false", shown(other))),
+            other => Err(format!("{} is not true or false", self.shown_as(other))),
         })
     }
 
     /// A whole number; `what` is the noun for the message, `a port`.
     pub fn number<T: TryFrom<u64>>(&self, what: &str, range: RangeInclusive<u64>) -> Option<T> {
-        let wrong = |value: &Value| format!("{} is not {what} ({} to {})", shown(value), range.start(), range.end());
+        let wrong =
+            |value: &Value| format!("{} is not {what} ({} to {})", self.shown_as(value), range.start(), range.end());
         self.read(|value| {
-            let number = numeric(value).filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64);
+            let number = value.numeric().filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64);
             let number = number.filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
             number.ok_or_else(|| wrong(value))
         })
@@ -221,9 +244,9 @@ impl<'a> Field<'a> {
     /// A number with a fraction.
     pub fn factor(&self, range: RangeInclusive<f64>) -> Option<f64> {
         self.read(|value| {
-            numeric(value)
-                .filter(|number| range.contains(number))
-                .ok_or_else(|| format!("{} is not a number ({} to {})", shown(value), range.start(), range.end()))
+            value.numeric().filter(|number| range.contains(number)).ok_or_else(|| {
+                format!("{} is not a number ({} to {})", self.shown_as(value), range.start(), range.end())
+            })
         })
     }
 
@@ -231,9 +254,14 @@ impl<'a> Field<'a> {
     pub fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
         let (least, most) = (text::print_duration(*range.start()), text::print_duration(*range.end()));
         self.read(|value| {
-            let time = measure(value, text::parse_duration, Duration::from_millis);
+            let time = value.measure(text::parse_duration, Duration::from_millis);
+            if let Some(millis) = value.bare().filter(|millis| (1..100).contains(millis) && !self.path.ends_with("Ms"))
+            {
+                let path = &self.path;
+                self.notes.warn(format!("{path}: {millis} means {millis} milliseconds; write {millis}s for seconds"));
+            }
             time.filter(|time| range.contains(time)).ok_or_else(|| {
-                format!("{} is not a time from {least} to {most}; write 500ms, 30s, 5m or 1h30m", shown(value))
+                format!("{} is not a time from {least} to {most}; write 500ms, 30s, 5m or 1h30m", self.shown_as(value))
             })
         })
     }
@@ -242,9 +270,9 @@ impl<'a> Field<'a> {
     pub fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
         let (least, most) = (text::print_size(*range.start()), text::print_size(*range.end()));
         self.read(|value| {
-            let size = measure(value, text::parse_size, |bytes| bytes);
+            let size = value.measure(text::parse_size, |bytes| bytes);
             size.filter(|size| range.contains(size)).ok_or_else(|| {
-                format!("{} is not a size from {least} to {most}; write 32KiB, 64MiB or 10MB", shown(value))
+                format!("{} is not a size from {least} to {most}; write 32KiB, 64MiB or 10MB", self.shown_as(value))
             })
         })
     }
@@ -269,7 +297,8 @@ impl<'a> Field<'a> {
     /// A text that is never shown; noted as exposed when it stands in the file itself and `is_one`.
     pub fn secret(&self, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
         let secret = self.read(|value| match value {
-            Value::Text { text, .. } => secret(text),
+            Value::Text { text, literal: true } => secret(text),
+            Value::Text { text, .. } => secret(text::unquoted(text)),
             _ => Err("is not a text; put it in quotes".into()),
         })?;
         if matches!(self.node?.value, Value::Text { literal: true, .. }) && is_one(secret.reveal()) {
@@ -294,8 +323,8 @@ impl<'a> Field<'a> {
     /// A whole number of either sign.
     pub fn integer(&self) -> Option<i64> {
         self.read(|value| {
-            let number = numeric(value).filter(|number| number.fract() == 0.0);
-            number.map(|number| number as i64).ok_or_else(|| format!("{} is not a whole number", shown(value)))
+            let number = value.numeric().filter(|number| number.fract() == 0.0);
+            number.map(|number| number as i64).ok_or_else(|| format!("{} is not a whole number", self.shown_as(value)))
         })
     }
 
@@ -305,7 +334,8 @@ impl<'a> Field<'a> {
         match self.notes.file(Path::new(path)) {
             Ok(text) => Some((path.to_owned(), text)),
             Err(error) => {
-                self.problem(format!("the file {path:?} cannot be read: {error}"));
+                let path = shown::path(&self.node?.value);
+                self.problem(format!("the file {path} cannot be read: {error}"));
                 None
             }
         }
@@ -314,32 +344,33 @@ impl<'a> Field<'a> {
     fn secret_file(&self) -> Option<Secret> {
         let read = match self.notes.file(Path::new(self.text()?)) {
             Ok(text) if text.len() > MOST_SECRET_BYTES => Err("cannot be read: larger than 64 KiB".into()),
-            Ok(text) => secret(text.trim_end_matches(['\n', '\r'])),
+            Ok(text) => secret(one_line(&text)),
             Err(error) => Err(format!("cannot be read: {error}")),
         };
-        read.map_err(|text| self.problem(format!("the file {} {text}", self.shown()))).ok()
+        let path = shown::path(&self.node?.value);
+        read.map_err(|text| self.problem(format!("the file {path} {text}"))).ok()
     }
 
-    /// The value for a message; nothing that came from a variable.
+    /// The value for a message.
     fn shown(&self) -> String {
-        self.node.map_or_else(|| "nothing".into(), |node| shown(&node.value))
+        self.node.map_or_else(|| "nothing".into(), |node| self.shown_as(&node.value))
+    }
+
+    fn shown_as(&self, value: &Value) -> String {
+        if self.guarded { shown::guarded(value) } else { shown::value(value) }
     }
 
     fn read<T>(&self, read: impl FnOnce(&'a Value) -> Result<T, String>) -> Option<T> {
         match &self.node?.value {
-            Value::Null | Value::Broken => None,
+            _ if self.notes.are_full() => None,
+            Value::Null => None,
+            Value::Broken(why) => {
+                self.problem(why);
+                None
+            }
             value => read(value).map_err(|text| self.problem(text)).ok(),
         }
     }
-}
-
-/// `is not one of a, b` and the nearest of them.
-pub fn not_one_of<'w>(text: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
-    let mut message = format!("is not one of {}", words.clone().collect::<Vec<_>>().join(", "));
-    if let Some(near) = spelling::nearest(text, words) {
-        let _ = write!(message, "; did you mean `{near}`?");
-    }
-    message
 }
 
 fn is_something(value: &Value) -> bool {
@@ -363,39 +394,8 @@ fn secret(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(text))
 }
 
-/// A text with a unit, or a bare number in the unit of `bare`.
-fn measure<T>(value: &Value, parse: fn(&str) -> Option<T>, bare: fn(u64) -> T) -> Option<T> {
-    match value {
-        Value::Text { text, .. } => parse(text),
-        Value::Number(number) if number.fract() == 0.0 && *number >= 0.0 => Some(bare(*number as u64)),
-        _ => None,
-    }
-}
-
-fn numeric(value: &Value) -> Option<f64> {
-    match value {
-        Value::Number(number) => Some(*number),
-        // A variable's value is a text.
-        Value::Text { text, .. } if text.starts_with(|c: char| c.is_ascii_digit()) => text.parse().ok(),
-        _ => None,
-    }
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Null => "null".into(),
-        Value::Bool(flag) => flag.to_string(),
-        Value::Number(number) if number.abs() < 1e15 => number.to_string(),
-        Value::Number(number) => format!("{number:e}"),
-        // What a variable holds, or what may hold a password (`http://user:password@host`).
-        Value::Text { literal: false, .. } => "this value".into(),
-        Value::Text { text, .. } if text.contains('@') => "this value".into(),
-        Value::Text { text, .. } if text.chars().nth(60).is_some() => {
-            format!("{:?}", text.chars().take(60).chain(['…']).collect::<String>())
-        }
-        Value::Text { text, .. } => format!("{text:?}"),
-        Value::List(_) => "a list".into(),
-        Value::Map(_) => "a map".into(),
-        Value::Broken => "this value".into(),
-    }
+/// The secret that a file holds: its first line, without a mark, white space and the quotes that Docker leaves.
+fn one_line(text: &str) -> &str {
+    let line = text.trim_start_matches('\u{feff}').trim().split(['\n', '\r']).next().unwrap_or_default();
+    text::unquoted(line.trim_end())
 }

@@ -101,6 +101,6 @@ pub struct Retry {
     pub on_reset: bool,
     /// No first byte in time: next candidate.
     pub on_timeout: bool,
-    /// 408, 429, 500, 502, 503, 504: next candidate.
+    /// 408, 429, any 5xx but 501 and 505: next candidate.
     pub on_status: bool,
 }

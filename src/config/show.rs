@@ -72,11 +72,13 @@ fn endpoint(out: &mut String, endpoint: &Endpoint) {
     line("apiKeys", list(endpoint.api_keys.iter().map(|_| MASK.to_owned())));
     line("auth", auth(&endpoint.auth));
     let headers = endpoint.headers.iter().map(|change| {
-        let (op, value) = match change.op {
-            Op::Insert => ("insert", format!(", value: {MASK}")),
-            Op::Replace => ("replace", format!(", value: {MASK}")),
-            Op::Remove => ("remove", String::new()),
+        let (op, has_value) = match change.op {
+            Op::Insert => ("insert", true),
+            Op::Replace => ("replace", true),
+            Op::Remove => ("remove", false),
         };
+        let value = change.value.printed().map_or(MASK.to_owned(), word);
+        let value = if has_value { format!(", value: {value}") } else { String::new() };
         format!("{{op: {op}, key: {}{value}}}", word(&change.key))
     });
     line("headers", list(headers));
@@ -138,7 +140,7 @@ fn rest(out: &mut String, config: &Config) {
 }
 
 /// More listeners than this are only counted.
-const FEW: usize = 4;
+const FEW: usize = 3;
 
 /// One screen for `--check`.
 pub fn summary(config: &Config) -> String {
@@ -176,18 +178,41 @@ pub fn summary(config: &Config) -> String {
             health.failure_threshold
         ),
     );
+    line("time-outs", limits(&config.timeouts));
+    for group in config.groups.iter().take(FEW) {
+        let stages = group.timeouts.over(&config.timeouts);
+        if stages != config.timeouts {
+            line("", format!("{} in group {}", limits(&stages), group.name));
+        }
+    }
     line("models", format!("lists are fresh for {}", print_duration(config.models_ttl())));
     let enabled = config.endpoints.iter().filter(|endpoint| endpoint.enabled).count();
     line("endpoints", format!("{enabled} of {} switched on", config.endpoints.len()));
     for one in endpoints(config) {
         line("", one);
     }
+    let differ = |endpoint: &&Endpoint| endpoint.enabled && endpoint.timeouts != config.timeouts;
+    for endpoint in config.endpoints.iter().filter(differ).take(FEW) {
+        line("", format!("{} at {}", limits(&endpoint.timeouts), endpoint.name));
+    }
     out
+}
+
+/// Time-outs as a sentence.
+fn limits(timeouts: &Timeouts) -> String {
+    let limit = |time: Option<Duration>| time.map_or("none".into(), print_duration);
+    format!(
+        "connect {}, first byte {}, idle {}, total {}",
+        limit(timeouts.connect),
+        limit(timeouts.first_byte),
+        limit(timeouts.idle),
+        limit(timeouts.total)
+    )
 }
 
 /// A line for each endpoint: name, address, models.
 pub fn endpoints(config: &Config) -> Vec<String> {
-    const MOST: usize = 12;
+    const MOST: usize = 8;
     let few = config.endpoints.iter().take(MOST);
     let width = few.clone().map(|endpoint| endpoint.name.chars().count()).max().unwrap_or(0);
     let mut lines: Vec<_> = few
@@ -251,6 +276,7 @@ fn origin(origin: &CorsOrigin) -> String {
     match origin {
         CorsOrigin::Local => "local".into(),
         CorsOrigin::Any => "\"*\"".into(),
+        CorsOrigin::Scheme(scheme) => word(&format!("{scheme}://*")),
         CorsOrigin::Origin(text) => word(text),
     }
 }

@@ -1,13 +1,32 @@
 //! The nearest right spelling of a wrong word. Knows words only.
 
+use std::fmt::Write;
+
+/// Words that are compared.
+const MOST_WORDS: usize = 200;
+
 /// The word of `words` that `wrong` was most likely meant to be, if one is near enough.
 pub fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let folded = fold(wrong);
     // A third of the letters may be wrong: `healtCheck` is a slip, `foo` for `log` is another word.
     let most = folded.len() / 3;
     // No key is that long; a distance costs the product of both lengths.
-    let words = words.filter(|_| folded.len() <= 64);
+    let words = words.take(MOST_WORDS).filter(|_| folded.len() <= 64);
     words.map(|word| (distance(&folded, &fold(word)), word)).filter(|(d, _)| *d <= most).min().map(|(_, word)| word)
+}
+
+/// Words that a message lists.
+const MOST_LISTED: usize = 20;
+
+/// `is not one of a, b` and the nearest of them.
+pub fn not_one_of<'w>(text: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
+    let listed: Vec<_> = words.clone().take(MOST_LISTED).collect();
+    let more = if words.clone().nth(MOST_LISTED).is_some() { ", ..." } else { "" };
+    let mut message = format!("is not one of {}{more}", listed.join(", "));
+    if let Some(near) = nearest(text, words) {
+        let _ = write!(message, "; did you mean `{near}`?");
+    }
+    message
 }
 
 /// Case and word separators are no difference: `health-check`, `HealthCheck`.

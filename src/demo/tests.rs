@@ -257,7 +257,7 @@ fn the_configuration_serves_both_toys_on_a_free_port() {
 #[test]
 fn the_banner_holds_whole_curl_lines_for_the_addresses_in_use() {
     let demo = start().unwrap();
-    let text = banner(SocketAddr::from(([0, 0, 0, 0], 18080)), &demo);
+    let text = banner(SocketAddr::from(([0, 0, 0, 0], 18080)), "http://127.0.0.1:18080/admin/#token=t", &demo);
     let curls: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("curl ")).collect();
     assert_eq!(curls.len(), 6);
     let toy = format!("http://{}/", demo.servers[0].addr);

@@ -3,8 +3,8 @@
 
 use crate::base::clock;
 use crate::config::Timeouts;
-use crate::model::catalog;
-use crate::model::endpoint::{Endpoint, Model};
+use crate::model::endpoint::Endpoint;
+use crate::model::list::{Model, list_of};
 use crate::model::standing::Observation;
 use crate::upstream::{Answer, Channel, Fault, Net, Order, Stage, Trouble, headers};
 use http::{Method, StatusCode};
@@ -127,7 +127,7 @@ pub(super) fn ask(net: &Net, task: &Task) -> Found {
 
 fn listing(got: Got) -> Listing {
     match got {
-        Ok((status, body)) if status.is_success() => match catalog::list_of(&body) {
+        Ok((status, body)) if status.is_success() => match list_of(&body) {
             Ok(models) => Listing::Models(models),
             Err(why) => Listing::Bad(format!("its list of models {why}")),
         },

@@ -21,6 +21,9 @@ const WRITE_TICK: Duration = Duration::from_millis(250);
 /// Parts above this are not copied before it is known how much of them the client takes.
 const LARGE_PART: usize = 64 << 10;
 
+/// Bytes of a live stream that the kernel holds for its client.
+const LIVE_BUFFER: usize = 64 << 10;
+
 /// How a body is delimited on the way to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
@@ -113,6 +116,13 @@ impl Reply {
     /// From now on nothing is waited for: what the client does not take at once, the front sends later.
     pub(super) fn never_block(&mut self) {
         self.may_block = false;
+    }
+
+    /// From now on each write waits for the client, for `writeTimeout` at most, and the kernel holds little for it: one
+    /// that does not read is noticed soon.
+    pub fn wait_for_client(&mut self) {
+        self.may_block = true;
+        let _ = SockRef::from(&*self.stream).set_send_buffer_size(LIVE_BUFFER);
     }
 
     /// Whether a head was started.

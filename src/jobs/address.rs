@@ -7,9 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// A webhook's address, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Scheme, host and port.
     pub base: Base,
-    /// Path and query.
     pub path: String,
     /// The host is on the list of those that may be private.
     pub allowed: bool,

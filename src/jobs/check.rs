@@ -2,8 +2,15 @@
 
 use super::address;
 use crate::config::Webhooks;
-use crate::model::members::Members;
+use crate::model::members::{self, Members, WEBHOOK};
+use crate::model::peek::MAX_NAME;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::fmt;
+
+/// As many details as anybody reads.
+const MOST: usize = 50;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,13 +39,18 @@ pub fn refusal(details: &[Detail]) -> Value {
 /// Everything that is wrong with a body for this path.
 pub fn check(path: &str, members: &Members<'_>, webhooks: &Webhooks) -> Vec<Detail> {
     let mut found = Vec::new();
-    let value = |name: &str| members.get(name).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
-    match value("model") {
-        None | Some(Value::String(_)) => {}
-        Some(other) => found.push(expected("text", &other, &["model"])),
+    let given = |name: &str| members.get(name).filter(|raw| raw.get() != "null");
+    match members.get("model") {
+        Some(raw) if !is_text(raw) => found.push(expected("text", raw, &["model"])),
+        Some(raw) if raw.get().len() > MAX_NAME => found.push(Detail::new("too_big", "model is too long", &["model"])),
+        _ => {}
     }
     if path == "/v1/chat/completions" {
-        messages(value("messages"), &mut found);
+        match members.get("messages") {
+            None => found.push(Detail::new("invalid_type", "messages is required", &["messages"])),
+            Some(list) if list.get().starts_with('[') => messages(list, &mut found),
+            Some(other) => found.push(expected("a list", other, &["messages"])),
+        }
     }
     for (name, low, high) in [
         ("temperature", 0.0, 2.0),
@@ -46,82 +58,113 @@ pub fn check(path: &str, members: &Members<'_>, webhooks: &Webhooks) -> Vec<Deta
         ("frequency_penalty", -2.0, 2.0),
         ("top_p", 0.0, 1.0),
     ] {
-        match value(name) {
-            None | Some(Value::Null) => {}
-            Some(given) => match given.as_f64() {
-                None => found.push(expected("a number", &given, &[name])),
-                Some(number) if number < low => {
-                    found.push(Detail::new("too_small", format!("{name} must be {low} or more"), &[name]));
-                }
-                Some(number) if number > high => {
-                    found.push(Detail::new("too_big", format!("{name} must be {high} or less"), &[name]));
-                }
-                Some(_) => {}
-            },
+        let Some(raw) = given(name) else { continue };
+        match number(raw) {
+            None => found.push(expected("a number", raw, &[name])),
+            Some(number) if number < low => {
+                found.push(Detail::new("too_small", format!("{name} must be {low} or more"), &[name]));
+            }
+            Some(number) if number > high => {
+                found.push(Detail::new("too_big", format!("{name} must be {high} or less"), &[name]));
+            }
+            Some(_) => {}
         }
     }
     for name in ["max_tokens", "max_completion_tokens"] {
-        match value(name) {
-            None | Some(Value::Null) => {}
-            Some(given) if given.as_u64().is_some_and(|number| number > 0) => {}
-            Some(given) if given.is_number() => {
+        let Some(raw) = given(name) else { continue };
+        match raw.get().parse::<u64>() {
+            Ok(1..) => {}
+            _ if number(raw).is_some() => {
                 found.push(Detail::new("too_small", format!("{name} must be a whole number above 0"), &[name]));
             }
-            Some(given) => found.push(expected("a number", &given, &[name])),
+            _ => found.push(expected("a number", raw, &[name])),
         }
     }
-    match value("webhookUrl") {
-        None | Some(Value::Null) => {}
-        Some(Value::String(url)) => {
-            if let Err(why) = address::check(&url, webhooks) {
-                found.push(Detail::new("invalid_string", format!("webhookUrl {why}"), &["webhookUrl"]));
+    if let Some(raw) = given(WEBHOOK) {
+        match text(raw) {
+            Some(url) => {
+                let wrong = address::check(&url, webhooks).err();
+                found.extend(wrong.map(|why| Detail::new("invalid_string", format!("{WEBHOOK} {why}"), &[WEBHOOK])));
             }
+            None => found.push(expected("text", raw, &[WEBHOOK])),
         }
-        Some(other) => found.push(expected("text", &other, &["webhookUrl"])),
     }
     found
 }
 
-fn messages(given: Option<Value>, found: &mut Vec<Detail>) {
-    let list = match given {
-        None => return found.push(Detail::new("invalid_type", "messages is required", &["messages"])),
-        Some(Value::Array(list)) => list,
-        Some(other) => return found.push(expected("a list", &other, &["messages"])),
-    };
-    if list.is_empty() {
-        found.push(Detail::new("too_small", "messages must hold at least one message", &["messages"]));
+/// The text that a member is; none for other kinds, and for one with half of a surrogate pair.
+pub fn text(raw: &RawValue) -> Option<String> {
+    is_text(raw).then(|| serde_json::from_str(raw.get()).ok()).flatten()
+}
+
+fn is_text(raw: &RawValue) -> bool {
+    raw.get().starts_with('"')
+}
+
+fn number(raw: &RawValue) -> Option<f64> {
+    raw.get()
+        .starts_with(|first: char| first == '-' || first.is_ascii_digit())
+        .then(|| raw.get().parse().ok())
+        .flatten()
+}
+
+/// Looks at every message, one at a time: a list can be as long as a body.
+struct Messages<'a>(&'a mut Vec<Detail>);
+
+impl<'de> Visitor<'de> for Messages<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a list")
     }
-    for (index, message) in list.iter().enumerate() {
-        let at = |rest: Option<&str>| {
-            let mut path = vec![json!("messages"), json!(index)];
-            path.extend(rest.map(|rest| json!(rest)));
-            path
-        };
-        let wrong = match message {
-            Value::Object(message) => match message.get("role") {
-                Some(Value::String(role)) if !role.is_empty() => None,
-                Some(other) if !other.is_string() => {
-                    Some(Detail { path: at(Some("role")), ..expected("text", other, &[]) })
-                }
-                _ => Some(Detail {
-                    path: at(Some("role")),
-                    ..Detail::new("invalid_type", "a message needs a role", &[])
-                }),
-            },
-            other => Some(Detail { path: at(None), ..expected("an object", other, &[]) }),
-        };
-        found.extend(wrong);
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
+        let mut length = 0;
+        while let Some(raw) = list.next_element::<&RawValue>()? {
+            if self.0.len() < MOST {
+                self.0.extend(message(raw, length));
+            }
+            length += 1;
+        }
+        Ok(length)
     }
 }
 
-fn expected(wanted: &str, given: &Value, path: &[&str]) -> Detail {
-    let kind = match given {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+fn messages(list: &RawValue, found: &mut Vec<Detail>) {
+    if let Ok(0) = serde_json::Deserializer::from_str(list.get()).deserialize_seq(Messages(found)) {
+        found.push(Detail::new("too_small", "messages must hold at least one message", &["messages"]));
+    }
+}
+
+fn message(raw: &RawValue, index: usize) -> Option<Detail> {
+    let at = |rest: &[&str], detail: Detail| {
+        let path = [json!("messages"), json!(index)].into_iter().chain(rest.iter().map(|part| json!(part)));
+        Some(Detail { path: path.collect(), ..detail })
+    };
+    if !raw.get().starts_with('{') {
+        return at(&[], expected("an object", raw, &[]));
+    }
+    let mut role = None;
+    let read = members::each_member(raw.get(), |name, value| {
+        if members::spells(name, "role") {
+            role = Some(value);
+        }
+    });
+    match role.filter(|_| read.is_ok()) {
+        Some(role) if !is_text(role) => at(&["role"], expected("text", role, &[])),
+        Some(role) if role.get() != "\"\"" => None,
+        _ => at(&["role"], Detail::new("invalid_type", "a message needs a role", &[])),
+    }
+}
+
+fn expected(wanted: &str, given: &RawValue, path: &[&str]) -> Detail {
+    let kind = match given.get().as_bytes()[0] {
+        b'n' => "null",
+        b't' | b'f' => "a boolean",
+        b'"' => "text",
+        b'[' => "a list",
+        b'{' => "an object",
+        _ => "a number",
     };
     Detail::new("invalid_type", format!("expected {wanted}, got {kind}"), path)
 }
@@ -154,9 +197,13 @@ mod tests {
             ("invalid_string", r#"["webhookUrl"]"#),
         ];
         assert_eq!(found(body), all.map(|(code, path)| (code, path.to_owned())));
-        for body in ["{}", r#"{"messages":[]}"#, r#"{"messages":{}}"#] {
+        for body in ["{}", r#"{"messages":[]}"#, r#"{"messages":{}}"#, r#"{"messages":null}"#] {
             assert_eq!(found(body).len(), 1, "{body}");
         }
+        let long = format!(r#"{{"model":"{}","messages":[{{"role":"user"}}]}}"#, "m".repeat(MAX_NAME));
+        assert_eq!(found(&long), [("too_big", r#"["model"]"#.to_owned())]);
+        // U18: as many as a reader wants, not as many as a body can hold.
+        assert_eq!(found(&format!("{{\"messages\":[{}1]}}", "1,".repeat(100_000))).len(), MOST);
     }
 
     #[test]

@@ -1,9 +1,20 @@
 //! An event stream put together to the answer that it would have been without `stream` [S004-19]. Pure.
 
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// Fields of a delta that are told once and not in pieces.
 const WHOLE: [&str; 4] = ["role", "id", "type", "name"];
+
+/// A choice in the making.
+#[derive(Default)]
+struct Choice {
+    members: Map<String, Value>,
+    message: Option<Map<String, Value>>,
+    /// Lists of the message whose items come in pieces and say their place, such as `tool_calls`.
+    lists: BTreeMap<String, BTreeMap<u64, Value>>,
+    is_finished: bool,
+}
 
 /// The answer that a stream of chat or completion chunks amounts to.
 ///
@@ -11,29 +22,29 @@ const WHOLE: [&str; 4] = ["role", "id", "type", "name"];
 /// The stream tells an error, or does not come to its end.
 pub fn collect(body: &[u8]) -> Result<Value, String> {
     let mut answer = Map::new();
-    let mut choices: Vec<(u64, Map<String, Value>)> = Vec::new();
-    let mut ended = false;
-    for event in events(body) {
-        if event.trim() == "[DONE]" {
-            ended = true;
-            continue;
+    let mut choices: BTreeMap<u64, Choice> = BTreeMap::new();
+    let mut is_done = false;
+    let text = String::from_utf8_lossy(body);
+    for (kind, data) in events(&text) {
+        // The end is an event of its own: text that says so is no end.
+        if data.trim() == "[DONE]" {
+            is_done = true;
+            break;
         }
-        let Ok(Value::Object(mut chunk)) = serde_json::from_str::<Value>(&event) else {
+        let Ok(Value::Object(mut chunk)) = serde_json::from_str::<Value>(&data) else {
             return Err("The stream holds an event that is no JSON object.".into());
         };
-        if let Some(error) = chunk.get("error") {
-            let text = error.get("message").and_then(Value::as_str).or(error.as_str());
+        if kind == "error" || chunk.contains_key("error") {
+            let error = chunk.get("error").unwrap_or(&Value::Null);
+            let text = error["message"].as_str().or(error.as_str()).or(chunk.get("message").and_then(Value::as_str));
             return Err(text.unwrap_or("The stream ended with an error.").to_owned());
         }
-        let parts = chunk.remove("choices");
-        for part in parts.as_ref().and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object) {
-            let index = part.get("index").and_then(Value::as_u64).unwrap_or(0);
-            let at = choices.iter().position(|(known, _)| *known == index).unwrap_or_else(|| {
-                choices.push((index, Map::from_iter([("index".to_owned(), json!(index))])));
-                choices.len() - 1
-            });
-            ended |= part.get("finish_reason").is_some_and(|reason| !reason.is_null());
-            add(&mut choices[at].1, part);
+        if let Some(Value::Array(parts)) = chunk.remove("choices") {
+            for part in parts {
+                let Value::Object(part) = part else { continue };
+                let index = part.get("index").and_then(Value::as_u64).unwrap_or(0);
+                choices.entry(index).or_default().add(part);
+            }
         }
         // `usage` and `timings` stand in the last chunk that has them.
         for (name, value) in chunk {
@@ -42,67 +53,102 @@ pub fn collect(body: &[u8]) -> Result<Value, String> {
             }
         }
     }
-    if !ended {
+    let is_complete = is_done || !choices.is_empty() && choices.values().all(|choice| choice.is_finished);
+    if answer.is_empty() && choices.is_empty() || !is_complete {
         return Err("The stream ended before its answer was complete.".into());
     }
     if let Some(object) = answer.get_mut("object").filter(|object| *object == "chat.completion.chunk") {
         *object = json!("chat.completion");
     }
-    choices.sort_by_key(|(index, _)| *index);
-    let choices = choices.into_iter().map(|(_, choice)| Value::Object(choice)).collect();
+    let choices = choices.into_iter().map(|(index, choice)| choice.whole(index)).collect();
     answer.insert("choices".into(), Value::Array(choices));
     Ok(Value::Object(answer))
 }
 
-/// The data of each event (WHATWG HTML 9.2.6).
-fn events(body: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(body);
-    let text = text.replace("\r\n", "\n").replace('\r', "\n");
-    let data = |event: &str| {
-        let lines = event.lines().filter_map(|line| line.strip_prefix("data:"));
-        let lines: Vec<_> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
-        (!lines.is_empty()).then(|| lines.join("\n"))
-    };
-    text.split("\n\n").filter_map(data).collect()
+/// The type and the data of each event that has data (WHATWG HTML 9.2.6). What the end of the stream cuts counts too:
+/// some servers leave out the last empty line.
+fn events(text: &str) -> impl Iterator<Item = (&str, String)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut lines = text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'));
+    std::iter::from_fn(move || {
+        let (mut kind, mut data) = ("", None::<String>);
+        loop {
+            let Some(line) = lines.next() else { return data.map(|data| (kind, data)) };
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match (name, &mut data) {
+                ("data", Some(data)) => data.extend(["\n", value]),
+                ("data", None) => data = Some(value.to_owned()),
+                ("event", _) => kind = value,
+                ("", Some(_)) if line.is_empty() => return data.map(|data| (kind, data)),
+                ("", None) if line.is_empty() => kind = "",
+                _ => {}
+            }
+        }
+    })
 }
 
-/// Adds a chunk's choice to what came before.
-fn add(choice: &mut Map<String, Value>, part: &Map<String, Value>) {
-    for (name, value) in part {
-        match name.as_str() {
-            "index" => {}
-            "delta" => merge(choice.entry("message").or_insert_with(|| json!({})), value),
-            _ => merge(choice.entry(name.clone()).or_insert(Value::Null), value),
+impl Choice {
+    /// Adds a chunk's choice to what came before.
+    fn add(&mut self, part: Map<String, Value>) {
+        for (name, value) in part {
+            match (name.as_str(), value) {
+                ("index", _) => {}
+                ("delta", Value::Object(delta)) => self.add_delta(delta),
+                ("delta", _) => {}
+                (_, value) => {
+                    self.is_finished |= name == "finish_reason" && !value.is_null();
+                    merge(self.members.entry(name).or_insert(Value::Null), value);
+                }
+            }
         }
+    }
+
+    fn add_delta(&mut self, delta: Map<String, Value>) {
+        let message = self.message.get_or_insert_default();
+        for (name, value) in delta {
+            let place = |item: &Value| item.get("index").and_then(Value::as_u64);
+            match value {
+                Value::Array(items) if !items.is_empty() && items.iter().all(|item| place(item).is_some()) => {
+                    let list = self.lists.entry(name).or_default();
+                    for item in items {
+                        merge(list.entry(place(&item).unwrap_or(0)).or_insert(Value::Null), item);
+                    }
+                }
+                value => merge_member(message, name, value),
+            }
+        }
+    }
+
+    fn whole(self, index: u64) -> Value {
+        let Self { mut members, mut message, lists, .. } = self;
+        for (name, list) in lists {
+            message.get_or_insert_default().insert(name, list.into_values().collect());
+        }
+        members.insert("index".into(), json!(index));
+        message.map(|message| members.insert("message".into(), Value::Object(message)));
+        Value::Object(members)
+    }
+}
+
+fn merge_member(members: &mut Map<String, Value>, name: String, value: Value) {
+    match members.get_mut(&name) {
+        Some(known) if WHOLE.contains(&name.as_str()) && known.is_string() && !value.is_null() => *known = value,
+        Some(known) => merge(known, value),
+        None => drop(members.insert(name, value)),
     }
 }
 
 /// Text is continued, lists go on, members are filled in; `null` changes nothing.
-fn merge(into: &mut Value, new: &Value) {
+fn merge(into: &mut Value, new: Value) {
     match (into, new) {
         (_, Value::Null) => {}
-        (Value::String(text), Value::String(more)) => text.push_str(more),
+        (Value::String(text), Value::String(more)) => text.push_str(&more),
+        (Value::Array(items), Value::Array(more)) => items.extend(more),
         (Value::Object(members), Value::Object(more)) => {
-            for (name, value) in more {
-                match members.get_mut(name) {
-                    Some(known) if WHOLE.contains(&name.as_str()) && known.is_string() => known.clone_from(value),
-                    Some(known) => merge(known, value),
-                    None => {
-                        members.insert(name.clone(), value.clone());
-                    }
-                }
-            }
+            more.into_iter().for_each(|(name, value)| merge_member(members, name, value));
         }
-        (Value::Array(items), Value::Array(more)) => {
-            for item in more {
-                let index = item.get("index").filter(|index| index.is_u64());
-                match items.iter_mut().find(|known| index.is_some() && known.get("index") == index) {
-                    Some(known) => merge(known, item),
-                    None => items.push(item.clone()),
-                }
-            }
-        }
-        (into, new) => into.clone_from(new),
+        (into, new) => *into = new,
     }
 }
 
@@ -157,5 +203,45 @@ mod tests {
         let told = collect(b"data: {\"error\":{\"message\":\"too long\"}}\n\ndata: [DONE]\n\n");
         assert_eq!(told, Err("too long".into()));
         assert!(collect(b"data: {\n\n").is_err() && collect(b"").is_err());
+        // U17: an end is an event of its own, and all that was begun must be finished.
+        for body in [
+            "data: [DONE]\n\n",
+            ": data: [DONE]\n\n",
+            "data: {\"choices\":[{\"delta\":{\"content\":\"data: [DONE]\"}}]}\n\n",
+            "data: {\"choices\":[{\"delta\":{\"content\":\"\\n\\ndata: [DONE]\\n\\n\"}}]}\n\n",
+            "data: {\"choices\":[{\"delta\":{}}]}\n\ndata: x\ndata: [DONE]\n\n",
+            "data: {\"choices\":[{\"index\":0,\"finish_reason\":\"stop\"},{\"index\":1,\"delta\":{\"content\":\"x\"}}]}\n\n",
+            "data: {\"choices\":[{\"delta\":{}}]}\n\nevent: error\ndata: {\"message\":\"too long\"}\n\ndata: [DONE]\n\n",
+        ] {
+            assert!(collect(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn events_end_in_every_way_that_servers_know() {
+        let chunk = "data:{\"choices\":[{\"delta\":{\"content\":\"x\"}}]}";
+        for (end, last) in
+            [("\n\n", "\n\n"), ("\r\n\r\n", "\r\n"), ("\r\r", ""), ("\n\nid: 7\nretry: 1\nevent: chunk\n", "")]
+        {
+            let body = format!("\u{feff}: hello{end}{chunk}{end}{chunk}{end}data:[DONE]{last}");
+            let answer = collect(body.as_bytes()).expect(&body);
+            assert_eq!(answer["choices"][0]["message"]["content"], "xx", "{body}");
+        }
+    }
+
+    // U41
+    #[test]
+    fn many_choices_and_calls_are_no_work() {
+        let choices: Vec<_> =
+            (0..10_000).rev().map(|n| json!({"index": n, "text": "x", "finish_reason": "stop"})).collect();
+        let body = format!("data: {}\n\n", json!({"choices": choices}));
+        let answer = collect(body.as_bytes()).expect("complete");
+        assert_eq!((&answer["choices"][7]["index"], &answer["choices"][9_999]["text"]), (&json!(7), &json!("x")));
+        let call = |n| json!({"index": 9_999 - n % 10_000, "id": "a", "function": {"arguments": "x"}});
+        let calls: Vec<_> = (0..20_000).map(call).collect();
+        let choice = json!({"delta": {"tool_calls": calls}, "finish_reason": "tool_calls"});
+        let answer = collect(format!("data: {}\n\n", json!({"choices": [choice]})).as_bytes()).expect("complete");
+        let calls = &answer["choices"][0]["message"]["tool_calls"];
+        assert_eq!((&calls[5]["index"], &calls[5]["function"]["arguments"]), (&json!(5), &json!("xx")));
     }
 }

@@ -2,41 +2,39 @@
 //! works on a job holds it in `running`.
 
 mod address;
-mod check;
+pub mod check;
 mod collect;
 mod queue;
 mod record;
+mod requests;
 mod runner;
 mod spool;
 mod views;
 mod webhook;
+mod webhook_queue;
 
 use self::queue::{Queue, Running, Why};
-use self::record::{Name, Record, State, Trouble, owner_number};
-use self::spool::Spool;
+use self::record::{Name, Record, State, owner_id};
+use self::spool::{ROOM, Spool, Stored};
+use self::webhook_queue::WebhookQueue;
 use crate::base::clock;
-use crate::base::dice;
-use crate::base::disk::is_full;
 use crate::base::gone::Gone;
 use crate::base::lock::lock;
 use crate::config::Jobs as Settings;
-use crate::model::failure::{Failure, Kind};
-use crate::model::members::Members;
-use crate::model::plan;
 use crate::model::snapshot::Shared;
-use crate::proxy::later::{Later, Parcel, Told};
+use crate::proxy::later::Later;
 use crate::proxy::serve::Proxy;
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use serde_json::json;
 use std::io;
 use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-/// Come again when the line of jobs is full.
-const COME_BACK: Duration = Duration::from_secs(30);
+/// Threads that tell of ends (SPEC section 7).
+const WEBHOOK_THREADS: usize = 4;
+/// A thread that panicked goes on after this.
+const RECOVERY: Duration = Duration::from_secs(1);
 
 /// The running threads of the room.
 pub struct Jobs {
@@ -53,8 +51,9 @@ struct Office {
     most: usize,
     floor: Mutex<Floor>,
     changed: Condvar,
-    /// Ids of jobs that somebody is to be told of: at most one message for each job there is.
-    news: Sender<Arc<str>>,
+    /// Whom to tell of which ends.
+    webhooks: Mutex<WebhookQueue>,
+    webhook_due: Condvar,
     /// Nobody is told any more.
     hushed: Arc<Gone>,
 }
@@ -70,9 +69,13 @@ struct Floor {
 /// # Errors
 /// The folder cannot be used, or the system is out of threads.
 pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<Shared>) -> io::Result<Jobs> {
-    let (spool, stored) = Spool::open(&settings.dir)?;
-    let mut queue = Queue::default();
-    for stored in stored {
+    let (spool, mut stored) = Spool::open(&settings.dir)?;
+    // In order, so that each is the last one in its line.
+    stored.sort_unstable_by_key(|stored| stored.name.sequence);
+    stored.shrink_to_fit();
+    let mut queue = Queue::with_room(stored.len());
+    for mut stored in stored {
+        widen_owner(&spool, &mut stored);
         let name = match stored.name.state {
             // It was running when the last process ended: once more, which counts.
             State::Processing => stored.name.to(State::Pending, stored.name.number),
@@ -92,10 +95,8 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<Shared>) -> i
     }
     let [waiting, _, completed, failed] = queue.counts();
     log::info!("jobs: {waiting} waiting, {} finished in {}", completed + failed, spool.dir().display());
-    let (news, told) = unbounded();
-    for id in queue.owed() {
-        let _ = news.send(id);
-    }
+    let mut webhooks = WebhookQueue::default();
+    queue.owed().for_each(|id| webhooks.put_new(id, "".into(), clock::now()));
     let office = Arc::new(Office {
         proxy: Arc::clone(proxy),
         shared: Arc::clone(shared),
@@ -103,10 +104,33 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<Shared>) -> i
         most: settings.max_concurrent,
         floor: Mutex::new(Floor { queue, closed: false }),
         changed: Condvar::new(),
-        news,
+        webhooks: Mutex::new(webhooks),
+        webhook_due: Condvar::new(),
         hushed: Arc::default(),
     });
-    Jobs::hire(office, told)
+    Jobs::hire(office)
+}
+
+/// Gives a job of the first release the whole of its owner's name.
+fn widen_owner(spool: &Spool, stored: &mut Stored) {
+    if !stored.name.has_short_owner() {
+        return;
+    }
+    let whole = spool.read(&stored.name).and_then(|file| {
+        let name = Name { owner: owner_id(Record::read(&file)?.0.owner.as_deref()), ..stored.name.clone() };
+        spool.rename(&stored.name, &name).map(|()| name)
+    });
+    match whole {
+        Ok(name) => stored.name = name,
+        Err(error) => log::warn!("jobs: {} keeps an owner that nobody has: {error}", stored.name),
+    }
+}
+
+/// Does work that ends by itself; a panic (the hook has logged it) only interrupts it.
+fn survive(hushed: &Gone, work: impl Fn()) {
+    while catch_unwind(AssertUnwindSafe(&work)).is_err() {
+        hushed.wait_until(clock::now() + RECOVERY, clock::now);
+    }
 }
 
 /// There is no such file (it may have been renamed a moment ago), or no record in it; any other error may pass.
@@ -115,20 +139,25 @@ fn is_hopeless(error: &io::Error) -> bool {
 }
 
 impl Jobs {
-    fn hire(office: Arc<Office>, told: Receiver<Arc<str>>) -> io::Result<Self> {
+    fn hire(office: Arc<Office>) -> io::Result<Self> {
         let mut jobs = Self { office, threads: Vec::new() };
-        let spawn = |name: String, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name).spawn(work);
         for number in 0..jobs.office.most {
-            let office = Arc::clone(&jobs.office);
-            jobs.threads.push(spawn(format!("job-{number}"), Box::new(move || office.run()))?);
+            jobs.spawn(format!("job-{number}"), Office::run)?;
         }
-        let office = Arc::clone(&jobs.office);
-        jobs.threads.push(spawn("jobs".into(), Box::new(move || office.keep_house()))?);
-        let office = Arc::clone(&jobs.office);
-        jobs.threads.push(spawn("webhook".into(), Box::new(move || webhook::tell(&office, &told)))?);
+        for number in 0..WEBHOOK_THREADS {
+            jobs.spawn(format!("webhook-{number}"), Office::tell)?;
+        }
+        jobs.spawn("expire".into(), Office::keep_house)?;
         let keeper: Arc<dyn Later> = Arc::clone(&jobs.office) as _;
         jobs.office.proxy.hire(Arc::downgrade(&keeper));
         Ok(jobs)
+    }
+
+    fn spawn(&mut self, name: String, work: fn(&Office)) -> io::Result<()> {
+        let office = Arc::clone(&self.office);
+        self.threads
+            .push(std::thread::Builder::new().name(name).spawn(move || survive(&office.hushed, || work(&office)))?);
+        Ok(())
     }
 
     /// No job is started any more; those that run may finish.
@@ -152,7 +181,7 @@ impl Jobs {
         drop(floor);
         // What is not told now is told after the next start.
         self.office.hushed.leave();
-        let _ = self.office.news.send("".into());
+        self.office.webhook_due.notify_all();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -181,9 +210,9 @@ impl Office {
         self.shared.load().config.jobs.clone()
     }
 
-    /// The record of a job. No lock is held while the disk works, so its file may have the name that it had a moment ago,
-    /// or will have in a moment.
-    fn record(&self, name: &Name) -> io::Result<Record> {
+    /// The file of a job. No lock is held while the disk works, so it may have the name that it had a moment ago, or will
+    /// have in a moment.
+    fn file(&self, name: &Name) -> io::Result<Vec<u8>> {
         let before = name.number.saturating_sub(1);
         let others = [
             name.clone(),
@@ -191,20 +220,16 @@ impl Office {
             name.to(State::Processing, before),
             name.to(State::Pending, before),
         ];
-        for name in &others {
-            match self.spool.read(name) {
-                Err(error) if error.kind() == NotFound => {}
-                read => return serde_json::from_slice(&read?).map_err(io::Error::from),
-            }
-        }
-        Err(NotFound.into())
+        let read = |name| match self.spool.read(name) {
+            Err(error) if error.kind() == NotFound => None,
+            read => Some(read),
+        };
+        others.iter().find_map(read).unwrap_or_else(|| Err(NotFound.into()))
     }
 
-    /// The job of an owner, unless its time is over.
-    fn known(&self, floor: &Floor, id: &str, owner: Option<&str>) -> Option<Name> {
-        let name = floor.queue.name(id).filter(|name| name.owner == owner_number(owner))?;
-        let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
-        (!name.state.is_final() || name.number >= oldest).then_some(name)
+    /// What the file of a job takes while it is looked at.
+    fn room(&self, name: &Name) -> u64 {
+        self.floor().queue.size(&name.id) + ROOM as u64
     }
 
     /// Forgets finished jobs whose time is over, or that take room which `bytes` more need; their files, to be removed.
@@ -245,138 +270,20 @@ fn millis() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Later for Office {
-    fn submit(&self, parcel: &Parcel<'_>) -> Result<Told, Failure> {
-        let settings = self.settings();
-        let members = Members::read(parcel.body)?;
-        let details = check::check(parcel.path, &members, &settings.webhooks);
-        if !details.is_empty() {
-            return Ok(Told::json(StatusCode::BAD_REQUEST, &check::refusal(&details)));
-        }
-        let text = |name: &str| members.get(name).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
-        if let Some(model) = text("model").filter(|model| !model.is_empty() && !parcel.scope.has_model(model)) {
-            return Err(plan::not_found(&self.shared.load(), &model, parcel.scope));
-        }
-        let id: Arc<str> = dice::request_id().into();
-        let record = Record {
-            version: 1,
-            id: id.to_string(),
-            owner: parcel.owner.map(str::to_owned),
-            group: parcel.scope.group.as_ref().map(|group| group.config.name.clone()),
-            path: parcel.path.to_owned(),
-            webhook: text("webhookUrl"),
-            request: serde_json::value::RawValue::from_string(members.without("webhookUrl"))
-                .map_err(|_| Failure::new(Kind::Internal, "The body cannot be kept."))?,
-            response: None,
-            error: None,
-            delivery: None,
-        };
-        let bytes =
-            serde_json::to_vec(&record).map_err(|_| Failure::new(Kind::Internal, "The body cannot be kept."))?;
-        let name = self.reserve(&settings, &id, parcel.owner, bytes.len() as u64)?;
-        // Outside of the lock: the disk may take its time.
-        if let Err(error) = self.spool.write(&name, &bytes) {
-            log::error!("jobs: a job cannot be kept in {}: {error}", self.spool.dir().display());
-            let (kind, text) = match is_full(&error) {
-                true => (Kind::StorageFull, "The disk is full; the job was not taken."),
-                false => (Kind::Internal, "The job cannot be stored; the log has the details."),
-            };
-            return Err(Failure::new(kind, text));
-        }
-        let mut floor = self.floor();
-        floor.queue.put(&name, bytes.len() as u64);
-        let (position, active) = (floor.queue.position(&id, self.most), floor.queue.active());
-        drop(floor);
-        self.changed.notify_all();
-        let body = json!({"request_id": &*id, "status": "pending", "queue_position": position, "active_requests": active + usize::from(position == 0)});
-        let mut told = Told::json(StatusCode::ACCEPTED, &body);
-        if let Ok(place) = HeaderValue::from_str(&format!("/v1/chat/completions/{id}")) {
-            told.fields.push((header::LOCATION, place));
-        }
-        if parcel.preferred {
-            let applied = HeaderName::from_static("preference-applied");
-            told.fields.push((applied, HeaderValue::from_static("respond-async")));
-        }
-        Ok(told)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
 
-    fn look(&self, id: &str, owner: Option<&str>) -> Told {
-        // The file may get another name while we look.
-        for _ in 0..10 {
-            let floor = self.floor();
-            let Some(name) = self.known(&floor, id, owner) else { break };
-            let (position, active) = (floor.queue.position(id, self.most), floor.queue.active());
-            drop(floor);
-            match self.record(&name) {
-                Ok(record) => return views::job(&name, &record, position, active),
-                Err(error) if is_hopeless(&error) => {}
-                Err(_) => return views::unreadable(),
-            }
-        }
-        views::not_found()
-    }
-
-    fn cancel(&self, id: &str, owner: Option<&str>) -> Told {
-        let mut floor = self.floor();
-        let Some(name) = self.known(&floor, id, owner) else {
-            return views::not_found();
-        };
-        match name.state {
-            State::Processing => floor.queue.interrupt(id, Why::Cancelled),
-            _ => drop(floor.queue.take_out(id)),
-        }
-        drop(floor);
-        match (name.state, self.record(&name)) {
-            (State::Processing, _) => {}
-            (State::Pending, Ok(mut record)) => {
-                record.error = Some(Trouble::cancelled(0));
-                self.finish(&name, &record, State::Error, &Gone::default());
-            }
-            _ => self.spool.remove(&name),
-        }
-        self.changed.notify_all();
-        log::info!("job {id}: cancelled by its owner");
-        views::cancelled(&name)
-    }
-
-    fn list(&self, owner: Option<&str>) -> Told {
-        let floor = self.floor();
-        let names = floor.queue.of(owner_number(owner), views::MOST_LISTED);
-        let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
-        let names = names.into_iter().filter(|name| !name.state.is_final() || name.number >= oldest);
-        let listed = names.map(|name| {
-            let position = floor.queue.position(&name.id, self.most);
-            (name, position)
+    // S8
+    #[test]
+    fn a_thread_goes_on_after_a_panic() {
+        let (over, times) = (Gone::default(), Cell::new(0));
+        over.leave();
+        survive(&over, || {
+            times.set(times.get() + 1);
+            assert!(times.get() == 3, "on purpose");
         });
-        views::list(&listed.collect::<Vec<_>>(), floor.queue.counts())
-    }
-
-    fn counts(&self) -> [(&'static str, usize); 4] {
-        let counts = self.floor().queue.counts();
-        State::ALL.map(|state| (state.as_str(), counts[state as usize]))
-    }
-}
-
-impl Office {
-    /// A name for a new job, if there is room for one more.
-    fn reserve(&self, settings: &Settings, id: &Arc<str>, owner: Option<&str>, bytes: u64) -> Result<Name, Failure> {
-        let mut floor = self.floor();
-        if floor.closed {
-            return Err(Failure::new(Kind::Draining, "The proxy is being stopped."));
-        }
-        if floor.queue.waiting() >= settings.max_queued {
-            let text = "As many jobs wait as may (jobs.maxQueued); hand it in again later.";
-            return Err(Failure::new(Kind::Overloaded, text).retry_after(COME_BACK));
-        }
-        let old = self.sweep(&mut floor, bytes);
-        let has_room = floor.queue.has_room(bytes);
-        let sequence = floor.queue.next_sequence(millis());
-        drop(floor);
-        old.iter().for_each(|name| self.spool.remove(name));
-        if !has_room {
-            return Err(Failure::new(Kind::StorageFull, "There is no room for more jobs; hand it in again later."));
-        }
-        let owner = owner_number(owner);
-        Ok(Name { sequence, id: Arc::clone(id), owner, state: State::Pending, number: 0, owed: false })
+        assert_eq!(times.get(), 3);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::record::{Name, State};
 use crate::base::gone::Gone;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,31 +15,30 @@ pub const MOST_BYTES: u64 = 8 << 30;
 #[derive(Default)]
 pub struct Queue {
     known: HashMap<Arc<str>, Entry>,
-    /// By order of arrival; bounded by `maxQueued`, and what a start finds.
-    waiting: BTreeMap<u64, Arc<str>>,
+    /// By order of arrival, so that a place is found by halving; bounded by `maxQueued`, and what a start finds.
+    waiting: VecDeque<(u64, Arc<str>)>,
     /// Bounded by `maxConcurrent`.
     running: HashMap<Arc<str>, Running>,
     /// By the second they ended.
     finished: BTreeMap<(u64, u64), Arc<str>>,
+    /// Of each owner, by order of arrival.
+    owners: HashMap<Arc<str>, VecDeque<(u64, Arc<str>)>>,
     counts: [usize; 4],
     bytes: u64,
     last: u64,
 }
 
-#[derive(Clone, Copy)]
 struct Entry {
     sequence: u64,
     number: u64,
     bytes: u64,
-    owner: u32,
+    owner: Arc<str>,
     state: State,
     owed: bool,
 }
 
-/// A job in progress.
 #[derive(Clone)]
 pub struct Running {
-    /// Set to end it.
     pub gone: Arc<Gone>,
     /// When its time is over.
     pub until: Instant,
@@ -50,15 +49,18 @@ pub struct Running {
 /// Why a job in progress was ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// Its owner said so.
     Cancelled,
-    /// Its time is over.
     Late,
     /// The proxy is being stopped: it goes on after the next start.
     Stopping,
 }
 
 impl Queue {
+    /// Empty, with room for so many.
+    pub fn with_room(jobs: usize) -> Self {
+        Self { known: HashMap::with_capacity(jobs), ..Self::default() }
+    }
+
     /// Takes in a job, as new or from the disk.
     pub fn put(&mut self, name: &Name, bytes: u64) {
         self.take_out(&name.id);
@@ -66,10 +68,11 @@ impl Queue {
         self.counts[state as usize] += 1;
         self.bytes += bytes;
         self.last = self.last.max(sequence);
+        // One copy of the owner for all that is theirs.
+        let owner = self.owners.get_key_value(&owner).map_or(owner, |(known, _)| Arc::clone(known));
+        insert(self.owners.entry(Arc::clone(&owner)).or_default(), sequence, &id);
         match state {
-            State::Pending => {
-                self.waiting.insert(sequence, Arc::clone(&id));
-            }
+            State::Pending => insert(&mut self.waiting, sequence, &id),
             State::Completed | State::Error => {
                 self.finished.insert((number, sequence), Arc::clone(&id));
             }
@@ -78,25 +81,30 @@ impl Queue {
         self.known.insert(id, Entry { sequence, number, bytes, owner, state, owed });
     }
 
-    /// Forgets a job.
     pub fn take_out(&mut self, id: &str) -> Option<Name> {
         let name = self.name(id)?;
         let entry = self.known.remove(id)?;
         self.counts[entry.state as usize] -= 1;
         self.bytes -= entry.bytes;
-        self.waiting.remove(&entry.sequence);
-        self.finished.remove(&(entry.number, entry.sequence));
+        match entry.state {
+            State::Pending => remove(&mut self.waiting, entry.sequence),
+            _ => drop(self.finished.remove(&(entry.number, entry.sequence))),
+        }
+        if let Some(all) = self.owners.get_mut(&entry.owner) {
+            remove(all, entry.sequence);
+            if all.is_empty() {
+                self.owners.remove(&entry.owner);
+            }
+        }
         Some(name)
     }
 
-    /// The name of a job's file.
     pub fn name(&self, id: &str) -> Option<Name> {
         let (id, entry) = self.known.get_key_value(id)?;
-        let Entry { sequence, number, owner, state, owed, .. } = *entry;
-        Some(Name { sequence, id: Arc::clone(id), owner, state, number, owed })
+        let Entry { sequence, number, ref owner, state, owed, .. } = *entry;
+        Some(Name { sequence, id: Arc::clone(id), owner: Arc::clone(owner), state, number, owed })
     }
 
-    /// Bytes of a job's file.
     pub fn size(&self, id: &str) -> u64 {
         self.known.get(id).map_or(0, |entry| entry.bytes)
     }
@@ -112,7 +120,7 @@ impl Queue {
         if self.running.len() >= most {
             return None;
         }
-        let (_, id) = self.waiting.first_key_value()?;
+        let (_, id) = self.waiting.front()?;
         let id = Arc::clone(id);
         self.running.insert(Arc::clone(&id), run());
         let name = self.name(&id)?;
@@ -121,7 +129,6 @@ impl Queue {
         Some(name)
     }
 
-    /// A job in progress.
     pub fn running(&self, id: &str) -> Option<&Running> {
         self.running.get(id)
     }
@@ -147,12 +154,10 @@ impl Queue {
         self.running.remove(id)?.why
     }
 
-    /// Jobs in progress.
     pub fn active(&self) -> usize {
         self.running.len()
     }
 
-    /// Jobs that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -162,11 +167,10 @@ impl Queue {
         let Some(entry) = self.known.get(id).filter(|entry| entry.state == State::Pending) else {
             return 0;
         };
-        let rank = self.waiting.range(..=entry.sequence).count();
+        let rank = place_of(&self.waiting, entry.sequence) + 1;
         rank.saturating_sub(most.saturating_sub(self.running.len()))
     }
 
-    /// Jobs by state.
     pub fn counts(&self) -> [usize; 4] {
         self.counts
     }
@@ -191,22 +195,38 @@ impl Queue {
         out
     }
 
-    /// The jobs of an owner, the newest first.
-    pub fn of(&self, owner: u32, most: usize) -> Vec<Name> {
-        let mut all: Vec<_> = self.known.iter().filter(|(_, entry)| entry.owner == owner).collect();
-        all.sort_unstable_by_key(|(_, entry)| std::cmp::Reverse(entry.sequence));
-        all.into_iter().take(most).filter_map(|(id, _)| self.name(id)).collect()
+    /// The jobs of an owner that came before this one, the newest first.
+    pub fn of(&self, owner: &str, before: u64) -> impl Iterator<Item = Name> {
+        let all = self.owners.get(owner).into_iter();
+        let all = all.flat_map(move |all| all.range(..place_of(all, before)).rev());
+        all.filter_map(|(_, id)| self.name(id))
     }
 
     /// Finished jobs of which somebody is still to be told.
-    pub fn owed(&self) -> Vec<Arc<str>> {
+    pub fn owed(&self) -> impl Iterator<Item = Arc<str>> {
         let owed = self.known.iter().filter(|(_, entry)| entry.owed && entry.state.is_final());
-        owed.map(|(id, _)| Arc::clone(id)).collect()
+        owed.map(|(id, _)| Arc::clone(id))
     }
 
     /// When the time of the first one is over.
     pub fn next_end(&self) -> Option<Instant> {
         self.running.values().map(|running| running.until).min()
+    }
+}
+
+/// Where this number stands, or would stand.
+fn place_of(line: &VecDeque<(u64, Arc<str>)>, sequence: u64) -> usize {
+    line.partition_point(|(other, _)| *other < sequence)
+}
+
+fn insert(line: &mut VecDeque<(u64, Arc<str>)>, sequence: u64, id: &Arc<str>) {
+    line.insert(place_of(line, sequence), (sequence, Arc::clone(id)));
+}
+
+fn remove(line: &mut VecDeque<(u64, Arc<str>)>, sequence: u64) {
+    let at = place_of(line, sequence);
+    if line.get(at).is_some_and(|(other, _)| *other == sequence) {
+        line.remove(at);
     }
 }
 
@@ -217,7 +237,7 @@ mod tests {
 
     fn name(queue: &mut Queue, id: &str) -> Name {
         let sequence = queue.next_sequence(1000);
-        Name { sequence, id: id.into(), owner: 0, state: State::Pending, number: 0, owed: false }
+        Name { sequence, id: id.into(), owner: "0".into(), state: State::Pending, number: 0, owed: false }
     }
 
     fn run() -> Running {
@@ -262,8 +282,25 @@ mod tests {
         assert!(!queue.has_room(MOST_BYTES));
         queue.take_out("x");
         assert_eq!((queue.counts(), queue.bytes), ([1, 0, 0, 1], 200));
-        assert_eq!(queue.of(0, 9).iter().map(|name| &*name.id).collect::<Vec<_>>(), ["y", "w"]);
-        assert!(queue.of(1, 9).is_empty());
+        let listed = |before| queue.of("0", before).map(|name| name.id.to_string()).collect::<Vec<_>>();
+        assert_eq!(listed(u64::MAX), ["y", "w"]);
+        assert_eq!(listed(queue.name("y").expect("known").sequence), ["w"]);
+        assert_eq!(queue.of("1", u64::MAX).count(), 0);
+    }
+
+    // S16: with 30,000 waiting all places are told, and all leave, while one pass over all for each would take minutes.
+    #[test]
+    fn places_in_a_long_line_are_no_work() {
+        let mut queue = Queue::default();
+        for n in 0..30_000 {
+            let name = name(&mut queue, &n.to_string());
+            queue.put(&name, 1);
+            assert_eq!(queue.position(&name.id, 0), n + 1);
+        }
+        let all: Vec<_> = queue.of("0", u64::MAX).collect();
+        assert!((0..30_000).rev().eq(all.iter().map(|name| queue.position(&name.id, 0) - 1)));
+        all.iter().for_each(|name| drop(queue.take_out(&name.id)));
+        assert!(queue.waiting.is_empty() && queue.owners.is_empty());
     }
 
     #[test]

@@ -1,35 +1,30 @@
 //! One job as it lies on disk: its name, which tells all that a start needs, and its content.
 //!
 //! `SEQUENCE.ID.OWNER.STATE.NUMBER[.owed]`: when it was handed in (milliseconds since 1970 times 65,536, plus a count; 16
-//! hexadecimal digits), its id, the first 4 bytes of the SHA-256 of its owner's name (8 digits; zeros for nobody), its
-//! state, a number (tries so far, or the second since 1970 when it ended), and `owed` while somebody waits to be told.
-//! The content is JSON, see [`Record`]. Both are stable: a newer version reads what an older one wrote.
+//! hexadecimal digits), its id, the SHA-256 of its owner's name (64 digits; 8 zeros for nobody), its state, a number
+//! (tries so far, or the second since 1970 when it ended), and `owed` while somebody waits to be told.
+//! The content is JSON, see [`Record`] and [`Bodies`]. Both are stable: a newer version reads what an older one wrote;
+//! the first release wrote 8 digits of the SHA-256.
 
 use crate::base::secret::fingerprint;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It waits.
     Pending,
-    /// It runs.
     Processing,
-    /// It came to an answer.
     Completed,
-    /// It came to none.
     Error,
 }
 
 impl State {
-    /// Every state.
     pub const ALL: [Self; 4] = [Self::Pending, Self::Processing, Self::Completed, Self::Error];
 
-    /// The word in answers and names.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -52,9 +47,8 @@ pub struct Name {
     pub sequence: u64,
     /// What its owner calls it.
     pub id: Arc<str>,
-    /// Whose it is.
-    pub owner: u32,
-    /// Where it stands.
+    /// Whose it is, see [`owner_id`].
+    pub owner: Arc<str>,
     pub state: State,
     /// Tries so far, or the second when it ended.
     pub number: u64,
@@ -73,13 +67,14 @@ impl Name {
             Some("owed") => true,
             Some(_) => return None,
         };
-        if parts.next().is_some() || sequence.len() != 16 || id.is_empty() {
+        let is_owner = matches!(owner.len(), 8 | 64) && owner.bytes().all(|digit| digit.is_ascii_hexdigit());
+        if parts.next().is_some() || sequence.len() != 16 || id.is_empty() || !is_owner {
             return None;
         }
         Some(Self {
             sequence: u64::from_str_radix(sequence, 16).ok()?,
             id: id.into(),
-            owner: u32::from_str_radix(owner, 16).ok()?,
+            owner: owner.into(),
             state: State::ALL.into_iter().find(|known| known.as_str() == state)?,
             number: number.parse().ok()?,
             owed,
@@ -91,7 +86,11 @@ impl Name {
         self.sequence >> 16
     }
 
-    /// The same job in another state.
+    /// The name comes from the first release, and two owners may share it.
+    pub fn has_short_owner(&self) -> bool {
+        self.owner.len() == NOBODY.len() && *self.owner != *NOBODY
+    }
+
     #[must_use]
     pub fn to(&self, state: State, number: u64) -> Self {
         Self { state, number, ..self.clone() }
@@ -101,21 +100,22 @@ impl Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sequence, id, owner, state, number, owed } = self;
-        write!(f, "{sequence:016x}.{id}.{owner:08x}.{}.{number}{}", state.as_str(), if *owed { ".owed" } else { "" })
+        write!(f, "{sequence:016x}.{id}.{owner}.{}.{number}{}", state.as_str(), if *owed { ".owed" } else { "" })
     }
 }
 
-/// The number of an owner in names.
-pub fn owner_number(owner: Option<&str>) -> u32 {
-    owner.and_then(|owner| u32::from_str_radix(&fingerprint(owner, 4), 16).ok()).unwrap_or(0)
+/// The owner of jobs that came without a key.
+const NOBODY: &str = "00000000";
+
+/// An owner in names: no two have the same.
+pub fn owner_id(owner: Option<&str>) -> Arc<str> {
+    owner.map_or_else(|| NOBODY.into(), |owner| fingerprint(owner, 32).into())
 }
 
-/// What a job's file holds.
+/// What a job's file holds, but for the [`Bodies`], which may be long.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// Of this content: 1.
     pub version: u32,
-    /// Its id.
     pub id: String,
     /// Name of its owner's key.
     pub owner: Option<String>,
@@ -125,47 +125,71 @@ pub struct Record {
     pub path: String,
     /// Who is to be told.
     pub webhook: Option<String>,
-    /// What it asks for.
-    pub request: Box<RawValue>,
-    /// What came of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub response: Option<Box<RawValue>>,
     /// Why nothing came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Trouble>,
-    /// How the telling went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
+}
+
+/// The members of the same object that may be long; they are read and written where they stand, never copied.
+#[derive(Deserialize)]
+pub struct Bodies<'a> {
+    #[serde(borrow)]
+    pub request: &'a RawValue,
+    #[serde(borrow, default)]
+    pub response: Option<&'a RawValue>,
+}
+
+impl Record {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It is no job.
+    pub fn read(file: &[u8]) -> io::Result<(Self, Bodies<'_>)> {
+        Ok((serde_json::from_slice(file)?, serde_json::from_slice(file)?))
+    }
+
+    /// What a file holds before the request; see [`pieces`].
+    pub fn head(&self) -> String {
+        let mut head = serde_json::to_string(self).unwrap_or_default();
+        head.pop();
+        head + ",\"request\":"
+    }
+}
+
+/// A whole file, after [`Record::head`]. A request may come in two pieces.
+pub fn pieces<'a>(head: &'a str, request: [&'a [u8]; 2], response: Option<&'a str>) -> [&'a [u8]; 6] {
+    let name: &[u8] = if response.is_some() { b",\"response\":" } else { b"" };
+    [head.as_bytes(), request[0], request[1], name, response.unwrap_or_default().as_bytes(), b"}"]
+}
+
+/// Bytes of a file's [`pieces`].
+pub fn size(pieces: &[&[u8]]) -> u64 {
+    pieces.iter().map(|piece| piece.len() as u64).sum()
 }
 
 /// Why a job came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// A sentence.
     pub message: String,
-    /// A word.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Tries.
     pub attempts: u64,
 }
 
 impl Trouble {
-    /// The word for what its owner stopped.
     pub const CANCELLED: &str = "cancelled";
 
-    /// Its owner stopped it.
     pub fn cancelled(attempts: u64) -> Self {
         Self { message: "The job was cancelled.".into(), kind: Self::CANCELLED.into(), attempts }
     }
 }
 
-/// How the telling went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     /// `delivered` or `failed`.
     pub status: String,
-    /// Tries.
     pub attempts: u32,
     /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -181,7 +205,7 @@ mod tests {
         let name = Name {
             sequence: 0x0193_2f0a_1b2c_0003,
             id: "abc".into(),
-            owner: 7,
+            owner: "00000007".into(),
             state: State::Error,
             number: 99,
             owed: true,
@@ -197,15 +221,39 @@ mod tests {
             "01932f0a1b2c0003.abc.00000007.lost.99",
             "01932f0a1b2c0003..00000007.error.9",
             "1.abc.7.error.9",
+            "01932f0a1b2c0003.abc.0000007.error.99",
+            "01932f0a1b2c0003.abc.0000000x.error.99",
         ] {
             assert_eq!(Name::parse(text), None, "{text}");
         }
         assert_eq!(Name::parse("01932f0a1b2c0003.abc.00000007.error.99.owed.x"), None);
     }
 
+    // S21: these two names share the first 4 bytes of their SHA-256, which the first release compared.
     #[test]
-    fn owners_have_numbers_and_nobody_has_none() {
-        assert_eq!(owner_number(None), 0);
-        assert_ne!(owner_number(Some("a")), owner_number(Some("b")));
+    fn no_two_owners_are_the_same() {
+        let (one, other) = (owner_id(Some("key-8337")), owner_id(Some("key-15029")));
+        assert_eq!((&one[..8], one.len()), (&other[..8], 64));
+        assert_ne!(one, other);
+        assert_eq!(&*owner_id(None), NOBODY);
+    }
+
+    #[test]
+    fn a_record_reads_back_with_its_bodies_as_they_were() {
+        let record = Record {
+            version: 1,
+            id: "a".into(),
+            owner: None,
+            group: Some("g".into()),
+            path: "/v1/completions".into(),
+            webhook: None,
+            error: None,
+            delivery: Some(Delivery { status: "delivered".into(), attempts: 1, error: None }),
+        };
+        let file = pieces(&record.head(), [b"{ \"n\" :", b" 1e400}"], Some("[ 1.0 ]")).concat();
+        let (read, bodies) = Record::read(&file).expect("a job");
+        assert_eq!((read.group, read.delivery), (record.group, record.delivery));
+        assert_eq!(bodies.request.get(), "{ \"n\" : 1e400}");
+        assert_eq!(bodies.response.map(RawValue::get), Some("[ 1.0 ]"));
     }
 }

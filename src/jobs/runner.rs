@@ -1,17 +1,18 @@
 //! The life of one job: it is taken from the line, tried, and comes to its end, which is written before it is told.
 
 use super::collect::collect;
-use super::record::{Name, Record, State, Trouble};
+use super::record::{Name, Record, State, Trouble, pieces, size};
 use super::{Office, Running, Why, seconds};
 use crate::base::clock;
 use crate::base::disk::is_full;
 use crate::base::gone::Gone;
+use crate::http::request::Body;
 use crate::model::failure::{Failure, Kind};
 use crate::model::scope::Scope;
 use crate::proxy::parcel::{Background, Ended};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,50 +44,77 @@ enum End {
     Stopped,
 }
 
+/// A job that runs takes its place until this is dropped, whatever happens.
+struct Place<'a>(&'a Office, &'a str);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.floor().queue.done(self.1);
+        self.0.changed.notify_all();
+    }
+}
+
 impl Office {
     /// A runner's life.
     pub(super) fn run(&self) {
-        while let Some((name, running)) = self.next() {
-            // A panic is one job's error, not a runner's end; the hook has logged.
-            if catch_unwind(AssertUnwindSafe(|| self.work(name.clone(), &running.gone))).is_err() {
-                self.give_up(&name);
+        while let Some((was, running)) = self.next() {
+            let _place = Place(self, &was.id);
+            // A panic is one job's error; the hook has logged.
+            if catch_unwind(AssertUnwindSafe(|| self.begin(&was, &running.gone))).is_err() {
+                self.give_up(&was);
             }
-            self.floor().queue.done(&name.id);
-            self.changed.notify_all();
         }
     }
 
     /// Waits for a job.
     fn next(&self) -> Option<(Name, Running)> {
         let mut floor = self.floor();
-        loop {
-            if floor.closed {
-                return None;
-            }
+        while !floor.closed {
             let running = Running { gone: Arc::default(), until: clock::now() + self.settings().timeout, why: None };
             if let Some(was) = floor.queue.start(self.most, || running.clone()) {
-                drop(floor);
-                let name = was.to(State::Processing, was.number + 1);
-                if let Err(error) = self.spool.rename(&was, &name) {
-                    log::error!("job {}: it cannot be started: {error}", name.id);
-                }
-                // The housekeeper has a new end to watch.
-                self.changed.notify_all();
-                return Some((name, running));
+                return Some((was, running));
             }
             floor = self.wait(floor, Duration::from_secs(60));
         }
+        None
+    }
+
+    fn begin(&self, was: &Name, gone: &Arc<Gone>) {
+        let name = was.to(State::Processing, was.number + 1);
+        if let Err(error) = self.spool.rename(was, &name) {
+            log::error!("job {}: it cannot be started: {error}", name.id);
+        }
+        // The housekeeper has a new end to watch.
+        self.changed.notify_all();
+        self.work(name, gone);
+    }
+
+    /// The record of a job that is to run, and what it asks for.
+    fn load(&self, name: &Name) -> io::Result<(Record, Body)> {
+        let mut held = self.proxy.budget.hold(None);
+        if !held.resize(self.room(name)) {
+            return Err(io::Error::new(ErrorKind::OutOfMemory, "too much is held for clients (server.bodyMemory)"));
+        }
+        let mut file = self.file(name)?;
+        let (record, bodies) = Record::read(&file)?;
+        let start = bodies.request.get().as_ptr() as usize - file.as_ptr() as usize;
+        let end = start + bodies.request.get().len();
+        file.truncate(end);
+        file.drain(..start);
+        let mut body = Body::new(held);
+        body.grow(|bytes| *bytes = file).ok_or(ErrorKind::OutOfMemory)?;
+        Ok((record, body))
     }
 
     fn work(&self, mut name: Name, gone: &Arc<Gone>) {
-        let mut record = match self.record(&name) {
-            Ok(record) => record,
+        let (mut record, mut body) = match self.load(&name) {
+            Ok(loaded) => loaded,
             Err(error) => {
                 log::error!("job {}: it cannot be read: {error}", name.id);
                 return match error.kind() {
                     ErrorKind::NotFound => drop(self.floor().queue.take_out(&name.id)),
                     ErrorKind::InvalidData | ErrorKind::UnexpectedEof => self.give_up(&name),
-                    // Out of descriptors, or a disk that is away: it waits for better times.
+                    // Out of memory or descriptors, or a disk that is away: it waits for better times.
                     _ => {
                         gone.wait_until(clock::now() + PAUSE, clock::now);
                         self.put_back(&name);
@@ -95,7 +123,7 @@ impl Office {
             }
         };
         log::info!("job {}: started, try {}", name.id, name.number);
-        let end = self.tries(&mut name, &record, gone);
+        let end = self.tries(&mut name, &record, &mut body, gone);
         let why = self.why(&name.id);
         let tries = name.number;
         let trouble =
@@ -107,19 +135,16 @@ impl Office {
         };
         match end {
             End::Stopped => self.put_back(&name),
-            End::Completed(response) => {
-                record.response = Some(response);
-                self.finish(&name, &record, State::Completed, gone);
-            }
+            End::Completed(response) => self.finish(&name, &record, body.bytes(), Some(&response), gone),
             End::Error(error) => {
                 record.error = Some(error);
-                self.finish(&name, &record, State::Error, gone);
+                self.finish(&name, &record, body.bytes(), None, gone);
             }
         }
     }
 
     /// Tries until it succeeds, or no try is left.
-    fn tries(&self, name: &mut Name, record: &Record, gone: &Arc<Gone>) -> End {
+    fn tries(&self, name: &mut Name, record: &Record, body: &mut Body, gone: &Arc<Gone>) -> End {
         let settings = self.settings();
         let most = u64::from(settings.attempts);
         if name.number > most {
@@ -128,7 +153,7 @@ impl Office {
         }
         let mut pause = PAUSE;
         loop {
-            let tried = self.attempt(name, record, gone);
+            let tried = self.attempt(name, record, body, gone);
             let wait = match tried {
                 Try::Interrupted => return End::Stopped,
                 Try::Answer(response) => return End::Completed(response),
@@ -156,16 +181,15 @@ impl Office {
         }
     }
 
-    fn attempt(&self, name: &Name, record: &Record, gone: &Arc<Gone>) -> Try {
+    fn attempt(&self, name: &Name, record: &Record, body: &mut Body, gone: &Arc<Gone>) -> Try {
         let trouble = |message: String, kind: &str| Trouble { message, kind: kind.into(), attempts: name.number };
         let Some(scope) = self.scope(record) else {
             return Try::Never(trouble("The key it came with is no longer known.".into(), "unauthorized"));
         };
-        let body = record.request.get().as_bytes();
-        let order = Background { id: &name.id, path: &record.path, body, scope, gone };
-        match self.proxy.run(&order) {
+        let order = Background { id: &name.id, path: &record.path, scope, gone };
+        match self.proxy.run(&order, body) {
             Ended::Gone => Try::Interrupted,
-            Ended::Answered { status: 200..=299, events, body } => match answer(events, &body) {
+            Ended::Answered { status: 200..=299, events, body } => match answer(events, body) {
                 Ok(response) => Try::Answer(response),
                 Err(message) => Try::Again(trouble(message, "upstream_error")),
             },
@@ -217,7 +241,7 @@ impl Office {
     }
 
     /// Gives its file another name.
-    fn rename(&self, from: &Name, to: &Name) -> std::io::Result<()> {
+    fn rename(&self, from: &Name, to: &Name) -> io::Result<()> {
         self.spool.rename(from, to)?;
         let mut floor = self.floor();
         let bytes = floor.queue.size(&from.id);
@@ -232,15 +256,23 @@ impl Office {
 
     /// Writes the end of a job down, and only then lets it be known. On a full disk an answer waits for room until
     /// `gone`: nobody computes it again.
-    pub(super) fn finish(&self, name: &Name, record: &Record, state: State, gone: &Gone) {
+    pub(super) fn finish(
+        &self,
+        name: &Name,
+        record: &Record,
+        request: &[u8],
+        response: Option<&RawValue>,
+        gone: &Gone,
+    ) {
         let is_cancelled = record.error.as_ref().is_some_and(|error| error.kind == Trouble::CANCELLED);
         let owed = record.webhook.is_some() && !is_cancelled;
+        let state = if response.is_some() { State::Completed } else { State::Error };
         let mut to = Name { owed, ..name.to(state, seconds()) };
-        let bytes = serde_json::to_vec(record).unwrap_or_default();
-        let mut size = bytes.len() as u64;
-        let never = Gone::default();
+        let head = record.head();
+        let pieces = pieces(&head, [request, &[]], response.map(RawValue::get));
+        let mut bytes = size(&pieces);
         for written in 1.. {
-            match self.spool.write(&to, &bytes) {
+            match self.spool.write(&to, &pieces) {
                 Ok(()) => break,
                 Err(error) if is_full(&error) && state == State::Completed && !gone.has_left() => {
                     if written == 1 {
@@ -250,7 +282,7 @@ impl Office {
                 }
                 Err(error) if written < WRITES && !is_full(&error) => {
                     log::warn!("job {}: its end cannot be written: {error}; once more", name.id);
-                    never.wait_until(clock::now() + PAUSE, clock::now);
+                    gone.wait_until(clock::now() + PAUSE, clock::now);
                 }
                 // It is done once more after the next start.
                 Err(_) if self.why(&name.id) == Some(Why::Stopping) => return self.put_back(name),
@@ -258,7 +290,7 @@ impl Office {
                 Err(error) => {
                     log::error!("job {}: its end is lost: {error}", name.id);
                     to = to.to(State::Error, to.number);
-                    size = self.floor().queue.size(&name.id);
+                    bytes = self.floor().queue.size(&name.id);
                     if self.spool.rename(name, &to).is_err() {
                         to.clone_from(name);
                     }
@@ -267,23 +299,22 @@ impl Office {
             }
         }
         log::info!("job {}: {} after {} tries", name.id, to.state.as_str(), name.number);
-        self.floor().queue.put(&to, size);
+        self.floor().queue.put(&to, bytes);
         if to != *name {
             self.spool.remove(name);
         }
         if to.owed {
-            let _ = self.news.send(Arc::clone(&to.id));
+            self.announce(&to.id, record);
         }
     }
 }
 
 /// An answer as it is kept.
-fn answer(events: bool, body: &[u8]) -> Result<Box<RawValue>, String> {
+fn answer(events: bool, body: Vec<u8>) -> Result<Box<RawValue>, String> {
     let text = match events {
-        true => collect(body)?.to_string(),
-        false => String::from_utf8(body.to_vec()).map_err(|_| "The answer is no text.")?,
+        true => collect(&body)?.to_string(),
+        false => String::from_utf8(body).map_err(|_| "The answer is no text.")?,
     };
-    let text = text.trim().to_owned();
     RawValue::from_string(text).map_err(|_| "The answer is no JSON.".into())
 }
 

@@ -1,13 +1,17 @@
 //! The folder of jobs: a file each, written whole or not at all. Knows names and bytes, no more.
 
 use super::record::Name;
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files that are being written start so; what is left of them after a crash is removed.
 const UNFINISHED: &str = "tmp-";
 const LOCK: &str = "lock";
+/// What an answer about a job is longer than its file, at most in most cases.
+pub const ROOM: usize = 4 << 10;
 
 /// The folder, held by this process alone.
 pub struct Spool {
@@ -19,9 +23,7 @@ pub struct Spool {
 
 /// A file that was found at the start.
 pub struct Stored {
-    /// Its name.
     pub name: Name,
-    /// Its size.
     pub bytes: u64,
 }
 
@@ -43,14 +45,19 @@ impl Spool {
             }
             fs::TryLockError::Error(error) => error,
         })?;
-        let mut stored = Vec::new();
+        let (mut stored, mut owners) = (Vec::new(), HashSet::<Arc<str>>::new());
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             let file = entry.file_name();
             let Some(text) = file.to_str() else { continue };
             if text.starts_with(UNFINISHED) {
                 fs::remove_file(entry.path())?;
-            } else if let Some(name) = Name::parse(text) {
+            } else if let Some(mut name) = Name::parse(text) {
+                // One copy of the owner for all that is theirs.
+                match owners.get(&name.owner) {
+                    Some(known) => name.owner = Arc::clone(known),
+                    None => drop(owners.insert(Arc::clone(&name.owner))),
+                }
                 stored.push(Stored { name, bytes: entry.metadata()?.len() });
             }
         }
@@ -58,21 +65,29 @@ impl Spool {
         Ok((Self { dir: dir.to_owned(), folder, _lock: lock }, stored))
     }
 
-    /// Puts a file there. It is there for good when this returns.
+    /// Puts a file there, piece by piece. It is there for good when this returns.
     ///
     /// # Errors
     /// Nothing of it is there.
-    pub fn write(&self, name: &Name, bytes: &[u8]) -> io::Result<()> {
+    pub fn write(&self, name: &Name, pieces: &[&[u8]]) -> io::Result<()> {
         let unfinished = self.dir.join(format!("{UNFINISHED}{}", name.id));
         let written = private().write(true).create(true).truncate(true).open(&unfinished).and_then(|mut file| {
-            file.write_all(bytes)?;
+            pieces.iter().try_for_each(|piece| file.write_all(piece))?;
             file.sync_all()
         });
-        let placed =
-            written.and_then(|()| fs::rename(&unfinished, self.path(name))).and_then(|()| self.folder.sync_all());
+        let placed = written.and_then(|()| fs::rename(&unfinished, self.path(name)));
         placed.inspect_err(|_| {
             let _ = fs::remove_file(&unfinished);
-        })
+        })?;
+        match self.folder.sync_all() {
+            // It has its name already: without a promise that this lasts it must not be there at all.
+            Err(error) if fs::remove_file(self.path(name)).is_ok() => Err(error),
+            Err(error) => {
+                log::warn!("jobs: {} is there, but a power cut may undo it: {error}", self.path(name).display());
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Gives a file another name. A power cut may undo it.
@@ -83,12 +98,17 @@ impl Spool {
         fs::rename(self.path(from), self.path(to))
     }
 
-    /// What a file holds.
+    /// What a file holds, with room for a little more.
     ///
     /// # Errors
     /// It cannot be read.
     pub fn read(&self, name: &Name) -> io::Result<Vec<u8>> {
-        fs::read(self.path(name))
+        let mut file = File::open(self.path(name))?;
+        let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length.saturating_add(ROOM)).map_err(|_| ErrorKind::OutOfMemory)?;
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Takes a file away; one that is not there is no error.
@@ -101,7 +121,6 @@ impl Spool {
         }
     }
 
-    /// Where it is.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -117,4 +136,33 @@ fn private() -> OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("llmproxy-spool-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        dir
+    }
+
+    // S11
+    #[test]
+    fn what_is_said_not_to_be_there_is_not_there() {
+        let dir = folder("sync");
+        let (mut spool, _) = Spool::open(&dir).expect("a folder");
+        let name = Name::parse("01932f0a1b2c0003.abc.00000000.pending.0").expect("a name");
+        let files = || fs::read_dir(&dir).expect("a folder").count();
+        // A device that cannot be synced stands for a folder whose disk is failing.
+        let folder = std::mem::replace(&mut spool.folder, File::open("/dev/null").expect("a device"));
+        assert!(spool.write(&name, &[b"{", b"}"]).is_err());
+        assert_eq!(files(), 1, "the lock");
+        spool.folder = folder;
+        spool.write(&name, &[b"{", b"}"]).expect("a good folder");
+        assert_eq!((spool.read(&name).expect("it is there"), files()), (b"{}".to_vec(), 2));
+        drop(spool);
+        let _ = fs::remove_dir_all(&dir);
+    }
 }

@@ -6,18 +6,16 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use std::io;
 
-/// Jobs in a list at most, the newest.
+/// Jobs in one answer at most, and without `limit`.
 pub const MOST_LISTED: usize = 1000;
 
-/// One job; what it has not is left out.
+/// One job but for its request and response; what it has not is left out.
 #[derive(Serialize)]
 struct View<'a> {
     request_id: &'a str,
     status: State,
-    request: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    response: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<Trouble>,
     timestamp: u64,
@@ -27,15 +25,25 @@ struct View<'a> {
     webhook: Option<serde_json::Value>,
 }
 
-/// One job whole.
-pub fn job(name: &Name, record: &Record, position: usize, active: usize) -> Told {
+/// One job whole, made of its file, which may be long.
+///
+/// # Errors
+/// The file is no job.
+pub fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io::Result<Told> {
+    let (record, bodies) = Record::read(&file)?;
+    let place = |raw: &RawValue| {
+        let start = raw.get().as_ptr() as usize - file.as_ptr() as usize;
+        start..start + raw.get().len()
+    };
+    let request = place(bodies.request);
+    let response = bodies.response.filter(|_| name.state == State::Completed).map(place);
     // A full disk can keep the end of a job from being written, but not from being known.
     let lost = || Trouble {
         message: "The end of this job could not be stored; the log has the details.".into(),
         kind: "storage_error".into(),
         attempts: 0,
     };
-    let error = (name.state == State::Error).then(|| record.error.clone().unwrap_or_else(lost));
+    let error = (name.state == State::Error).then(|| record.error.unwrap_or_else(lost));
     let webhook = record.webhook.as_ref().map(|url| match &record.delivery {
         Some(delivery) => {
             json!({"url": url, "status": delivery.status, "attempts": delivery.attempts, "error": delivery.error})
@@ -45,16 +53,25 @@ pub fn job(name: &Name, record: &Record, position: usize, active: usize) -> Told
     let view = View {
         request_id: &name.id,
         status: name.state,
-        request: &record.request,
-        response: record.response.as_deref().filter(|_| name.state == State::Completed),
         error,
         timestamp: name.timestamp(),
         queue_position: position,
         active_requests: active,
         webhook,
     };
-    let body = serde_json::to_vec(&view).unwrap_or_default();
-    Told { status: StatusCode::OK, body, fields: Vec::new() }
+    let mut head = serde_json::to_string(&view)?;
+    head.pop();
+    // The two stand side by side: what is there already is neither copied nor held twice.
+    let (first, span) = match response {
+        None => ("request", request),
+        Some(response) if response.start < request.start => ("response", response.start..request.end),
+        Some(response) => ("request", request.start..response.end),
+    };
+    head += &format!(",\"{first}\":");
+    file.truncate(span.end);
+    file.splice(..span.start, head.bytes());
+    file.push(b'}');
+    Ok(Told { body: file, ..Told::json(StatusCode::OK, &json!({})) })
 }
 
 /// The disk, or a want of descriptors, is in the way.
@@ -76,15 +93,65 @@ pub fn cancelled(name: &Name) -> Told {
     Told::json(StatusCode::OK, &json!({"request_id": &*name.id, "status": "cancelled", "was": name.state.as_str()}))
 }
 
-/// Jobs with their places in the line, and how many there are in all.
-pub fn list(jobs: &[(Name, usize)], counts: [usize; 4]) -> Told {
+/// Which jobs a list is to hold: `limit` of them that came before `after`.
+pub struct Page<'a> {
+    pub limit: usize,
+    pub after: Option<&'a str>,
+}
+
+impl<'a> Page<'a> {
+    /// What a query asks for, as OpenAI's lists do; a `limit` that is none is as if it were not there.
+    pub fn of(query: &'a str) -> Self {
+        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let limit = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(MOST_LISTED);
+        Self { limit: limit.clamp(1, MOST_LISTED), after: value("after") }
+    }
+}
+
+/// Jobs with their places in the line, whether there are more, and how many there are in all.
+pub fn list(jobs: &[(usize, Name)], has_more: bool, counts: [usize; 4]) -> Told {
     let data: Vec<_> = jobs
         .iter()
-        .map(|(name, position)| {
+        .map(|(position, name)| {
             json!({"request_id": &*name.id, "status": name.state.as_str(), "timestamp": name.timestamp(), "queue_position": position})
         })
         .collect();
     let [pending, processing, completed, error] = counts;
     let counts = json!({"pending": pending, "processing": processing, "completed": completed, "error": error});
-    Told::json(StatusCode::OK, &json!({"object": "list", "data": data, "counts": counts}))
+    let body = json!({"object": "list", "data": data, "has_more": has_more, "counts": counts});
+    Told::json(StatusCode::OK, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_told_from_its_file_whatever_stands_first_there() {
+        let name = Name::parse("01932f0a1b2c0003.abc.00000000.completed.9").expect("a name");
+        let (about, request, response) = (
+            r#""version":1,"id":"abc","owner":null,"group":null,"path":"/","webhook":null"#,
+            r#""request":{"n": 1e400}"#,
+            r#""response":[ 1.0 ]"#,
+        );
+        for file in [[about, request, response], [response, request, about], [request, response, about]] {
+            let told = job(&name, format!("{{{}}}", file.join(",")).into_bytes(), 0, 3).expect("a job");
+            let text = String::from_utf8(told.body).expect("text");
+            assert!(
+                text.contains(request) && text.contains(response) && text.contains(r#""active_requests":3"#),
+                "{text}"
+            );
+            assert!(
+                text.starts_with(r#"{"request_id":"abc","status":"completed","#) && !text.contains("version"),
+                "{text}"
+            );
+            let waiting =
+                job(&name.to(State::Pending, 0), format!("{{{}}}", file.join(",")).into_bytes(), 1, 3).expect("a job");
+            let value: serde_json::Value =
+                serde_json::from_str(&String::from_utf8(waiting.body).expect("text").replace("1e400", "1"))
+                    .expect("JSON");
+            assert_eq!((value.get("response"), &value["request"]["n"]), (None, &json!(1)));
+        }
+        assert!(job(&name, b"{ half".to_vec(), 0, 0).is_err());
+    }
 }

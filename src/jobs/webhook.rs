@@ -1,16 +1,18 @@
 //! Tells who asked for it that a job has ended: signed, tried again, never into this house.
 
 use super::address;
-use super::record::{Delivery, Name, Record, State};
+use super::record::{Bodies, Delivery, Name, Record, State, pieces, size};
 use super::seconds;
+use super::webhook_queue::Call;
 use super::{Office, is_hopeless};
 use crate::base::clock;
+use crate::base::lock::lock;
 use crate::base::secret::Secret;
 use crate::upstream::courier::{self, Letter};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::json;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,49 +24,77 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How soon a stop is noticed.
 const GLANCE: Duration = Duration::from_millis(500);
 
-/// Somebody to be told.
-struct Errand {
-    id: Arc<str>,
-    tries: u32,
-    due: Instant,
-}
-
-/// The thread's life: as many errands as there are jobs with an address at most.
-pub(super) fn tell(office: &Office, news: &Receiver<Arc<str>>) {
-    let mut errands: Vec<Errand> = Vec::new();
-    while !office.floor().closed {
-        let now = clock::now();
-        let wait = errands.iter().map(|errand| errand.due.saturating_duration_since(now)).min();
-        match news.recv_timeout(wait.map_or(GLANCE, |wait| wait.min(GLANCE))) {
-            Ok(id) => errands.push(Errand { id, tries: 0, due: now }),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-        let now = clock::now();
-        let (due, later): (Vec<_>, Vec<_>) = errands.into_iter().partition(|errand| errand.due <= now);
-        errands = later;
-        errands.extend(due.into_iter().filter_map(|errand| office.run_errand(errand)));
-    }
-}
-
 impl Office {
-    /// One try; the errand again if it is to be tried once more.
-    fn run_errand(&self, errand: Errand) -> Option<Errand> {
-        let name = self.floor().queue.name(&errand.id).filter(|name| name.owed)?;
-        let mut record = match self.record(&name).inspect_err(|error| log::warn!("job {}: {error}", name.id)) {
-            Ok(record) => record,
+    /// A job has ended whose webhook is to be called.
+    pub(super) fn announce(&self, id: &Arc<str>, record: &Record) {
+        lock(&self.webhooks).put_new(Arc::clone(id), self.target(record), clock::now());
+        self.webhook_due.notify_one();
+    }
+
+    /// Who is called for a job; nobody in particular if its address is not allowed (any more).
+    fn target(&self, record: &Record) -> Arc<str> {
+        let url = record.webhook.as_deref().unwrap_or_default();
+        let target = address::check(url, &self.settings().webhooks);
+        target.map_or_else(|_| "".into(), |target| format!("{}:{}", target.base.host, target.base.port).into())
+    }
+
+    /// The life of one of the threads that tell.
+    pub(super) fn tell(&self) {
+        while let Some(call) = self.next_call() {
+            // A panic ends one call; the hook has logged.
+            let again = catch_unwind(AssertUnwindSafe(|| self.call(&call))).unwrap_or(None);
+            let mut queue = lock(&self.webhooks);
+            queue.done(&call.target);
+            if let Some((call, due)) = again {
+                queue.put(call, due);
+            }
+            drop(queue);
+            self.webhook_due.notify_all();
+        }
+    }
+
+    fn next_call(&self) -> Option<Call> {
+        while !self.floor().closed {
+            let now = clock::now();
+            let mut queue = lock(&self.webhooks);
+            if let Some(call) = queue.take(now) {
+                return Some(call);
+            }
+            let pause = queue.next_due().map_or(GLANCE, |due| (due - now).min(GLANCE));
+            drop(self.webhook_due.wait_timeout(queue, pause));
+        }
+        None
+    }
+
+    /// One try; the call and its time if it is to be made once more.
+    fn call(&self, call: &Call) -> Option<(Call, Instant)> {
+        let name = self.floor().queue.name(&call.id).filter(|name| name.owed)?;
+        let mut held = self.proxy.budget.hold(None);
+        if !held.resize(self.room(&name)) {
+            return Some((call.clone(), clock::now() + PAUSE));
+        }
+        let file = self.file(&name);
+        let read = file.as_deref().map_err(|error| error.kind().into()).and_then(Record::read);
+        let (mut record, bodies) = match read.inspect_err(|error| log::warn!("job {}: {error}", name.id)) {
+            Ok(read) => read,
             Err(error) if is_hopeless(&error) => return None,
-            Err(_) => return Some(Errand { due: clock::now() + PAUSE, ..errand }),
+            Err(_) => return Some((call.clone(), clock::now() + PAUSE)),
         };
+        let target = self.target(&record);
+        if target != call.target {
+            return Some((Call { target, ..call.clone() }, clock::now()));
+        }
         let settings = self.settings().webhooks;
         let url = record.webhook.clone()?;
-        let tries = errand.tries + 1;
+        let attempts = call.attempts + 1;
         let told = address::check(&url, &settings).and_then(|target| {
-            let body = message(&name, &record);
+            let head = message(&name, &record, &bodies);
+            let response = bodies.response.filter(|_| name.state == State::Completed);
+            let body = [head.as_bytes(), response.map_or(b"", |response| response.get().as_bytes()), b"}"];
             let headers = signed(&name, &body, settings.secret.as_ref());
             let allowed = target.allowed;
             let guard = move |ip| allowed || address::is_public(ip);
-            let letter = Letter { base: &target.base, path: &target.path, headers, body: body.as_bytes() };
+            let letter = Letter { base: &target.base, path: &target.path, headers, body };
             courier::deliver(&letter, PATIENCE, &self.hushed, Arc::new(guard))
         });
         if self.hushed.has_left() {
@@ -77,64 +107,66 @@ impl Office {
         };
         match &wrong {
             None => log::info!("job {}: its webhook was told", name.id),
-            Some(why) if tries < settings.attempts => {
-                log::info!("job {}: its webhook was not told, try {tries} of {}: {why}", name.id, settings.attempts);
-                let pause = PAUSE.saturating_mul(1 << (tries - 1).min(16)).min(LONGEST_PAUSE);
-                return Some(Errand { tries, due: clock::now() + pause, ..errand });
+            Some(why) if attempts < settings.attempts => {
+                log::info!("job {}: its webhook was not told, try {attempts} of {}: {why}", name.id, settings.attempts);
+                let pause = PAUSE.saturating_mul(1 << (attempts - 1).min(16)).min(LONGEST_PAUSE);
+                return Some((Call { attempts, ..call.clone() }, clock::now() + pause));
             }
-            Some(why) => log::warn!("job {}: its webhook was not told after {tries} tries: {why}", name.id),
+            Some(why) => log::warn!("job {}: its webhook was not told after {attempts} tries: {why}", name.id),
         }
         let status = if wrong.is_none() { "delivered" } else { "failed" };
-        record.delivery = Some(Delivery { status: status.into(), attempts: tries, error: wrong });
-        self.note(&name, &record);
+        record.delivery = Some(Delivery { status: status.into(), attempts, error: wrong });
+        self.note(&name, &record, &bodies);
         None
     }
 
     /// Writes down that nobody waits to be told any more.
-    fn note(&self, name: &Name, record: &Record) {
+    fn note(&self, name: &Name, record: &Record, bodies: &Bodies<'_>) {
         let to = Name { owed: false, ..name.clone() };
-        let bytes = serde_json::to_vec(record).unwrap_or_default();
-        if let Err(error) = self.spool.write(&to, &bytes) {
+        let head = record.head();
+        let response = bodies.response.map(|response| response.get());
+        let pieces = pieces(&head, [bodies.request.get().as_bytes(), &[]], response);
+        if let Err(error) = self.spool.write(&to, &pieces) {
             return log::warn!("job {}: it cannot be noted: {error}", name.id);
         }
         let mut floor = self.floor();
         // Its owner may have dropped it meanwhile.
         let is_there = floor.queue.name(&name.id).is_some();
         if is_there {
-            floor.queue.put(&to, bytes.len() as u64);
+            floor.queue.put(&to, size(&pieces));
         }
         drop(floor);
         self.spool.remove(if is_there { name } else { &to });
     }
 }
 
-/// What is told [S004-16].
-fn message(name: &Name, record: &Record) -> String {
-    match (&record.response, name.state) {
-        (Some(response), State::Completed) => {
-            // As it was answered, byte for byte.
-            format!("{{\"request_id\":{},\"status\":\"completed\",\"response\":{response}}}", json!(&*name.id))
-        }
-        _ => json!({"request_id": &*name.id, "status": "error", "error": record.error}).to_string(),
+/// What is told, up to the response as it was answered, byte for byte, and the last brace [S004-16].
+fn message(name: &Name, record: &Record, bodies: &Bodies<'_>) -> String {
+    let id = json!(&*name.id);
+    match (bodies.response, name.state) {
+        (Some(_), State::Completed) => format!("{{\"request_id\":{id},\"status\":\"completed\",\"response\":"),
+        _ => format!("{{\"request_id\":{id},\"status\":\"error\",\"error\":{}", json!(record.error)),
     }
 }
 
 /// The fields of Standard Webhooks 1.0; without a secret nothing is signed.
-fn signed(name: &Name, body: &str, secret: Option<&Secret>) -> Vec<(&'static str, String)> {
+fn signed(name: &Name, body: &[&[u8]; 3], secret: Option<&Secret>) -> Vec<(&'static str, String)> {
     let (id, time) = (format!("msg_{}", name.id), seconds());
     let mut fields = vec![("webhook-id", id.clone()), ("webhook-timestamp", time.to_string())];
     if let Some(secret) = secret {
-        fields
-            .push(("webhook-signature", format!("v1,{}", signature(secret.reveal(), &format!("{id}.{time}.{body}")))));
+        let stamp = format!("{id}.{time}.");
+        let text = [stamp.as_bytes(), body[0], body[1], body[2]];
+        fields.push(("webhook-signature", format!("v1,{}", signature(secret.reveal(), &text))));
     }
     fields
 }
 
-fn signature(secret: &str, text: &str) -> String {
+fn signature(secret: &str, text: &[&[u8]]) -> String {
     let coded = secret.strip_prefix("whsec_").and_then(|coded| STANDARD.decode(coded).ok());
     let key = coded.unwrap_or_else(|| secret.as_bytes().to_vec());
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key);
-    STANDARD.encode(ring::hmac::sign(&key, text.as_bytes()))
+    let mut context = ring::hmac::Context::with_key(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &key));
+    text.iter().for_each(|piece| context.update(piece));
+    STANDARD.encode(context.sign())
 }
 
 #[cfg(test)]
@@ -145,7 +177,7 @@ mod tests {
     fn the_signature_is_that_of_the_standards_example() {
         // https://github.com/standard-webhooks/standard-webhooks, the example of its libraries.
         let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-        let text = "msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{\"test\": 2432232314}";
-        assert_eq!(signature(secret, text), "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        let text = [&b"msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330."[..], b"{\"test\": ", b"2432232314}"];
+        assert_eq!(signature(secret, &text), "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 }

@@ -138,6 +138,16 @@ impl Caller {
         }
     }
 
+    /// Who has the page's token: nothing is hidden from them.
+    pub fn administrator() -> Self {
+        Self { admin: true, ..Self::anybody() }
+    }
+
+    /// Whether the key opens only some models or endpoints.
+    pub fn is_limited(&self) -> bool {
+        !self.scope.models.is_empty() || !self.scope.endpoints.is_empty()
+    }
+
     /// Takes one request out of the key's rate limit, if it has one.
     pub fn take(&self, now: Instant) -> Option<Left> {
         let (limit, used) = (self.rate_limit?, self.use_of.as_ref()?);

@@ -1,7 +1,12 @@
 //! Which conversation a request continues: a growing chain of hashes, one link for each message, so that a longer
 //! request holds every link of the shorter one before it. Keeps no text. Pure but for the hash's keys.
 
+use memchr::memmem;
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
@@ -11,13 +16,17 @@ const BLOCK: usize = 1 << 10;
 const MOST_LINKS: usize = 256;
 /// Moved from message to message by Anthropic's clients at every turn; no part of the prompt.
 const MARKER: &str = "cache_control";
+/// Claude Code's system line that differs in every request; servers ignore it as well.
+const BILLING_LINE: &str = "x-anthropic-billing-header:";
+/// The hash of what is no part of the prompt: a text of nothing but that line, and the block or message that holds it.
+const NOTHING: u64 = 0;
 
 /// What a request is recognised by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks {
     /// Link n stands for the model, its tools and system prompt, and the first n messages. Oldest first.
     pub links: Vec<u64>,
-    /// What the client says itself, the strongest first: session headers, `prompt_cache_key`, `user`.
+    /// What the client says itself, the strongest first: session headers, `prompt_cache_key`, `metadata.user_id`, `user`.
     pub hints: Vec<u64>,
 }
 
@@ -27,20 +36,10 @@ pub fn marks<'a>(body: &[u8], model: &str, sessions: impl Iterator<Item = &'a [u
     // A body with half a character in it cannot be decoded; its session headers still count.
     let found = reader.deserialize_map(Body(keys)).unwrap_or_default();
     let seed = keys.hash_one((model, found.tools, found.system));
-    let mut link = seed;
-    let mut links: Vec<u64> = Vec::with_capacity(found.parts.len());
-    let mut is_head = true;
-    for part in &found.parts {
-        link = keys.hash_one((link, part.hash));
-        // Every endpoint has seen the system prompt: it tells nothing about whose conversation this is.
-        is_head &= part.is_system;
-        if !is_head {
-            links.push(link);
-        }
-    }
-    links.drain(..links.len().saturating_sub(MOST_LINKS));
+    let links = found.chain.links.iter().map(|link| keys.hash_one((seed, link))).collect();
     let mut hints: Vec<u64> = sessions.map(|session| keys.hash_one(("session", model, session))).collect();
     hints.extend(found.cache_key.map(|key| keys.hash_one(("prompt_cache_key", model, key))));
+    hints.extend(found.session.map(|session| keys.hash_one(("metadata", model, session))));
     hints.extend(found.user.map(|user| keys.hash_one(("user", model, user))));
     Marks { links, hints }
 }
@@ -52,12 +51,39 @@ struct Part {
     is_system: bool,
 }
 
+/// The links of the parts so far, the newest `MOST_LINKS` of them: a body may have millions of parts.
+#[derive(Default)]
+struct Chain {
+    link: u64,
+    links: VecDeque<u64>,
+    /// A part that is no system prompt was met.
+    begun: bool,
+}
+
+impl Chain {
+    fn push(&mut self, part: Part, keys: &RandomState) {
+        if part.hash == NOTHING {
+            return;
+        }
+        self.link = keys.hash_one((self.link, part.hash));
+        // Every endpoint has seen the system prompt: it tells nothing about whose conversation this is.
+        self.begun |= !part.is_system;
+        if self.begun {
+            if self.links.len() == MOST_LINKS {
+                self.links.pop_front();
+            }
+            self.links.push_back(self.link);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Found {
-    parts: Vec<Part>,
+    chain: Chain,
     tools: u64,
     system: u64,
     cache_key: Option<u64>,
+    session: Option<String>,
     user: Option<u64>,
 }
 
@@ -75,10 +101,11 @@ impl<'de> Visitor<'de> for Body<'_> {
         let value = || Canonical(self.0);
         while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             match &*key {
-                "messages" | "prompt" | "input" => found.parts = map.next_value_seed(Parts(self.0))?,
+                "messages" | "prompt" | "input" => found.chain = map.next_value_seed(Parts(self.0))?,
                 "tools" | "functions" => found.tools = found.tools.wrapping_add(map.next_value_seed(value())?),
                 "system" | "instructions" => found.system = map.next_value_seed(value())?,
                 "prompt_cache_key" => found.cache_key = Some(map.next_value_seed(value())?),
+                "metadata" => found.session = session(map.next_value::<&RawValue>()?.get()),
                 "user" => found.user = Some(map.next_value_seed(value())?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -87,45 +114,87 @@ impl<'de> Visitor<'de> for Body<'_> {
     }
 }
 
+/// Anthropic's `metadata`.
+#[derive(Deserialize)]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+}
+
+/// Claude Code's `user_id`, as its newer versions write it into a text.
+#[derive(Deserialize)]
+struct UserId {
+    session_id: String,
+}
+
+/// The session that `metadata.user_id` names: `user_..._account_..._session_ID`, an object with `session_id`, or the whole.
+fn session(metadata: &str) -> Option<String> {
+    let user_id = serde_json::from_str::<Metadata>(metadata).ok().filter(|_| metadata.starts_with('{'))?.user_id;
+    if let Some((_, id)) = user_id.rsplit_once("_session_") {
+        return Some(id.to_owned());
+    }
+    let id = serde_json::from_str::<UserId>(&user_id).map_or_else(|_| user_id.into_owned(), |user| user.session_id);
+    Some(id).filter(|id| !id.is_empty())
+}
+
+/// A text without the lines that differ in every request.
+fn lasting(text: &str) -> Cow<'_, str> {
+    let (mut kept, mut rest) = (String::new(), text);
+    while let Some(start) = memmem::find(rest.as_bytes(), BILLING_LINE.as_bytes()) {
+        kept.push_str(&rest[..start]);
+        rest = rest[start..].split_once('\n').map_or("", |(_, rest)| rest);
+    }
+    if rest.len() == text.len() { Cow::Borrowed(text) } else { Cow::Owned(kept + rest) }
+}
+
 /// A list of messages, or a text.
 struct Parts<'k>(&'k RandomState);
 
 impl<'de> DeserializeSeed<'de> for Parts<'_> {
-    type Value = Vec<Part>;
+    type Value = Chain;
 
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Vec<Part>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Chain, D::Error> {
         reader.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Parts<'_> {
-    type Value = Vec<Part>;
+    type Value = Chain;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("messages or text")
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Vec<Part>, E> {
-        let part = |block| Part { hash: self.0.hash_one(block), is_system: false };
+    fn visit_str<E>(self, text: &str) -> Result<Chain, E> {
+        let text = lasting(text);
+        let mut chain = Chain::default();
+        let mut push = |block: &[u8]| chain.push(Part { hash: self.0.hash_one(block), is_system: false }, self.0);
         let (blocks, rest) = text.as_bytes().as_chunks::<BLOCK>();
         // What stands after the last whole block will be another block in the next request.
-        Ok(if blocks.is_empty() { vec![part(rest)] } else { blocks.iter().map(|block| part(block)).collect() })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Part>, A::Error> {
-        let mut parts = Vec::new();
-        while let Some(part) = list.next_element_seed(Message(self.0))? {
-            parts.push(part);
+        if blocks.is_empty() {
+            push(rest)
+        } else {
+            blocks.iter().for_each(|block| push(block))
         }
-        Ok(parts)
+        Ok(chain)
     }
 
-    fn visit_unit<E>(self) -> Result<Vec<Part>, E> {
-        Ok(Vec::new())
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Chain, A::Error> {
+        let mut chain = Chain::default();
+        while let Some(part) = list.next_element_seed(Message(self.0))? {
+            chain.push(part, self.0);
+        }
+        Ok(chain)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Vec<Part>, A::Error> {
-        Ok(vec![Message(self.0).visit_map(map)?])
+    fn visit_unit<E>(self) -> Result<Chain, E> {
+        Ok(Chain::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Chain, A::Error> {
+        let mut chain = Chain::default();
+        chain.push(Message(self.0).visit_map(map)?, self.0);
+        Ok(chain)
     }
 }
 
@@ -182,7 +251,8 @@ impl<'de> Visitor<'de> for Canonical<'_> {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<u64, E> {
-        Ok(self.0.hash_one(text))
+        let kept = lasting(text);
+        Ok(if kept.is_empty() && !text.is_empty() { NOTHING } else { self.0.hash_one(&*kept) })
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<u64, E> {
@@ -208,7 +278,9 @@ impl<'de> Visitor<'de> for Canonical<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<u64, A::Error> {
         let mut hash = self.0.hash_one("[");
         while let Some(item) = list.next_element_seed(Canonical(self.0))? {
-            hash = self.0.hash_one((hash, item));
+            if item != NOTHING {
+                hash = self.0.hash_one((hash, item));
+            }
         }
         Ok(hash)
     }
@@ -218,13 +290,13 @@ impl<'de> Visitor<'de> for Canonical<'_> {
     }
 }
 
-/// The sum over all members: it does not depend on their order. `see` is told of each.
+/// The sum over all members: it does not depend on their order. `see` is told of each. `NOTHING` if its text is.
 fn members<'de, A: MapAccess<'de>>(
     keys: &RandomState,
     mut map: A,
     mut see: impl FnMut(&str, u64),
 ) -> Result<u64, A::Error> {
-    let mut sum = keys.hash_one("{");
+    let (mut sum, mut is_nothing) = (keys.hash_one("{"), false);
     while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
         if key == MARKER {
             map.next_value::<IgnoredAny>()?;
@@ -232,115 +304,12 @@ fn members<'de, A: MapAccess<'de>>(
         }
         let value = map.next_value_seed(Canonical(keys))?;
         see(&key, value);
+        is_nothing |= value == NOTHING;
         sum = sum.wrapping_add(keys.hash_one((&*key, value)));
     }
-    Ok(sum)
+    Ok(if is_nothing { NOTHING } else { sum })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    thread_local! {
-        static KEYS: RandomState = RandomState::new();
-    }
-
-    fn of(body: &str) -> Marks {
-        KEYS.with(|keys| marks(body.as_bytes(), "m", std::iter::empty(), keys))
-    }
-
-    fn chat(messages: &[(&str, &str)]) -> Marks {
-        let messages: Vec<String> =
-            messages.iter().map(|(role, text)| format!(r#"{{"role":"{role}","content":"{text}"}}"#)).collect();
-        of(&format!(r#"{{"model":"x","messages":[{}]}}"#, messages.join(",")))
-    }
-
-    #[test]
-    fn the_next_turn_holds_every_link_of_the_one_before() {
-        let first = chat(&[("system", "s"), ("user", "a")]);
-        let second = chat(&[("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c")]);
-        assert_eq!((first.links.len(), second.links.len()), (1, 3));
-        assert_eq!(second.links[0], first.links[0]);
-        let branch = chat(&[("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "d")]);
-        assert_eq!(branch.links[..2], second.links[..2]);
-        assert_ne!(branch.links[2], second.links[2]);
-    }
-
-    #[test]
-    fn the_same_system_prompt_alone_makes_no_conversation() {
-        assert_eq!(chat(&[("system", "s"), ("developer", "t")]).links.len(), 0);
-        let (a, b) = (chat(&[("system", "s"), ("user", "a")]), chat(&[("system", "s"), ("user", "b")]));
-        assert_ne!(a.links, b.links);
-        let other = chat(&[("system", "t"), ("user", "a")]);
-        assert_ne!(a.links, other.links, "another system prompt is another conversation");
-        assert_ne!(
-            of(r#"{"messages":[{"role":"user","content":"a"}],"tools":[1]}"#),
-            of(r#"{"messages":[{"role":"user","content":"a"}]}"#)
-        );
-        let anthropic =
-            |system: &str| of(&format!(r#"{{"system":"{system}","messages":[{{"role":"user","content":"a"}}]}}"#));
-        assert_ne!(anthropic("s").links, anthropic("t").links);
-    }
-
-    #[test]
-    fn spacing_escapes_and_the_order_of_members_make_no_difference() {
-        let plain = of(
-            r#"{"messages":[{"role":"user","content":[{"type":"text","text":"é/1"}]}],"tools":[{"a":1,"b":{"c":null}}]}"#,
-        );
-        let other = of(
-            r#" { "tools" : [ { "b" : {"c":null}, "a": 1 } ] , "messages" : [ { "content":[{"text":"\u00e9\/1","type":"text"}], "role":"user" } ] } "#,
-        );
-        assert_eq!(plain, other);
-    }
-
-    #[test]
-    fn cache_markers_that_move_make_no_difference() {
-        let marked = of(
-            r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a","cache_control":{"type":"ephemeral"}}]}]}"#,
-        );
-        assert_eq!(marked, of(r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]}]}"#));
-    }
-
-    #[test]
-    fn a_prompt_that_grows_keeps_its_blocks() {
-        let text = |n: usize| (0..n).map(|i| char::from(b'a' + (i / 100 % 26) as u8)).collect::<String>();
-        let of_text = |n| of(&format!(r#"{{"prompt":"{}"}}"#, text(n)));
-        let (short, long) = (of_text(3000), of_text(5000));
-        assert_eq!((short.links.len(), long.links.len()), (2, 4));
-        assert_eq!(short.links[..], long.links[..2]);
-        assert_eq!(of_text(10).links, of_text(10).links);
-        assert_eq!(of_text(10).links.len(), 1);
-        assert_eq!(of(r#"{"prompt":[1,2,3]}"#).links[..2], of(r#"{"prompt":[1,2,4]}"#).links[..2]);
-        assert_eq!(of(r#"{"input":"a","instructions":"s"}"#).links.len(), 1);
-    }
-
-    #[test]
-    fn hints_come_in_order_of_strength_and_differ_by_kind() {
-        let sessions = [&b"s"[..]];
-        let marks = KEYS.with(|keys| {
-            marks(br#"{"user":"s","prompt_cache_key":"s","messages":[]}"#, "m", sessions.into_iter(), keys)
-        });
-        let only_user = of(r#"{"user":"s"}"#);
-        assert_eq!((marks.hints.len(), only_user.hints.len()), (3, 1));
-        assert_eq!(marks.hints[2], only_user.hints[0]);
-        assert!(marks.hints[0] != marks.hints[1] && marks.hints[1] != marks.hints[2]);
-    }
-
-    #[test]
-    fn another_model_is_another_conversation() {
-        let body = br#"{"messages":[{"role":"user","content":"a"}],"user":"u"}"#;
-        let [a, b] = ["m", "n"].map(|model| KEYS.with(|keys| marks(body, model, std::iter::empty(), keys)));
-        assert!(a.links != b.links && a.hints != b.hints);
-    }
-
-    #[test]
-    fn what_is_no_conversation_has_no_links_and_history_is_bounded() {
-        for body in
-            ["", "[]", "{}", r#"{"messages":5}"#, r#"{"messages":null}"#, r#"{"messages":[{"content":"\ud800"}]}"#]
-        {
-            assert_eq!(of(body).links.len(), 0, "{body}");
-        }
-        let many = vec![("user", "x"); 1000];
-        assert_eq!(chat(&many).links.len(), MOST_LINKS);
-    }
-}
+#[path = "chain_tests.rs"]
+mod tests;

@@ -1,10 +1,11 @@
 //! An endpoint as a request sees it: what the user configured, what was learnt, what is going on there.
 
+use super::list::Model;
+use super::responses::Responses;
 use super::standing::{Standing, State};
 use super::strategy::Load;
 use crate::base::lock::lock;
 use crate::config::{self, MaxConcurrent, Probe};
-use serde_json::{Map, Value};
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -37,17 +38,6 @@ pub struct Endpoint {
     pub slots: Option<u32>,
     /// `n_ctx` of llama-server's `/props`.
     pub context: Option<u64>,
-}
-
-/// One entry of an endpoint's `/v1/models`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Model {
-    /// Its name.
-    pub id: String,
-    /// Other names that the endpoint takes.
-    pub aliases: Vec<String>,
-    /// The entry's fields, ready to be listed.
-    pub fields: Map<String, Value>,
 }
 
 impl Endpoint {
@@ -85,8 +75,7 @@ impl Endpoint {
     /// Every name it serves: as configured, else as discovered with aliases.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let discovered = self.models.iter().filter(|_| self.config.models.is_empty()).flat_map(|m| m.iter());
-        let discovered =
-            discovered.flat_map(|m| std::iter::once(m.id.as_str()).chain(m.aliases.iter().map(String::as_str)));
+        let discovered = discovered.flat_map(Model::names);
         self.config.models.iter().map(String::as_str).chain(discovered)
     }
 
@@ -129,6 +118,8 @@ pub struct Live {
     key: AtomicUsize,
     /// Tokens that were generated, asked for, and found in its cache, as far as it tells; for eyes only.
     tokens: [AtomicU64; 3],
+    /// The responses it made lately.
+    pub responses: Responses,
 }
 
 impl Live {
@@ -145,6 +136,7 @@ impl Live {
             streamless: Mutex::default(),
             key: AtomicUsize::new(0),
             tokens: Default::default(),
+            responses: Responses::default(),
         }
     }
 
@@ -215,9 +207,9 @@ impl Live {
         recent || now < self.patience.load(Ordering::Relaxed)
     }
 
-    /// It answered 429 and told how long to wait; a minute at most is believed.
+    /// It answered 429 and told how long to wait; a minute at most is believed. A longer wait told before stays.
     pub fn cool_down(&self, now: Instant, told: Duration) {
-        self.rest.store(self.millis(now + told.min(LONGEST_REST)), Ordering::Relaxed);
+        self.rest.fetch_max(self.millis(now + told.min(LONGEST_REST)), Ordering::Relaxed);
     }
 
     /// Whether it asked to be left alone.

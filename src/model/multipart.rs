@@ -4,53 +4,62 @@ use super::failure::{Failure, Kind};
 use super::peek::{MAX_NAME, Named};
 use super::scan::find_text;
 
-/// The form's model and its place in the body; none when the form has no such field.
+/// Longest head of a part.
+const MAX_HEAD: usize = 16 << 10;
+
+/// The form's model and its place in the body; none when the form has no such field. What stands before the first
+/// boundary and after the last one says nothing (RFC 2046 5.1.1).
 /// Whatever two parsers could read differently is refused: the upstream must see the model that we see.
 pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failure> {
     let boundary = boundary(content_type)?;
-    let mut found = None;
-    let mut at = match body.strip_prefix(b"\r\n") {
-        Some(_) => 2,
-        None => 0,
-    };
-    if !body[at..].starts_with(&boundary.as_bytes()[2..]) {
-        return Err(malformed("it does not start with its boundary"));
+    let (boundary, dashes) = (boundary.as_bytes(), &boundary.as_bytes()[2..]);
+    let start = find_text(body, dashes).ok_or_else(|| malformed("its boundary is missing"))?;
+    if start > 0 && !body[..start].ends_with(b"\r\n") {
+        return Err(malformed("its first boundary does not begin a line"));
     }
-    at += boundary.len() - 2;
+    let mut found = None;
+    let mut at = start + dashes.len();
     loop {
         // Here a boundary has just ended: two dashes end the form, a line end begins a part.
-        let rest = &body[at..];
-        if let Some(after) = rest.strip_prefix(b"--") {
-            return match after {
-                b"" | b"\r\n" => Ok(found),
-                _ => Err(malformed("something follows its end")),
+        if let Some(after) = body[at..].strip_prefix(b"--") {
+            let after = padding(after);
+            return match after.is_empty() || after.starts_with(b"\r\n") {
+                true if find_text(after, dashes).is_none() => Ok(found),
+                true => Err(malformed("a boundary follows its end")),
+                false => Err(malformed("its last boundary is not followed by a line end")),
             };
         }
-        if !rest.starts_with(b"\r\n") {
+        at = body.len() - padding(&body[at..]).len();
+        if !body[at..].starts_with(b"\r\n") {
             return Err(malformed("a boundary is not followed by a line end"));
         }
-        let head_end =
-            find_text(&body[at..], b"\r\n\r\n").ok_or_else(|| malformed("a part has no end of its head"))? + at;
-        let start = head_end + 4;
+        let head = &body[at..body.len().min(at + MAX_HEAD)];
+        let head = find_text(head, b"\r\n\r\n").ok_or_else(|| malformed("a part has no end of its head"))?;
+        let (head, start) = (&body[at..at + head], at + head + 4);
         // The empty line may be the one that starts the next boundary, when a part has no content at all.
-        let end = find_text(&body[start - 2..], boundary.as_bytes())
-            .ok_or_else(|| malformed("its last boundary is missing"))?
+        let end = find_text(&body[start - 2..], boundary).ok_or_else(|| malformed("its last boundary is missing"))?
             + start
             - 2;
         if end < start {
             return Err(malformed("a part has no content"));
         }
-        if find_text(&body[at..head_end], boundary.as_bytes()).is_some() {
+        if find_text(head, boundary).is_some() {
             return Err(malformed("a boundary stands in the head of a part"));
         }
-        if Part::parse(&body[at..head_end])?.is_model()? {
+        if Part::parse(head)?.is_model()? {
             if found.is_some() {
-                return Err(malformed("it has more than one `model`"));
+                return Err(malformed("it has more than one `model`").param("model"));
             }
             found = Some(named(&body[start..end], start)?);
         }
         at = end + boundary.len();
     }
+}
+
+/// What follows the white space that may pad a boundary's line.
+fn padding(text: &[u8]) -> &[u8] {
+    let length = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    &text[length..]
 }
 
 fn malformed(what: &str) -> Failure {
@@ -103,7 +112,13 @@ impl Part {
                 return Err(malformed("the head of a part is not `name: value`"));
             }
             if name.eq_ignore_ascii_case("content-transfer-encoding") {
-                is_encoded = !["7bit", "8bit", "binary"].iter().any(|plain| value.trim().eq_ignore_ascii_case(plain));
+                is_encoded |= !is_any(value, &["7bit", "8bit", "binary"]);
+            }
+            if name.eq_ignore_ascii_case("content-type") {
+                // A charset in which other bytes make a name; one that cannot be read is no matter for a file.
+                let parameters = value.split_once(';').map_or(Ok(Vec::new()), |(_, rest)| parameters_of(rest));
+                let mut charsets = parameters.iter().flatten().filter(|(key, _)| key == "charset");
+                is_encoded |= parameters.is_err() || charsets.any(|(_, value)| !is_any(value, &["utf-8", "us-ascii"]));
             }
             if name.eq_ignore_ascii_case("content-disposition") && disposition.replace(value).is_some() {
                 return Err(malformed("a part has more than one Content-Disposition"));
@@ -116,11 +131,11 @@ impl Part {
         // RFC 7578 4.2 forbids `name*`, and who reads it sees another name.
         let is_starred = parameters.iter().any(|(key, _)| key == "name*");
         match (names.next(), names.next()) {
-            // A reader that takes every backslash for an escape would find the word.
-            (Some((_, name)), None) if name != "model" && name.replace(['\\', '"'], "") == "model" => {
-                Err(malformed("the name of a part imitates `model`"))
+            // A reader that takes every backslash for an escape would find the word, one that knows no case too.
+            (Some((_, name)), None) if name != "model" && is_any(&name.replace(['\\', '"'], ""), &["model"]) => {
+                Err(malformed("the name of a part imitates `model`").param("model"))
             }
-            (Some((_, name)), None) if !is_starred && kind.trim().eq_ignore_ascii_case("form-data") => Ok(Self {
+            (Some((_, name)), None) if !is_starred && is_any(kind, &["form-data"]) => Ok(Self {
                 name: name.clone(),
                 is_file: parameters.iter().any(|(key, _)| key == "filename" || key == "filename*"),
                 is_encoded,
@@ -137,6 +152,10 @@ impl Part {
             is_model => Ok(is_model),
         }
     }
+}
+
+fn is_any(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| text.trim().eq_ignore_ascii_case(word))
 }
 
 /// `; name=value; name="value"`: names in lower case, values without quotes and escapes.
@@ -254,6 +273,37 @@ mod tests {
         assert!(multipart(&format!("multipart/form-data; boundary={}", "b".repeat(71)), body.as_bytes()).is_err());
     }
 
+    // R22
+    #[test]
+    fn what_stands_around_a_form_and_pads_its_boundaries_says_nothing() {
+        let head = field("model");
+        let ok = form(&[(&head, "m"), ("Content-Disposition: form-data; name=f; filename*=utf-8''%e2%82%ac.wav", "x")]);
+        for body in [
+            format!("This is a multi-part message.\r\n\r\n{ok}"),
+            format!("\r\n\r\n{ok}"),
+            format!("{ok}\r\n"),
+            format!("{ok}\r\nan epilogue\r\n--\r\n"),
+            format!("{ok}{}", "\r\n".repeat(100_000)),
+            ok.trim_end().to_owned(),
+            ok.replace("--b\r\n", "--b \t \r\n"),
+            ok.replace("--b--\r\n", "--b--\t "),
+            ok.replace("--b--\r\n", "--b-- \r\n\r\n"),
+            ok.replace(&head, &format!("{head}\r\nContent-Type: text/plain; charset=UTF-8")),
+            ok.replace(&head, &format!("{head}\r\nContent-Type: text/plain;charset=\"us-ascii\"")),
+            ok.replace(";", " ;  "),
+        ] {
+            assert_eq!(model(&body), Ok(Some("m".into())), "{body:?}");
+        }
+    }
+
+    // R22: each byte of a large file is looked at once.
+    #[test]
+    fn a_large_file_that_is_full_of_beginnings_is_no_work() {
+        let noise = "\r\n--\r\n--a\r\n\r\n".repeat(100_000);
+        let file = "Content-Disposition: form-data; name=f; filename=x";
+        assert_eq!(model(&form(&[(file, &noise), (&field("model"), "m")])), Ok(Some("m".into())));
+    }
+
     #[test]
     fn a_form_that_reads_in_two_ways_is_refused() {
         let (ok, head) = (form(&[(&field("model"), "m")]), field("model"));
@@ -282,9 +332,23 @@ mod tests {
             form(&[("A: b\r\n--b\r\nC: d", "m")]),
             form(&[("", "m")]),
             format!("--b\r\n{head}\r\n\r\n--b--\r\n"),
-            format!("preamble\r\n{ok}"),
-            format!("{ok}epilogue"),
+            form(&[("Content-Disposition: form-data; name=model\r\nContent-Type: text/plain; charset=utf-16", "m")]),
+            // U27
+            form(&[(&head, "a"), (&field("Model"), "b")]),
+            form(&[(&field("\"MODEL\""), "b"), (&head, "a")]),
+            form(&[(&field("Model"), "b")]),
+            // R22: a preamble or an epilogue in which others may find a boundary
+            format!("preamble{ok}"),
+            format!("preamble\n{ok}"),
+            format!("x--b\r\n\r\n{ok}"),
             format!("{ok}{ok}"),
+            format!("{ok}\n--b\r\n"),
+            format!("{ok}x--b--"),
+            ok.replace("--b--\r\n", "--b--epilogue"),
+            ok.replace("--b--\r\n", "--b-- \n"),
+            ok.replace("--b\r\n", "--b \n"),
+            ok.replace("--b\r\n", "--b\u{b}\r\n"),
+            ok.replace("--b\r\n", &format!("--b\r\nX: {}\r\n", "x".repeat(MAX_HEAD))),
             ok.replace("\r\n", "\n"),
             ok.replace("--b--", "--b"),
             ok.replace("--b--", "--b-"),

@@ -3,12 +3,10 @@
 pub use super::multipart::multipart;
 pub use super::query::{query_model, query_renamed};
 
-use super::failure::{Failure, Kind};
-use super::scan::find;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use super::failure::Failure;
+use super::members::{self, ModelMember, invalid, spells};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
 /// What the proxy needs to know of a body.
@@ -18,6 +16,8 @@ pub struct Peek {
     pub model: Option<Named>,
     /// Whether the body says `"stream": true`.
     pub stream: bool,
+    /// The response that this one follows (`previous_response_id`).
+    pub previous: Option<String>,
 }
 
 /// A model's name, and where the body or query says so.
@@ -29,42 +29,27 @@ pub struct Named {
     pub span: Range<usize>,
 }
 
-/// Deepest nesting, the object itself included: what serde_json and nlohmann's users take for sane.
-const DEPTH: usize = 128;
-
 /// Longest model name that is looked at, in bytes as written: a name is copied, so it must not be as long as a body.
-pub(super) const MAX_NAME: usize = 64 * 1024;
+pub const MAX_NAME: usize = 64 * 1024;
+
+/// Longest id of a response that is looked at.
+const LONGEST_ID: usize = 1024;
 
 /// Reads a JSON body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
 pub fn json(body: &[u8]) -> Result<Peek, Failure> {
-    let mut reader = serde_json::Deserializer::from_str(text(body)?);
-    let found = reader.deserialize_map(Outermost).and_then(|found| reader.end().map(|()| found));
-    let found = found.map_err(|error| invalid(&format!("The body is not JSON: {error}.")))?;
-    if found.models > 1 {
-        return Err(invalid("The body names `model` more than once.").param("model"));
-    }
-    let model = found.model.map(|raw| named(raw, body)).transpose()?;
-    Ok(Peek { model, stream: found.stream })
-}
-
-/// The text of a body that may be a JSON object of sane depth.
-pub(super) fn text(body: &[u8]) -> Result<&str, Failure> {
-    if body.is_empty() {
-        return Err(invalid("The request body is empty: send a JSON object."));
-    }
-    // RFC 8259 8.1: a sender adds none, and a parser that skips it sees another body than one that does not.
-    if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| body.starts_with(mark)) {
-        return Err(invalid("The body starts with a byte order mark: send UTF-8 without one."));
-    }
-    let text = str::from_utf8(body)
-        .map_err(|error| invalid(&format!("The body is not valid UTF-8 at byte {}.", error.valid_up_to())))?;
-    if text.trim_ascii_start().as_bytes().first() != Some(&b'{') {
-        return Err(invalid("The body is not a JSON object: it does not start with `{`."));
-    }
-    if is_deep(body) {
-        return Err(invalid("The body is nested deeper than 128 levels."));
-    }
-    Ok(text)
+    let (mut model, mut stream, mut previous) = (ModelMember::default(), false, None);
+    members::each_member(members::text(body)?, |name, value| {
+        if model.take(name, value) {
+            return;
+        }
+        if spells(name, "stream") {
+            stream = value.get() == "true";
+        } else if spells(name, "previous_response_id") && value.get().len() <= LONGEST_ID {
+            previous = serde_json::from_str(value.get()).ok();
+        }
+    })?;
+    let model = model.only()?.map(|raw| named(raw, body)).transpose()?;
+    Ok(Peek { model, stream, previous })
 }
 
 /// The body with the JSON text at `span` replaced by `name`: three pieces to send one after another.
@@ -84,10 +69,6 @@ pub fn named_first<'a>(body: &'a [u8], name: &str) -> [Cow<'a, [u8]>; 3] {
     let is_empty = body[open..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
     let member = format!("\"model\":{}{}", serde_json::Value::from(name), if is_empty { "" } else { "," });
     replaced(body, &(open..open), member.into_bytes())
-}
-
-fn invalid(message: &str) -> Failure {
-    Failure::new(Kind::InvalidBody, message)
 }
 
 fn named(raw: &RawValue, body: &[u8]) -> Result<Named, Failure> {
@@ -110,81 +91,9 @@ fn named(raw: &RawValue, body: &[u8]) -> Result<Named, Failure> {
     Err(invalid(&format!("`model` must be {what}.")).param("model"))
 }
 
-/// Whether brackets are open beyond the limit. serde_json skips values without recursion and without a bound, but
-/// upstreams build trees; so this runs first, on text that may still turn out not to be JSON.
-fn is_deep(body: &[u8]) -> bool {
-    let mut depth = 0usize;
-    let mut rest = body;
-    // One bit apart: `[` and `{`, `]` and `}`.
-    while let Some(at) = find(rest, |byte| (byte == b'"') | (byte | 0x20 == b'{') | (byte | 0x20 == b'}')) {
-        let byte = rest[at];
-        rest = &rest[at + 1..];
-        match byte {
-            b'"' => rest = after_string(rest),
-            b'[' | b'{' if depth == DEPTH => return true,
-            b'[' | b'{' => depth += 1,
-            _ => depth = depth.saturating_sub(1),
-        }
-    }
-    false
-}
-
-fn after_string(mut rest: &[u8]) -> &[u8] {
-    while let Some(at) = find(rest, |byte| (byte == b'"') | (byte == b'\\')) {
-        let escape = rest[at] == b'\\';
-        rest = rest.get(at + 1 + usize::from(escape)..).unwrap_or_default();
-        if !escape {
-            return rest;
-        }
-    }
-    &[]
-}
-
-/// Visits the outermost object; everything below is skipped without being built.
-struct Outermost;
-
-#[derive(Default)]
-struct Found<'a> {
-    model: Option<&'a RawValue>,
-    models: usize,
-    stream: bool,
-}
-
-impl<'a> Visitor<'a> for Outermost {
-    type Value = Found<'a>;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Found<'a>, A::Error> {
-        let mut found = Found::default();
-        // Keys are taken raw as well: one with an unpaired surrogate is none of our business.
-        while let Some(key) = map.next_key::<&RawValue>()? {
-            let value = map.next_value::<&RawValue>()?;
-            if spells(key.get(), "model") {
-                found.model = Some(value);
-                found.models += 1;
-            } else if spells(key.get(), "stream") {
-                found.stream = value.get() == "true";
-            }
-        }
-        Ok(found)
-    }
-}
-
-/// Whether a raw JSON string says `word`, with or without escapes.
-fn spells(raw: &str, word: &str) -> bool {
-    let plain = &raw[1..raw.len() - 1];
-    // With each letter as `\u0061` the word is six times as long; nothing longer is worth decoding.
-    plain == word
-        || plain.contains('\\')
-            && raw.len() <= word.len() * 6 + 2
-            && serde_json::from_str(raw).is_ok_and(|key: String| key == word)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::failure::Kind;
     use super::*;
 
     fn model(body: &str) -> Option<String> {
@@ -215,7 +124,7 @@ mod tests {
     // B3: whether a missing model is served is for the router to say.
     #[test]
     fn a_missing_model_is_no_error_here() {
-        for body in ["{}", r#"{"models":"x","Model":"x","mode":"x","model ":"x","model\"":"x","\u006d":1}"#] {
+        for body in ["{}", r#"{"models":"x","Models":"x","mode":"x","model ":"x","model\"":"x","\u006d":1}"#] {
             assert_eq!(model(body), None);
         }
     }
@@ -276,10 +185,12 @@ mod tests {
         assert!(refusal("{\"a\":1 2}").message.contains("line 1 column 8"));
     }
 
-    // B2
+    // B2, U27
     #[test]
     fn two_models_are_refused_however_they_are_spelled() {
-        for second in ["model", "\\u006dodel", "mod\\u0065l", "\\u006D\\u006F\\u0064\\u0065\\u006C"] {
+        let escaped = ["\\u006dodel", "mod\\u0065l", "\\u006D\\u006F\\u0064\\u0065\\u006C"];
+        let cased = ["Model", "MODEL", "mODEl", "\\u004dodel", "\\u004D\\u004F\\u0044\\u0045\\u004C"];
+        for second in ["model"].iter().chain(&escaped).chain(&cased) {
             for value in ["\"a\"", "null", "{}"] {
                 for body in [
                     format!("{{\"model\":\"a\",\"{second}\":{value}}}"),
@@ -290,6 +201,14 @@ mod tests {
                     assert!(failure.message.contains("`model` more than once"));
                 }
             }
+        }
+    }
+
+    // U27: what has no `model` for us has one for servers that match without case, and it was not looked at.
+    #[test]
+    fn a_model_with_capital_letters_is_refused() {
+        for name in ["Model", "MODEL", "mod\\u0045l"] {
+            assert_eq!(refusal(format!("{{\"{name}\":\"a\"}}")).param, Some("model"), "{name}");
         }
     }
 

@@ -1,16 +1,21 @@
 //! Where a request may go: a pure function of a snapshot, what was asked, and by whom.
 
+use super::catalog;
 use super::endpoint::Endpoint;
 use super::failure::{Failure, Kind};
 use super::scope::Scope;
 use super::snapshot::Snapshot;
 use super::strategy::Contender;
 use crate::config::{Retry, Route, Strategy, UnknownModel};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How soon a client should come back when every endpoint is down: a probe round may bring one back.
 const COME_BACK: Duration = Duration::from_secs(5);
+
+/// Names that are told to who asks for an unknown one.
+const MOST_NAMED: usize = 50;
 
 /// One place to try.
 #[derive(Clone)]
@@ -23,6 +28,8 @@ pub struct Candidate {
     pub weight: u16,
     /// Its position on the route, available or not.
     pub place: usize,
+    /// How many tokens fit into its context: as it says of itself, else of this model.
+    pub context: Option<u64>,
 }
 
 impl Candidate {
@@ -44,6 +51,8 @@ pub struct Plan {
     pub retry: Retry,
     /// `x-llmproxy-reason`: why the first is the first, as long as the strategy has no word of its own.
     pub reason: &'static str,
+    /// The model's name is one that somebody is known to serve.
+    pub is_named: bool,
     /// An endpoint that is down would be a candidate too.
     pub is_short: bool,
 }
@@ -59,6 +68,24 @@ pub enum Wish<'a> {
     Endpoint,
     /// Whatever it is, for any endpoint.
     Raw,
+    /// What follows a response, of a model or any.
+    Follow(&'a str, Option<&'a str>),
+    /// A response that some endpoint keeps.
+    Kept(&'a str),
+}
+
+/// Candidates that a log line names.
+const NAMED: usize = 3;
+
+impl Plan {
+    /// Which models of which endpoints stand in for one that nobody serves.
+    pub fn stand_ins(&self) -> String {
+        let first = self.candidates.iter().take(NAMED).map(|candidate| match &candidate.rename {
+            Some(model) => format!("{} at {} stands in", shown(model), candidate.endpoint.name()),
+            None => format!("{} is asked", candidate.endpoint.name()),
+        });
+        first.collect::<Vec<_>>().join(", or ")
+    }
 }
 
 /// What came of planning.
@@ -84,26 +111,60 @@ impl Planned {
 
 /// Who may be tried for a wish, within a scope.
 pub fn plan(snapshot: &Snapshot, wish: Wish<'_>, scope: &Scope, now: Instant) -> Planned {
-    let planned = match wish {
-        Wish::Named(name) if is_name(snapshot, name) => named(snapshot, name, scope),
-        Wish::Named(_) | Wish::Any => any(snapshot, scope, "default_model"),
-        Wish::Endpoint => only(snapshot, scope),
-        Wish::Raw => anyone(snapshot, scope, "raw"),
-    };
-    match planned {
+    match wished(snapshot, wish, scope) {
         Planned::Plan(plan) => Planned::Plan(rested(plan, now)),
         other => other,
     }
 }
 
+fn wished(snapshot: &Snapshot, wish: Wish<'_>, scope: &Scope) -> Planned {
+    match wish {
+        Wish::Named(name) if is_name(snapshot, name) => named(snapshot, name, scope),
+        Wish::Named(_) | Wish::Any => any(snapshot, scope, "default_model"),
+        Wish::Endpoint => only(snapshot, scope),
+        Wish::Raw => anyone(snapshot, scope, "raw"),
+        Wish::Follow(id, model) => match wished(snapshot, model.map_or(Wish::Any, Wish::Named), scope) {
+            Planned::Plan(plan) => Planned::Plan(at_home(plan, id)),
+            other => other,
+        },
+        Wish::Kept(id) => match anyone(snapshot, scope, "search") {
+            Planned::Plan(plan) => Planned::Plan(at_home(plan, id)),
+            other => other,
+        },
+    }
+}
+
+/// Only where the response was made: elsewhere it is not known. All others while that endpoint is away.
+fn at_home(mut plan: Plan, response: &str) -> Plan {
+    let made = |candidate: &Candidate| candidate.endpoint.live.responses.has(response);
+    if let Some(home) = plan.candidates.iter().position(made) {
+        plan.candidates = vec![plan.candidates.swap_remove(home)];
+        plan.reason = "response";
+    }
+    plan
+}
+
 /// Whether a text names a model: an empty one does not, and `auto` only if a model is really called that.
 fn is_name(snapshot: &Snapshot, name: &str) -> bool {
-    let is_auto = || name == "auto" && snapshot.catalog.offers(name).is_empty() && route(snapshot, name).is_none();
+    let is_auto = || name == "auto" && !is_served(snapshot, name);
     !name.is_empty() && !is_auto()
 }
 
 fn route<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a Route> {
     snapshot.config.models.iter().find(|route| route.name == name)
+}
+
+fn is_served(snapshot: &Snapshot, name: &str) -> bool {
+    !snapshot.catalog.offers(name).is_empty() || route(snapshot, name).is_some()
+}
+
+/// The name, or the one with the tag `latest` where only that is served.
+fn served<'a>(snapshot: &Snapshot, name: &'a str) -> Cow<'a, str> {
+    if is_served(snapshot, name) {
+        return Cow::Borrowed(name);
+    }
+    let tagged = catalog::tagged(name);
+    if is_served(snapshot, &tagged) { Cow::Owned(tagged) } else { Cow::Borrowed(name) }
 }
 
 /// Without those that asked to be left alone, as long as anybody else remains.
@@ -117,8 +178,10 @@ fn rested(mut plan: Plan, now: Instant) -> Plan {
 }
 
 fn named(snapshot: &Snapshot, name: &str, scope: &Scope) -> Planned {
-    if !scope.has_model(name) {
-        return Planned::Refused(not_found(snapshot, name, scope));
+    let asked = name;
+    let name = &*served(snapshot, asked);
+    if !catalog::within(scope, name, |bare| is_served(snapshot, bare)) {
+        return Planned::Refused(not_found(snapshot, asked, scope));
     }
     let route = route(snapshot, name);
     let mut known = match route {
@@ -134,11 +197,17 @@ fn named(snapshot: &Snapshot, name: &str, scope: &Scope) -> Planned {
         let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(name));
         return Planned::Refused(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK));
     }
+    if name != asked {
+        for candidate in &mut known {
+            candidate.rename.get_or_insert_with(|| name.to_owned());
+        }
+    }
     Planned::Plan(Plan {
         reason: if known.len() < all { "failover" } else { "model" },
         strategy: route.and_then(|route| route.strategy).unwrap_or(strategy(snapshot, scope)),
         route: turn(name, scope),
         retry: retry(snapshot, scope),
+        is_named: true,
         is_short: known.len() < all,
         candidates: known,
     })
@@ -152,7 +221,8 @@ fn routed(snapshot: &Snapshot, route: &Route, scope: &Scope) -> Vec<Candidate> {
         let seen = candidate(place, endpoint, scope)?;
         let weight = backend.weight.unwrap_or(seen.weight);
         let rename = backend.model.clone().filter(|model| *model != route.name);
-        Some(Candidate { rename, weight, place, ..seen })
+        let context = seen.context.or_else(|| context(snapshot, rename.as_deref().unwrap_or(&route.name), endpoint));
+        Some(Candidate { rename, weight, place, context, ..seen })
     });
     candidates.collect()
 }
@@ -160,7 +230,18 @@ fn routed(snapshot: &Snapshot, route: &Route, scope: &Scope) -> Vec<Candidate> {
 /// Everybody who serves a name, configured or discovered.
 fn discovered(snapshot: &Snapshot, name: &str, scope: &Scope) -> Vec<Candidate> {
     let offers = snapshot.catalog.offers(name).iter();
-    in_order(offers.filter_map(|&n| candidate(n, &snapshot.endpoints[n], scope)))
+    in_order(offers.filter_map(|offer| {
+        let seen = candidate(offer.endpoint, &snapshot.endpoints[offer.endpoint], scope)?;
+        Some(Candidate { context: seen.context.or(offer.context), ..seen })
+    }))
+}
+
+/// The context of a model at an endpoint, as its list tells it.
+fn context(snapshot: &Snapshot, model: &str, endpoint: &Endpoint) -> Option<u64> {
+    let offers = snapshot.catalog.offers(model).iter();
+    offers
+        .filter_map(|offer| snapshot.endpoints[offer.endpoint].name().eq(endpoint.name()).then_some(offer.context))
+        .next()?
 }
 
 /// The strategy of everything that has none of its own.
@@ -186,8 +267,9 @@ fn any(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
         // Where the model is a route (format 003), the endpoint knows it by another name.
         let backends = route(snapshot, model).into_iter().flat_map(|route| &route.backends);
         let mut backends = backends.filter(|backend| backend.endpoint == candidate.endpoint.name());
-        let renamed = backends.find_map(|backend| backend.model.clone());
-        Some(Candidate { rename: Some(renamed.unwrap_or_else(|| model.to_owned())), ..candidate })
+        let rename = backends.find_map(|backend| backend.model.clone()).unwrap_or_else(|| model.to_owned());
+        let context = candidate.context.or_else(|| context(snapshot, &rename, &candidate.endpoint));
+        Some(Candidate { rename: Some(rename), context, ..candidate })
     });
     let candidates: Vec<_> = with_model.collect();
     if !candidates.is_empty() {
@@ -232,9 +314,10 @@ fn anyone(snapshot: &Snapshot, scope: &Scope, reason: &'static str) -> Planned {
 /// A plan that belongs to no model.
 fn anywhere(snapshot: &Snapshot, scope: &Scope, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
     let (strategy, retry) = (strategy(snapshot, scope), retry(snapshot, scope));
+    let is_named = candidates.iter().all(|candidate| candidate.rename.is_some());
     let is_short =
         snapshot.enabled().any(|endpoint| !endpoint.is_available() && candidate(0, endpoint, scope).is_some());
-    Plan { candidates, strategy, route: turn("", scope), retry, reason, is_short }
+    Plan { candidates, strategy, route: turn("", scope), retry, reason, is_named, is_short }
 }
 
 /// Every endpoint that could be used now.
@@ -251,14 +334,25 @@ fn in_order(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
 }
 
 /// What `routing.unknownModel` makes of a name that nobody serves, after a refresh.
-pub fn unknown(snapshot: &Snapshot, name: &str, scope: &Scope) -> Result<Plan, Failure> {
+pub fn unknown(snapshot: &Snapshot, wish: Wish<'_>, scope: &Scope, now: Instant) -> Result<Plan, Failure> {
+    let (name, response) = match wish {
+        Wish::Named(name) => (name, None),
+        Wish::Follow(id, name) => (name.unwrap_or_default(), Some(id)),
+        _ => ("", None),
+    };
     let planned = match snapshot.config.routing.unknown_model {
         UnknownModel::Error => return Err(not_found(snapshot, name, scope)),
         UnknownModel::Default => any(snapshot, scope, "unknown_model_default"),
         UnknownModel::Passthrough => anyone(snapshot, scope, "passthrough"),
     };
     match planned {
-        Planned::Plan(plan) => Ok(plan),
+        Planned::Plan(plan) => {
+            let plan = match response {
+                Some(id) => at_home(plan, id),
+                None => plan,
+            };
+            Ok(rested(plan, now))
+        }
         Planned::Refused(failure) => Err(failure),
         Planned::Unknown => Err(not_found(snapshot, name, scope)),
     }
@@ -275,7 +369,7 @@ pub fn not_found(snapshot: &Snapshot, name: &str, scope: &Scope) -> Failure {
     }
     let text = format!("The model `{}` is not served here; GET /v1/models lists what is.", shown(name));
     let mut failure = Failure::new(Kind::ModelNotFound, text).param("model");
-    failure.available_models = Some(snapshot.listed(scope).iter().map(|one| one.id.clone()).collect());
+    failure.available_models = Some(snapshot.listing(scope).names().take(MOST_NAMED).map(str::to_owned).collect());
     failure
 }
 
@@ -287,7 +381,8 @@ fn nobody() -> Failure {
 /// An endpoint as it is used within a scope, the client's body as it is.
 fn candidate(place: usize, endpoint: &Arc<Endpoint>, scope: &Scope) -> Option<Candidate> {
     let (place, endpoint) = scope.view(place, endpoint)?;
-    Some(Candidate { weight: endpoint.config.weight, endpoint, rename: None, place })
+    let context = endpoint.context.filter(|size| *size > 0);
+    Some(Candidate { weight: endpoint.config.weight, endpoint, rename: None, place, context })
 }
 
 /// A name as it may be echoed: cut to 128 characters, control characters escaped (FAULTS B9).
@@ -296,96 +391,5 @@ pub fn shown(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::clock;
-    use crate::config::{self, Config};
-    use crate::model::standing::Observation;
-    use std::time::SystemTime;
-
-    fn endpoint(name: &str, models: &[&str], up: bool) -> Arc<Endpoint> {
-        let mut config = config::Endpoint::plain(name, "127.0.0.1", 1);
-        config.models = models.iter().map(|&m| m.to_owned()).collect();
-        let mut endpoint = Endpoint::new(config, clock::now());
-        if !up {
-            endpoint.standing = endpoint.standing.observe(Observation::Down("x".into()), 1, SystemTime::UNIX_EPOCH);
-        }
-        Arc::new(endpoint)
-    }
-
-    fn snapshot(endpoints: Vec<Arc<Endpoint>>, unknown_model: UnknownModel) -> Snapshot {
-        let mut config = Config::default();
-        config.routing.unknown_model = unknown_model;
-        Snapshot::new(Arc::new(config), endpoints)
-    }
-
-    fn order(planned: Planned) -> Vec<(String, Option<String>)> {
-        match planned {
-            Planned::Plan(plan) => {
-                plan.candidates.iter().map(|c| (c.endpoint.name().to_owned(), c.rename.clone())).collect()
-            }
-            Planned::Unknown => vec![("unknown".into(), None)],
-            Planned::Refused(failure) => vec![(format!("{:?}", failure.kind), None)],
-        }
-    }
-
-    #[test]
-    fn a_model_goes_to_who_serves_it_in_config_order_without_the_dead() {
-        // S000-19, S000-20, W000-1
-        let all = vec![endpoint("a", &["m"], false), endpoint("b", &["m"], true), endpoint("c", &["m"], true)];
-        let snapshot = snapshot(all, UnknownModel::Error);
-        assert_eq!(
-            order(plan(&snapshot, Wish::Named("m"), &Scope::default(), clock::now())),
-            [("b".into(), None), ("c".into(), None)]
-        );
-    }
-
-    #[test]
-    fn a_model_whose_endpoints_are_all_down_is_503_and_not_404() {
-        let snapshot = snapshot(vec![endpoint("a", &["m"], false), endpoint("b", &["x"], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&snapshot, Wish::Named("m"), &Scope::default(), clock::now()))[0].0, "NoEndpoint");
-        assert_eq!(order(plan(&snapshot, Wish::Named("zz"), &Scope::default(), clock::now()))[0].0, "unknown");
-    }
-
-    #[test]
-    fn auto_and_nothing_get_an_endpoints_own_model() {
-        let snapshot = snapshot(vec![endpoint("a", &[], true), endpoint("b", &["m", "n"], true)], UnknownModel::Error);
-        for wish in [Wish::Any, Wish::Named(""), Wish::Named("auto")] {
-            assert_eq!(order(plan(&snapshot, wish, &Scope::default(), clock::now())), [("b".into(), Some("m".into()))]);
-        }
-    }
-
-    #[test]
-    fn auto_is_a_model_if_one_is_called_that() {
-        let snapshot = snapshot(vec![endpoint("a", &["m", "auto"], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&snapshot, Wish::Named("auto"), &Scope::default(), clock::now())), [("a".into(), None)]);
-    }
-
-    #[test]
-    fn an_unknown_model_is_refused_replaced_or_passed_as_configured() {
-        let all = || vec![endpoint("a", &["m"], true)];
-        let error = unknown(&snapshot(all(), UnknownModel::Error), "zz", &Scope::default()).err().expect("404");
-        assert_eq!((error.kind, error.available_models), (Kind::ModelNotFound, Some(vec!["m".to_owned()])));
-        let default = unknown(&snapshot(all(), UnknownModel::Default), "zz", &Scope::default())
-            .unwrap_or_else(|f| panic!("{f:?}"));
-        assert_eq!((default.candidates[0].rename.as_deref(), default.reason), (Some("m"), "unknown_model_default"));
-        let pass = unknown(&snapshot(all(), UnknownModel::Passthrough), "zz", &Scope::default())
-            .unwrap_or_else(|f| panic!("{f:?}"));
-        assert_eq!((pass.candidates[0].rename.as_deref(), pass.reason), (None, "passthrough"));
-    }
-
-    #[test]
-    fn a_path_without_a_model_needs_a_single_endpoint() {
-        let one = snapshot(vec![endpoint("a", &["m"], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&one, Wish::Endpoint, &Scope::default(), clock::now())), [("a".into(), None)]);
-        let two = snapshot(vec![endpoint("a", &["m"], true), endpoint("b", &[], true)], UnknownModel::Error);
-        assert_eq!(order(plan(&two, Wish::Endpoint, &Scope::default(), clock::now()))[0].0, "ModelRequired");
-    }
-
-    #[test]
-    fn an_echoed_name_is_short_and_harmless() {
-        // B9
-        assert_eq!(shown("a\r\nb"), r"a\r\nb");
-        assert_eq!(shown(&"x".repeat(10_000)).len(), 128);
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

@@ -12,11 +12,12 @@ pub fn query_model(query: &str) -> Result<Option<Named>, Failure> {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let span = (start + pair.len() - value.len())..(start + pair.len());
         start = span.end + 1;
-        if decoded(key, true).is_none_or(|key| key != b"model") {
-            continue;
-        }
+        let Some(key) = decoded(key, true).filter(|key| key.eq_ignore_ascii_case(b"model")) else { continue };
         if found.is_some() {
             return Err(fail("The query names `model` more than once."));
+        }
+        if key != b"model" {
+            return Err(fail("The query writes `model` with capital letters: write it in lower case."));
         }
         if value.len() > MAX_NAME {
             return Err(fail("The `model` in the query is too long."));
@@ -87,16 +88,18 @@ mod tests {
         assert_eq!(name("mod%65l=m"), Some("m".into()));
         assert_eq!(name("model=a=b"), Some("a=b".into()));
         assert_eq!(name("model"), Some(String::new()));
-        for query in ["", "models=x", "Model=x", "a&&b", "mode%l=x", "x=model"] {
+        for query in ["", "models=x", "Models=x", "a&&b", "mode%l=x", "x=model"] {
             assert_eq!(name(query), None, "{query}");
         }
     }
 
     #[test]
     fn an_unclear_model_is_refused() {
-        for query in
-            ["model=a&model=a", "model=a&mod%65l=b", "model=%", "model=%4", "model=%zz", "model=%ff", "model=%+1"]
-        {
+        let cased = ["Model=a&model=a", "model=a&MODEL=a", "model=a&%4dodel=b", "Model=a"];
+        let all =
+            ["model=a&model=a", "model=a&mod%65l=b", "model=%", "model=%4", "model=%zz", "model=%ff", "model=%+1"];
+        // U27
+        for query in all.into_iter().chain(cased) {
             let failure = query_model(query).expect_err(query);
             assert_eq!((failure.kind.status(), failure.param), (400, Some("model")), "{query}");
         }

@@ -3,7 +3,7 @@
 use super::affinity::Affinity;
 use super::caller::Callers;
 use super::capacity::Capacity;
-use super::catalog::{self, Catalog, Listed};
+use super::catalog::{self, Catalog, Listing};
 use super::endpoint::Endpoint;
 use super::scope::{Group, Scope};
 use super::standing::Observation;
@@ -35,8 +35,8 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// In config order.
     pub endpoints: Vec<Arc<Endpoint>>,
-    /// Who serves what.
-    pub catalog: Catalog,
+    /// Who serves what; the same as long as that does not change.
+    pub catalog: Arc<Catalog>,
     /// Who may ask.
     pub callers: Arc<Callers>,
     /// Parts of the endpoints.
@@ -47,11 +47,16 @@ impl Snapshot {
     /// A snapshot with its catalogue.
     pub fn new(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
         let callers = Arc::new(Callers::new(&config.keys, None));
-        Self::assembled(config, endpoints, callers)
+        let catalog = Arc::new(Catalog::new(&endpoints, &config.models));
+        Self::assembled(config, endpoints, callers, catalog)
     }
 
-    fn assembled(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>, callers: Arc<Callers>) -> Self {
-        let catalog = Catalog::new(&endpoints, &config.models);
+    fn assembled(
+        config: Arc<Config>,
+        endpoints: Vec<Arc<Endpoint>>,
+        callers: Arc<Callers>,
+        catalog: Arc<Catalog>,
+    ) -> Self {
         let groups = config.groups.iter().map(|group| Arc::new(grouped(group, &endpoints))).collect();
         Self { config, endpoints, catalog, callers, groups }
     }
@@ -60,12 +65,20 @@ impl Snapshot {
     #[must_use]
     pub fn with(&self, name: &str, change: impl FnOnce(&mut Endpoint)) -> Self {
         let mut endpoints = self.endpoints.clone();
-        if let Some(endpoint) = endpoints.iter_mut().find(|e| e.name() == name) {
-            let mut changed = Endpoint::clone(endpoint);
+        let mut catalog = Arc::clone(&self.catalog);
+        if let Some(n) = endpoints.iter().position(|e| e.name() == name) {
+            let old = &self.endpoints[n];
+            let mut changed = Endpoint::clone(old);
             change(&mut changed);
-            *endpoint = Arc::new(changed);
+            let is_same = Arc::ptr_eq(&changed.config, &old.config)
+                && changed.is_available() == old.is_available()
+                && changed.models == old.models;
+            endpoints[n] = Arc::new(changed);
+            if !is_same {
+                catalog = Arc::new(Catalog::new(&endpoints, &self.config.models));
+            }
         }
-        Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.callers))
+        Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.callers), catalog)
     }
 
     /// What is so under another configuration: endpoints keep by name what is going on there, and what is known of
@@ -80,17 +93,18 @@ impl Snapshot {
             let is_same = old.config.base == one.base && old.config.enabled == one.enabled;
             Arc::new(if is_same { Endpoint { config: fresh.config, ..Endpoint::clone(old) } } else { fresh })
         });
-        let endpoints = endpoints.collect();
+        let endpoints: Vec<_> = endpoints.collect();
         let callers = Callers::new(&config.keys, Some(&self.callers));
-        Self::assembled(Arc::new(config), endpoints, Arc::new(callers))
+        let catalog = Catalog::new(&endpoints, &config.models);
+        Self::assembled(Arc::new(config), endpoints, Arc::new(callers), Arc::new(catalog))
     }
 
     /// What can be asked for now, within a scope.
-    pub fn listed(&self, scope: &Scope) -> Cow<'_, [Listed]> {
+    pub fn listing(&self, scope: &Scope) -> Cow<'_, Listing> {
         if scope.is_all() {
-            return Cow::Borrowed(self.catalog.listed());
+            return Cow::Borrowed(&self.catalog.listing);
         }
-        Cow::Owned(catalog::listed(&self.endpoints, &self.config.models, scope))
+        Cow::Owned(catalog::listing(&self.endpoints, &self.config.models, scope))
     }
 
     /// Tells how many may be where.

@@ -88,11 +88,8 @@ impl End {
     }
 }
 
-/// Whether nobody wants to see a request of this path among others: machines, and the page itself.
-pub fn is_polled(path: &str) -> bool {
-    let path = path.split('?').next().unwrap_or_default();
-    POLLED.contains(&path) || path == "/admin" || path.starts_with("/admin/")
-}
+/// Jobs, which their clients ask for again and again.
+const JOBS: [&str; 3] = ["/v1/jobs", "/v1/chat/completions/", "/chat/completions/"];
 
 /// Hands a line to the process logger: at `level`, at debug when the path is polled.
 pub fn record(line: &Line<'_>, level: Level) {
@@ -105,8 +102,17 @@ pub fn record(line: &Line<'_>, level: Level) {
 impl Line<'_> {
     fn level(&self, level: Level) -> Level {
         // What the page reads for itself is no news; what it changes is.
-        let reads = self.method == "GET" && is_polled(self.path);
+        let reads = self.method == "GET" && self.is_polled();
         if reads || POLLED.contains(&self.path()) { level.max(Level::Debug) } else { level }
+    }
+
+    /// Whether nobody wants to see the request among others: machines ask again and again, and the page itself.
+    pub fn is_polled(&self) -> bool {
+        let path = self.path();
+        POLLED.contains(&path)
+            || path == "/admin"
+            || path.starts_with("/admin/")
+            || self.method == "GET" && JOBS.iter().any(|start| path.starts_with(start))
     }
 
     /// Text loggers print the message, JSON loggers the pairs.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Requests that have ended and are still shown.
 const RECENT: usize = 200;
@@ -45,6 +45,8 @@ pub struct Ongoing {
     /// Milliseconds from the beginning, and one.
     first_byte: AtomicU64,
     events: AtomicU64,
+    /// Milliseconds from the beginning to the first event, and one.
+    first_event: AtomicU64,
     stopped: AtomicBool,
 }
 
@@ -95,6 +97,10 @@ impl Drop for Shown<'_> {
     }
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Ongoing {
     /// Whether anybody may look.
     pub fn is_shown(&self) -> bool {
@@ -110,9 +116,11 @@ impl Ongoing {
 
     /// Bytes of an answer came, `events` of a stream in them.
     pub fn moved(&self, now: Instant, events: u64) {
-        if self.first_byte.load(Ordering::Relaxed) == 0 {
-            let after = now.saturating_duration_since(self.began).as_millis();
-            self.first_byte.store(u64::try_from(after).unwrap_or(u64::MAX - 1) + 1, Ordering::Relaxed);
+        let after = millis(now.saturating_duration_since(self.began)).saturating_add(1);
+        let first = |of: &AtomicU64| of.compare_exchange(0, after, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = first(&self.first_byte);
+        if events > 0 {
+            let _ = first(&self.first_event);
         }
         self.events.fetch_add(events, Ordering::Relaxed);
     }
@@ -122,13 +130,21 @@ impl Ongoing {
         self.stopped.load(Ordering::Relaxed)
     }
 
+    /// Events a second since the first one; one event has no speed yet.
+    fn speed(&self, now: Instant) -> Option<f64> {
+        let since = self.first_event.load(Ordering::Relaxed).checked_sub(1)?;
+        let passed =
+            millis(now.saturating_duration_since(self.began)).checked_sub(since).filter(|passed| *passed > 0)?;
+        let more = self.events.load(Ordering::Relaxed).checked_sub(1).filter(|more| *more > 0)?;
+        Some((more as f64 * 10_000.0 / passed as f64).round() / 10.0)
+    }
+
     fn view(&self, now: Instant) -> Value {
-        let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let first = self.first_byte.load(Ordering::Relaxed).checked_sub(1);
         json!({
             "id": self.id, "client": self.client.to_string(), "key": self.key.as_deref(), "path": self.path, "model": self.model,
             "endpoint": lock(&self.endpoint).as_deref(), "age_ms": millis(now.saturating_duration_since(self.began)),
-            "first_byte_ms": first, "tokens": self.events.load(Ordering::Relaxed), "stopping": self.is_stopped(),
+            "first_byte_ms": first, "tokens": self.events.load(Ordering::Relaxed), "tokens_per_second": self.speed(now), "stopping": self.is_stopped(),
         })
     }
 }
@@ -157,6 +173,7 @@ impl Activity {
             endpoint: Mutex::new(None),
             first_byte: AtomicU64::new(0),
             events: AtomicU64::new(0),
+            first_event: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
         };
         if self.off.load(Ordering::Relaxed) {
@@ -185,11 +202,10 @@ impl Activity {
 
     /// A request has ended.
     pub fn ended(&self, line: &Line<'_>) {
-        if self.off.load(Ordering::Relaxed) {
+        if self.off.load(Ordering::Relaxed) || line.is_polled() {
             return;
         }
         let at = clock::iso(clock::wall());
-        let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let mut now = lock(&self.now);
         let stopped = now.running.get(line.request_id).is_some_and(|ongoing| ongoing.is_stopped());
         now.ended += 1;

@@ -1,7 +1,7 @@
 //! The way to a place at an endpoint: the strategy's first choice that has room, else the line, where the client is
 //! kept alive and heard leaving.
 
-use super::forward::Errand;
+use super::outcome::Errand;
 use crate::base::gone::HangUp;
 use crate::base::{clock, dice};
 use crate::config::Strategy;
@@ -23,7 +23,7 @@ const COME_BACK: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What clients name their conversation by, the most explicit first.
-const SESSIONS: [&str; 3] = ["x-session-id", "x-session-affinity", "x-conversation-id"];
+const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
 
 /// What came of asking for a place.
 pub enum Admitted {
@@ -64,7 +64,9 @@ impl<'a> Admission<'a> {
     /// Nothing tried yet.
     pub fn new(errand: &'a Errand<'a>, plan: Plan) -> Self {
         let left = (0..plan.candidates.len()).collect();
-        let counts = plan.strategy == Strategy::Affinity && plan.candidates.len() > 1 && errand.takes_place();
+        // Also while only one is available: the others come back.
+        let others = plan.candidates.len() > 1 || errand.snapshot.enabled().nth(1).is_some();
+        let counts = plan.strategy == Strategy::Affinity && others && errand.takes_place();
         let marks = counts.then(|| {
             let fields = &errand.request.head.fields;
             let sessions =
@@ -86,13 +88,13 @@ impl<'a> Admission<'a> {
 
     /// Whether a candidate that is left tells a larger context than this, or any if this one is not known.
     pub fn has_larger(&self, context: Option<u64>) -> bool {
-        let size = |index: &usize| self.plan.candidates[*index].endpoint.context;
+        let size = |index: &usize| self.plan.candidates[*index].context;
         self.left.iter().any(|index| size(index) > context)
     }
 
     /// Leaves only candidates with a larger context than `context`, the smallest of them first.
     pub fn only_larger(&mut self, context: u64) {
-        let size = |index: &usize| self.plan.candidates[*index].endpoint.context.unwrap_or(0);
+        let size = |index: &usize| self.plan.candidates[*index].context.unwrap_or(0);
         self.left.retain(|index| size(index) > context);
         self.left.sort_by_key(size);
     }

@@ -1,11 +1,12 @@
 //! What a client asks for: the model's name, where it stands, and the body with another name in its place.
 
-use super::route::{Forward, Names};
+use super::route::{Forward, Names, response_of};
 use crate::http::request::Request;
 use crate::model::failure::{Failure, Kind};
 use crate::model::multipart::multipart;
-use crate::model::peek::{self, Named};
+use crate::model::peek::{self, Named, Peek};
 use crate::model::plan::Wish;
+use crate::model::scope::Scope;
 use http::header;
 use std::borrow::Cow;
 
@@ -16,6 +17,8 @@ pub struct Ask {
     /// The client wants a stream (`"stream": true`).
     pub stream: bool,
     optional: bool,
+    /// The response that this one follows.
+    previous: Option<String>,
     /// The body is compressed: it goes on as it is where nothing needs to be read.
     pub sealed: bool,
 }
@@ -55,13 +58,17 @@ pub fn ask(request: &Request, forward: &Forward) -> Result<Ask, Failure> {
         Names::Raw => {
             // Only whether it is a stream is of interest, and only of what can be understood.
             let stream = peek::json(body).is_ok_and(|peek| peek.stream);
-            Ok(Ask { named: None, place: Place::Whole, stream, optional: true, sealed: false })
+            Ok(Ask { named: None, place: Place::Whole, stream, optional: true, previous: None, sealed: false })
         }
-        Names::Query | Names::QueryOnly => {
-            Ok(Ask { named: from_query()?, place: Place::Query, stream: false, optional: true, sealed: false })
+        Names::Query | Names::QueryOnly | Names::Response => {
+            let previous = Some(&forward.path).filter(|_| forward.names == Names::Response);
+            let previous = previous.and_then(|path| response_of(path));
+            let named = from_query()?;
+            Ok(Ask { named, place: Place::Query, stream: false, optional: true, previous, sealed: false })
         }
         Names::Body | Names::BodyOnly if is_compressed(request) => {
-            Ok(Ask { named: from_query()?, place: Place::Query, stream: false, optional: true, sealed: true })
+            let named = from_query()?;
+            Ok(Ask { named, place: Place::Query, stream: false, optional: true, previous: None, sealed: true })
         }
         Names::Body | Names::BodyOnly => {
             let must_name = forward.names == Names::BodyOnly;
@@ -70,8 +77,12 @@ pub fn ask(request: &Request, forward: &Forward) -> Result<Ask, Failure> {
                 Err(_) if must_name && from_query()?.is_none() => return Err(unknown_path()),
                 Err(failure) => return Err(failure),
             };
-            let ask = match (ask.named.is_some(), from_query()?) {
-                (false, Some(named)) => Ask { named: Some(named), place: Place::Query, ..ask },
+            let ask = match (ask.name(), from_query()?) {
+                (None, Some(named)) => Ask { named: Some(named), place: Place::Query, ..ask },
+                (Some(name), Some(named)) if name != named.name => {
+                    let text = "The body and the query name two different models.";
+                    return Err(Failure::new(Kind::InvalidBody, text).param("model"));
+                }
                 _ => ask,
             };
             if must_name && ask.named.is_none() { Err(unknown_path()) } else { Ok(ask) }
@@ -103,11 +114,44 @@ fn in_body(request: &Request, body: &[u8]) -> Result<Ask, Failure> {
             place: Place::Form,
             stream: false,
             optional: false,
+            previous: None,
             sealed: false,
         });
     }
-    let peek = peek::json(body)?;
-    Ok(Ask { named: peek.model, place: Place::Json, stream: peek.stream, optional: false, sealed: false })
+    let Peek { model, stream, previous } = peek::json(body)?;
+    Ok(Ask { named: model, place: Place::Json, stream, optional: false, previous, sealed: false })
+}
+
+/// At a raw listener a key with `models` passes only where every model that a request can mean is read and allowed.
+///
+/// # Errors
+/// 403 where none can be read, or one is outside of the scope.
+pub fn check_models(request: &Request, forward: &Forward, scope: &Scope) -> Result<(), Failure> {
+    if forward.names != Names::Raw || scope.models.is_empty() {
+        return Ok(());
+    }
+    let refused =
+        |why: &str| Err(Failure::new(Kind::Forbidden, format!("This key is limited to some models, and {why}.")));
+    let head = &request.head;
+    let in_query = head.target.query().map_or(Ok(None), peek::query_model);
+    let has_body = !request.body.bytes().is_empty();
+    let in_body = if has_body { in_body(request, request.body.bytes()).map(|ask| ask.named) } else { Ok(None) };
+    let (Ok(in_query), Ok(in_body), false) = (in_query, in_body, is_compressed(request)) else {
+        return refused("the model of this request cannot be read");
+    };
+    // Some APIs name the model in the path: /openai/deployments/NAME/..., /v1beta/models/NAME:generateContent.
+    let path = head.target.canonical();
+    let segments: Vec<&str> = path.split('/').collect();
+    let in_path = segments.windows(2).filter(|pair| ["models", "deployments", "engines"].contains(&pair[0]));
+    let in_path = in_path.map(|pair| pair[1].split(':').next().unwrap_or_default().to_owned());
+    let mut names = in_query.into_iter().chain(in_body).map(|named| named.name).chain(in_path).peekable();
+    if names.peek().is_none() {
+        return refused("this request names none");
+    }
+    match names.all(|name| scope.has_model(&name)) {
+        true => Ok(()),
+        false => refused("this one is not among them"),
+    }
 }
 
 fn unknown_path() -> Failure {
@@ -122,7 +166,11 @@ impl Ask {
 
     /// What to plan for.
     pub fn wish(&self) -> Wish<'_> {
-        match self.name() {
+        let model = self.name();
+        if let Some(id) = &self.previous {
+            return if self.optional && model.is_none() { Wish::Kept(id) } else { Wish::Follow(id, model) };
+        }
+        match model {
             Some(name) => Wish::Named(name),
             None if self.place == Place::Whole => Wish::Raw,
             None if self.optional => Wish::Endpoint,

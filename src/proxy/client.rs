@@ -72,6 +72,11 @@ impl Client {
         field.and_then(|value| value.to_str().ok()).unwrap_or("-")
     }
 
+    /// Whose answers carry ids that later requests name.
+    pub fn makes_responses(&self) -> bool {
+        self.dialect == Dialect::Responses
+    }
+
     /// No comment lines until further notice, if so: they would spoil what is being waited for.
     pub fn hold_pings(&self, held: bool) {
         self.held.set(held);

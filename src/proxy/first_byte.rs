@@ -1,6 +1,6 @@
 //! The wait between an answer's head and the first byte of its body: until then another endpoint may take over, unseen.
 
-use super::forward::{By, Errand};
+use super::outcome::{By, Errand};
 use super::relay::{self, BUFFER, PIECE};
 use super::stream::Events;
 use crate::base::clock;
@@ -76,8 +76,11 @@ fn first(
             return Err(Fault { trouble: Trouble::Reset, cause: "closed before the first event".into() });
         }
         held.extend_from_slice(&buffer[..n]);
-        events.push(&buffer[..n]);
-        if n == 0 || !(is_stream && skips_comments) || events.has_begun() || held.len() > PIECE {
+        let skips = n > 0 && is_stream && skips_comments && held.len() <= PIECE;
+        if skips {
+            events.push(&buffer[..n]);
+        }
+        if !skips || events.has_begun() {
             answer.unread(held);
             return Ok(());
         }

@@ -4,6 +4,7 @@
 use super::admit::{Admission, Admitted};
 use super::ask::Ask;
 use super::client::Client;
+use super::outcome::{By, Errand, Kept, Outcome};
 use super::route::{self, Forward, Names};
 use super::weigh::{self, Left, Verdict};
 use super::{first_byte, relay};
@@ -33,97 +34,6 @@ const KEEP: usize = 1 << 20;
 const KEEP_FOR: Duration = Duration::from_secs(2);
 /// How long one that nobody probes is left alone after it was away, while others are there.
 const REST: Duration = Duration::from_secs(5);
-
-/// Everything the attempts need, and nothing of how the answer is delivered.
-pub struct Errand<'a> {
-    /// Ways out.
-    pub net: &'a Net,
-    /// For what real requests find out about endpoints.
-    pub shared: &'a Shared,
-    /// What was so when the request began.
-    pub snapshot: &'a Snapshot,
-    /// The request.
-    pub request: &'a Request,
-    /// What it asks for.
-    pub ask: &'a Ask,
-    /// Where it goes below an endpoint's base.
-    pub forward: &'a Forward,
-    /// Who is kept alive in silence.
-    pub watch: &'a Rc<dyn Watch>,
-    /// The client, if there is one: it gets the comments that come before the first event.
-    pub client: Option<&'a Client>,
-    /// Time spent in the line for a place, also by who never got one.
-    pub queued: &'a Cell<Duration>,
-    /// Its id.
-    pub request_id: &'a str,
-    /// Its forwarding fields are believed.
-    pub trusted: bool,
-    /// What its caller may see.
-    pub scope: &'a Scope,
-    /// It waits behind others.
-    pub background: bool,
-    /// Its credentials are for us.
-    pub keyed: bool,
-    /// What its listener leaves to endpoints.
-    pub policy: Policy,
-    /// What is counted.
-    pub metrics: &'a Metrics,
-    /// What others see of it.
-    pub ongoing: &'a Ongoing,
-}
-
-impl Errand<'_> {
-    /// Whether it takes a place at an endpoint.
-    pub fn takes_place(&self) -> bool {
-        self.forward.takes_place(&self.request.head.method)
-    }
-
-    /// Whether an endpoint is known to answer such a stream with something else.
-    fn is_streamless(&self, candidate: &Candidate) -> bool {
-        let model = candidate.rename.as_deref().or(self.ask.name());
-        candidate.endpoint.live.is_streamless(&self.forward.path, model)
-    }
-}
-
-/// Who answered, or would have.
-pub struct By {
-    /// The endpoint.
-    pub endpoint: Arc<Endpoint>,
-    /// The name it knows the model by.
-    pub model: Option<String>,
-    /// Tries up to and with this one.
-    pub attempts: u32,
-    /// Why it was chosen.
-    pub reason: &'static str,
-    /// Time spent in the line for a place.
-    pub queued: Duration,
-    /// The model's name is one that somebody is known to serve.
-    pub named: bool,
-    /// Which of its fields are passed on.
-    pub policy: Policy,
-}
-
-/// The end of the attempts.
-pub enum Outcome {
-    /// An answer, which holds its place at the endpoint.
-    Answer(Box<Answer>, Rc<By>),
-    /// The best of the answers that were kept while others were tried.
-    Kept(Kept, Rc<By>),
-    /// No answer.
-    Failed(Failure, Option<Rc<By>>),
-    /// The client has left.
-    Gone(Option<Rc<By>>),
-}
-
-/// An answer that was read whole.
-pub struct Kept {
-    /// Status.
-    pub status: StatusCode,
-    /// Fields.
-    pub headers: HeaderMap,
-    /// Body.
-    pub body: Vec<u8>,
-}
 
 struct Trying<'a> {
     errand: &'a Errand<'a>,
@@ -171,14 +81,14 @@ pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
             };
             if tried == 0 {
                 trying.reason = admission.reason(index);
-                trying.named = !matches!(admission.plan.reason, "passthrough" | "raw");
+                trying.named = admission.plan.is_named;
             }
             trying.queued = admission.queued;
             tried += 1;
             // The plan may have grown in the line.
             let any = tried < retry.attempts.unwrap_or(admission.plan.candidates.len() as u32);
             let candidate = &admission.plan.candidates[index];
-            let larger = admission.has_larger(candidate.endpoint.context);
+            let larger = admission.has_larger(candidate.context);
             let left = Left { keys: false, candidates: any && !admission.left().is_empty(), any, larger };
             match trying.candidate(candidate, left, slot) {
                 Step::End(outcome) => return outcome,
@@ -270,7 +180,7 @@ impl<'a> Trying<'a> {
             self.errand.metrics.count(Family::Retries, &[endpoint.name(), verdict.as_str()]);
             match verdict {
                 Verdict::NextKey => {}
-                Verdict::Look => return self.looked_into(endpoint),
+                Verdict::Look => return self.looked_into(candidate.context),
                 Verdict::Next | Verdict::Pass => return Step::Next,
             }
         }
@@ -282,9 +192,9 @@ impl<'a> Trying<'a> {
     }
 
     /// A 400 that may say that the prompt is too long; any other is the client's.
-    fn looked_into(&mut self, endpoint: &Endpoint) -> Step {
+    fn looked_into(&mut self, context: Option<u64>) -> Step {
         let told = self.kept.as_ref().and_then(|(kept, _)| weigh::exceeded_context(&kept.body));
-        match told.map(|told| told.or(endpoint.context).unwrap_or(0)) {
+        match told.map(|told| told.or(context).unwrap_or(0)) {
             Some(context) => Step::Larger(context),
             None => match self.kept.take() {
                 Some((kept, by)) => Step::End(Outcome::Kept(kept, by)),
@@ -301,7 +211,8 @@ impl<'a> Trying<'a> {
             Some(query) => format!("{}?{query}", forward.path),
             None => forward.path.clone(),
         };
-        let pings = self.errand.snapshot.config.server.sse_ping.is_some();
+        // What follows a ping must be readable, and so must the id of a response.
+        let pinged = ask.stream && forward.streams_events() && self.errand.snapshot.config.server.sse_ping.is_some();
         let client = headers::Client {
             peer: &request.peer_text,
             trusted: self.errand.trusted,
@@ -309,8 +220,7 @@ impl<'a> Trying<'a> {
             request_id: self.errand.request_id,
             keyed: self.errand.keyed,
             policy: self.errand.policy,
-            // What follows a ping must be readable.
-            may_compress: !(pings && ask.stream && forward.streams_events()),
+            may_compress: !pinged && !forward.makes_response(),
         };
         let mut timeouts = config.timeouts;
         // Whether a large body asks for a stream is not known.

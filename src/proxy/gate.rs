@@ -1,8 +1,9 @@
-//! Who may come in: which `Host` names a local listener answers to, and which web pages may read. Pure.
+//! Which `Host` names a local listener answers to, and which web pages may use it and read its answers. Pure.
 
 use crate::config::{CorsOrigin, Network};
 use crate::http::head::{Fields, Head};
 use crate::model::failure::{Failure, Kind};
+use http::Method;
 use http::header::{self, HeaderName, HeaderValue};
 use std::net::IpAddr;
 
@@ -66,6 +67,48 @@ fn without_port(host: &str) -> &str {
     }
 }
 
+/// Refuses what a browser sends from a page that `rules` do not list, so that no web page uses a listener without keys.
+/// Programs send neither `Origin` nor `Sec-Fetch-Site`, and pass.
+pub fn check_page(head: &Head, rules: &[CorsOrigin]) -> Result<(), Failure> {
+    let host = head.fields.get(header::HOST).map(lower).unwrap_or_default();
+    let is_own = |origin: &HeaderValue| lower(origin).split_once("://").is_some_and(|(_, own)| own == host);
+    let mut origins = head.fields.all("origin").peekable();
+    let may = if origins.peek().is_some() {
+        origins.all(|origin| is_own(origin) || allowed_origin(rules, origin).is_some())
+    } else {
+        // Without an `Origin`, for example for an image, only the site of the page is known.
+        let is_listed = |site: &str| match site {
+            "none" | "same-origin" => true,
+            "same-site" => rules.contains(&CorsOrigin::Local) && is_local(&format!("http://{host}")),
+            _ => false,
+        };
+        rules.contains(&CorsOrigin::Any) || head.fields.all("sec-fetch-site").all(|site| is_listed(&lower(site)))
+    };
+    if may { Ok(()) } else { Err(origin_refused()) }
+}
+
+/// Whether the CORS rules of an endpoint have no say: a page sends this without a preflight, and without its `Origin` or
+/// with an effect.
+pub fn is_simple(head: &Head) -> bool {
+    const SIMPLE: [&str; 4] = ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
+    let kind = head.fields.get(header::CONTENT_TYPE).map(lower).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    match head.method {
+        Method::GET | Method::HEAD => head.fields.get(header::ORIGIN).is_none(),
+        Method::POST => SIMPLE.contains(&kind),
+        _ => false,
+    }
+}
+
+fn lower(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase()
+}
+
+fn origin_refused() -> Failure {
+    let text = "Pages of this origin may not use this proxy; add the origin to server.cors to allow it.";
+    Failure::new(Kind::OriginRefused, text)
+}
+
 /// `Access-Control-Allow-Origin` for this request, if its origin is allowed.
 fn allowed_origin(rules: &[CorsOrigin], origin: &HeaderValue) -> Option<HeaderValue> {
     if rules.contains(&CorsOrigin::Any) {
@@ -75,6 +118,7 @@ fn allowed_origin(rules: &[CorsOrigin], origin: &HeaderValue) -> Option<HeaderVa
     let matches = rules.iter().any(|rule| match rule {
         CorsOrigin::Any => true,
         CorsOrigin::Origin(allowed) => *allowed == text,
+        CorsOrigin::Scheme(allowed) => text.split_once("://").is_some_and(|(scheme, _)| scheme == allowed),
         CorsOrigin::Local => is_local(&text),
     });
     matches.then(|| origin.clone())
@@ -92,9 +136,9 @@ fn is_local(origin: &str) -> bool {
 
 /// Adds what lets an allowed page read this answer.
 pub fn add_cors(fields: &mut Fields, rules: &[CorsOrigin], head: &Head) {
-    let Some(allow) = head.fields.get(header::ORIGIN).and_then(|origin| allowed_origin(rules, origin)) else {
-        return;
-    };
+    let mut origins = head.fields.all("origin");
+    let (Some(origin), None) = (origins.next(), origins.next()) else { return };
+    let Some(allow) = allowed_origin(rules, origin) else { return };
     if allow != "*" {
         fields.push(header::VARY, HeaderValue::from_static("Origin"));
     }
@@ -106,13 +150,12 @@ pub fn add_cors(fields: &mut Fields, rules: &[CorsOrigin], head: &Head) {
 pub fn preflight(rules: &[CorsOrigin], head: &Head) -> Result<Fields, Failure> {
     const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE, OPTIONS");
     let mut fields = Fields::default();
-    let Some(origin) = head.fields.get(header::ORIGIN) else {
+    if head.fields.get(header::ORIGIN).is_none() {
         fields.push(header::ALLOW, METHODS);
         return Ok(fields);
-    };
-    if allowed_origin(rules, origin).is_none() {
-        let text = "Pages of this origin may not call this proxy; add it to server.cors to allow it.";
-        return Err(Failure::new(Kind::OriginRefused, text));
+    }
+    if head.fields.all("origin").any(|origin| allowed_origin(rules, origin).is_none()) {
+        return Err(origin_refused());
     }
     fields.push(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
     if let Some(asked) = head.fields.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
@@ -164,5 +207,10 @@ mod tests {
         assert_eq!(allowed_origin(&[CorsOrigin::Local], &origin), None);
         assert_eq!(allowed_origin(&[CorsOrigin::Any], &origin), Some(HeaderValue::from_static("*")));
         assert_eq!(allowed_origin(&[], &HeaderValue::from_static("http://localhost")), None);
+        let extensions = [CorsOrigin::Scheme("moz-extension".into())];
+        let of = |origin: &'static str| allowed_origin(&extensions, &HeaderValue::from_static(origin)).is_some();
+        assert!(
+            of("moz-extension://7c0e") && !of("moz-extensions://7c0e") && !of("null") && !of("https://moz-extension")
+        );
     }
 }

@@ -1,36 +1,54 @@
 //! Who a request is from: the key it shows, wherever clients put one.
 
+use crate::base::secret::Secret;
 use crate::http::head::Head;
 use crate::model::caller::{Caller, Callers};
 use crate::model::failure::{Failure, Kind};
+use crate::model::snapshot::Snapshot;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use std::net::IpAddr;
 use std::time::Instant;
 
 /// Asks a request to wait behind others.
 const PRIORITY: HeaderName = HeaderName::from_static("x-llmproxy-priority");
 
-/// The caller of a request.
+/// The caller of a request: one right key among several is enough. `opens` says which right keys count here.
 ///
 /// # Errors
 /// 401 without a right key; 429 after too many wrong ones from this address.
-pub fn caller(head: &Head, peer: IpAddr, callers: &Callers, now: Instant) -> Result<Caller, Failure> {
-    if callers.is_open() {
-        return Ok(Caller::anybody());
+pub fn caller(
+    head: &Head,
+    peer: IpAddr,
+    callers: &Callers,
+    opens: impl Fn(&Caller) -> bool,
+    now: Instant,
+) -> Result<Caller, Failure> {
+    let shown = shown(head);
+    let mut known: Vec<Caller> = shown.iter().filter_map(|key| callers.identify(key)).collect();
+    if let Some(at) = known.iter().position(opens) {
+        return Ok(known.swap_remove(at));
     }
-    let text = "A key is needed: send it as Authorization: Bearer KEY (or x-api-key).";
-    let Some(shown) = shown(head)? else {
-        return Err(Failure::new(Kind::Unauthorized, text));
-    };
-    callers.identify(&shown).ok_or_else(|| match callers.guessed(peer, now) {
+    Err(match (known.is_empty(), shown.is_empty()) {
+        (false, _) => Failure::new(Kind::Unauthorized, "This key does not open this address."),
+        (_, true) => {
+            let text = "A key is needed: send it as Authorization: Bearer KEY (or x-api-key).";
+            Failure::new(Kind::Unauthorized, text)
+        }
+        _ => wrong(callers, peer, "This key is not known here.", now),
+    })
+}
+
+/// A wrong key or token came: 401 with this text, or 429 once there were too many from this address.
+pub fn wrong(callers: &Callers, peer: IpAddr, text: &str, now: Instant) -> Failure {
+    match callers.guessed(peer, now) {
         Some(wait) => {
             let text = "Too many wrong keys came from this address; a right one still works.";
             Failure::new(Kind::RateLimited, text).retry_after(wait)
         }
-        None => Failure::new(Kind::Unauthorized, "This key is not known here."),
-    })
+        None => Failure::new(Kind::Unauthorized, text),
+    }
 }
 
 /// Whether a request waits behind others.
@@ -39,37 +57,22 @@ pub fn is_background(head: &Head, caller: &Caller) -> bool {
     caller.background || asked
 }
 
-/// Everything in a request that may be a key of ours, wherever credentials stand.
-pub fn all_shown(head: &Head) -> impl Iterator<Item = String> {
-    head.fields.iter().filter_map(|(name, value)| match name.as_str() {
+/// The keys that a request shows, without empty ones; a query is no place for one.
+pub fn shown(head: &Head) -> Vec<String> {
+    let keys = head.fields.iter().filter_map(|(name, value)| match name.as_str() {
         "authorization" => Some(credentials(value)),
         "x-api-key" | "api-key" => Some(text(value)),
         _ => None,
-    })
+    });
+    keys.filter(|key| !key.is_empty()).collect()
 }
 
-/// The one key that a request shows; a query is no place for one.
-///
-/// # Errors
-/// 401 if it shows two that differ.
-pub fn shown(head: &Head) -> Result<Option<String>, Failure> {
-    let mut shown: Option<String> = None;
-    let mut authorizations = 0;
-    for (name, value) in head.fields.iter() {
-        let key = match name.as_str() {
-            _ if *name == AUTHORIZATION => {
-                authorizations += 1;
-                credentials(value)
-            }
-            "x-api-key" | "api-key" => text(value),
-            _ => continue,
-        };
-        if authorizations > 1 || shown.as_ref().is_some_and(|before| *before != key) {
-            return Err(Failure::new(Kind::Unauthorized, "The request shows more than one key; send just one."));
-        }
-        shown = Some(key);
-    }
-    Ok(shown)
+/// Whether a request shows one of our keys, or the page's token, asked for or not.
+pub fn is_ours(head: &Head, snapshot: &Snapshot) -> bool {
+    let token = snapshot.config.admin.token.as_ref();
+    shown(head).iter().any(|shown| {
+        snapshot.callers.identify(shown).is_some() || token.is_some_and(|token| *token == Secret::new(shown))
+    })
 }
 
 /// The key in `Authorization`: a Bearer token, or the password of Basic, which browsers can be made to send.

@@ -4,15 +4,17 @@
 use super::route::{Forward, Names, Route};
 use super::serve::Proxy;
 use super::visit::Visit;
+use crate::base::budget::Held;
 use crate::config::Jobs;
 use crate::http::head::Head;
 use crate::http::reply::Reply;
 use crate::http::request::Request;
 use crate::model::caller::Caller;
-use crate::model::failure::Failure;
-use crate::model::members::has_member;
+use crate::model::failure::{Failure, Kind};
+use crate::model::members::has_webhook;
 use crate::model::scope::Scope;
 use http::{HeaderName, HeaderValue, StatusCode};
+use std::time::Duration;
 
 /// Where a request may be handed in for later.
 const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
@@ -21,12 +23,12 @@ const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embedd
 pub trait Later: Send + Sync {
     /// Takes a request; it is safe when this returns.
     fn submit(&self, parcel: &Parcel<'_>) -> Result<Told, Failure>;
-    /// What became of it.
-    fn look(&self, id: &str, owner: Option<&str>) -> Told;
-    /// Stops it, or drops what came of it.
-    fn cancel(&self, id: &str, owner: Option<&str>) -> Told;
-    /// All of one owner.
-    fn list(&self, owner: Option<&str>) -> Told;
+    /// What became of it. `held` counts what is read; it works with the disk.
+    fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<Told, Failure>;
+    /// Stops it, or drops what came of it; it works with the disk.
+    fn cancel(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<Told, Failure>;
+    /// Those of one owner, as far as the query asks for them.
+    fn list(&self, owner: Option<&str>, query: &str) -> Told;
     /// How many are in which state.
     fn counts(&self) -> [(&'static str, usize); 4];
 }
@@ -95,7 +97,7 @@ pub fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, body: &
     match preference {
         Preference::Later => true,
         Preference::Either if jobs.always => true,
-        _ => has_member(body, "webhookUrl"),
+        _ => has_webhook(body),
     }
 }
 
@@ -117,17 +119,35 @@ impl Proxy {
         Some(later.submit(&Parcel { path, body, owner, scope, preferred }))
     }
 
-    /// Tells of what is kept.
-    pub(super) fn kept(&self, visit: &Visit, route: &Route, reply: Reply, request: &Request) {
+    /// Tells of what is kept. What works with the disk waits for its turn there, and holds no other control thread up.
+    pub(super) fn kept(&self, visit: Visit, route: Route, reply: Reply, request: Request) {
         let Some(later) = self.later() else { return };
-        let owner = visit.key.as_deref();
-        let told = match route {
-            Route::Job(id) if request.head.method == http::Method::DELETE => later.cancel(id, owner),
-            Route::Job(id) => later.look(id, owner),
-            _ => later.list(owner),
+        let Route::Job(id) = route else {
+            let told = later.list(visit.key.as_deref(), request.head.target.query().unwrap_or_default());
+            return visit.told(reply, &request, &told);
         };
-        visit.told(reply, request, &told);
+        let mut held = self.budget.hold(Some(visit.client));
+        self.disk.run(Box::new(move |has_room| {
+            let owner = visit.key.as_deref();
+            let told = match request.head.method == http::Method::DELETE {
+                _ if !has_room => Err(disk_is_busy()),
+                true => later.cancel(&id, owner, &mut held),
+                false => later.look(&id, owner, &mut held),
+            };
+            // From here on the reply counts what the client does not take.
+            drop(held);
+            match told {
+                Ok(told) => visit.told(reply, &request, &told),
+                Err(failure) => visit.refuse(reply, &request.head, &failure),
+            }
+        }));
     }
+}
+
+/// As many requests wait for the disk as may.
+pub fn disk_is_busy() -> Failure {
+    let text = "Too many requests wait for the disk; try again later.";
+    Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The way to the page: what the proxy asks of who serves it. It has rules of its own about who may come in.
 
+use super::reception::ListenerKind;
 use super::serve::Proxy;
 use super::visit::Visit;
-use crate::config::{Admin, Mode};
+use crate::config::Mode;
 use crate::http::door::From;
 use crate::http::head::Head;
 use crate::http::reply::Reply;
@@ -13,8 +14,16 @@ use crate::observe::logger;
 use http::{HeaderName, HeaderValue, header};
 use std::sync::{Arc, Weak};
 
-/// The listener that only the page has.
-pub const LISTENER: &str = "admin";
+/// How somebody got in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opened {
+    /// The files of the page, which hold nothing and ask for the token: for everybody who calls it by its name.
+    Shell,
+    /// From this machine, where `admin.open` asks for no token.
+    Here,
+    /// With the token, or a key of an administrator.
+    Token,
+}
 
 /// Who serves the page.
 pub trait Page: Send + Sync {
@@ -22,7 +31,7 @@ pub trait Page: Send + Sync {
     ///
     /// # Errors
     /// The refusal.
-    fn admit(&self, head: &Head, from: From) -> Result<(), Failure>;
+    fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure>;
     /// Answers a request that was admitted.
     fn serve(&self, visit: Visit, request: Request, reply: Reply);
 }
@@ -62,8 +71,11 @@ impl Proxy {
     /// Who serves the page at a listener, if anybody does.
     pub(super) fn page(&self, snapshot: &Snapshot, listener: usize) -> Option<Arc<dyn Page>> {
         let admin = &snapshot.config.admin;
-        let here = self.is_own(admin, listener) || (admin.port.is_none() && listener == 0);
-        self.page.get().filter(|_| admin.enabled && here)?.upgrade()
+        let here = match admin.port {
+            Some(_) => ListenerKind::Page,
+            None => ListenerKind::Main,
+        };
+        self.page.get().filter(|_| admin.enabled && self.bound[listener].kind == here)?.upgrade()
     }
 
     /// Whether metrics are served at a listener: where the page has one of its own, there instead.
@@ -71,12 +83,6 @@ impl Proxy {
         let admin = &snapshot.config.admin;
         let apart = admin.enabled && admin.port.is_some();
         let is_status = self.mode(snapshot, listener) == Mode::Status;
-        snapshot.config.metrics.enabled && (!apart || is_status || self.is_own(admin, listener))
-    }
-
-    /// Whether a listener is the page's own.
-    pub(super) fn is_own(&self, admin: &Admin, listener: usize) -> bool {
-        // It is bound last (`app`), whatever the others are called.
-        admin.enabled && admin.port.is_some() && listener + 1 == self.bound.len()
+        snapshot.config.metrics.enabled && (!apart || is_status || self.bound[listener].kind == ListenerKind::Page)
     }
 }

@@ -1,13 +1,14 @@
 //! A request that nobody waits for, sent like any other and behind all others; its answer is read whole.
 
 use super::ask::ask;
-use super::forward::{self, By, Errand, Outcome};
-use super::relay::{self, Relayed};
+use super::forward;
+use super::outcome::Relayed;
+use super::outcome::{By, Errand, Outcome};
+use super::relay;
 use super::route::{Forward, Names};
 use super::serve::Proxy;
 use super::tokens::Tail;
 use super::visit::{Here, Outline, Visit, nothing_relayed};
-use crate::base::budget::Budget;
 use crate::base::clock;
 use crate::base::gone::Gone;
 use crate::http::head::{Head, Limits, Parser};
@@ -34,8 +35,6 @@ pub struct Background<'a> {
     pub id: &'a str,
     /// Where it goes below an endpoint's base.
     pub path: &'a str,
-    /// What it says.
-    pub body: &'a [u8],
     /// What its owner may see.
     pub scope: Arc<Scope>,
     /// Set to end it.
@@ -69,17 +68,15 @@ impl Watch for Nobody {
 }
 
 impl Proxy {
-    /// Sends it, and reads the answer.
-    pub fn run(&self, order: &Background<'_>) -> Ended {
-        let Some(head) = head(order) else {
+    /// Sends it with a body, which is given back, and reads the answer.
+    pub fn run(&self, order: &Background<'_>, body: &mut Body) -> Ended {
+        let Some(head) = head(order, body.bytes().len()) else {
             return Ended::Failed(Failure::new(Kind::Internal, "The request cannot be sent."));
         };
-        let mut body = Body::new(Budget::new(u64::MAX, 0).hold(None));
-        body.grow(|bytes| bytes.extend_from_slice(order.body));
         let peer = IpAddr::from(Ipv4Addr::LOCALHOST);
         let request = Request {
             head,
-            body,
+            body: std::mem::replace(body, Body::new(self.budget.hold(None))),
             rest: None,
             peer,
             peer_text: peer.to_string().into(),
@@ -87,13 +84,20 @@ impl Proxy {
             began: clock::now(),
             gone: Arc::clone(order.gone),
         };
+        let ended = self.send(order, &request);
+        *body = request.body;
+        ended
+    }
+
+    fn send(&self, order: &Background<'_>, request: &Request) -> Ended {
+        let peer = request.peer;
         let snapshot = self.shared.load();
         let activity = Arc::clone(&self.activity);
         let here = Here { forward: "jobs".into(), metrics: Arc::clone(&self.metrics), activity };
         let visit = Visit::new(&request.head, peer, request.began, &snapshot, here);
         let forward = Forward { path: order.path.to_owned(), names: Names::Body };
         let planned =
-            ask(&request, &forward).and_then(|ask| Ok((self.plan(&request, &ask, &snapshot, &order.scope)?, ask)));
+            ask(request, &forward).and_then(|ask| Ok((self.plan(request, &ask, &snapshot, &order.scope)?, ask)));
         let ((plan, fresh), ask) = match planned {
             Ok(planned) => planned,
             Err(failure) => return Ended::Failed(failure),
@@ -113,7 +117,7 @@ impl Proxy {
             net: &self.net,
             shared: &self.shared,
             snapshot: fresh.as_deref().unwrap_or(&snapshot),
-            request: &request,
+            request,
             ask: &ask,
             forward: &forward,
             watch: &watch,
@@ -171,12 +175,10 @@ fn gone(shown: &Ongoing) -> Ended {
 }
 
 /// What a client would have sent.
-fn head(order: &Background<'_>) -> Option<Head> {
+fn head(order: &Background<'_>, length: usize) -> Option<Head> {
     let text = format!(
         "POST {} HTTP/1.1\r\nHost: llmproxy\r\nContent-Type: application/json\r\nX-Request-Id: {}\r\nContent-Length: {}\r\n\r\n",
-        order.path,
-        order.id,
-        order.body.len()
+        order.path, order.id, length
     );
     let limits = Limits { target: 1 << 10, head: 4 << 10, fields: 16, body: u64::MAX };
     Parser::default().parse(text.as_bytes(), &limits).ok().flatten().map(|(head, _)| head)

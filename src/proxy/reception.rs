@@ -1,11 +1,12 @@
 //! Where a request comes in: which listener, what may be done there, and whose it is.
 
+use super::page::Opened;
 use super::route::{self, Route, route};
 use super::serve::Proxy;
 use super::visit::{Here, Outline, Visit, nothing_relayed};
 use super::{gate, key};
 use crate::base::clock;
-use crate::config::{KeysFor, Mode, Site};
+use crate::config::{Config, CorsOrigin, KeysFor, Mode, Site};
 use crate::http::door::{Desk, From, LaneName, Refused};
 use crate::http::head::Head;
 use crate::http::reply::Reply;
@@ -18,8 +19,8 @@ use crate::model::scope::Scope;
 use crate::model::snapshot::Snapshot;
 use crate::observe::access::End;
 use crate::upstream::headers::Policy;
-use http::header;
-use std::net::IpAddr;
+use http::{Method, header};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -27,20 +28,58 @@ use std::time::{Duration, Instant};
 /// A listener that is open, whatever the configuration becomes.
 pub struct Bound {
     pub(super) name: Arc<str>,
-    /// Bound to a loopback address, so browsers of this machine reach it.
-    loopback: bool,
+    pub(super) kind: ListenerKind,
+    /// Where it listens, as the configuration said when it was bound.
+    host: String,
+    addr: SocketAddr,
     pub(super) buckets: Buckets,
+}
+
+/// What a listener was bound for. Names do not tell: a user may call a listener `admin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// `server`
+    Main,
+    /// One of `listeners`.
+    Listed,
+    /// `admin.port`
+    Page,
 }
 
 impl Bound {
     /// A listener by its name in the configuration.
-    pub fn new(name: &str, loopback: bool) -> Self {
-        Self { name: name.into(), loopback, buckets: Buckets::default() }
+    pub fn new(kind: ListenerKind, name: &str, host: &str, addr: SocketAddr) -> Self {
+        Self { name: name.into(), kind, host: host.into(), addr, buckets: Buckets::default() }
+    }
+
+    /// Only programs of this machine reach it, its browsers among them.
+    fn is_loopback(&self) -> bool {
+        self.addr.ip().is_loopback()
+    }
+
+    /// What clients may do here now. Nothing at a listener that a reload took away, renamed, or meant for another
+    /// address: what the configuration says of others must not open it.
+    pub(super) fn site<'a>(&self, config: &'a Config) -> Option<&'a Site> {
+        if self.kind != ListenerKind::Listed {
+            return Some(&config.site);
+        }
+        let listed = config.listeners.iter().find(|listener| *listener.name == *self.name)?;
+        (self.is_loopback() || listed.host == self.host).then_some(&listed.site)
     }
 }
 
+/// Who may do what at a listener, decided by the head alone. The table, of which `tests/wire/trust.rs` tries each cell:
+///
+/// | listener | keys configured | asks for |
+/// | --- | --- | --- |
+/// | gone from the configuration | | nothing is served: 503 |
+/// | main or listed | no | nothing; on loopback a name of this machine in `Host`, and no web page but those of `cors` |
+/// | main or listed | yes | a key that opens it; `/health` without one is an outline, `/metrics` needs one without limits |
+/// | listed with `keys: none` | yes | as without keys, but `/health`, `/health/force-check` and (unless `mode: status`) `/metrics` as with |
+/// | the page's own | no | the token (`/admin` itself: rules of its own, `admin::guard`) |
+/// | the page's own | yes | a key, or the token |
 impl Proxy {
-    /// Who asks, once the door is open to them, and what they see from here.
+    /// Who asks, and what they see from here.
     pub(super) fn caller(
         &self,
         head: &Head,
@@ -49,69 +88,128 @@ impl Proxy {
         snapshot: &Snapshot,
     ) -> Result<Caller, Failure> {
         let bound = &self.bound[from.listener];
-        let site = site(snapshot, &bound.name);
-        if bound.loopback && is_open(snapshot, site) {
-            gate::check_host(head.fields.get(header::HOST), &snapshot.config.server.allowed_hosts)?;
+        let Some(site) = bound.site(&snapshot.config) else { return Err(not_served()) };
+        let keyless = snapshot.callers.is_open();
+        let is_open = self.asks_nothing(snapshot, from.listener);
+        if bound.is_loopback() && is_open {
+            self.check_browser(head, from.listener, snapshot)?;
         }
-        let mut caller = match self.known(head, from, snapshot) {
-            // A preflight cannot carry a key, and health is for everybody, though without details.
-            _ if *route == Route::Preflight => Caller::anybody(),
-            Err(failure)
-                if *route == Route::Health
-                    && failure.kind == Kind::Unauthorized
-                    && !self.is_own(&snapshot.config.admin, from.listener) =>
-            {
-                Caller::anybody()
-            }
-            caller => caller?,
+        let opens = |caller: &Caller| match (&site.keys, &caller.name) {
+            (KeysFor::Only(names), Some(name)) => names.iter().any(|one| **one == **name),
+            _ => true,
         };
+        let client = gate::client(head, from.peer, &snapshot.config.server.trusted_proxies);
+        let holder = || key::caller(head, client, &snapshot.callers, opens, clock::now());
+        let mut caller = match route {
+            // A preflight cannot carry a key.
+            Route::Preflight => Caller::anybody(),
+            _ if bound.kind == ListenerKind::Page => self.at_page(head, from, snapshot)?,
+            Route::Health if !keyless => match holder() {
+                Err(failure) if failure.kind == Kind::Unauthorized => Caller::anybody(),
+                caller => caller?,
+            },
+            Route::ForceCheck if !keyless => holder()?,
+            Route::Metrics if !keyless && site.mode != Mode::Status => holder()?,
+            _ if is_open => Caller::anybody(),
+            _ => holder()?,
+        };
+        if *route == Route::Metrics && caller.is_limited() {
+            let text = "This key is limited to some models or endpoints; /metrics names all of them.";
+            return Err(Failure::new(Kind::Forbidden, text));
+        }
         if let Some(name) = &site.group {
-            let group = snapshot.groups.iter().find(|group| group.config.name == *name).cloned();
-            caller.scope = Arc::new(Scope { group, ..Scope::clone(&caller.scope) });
+            let group = snapshot.groups.iter().find(|group| group.config.name == *name).ok_or_else(not_served)?;
+            caller.scope = Arc::new(Scope { group: Some(Arc::clone(group)), ..Scope::clone(&caller.scope) });
         }
         Ok(caller)
     }
 
-    /// Whose key a request shows, as far as this listener asks for one.
-    fn known(&self, head: &Head, from: From, snapshot: &Snapshot) -> Result<Caller, Failure> {
-        let site = site(snapshot, &self.bound[from.listener].name);
-        if self.asks_nothing(snapshot, from.listener) {
-            return Ok(Caller::anybody());
+    /// At the page's own address: any client key, or what opens the page.
+    fn at_page(&self, head: &Head, from: From, snapshot: &Snapshot) -> Result<Caller, Failure> {
+        let known = key::shown(head).iter().find_map(|key| snapshot.callers.identify(key));
+        if let Some(caller) = known {
+            return Ok(caller);
         }
-        if is_open(snapshot, site) {
-            // Who may not use the page has nothing to do at its address.
-            if let Some(page) = self.page(snapshot, from.listener) {
-                page.admit(head, from)?;
+        let page = self.page(snapshot, from.listener).ok_or_else(not_served)?;
+        match page.admit(head, from)? {
+            Opened::Here if !snapshot.callers.is_open() => {
+                Err(Failure::new(Kind::Unauthorized, "A key or the page's token is needed: Authorization: Bearer KEY."))
             }
-            return Ok(Caller::anybody());
+            _ => Ok(Caller::administrator()),
         }
-        let client = gate::client(head, from.peer, &snapshot.config.server.trusted_proxies);
-        let caller = key::caller(head, client, &snapshot.callers, clock::now())?;
-        match (&site.keys, &caller.name) {
-            (KeysFor::Only(names), Some(name)) if !names.iter().any(|one| **one == **name) => {
-                Err(Failure::new(Kind::Unauthorized, "This key does not open this address."))
-            }
-            _ => Ok(caller),
+    }
+
+    /// What browsers could be made to do at a listener that asks for no key.
+    fn check_browser(&self, head: &Head, listener: usize, snapshot: &Snapshot) -> Result<(), Failure> {
+        gate::check_host(head.fields.get(header::HOST), &snapshot.config.server.allowed_hosts)?;
+        match self.cors(snapshot, listener) {
+            Some(rules) => gate::check_page(head, rules),
+            None if gate::is_simple(head) => gate::check_page(head, &snapshot.config.server.cors),
+            None => Ok(()),
+        }
+    }
+
+    /// Which web pages may use a listener; nothing where that is the affair of the endpoints.
+    pub(super) fn cors<'a>(&self, snapshot: &'a Snapshot, listener: usize) -> Option<&'a [CorsOrigin]> {
+        let bound = &self.bound[listener];
+        match bound.site(&snapshot.config) {
+            Some(site) if bound.kind != ListenerKind::Page => match (&site.cors, site.mode) {
+                (Some(rules), _) => Some(rules),
+                (None, Mode::Raw) => None,
+                (None, _) => Some(&snapshot.config.server.cors),
+            },
+            _ => Some(&[]),
         }
     }
 
     /// Whether everybody who reaches a listener may use it.
     pub(super) fn asks_nothing(&self, snapshot: &Snapshot, listener: usize) -> bool {
-        is_open(snapshot, site(snapshot, &self.bound[listener].name)) && !self.is_own(&snapshot.config.admin, listener)
+        let bound = &self.bound[listener];
+        let is_for_all = |site: &Site| snapshot.callers.is_open() || site.keys == KeysFor::Nobody;
+        bound.kind != ListenerKind::Page && bound.site(&snapshot.config).is_some_and(is_for_all)
+    }
+
+    /// Says which listeners are open to everybody who reaches them from elsewhere.
+    pub fn warn_of_open_listeners(&self) {
+        let snapshot = self.shared.load();
+        for (listener, bound) in self.bound.iter().enumerate() {
+            if !bound.is_loopback() && self.asks_nothing(&snapshot, listener) {
+                let addr = bound.addr;
+                log::warn!(
+                    "listening on {addr} without keys: everybody who reaches this address may use the endpoints"
+                );
+            }
+        }
     }
 
     /// What is served at a listener; at the page's own the API, for its box to try a model.
     pub(super) fn mode(&self, snapshot: &Snapshot, listener: usize) -> Mode {
-        match self.is_own(&snapshot.config.admin, listener) {
-            true => Mode::Models,
-            false => site(snapshot, &self.bound[listener].name).mode,
+        let bound = &self.bound[listener];
+        match bound.site(&snapshot.config) {
+            Some(site) if bound.kind != ListenerKind::Page => site.mode,
+            _ => Mode::Models,
+        }
+    }
+
+    /// What a head asks for.
+    pub(super) fn route(&self, head: &Head, listener: usize, snapshot: &Snapshot) -> Route {
+        let mode = self.mode(snapshot, listener);
+        let is_preflight = head.method == Method::OPTIONS && head.fields.get(header::ORIGIN).is_some();
+        let has_model = head.target.query().is_some_and(|q| matches!(peek::query_model(q), Ok(Some(_))));
+        match route::special(mode, head.target.path(), route(&head.method, &head.target.canonical(), has_model)) {
+            Route::Forward(_) if is_preflight && mode == Mode::Raw && self.cors(snapshot, listener).is_some() => {
+                Route::Preflight
+            }
+            // A person with a browser is sent to the page.
+            Route::Unknown if is_front_door(head) && self.page(snapshot, listener).is_some() => Route::Page,
+            route => route,
         }
     }
 
     /// What a listener leaves to its endpoints.
     pub(super) fn policy(&self, snapshot: &Snapshot, listener: usize) -> Policy {
         let raw = self.mode(snapshot, listener) == Mode::Raw;
-        Policy { pages: raw, cors: raw, limits: true }
+        Policy { pages: raw, cors: self.cors(snapshot, listener).is_none(), limits: true }
     }
 
     pub(super) fn visit(&self, head: &Head, from: From, began: Instant, snapshot: &Snapshot) -> Visit {
@@ -120,17 +218,21 @@ impl Proxy {
             metrics: Arc::clone(&self.metrics),
             activity: Arc::clone(&self.activity),
         };
-        Visit::new(head, from.peer, began, snapshot, here)
+        let visit = Visit::new(head, from.peer, began, snapshot, here);
+        let visit = visit.with_cors(head, self.cors(snapshot, from.listener).unwrap_or_default());
+        match self.route(head, from.listener, snapshot) {
+            Route::Health | Route::Models | Route::Model(_) | Route::Metrics => visit.never_stored(),
+            _ => visit,
+        }
     }
 }
 
 impl Desk for Proxy {
     fn admit(&self, head: &Head, from: From) -> Result<(), Failure> {
         let snapshot = self.shared.load();
-        let mode = self.mode(&snapshot, from.listener);
-        let route = route_of(head, mode);
+        let route = self.route(head, from.listener, &snapshot);
         match self.page(&snapshot, from.listener) {
-            Some(page) if route == Route::Page => page.admit(head, from),
+            Some(page) if route == Route::Page => page.admit(head, from).map(drop),
             // What is open to everybody is so without a body.
             _ if head.has_body() => self.caller(head, from, &Route::Unknown, &snapshot).map(drop),
             _ => self.caller(head, from, &route, &snapshot).map(drop),
@@ -145,13 +247,18 @@ impl Desk for Proxy {
     }
 
     fn passes_on(&self, head: &Head, listener: usize) -> bool {
-        let mode = self.mode(&self.shared.load(), listener);
-        mode == Mode::Raw && self.lane(head, listener) == LaneName::Proxy
+        let snapshot = self.shared.load();
+        // The body of a key with `models` must be read before it may go anywhere.
+        let must_read = || {
+            key::shown(head)
+                .iter()
+                .any(|key| snapshot.callers.identify(key).is_some_and(|caller| !caller.scope.models.is_empty()))
+        };
+        self.mode(&snapshot, listener) == Mode::Raw && self.lane(head, listener) == LaneName::Proxy && !must_read()
     }
 
     fn lane(&self, head: &Head, listener: usize) -> LaneName {
-        let mode = self.mode(&self.shared.load(), listener);
-        match route_of(head, mode) {
+        match self.route(head, listener, &self.shared.load()) {
             Route::Forward(_) if !self.draining.load(Ordering::SeqCst) => LaneName::Proxy,
             _ => LaneName::Control,
         }
@@ -175,18 +282,13 @@ impl Desk for Proxy {
     }
 }
 
-/// What clients may do at a listener now. One that the configuration has lost serves on until a restart.
-pub(super) fn site<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Site {
-    let listed = snapshot.config.listeners.iter().find(|listener| listener.name == name);
-    listed.map_or(&snapshot.config.site, |listener| &listener.site)
+fn not_served() -> Failure {
+    let text = "The configuration no longer has this listener; it is closed at the next restart.";
+    Failure::new(Kind::Draining, text)
 }
 
-fn is_open(snapshot: &Snapshot, site: &Site) -> bool {
-    snapshot.callers.is_open() || site.keys == KeysFor::Nobody
-}
-
-/// The route of a head at a listener of this kind.
-pub(super) fn route_of(head: &Head, mode: Mode) -> Route {
-    let has_model = head.target.query().is_some_and(|q| matches!(peek::query_model(q), Ok(Some(_))));
-    route::special(mode, head.target.path(), route(&head.method, &head.target.canonical(), has_model))
+/// `GET /` of a browser.
+fn is_front_door(head: &Head) -> bool {
+    let is_read = head.method == Method::GET || head.method == Method::HEAD;
+    is_read && head.target.path() == "/" && head.fields.list("accept").any(|kind| kind.starts_with(b"text/html"))
 }

@@ -2,7 +2,7 @@
 //! nor an error page here; an answer is finished or cut.
 
 use super::client::{self, Client};
-use super::forward::{By, Kept};
+use super::outcome::{By, Kept, Relayed};
 use super::stream::Events;
 use super::tokens::{Tail, Tokens};
 use super::weigh;
@@ -11,6 +11,7 @@ use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::reply::Length;
 use crate::model::failure::{Attempted, Failure, Kind};
+use crate::model::responses::IdReader;
 use crate::observe::access::End;
 use crate::upstream::headers::Policy;
 use crate::upstream::{Answer, Fault, Trouble, headers};
@@ -27,16 +28,6 @@ const LATE: usize = 64 << 10;
 thread_local! {
     /// A worker relays one answer at a time.
     pub(super) static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// How an answer went.
-pub struct Relayed {
-    /// How it ended.
-    pub end: End,
-    /// When its first body byte came.
-    pub first_byte: Option<Instant>,
-    /// What it cost.
-    pub tokens: Tokens,
 }
 
 /// What passed of an answer.
@@ -92,6 +83,7 @@ pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool, has_end: b
 
 fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: bool, buffer: &mut [u8]) -> Relayed {
     let mut passed = Passed::default();
+    let mut ids = client.makes_responses().then(IdReader::default);
     loop {
         match answer.read(buffer) {
             Ok(0) if is_events && answer.until_close && !passed.is_whole(has_end) => {
@@ -104,6 +96,10 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: 
             }
             Ok(n) => {
                 let piece = &buffer[..n];
+                // Known before the client can ask for it.
+                if let Some(ids) = &mut ids {
+                    ids.push(piece, |id| by.endpoint.live.responses.add(id));
+                }
                 let sent = client.piece(piece);
                 // The piece is on its way; the bookkeeping may take its time.
                 let now = clock::now();

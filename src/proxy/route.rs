@@ -115,6 +115,7 @@ pub fn pattern(path: &str) -> &'static str {
         None if is_page(path) => "/admin/*",
         None if bare.starts_with("/models/") => "/v1/models/{id}",
         None if bare.starts_with("/chat/completions/") => "/v1/chat/completions/{id}",
+        None if bare.starts_with("/responses/") => "/v1/responses/{id}",
         None if bare.starts_with("/audio/") => "/v1/audio/*",
         None if bare.starts_with("/images/") => "/v1/images/*",
         None => "other",
@@ -134,6 +135,11 @@ impl Forward {
     /// Whether `"stream": true` brings an event stream of an API that we know: what may be kept alive by comments.
     pub fn streams_events(&self) -> bool {
         STREAMS.contains(&self.name())
+    }
+
+    /// Whether the answer has an id that later requests name.
+    pub fn makes_response(&self) -> bool {
+        self.names != Names::Raw && self.name() == "responses"
     }
 
     /// Whether a whole event stream has an end of its own among its events. Where it has not, nobody can tell.
@@ -173,6 +179,8 @@ pub enum Names {
     Query,
     /// In the query, and without one the path is unknown.
     QueryOnly,
+    /// In the query; missing means where the response in the path was made.
+    Response,
     /// Nobody asks.
     Raw,
 }
@@ -252,6 +260,14 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
         let id = decoded(id, false).and_then(|bytes| String::from_utf8(bytes).ok());
         return only(get, "GET, HEAD", Route::Model(id.unwrap_or_default()));
     }
+    if response_of(path).is_some() {
+        let (deletes, cancels) = (*method == Method::DELETE, name.ends_with("/cancel"));
+        match name.matches('/').count() {
+            1 if get || deletes => return forward(format!("/v1/{name}"), Names::Response),
+            2 if (get && !cancels) || (post && cancels) => return forward(format!("/v1/{name}"), Names::Response),
+            _ => {}
+        }
+    }
     let job = name.strip_prefix("chat/completions/").filter(|id| !id.is_empty());
     if let Some(id) = job.filter(|_| get || *method == Method::DELETE) {
         return Route::Job(id.to_owned());
@@ -279,6 +295,14 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
     }
 }
 
+/// The id of the response that a path is about: `responses/{id}`, with `/cancel` or `/input_items` behind it.
+pub fn response_of(path: &str) -> Option<String> {
+    let name = path.strip_prefix("/v1").unwrap_or(path).strip_prefix("/responses/")?;
+    let (id, rest) = name.split_once('/').unwrap_or((name, ""));
+    let is_known = matches!(rest, "" | "cancel" | "input_items") && !id.is_empty() && !name.ends_with('/');
+    decoded(id, false).filter(|_| is_known).and_then(|id| String::from_utf8(id).ok())
+}
+
 fn only(allowed: bool, methods: &'static str, route: Route) -> Route {
     if allowed { route } else { Route::NotAllowed(methods) }
 }
@@ -288,154 +312,5 @@ fn forward(path: String, names: Names) -> Route {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn of(method: &str, path: &str) -> Route {
-        route(&method.parse().expect("a method"), path, false)
-    }
-
-    fn to(path: &str, names: Names) -> Route {
-        forward(path.into(), names)
-    }
-
-    #[test]
-    fn api_paths_are_reached_with_and_without_v1() {
-        for name in API {
-            let wanted = to(&format!("/v1/{name}"), Names::Body);
-            assert_eq!(of("POST", &format!("/v1/{name}")), wanted);
-            assert_eq!(of("POST", &format!("/{name}")), wanted);
-        }
-        assert_eq!(of("POST", "/audio/transcriptions"), to("/v1/audio/transcriptions", Names::Body));
-    }
-
-    #[test]
-    fn llama_servers_own_paths_go_out_without_v1() {
-        for name in NATIVE {
-            assert_eq!(of("POST", &format!("/{name}")), to(&format!("/{name}"), Names::Body));
-            assert_eq!(of("POST", &format!("/v1/{name}")), to(&format!("/{name}"), Names::Body));
-        }
-        assert_eq!(of("GET", "/props"), to("/props", Names::Query));
-        assert_eq!(of("HEAD", "/slots"), to("/slots", Names::Query));
-    }
-
-    #[test]
-    fn other_paths_need_v1_and_a_model_in_the_body_or_a_model_in_the_query() {
-        assert_eq!(of("POST", "/v1/something/new"), to("/v1/something/new", Names::BodyOnly));
-        assert_eq!(of("POST", "/something/new"), Route::Unknown);
-        assert_eq!(of("GET", "/something"), Route::Unknown);
-        let with_model = route(&Method::GET, "/something", true);
-        assert_eq!(with_model, to("/something", Names::QueryOnly));
-    }
-
-    #[test]
-    fn voices_are_read_with_and_without_a_model() {
-        // R16
-        for method in ["GET", "HEAD"] {
-            for path in ["/v1/audio/voices", "/audio/voices"] {
-                assert_eq!(of(method, path), to("/v1/audio/voices", Names::Query), "{method} {path}");
-            }
-        }
-        assert_eq!(of("DELETE", "/v1/audio/voices"), Route::NotAllowed("POST"));
-        assert_eq!(of("GET", "/v1/audio/speech"), Route::NotAllowed("POST"));
-    }
-
-    #[test]
-    fn what_steers_or_counts_takes_no_slot() {
-        // D3, D4
-        let takes = |path: &str| match of("POST", path) {
-            Route::Forward(forward) => forward.takes_place(&Method::POST),
-            other => panic!("{path}: {other:?}"),
-        };
-        for name in [
-            "chat/completions/control",
-            "chat/completions/input_tokens",
-            "responses/input_tokens",
-            "messages/count_tokens",
-            "tokenize",
-            "detokenize",
-            "apply-template",
-        ] {
-            assert!(!takes(&format!("/{name}")) && !takes(&format!("/v1/{name}")), "{name}");
-            let raw = Forward { path: format!("/base/v1/{name}"), names: Names::Raw };
-            assert!(!raw.takes_place(&Method::POST), "{name}");
-        }
-        for name in API.iter().chain(&NATIVE).filter(|name| !ASIDE.iter().any(|aside| name.ends_with(aside))) {
-            assert!(takes(&format!("/{name}")) && takes(&format!("/v1/{name}")), "{name}");
-        }
-    }
-
-    #[test]
-    fn only_apis_that_stream_events_are_kept_alive_by_comments() {
-        // R02, R03
-        let streams = |path: &str, names| Forward { path: path.into(), names }.streams_events();
-        for path in
-            ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/infill", "/completion"]
-        {
-            assert!(streams(path, Names::Body) && streams(path, Names::Raw), "{path}");
-        }
-        assert!(streams("//v1//chat/completions/", Names::Raw), "slashes as R19 has them");
-        assert!(streams("/chat/completions", Names::Raw) && streams("/openai/v1/chat/completions", Names::Raw));
-        for path in [
-            "/v1/audio/speech",
-            "/v1/images/generations",
-            "/api/chat",
-            "/api/generate",
-            "/api/extra/generate/stream",
-            "/v1/embeddings",
-            "/v1/responses/input_tokens",
-            "/v1/api/chat",
-            "/",
-            "/v1/",
-        ] {
-            assert!(!streams(path, Names::BodyOnly) && !streams(path, Names::Raw), "{path}");
-        }
-    }
-
-    #[test]
-    fn a_wrong_method_is_told_the_right_one() {
-        assert_eq!(of("GET", "/v1/chat/completions"), Route::NotAllowed("POST"));
-        assert_eq!(of("POST", "/v1/models"), Route::NotAllowed("GET, HEAD"));
-        assert_eq!(of("GET", "/health/force-check"), Route::NotAllowed("POST"));
-        assert_eq!(of("DELETE", "/health"), Route::NotAllowed("GET, HEAD"));
-    }
-
-    // R19
-    #[test]
-    fn a_slash_at_the_end_and_a_second_v1_are_not_there() {
-        for path in ["/v1/models/", "/v1/v1/models", "/v1/v1/v1/models//", "/models/", "//models", "//v1///v1/models"] {
-            assert_eq!(of("GET", path), Route::Models, "{path}");
-        }
-        for path in ["/v1/chat/completions/", "/v1/v1/chat/completions", "/chat/completions/"] {
-            assert_eq!(of("POST", path), to("/v1/chat/completions", Names::Body), "{path}");
-            assert_eq!(pattern(path), "/v1/chat/completions");
-        }
-        assert_eq!(of("GET", "/v1/v1/props/"), to("/props", Names::Query));
-        assert_eq!(of("GET", "/v1/health/"), Route::Health);
-        assert_eq!(of("GET", "/v1/models/v1/"), Route::Model("v1".into()));
-        assert_eq!(of("POST", "/v1/v1x"), to("/v1/v1x", Names::BodyOnly));
-        for path in ["//admin", "//admin//status", "//"] {
-            assert_eq!(route(&Method::GET, path, true), Route::Unknown, "{path}");
-        }
-        assert_eq!(of("GET", "/admin//"), Route::Page);
-        let raw = special(Mode::Raw, "//v1/v1/x/", of("POST", "/v1/v1/x/"));
-        assert_eq!(raw, to("//v1/v1/x/", Names::Raw));
-    }
-
-    // U06
-    #[test]
-    fn the_asterisk_is_never_forwarded() {
-        for mode in [Mode::Models, Mode::Raw] {
-            assert_eq!(special(mode, "*", of("OPTIONS", "*")), Route::Preflight);
-        }
-    }
-
-    #[test]
-    fn what_is_close_is_not_the_same() {
-        for path in ["/", "/v1", "/v1/", "/v1/v1", "/V1/models", "/v1x/v1/models", "/admins", "/audio/"] {
-            assert_eq!(of("GET", path), Route::Unknown, "{path}");
-        }
-        assert_eq!(of("GET", "/v1/models/org/name"), Route::Model("org/name".into()));
-        assert_eq!(of("GET", "/v1/models/org%2Fname"), Route::Model("org/name".into()));
-    }
-}
+#[path = "route_tests.rs"]
+mod tests;

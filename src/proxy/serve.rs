@@ -2,16 +2,19 @@
 
 use super::ask::{self, Ask};
 use super::client::Client;
-use super::forward::{self, By, Errand, Outcome};
+use super::forward;
 use super::later::Later;
+use super::outcome::{By, Errand, Outcome};
 use super::page::Page;
-use super::reception::{Bound, route_of, site};
+use super::reception::Bound;
 use super::relay;
 use super::route::{self, Forward, Route};
 use super::views::Pulse;
 use super::visit::{Outline, Visit, nothing_relayed};
 use super::{key, views};
+use crate::base::budget::Budget;
 use crate::base::clock;
+use crate::base::disk::DiskQueue;
 use crate::config::Mode;
 use crate::http::door::Handle;
 use crate::http::head::Head;
@@ -46,6 +49,10 @@ pub struct Proxy {
     pub(super) bound: Vec<Bound>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
+    /// What is held for clients.
+    pub budget: Arc<Budget>,
+    /// Who of the control threads works with the disk.
+    pub disk: DiskQueue,
     /// Requests that are being forwarded.
     busy: AtomicUsize,
     reloaded: AtomicBool,
@@ -57,13 +64,15 @@ pub struct Proxy {
 
 impl Proxy {
     /// A proxy over these endpoints, behind these listeners.
-    pub fn new(shared: Arc<Shared>, net: Arc<Net>, bound: Vec<Bound>) -> Self {
+    pub fn new(shared: Arc<Shared>, net: Arc<Net>, bound: Vec<Bound>, budget: Arc<Budget>) -> Self {
         Self {
             shared,
             net,
             bound,
             metrics: Arc::default(),
             activity: Arc::new(Activity::unwatched()),
+            budget,
+            disk: DiskQueue::default(),
             busy: AtomicUsize::new(0),
             reloaded: AtomicBool::new(true),
             door: OnceLock::new(),
@@ -105,9 +114,8 @@ impl Proxy {
         let snapshot = self.shared.load();
         let mut visit = self.visit(&request.head, request.from(), request.began, &snapshot);
         let bound = &self.bound[request.listener];
-        let site = site(&snapshot, &bound.name);
         let mode = self.mode(&snapshot, request.listener);
-        let route = route_of(&request.head, mode);
+        let route = self.route(&request.head, request.listener, &snapshot);
         if route == Route::Page
             && let Some(page) = self.page(&snapshot, request.listener)
         {
@@ -118,7 +126,8 @@ impl Proxy {
             return visit.refuse(reply, &request.head, &Failure::new(Kind::Loop, text));
         }
         let caller = self.caller(&request.head, request.from(), &route, &snapshot).and_then(|caller| {
-            if let Some(limit) = site.rate_limit.filter(|_| route.is_limited()) {
+            let limit = bound.site(&snapshot.config).and_then(|site| site.rate_limit);
+            if let Some(limit) = limit.filter(|_| route.is_limited()) {
                 let left = bound.buckets.take(visit.client, &limit, clock::now());
                 visit.tell_limit(&left);
                 refuse_above(&left, "This address has asked too often (rateLimit).")?;
@@ -136,15 +145,9 @@ impl Proxy {
                 let listing = self.listing_for_proxy(&request.head, &snapshot, &caller.scope);
                 visit.json(reply, &request, StatusCode::OK, &listing);
             }
-            Route::Models if caller.scope.is_all() => {
-                visit.json(reply, &request, StatusCode::OK, &snapshot.catalog.listing)
-            }
-            Route::Models => {
-                let listing = catalog::listing(&snapshot.listed(&caller.scope));
-                visit.json(reply, &request, StatusCode::OK, &listing);
-            }
-            Route::Model(id) => match catalog::entry(&snapshot.listed(&caller.scope), &id) {
-                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry.as_bytes()),
+            Route::Models => visit.json(reply, &request, StatusCode::OK, &snapshot.listing(&caller.scope).text),
+            Route::Model(id) => match snapshot.listing(&caller.scope).entry(&id) {
+                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry),
                 None => visit.refuse(reply, &request.head, &plan::not_found(&snapshot, &id, &caller.scope)),
             },
             Route::Health if mode == Mode::Status => visit.text(reply, &request, "OK"),
@@ -153,14 +156,20 @@ impl Proxy {
                 visit.text(reply, &request, &self.metrics.render(&self.gauges(&snapshot)));
             }
             Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
-            Route::Preflight => visit.preflight(reply, &request, &snapshot),
+            Route::Preflight => {
+                let rules = self.cors(&snapshot, request.listener).unwrap_or_default();
+                visit.preflight(reply, &request, rules);
+            }
             Route::NotAllowed(methods) => visit.not_allowed(reply, &request.head, methods),
-            Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(&visit, &route, reply, &request),
+            Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(visit, route, reply, request),
             Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Page => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
                 visit.refuse(reply, &request.head, &Failure::new(Kind::PathNotFound, text));
             }
             Route::Forward(forward) => {
+                if let Err(failure) = ask::check_models(&request, &forward, &caller.scope) {
+                    return visit.refuse(reply, &request.head, &failure);
+                }
                 let _pass = match admitted(&mut visit, &caller) {
                     Ok(pass) => pass,
                     Err(failure) => return visit.refuse(reply, &request.head, &failure),
@@ -183,7 +192,7 @@ impl Proxy {
             self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
         };
         let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
-        catalog::listing(&catalog::listed(&others, &snapshot.config.models, scope))
+        catalog::listing(&others, &snapshot.config.models, scope).text
     }
 
     /// What is going on.
@@ -206,17 +215,6 @@ impl Proxy {
         }
     }
 
-    fn health(&self, visit: &Visit, caller: &Caller, reply: Reply, request: &Request) {
-        let draining = self.draining.load(Ordering::SeqCst);
-        let snapshot = self.shared.load();
-        let strict = request.head.target.query().is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
-        let unwell = draining || (strict && !snapshot.is_healthy());
-        let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        let health = views::health(&snapshot, &caller.scope, self.shared.capacity().waiting(), draining);
-        let told = if snapshot.callers.is_open() || visit.key.is_some() { health } else { views::outline(&health) };
-        visit.json(reply, request, status, told.to_string().as_bytes());
-    }
-
     /// Answered by the health thread when its round is done: no worker waits.
     fn force_check(&self, visit: Visit, scope: Arc<Scope>, reply: Reply, request: Request) {
         let shared = Arc::clone(&self.shared);
@@ -230,22 +228,24 @@ impl Proxy {
     fn forward(&self, party: &Party, reply: Reply, request: &Request, forward: &Forward) {
         let Party { visit, caller, snapshot } = party;
         let _busy = Busy::new(&self.busy);
-        let planned = ask::ask(request, forward).and_then(|ask| {
-            let id = forward.conversation(&request.head);
-            let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &caller.scope));
-            match known {
-                Some(plan) => Ok((ask, (plan, None))),
-                None => self.plan(request, &ask, snapshot, &caller.scope).map(|plan| (ask, plan)),
-            }
-        });
-        let (ask, (plan, fresh)) = match planned {
+        let ask = match ask::ask(request, forward) {
+            Ok(ask) => ask,
+            Err(failure) => return visit.refuse(reply, &request.head, &failure),
+        };
+        let id = forward.conversation(&request.head);
+        let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &caller.scope));
+        let planned = match known {
+            Some(plan) => Ok((plan, None)),
+            None => self.plan(request, &ask, snapshot, &caller.scope),
+        };
+        let (plan, fresh) = match planned {
             Ok(planned) => planned,
             Err(failure) => {
                 if failure.kind == Kind::NoEndpoint {
                     let group = caller.scope.group.as_ref().map_or("default", |group| &group.config.name);
                     self.metrics.count(Family::UpstreamErrors, &["select_error", group, "none"]);
                 }
-                return visit.refuse(reply, &request.head, &failure);
+                return visit.refuse_model(reply, &request.head, ask.name(), &failure);
             }
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
@@ -283,7 +283,7 @@ impl Proxy {
             trusted,
             scope: &caller.scope,
             background: key::is_background(&request.head, caller),
-            keyed: !self.asks_nothing(snapshot, request.listener) || shows_our_key(&request.head, snapshot),
+            keyed: !self.asks_nothing(snapshot, request.listener) || key::is_ours(&request.head, snapshot),
             policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
@@ -357,13 +357,8 @@ impl Proxy {
             Planned::Refused(failure) => Err(failure),
             Planned::Unknown => {
                 let name = ask.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, name, scope)?;
-                log::warn!(
-                    "model {} is not served; it goes to {} ({})",
-                    plan::shown(name),
-                    plan.candidates[0].endpoint.name(),
-                    plan.reason
-                );
+                let plan = plan::unknown(&fresh, ask.wish(), scope, clock::now())?;
+                log::warn!("model {} is not served; {} ({})", plan::shown(name), plan.stand_ins(), plan.reason);
                 Ok((plan, Some(fresh)))
             }
         }
@@ -423,11 +418,6 @@ struct Party {
     visit: Visit,
     caller: Caller,
     snapshot: Arc<Snapshot>,
-}
-
-/// Whether a request shows one of our keys, asked for or not.
-fn shows_our_key(head: &Head, snapshot: &Snapshot) -> bool {
-    key::all_shown(head).any(|shown| snapshot.callers.identify(&shown).is_some())
 }
 
 /// A right to be forwarded, within what the caller's key allows at once and over time.

@@ -1,12 +1,34 @@
 //! What the proxy says about itself: `/health`. Read from one snapshot.
 
+use super::serve::Proxy;
+use super::visit::Visit;
 use crate::base::clock;
+use crate::http::reply::Reply;
+use crate::http::request::Request;
+use crate::model::caller::Caller;
 use crate::model::endpoint::Endpoint;
 use crate::model::scope::Scope;
 use crate::model::snapshot::Snapshot;
 use crate::observe::logger;
 use crate::observe::metrics::Gauge;
+use http::StatusCode;
 use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering;
+
+impl Proxy {
+    /// Answers `/health`.
+    pub(super) fn health(&self, visit: &Visit, caller: &Caller, reply: Reply, request: &Request) {
+        let draining = self.draining.load(Ordering::SeqCst);
+        let snapshot = self.shared.load();
+        let strict = request.head.target.query().is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
+        let unwell = draining || (strict && !snapshot.is_healthy());
+        let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        let health = health(&snapshot, &caller.scope, self.shared.capacity().waiting(), draining);
+        let may_see_all = snapshot.callers.is_open() || caller.name.is_some() || caller.admin;
+        let told = if may_see_all { health } else { outline(&health) };
+        visit.json(reply, request, status, told.to_string().as_bytes());
+    }
+}
 
 /// The `/health` body [S000-27..30], a superset of the older proxies' shapes.
 pub fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, draining: bool) -> Value {

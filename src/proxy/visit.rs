@@ -2,13 +2,14 @@
 
 use super::ask::Ask;
 use super::client;
-use super::forward::By;
 use super::later::Told;
-use super::relay::Relayed;
+use super::outcome::By;
+use super::outcome::Relayed;
 use super::tokens::Tokens;
 use super::{gate, page, route};
 use crate::base::text::print_duration;
 use crate::base::{clock, dice};
+use crate::config::CorsOrigin;
 use crate::http::head::{Fields, Head};
 use crate::http::reply::Reply;
 use crate::http::request::Request;
@@ -68,17 +69,36 @@ impl Visit {
     pub fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Here) -> Self {
         let id = gate::request_id(head).unwrap_or_else(dice::request_id);
         let mut common = with_id(&id);
-        // No other page may read this one, whatever `cors` says.
         if page::is_page(&head.target.canonical()) {
             page::fields().into_iter().for_each(|(name, value)| common.push(name, value));
-        } else {
-            gate::add_cors(&mut common, &snapshot.config.server.cors, head);
         }
         let dialect = Dialect::of(&route::tidy(&head.target.canonical()));
         let access = snapshot.config.log.access;
         let client = gate::client(head, peer, &snapshot.config.server.trusted_proxies);
+        // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
+        let jobs = &snapshot.config.jobs;
+        if jobs.enabled && jobs.always && !page::is_page(&head.target.canonical()) {
+            common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
+        }
         let common = Arc::new(common);
         Self { id, client, key: None, began, dialect, common, access, here: Some(here), told: None }
+    }
+
+    /// Tells browsers which pages may read the answers. No other page may read ours, whatever the rules say.
+    #[must_use]
+    pub fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
+        if !page::is_page(&head.target.canonical()) {
+            gate::add_cors(Arc::make_mut(&mut self.common), rules, head);
+        }
+        self
+    }
+
+    /// Tells caches that the answers are true for a moment only.
+    #[must_use]
+    pub fn never_stored(mut self) -> Self {
+        Arc::make_mut(&mut self.common).push(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        self
     }
 
     /// A request whose head was not understood.
@@ -155,8 +175,8 @@ impl Visit {
     }
 
     /// Answers a preflight.
-    pub fn preflight(&self, reply: Reply, request: &Request, snapshot: &Snapshot) {
-        match gate::preflight(&snapshot.config.server.cors, &request.head) {
+    pub fn preflight(&self, reply: Reply, request: &Request, cors: &[CorsOrigin]) {
+        match gate::preflight(cors, &request.head) {
             Err(failure) => self.refuse(reply, &request.head, &failure),
             Ok(answer) => {
                 let mut fields = Fields::clone(&self.common);
@@ -180,18 +200,27 @@ impl Visit {
 
     /// Answers a failure.
     pub fn refuse(&self, reply: Reply, head: &Head, failure: &Failure) {
-        self.turn_away(reply, head.method.as_str(), head.target.path(), failure);
+        self.refuse_model(reply, head, None, failure);
+    }
+
+    /// Answers a failure of a request that names a model.
+    pub fn refuse_model(&self, reply: Reply, head: &Head, model: Option<&str>, failure: &Failure) {
+        self.answer_failure(reply, (head.method.as_str(), head.target.path()), model, failure);
     }
 
     /// Answers a failure of a request that may have no head.
     pub fn turn_away(&self, reply: Reply, method: &str, path: &str, failure: &Failure) {
+        self.answer_failure(reply, (method, path), None, failure);
+    }
+
+    fn answer_failure(&self, reply: Reply, (method, path): (&str, &str), model: Option<&str>, failure: &Failure) {
         let (fields, body) = client::refusal(failure, self.dialect, &self.common);
         reply.send(client::status(failure), &fields, &body);
         let (status, _, code) = failure.kind.wire();
         self.write(
             method,
             path,
-            Line { end: End::Refused, reason: Some(code), ..self.line(status, body.len() as u64) },
+            Line { end: End::Refused, reason: Some(code), model, ..self.line(status, body.len() as u64) },
             false,
         );
         // Who speaks something else than HTTP here cannot read the answer: the log says what it was.
@@ -250,9 +279,7 @@ impl Visit {
     fn write(&self, method: &str, path: &str, line: Line<'_>, named: bool) {
         let line = Line { method, path, ..line };
         if let Some(Here { forward, metrics, activity }) = &self.here {
-            if !access::is_polled(path) {
-                activity.ended(&line);
-            }
+            activity.ended(&line);
             metrics.ended(&line, Entrance { forward, path: route::pattern(path), model: line.model.filter(|_| named) });
         }
         if self.access {

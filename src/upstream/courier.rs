@@ -1,6 +1,7 @@
 //! Letters to strangers: one POST, no redirects, to an address that was looked at before it is connected to.
 
-use super::channel::{Channel, Fault, Order, Trouble};
+use super::channel::{Channel, Order};
+use super::error::{Fault, Trouble};
 use super::names::Guard;
 use crate::base::gone::Gone;
 use crate::config::{Base, Endpoint, Timeouts};
@@ -16,8 +17,8 @@ pub struct Letter<'a> {
     pub path: &'a str,
     /// Fields beside `Content-Type` and `User-Agent`.
     pub headers: Vec<(&'static str, String)>,
-    /// JSON.
-    pub body: &'a [u8],
+    /// JSON, in pieces.
+    pub body: [&'a [u8]; 3],
 }
 
 /// Delivers a letter; `guard` decides about every address that the host's name has.
@@ -40,7 +41,7 @@ pub fn deliver(letter: &Letter<'_>, patience: Duration, gone: &Arc<Gone>, guard:
         path: letter.path,
         raw: true,
         headers,
-        body: [letter.body, &[], &[]],
+        body: letter.body,
         rest: None,
         timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(patience) },
         gone: Some(Arc::clone(gone)),

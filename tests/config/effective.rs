@@ -1,7 +1,7 @@
 //! `--print-config` and `--check`: what is printed reads back and tells no secret.
 
 use crate::{good, wrong};
-use llmproxy::config::{Auth, Config, KeyText, show};
+use llmproxy::config::{Auth, Config, KeyText, Op, show};
 
 const RICH: &str = r#"
 server:
@@ -26,7 +26,7 @@ endpoints:
     url: http://h/base
     healthCheckPath: /health
     apiKey: canary-5
-    headers: [{op: insert, key: a, value: canary-6}, {op: remove, key: b}, {op: replace, key: c, value: canary-7}]
+    headers: [{op: insert, key: x-api-key, value: canary-6}, {op: remove, key: b}, {op: replace, key: cookie, value: canary-7}, {op: insert, key: x-title, value: "a: $b"}]
     onClientGone: finish
     timeouts: {connect: 0, total: 90061ms}
     proxy: http://u:canary-8@h:1
@@ -77,7 +77,8 @@ pub fn secrets(config: &Config) -> Vec<String> {
         if let Auth::Basic { password, .. } = &one.auth {
             all.push(password.reveal());
         }
-        all.extend(one.headers.iter().map(|change| change.value.reveal()).filter(|value| !value.is_empty()));
+        let masked = one.headers.iter().filter(|change| change.op != Op::Remove && change.value.printed().is_none());
+        all.extend(masked.map(|change| change.value.reveal()));
         all.extend(one.proxy.iter().map(|proxy| proxy.reveal()).filter(|proxy| proxy.contains('@')));
     }
     let keys = config.keys.iter().map(|one| match &one.key {

@@ -259,31 +259,3 @@ fn a_file_of_authorities_must_be_there_and_be_pem() {
         assert!(line.contains("caFile") && line.contains(path) && line.contains(what), "{line}");
     }
 }
-
-#[test]
-fn an_endpoint_that_is_the_proxy_itself_is_warned_of() {
-    // U16
-    let warned = |server: &str, endpoint: &str| {
-        let text =
-            format!("server: {{{server}}}\nendpoints: [{{name: a, {endpoint}}}]\nlisteners: [{{name: b, port: 9001}}]");
-        let (_, warnings) = load::parse("f.yml", &text, &|_| None, &|_| unreachable!()).unwrap();
-        warnings.iter().any(|warning| warning.contains("own address"))
-    };
-    for (server, endpoint) in [
-        ("port: 8080", "address: 127.0.0.1, port: 8080"),
-        ("", "address: localhost, port: 8080"),
-        ("host: 0.0.0.0, port: 9000", "url: 'http://127.0.0.1:9000/v1'"),
-        ("host: '::', port: 9000", "address: '::1', port: 9000"),
-        ("host: 192.168.1.2, port: 9000", "address: 192.168.1.2, port: 9000"),
-        ("port: 9000", "address: 127.0.0.1, port: 9001"),
-    ] {
-        assert!(warned(server, endpoint), "{server} {endpoint}");
-    }
-    for (server, endpoint) in [
-        ("port: 8080", "address: 127.0.0.1, port: 8081"),
-        ("host: 0.0.0.0, port: 8080", "address: 192.168.1.9, port: 8080"),
-        ("port: 8080", "address: 127.0.0.1, port: 8080, enabled: false"),
-    ] {
-        assert!(!warned(server, endpoint), "{server} {endpoint}");
-    }
-}

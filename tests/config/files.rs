@@ -143,3 +143,60 @@ fn endpoints_that_are_all_switched_off_are_a_warning() {
     let loaded = load::load(&folder.file("off.yml", text, 0o644)).unwrap();
     assert_eq!(loaded.warnings, ["every endpoint is switched off (`enabled: false`)"]);
 }
+
+#[test]
+fn files_of_secrets_that_every_user_can_read_are_warned_of() {
+    // U33
+    let folder = Folder::new();
+    let routes = |keys: &str, mode| {
+        let text = format!(
+            "// mine\n{{\"Models\": {{\"m\": {{\"Backends\": [{{\"BaseUrl\": \"http://h:1\", \"ApiKeys\": [{keys}]}}]}}}}}}"
+        );
+        folder.file("routes.json", text, mode)
+    };
+    folder.file("key.txt", "a key of some length", 0o644);
+    folder.file("own.txt", "another key of some length", 0o600);
+    folder.file("ca.pem", "-----BEGIN CERTIFICATE-----\n", 0o644);
+    let load = |text: &str| {
+        let loaded = load::load(&folder.file("a.yml", text, 0o600)).unwrap();
+        assert!(!format!("{:?}", loaded.warnings).contains("some length"));
+        loaded.warnings
+    };
+    let one = "endpoints: [{name: a, address: h, port: 1";
+    let about = |warnings: &[String], name: &str| {
+        warnings.iter().filter(|text| text.contains(name) && text.contains("every user of this machine")).count()
+    };
+    let warnings = load(&format!("{one}, apiKeyFile: key.txt}}]\nauth: {{keys: [{{name: k, keyFile: own.txt}}]}}\n"));
+    assert_eq!((about(&warnings, "key.txt"), about(&warnings, "own.txt")), (1, 0), "{warnings:?}");
+    let warnings =
+        load(&format!("{one}}}]\nadmin: {{tokenFile: key.txt}}\nauth: {{keys: [{{name: k, keyFile: own.txt}}]}}\n"));
+    assert_eq!(about(&warnings, "key.txt"), 1, "{warnings:?}");
+    let page =
+        |path: PathBuf| format!("{one}}}]\nadmin: {{enabled: true, routesFile: {:?}}}\n", path.display().to_string());
+    for (keys, mode, wanted) in [("\"sk-1\"", 0o644, 1), ("\"sk-1\"", 0o600, 0), ("", 0o644, 0)] {
+        let warnings = load(&page(routes(keys, mode)));
+        assert_eq!(about(&warnings, "routes.json"), wanted, "{keys} {mode:o} {warnings:?}");
+    }
+}
+
+#[test]
+fn keys_that_can_be_guessed_and_an_open_page_are_warned_of() {
+    let folder = Folder::new();
+    let warnings = |more: &str| {
+        let text = format!("endpoints: [{{name: a, address: h, port: 1}}]\n{more}");
+        load::load(&folder.file("a.yml", text, 0o600)).unwrap().warnings
+    };
+    let short = warnings(
+        "auth: {keys: [{name: pi, key: canary-15-chars}, {name: ok, key: canary-16-charss}]}\nadmin: {token: canary}\n",
+    );
+    assert_eq!(short.len(), 2, "{short:?}");
+    assert!(
+        short[0].contains("\"pi\"") && short[1].contains("admin.token") && !short.join("").contains("canary"),
+        "{short:?}"
+    );
+    let hash = format!("auth: {{keys: [{{name: h, key: 'sha256:{}'}}]}}\n", "0".repeat(64));
+    assert_eq!(warnings(&hash), Vec::<String>::new());
+    assert!(warnings("admin: {enabled: true, open: true, routesFile: none}\n")[0].contains("admin.open"));
+    let old = load::load(&folder.file("r.json", "{\"Models\": {}}", 0o600)).unwrap();
+    assert!(old.config.admin.open && old.warnings.iter().any(|text| text.contains("admin.open")), "{:?}", old.warnings);
+}

@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod command;
 mod effective;
 mod endpoints;
 mod files;
 mod gateway;
+mod hostile;
 mod mutations;
 mod older;
 mod routes;
 mod samples;
+mod secrets;
 mod syntax;
 mod values;
 

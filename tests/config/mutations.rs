@@ -1,6 +1,7 @@
 //! Spoiled files by a seeded generator: reading never panics, never hangs, and a problem always has a place.
 
 use crate::parse;
+use llmproxy::config::show;
 
 /// Files tried in one run.
 const CASES: usize = 400;
@@ -98,4 +99,66 @@ fn no_spoiled_file_panics_and_every_problem_is_told_with_its_file() {
     }
     assert_eq!(right + wrong, CASES);
     assert!(right > 20 && wrong > 100, "{right} right, {wrong} wrong");
+}
+
+/// A secret in every place for one, each in the shape of a key.
+const SECRETS: &str = r#"
+endpoints:
+  - name: cloud
+    url: https://h/v1
+    apiKeys:
+      - sk-canary-0123456789abcdef
+      - "sk-canary-1123456789abcdef"
+    headers:
+      - {op: insert, key: x-api-key, value: sk-canary-2123456789abcdef}
+      - op: replace
+        key: cookie
+        value: session=sk-canary-3123456789abcdef
+    proxy: http://user:sk-canary-4123456789abcdef@h:1
+  - name: basic
+    address: h
+    port: 2
+    auth:
+      type: basic
+      username: me
+      password: sk-canary-5123456789abcdef
+  - {name: header, address: h, port: 3, apiKey: "${KEY}", auth: {type: header, name: x-key}}
+auth:
+  keys:
+    - name: laptop
+      key: sk-canary-6123456789abcdef
+      admin: true
+    - {name: phone, keyFile: key.txt, models: ["a*"], endpoints: [cloud], rateLimit: {perSecond: 1}}
+groups:
+  - {name: g, endpoints: [{name: cloud}], proxy: "http://user:sk-canary-7123456789abcdef@h:1"}
+listeners:
+  - {name: lan, port: 3000, group: g, keys: [laptop]}
+jobs:
+  webhooks:
+    secret: sk-canary-8123456789abcdef
+admin:
+  token: sk-canary-9123456789abcdef
+"#;
+
+const OLDER_SECRETS: [&str; 3] = [
+    "backends:\n  - name: a\n    url: http://h:1\n    api_key: sk-canary-0123456789abcdef\n    models: [m]\n  - url: http://h:2\n    api_key: \"sk-canary-1123456789abcdef\"\nmode: random\ntimeout: 30s\n",
+    "http_server:\n  forwards:\n    - {name: f, port: 3001, upstream_group: g}\nupstreams:\n  - name: u\n    url: http://h:1\n    auth:\n      type: bearer\n      token: sk-canary-0123456789abcdef\n    headers:\n      - op: insert\n        key: x-key\n        value: sk-canary-1123456789abcdef\nupstream_groups:\n  - name: g\n    upstreams:\n      - name: u\n    http_client:\n      proxy:\n        enabled: true\n        url: http://u:sk-canary-2123456789abcdef@h:1\n",
+    "{\n\"Models\": {\n\"m\": {\n\"Strategy\": \"Failover\",\n\"Backends\": [\n{\n\"BaseUrl\": \"http://h:1/v1\",\n\"ApiKeys\": [\n\"sk-canary-0123456789abcdef\",\n\"sk-canary-1123456789abcdef\"\n],\n\"Weight\": 1\n}\n]\n}\n}\n}\n",
+];
+
+#[test]
+fn no_spoiled_file_prints_a_secret_in_a_problem_or_as_a_configuration() {
+    // U24
+    let mut dice = Dice(24);
+    for text in [SECRETS].into_iter().chain(OLDER_SECRETS) {
+        assert!(parse(text).is_ok(), "{text}\n{:?}", parse(text));
+        for _ in 0..4 * CASES {
+            let text = spoil(text, &mut dice);
+            let said = match parse(&text) {
+                Ok(config) => show::yaml(&config),
+                Err(problems) => problems.iter().map(|problem| format!("{problem}\n")).collect(),
+            };
+            assert!(!said.contains("canary"), "{text}\n{said}");
+        }
+    }
 }

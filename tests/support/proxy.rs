@@ -144,9 +144,24 @@ impl Proxy {
 
     /// Puts another configuration in force; what needs a restart.
     pub fn reload(&self, edit: impl FnOnce(&mut Config)) -> Vec<&'static str> {
+        self.try_reload(edit).expect("it fits")
+    }
+
+    /// For configurations that may be refused.
+    pub fn try_reload(&self, edit: impl FnOnce(&mut Config)) -> Result<Vec<&'static str>, String> {
         let mut config = Config::clone(&self.running.snapshot().config);
         edit(&mut config);
-        self.running.reload(config).expect("it fits")
+        self.running.reload(config)
+    }
+
+    /// Where its listeners are: the main one, those of `listeners`, the page's own.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        self.running.addrs()
+    }
+
+    /// The page's link.
+    pub fn admin_link(&self) -> Option<String> {
+        self.running.admin_link()
     }
 
     /// Drains and joins.

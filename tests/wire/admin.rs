@@ -19,6 +19,7 @@ pub fn file(folder: &Folder) -> PathBuf {
 pub fn start(folder: &Folder, upstreams: &[&Upstream], edit: impl FnOnce(&mut Config)) -> Proxy {
     let setup = Setup::over(upstreams).with(|config| {
         config.admin.enabled = true;
+        config.admin.open = true;
         config.admin.routes_file = file(folder);
     });
     setup.with(edit).start()
@@ -80,7 +81,7 @@ fn a_model_is_added_edited_and_deleted_at_once_and_survives_a_restart() {
     let gone = delete("new");
     assert_eq!((gone.status(), gone.json()), (200, json!({"message": "Configuration for model 'new' deleted."})));
     assert_eq!((delete("new").status(), proxy.chat("new").status()), (404, 404), "S003-28");
-    // W003-7: deleting the last ones does not bring the samples back.
+    // W003-7: deleting the last ones brings nothing back.
     for model in on_disk(&folder)["Models"].as_object().expect("models").keys() {
         assert_eq!(delete(&model.replace('%', "%25").replace('/', "%2F")).status(), 200);
     }
@@ -90,20 +91,18 @@ fn a_model_is_added_edited_and_deleted_at_once_and_survives_a_restart() {
 }
 
 #[test]
-fn a_missing_or_empty_file_gets_samples_that_send_nothing_anywhere() {
-    // S003-05, S003-26
+fn a_missing_or_empty_file_is_made_without_any_route() {
+    // L9, S003-26
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     let proxy = start(&folder, &[&upstream], |_| ());
-    let config = proxy.get("/admin/config").json();
-    let names: Vec<_> = config["Models"].as_object().expect("models").keys().cloned().collect();
-    assert_eq!(names, ["gpt-4-debug", "mistral-debug", "deepseek-debug"]);
-    assert_eq!(on_disk(&folder), config);
-    assert_eq!(proxy.models(), ["m"]);
-    assert_eq!(proxy.health()["total_endpoints"], 1, "nobody is probed for them");
+    assert_eq!(proxy.get("/admin/config").json(), json!({"Models": {}}));
+    assert_eq!(on_disk(&folder), json!({"Models": {}}));
+    assert_eq!(put(&proxy, "one", &json!({"Backends": [{"Endpoint": "a"}]})).status(), 200);
+    assert_eq!(on_disk(&folder), proxy.get("/admin/config").json());
     drop(proxy);
     std::fs::write(file(&folder), " \n").expect("our own file");
     let proxy = start(&folder, &[&upstream], |_| ());
-    assert_eq!(proxy.get("/admin/config").json(), config);
+    assert_eq!(proxy.get("/admin/config").json(), json!({"Models": {}}));
 }
 
 #[test]
@@ -313,7 +312,7 @@ fn an_endpoint_is_switched_off_and_on() {
 fn the_page_has_an_address_of_its_own_where_that_is_wanted() {
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     let yaml = format!(
-        "server: {{port: 0}}\nendpoints: [{{name: a, address: 127.0.0.1, port: {}}}]\nadmin: {{enabled: true, port: 0, routesFile: {:?}}}\n",
+        "server: {{port: 0}}\nendpoints: [{{name: a, address: 127.0.0.1, port: {}}}]\nadmin: {{enabled: true, open: true, port: 0, routesFile: {:?}}}\n",
         upstream.addr().port(),
         file(&folder).display().to_string()
     );
@@ -345,7 +344,7 @@ fn the_page_reads_the_configuration_again() {
     upstream.always(CHAT, Script::json("{}"));
     let yaml = |more: &str| {
         format!(
-            "server: {{port: 0}}\nendpoints: [{{name: a, address: 127.0.0.1, port: {}}}]\nadmin: {{enabled: true, routesFile: {:?}}}\n{more}",
+            "server: {{port: 0}}\nendpoints: [{{name: a, address: 127.0.0.1, port: {}}}]\nadmin: {{enabled: true, open: true, routesFile: {:?}}}\n{more}",
             upstream.addr().port(),
             file(&folder).display().to_string()
         )

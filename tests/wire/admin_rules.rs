@@ -24,6 +24,7 @@ fn who_may_not_come_in_does_not() {
     // F5..F9, W003-8, S003-31
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     let proxy = start(&folder, &[&upstream], |config| {
+        config.admin.open = false;
         config.admin.token = Some(Secret::new("canary-token"));
         config.keys = keys();
         config.server.cors = vec![llmproxy::config::CorsOrigin::Any];
@@ -94,12 +95,42 @@ fn who_may_not_come_in_does_not() {
 }
 
 #[test]
-fn without_a_token_only_this_machine_gets_in() {
+fn admin_open_lets_in_this_machine_but_nobody_whom_a_proxy_on_it_brings() {
+    // U04
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
-    let proxy = start(&folder, &[&upstream], |_| ());
-    assert_eq!(proxy.get("/admin/status").status(), 200);
-    // A proxy on this machine may bring anybody.
-    assert_eq!(ask(&proxy, "GET", "/admin/status", "X-Forwarded-For: 10.0.0.9\r\n", "").status(), 403);
+    let proxy = start(&folder, &[&upstream], |config| config.keys = keys());
+    let status = |fields: &str| ask(&proxy, "GET", "/admin/status", fields, "").status();
+    assert_eq!(
+        [status(""), status("Authorization: Bearer key-boss\r\n"), status("Authorization: Bearer x\r\n")],
+        [200; 3]
+    );
+    for mark in [
+        "X-Forwarded-For: 127.0.0.1",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Port: 443",
+        "Via: 1.1 caddy",
+        "Forwarded: for=10.0.0.9",
+        "CF-Connecting-IP: 10.0.0.9",
+        "cf-ray: 1",
+        "X-Real-IP: 127.0.0.1",
+        "True-Client-IP: 127.0.0.1",
+    ] {
+        assert_eq!(status(&format!("{mark}\r\n")), 401, "{mark}");
+        assert_eq!(status(&format!("{mark}\r\nAuthorization: Bearer key-boss\r\n")), 200, "{mark}");
+    }
+    // nginx before 1.29 by default.
+    assert_eq!(proxy.ask("GET /admin/status HTTP/1.0\r\nHost: localhost\r\n\r\n").status(), 401);
+    // A page elsewhere cannot make this machine's browser watch or press (U02).
+    for fields in [
+        "Sec-Fetch-Site: cross-site\r\n",
+        "Sec-Fetch-Site: same-site\r\n",
+        "Origin: https://evil.example\r\n",
+        "Origin: null\r\n",
+    ] {
+        for path in ["/admin/events", "/admin/status", "/admin/config"] {
+            assert_eq!(ask(&proxy, "GET", path, fields, "").status(), 403, "{path} {fields}");
+        }
+    }
     let off = Setup::over(&[&upstream]).start();
     assert_eq!(["/admin", "/admin/", "/admin/status"].map(|path| off.get(path).status()), [404; 3]);
 }

@@ -286,7 +286,9 @@ fn cors_fields_of_an_upstream_are_replaced_by_ours() {
     assert!(allowed.head.all("vary").join(",").to_lowercase().contains("origin"));
     let exposed = allowed.field("access-control-expose-headers").expect("ours are readable").to_lowercase();
     assert!(exposed.contains("x-request-id") && exposed.contains("x-llmproxy-endpoint"), "{exposed}");
-    assert_eq!(ask("https://evil.example").head.all("access-control-allow-origin").len(), 0);
+    // U05: a page that is not listed does not even reach the endpoint.
+    let foreign = proxy.ask(post_with(CHAT, "Origin: https://evil.example\r\n", chat("m")));
+    assert_eq!((foreign.status(), foreign.head.all("access-control-allow-origin").len()), (403, 0));
     upstream.on(CHAT, Script::raw(include_bytes!("../data/chat.raw")));
     assert_eq!(proxy.ask(post(CHAT, chat("m"))).head.all("access-control-allow-origin").len(), 0);
 }

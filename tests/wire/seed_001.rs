@@ -34,7 +34,8 @@ fn a_001_file_lets_a_default_model_stand_in() {
     // S001-10
     let answer = program.asked(post(CHAT, chat("nobody-has-it")));
     assert_eq!((answer.status(), answer.field("x-llmproxy-reason")), (200, Some("unknown_model_default")));
-    program.logged(&["WARN", "nobody-has-it"]);
+    // H5
+    program.logged(&["WARN", "nobody-has-it", "deepseek-chat at "]);
 }
 
 #[test]

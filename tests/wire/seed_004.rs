@@ -77,7 +77,15 @@ fn the_documented_environment_serves_the_documented_requests() {
     for wrong in ["", "X-API-Key: other\r\n"] {
         assert_eq!(started.ask(post_with(CHAT, wrong, chat("m"))).status(), 401);
     }
-    assert_eq!(started.ask("GET /health HTTP/1.1\r\nHost: h\r\n\r\n").status(), 200, "S004-03");
+    let health = started.ask("GET /health HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(health.status(), 200, "S004-03");
+    // H6
+    for answer in
+        [&answer, &health, &started.ask(post_with(CHAT, "", chat("m"))), &started.ask(post_with(CHAT, key, "{"))]
+    {
+        let fields = ["x-content-type-options", "x-frame-options"].map(|name| answer.head.all(name));
+        assert_eq!(fields, [["nosniff"], ["SAMEORIGIN"]], "{}", answer.text());
+    }
     let preflight = format!(
         "OPTIONS {CHAT} HTTP/1.1\r\nHost: h\r\nOrigin: https://x.example\r\nAccess-Control-Request-Method: POST\r\n\r\n"
     );

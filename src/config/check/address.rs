@@ -55,25 +55,81 @@ pub fn base(url: &str) -> Result<Base, String> {
     if path.split('/').any(|segment| segment == "." || segment == "..") {
         return Err("has `.` or `..` in its path".into());
     }
-    if path.ends_with("/chat/completions") {
-        return Err("is one route; give the base, without /chat/completions".into());
+    if let Some(route) = route(path) {
+        return Err(format!("ends in a path of the API; give the base, without {route}"));
     }
     let (host, port) = host_and_port(authority)?;
     let (root, api) = root_and_api(path);
     Ok(Base { tls, host, port: port.unwrap_or(if tls { 443 } else { 80 }), given: path.to_owned(), root, api })
 }
 
+/// First segments of the API's routes, after the version.
+const ROUTES: [&str; 30] = [
+    "apply-template",
+    "audio",
+    "batches",
+    "chat",
+    "completion",
+    "completions",
+    "detokenize",
+    "edits",
+    "embed",
+    "embedding",
+    "embeddings",
+    "files",
+    "fine_tuning",
+    "generate",
+    "health",
+    "images",
+    "infill",
+    "messages",
+    "metrics",
+    "models",
+    "moderations",
+    "props",
+    "rerank",
+    "reranking",
+    "responses",
+    "slots",
+    "tags",
+    "tokenize",
+    "videos",
+    "realtime",
+];
+
+/// The tail of a path that is a route of the API: what follows the last version, or, without a version, the last
+/// segments. A server behind a prefix with such a name is given with its `/v1`: `http://nas/embeddings/v1`.
+fn route(path: &str) -> Option<&str> {
+    let starts: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
+    let segment = |n: usize| &path[starts[n] + 1..starts.get(n + 1).copied().unwrap_or(path.len())];
+    let is_route = |n: usize| ROUTES.contains(&segment(n).to_ascii_lowercase().as_str());
+    let behind = (0..starts.len()).rev().find(|n| is_version(segment(*n))).map_or(0, |n| n + 1);
+    let last = starts.len().checked_sub(1)?;
+    let first = match behind {
+        0 if is_route(last) => last,
+        // `audio/speech`, `images/edits`
+        0 if last > 0 && ["audio", "images"].contains(&segment(last - 1)) => last - 1,
+        1.. if behind <= last && is_route(behind) => behind,
+        _ => return None,
+    };
+    // `chat/completions`, and Ollama's `api/chat`.
+    let ahead = |n: usize| n > behind && ["api", "chat", "audio", "images"].contains(&segment(n - 1));
+    let first = if ahead(first) { first - 1 } else { first };
+    Some(&path[starts[first]..])
+}
+
 /// A path that names a version is the API's own; any other gets `/v1`.
 fn root_and_api(path: &str) -> (String, String) {
-    let is_version = |segment: &str| {
-        let tail = segment.strip_prefix('v').unwrap_or("");
-        tail.starts_with(|c: char| c.is_ascii_digit()) && tail.bytes().all(|b| b.is_ascii_alphanumeric())
-    };
     if !path.split('/').any(is_version) {
         return (path.to_owned(), format!("{path}/v1"));
     }
     let root = path.rsplit_once('/').filter(|(_, last)| is_version(last)).map_or(path, |(before, _)| before);
     (root.to_owned(), path.to_owned())
+}
+
+fn is_version(segment: &str) -> bool {
+    let tail = segment.strip_prefix('v').unwrap_or("");
+    tail.starts_with(|c: char| c.is_ascii_digit()) && tail.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 fn host_and_port(authority: &str) -> Result<(String, Option<u16>), String> {
@@ -107,7 +163,7 @@ pub fn proxy(text: &str) -> Result<(), String> {
     }
 }
 
-/// `local`, `*` or `scheme://host[:port]`, as a browser would send it.
+/// `local`, `*`, `scheme://*` or `scheme://host[:port]`, as a browser would send it.
 pub fn origin(text: &str) -> Result<CorsOrigin, String> {
     match text {
         "local" => return Ok(CorsOrigin::Local),
@@ -123,6 +179,10 @@ pub fn origin(text: &str) -> Result<CorsOrigin, String> {
     }
     if authority.contains('/') {
         return Err("is more than an origin; leave out what follows the host and port".into());
+    }
+    // Firefox gives each installation of an extension a host of its own.
+    if authority == "*" && !matches!(scheme, "http" | "https") {
+        return Ok(CorsOrigin::Scheme(scheme.to_owned()));
     }
     let (name, port) = host_and_port(authority)?;
     let name = if name.contains(':') { format!("[{name}]") } else { name };
@@ -205,10 +265,74 @@ mod tests {
             ("http://h:x", "not a number"),
             ("http://::1:80", "brackets"),
             ("http://h/v1/chat/completions", "without /chat/completions"),
+            ("http://h/v1/chat/completions/", "without /chat/completions"),
+            ("http://h/chat/completions", "without /chat/completions"),
+            ("http://h/V1/models", "without /models"),
         ];
         for (url, expected) in cases {
             let error = base(url).unwrap_err();
             assert!(error.contains(expected), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_ends_in_a_route_is_no_base() {
+        // R20
+        let cases = [
+            "/v1|/embeddings",
+            "/v1|/models",
+            "/v1|/models/qwen3",
+            "/v1|/messages",
+            "/v1|/messages/count_tokens",
+            "/v1|/responses",
+            "/v1|/rerank",
+            "/v1|/reranking",
+            "/v1|/audio/speech",
+            "/v1|/audio/transcriptions",
+            "/v1|/images/generations",
+            "/v1|/completions",
+            "/api/v1|/chat/completions",
+            "/api/v0|/models",
+            "/v2|/chat",
+            "|/api/chat",
+            "|/api/generate",
+            "|/api/tags",
+            "|/api/embed",
+            "|/api/embeddings",
+            "/x|/api/chat",
+            "|/completion",
+            "|/embedding",
+            "|/infill",
+            "|/health",
+            "|/props",
+            "|/audio/speech",
+            "/x|/chat/completions",
+            "|/rerank",
+            "/openai/v1|/responses/abc",
+        ];
+        for case in cases {
+            let (_, route) = case.split_once('|').unwrap();
+            let error = base(&format!("http://h{}", case.replace('|', ""))).unwrap_err();
+            assert!(error.ends_with(&format!("give the base, without {route}")), "{case}: {error}");
+        }
+        for path in [
+            "",
+            "/",
+            "/v1",
+            "/api",
+            "/api/v1",
+            "/openai",
+            "/v1beta/openai",
+            "/models/x/v1",
+            "/embeddings/v1",
+            "/vllm",
+            "/inference",
+            "/engines/llama.cpp/v1",
+            "/client/v4/accounts/a/ai/v1",
+            "/openai/deployments/gpt",
+            "/chatbot",
+        ] {
+            assert!(base(&format!("http://h{path}")).is_ok(), "{path}");
         }
     }
 
@@ -232,7 +356,19 @@ mod tests {
         assert_eq!(of("HTTPS://Chat.Example.com:443"), CorsOrigin::Origin("https://chat.example.com".into()));
         assert_eq!(of("http://[::1]:3000"), CorsOrigin::Origin("http://[::1]:3000".into()));
         assert_eq!(of("chrome-extension://abc"), CorsOrigin::Origin("chrome-extension://abc".into()));
-        for text in ["chat.example.com", "https://a/", "https://a/b", "https://", "null", "://a", "https://u@a"] {
+        assert_eq!(of("Moz-Extension://*"), CorsOrigin::Scheme("moz-extension".into()));
+        for text in [
+            "https://*",
+            "http://*",
+            "moz-extension://*/",
+            "chat.example.com",
+            "https://a/",
+            "https://a/b",
+            "https://",
+            "null",
+            "://a",
+            "https://u@a",
+        ] {
             assert!(origin(text).is_err(), "{text}");
         }
     }

@@ -6,6 +6,7 @@ use super::{address, header};
 use crate::base::secret::Secret;
 use crate::config::authorities::certificates;
 use crate::config::reader::{Field, Section};
+use crate::config::shown::has_key;
 use crate::config::{Auth, Base, CaFile, Endpoint, KEEP_ALIVE, MINIMAL, MaxConcurrent, OnClientGone, Probe, Timeouts};
 
 pub fn endpoints(root: &mut Section, shared: &Timeouts) -> Vec<Endpoint> {
@@ -28,7 +29,7 @@ fn endpoint(s: &mut Section, shared: &Timeouts, names: &mut Vec<String>) -> Opti
     let probe = probe(s);
     let api_keys = api_keys(s);
     let auth = auth(s, !api_keys.is_empty());
-    let headers = s.field("headers").list(|item| item.item(header::change)).unwrap_or_default();
+    let headers = s.field("headers").guarded().list(|item| item.item(header::change)).unwrap_or_default();
     let models = s.field("models").list(|item| item.parse(word)).unwrap_or_default();
     let default_model = s.field("defaultModel");
     let default_model = default_model.parse(|text| match word(text) {
@@ -97,6 +98,14 @@ pub fn word(text: &str) -> Result<String, String> {
     }
     if text.chars().any(char::is_control) || text.trim() != text {
         return Err("has a control character in it, or space around it".into());
+    }
+    no_key(text)
+}
+
+/// A name without a key in it.
+pub fn no_key(text: &str) -> Result<String, String> {
+    if has_key(text) {
+        return Err("has a key in it, which logs and pages would show; is a line indented too far?".into());
     }
     Ok(text.to_owned())
 }
@@ -172,7 +181,7 @@ enum Kind {
 }
 
 fn auth(s: &mut Section, has_key: bool) -> Auth {
-    let field = s.field("auth");
+    let field = s.field("auth").guarded();
     let default = if has_key { Auth::Bearer } else { Auth::None };
     // A key that was refused has its own problem.
     let key_given = has_key || ["apiKey", "apiKeyFile", "apiKeys"].iter().any(|key| s.gives(key));

@@ -1,6 +1,6 @@
 //! `groups`, `listeners` and what the main listener shares with them.
 
-use super::address::listen_host;
+use super::address::{listen_host, origin};
 use super::endpoint::{proxy, unique};
 use super::header;
 use super::keys::rate_limit;
@@ -81,7 +81,8 @@ fn listener(s: &mut Section, known: Known, names: &mut Vec<String>) -> Option<Li
     let host = s.field("host").parse(listen_host).unwrap_or_else(|| "127.0.0.1".into());
     let port = s.required("port").number("a port, or 0 for any free one", 0..=65_535);
     let rate_limit = rate_limit(s);
-    let site = Site { rate_limit, keys: keys(&s.field("keys"), known.keys), ..site(s, known.groups) };
+    let cors = s.field("cors").list(|item| item.parse(origin));
+    let site = Site { rate_limit, keys: keys(&s.field("keys").guarded(), known.keys), cors, ..site(s, known.groups) };
     Some(Listener { name: name?, host, port: port?, site })
 }
 
@@ -96,7 +97,7 @@ pub fn site(s: &mut Section, groups: &[Group]) -> Site {
     });
     let mode = s.field("mode").choice(&[("models", Mode::Models), ("raw", Mode::Raw), ("status", Mode::Status)]);
     let mode = mode.unwrap_or_default();
-    Site { group, keys: KeysFor::Inherit, rate_limit: None, mode }
+    Site { group, keys: KeysFor::Inherit, rate_limit: None, mode, cors: None }
 }
 
 fn keys(field: &Field, keys: &[ClientKey]) -> KeysFor {

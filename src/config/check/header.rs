@@ -1,6 +1,7 @@
 //! Names and values that may stand in an HTTP header, and the changes an endpoint makes. Pure but for its notes.
 
 use crate::config::reader::Section;
+use crate::config::shown::looks_secret;
 use crate::config::{HeaderOp, Op};
 
 /// Fields that belong to one connection (RFC 9110 7.6.1) or to the framing of a message: never ours to set.
@@ -44,13 +45,23 @@ pub fn can_be_sent(text: &str) -> bool {
     text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
 }
 
+/// Parts of the names of headers that carry credentials.
+const SECRET_NAMES: [&str; 11] =
+    ["apikey", "assertion", "auth", "cookie", "credential", "jwt", "key", "passw", "secret", "signature", "token"];
+
+/// Whether a header's value is a secret, by its name.
+fn is_secret(name: &str) -> bool {
+    SECRET_NAMES.iter().any(|part| name.contains(part))
+}
+
 /// One entry of `endpoints[].headers`.
 pub fn change(s: &mut Section) -> Option<HeaderOp> {
     let ops = [("insert", Op::Insert), ("replace", Op::Replace), ("remove", Op::Remove)];
     let op = s.required("op").choice(&ops);
     let key = s.required("key").parse(name);
-    let sensitive = |key: &String| ["auth", "cookie", "key", "secret", "token"].iter().any(|word| key.contains(word));
-    let value = s.secret_when("value", |_| key.as_ref().is_none_or(sensitive));
+    let secret_name = key.as_deref().is_none_or(is_secret);
+    let value = s.secret_when("value", |text| secret_name || looks_secret(text));
+    let from_elsewhere = s.gives("valueFile") || s.field("value").is_filled_in();
     let has_value = s.gives("value") || s.gives("valueFile");
     if value.as_ref().is_some_and(|value| !can_be_sent(value.reveal())) {
         s.problem("`value` has a character that cannot be sent in a header (ASCII only)");
@@ -60,5 +71,7 @@ pub fn change(s: &mut Section) -> Option<HeaderOp> {
         Some(Op::Insert | Op::Replace) if !has_value => s.problem("`value` is missing"),
         _ => {}
     }
-    Some(HeaderOp { op: op?, key: key?, value: value.unwrap_or_default() })
+    let value = value.unwrap_or_default();
+    let masked = secret_name || from_elsewhere || looks_secret(value.reveal());
+    Some(HeaderOp { op: op?, key: key?, value: if masked { value } else { value.shown() } })
 }

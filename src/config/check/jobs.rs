@@ -15,7 +15,7 @@ pub fn jobs(s: &mut Section) -> Jobs {
         max_queued: s.field("maxQueued").number("a number of jobs", 1..=100_000).unwrap_or(default.max_queued),
         dir: s.field("dir").parse(folder).map_or(default.dir, Into::into),
         always: s.field("always").flag().unwrap_or(default.always),
-        webhooks: s.field("webhooks").section(webhooks),
+        webhooks: s.field("webhooks").guarded().section(webhooks),
     }
 }
 

@@ -5,16 +5,24 @@ use super::header::can_be_sent;
 use super::routing::known;
 use crate::config::reader::Section;
 use crate::config::{ClientKey, Endpoint, KeyText, RateLimit};
+use std::collections::HashMap;
 
 const SHA256: &str = "sha256:";
+/// Characters of a key that nobody guesses.
+pub const SHORTEST: usize = 16;
 
 pub fn keys(s: &mut Section, endpoints: &[Endpoint]) -> Vec<ClientKey> {
     let mut names = Vec::new();
     let field = s.field("keys");
     let keys: Vec<ClientKey> = field.list(|item| item.item(|s| key(s, endpoints, &mut names))).unwrap_or_default();
-    for (n, key) in keys.iter().enumerate() {
-        if let Some(twin) = keys[..n].iter().find(|other| other.key == key.key) {
-            field.problem(format!("{:?} and {:?} have the same key; each needs its own", twin.name, key.name));
+    let mut digests = HashMap::new();
+    for key in &keys {
+        let digest = match &key.key {
+            KeyText::Plain(text) => sha256(text.reveal()),
+            KeyText::Sha256(digest) => *digest,
+        };
+        if let Some(twin) = digests.insert(digest, &key.name) {
+            field.problem(format!("{twin:?} and {:?} have the same key; each needs its own", key.name));
         }
     }
     keys
@@ -25,6 +33,14 @@ fn key(s: &mut Section, endpoints: &[Endpoint], names: &mut Vec<String>) -> Opti
     let secret = s.secret("key");
     if !s.gives("key") && !s.gives("keyFile") {
         s.problem("`key` is missing (or `keyFile`)");
+    }
+    if let Some(secret) = &secret
+        && secret.reveal().len() < SHORTEST
+    {
+        let who = name.as_deref().unwrap_or_default();
+        s.warn(format!(
+            "auth.keys: the key {who:?} has fewer than {SHORTEST} characters and can be guessed; `openssl rand -hex 32` makes a good one"
+        ));
     }
     let text = secret.and_then(|secret| {
         let text = match secret.reveal().strip_prefix(SHA256) {
@@ -62,6 +78,11 @@ pub fn rate_limit(s: &mut Section) -> Option<RateLimit> {
         }
         Some(RateLimit { per_second, burst: burst.unwrap_or((per_second.ceil() as u32).max(1)) })
     })
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 fn digest(digits: &str) -> Option<[u8; 32]> {

@@ -7,12 +7,14 @@ mod gateway;
 mod header;
 mod jobs;
 mod keys;
+pub mod own;
 mod routing;
 mod sections;
 mod server;
 
 pub use address::{base, listen_host, proxy};
-pub use endpoint::unique;
+pub use admin::OPEN;
+pub use endpoint::{no_key, unique};
 pub use header::{can_be_sent, change};
 pub use routing::known;
 pub use sections::{LOG_FORMATS, LOG_LEVELS};
@@ -24,7 +26,6 @@ use super::reader::Section;
 use super::{Config, MINIMAL, Metrics, Mode, Retry, Site, env};
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 
 /// What a file cannot say itself: variables, and the files that `xxxFile` keys name.
@@ -58,7 +59,7 @@ pub fn check(name: &str, text: &str, outside: Outside) -> Result<Checked, Vec<Pr
         vec![Problem { place, key: String::new(), text: fault.text }]
     })?;
     let notes = Notes::new(outside.file);
-    env::fill_in(&mut tree, "", outside.variable, &notes);
+    env::fill_in(&mut tree, outside.variable);
     let config = read(&tree, &notes);
     let problems = notes.problems(name, text);
     if problems.is_empty() {
@@ -91,6 +92,21 @@ pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Ve
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
+/// Whether a file of routes has a key of an endpoint in it.
+pub fn routes_hold_keys(text: &str) -> bool {
+    fn holds(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Array(items) => items.iter().any(holds),
+            serde_json::Value::Object(members) => members.iter().any(|(name, value)| match value.as_array() {
+                Some(keys) if name.eq_ignore_ascii_case("apiKeys") => !keys.is_empty(),
+                _ => holds(value),
+            }),
+            _ => false,
+        }
+    }
+    json(text).is_ok_and(|file| holds(&file))
+}
+
 /// Every key a file may have, `endpoints[].port`.
 pub fn keys() -> BTreeSet<String> {
     let tree = node::parse("{endpoints: [{headers: [{}]}], models: {a: {backends: [{}]}}, auth: {keys: [{}]}, groups: [{endpoints: [{}]}], listeners: [{}]}")
@@ -110,7 +126,7 @@ fn read(tree: &Node, notes: &Notes) -> Config {
         let (server, endpoints) = (root.field("server"), endpoint::endpoints(root, &timeouts));
         let retry = root.field("retry").section(|s| routing::retry(s, &Retry::default()));
         let groups = gateway::groups(root, &endpoints, &retry);
-        let keys = root.field("auth").section(|s| keys::keys(s, &endpoints));
+        let keys = root.field("auth").guarded().section(|s| keys::keys(s, &endpoints));
         let (server, site) = server.section(|s| (server::server(s), gateway::site(s, &groups)));
         let config = Config {
             server,
@@ -128,7 +144,7 @@ fn read(tree: &Node, notes: &Notes) -> Config {
             endpoints,
             retry,
             jobs: root.field("jobs").section(jobs::jobs),
-            admin: root.field("admin").section(admin::admin),
+            admin: root.field("admin").guarded().section(admin::admin),
             log: root.field("log").section(sections::log),
         };
         if config.admin.enabled && config.admin.port.is_none() && config.site.mode != Mode::Models {
@@ -136,33 +152,8 @@ fn read(tree: &Node, notes: &Notes) -> Config {
                 "`admin` needs a `port` of its own: with this `server.mode` the main address does not serve it",
             );
         }
-        own_addresses(root, &config);
         config
     })
-}
-
-/// Warns of endpoints that are this proxy: every request to one would come round until it is refused.
-fn own_addresses(root: &Section, config: &Config) {
-    let listeners = config.listeners.iter().map(|listener| (listener.host.as_str(), listener.port));
-    let own: Vec<_> = listeners.chain([(config.server.host.as_str(), config.server.port)]).collect();
-    for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.enabled) {
-        let (host, port) = (&*endpoint.base.host, endpoint.base.port);
-        let is_here = |listens: &str| listens == host || is_loopback(host) && (is_loopback(listens) || is_any(listens));
-        if own.iter().any(|(listens, number)| *number == port && is_here(listens)) {
-            let name = &endpoint.name;
-            root.warn(format!(
-                "endpoint {name:?} is this proxy's own address ({host}:{port}); its requests would come round"
-            ));
-        }
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
-fn is_any(host: &str) -> bool {
-    host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
 }
 
 /// A file in the format of an older proxy, or in none at all, which gets one problem instead of one per key.

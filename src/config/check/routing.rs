@@ -3,6 +3,7 @@
 use super::endpoint::word;
 use super::sections::{ANY_TIME, SOME_TIME};
 use crate::config::reader::{Field, Section, not_one_of};
+use crate::config::shown::has_key;
 use crate::config::{Backend, Endpoint, Queue, Retry, Route, Routing, Strategy, UnknownModel};
 
 /// Every accepted spelling of a strategy (SPEC section 5); the first of each is the one we print.
@@ -43,7 +44,8 @@ pub fn strategy(field: &Field) -> Option<Strategy> {
 pub fn models(root: &mut Section, endpoints: &[Endpoint]) -> Vec<Route> {
     root.field("models").map(|name, field| {
         if let Err(error) = word(name) {
-            field.problem(format!("the name {name:?} {error}"));
+            let shown = if has_key(name) { String::new() } else { format!(" {name:?}") };
+            field.problem(format!("the name{shown} {error}"));
         }
         field.item(|s| route(s, name, endpoints))
     })

@@ -1,7 +1,7 @@
 //! Format 001: `backends` with static models, one mode for all.
 
-use super::{endpoint, open, unique};
-use crate::config::check::{base, can_be_sent};
+use super::{Names, endpoint, named, open};
+use crate::config::check::{base, can_be_sent, no_key};
 use crate::config::reader::{Field, Section};
 use crate::config::{Config, Endpoint, Strategy, UnknownModel};
 use std::time::Duration;
@@ -19,10 +19,10 @@ pub fn read(root: &mut Section) -> Config {
     config.retry.attempts = Some(retry.unwrap_or(3));
     config.routing.strategy = mode(root);
     config.routing.unknown_model = UnknownModel::Default;
-    let mut endpoints: Vec<Endpoint> = Vec::new();
+    let (mut endpoints, mut names): (Vec<Endpoint>, _) = (Vec::new(), Names::default());
     let field = root.required("backends");
     field.list(|item| {
-        let mut one = item.item(|s| backend(s, &endpoints))?;
+        let mut one = item.item(|s| backend(s, endpoints.len() + 1, &mut names))?;
         one.timeouts.first_byte = Some(timeout);
         one.timeouts.total = Some(timeout);
         endpoints.push(one);
@@ -57,8 +57,8 @@ fn mode(root: &mut Section) -> Strategy {
     }
 }
 
-fn backend(s: &mut Section, before: &[Endpoint]) -> Option<Endpoint> {
-    let name = s.field("name").text().filter(|name| !name.is_empty()).map(str::to_owned);
+fn backend(s: &mut Section, number: usize, names: &mut Names) -> Option<Endpoint> {
+    let name = named(&s.field("name"));
     let base = s.required("url").parse(base);
     let key = s.field("api_key").secret_or_empty();
     if key.as_ref().is_some_and(|key| !can_be_sent(key.reveal())) {
@@ -66,9 +66,9 @@ fn backend(s: &mut Section, before: &[Endpoint]) -> Option<Endpoint> {
     }
     // S001-06: weight <= 0 counts as 1.
     let weight = s.field("weight").integer().map_or(1, |weight| weight.clamp(1, 65_535));
-    let models: Vec<String> = s.field("models").list(|item| item.text().map(str::to_owned)).unwrap_or_default();
-    let default_model = s.field("default_model").text().filter(|model| !model.is_empty()).map(str::to_owned);
-    let name = unique(name.unwrap_or_else(|| format!("backend{}", before.len() + 1)), before);
+    let models: Vec<String> = s.field("models").list(|item| item.parse(no_key)).unwrap_or_default();
+    let default_model = named(&s.field("default_model"));
+    let name = names.unique(name.unwrap_or_else(|| format!("backend{number}")));
     let mut one = endpoint(name, base?, key.into_iter().collect());
     one.weight = weight as u16;
     // A default that is not on the list is served all the same.

@@ -1,11 +1,12 @@
 //! Format 003: `Models`, each with its strategy and backends. Property names are read in any case.
 
-use super::{endpoint, open, unique};
+use super::{Names, endpoint, named, open};
 use crate::base::secret::Secret;
-use crate::config::check::{base, can_be_sent, known};
+use crate::config::check::{base, can_be_sent, known, no_key};
 use crate::config::node::{Entry, Node, Value};
 use crate::config::reader::{Field, Section};
 use crate::config::{Backend, Config, Endpoint, Probe, Route, Strategy, Timeouts};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// S003-21
@@ -73,18 +74,23 @@ pub fn read(root: &mut Section) -> Config {
 /// Adds routes, and an endpoint for each new address with its keys.
 pub fn add(root: &mut Section, config: &mut Config) {
     let field = root.field("models");
-    let mut endpoints = config.endpoints.clone();
+    let endpoints = config.endpoints.clone();
     let probe = if config.admin.probe { Probe::Default } else { Probe::Never };
-    let fresh = Fresh { timeouts: config.timeouts, probe, known: endpoints.len() };
+    let (known, names) = (endpoints.len(), Names::of(&endpoints));
+    let mut fresh = Fresh { timeouts: config.timeouts, probe, known, names, endpoints };
     let added = field.map(|name, item| {
         if name.is_empty() {
             item.problem("a model needs a name");
             return None;
         }
-        item.item(|s| route(s, name, &fresh, &mut endpoints))
+        if let Err(error) = no_key(name) {
+            item.problem(format!("the name {error}"));
+        }
+        item.item(|s| route(s, name, &mut fresh))
     });
-    config.endpoints = endpoints;
-    config.models.retain(|route| !added.iter().any(|other| other.name == route.name));
+    config.endpoints = fresh.endpoints;
+    let replaced: HashSet<_> = added.iter().map(|route| route.name.as_str()).collect();
+    config.models.retain(|route| !replaced.contains(route.name.as_str()));
     config.models.extend(added);
 }
 
@@ -94,12 +100,13 @@ struct Fresh {
     probe: Probe,
     /// Endpoints before these were there already: nothing is changed of them.
     known: usize,
+    endpoints: Vec<Endpoint>,
+    names: Names,
 }
 
-fn route(s: &mut Section, name: &str, fresh: &Fresh, endpoints: &mut Vec<Endpoint>) -> Option<Route> {
+fn route(s: &mut Section, name: &str, fresh: &mut Fresh) -> Option<Route> {
     let strategy = strategy(&s.field("strategy"));
-    let backends =
-        s.field("backends").list(|item| item.item(|s| backend(s, name, fresh, endpoints))).unwrap_or_default();
+    let backends = s.field("backends").list(|item| item.item(|s| backend(s, name, fresh))).unwrap_or_default();
     Some(Route { name: name.to_owned(), strategy: Some(strategy), backends })
 }
 
@@ -118,39 +125,40 @@ fn strategy(field: &Field) -> Strategy {
     word.unwrap_or(Strategy::RoundRobin)
 }
 
-fn backend(s: &mut Section, model: &str, fresh: &Fresh, endpoints: &mut Vec<Endpoint>) -> Option<Backend> {
-    let name = s.field("name").text().filter(|name| !name.is_empty());
+fn backend(s: &mut Section, model: &str, fresh: &mut Fresh) -> Option<Backend> {
+    let name = named(&s.field("name"));
     let (by_name, base_url) = (s.field("endpoint"), s.field("baseUrl"));
     let keys: Vec<Secret> = s.field("apiKeys").list(|item| item.secret_or_empty()).unwrap_or_default();
     if keys.iter().any(|key| !can_be_sent(key.reveal())) {
         s.problem("a key has a character that cannot be sent in a header (ASCII only)");
     }
-    let backend_model = s.field("backendModelName").text().filter(|name| !name.is_empty()).map(str::to_owned);
+    let backend_model = named(&s.field("backendModelName"));
     let weight = s.field("weight").integer().map_or(1, |weight| weight.clamp(1, 65_535));
     let enabled = s.field("enabled").flag().unwrap_or(true);
     let made = |endpoint: String| Backend { endpoint, model: backend_model, weight: Some(weight as u16), enabled };
     if by_name.text().is_some_and(|name| !name.is_empty()) {
-        return by_name.parse(|text| known(text, &endpoints[..fresh.known])).map(made);
+        return by_name.parse(|text| known(text, &fresh.endpoints[..fresh.known])).map(made);
     }
     if base_url.text().is_none_or(str::is_empty) {
         s.problem("needs a `BaseUrl`, or an `Endpoint` of the configuration");
         return None;
     }
-    let name = name.map_or_else(|| format!("backend-{}", endpoints.len() + 1), str::to_owned);
+    let name = name.unwrap_or_else(|| format!("backend-{}", fresh.endpoints.len() + 1));
     let mut one = endpoint(name, base_url.parse(base)?, keys);
     (one.timeouts, one.probe, one.enabled) = (fresh.timeouts, fresh.probe.clone(), false);
     // The same backend under several models is one endpoint.
     let same = |other: &Endpoint| other.base == one.base && other.api_keys == one.api_keys;
-    let same = endpoints.iter().skip(fresh.known).position(same).map(|at| at + fresh.known);
+    let same = fresh.endpoints.iter().skip(fresh.known).position(same).map(|at| at + fresh.known);
     let at = same.unwrap_or_else(|| {
-        one.name = unique(one.name.clone(), endpoints);
-        endpoints.push(one);
-        endpoints.len() - 1
+        one.name = fresh.names.unique(one.name.clone());
+        fresh.endpoints.push(one);
+        fresh.endpoints.len() - 1
     });
+    let used = &mut fresh.endpoints[at];
     // Where no model uses it, nobody goes there, not even to probe it.
-    endpoints[at].enabled |= enabled;
-    if !endpoints[at].models.iter().any(|known| known == model) {
-        endpoints[at].models.push(model.to_owned());
+    used.enabled |= enabled;
+    if !used.models.iter().any(|known| known == model) {
+        used.models.push(model.to_owned());
     }
-    Some(made(endpoints[at].name.clone()))
+    Some(made(used.name.clone()))
 }

@@ -6,11 +6,13 @@ mod manager;
 pub mod queue;
 mod rust;
 
+use super::check::no_key;
 use super::node::{Node, Value};
 use super::problem::Notes;
-use super::reader::Section;
+use super::reader::{Field, Section};
 use super::{Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
 use crate::base::secret::Secret;
+use std::collections::HashMap;
 
 /// The formats, by the key that tells them.
 #[derive(Clone, Copy, PartialEq)]
@@ -91,12 +93,34 @@ fn endpoint(name: String, base: super::Base, keys: Vec<Secret>) -> Endpoint {
     endpoint
 }
 
-/// A name that no other has yet.
-fn unique(name: String, taken: &[Endpoint]) -> String {
-    let is_taken = |name: &str| taken.iter().any(|other| other.name == name);
-    if !is_taken(&name) {
-        return name;
+/// A name, which may be any text; an empty one is none.
+fn named(field: &Field) -> Option<String> {
+    field.parse(no_key).filter(|name| !name.is_empty())
+}
+
+/// Names that are taken, and the last number that was put behind each.
+#[derive(Default)]
+struct Names(HashMap<String, u32>);
+
+impl Names {
+    fn of(endpoints: &[Endpoint]) -> Self {
+        Self(endpoints.iter().map(|endpoint| (endpoint.name.clone(), 1)).collect())
     }
-    let numbered = (2..).map(|n| format!("{name} ({n})"));
-    numbered.into_iter().find(|name| !is_taken(name)).unwrap_or_default()
+
+    /// The name, with a number behind it if it is taken.
+    fn unique(&mut self, name: String) -> String {
+        let Some(mut number) = self.0.get(&name).copied() else {
+            self.0.insert(name.clone(), 1);
+            return name;
+        };
+        loop {
+            number += 1;
+            let numbered = format!("{name} ({number})");
+            if !self.0.contains_key(&numbered) {
+                self.0.insert(name, number);
+                self.0.insert(numbered.clone(), 1);
+                return numbered;
+            }
+        }
+    }
 }

@@ -2,13 +2,15 @@
 
 use super::{endpoint, open};
 use crate::base::secret::Secret;
+use crate::base::text::unquoted;
 use crate::config::check::{base, can_be_sent};
 use crate::config::{ClientKey, Config, KeyText, Problem, UnknownModel};
 use std::collections::HashMap;
 
 /// What an environment means, if it names a server; the variables at fault otherwise.
 pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, Vec<Problem>>> {
-    let given = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let given =
+        |name: &str| variable(name).map(|text| unquoted(text.trim()).to_owned()).filter(|text| !text.is_empty());
     let url = given("OPENAI_API_BASE_URL")?;
     let mut problems = Vec::new();
     let mut problem = |key: &str, text: String| {
@@ -28,8 +30,14 @@ pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, 
     config.jobs.always = true;
     // There is one server, and it knows best what it serves.
     config.routing.unknown_model = UnknownModel::Passthrough;
+    if let Some(text) = given("PORT") {
+        match text.parse() {
+            Ok(port) => config.server.port = port,
+            Err(_) => problem("PORT", "is not a port (0 to 65535)".into()),
+        }
+    }
     if let Some(text) = given("MAX_CONCURRENT") {
-        match text.trim().parse() {
+        match text.parse() {
             Ok(number @ 1..=256) => config.jobs.max_concurrent = number,
             _ => problem("MAX_CONCURRENT", "is not a number of jobs (1 to 256)".into()),
         }
@@ -53,7 +61,7 @@ pub fn dotenv(text: &str) -> HashMap<String, String> {
         let quoted = ['"', '\'', '`'].into_iter().find(|quote| value.starts_with(*quote));
         let value = match quoted.and_then(|quote| value[1..].split_once(quote)) {
             Some((inside, _)) => inside,
-            None => value.split(" #").next().unwrap_or_default().trim_end(),
+            None => value.split(" #").next().and_then(|value| value.split("\t#").next()).unwrap_or_default().trim_end(),
         };
         Some((name.to_owned(), value.to_owned()))
     };
@@ -87,6 +95,21 @@ mod tests {
         let bare = of("OPENAI_API_BASE_URL=http://h:1").expect("004").expect("right");
         assert_eq!((bare.keys.len(), bare.jobs.max_concurrent, bare.endpoints[0].api_keys.len()), (0, 2, 0));
         assert!(of("OPENAI_API_KEY=x").is_none());
+    }
+
+    #[test]
+    fn quotes_that_docker_leaves_and_a_port_are_read() {
+        let quoted = |name: &str| match name {
+            "OPENAI_API_BASE_URL" => Some("\"http://h:1/v1\"".to_owned()),
+            "API_KEY" => Some("'mine'".to_owned()),
+            "PORT" => Some("\"3001\"".to_owned()),
+            _ => None,
+        };
+        let config = read(&quoted).expect("004").expect("right");
+        assert_eq!((config.endpoints[0].base.host.as_str(), config.server.port), ("h", 3001));
+        assert!(matches!(&config.keys[0].key, KeyText::Plain(text) if text.reveal() == "mine"));
+        let problems = of("OPENAI_API_BASE_URL=http://h:1\nPORT=x\n").expect("004").expect_err("wrong");
+        assert_eq!(problems[0].to_string(), "environment: PORT: is not a port (0 to 65535)");
     }
 
     #[test]

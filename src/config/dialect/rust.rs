@@ -65,8 +65,8 @@ fn seconds(field: &Field, key: &str, range: std::ops::RangeInclusive<u64>) -> Op
 fn upstream(s: &mut Section, names: &mut Vec<String>) -> Option<Endpoint> {
     let name = unique(&s.required("name"), "upstream", names);
     let base = s.required("url").parse(base);
-    let (auth, key) = s.field("auth").section(auth);
-    let headers = s.field("headers").list(|item| item.item(change)).unwrap_or_default();
+    let (auth, key) = s.field("auth").guarded().section(auth);
+    let headers = s.field("headers").guarded().list(|item| item.item(change)).unwrap_or_default();
     let mut one = endpoint(name?, base?, key.into_iter().collect());
     // S002-09: without auth everything the client sent goes along.
     one.headers = headers;
@@ -148,7 +148,7 @@ fn client(s: &mut Section, name: String, endpoints: Vec<Member>, strategy: Strat
         Stages { connect, first_byte: request, idle: None, total: request }
     });
     let retry = s.field("retry").section(retry);
-    let proxy = s.field("proxy").section(|s| {
+    let proxy = s.field("proxy").guarded().section(|s| {
         let (enabled, url) = (s.field("enabled").flag().unwrap_or(false), s.field("url"));
         let url = url.secret_or_empty();
         if !enabled {
@@ -214,6 +214,6 @@ fn forward(
         }
         enabled.then_some(RateLimit { per_second: f64::from(per_second), burst })
     });
-    let site = Site { group: Some(group?), keys: KeysFor::Inherit, rate_limit, mode: Mode::Raw };
+    let site = Site { group: Some(group?), keys: KeysFor::Inherit, rate_limit, mode: Mode::Raw, cors: None };
     Some(Listener { name: name?, host, port, site })
 }

@@ -1,6 +1,6 @@
 //! The sections that say what goes where: routes, keys, groups, listeners.
 
-use super::{MASK, list, or_null, proxy, quoted, word};
+use super::{MASK, list, or_null, origin, proxy, quoted, word};
 use crate::base::text::print_duration;
 use crate::config::{
     Admin, ClientKey, Config, Group, Jobs, KeysFor, Listener, Mode, RateLimit, Retry, Route, Strategy,
@@ -105,9 +105,10 @@ fn listener(out: &mut String, listener: &Listener) {
         KeysFor::Nobody => "none".into(),
         KeysFor::Only(names) => list(names.iter().map(|name| word(name))),
     };
+    let cors = site.cors.as_ref().map_or("null".into(), |rules| list(rules.iter().map(origin)));
     let _ = writeln!(
         out,
-        "  - {{name: {}, host: {}, port: {}, group: {}, keys: {keys}, rateLimit: {}, mode: {}}}",
+        "  - {{name: {}, host: {}, port: {}, group: {}, keys: {keys}, rateLimit: {}, mode: {}, cors: {cors}}}",
         word(&listener.name),
         word(&listener.host),
         listener.port,
@@ -155,9 +156,10 @@ pub fn admin(out: &mut String, admin: &Admin) {
     let token = if admin.token.is_some() { MASK } else { "null" };
     let _ = writeln!(
         out,
-        "admin: {{enabled: {}, host: {}, port: {port}, token: {token}, routesFile: {}, allowedHosts: {}}}",
+        "admin: {{enabled: {}, host: {}, port: {port}, token: {token}, open: {}, routesFile: {}, allowedHosts: {}}}",
         admin.enabled,
         quoted(&admin.host),
+        admin.open,
         quoted(&admin.routes_file.display().to_string()),
         list(admin.allowed_hosts.iter().map(|host| word(host)))
     );

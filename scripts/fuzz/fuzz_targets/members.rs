@@ -1,0 +1,8 @@
+//! Bodies of jobs from any bytes.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::members(data));

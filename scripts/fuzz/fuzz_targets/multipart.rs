@@ -1,0 +1,8 @@
+//! Multipart forms from any bytes.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::multipart(data));

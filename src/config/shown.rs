@@ -1,0 +1,130 @@
+//! What an error may show of a value: nothing that is, or may be, a secret.
+
+use super::node::Value;
+
+/// Beginnings of keys, in lower case.
+const KEY_BEGINNINGS: [&str; 11] =
+    ["sk-", "sk_", "gsk_", "ghp_", "github_pat_", "hf_", "nvapi-", "xai-", "aiza", "eyj", "whsec_"];
+
+/// Bytes of the shortest key, its beginning included.
+const SHORTEST_KEY: usize = 8;
+
+/// Letters and digits in a row, and digits among them, that no name has.
+const RANDOM: (usize, usize) = (20, 3);
+
+/// Words that readers put where a secret may stand, and that are none.
+const HARMLESS: [&str; 16] = [
+    "append", "basic", "bearer", "delete", "digest", "false", "header", "inherit", "insert", "none", "null", "off",
+    "remove", "replace", "token", "true",
+];
+
+/// Longest text that is shown where a secret may stand; no secret is that short.
+const SHORT: usize = 3;
+
+/// A value for a message; nothing that came from a variable, nothing that may hold a password.
+pub fn value(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) if number.abs() < 1e15 => number.to_string(),
+        Value::Number(number) => format!("{number:e}"),
+        Value::Text { literal: false, .. } => "this value".into(),
+        Value::Text { text, .. } if looks_secret(text) => "this value".into(),
+        Value::Text { text, .. } if text.chars().nth(60).is_some() => {
+            format!("{:?}", text.chars().take(60).chain(['…']).collect::<String>())
+        }
+        Value::Text { text, .. } => format!("{text:?}"),
+        Value::List(_) => "a list".into(),
+        Value::Map(_) => "a map".into(),
+        Value::Broken(_) => "this value".into(),
+    }
+}
+
+/// A value in a place where a secret may stand: its kind, or itself when it is too short or too well known to be one.
+pub fn guarded(of: &Value) -> String {
+    let shown = value(of);
+    let may_be_one = match of {
+        Value::Text { text, .. } => text.chars().count() > SHORT && !HARMLESS.contains(&text.as_str()),
+        Value::Number(_) => shown.len() > SHORT,
+        _ => false,
+    };
+    if may_be_one { "this value".into() } else { shown }
+}
+
+/// The path of a file: all of it, since a shortened one cannot be looked for.
+pub fn path(of: &Value) -> String {
+    match of {
+        Value::Text { text, literal: true } if !looks_secret(text) => format!("{text:?}"),
+        other => value(other),
+    }
+}
+
+/// Whether a text may hold a credential: a key, a header's value, a URL with a user or a query, a long random word.
+pub fn looks_secret(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    has_key(text)
+        || ["bearer ", "basic ", "sha256:"].iter().any(|scheme| lower.contains(scheme))
+        || text.contains('@')
+        || text.contains('?') && (text.contains('=') || text.contains("://"))
+        || text.split(|c: char| !c.is_ascii_alphanumeric()).any(|run| {
+            let digits = run.bytes().filter(u8::is_ascii_digit).count();
+            run.len() >= RANDOM.0 && digits >= RANDOM.1 && digits < run.len()
+        })
+}
+
+/// A name that the file gives, for the path of what stands below it.
+pub fn name(text: &str) -> &str {
+    if has_key(text) { "***" } else { text }
+}
+
+/// Whether one of the words of a text begins as keys do.
+pub fn has_key(text: &str) -> bool {
+    let ends_word = |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_';
+    text.split(ends_word).filter(|word| word.len() >= SHORTEST_KEY).any(|word| {
+        KEY_BEGINNINGS.iter().any(|begin| word.get(..begin.len()).is_some_and(|w| w.eq_ignore_ascii_case(begin)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_a_credential_is_told_from_what_does_not() {
+        // U24
+        for text in [
+            "sk-abcdef",
+            "Bearer abc",
+            "cloud - \"sk-abcdef\"",
+            "session=sk-abcdef",
+            "http://u:p@h",
+            "https://h/v1?key=abc",
+            "9f86d081884c7d659a2feaa0c55ad015",
+            "eyJhbGciOi",
+            "https://h/sk-abcdef",
+        ] {
+            assert!(looks_secret(text), "{text}");
+        }
+        for text in [
+            "",
+            "server1",
+            "https://h/v1",
+            "Qwen3-Coder-30B-A3B-Instruct-2507-Q4_K_M",
+            "task-manager",
+            "sk-1",
+            "max_connections",
+            "./keys/a-very-long-name-of-a-file-0",
+        ] {
+            assert!(!looks_secret(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_guarded_place_shows_short_and_well_known_words_only() {
+        // U24
+        let text = |text: &str| guarded(&Value::Text { text: text.into(), literal: true });
+        assert_eq!((text("add"), text("bearer")), ("\"add\"".into(), "\"bearer\"".into()));
+        assert_eq!((text("hunter2"), guarded(&Value::Number(12345.0))), ("this value".into(), "this value".into()));
+        assert_eq!(guarded(&Value::Number(5.0)), "5");
+    }
+}

@@ -1,0 +1,193 @@
+//! What clients ask of jobs: to take one, to show one, to stop one, to list all.
+
+use super::check;
+use super::queue::Why;
+use super::record::{Name, Record, State, Trouble, owner_id, pieces, size};
+use super::spool::ROOM;
+use super::views::{self, Page};
+use super::{Floor, Office, is_hopeless, millis, seconds};
+use crate::base::budget::Held;
+use crate::base::dice;
+use crate::base::disk::is_full;
+use crate::base::gone::Gone;
+use crate::config::Jobs as Settings;
+use crate::model::failure::{Failure, Kind};
+use crate::model::members::{Members, WEBHOOK};
+use crate::model::plan;
+use crate::proxy::later::{Later, Parcel, Told};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Come again when the line of jobs is full.
+const COME_BACK: Duration = Duration::from_secs(30);
+
+impl Later for Office {
+    fn submit(&self, parcel: &Parcel<'_>) -> Result<Told, Failure> {
+        let settings = self.settings();
+        let members = Members::read(parcel.body)?;
+        let details = check::check(parcel.path, &members, &settings.webhooks);
+        if !details.is_empty() {
+            return Ok(Told::json(StatusCode::BAD_REQUEST, &check::refusal(&details)));
+        }
+        let text = |name: &str| members.get(name).and_then(check::text);
+        if let Some(model) = text("model").filter(|model| !model.is_empty() && !parcel.scope.has_model(model)) {
+            return Err(plan::not_found(&self.shared.load(), &model, parcel.scope));
+        }
+        let id: Arc<str> = dice::request_id().into();
+        let record = Record {
+            version: 1,
+            id: id.to_string(),
+            owner: parcel.owner.map(str::to_owned),
+            group: parcel.scope.group.as_ref().map(|group| group.config.name.clone()),
+            path: parcel.path.to_owned(),
+            webhook: text(WEBHOOK),
+            error: None,
+            delivery: None,
+        };
+        let head = record.head();
+        let pieces = pieces(&head, members.without_webhook().map(str::as_bytes), None);
+        let bytes = size(&pieces);
+        let name = self.reserve(&settings, &id, parcel.owner, bytes)?;
+        // Outside of the lock: the disk may take its time.
+        if let Err(error) = self.spool.write(&name, &pieces) {
+            log::error!("jobs: a job cannot be kept in {}: {error}", self.spool.dir().display());
+            let (kind, text) = match is_full(&error) {
+                true => (Kind::StorageFull, "The disk is full; the job was not taken."),
+                false => (Kind::Internal, "The job cannot be stored; the log has the details."),
+            };
+            return Err(Failure::new(kind, text));
+        }
+        let mut floor = self.floor();
+        floor.queue.put(&name, bytes);
+        let (position, active) = (floor.queue.position(&id, self.most), floor.queue.active());
+        drop(floor);
+        self.changed.notify_all();
+        let body = json!({"request_id": &*id, "status": "pending", "queue_position": position, "active_requests": active + usize::from(position == 0)});
+        let mut told = Told::json(StatusCode::ACCEPTED, &body);
+        if let Ok(place) = HeaderValue::from_str(&format!("/v1/chat/completions/{id}")) {
+            told.fields.push((header::LOCATION, place));
+        }
+        if parcel.preferred {
+            let applied = HeaderName::from_static("preference-applied");
+            told.fields.push((applied, HeaderValue::from_static("respond-async")));
+        }
+        Ok(told)
+    }
+
+    fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<Told, Failure> {
+        // The file may get another name while we look.
+        for _ in 0..10 {
+            let floor = self.floor();
+            let Some(name) = self.known(&floor, id, owner) else { break };
+            let (position, active) = (floor.queue.position(id, self.most), floor.queue.active());
+            drop(floor);
+            if !held.resize(self.room(&name)) {
+                return Err(busy());
+            }
+            let seen = self.file(&name).and_then(|file| views::job(&name, file, position, active));
+            match seen {
+                // It may have been written anew meanwhile, with its answer.
+                Ok(told) if held.resize(told.body.capacity() as u64) => return Ok(told),
+                Ok(_) => return Err(busy()),
+                Err(error) if is_hopeless(&error) => {}
+                Err(_) => return Ok(views::unreadable()),
+            }
+        }
+        Ok(views::not_found())
+    }
+
+    fn cancel(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<Told, Failure> {
+        let mut floor = self.floor();
+        let Some(name) = self.known(&floor, id, owner) else {
+            return Ok(views::not_found());
+        };
+        if name.state == State::Pending && !held.resize(floor.queue.size(id) + ROOM as u64) {
+            return Err(busy());
+        }
+        match name.state {
+            State::Processing => floor.queue.interrupt(id, Why::Cancelled),
+            _ => drop(floor.queue.take_out(id)),
+        }
+        drop(floor);
+        let file = if name.state == State::Pending { self.file(&name).ok() } else { None };
+        match file.as_deref().and_then(|file| Record::read(file).ok()) {
+            Some((mut record, bodies)) => {
+                record.error = Some(Trouble::cancelled(0));
+                // Nobody waits here for a disk that gets better.
+                let impatient = Gone::default();
+                impatient.leave();
+                self.finish(&name, &record, bodies.request.get().as_bytes(), None, &impatient);
+            }
+            None if name.state == State::Processing => {}
+            None => self.spool.remove(&name),
+        }
+        self.changed.notify_all();
+        log::info!("job {id}: cancelled by its owner");
+        Ok(views::cancelled(&name))
+    }
+
+    fn list(&self, owner: Option<&str>, query: &str) -> Told {
+        let page = Page::of(query);
+        let owner = owner_id(owner);
+        let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
+        let floor = self.floor();
+        let after = page.after.map(|id| floor.queue.name(id).filter(|name| name.owner == owner));
+        let before = match after {
+            None => u64::MAX,
+            Some(Some(name)) => name.sequence,
+            Some(None) => return views::not_found(),
+        };
+        let names = floor.queue.of(&owner, before);
+        let mut names = names.filter(|name| !name.state.is_final() || name.number >= oldest);
+        let place = |name: Name| (floor.queue.position(&name.id, self.most), name);
+        let listed: Vec<_> = names.by_ref().take(page.limit).map(place).collect();
+        let (has_more, counts) = (names.next().is_some(), floor.queue.counts());
+        drop(names);
+        drop(floor);
+        views::list(&listed, has_more, counts)
+    }
+
+    fn counts(&self) -> [(&'static str, usize); 4] {
+        let counts = self.floor().queue.counts();
+        State::ALL.map(|state| (state.as_str(), counts[state as usize]))
+    }
+}
+
+impl Office {
+    /// The job of an owner, unless its time is over.
+    fn known(&self, floor: &Floor, id: &str, owner: Option<&str>) -> Option<Name> {
+        let name = floor.queue.name(id).filter(|name| *name.owner == *owner_id(owner))?;
+        let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
+        (!name.state.is_final() || name.number >= oldest).then_some(name)
+    }
+
+    /// A name for a new job, if there is room for one more.
+    fn reserve(&self, settings: &Settings, id: &Arc<str>, owner: Option<&str>, bytes: u64) -> Result<Name, Failure> {
+        let mut floor = self.floor();
+        if floor.closed {
+            return Err(Failure::new(Kind::Draining, "The proxy is being stopped."));
+        }
+        if floor.queue.waiting() >= settings.max_queued {
+            let text = "As many jobs wait as may (jobs.maxQueued); hand it in again later.";
+            return Err(Failure::new(Kind::Overloaded, text).retry_after(COME_BACK));
+        }
+        let old = self.sweep(&mut floor, bytes);
+        let has_room = floor.queue.has_room(bytes);
+        let sequence = floor.queue.next_sequence(millis());
+        drop(floor);
+        old.iter().for_each(|name| self.spool.remove(name));
+        if !has_room {
+            return Err(Failure::new(Kind::StorageFull, "There is no room for more jobs; hand it in again later."));
+        }
+        let owner = owner_id(owner);
+        Ok(Name { sequence, id: Arc::clone(id), owner, state: State::Pending, number: 0, owed: false })
+    }
+}
+
+/// Too much is held for clients already.
+fn busy() -> Failure {
+    let text = "Too much is held for clients (server.bodyMemory); try again shortly.";
+    Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))
+}

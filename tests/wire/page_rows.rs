@@ -1,0 +1,71 @@
+//! SPEC 10: what the page's rows and numbers say.
+
+use crate::admin::start;
+use crate::jobs::Folder;
+use crate::support::fact::Gate;
+use crate::support::proxy::{CHAT, Proxy, get, post, stream};
+use crate::support::script::{Script, event};
+use crate::support::upstream::Upstream;
+use llmproxy::config::MaxConcurrent;
+use serde_json::{Value, json};
+
+fn status(proxy: &Proxy) -> Value {
+    proxy.get("/admin/status").json()
+}
+
+#[test]
+fn requests_that_wait_are_told_from_those_that_run() {
+    // L9
+    let (folder, upstream, gate) = (Folder::new(), Upstream::serving(&["m"]), Gate::new());
+    for _ in 0..3 {
+        upstream.on(CHAT, Script::sse().piece(event("one")).gate(&gate).end());
+    }
+    let proxy = start(&folder, &[&upstream], |config| config.endpoints[0].max_concurrent = MaxConcurrent::Most(2));
+    let clients: Vec<_> = (0..3).map(|_| proxy.sent(post(CHAT, stream("m")))).collect();
+    proxy.until(|_| {
+        let now = status(&proxy);
+        let running = now["running"].as_array().map_or(0, Vec::len);
+        let waiting = now["running"].as_array().into_iter().flatten().filter(|one| one["endpoint"].is_null()).count();
+        (running, waiting, &now["queue"]) == (3, 1, &json!(1))
+    });
+    gate.open();
+    for mut client in clients {
+        assert_eq!(client.answer().status(), 200);
+    }
+}
+
+#[test]
+fn a_stream_has_a_speed_while_it_runs_and_its_endpoint_too() {
+    // L9
+    let (folder, upstream, gate) = (Folder::new(), Upstream::serving(&["m"]), Gate::new());
+    upstream.on(CHAT, Script::sse().piece(event("one")).piece(event("two")).piece(event("three")).gate(&gate).end());
+    let proxy = start(&folder, &[&upstream], |_| ());
+    let mut client = proxy.sent(post(CHAT, stream("m")));
+    client.head();
+    proxy.until(|_| {
+        let now = status(&proxy);
+        let of = |value: &Value| value["tokens_per_second"].as_f64().unwrap_or_default();
+        of(&now["running"][0]) > 0.0 && of(&now["endpoints"][0]) > 0.0
+    });
+    gate.open();
+    client.body();
+    proxy.until(|_| status(&proxy)["endpoints"][0]["tokens_per_second"] == json!(0.0));
+}
+
+#[test]
+fn a_refused_request_is_listed_with_its_model_and_polls_of_jobs_are_not_listed() {
+    // L9
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    let proxy = start(&folder, &[&upstream], |config| {
+        config.jobs.enabled = true;
+        config.jobs.dir = folder.0.join("jobs");
+    });
+    for path in ["/v1/chat/completions/no-such-job", "/v1/jobs", "/v1/models", "/health"] {
+        proxy.sent(get(path)).answer();
+    }
+    assert_eq!(proxy.chat("nobody-has-it").status(), 404);
+    proxy.until(|_| status(&proxy)["recent"].as_array().is_some_and(|all| !all.is_empty()));
+    let rows = status(&proxy)["recent"].take();
+    assert_eq!(rows.as_array().map(Vec::len), Some(1), "{rows}");
+    assert_eq!((&rows[0]["model"], &rows[0]["status"]), (&json!("nobody-has-it"), &json!(404)));
+}
