@@ -2,28 +2,21 @@
 //! every fault may still become another attempt or a clean status.
 
 use super::admit::{Admission, Admitted};
-use super::ask::Ask;
-use super::client::Client;
 use super::outcome::{By, Errand, Kept, Outcome};
-use super::route::{self, Forward, Names};
+use super::route::{self, Names};
 use super::weigh::{self, Left, Verdict};
 use super::{first_byte, relay};
 use crate::base::{clock, dice};
 use crate::config::{Probe, Retry};
-use crate::http::request::Request;
 use crate::model::capacity::Slot;
 use crate::model::endpoint::Endpoint;
-use crate::model::failure::Failure;
 use crate::model::plan::{Candidate, Plan};
-use crate::model::scope::Scope;
-use crate::model::snapshot::{Notice, Shared, Snapshot};
+use crate::model::snapshot::Notice;
 use crate::model::standing::{Observation, State};
-use crate::observe::activity::Ongoing;
-use crate::observe::metrics::{Family, Metrics};
-use crate::upstream::headers::{self, Policy};
-use crate::upstream::{Answer, Fault, Net, Order, Rest, Stage, Trouble, Watch};
-use http::{HeaderMap, StatusCode};
-use std::cell::Cell;
+use crate::observe::metrics::Family;
+use crate::upstream::headers;
+use crate::upstream::{Answer, Fault, Order, Rest, Stage, Trouble};
+use http::StatusCode;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;

@@ -67,7 +67,7 @@ impl Errand<'_> {
     }
 
     /// Whether an endpoint is known to answer such a stream with something else.
-    fn is_streamless(&self, candidate: &Candidate) -> bool {
+    pub fn is_streamless(&self, candidate: &Candidate) -> bool {
         let model = candidate.rename.as_deref().or(self.ask.name());
         candidate.endpoint.live.is_streamless(&self.forward.path, model)
     }
