@@ -194,6 +194,7 @@ impl<T: Transport> Buffers for Checked<T> {
 
     fn input_consume(&mut self, amount: usize) {
         self.moved = amount > 0;
+        self.unseen = false;
         self.at += amount;
         if self.at == self.input.len() {
             self.at = 0;

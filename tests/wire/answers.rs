@@ -299,3 +299,19 @@ fn compressed_answers_may_be_asked_for_where_nothing_is_put_into_them() {
     assert_eq!(upstream.take(CHAT).field("accept-encoding"), Some("gzip"));
     assert_eq!(proxy.ask(get("/health")).status(), 200);
 }
+
+#[test]
+fn an_early_answer_may_come_in_pieces() {
+    // U12
+    let upstream = Upstream::serving(&["m"]);
+    let proxy = Setup::over(&[&upstream]).start();
+    let gate = Gate::new();
+    let head = Script::head(413, &[("Content-Length", "8")]).gate(&gate);
+    upstream.on(CHAT, head.bytes("too much").early());
+    let mut client = proxy.sent(post(CHAT, format!(r#"{{"model":"m","a":"{}"}}"#, "x".repeat(8 << 20))));
+    // The endpoint has begun to answer, and its head is not followed by anything yet.
+    upstream.take(CHAT);
+    gate.open();
+    let answer = client.answer();
+    assert_eq!((answer.status(), answer.text()), (413, "too much"));
+}

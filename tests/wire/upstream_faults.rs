@@ -277,7 +277,7 @@ fn an_early_refusal_of_a_large_body_reaches_the_client() {
     upstream.on(CHAT, Script::error(413, "too large for me").early());
     let proxy = Setup::over(&[&upstream]).start();
     let answer = proxy.post(CHAT, format!(r#"{{"model":"m","a":"{}"}}"#, "x".repeat(8 << 20)));
-    assert_eq!(answer.status(), 413);
+    assert_eq!(answer.status(), 413, "{}", answer.text());
     assert!(answer.text().contains("too large for me"));
 }
 
