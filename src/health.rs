@@ -41,7 +41,7 @@ pub struct Health {
 ///
 /// # Errors
 /// The thread could not be started.
-pub fn start(shared: &Arc<Shared>, inbox: Receiver<Notice>, net: &Net) -> std::io::Result<Health> {
+pub fn start(shared: &Arc<Shared>, inbox: Receiver<Notice>, net: &Arc<Net>) -> std::io::Result<Health> {
     let (done, first) = bounded(1);
     let mut keeper = Keeper {
         abandoned: shared.capacity().abandoned(),
