@@ -174,8 +174,9 @@ test('what runs and what waits are told apart, with the speed of each, and nothi
   await page.locator('#recent tr', { hasText: 'nobody-has-it' }).first().waitFor();
   const cut = await page.evaluate(() => [...document.querySelectorAll('.scroll')].map((one) => one.scrollWidth - one.clientWidth));
   check(cut.every((one) => one <= 0), `cut by ${cut}`);
-  const { running } = await (await fetch(`${proxy.url}/admin/status`)).json();
-  const stop = (one) => fetch(`${proxy.url}/admin/requests/${one.id}/cancel`, { method: 'POST', headers: { 'Content-Type': 'application/json', Origin: proxy.url }, body: '{}' });
+  const token = { Authorization: `Bearer ${proxy.token}` };
+  const { running } = await (await fetch(`${proxy.url}/admin/status`, { headers: token })).json();
+  const stop = (one) => fetch(`${proxy.url}/admin/requests/${one.id}/cancel`, { method: 'POST', headers: { 'Content-Type': 'application/json', Origin: proxy.url, ...token }, body: '{}' });
   await Promise.all(running.map(stop));
   await Promise.all(clients.map(async (one) => { try { await (await one).text(); } catch { /* cut, as it should be */ } }));
 });

@@ -88,24 +88,25 @@ impl Admin {
         }
         self.change(request, |file| {
             let mut made = || dice::request_id()[..8].to_owned();
-            let written = routes::written(&given, file, &mut made).map_err(Wrong::Fields)?;
+            let (written, problems) = routes::written(&given, file, &mut made);
             routes::models(file).insert(model.to_owned(), written);
-            Ok(format!("Configuration for model '{model}' updated."))
+            Some((format!("Configuration for model '{model}' updated."), problems))
         })
     }
 
     fn delete(&self, request: &Request, model: &str) -> Result<Told, Failure> {
-        self.change(request, |file| match routes::models(file).shift_remove(model) {
-            Some(_) => Ok(format!("Configuration for model '{model}' deleted.")),
-            None => Err(Wrong::Missing),
+        self.change(request, |file| {
+            routes::models(file).shift_remove(model)?;
+            Some((format!("Configuration for model '{model}' deleted."), Vec::new()))
         })
     }
 
-    /// Changes the file of routes: read, changed, checked, written whole, in force.
+    /// Changes the file of routes: read, changed, checked, written whole, in force. `change` tells what was done and what is
+    /// wrong with it, or nothing where the model is missing.
     fn change(
         &self,
         request: &Request,
-        change: impl FnOnce(&mut Value) -> Result<String, Wrong>,
+        change: impl FnOnce(&mut Value) -> Option<(String, Vec<(String, String)>)>,
     ) -> Result<Told, Failure> {
         let helm = self.helm().ok_or_else(gone)?;
         let base = helm.base();
@@ -123,25 +124,20 @@ impl Admin {
         let mut file = load::json(&text).map_err(|why| unreadable(&why))?;
         // Comments are somebody's work, and are not written again.
         let by_hand = serde_json::from_str::<IgnoredAny>(&text).is_err().then_some(text);
-        let message = match change(&mut file) {
-            Ok(done) => done,
-            Err(Wrong::Missing) => {
-                let name =
-                    request.head.target.path().rsplit('/').next().and_then(|raw| name(raw).ok()).unwrap_or_default();
-                return Ok(Told::json(
-                    StatusCode::NOT_FOUND,
-                    &json!({"message": format!("Model '{name}' not found.")}),
-                ));
-            }
-            Err(Wrong::Fields(problems)) => return Ok(refusal(&problems)),
+        let Some((message, mut problems)) = change(&mut file) else {
+            let name = request.head.target.path().rsplit('/').next().and_then(|raw| name(raw).ok()).unwrap_or_default();
+            let text = format!("Model '{name}' not found.");
+            return Ok(Told::json(StatusCode::NOT_FOUND, &json!({"message": text})));
         };
         let text = pretty(&file);
-        if let Err(problems) = self.with(&base, &text) {
+        if let Err(found) = self.with(&base, &text) {
             // The part below the model's name.
             let below =
                 |key: &str| ["backends", "strategy"].iter().find_map(|start| Some(key[key.rfind(start)?..].to_owned()));
-            let fields = problems.iter().map(|problem| (below(&problem.key).unwrap_or_default(), problem.text.clone()));
-            return Ok(refusal(&fields.collect::<Vec<_>>()));
+            problems.extend(found.into_iter().map(|one| (below(&one.key).unwrap_or_default(), one.text)));
+        }
+        if !problems.is_empty() {
+            return Ok(refusal(&problems));
         }
         if text.len() as u64 > routes_file::MOST {
             let text = "the file of routes would be larger than 1 MiB, and could not be read again";
@@ -180,12 +176,6 @@ impl Admin {
             Failure::new(Kind::Internal, text)
         })
     }
-}
-
-/// Why a change comes to nothing.
-enum Wrong {
-    Missing,
-    Fields(Vec<(String, String)>),
 }
 
 /// 400 with every problem, each with the field it stands beside.

@@ -46,6 +46,8 @@ fn a_masked_key_goes_nowhere_but_where_it_was_stored_for() {
             assert!(answer.text().contains("type the key") && !answer.text().contains("canary"), "{}", answer.text());
         }
     }
+    let both = save("x", url("nonsense")).json()["error"]["details"].to_string();
+    assert!(both.contains("type the key") && both.contains("backends[0].baseUrl"), "all problems at once: {both}");
     assert_eq!(on_disk(&folder), before);
     // With the same address it stays, in another model too.
     assert_eq!([save("x", json!([shown])).status(), save("y", json!([shown])).status()], [200; 2]);
