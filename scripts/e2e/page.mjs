@@ -125,6 +125,7 @@ test('what is saved is there after a reload, with its keys masked', async () => 
 
 test('what is wrong is told beside its field', async () => {
   await field('walk', 'BaseUrl').fill('nonsense');
+  await field('walk', 'ApiKeys').fill('canary-page-1');
   await route('walk').locator('.save').click();
   await route('walk').locator('.backend').first().locator('.problem', { hasText: /\S/ }).waitFor();
   check(await field('walk', 'BaseUrl').getAttribute('aria-invalid') === 'true', 'the field is not marked');
@@ -174,8 +175,8 @@ test('what runs and what waits are told apart, with the speed of each, and nothi
   await page.locator('#recent tr', { hasText: 'nobody-has-it' }).first().waitFor();
   const cut = await page.evaluate(() => [...document.querySelectorAll('.scroll')].map((one) => one.scrollWidth - one.clientWidth));
   check(cut.every((one) => one <= 0), `cut by ${cut}`);
-  const { running } = await (await fetch(`${proxy.url}/admin/status`)).json();
-  const stop = (one) => fetch(`${proxy.url}/admin/requests/${one.id}/cancel`, { method: 'POST', headers: { 'Content-Type': 'application/json', Origin: proxy.url }, body: '{}' });
+  const { running } = await (await fetch(`${proxy.url}/admin/status`, { headers: { Authorization: `Bearer ${proxy.token}` } })).json();
+  const stop = (one) => fetch(`${proxy.url}/admin/requests/${one.id}/cancel`, { method: 'POST', headers: { Authorization: `Bearer ${proxy.token}`, 'Content-Type': 'application/json', Origin: proxy.url }, body: '{}' });
   await Promise.all(running.map(stop));
   await Promise.all(clients.map(async (one) => { try { await (await one).text(); } catch { /* cut, as it should be */ } }));
 });
