@@ -1,7 +1,7 @@
 //! The way to a place at an endpoint: the strategy's first choice that has room, else the line, where the client is
 //! kept alive and heard leaving.
 
-use super::forward::Errand;
+use super::outcome::Errand;
 use crate::base::gone::HangUp;
 use crate::base::{clock, dice};
 use crate::config::Strategy;

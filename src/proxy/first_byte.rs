@@ -1,6 +1,6 @@
 //! The wait between an answer's head and the first byte of its body: until then another endpoint may take over, unseen.
 
-use super::forward::{By, Errand};
+use super::outcome::{By, Errand};
 use super::relay::{self, BUFFER, PIECE};
 use super::stream::Events;
 use crate::base::clock;

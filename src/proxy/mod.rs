@@ -8,6 +8,7 @@ mod forward;
 pub mod gate;
 pub mod key;
 pub mod later;
+mod outcome;
 pub mod page;
 pub mod parcel;
 pub mod reception;

@@ -1,8 +1,10 @@
 //! A request that nobody waits for, sent like any other and behind all others; its answer is read whole.
 
 use super::ask::ask;
-use super::forward::{self, By, Errand, Outcome};
-use super::relay::{self, Relayed};
+use super::forward;
+use super::outcome::Relayed;
+use super::outcome::{By, Errand, Outcome};
+use super::relay;
 use super::route::{Forward, Names};
 use super::serve::Proxy;
 use super::tokens::Tail;

@@ -2,7 +2,7 @@
 //! nor an error page here; an answer is finished or cut.
 
 use super::client::{self, Client};
-use super::forward::{By, Kept};
+use super::outcome::{By, Kept, Relayed};
 use super::stream::Events;
 use super::tokens::{Tail, Tokens};
 use super::weigh;
@@ -28,16 +28,6 @@ const LATE: usize = 64 << 10;
 thread_local! {
     /// A worker relays one answer at a time.
     pub(super) static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// How an answer went.
-pub struct Relayed {
-    /// How it ended.
-    pub end: End,
-    /// When its first body byte came.
-    pub first_byte: Option<Instant>,
-    /// What it cost.
-    pub tokens: Tokens,
 }
 
 /// What passed of an answer.

@@ -2,8 +2,9 @@
 
 use super::ask::{self, Ask};
 use super::client::Client;
-use super::forward::{self, By, Errand, Outcome};
+use super::forward;
 use super::later::Later;
+use super::outcome::{By, Errand, Outcome};
 use super::page::Page;
 use super::reception::Bound;
 use super::relay;

@@ -2,9 +2,9 @@
 
 use super::ask::Ask;
 use super::client;
-use super::forward::By;
 use super::later::Told;
-use super::relay::Relayed;
+use super::outcome::By;
+use super::outcome::Relayed;
 use super::tokens::Tokens;
 use super::{gate, page, route};
 use crate::base::text::print_duration;

@@ -1,6 +1,7 @@
 //! Letters to strangers: one POST, no redirects, to an address that was looked at before it is connected to.
 
-use super::channel::{Channel, Fault, Order, Trouble};
+use super::channel::{Channel, Order};
+use super::error::{Fault, Trouble};
 use super::names::Guard;
 use crate::base::gone::Gone;
 use crate::config::{Base, Endpoint, Timeouts};

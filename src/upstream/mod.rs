@@ -5,6 +5,7 @@ mod call;
 mod channel;
 mod connect;
 pub mod courier;
+mod error;
 pub mod headers;
 mod names;
 mod net;
@@ -14,5 +15,6 @@ mod transport;
 mod wire;
 
 pub use call::{Stage, Watch};
-pub use channel::{Answer, Channel, Fault, Order, Rest, Trouble};
+pub use channel::{Answer, Channel, Order, Rest};
+pub use error::{Fault, Trouble};
 pub use net::Net;

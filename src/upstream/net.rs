@@ -1,6 +1,7 @@
 //! All ways out, one channel per endpoint, made when first needed and anew when its configuration changes.
 
-use super::channel::{Channel, Fault, Trouble};
+use super::channel::Channel;
+use super::error::{Fault, Trouble};
 use super::headers::{Identity, Pseudonym};
 use super::names::Names;
 use crate::base::lock::{read, write};

@@ -1,0 +1,124 @@
+//! What the attempts are given, and what they come to. Ground floor of this module: the files above import it, never each
+//! other in a ring.
+
+use super::ask::Ask;
+use super::client::Client;
+use super::route::Forward;
+use super::tokens::Tokens;
+use crate::http::request::Request;
+use crate::model::endpoint::Endpoint;
+use crate::model::failure::Failure;
+use crate::model::plan::Candidate;
+use crate::model::scope::Scope;
+use crate::model::snapshot::{Shared, Snapshot};
+use crate::observe::access::End;
+use crate::observe::activity::Ongoing;
+use crate::observe::metrics::Metrics;
+use crate::upstream::headers::Policy;
+use crate::upstream::{Answer, Net, Watch};
+use http::{HeaderMap, StatusCode};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Everything the attempts need, and nothing of how the answer is delivered.
+pub struct Errand<'a> {
+    /// Ways out.
+    pub net: &'a Net,
+    /// For what real requests find out about endpoints.
+    pub shared: &'a Shared,
+    /// What was so when the request began.
+    pub snapshot: &'a Snapshot,
+    /// The request.
+    pub request: &'a Request,
+    /// What it asks for.
+    pub ask: &'a Ask,
+    /// Where it goes below an endpoint's base.
+    pub forward: &'a Forward,
+    /// Who is kept alive in silence.
+    pub watch: &'a Rc<dyn Watch>,
+    /// The client, if there is one: it gets the comments that come before the first event.
+    pub client: Option<&'a Client>,
+    /// Time spent in the line for a place, also by who never got one.
+    pub queued: &'a Cell<Duration>,
+    /// Its id.
+    pub request_id: &'a str,
+    /// Its forwarding fields are believed.
+    pub trusted: bool,
+    /// What its caller may see.
+    pub scope: &'a Scope,
+    /// It waits behind others.
+    pub background: bool,
+    /// Its credentials are for us.
+    pub keyed: bool,
+    /// What its listener leaves to endpoints.
+    pub policy: Policy,
+    /// What is counted.
+    pub metrics: &'a Metrics,
+    /// What others see of it.
+    pub ongoing: &'a Ongoing,
+}
+
+impl Errand<'_> {
+    /// Whether it takes a place at an endpoint.
+    pub fn takes_place(&self) -> bool {
+        self.forward.takes_place(&self.request.head.method)
+    }
+
+    /// Whether an endpoint is known to answer such a stream with something else.
+    pub fn is_streamless(&self, candidate: &Candidate) -> bool {
+        let model = candidate.rename.as_deref().or(self.ask.name());
+        candidate.endpoint.live.is_streamless(&self.forward.path, model)
+    }
+}
+
+/// Who answered, or would have.
+pub struct By {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// The name it knows the model by.
+    pub model: Option<String>,
+    /// Tries up to and with this one.
+    pub attempts: u32,
+    /// Why it was chosen.
+    pub reason: &'static str,
+    /// Time spent in the line for a place.
+    pub queued: Duration,
+    /// The model's name is one that somebody is known to serve.
+    pub named: bool,
+    /// Which of its fields are passed on.
+    pub policy: Policy,
+}
+
+/// The end of the attempts.
+pub enum Outcome {
+    /// An answer, which holds its place at the endpoint.
+    Answer(Box<Answer>, Rc<By>),
+    /// The best of the answers that were kept while others were tried.
+    Kept(Kept, Rc<By>),
+    /// No answer.
+    Failed(Failure, Option<Rc<By>>),
+    /// The client has left.
+    Gone(Option<Rc<By>>),
+}
+
+/// An answer that was read whole.
+pub struct Kept {
+    /// Status.
+    pub status: StatusCode,
+    /// Fields.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+/// How an answer went.
+pub struct Relayed {
+    /// How it ended.
+    pub end: End,
+    /// When its first body byte came.
+    pub first_byte: Option<Instant>,
+    /// What it cost.
+    pub tokens: Tokens,
+}
