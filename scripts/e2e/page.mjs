@@ -125,6 +125,7 @@ test('what is saved is there after a reload, with its keys masked', async () => 
 
 test('what is wrong is told beside its field', async () => {
   await field('walk', 'BaseUrl').fill('nonsense');
+  await field('walk', 'ApiKeys').fill('canary-page-1');
   await route('walk').locator('.save').click();
   await route('walk').locator('.backend').first().locator('.problem', { hasText: /\S/ }).waitFor();
   check(await field('walk', 'BaseUrl').getAttribute('aria-invalid') === 'true', 'the field is not marked');
