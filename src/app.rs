@@ -1,21 +1,21 @@
 //! Puts the rooms together: binds, starts every thread, and stops them in an order that loses nothing.
 
 use crate::admin::{Admin, Unusable};
-use crate::base::budget::Budget;
-use crate::base::secret::Secret;
-use crate::base::{clock, dice};
 use crate::config::{Config, Problem};
 use crate::health::{self, Health};
-use crate::helm::Helmsman;
-use crate::http::door::{Door, Handle};
-use crate::http::front::{self, Front};
-use crate::http::pool::{Job, Lane};
+use crate::http::handler::{ServerConfig, ServerHandle};
+use crate::http::server::{self, EventLoop};
+use crate::http::workers::{Exchange, WorkerPool};
 use crate::jobs::{self, Jobs};
-use crate::model::endpoint::Endpoint;
-use crate::model::snapshot::{Shared, Snapshot};
-use crate::proxy::reception::{Bound, ListenerKind};
+use crate::proxy::listener::{ListenerKind, ListenerState};
 use crate::proxy::serve::Proxy;
-use crate::upstream::Net;
+use crate::reload::ConfigManager;
+use crate::routing::endpoint::Endpoint;
+use crate::routing::snapshot::{Snapshot, SnapshotStore};
+use crate::upstream::ClientPool;
+use crate::util::budget::Budget;
+use crate::util::secret::Secret;
+use crate::util::{random, time};
 use crossbeam_channel::bounded;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
@@ -40,7 +40,7 @@ pub enum StartError {
     /// The page's file of routes cannot be used.
     Routes(Unusable),
     /// The page's routes do not fit to the configuration.
-    Helm(String),
+    ConfigControl(String),
     /// The system gave no thread or no epoll.
     System(io::Error),
 }
@@ -59,7 +59,7 @@ impl std::fmt::Display for StartError {
                 write!(f, "admin.routesFile {} cannot be used: {e}", path.display())
             }
             Self::Routes(Unusable::Routes(problems)) => f.write_str(&Problem::lines(problems)),
-            Self::Helm(why) => f.write_str(why),
+            Self::ConfigControl(why) => f.write_str(why),
             Self::Jobs(dir, e) => write!(f, "jobs.dir {} cannot be used: {e}", dir.display()),
             Self::Bind(addr, e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 write!(
@@ -78,12 +78,12 @@ impl std::error::Error for StartError {}
 /// A proxy that serves until it is stopped. Dropping it stops it too.
 pub struct Running {
     addrs: Vec<SocketAddr>,
-    handle: Handle,
+    handle: ServerHandle,
     front: Option<JoinHandle<()>>,
-    helm: Arc<Helmsman>,
+    helm: Arc<ConfigManager>,
     health: Health,
     jobs: Option<Jobs>,
-    shared: Arc<Shared>,
+    shared: Arc<SnapshotStore>,
 }
 
 /// Binds the main listener and starts to serve.
@@ -114,38 +114,39 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let addrs = addrs.map_err(StartError::System)?;
     let main = (ListenerKind::Main, "main", &config.server.host);
     let listed = config.listeners.iter().map(|one| (ListenerKind::Listed, one.name.as_str(), &one.host));
-    let page = own.map(|_| (ListenerKind::Page, "admin", &config.admin.host));
+    let page = own.map(|_| (ListenerKind::AdminHandler, "admin", &config.admin.host));
     let all = std::iter::once(main).chain(listed).chain(page).zip(&addrs);
-    let bound = all.map(|((kind, name, host), addr)| Bound::new(kind, name, host, *addr)).collect();
+    let bound = all.map(|((kind, name, host), addr)| ListenerState::new(kind, name, host, *addr)).collect();
     let server = config.server.clone();
-    let epoch = clock::now();
+    let epoch = time::now();
     let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone(), epoch))).collect();
-    let (shared, inbox) = Shared::new(Snapshot::new(Arc::new(config.clone()), endpoints));
-    let net = Arc::new(Net::new(server.workers));
+    let (shared, inbox) = SnapshotStore::new(Snapshot::new(Arc::new(config.clone()), endpoints));
+    let net = Arc::new(ClientPool::new(server.workers));
     let budget = Budget::new(server.body_memory, server.max_body);
     // Before the workers, which may take what threads there are: with a few of them it can still serve.
-    let (hand_over, take_over) = bounded::<Front>(1);
+    let (hand_over, take_over) = bounded::<EventLoop>(1);
     let front = std::thread::Builder::new().name("front".into());
-    let front = front.spawn(move || take_over.into_iter().for_each(Front::run)).map_err(StartError::System)?;
+    let front = front.spawn(move || take_over.into_iter().for_each(EventLoop::run)).map_err(StartError::System)?;
     let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&net), bound, Arc::clone(&budget)));
     let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
     let admin = admin.map_err(StartError::Routes)?;
     let base = Mutex::new(config.clone());
-    let token = Secret::new(dice::request_id() + &dice::request_id());
+    let token = Secret::new(random::request_id() + &random::request_id());
     let (door, read) = (OnceLock::new(), OnceLock::new());
-    let helm = Arc::new(Helmsman { proxy, shared, base, admin, token, door, read });
-    let Helmsman { proxy, shared, .. } = &*helm;
+    let helm = Arc::new(ConfigManager { proxy, shared, base, admin, token, door, read });
+    let ConfigManager { proxy, shared, .. } = &*helm;
     // The page's routes are there before anybody asks.
-    helm.put(None).map_err(StartError::Helm)?;
+    helm.put(None).map_err(StartError::ConfigControl)?;
     proxy.warn_of_open_listeners();
     let health = health::start(shared, inbox, &net).map_err(StartError::System)?;
     let work = |proxy: &Arc<Proxy>| {
         let proxy = Arc::clone(proxy);
-        Arc::new(move |job: Job| proxy.serve(job)) as Arc<dyn Fn(Job) + Send + Sync>
+        Arc::new(move |job: Exchange| proxy.serve(job)) as Arc<dyn Fn(Exchange) + Send + Sync>
     };
-    let control = Lane::start("control", CONTROL_WORKERS, CONTROL_BACKLOG, work(proxy)).map_err(StartError::System)?;
-    let lane = Lane::start("proxy", server.workers, server.backlog, work(proxy)).map_err(StartError::System)?;
-    let door = Door {
+    let control =
+        WorkerPool::start("control", CONTROL_WORKERS, CONTROL_BACKLOG, work(proxy)).map_err(StartError::System)?;
+    let lane = WorkerPool::start("proxy", server.workers, server.backlog, work(proxy)).map_err(StartError::System)?;
+    let door = ServerConfig {
         listeners,
         max_connections: connections(server.max_connections, server.workers, files),
         desk: Arc::clone(proxy) as _,
@@ -154,7 +155,7 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
         server: server.clone(),
         budget: Arc::clone(&budget),
     };
-    let (ready, handle) = Front::new(door).map_err(StartError::System)?;
+    let (ready, handle) = EventLoop::new(door).map_err(StartError::System)?;
     proxy.meet(handle.clone());
     let settings = shared.load().config.jobs.clone();
     let jobs = settings.enabled.then(|| jobs::start(&settings, proxy, shared)).transpose();
@@ -187,7 +188,7 @@ fn bind(host: &str, port: u16) -> Result<TcpListener, StartError> {
     let addrs = (host, port).to_socket_addrs().map_err(fail)?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for addr in addrs {
-        match front::listen(addr) {
+        match server::listen(addr) {
             Ok(listener) => return Ok(listener),
             Err(e) => last = e,
         }
@@ -221,7 +222,7 @@ impl Running {
     }
 
     /// The door: its loop's pulse, its connections.
-    pub fn door(&self) -> &Handle {
+    pub fn door(&self) -> &ServerHandle {
         &self.handle
     }
 
@@ -263,7 +264,7 @@ impl Running {
         let Some(front) = self.front.take() else {
             return;
         };
-        let until = clock::now() + self.shared.load().config.server.drain_timeout;
+        let until = time::now() + self.shared.load().config.server.drain_timeout;
         if let Some(jobs) = &self.jobs {
             jobs.close();
         }

@@ -1,9 +1,9 @@
 //! Looks for model servers on this machine: asks the well-known loopback ports for `/v1/models`.
 
-use crate::base::clock;
+use crate::api::model_list::list_of;
 use crate::config::{Endpoint, Timeouts};
-use crate::model::list::list_of;
-use crate::upstream::{Channel, Order, headers};
+use crate::upstream::{UpstreamClient, UpstreamRequest, headers};
+use crate::util::time;
 use http::Method;
 use serde_json::Value;
 use std::fmt::Write;
@@ -80,7 +80,7 @@ fn is_proxy(endpoint: &Endpoint) -> bool {
 
 /// A GET within a second: status and body.
 pub fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
-    let order = Order {
+    let order = UpstreamRequest {
         method: Method::GET,
         path,
         raw: false,
@@ -91,13 +91,13 @@ pub fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
         gone: None,
         watch: None,
     };
-    let mut answer = Channel::new(endpoint, 1).ok()?.send(&order).ok()?;
-    let until = clock::now() + PATIENCE;
+    let mut answer = UpstreamClient::new(endpoint, 1).ok()?.send(&order).ok()?;
+    let until = time::now() + PATIENCE;
     let (mut body, mut piece) = (Vec::new(), [0; 4096]);
     loop {
         match answer.read(&mut piece).ok()? {
             0 => return Some((answer.status.as_u16(), body)),
-            n if body.len() < MOST && clock::now() < until => body.extend_from_slice(&piece[..n]),
+            n if body.len() < MOST && time::now() < until => body.extend_from_slice(&piece[..n]),
             _ => return None,
         }
     }

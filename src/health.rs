@@ -5,12 +5,12 @@ mod ghosts;
 mod probe;
 mod schedule;
 
-use crate::base::clock;
 use crate::config::{Config, Probe};
-use crate::model::capacity::Slot;
-use crate::model::snapshot::{Notice, Shared};
-use crate::model::standing::{Observation, Standing, State};
-use crate::upstream::Net;
+use crate::routing::health_status::{HealthStatus, Observation, State};
+use crate::routing::slots::Slot;
+use crate::routing::snapshot::{HealthEvent, SnapshotStore};
+use crate::upstream::ClientPool;
+use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use ghosts::Ghosts;
 use probe::{Found, Listing, Props, Task};
@@ -33,7 +33,7 @@ const IDLE: Duration = Duration::from_secs(1);
 const MOST_WAITING: usize = 64;
 /// The running health thread.
 pub struct Health {
-    shared: Arc<Shared>,
+    shared: Arc<SnapshotStore>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -41,7 +41,11 @@ pub struct Health {
 ///
 /// # Errors
 /// The thread could not be started.
-pub fn start(shared: &Arc<Shared>, inbox: Receiver<Notice>, net: &Arc<Net>) -> std::io::Result<Health> {
+pub fn start(
+    shared: &Arc<SnapshotStore>,
+    inbox: Receiver<HealthEvent>,
+    net: &Arc<ClientPool>,
+) -> std::io::Result<Health> {
     let (done, first) = bounded(1);
     let mut keeper = Keeper {
         abandoned: shared.capacity().abandoned(),
@@ -82,9 +86,9 @@ impl Health {
 type Waiting = Box<dyn FnOnce() + Send>;
 
 struct Keeper {
-    shared: Arc<Shared>,
+    shared: Arc<SnapshotStore>,
     /// Without a pool: every probe connects anew.
-    net: Arc<Net>,
+    net: Arc<ClientPool>,
     results: (Sender<Found>, Receiver<Found>),
     abandoned: Receiver<Slot>,
     /// One for each enabled endpoint.
@@ -103,7 +107,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn run(&mut self, inbox: &Receiver<Notice>) {
+    fn run(&mut self, inbox: &Receiver<HealthEvent>) {
         loop {
             // After each message, not only in silence: a flood of notices must not keep probes from being due.
             let wakes = self.ask_due();
@@ -113,18 +117,18 @@ impl Keeper {
                 recv(results) -> found => if let Ok(found) = found { self.take_in(found) },
                 recv(abandoned) -> slot => if let Ok(slot) = slot { self.hold(slot) },
                 recv(inbox) -> notice => match notice {
-                    Ok(Notice::Stop) | Err(_) => return,
+                    Ok(HealthEvent::Stop) | Err(_) => return,
                     Ok(notice) => self.act(notice),
                 },
-                default(wakes.saturating_duration_since(clock::now())) => {}
+                default(wakes.saturating_duration_since(time::now())) => {}
             }
         }
     }
 
-    fn act(&mut self, notice: Notice) {
-        let now = clock::now();
+    fn act(&mut self, notice: HealthEvent) {
+        let now = time::now();
         match notice {
-            Notice::Seen(name, seen) => {
+            HealthEvent::Seen(name, seen) => {
                 let failed = matches!(seen, Observation::Down(_) | Observation::Refused(_));
                 if let Some(schedule) = self.schedules.get_mut(&name) {
                     schedule.doubt(now);
@@ -136,22 +140,22 @@ impl Keeper {
                     self.begin_round(false);
                 }
             }
-            Notice::Wanted => self.schedules.values_mut().for_each(|schedule| schedule.want(now)),
-            Notice::Refresh => self.refreshing = Some(self.begin_round(true)),
-            Notice::Force(answer) if self.waiting.len() < MOST_WAITING => {
+            HealthEvent::Wanted => self.schedules.values_mut().for_each(|schedule| schedule.want(now)),
+            HealthEvent::Refresh => self.refreshing = Some(self.begin_round(true)),
+            HealthEvent::Force(answer) if self.waiting.len() < MOST_WAITING => {
                 self.waiting.push((None, answer));
                 let next = self.forced_at.map_or(now, |at| at + FORCED_EVERY);
                 self.force_at.get_or_insert(next);
             }
-            Notice::Force(answer) => answer(),
-            Notice::Stop => {}
+            HealthEvent::Force(answer) => answer(),
+            HealthEvent::Stop => {}
         }
     }
 
     /// Every enabled endpoint is asked, side by side.
     fn begin_round(&mut self, reads_list: bool) -> u64 {
         self.round += 1;
-        let now = clock::now();
+        let now = time::now();
         self.schedules.values_mut().for_each(|schedule| schedule.join(self.round, reads_list, now));
         self.round
     }
@@ -175,7 +179,7 @@ impl Keeper {
 
     /// Starts the probes whose time has come; returns when to look again.
     fn ask_due(&mut self) -> Instant {
-        let (snapshot, now) = (self.shared.load(), clock::now());
+        let (snapshot, now) = (self.shared.load(), time::now());
         if self.force_at.is_some_and(|at| at <= now) {
             (self.force_at, self.forced_at) = (None, Some(now));
             let round = self.begin_round(true);
@@ -221,7 +225,7 @@ impl Keeper {
             self.shared.update(|old| old.with(&name, |endpoint| endpoint.models = models));
         }
         let told = match found.props {
-            Some(Props::Told { slots, context }) => Some((slots, context)),
+            Some(Props::LocalResponse { slots, context }) => Some((slots, context)),
             Some(Props::Unsupported) => Some((None, None)),
             Some(Props::Failed) | None => None,
         };
@@ -238,13 +242,13 @@ impl Keeper {
         let snapshot = self.shared.load();
         // Only llama-server tells which of its slots work.
         if snapshot.enabled().any(|endpoint| slot.is_at(&endpoint.live) && endpoint.slots.is_some()) {
-            self.ghosts.hold(slot, clock::now());
+            self.ghosts.hold(slot, time::now());
         }
     }
 
     /// Changes what is thought of an endpoint.
     fn observe(&mut self, name: &str, seen: Observation, by_probe: bool) {
-        let (now, at, is_restart) = (clock::now(), clock::wall(), seen.is_restart());
+        let (now, at, is_restart) = (time::now(), time::wall(), seen.is_restart());
         let Some(schedule) = self.schedules.get_mut(name) else { return };
         let (mut change, mut restarted) = (None, None);
         self.shared.update(|old| {
@@ -287,7 +291,7 @@ impl Keeper {
 
 /// The standing of one that no probe would ever bring back: it is not taken out for good, it rests for a while (see
 /// `proxy/forward.rs`), and the next request finds out.
-fn unprobed(before: &Standing, seen: Observation, at: SystemTime) -> Standing {
+fn unprobed(before: &HealthStatus, seen: Observation, at: SystemTime) -> HealthStatus {
     let seen = match seen {
         Observation::Loading => Observation::Down("the model is being loaded".into()),
         other => other,
@@ -296,7 +300,7 @@ fn unprobed(before: &Standing, seen: Observation, at: SystemTime) -> Standing {
 }
 
 /// Starts a probe; false when the system is out of threads: the endpoint is asked when its next turn comes.
-fn spawn(net: &Arc<Net>, results: &Sender<Found>, task: Task) -> bool {
+fn spawn(net: &Arc<ClientPool>, results: &Sender<Found>, task: Task) -> bool {
     let (net, results) = (Arc::clone(net), results.clone());
     let work = move || {
         let found = probe::guarded(&task, |task| probe::ask(&net, task));

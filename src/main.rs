@@ -1,15 +1,15 @@
 //! Parses the command line, runs it, and turns the end into an exit code.
 
-use llmproxy::{cli, run};
+use llmproxy::{cli, process};
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)) {
-        Ok(command) => ExitCode::from(run::run(command)),
+        Ok(command) => ExitCode::from(process::run(command)),
         Err(wrong) => {
             let _ = writeln!(std::io::stderr(), "llmproxy: {wrong}\nTry `llmproxy --help`.");
-            ExitCode::from(run::USAGE)
+            ExitCode::from(process::USAGE)
         }
     }
 }

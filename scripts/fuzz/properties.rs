@@ -1,16 +1,16 @@
 //! What must hold for any bytes a client can send, or somebody can write into the file of routes. Shared by the fuzz targets and `tests/framing_fuzz.rs`.
 
+use llmproxy::api::body;
+use llmproxy::api::errors::Failure;
+use llmproxy::api::json_object::{JsonObject, WEBHOOK};
+use llmproxy::api::model_list::{MOST_MODELS, list_of};
+use llmproxy::api::prefix::PrefixHashes;
 use llmproxy::config::{Config, Webhooks, dotenv, load};
-use llmproxy::http::body::{Decoder, Progress};
+use llmproxy::http::chunked::{Decoder, Progress};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
-use llmproxy::jobs::check;
-use llmproxy::model::affinity::Affinity;
-use llmproxy::model::chain::Marks;
-use llmproxy::model::failure::Failure;
-use llmproxy::model::list::{MOST_MODELS, list_of};
-use llmproxy::model::members::{Members, WEBHOOK};
-use llmproxy::model::peek;
-use llmproxy::model::responses::IdReader;
+use llmproxy::jobs::validate;
+use llmproxy::routing::affinity::Affinity;
+use llmproxy::routing::responses::IdReader;
 use llmproxy::upstream::response::Response;
 use serde_json::{Value, json};
 
@@ -96,7 +96,7 @@ fn decoded(framing: Framing, pieces: &[&[u8]]) -> (Result<Progress, Failure>, Ve
 
 /// Nothing in a body or query can do more than be refused, and what is found is what serde_json finds.
 pub fn peek(data: &[u8]) {
-    let peek = peek::json(data);
+    let peek = body::json(data);
     let value = serde_json::from_slice(data);
     match (&peek, value) {
         (Ok(peek), Ok(Value::Object(fields))) => {
@@ -115,32 +115,32 @@ pub fn peek(data: &[u8]) {
         assert_eq!(serde_json::from_slice(&data[model.span]).ok(), Some(model.name));
     }
     let text = String::from_utf8_lossy(data);
-    if let Ok(Some(model)) = peek::query_model(&text) {
-        let renamed = peek::query_renamed(&text, &model.span, &model.name);
-        assert_eq!(peek::query_model(&renamed).expect("as sound as before").expect("there").name, model.name);
+    if let Ok(Some(model)) = body::query_model(&text) {
+        let renamed = body::query_renamed(&text, &model.span, &model.name);
+        assert_eq!(body::query_model(&renamed).expect("as sound as before").expect("there").name, model.name);
     }
 }
 
 /// A form names one model, whatever stands around the form, and its name can be replaced in place.
 pub fn multipart(data: &[u8]) {
-    let read = |form: &[u8]| peek::multipart("multipart/form-data; boundary=b", form);
+    let read = |form: &[u8]| body::multipart("multipart/form-data; boundary=b", form);
     let Ok(found) = read(data) else { return };
     let around = [b"preamble\r\n", data, b"\r\nepilogue"].concat();
     let name = found.as_ref().map(|model| &model.name);
     assert_eq!(read(&around).expect("as sound as before").as_ref().map(|model| &model.name), name);
     let Some(model) = found else { return };
     assert_eq!(&data[model.span.clone()], model.name.as_bytes());
-    let renamed = peek::replaced(data, &model.span, b"other".to_vec()).concat();
+    let renamed = body::replaced(data, &model.span, b"other".to_vec()).concat();
     assert_eq!(read(&renamed).expect("as sound as before").expect("still there").name, "other");
 }
 
 /// What a job's body says is what serde_json finds, its webhook goes and nothing else, and what passes can run.
 pub fn members(data: &[u8]) {
-    let Ok(members) = Members::read(data) else { return };
-    let details = check::check("/v1/chat/completions", &members, &Webhooks::default());
-    assert!(details.len() < 100 && check::refusal(&details).is_object());
+    let Ok(members) = JsonObject::read(data) else { return };
+    let details = validate::check("/v1/chat/completions", &members, &Webhooks::default());
+    assert!(details.len() < 100 && validate::refusal(&details).is_object());
     let rest = members.without_webhook().concat();
-    let again = Members::read(rest.as_bytes()).expect("as sound as before");
+    let again = JsonObject::read(rest.as_bytes()).expect("as sound as before");
     assert!(again.get(WEBHOOK).is_none() && rest.len() <= data.len());
     // Numbers beyond any range and halves of characters are no matter for us, but for serde_json.
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(data) else { return };
@@ -173,11 +173,11 @@ pub fn rename(data: &[u8]) {
     let (name, body) = data.split_at(data.iter().position(|byte| *byte == 0).unwrap_or(0));
     let body = body.strip_prefix(&[0]).unwrap_or(body);
     let name = String::from_utf8_lossy(name);
-    let Ok(before) = peek::json(body) else { return };
+    let Ok(before) = body::json(body) else { return };
     let Some(model) = before.model else { return };
-    let pieces = peek::renamed(body, &model.span, &name);
+    let pieces = body::renamed(body, &model.span, &name);
     assert_eq!((&*pieces[0], &*pieces[2]), (&body[..model.span.start], &body[model.span.end..]));
-    let after = peek::json(&pieces.concat()).expect("as sound as before");
+    let after = body::json(&pieces.concat()).expect("as sound as before");
     let model = after.model.expect("still there");
     assert_eq!((model.name.as_str(), model.span.len(), after.stream), (&*name, pieces[1].len(), before.stream));
 }
@@ -203,7 +203,7 @@ pub fn chain(data: &[u8]) {
         && messages.len() < 200
     {
         messages.push(json!({"role": "user", "content": "the next turn"}));
-        let Marks { links, hints } = of(&value);
+        let PrefixHashes { links, hints } = of(&value);
         assert_eq!((&links[..before.links.len()], hints), (&before.links[..], before.hints));
         assert_eq!(links.len(), before.links.len() + 1);
     }

@@ -2,16 +2,16 @@
 //! force.
 
 use super::{Admin, routes, routes_file};
-use crate::base::dice;
-use crate::base::disk::is_full;
-use crate::base::lock::lock;
-use crate::base::secret::fingerprint;
+use crate::api::errors::{Failure, Kind};
+use crate::api::query::decoded;
 use crate::config::load;
 use crate::http::request::Request;
-use crate::model::failure::{Failure, Kind};
-use crate::model::query::decoded;
-use crate::proxy::later::Told;
-use crate::proxy::page::Opened;
+use crate::proxy::admin_handler::Opened;
+use crate::proxy::job_store::LocalResponse;
+use crate::util::disk::is_full;
+use crate::util::lock::lock;
+use crate::util::random;
+use crate::util::secret::fingerprint;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use std::io::ErrorKind;
 
 impl Admin {
     /// `GET /admin/config`: keys as masks, in clear only for who has the token.
-    pub(super) fn shown(&self, request: &Request, opened: Opened) -> Result<Told, Failure> {
+    pub(super) fn shown(&self, request: &Request, opened: Opened) -> Result<LocalResponse, Failure> {
         let reveal = request.head.target.query().is_some_and(|query| query.split('&').any(|pair| pair == "reveal=1"));
         if reveal && opened != Opened::Token {
             return Err(Failure::new(Kind::Forbidden, "Keys are shown in clear only with the page's token."));
@@ -28,12 +28,12 @@ impl Admin {
         let mut file = load::json(&text).map_err(|why| unreadable(&why))?;
         let models = Value::Object(routes::models(&mut file).clone());
         let models = if reveal { models } else { routes::masked(&models) };
-        let mut told = Told::json(StatusCode::OK, &json!({"Models": models}));
+        let mut told = LocalResponse::json(StatusCode::OK, &json!({"Models": models}));
         told.fields.push((header::ETAG, etag(&text)));
         Ok(told)
     }
 
-    pub(super) fn act(&self, request: &Request, rest: &str) -> Result<Told, Failure> {
+    pub(super) fn act(&self, request: &Request, rest: &str) -> Result<LocalResponse, Failure> {
         let method = &request.head.method;
         let raw = request.head.target.path().strip_prefix("/admin").unwrap_or_default();
         if let Some(model) = raw.strip_prefix("/config/").filter(|model| !model.is_empty()) {
@@ -58,14 +58,17 @@ impl Admin {
             return Err(not_allowed("POST"));
         }
         let name = name(&name_of)?;
-        let done = |text: String| Told::json(StatusCode::OK, &json!({"message": text}));
+        let done = |text: String| LocalResponse::json(StatusCode::OK, &json!({"message": text}));
         match button {
             "cancel" if self.proxy.activity().stop(&name) => Ok(done(format!("The request {name} is being stopped."))),
             "cancel" => Err(Failure::new(Kind::PathNotFound, "No request of this id is in progress.")),
             "reload" => {
                 let later =
                     self.helm().ok_or_else(gone)?.reload().map_err(|why| Failure::new(Kind::InvalidBody, why))?;
-                Ok(Told::json(StatusCode::OK, &json!({"message": "The configuration was reloaded.", "restart": later})))
+                Ok(LocalResponse::json(
+                    StatusCode::OK,
+                    &json!({"message": "The configuration was reloaded.", "restart": later}),
+                ))
             }
             _ => {
                 let known = self.shared.load().config.endpoints.iter().any(|endpoint| endpoint.name == name);
@@ -80,21 +83,21 @@ impl Admin {
         }
     }
 
-    fn put(&self, request: &Request, model: &str) -> Result<Told, Failure> {
+    fn put(&self, request: &Request, model: &str) -> Result<LocalResponse, Failure> {
         let given: Value = serde_json::from_slice(request.body.bytes())
             .map_err(|error| Failure::new(Kind::InvalidBody, format!("The body is not JSON: {error}.")))?;
         if model.is_empty() || given.is_null() {
             return Err(Failure::new(Kind::InvalidBody, "A model needs a name and an object."));
         }
         self.change(request, |file| {
-            let mut made = || dice::request_id()[..8].to_owned();
+            let mut made = || random::request_id()[..8].to_owned();
             let (written, problems) = routes::written(&given, file, &mut made);
             routes::models(file).insert(model.to_owned(), written);
             Some((format!("Configuration for model '{model}' updated."), problems))
         })
     }
 
-    fn delete(&self, request: &Request, model: &str) -> Result<Told, Failure> {
+    fn delete(&self, request: &Request, model: &str) -> Result<LocalResponse, Failure> {
         self.change(request, |file| {
             routes::models(file).shift_remove(model)?;
             Some((format!("Configuration for model '{model}' deleted."), Vec::new()))
@@ -107,7 +110,7 @@ impl Admin {
         &self,
         request: &Request,
         change: impl FnOnce(&mut Value) -> Option<(String, Vec<(String, String)>)>,
-    ) -> Result<Told, Failure> {
+    ) -> Result<LocalResponse, Failure> {
         let helm = self.helm().ok_or_else(gone)?;
         let base = helm.base();
         let _turn = lock(&self.changing);
@@ -127,7 +130,7 @@ impl Admin {
         let Some((message, mut problems)) = change(&mut file) else {
             let name = request.head.target.path().rsplit('/').next().and_then(|raw| name(raw).ok()).unwrap_or_default();
             let text = format!("Model '{name}' not found.");
-            return Ok(Told::json(StatusCode::NOT_FOUND, &json!({"message": text})));
+            return Ok(LocalResponse::json(StatusCode::NOT_FOUND, &json!({"message": text})));
         };
         let text = pretty(&file);
         if let Err(found) = self.with(&base, &text) {
@@ -150,7 +153,7 @@ impl Admin {
             Failure::new(Kind::Internal, format!("The file of routes was written, but is not in force: {why}"))
         })?;
         log::info!("admin: {message}");
-        let mut told = Told::json(StatusCode::OK, &json!({"message": message}));
+        let mut told = LocalResponse::json(StatusCode::OK, &json!({"message": message}));
         told.fields.push((header::ETAG, tag));
         Ok(told)
     }
@@ -179,11 +182,11 @@ impl Admin {
 }
 
 /// 400 with every problem, each with the field it stands beside.
-fn refusal(problems: &[(String, String)]) -> Told {
+fn refusal(problems: &[(String, String)]) -> LocalResponse {
     let details: Vec<_> = problems.iter().map(|(path, text)| json!({"path": path, "message": text})).collect();
     let text = "The model cannot be used like this; nothing was changed.";
     let error = json!({"message": text, "type": "invalid_request_error", "code": "invalid_routes", "param": null, "details": details});
-    Told::json(StatusCode::BAD_REQUEST, &json!({ "error": error }))
+    LocalResponse::json(StatusCode::BAD_REQUEST, &json!({ "error": error }))
 }
 
 /// The one decoding of a name in a path.

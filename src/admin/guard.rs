@@ -1,12 +1,12 @@
 //! Who may use the page: who has the token, or with `admin.open` this machine; called by its own name; from its own pages (FAULTS F5 to F9).
 
-use crate::base::secret::Secret;
+use crate::api::errors::{Failure, Kind};
 use crate::config::{Admin, Network};
 use crate::http::head::{Head, Version};
-use crate::model::caller::Callers;
-use crate::model::failure::{Failure, Kind};
-use crate::proxy::page::Opened;
-use crate::proxy::{gate, key};
+use crate::proxy::admin_handler::Opened;
+use crate::proxy::{auth, cors};
+use crate::routing::keys::KeyRing;
+use crate::util::secret::Secret;
 use http::{HeaderName, Method, header};
 use std::net::IpAddr;
 use std::time::Instant;
@@ -16,7 +16,7 @@ pub struct Rules<'a> {
     /// The page's settings.
     pub admin: &'a Admin,
     /// Keys, of which some open the page; they count wrong tokens too.
-    pub callers: &'a Callers,
+    pub callers: &'a KeyRing,
     /// More names that this proxy may be called by.
     pub hosts: &'a [String],
     /// Peers whose `X-Forwarded-For` is believed.
@@ -30,7 +30,7 @@ pub struct Rules<'a> {
 /// JSON.
 pub fn admit(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<Opened, Failure> {
     let hosts: Vec<String> = rules.hosts.iter().chain(&rules.admin.allowed_hosts).cloned().collect();
-    gate::check_host(head.fields.get(header::HOST), &hosts)?;
+    cors::check_host(head.fields.get(header::HOST), &hosts)?;
     let is_read = head.method == Method::GET || head.method == Method::HEAD;
     if is_read && is_shell(&head.target.canonical()) {
         return Ok(Opened::Shell);
@@ -52,18 +52,18 @@ fn opened(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<
     let Rules { admin, callers, .. } = rules;
     let is_token = |shown: &str| admin.token.as_ref().is_some_and(|token| *token == Secret::new(shown));
     let is_admins = |shown: &str| callers.identify(shown).is_some_and(|caller| caller.admin);
-    let shown = key::shown(head);
+    let shown = auth::shown(head);
     if shown.iter().any(|shown| is_token(shown) | is_admins(shown)) {
         return Ok(Opened::Token);
     }
     if admin.open && peer.to_canonical().is_loopback() && !came_through(head) {
-        return Ok(Opened::Here);
+        return Ok(Opened::Entry);
     }
     if shown.is_empty() {
         return Err(Failure::new(Kind::Unauthorized, "The page needs its token: Authorization: Bearer TOKEN."));
     }
-    let client = gate::client(head, peer, rules.trusted);
-    Err(key::wrong(callers, client, "This token does not open the page.", now))
+    let client = cors::client(head, peer, rules.trusted);
+    Err(auth::wrong(callers, client, "This token does not open the page.", now))
 }
 
 /// A proxy on this machine brought it: its client may be anywhere. nginx before 1.29 speaks HTTP/1.0 by default.

@@ -1,27 +1,27 @@
 //! The page: what is going on, what goes where, and a few buttons. Its own rules of who may come in stand in `guard`.
 
 mod actions;
+mod events;
 mod guard;
 mod routes;
 mod routes_file;
 mod status;
-mod viewers;
 
 use self::guard::Rules;
-use crate::base::clock;
-use crate::base::gone::Gone;
-use crate::base::lock::lock;
+use crate::api::errors::{Failure, Kind};
 use crate::config::{Config, Problem, load};
-use crate::http::door::From;
+use crate::http::handler::From;
 use crate::http::head::Head;
-use crate::http::reply::Reply;
 use crate::http::request::Request;
-use crate::model::failure::{Failure, Kind};
-use crate::model::snapshot::Shared;
-use crate::proxy::later::Told;
-use crate::proxy::page::{Opened, Page};
+use crate::http::response::Reply;
+use crate::proxy::admin_handler::{AdminHandler, Opened};
+use crate::proxy::context::RequestContext;
+use crate::proxy::job_store::LocalResponse;
 use crate::proxy::serve::Proxy;
-use crate::proxy::visit::Visit;
+use crate::routing::snapshot::SnapshotStore;
+use crate::util::cancel::CancelToken;
+use crate::util::lock::lock;
+use crate::util::time;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -35,7 +35,7 @@ const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 /// Who puts configurations in force.
-pub trait Helm: Send + Sync {
+pub trait ConfigControl: Send + Sync {
     /// What the file says, with the routes of the page's file and its switches, comes into force; what needs a restart.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ pub trait Helm: Send + Sync {
 /// The page and what it knows.
 pub struct Admin {
     proxy: Arc<Proxy>,
-    shared: Arc<Shared>,
+    shared: Arc<SnapshotStore>,
     path: PathBuf,
     /// The file of routes as it was last read or written.
     file: Mutex<String>,
@@ -61,11 +61,11 @@ pub struct Admin {
     changing: Mutex<()>,
     /// Endpoints switched by hand, until the next start.
     switched: Mutex<BTreeMap<String, bool>>,
-    helm: OnceLock<Weak<dyn Helm>>,
+    helm: OnceLock<Weak<dyn ConfigControl>>,
     /// Itself, for threads that outlive a request.
     me: OnceLock<Weak<Self>>,
     viewers: AtomicUsize,
-    closed: Arc<Gone>,
+    closed: Arc<CancelToken>,
 }
 
 /// Why the page cannot be served.
@@ -82,7 +82,7 @@ impl Admin {
     ///
     /// # Errors
     /// The file is there and cannot be used: it is not overwritten.
-    pub fn new(base: &Config, proxy: &Arc<Proxy>, shared: &Arc<Shared>) -> Result<Arc<Self>, Unusable> {
+    pub fn new(base: &Config, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore>) -> Result<Arc<Self>, Unusable> {
         let path = base.admin.routes_file.clone();
         if !path.as_os_str().is_empty() {
             routes_file::tidy(&path);
@@ -116,10 +116,10 @@ impl Admin {
     }
 
     /// From now on changes come into force through this.
-    pub fn take_helm(self: &Arc<Self>, helm: Weak<dyn Helm>) {
+    pub fn take_helm(self: &Arc<Self>, helm: Weak<dyn ConfigControl>) {
         let _ = self.helm.set(helm);
         let _ = self.me.set(Arc::downgrade(self));
-        let page: Arc<dyn Page> = Arc::clone(self) as _;
+        let page: Arc<dyn AdminHandler> = Arc::clone(self) as _;
         self.proxy.show(Arc::downgrade(&page));
     }
 
@@ -163,14 +163,14 @@ impl Admin {
 
     /// Nobody looks any more.
     pub fn close(&self) {
-        self.closed.leave();
+        self.closed.cancel();
     }
 
     fn me(&self) -> Option<Arc<Self>> {
         self.me.get()?.upgrade()
     }
 
-    fn helm(&self) -> Option<Arc<dyn Helm>> {
+    fn helm(&self) -> Option<Arc<dyn ConfigControl>> {
         self.helm.get()?.upgrade()
     }
 
@@ -182,16 +182,16 @@ impl Admin {
             hosts: &snapshot.config.server.allowed_hosts,
             trusted: &snapshot.config.server.trusted_proxies,
         };
-        guard::admit(head, peer, &rules, clock::now())
+        guard::admit(head, peer, &rules, time::now())
     }
 }
 
-impl Page for Admin {
+impl AdminHandler for Admin {
     fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure> {
         self.opened(head, from.peer)
     }
 
-    fn serve(&self, visit: Visit, request: Request, reply: Reply) {
+    fn serve(&self, visit: RequestContext, request: Request, reply: Reply) {
         // Asked again, because who may come in can have changed while the body came.
         let opened = match self.opened(&request.head, request.peer) {
             Ok(opened) => opened,
@@ -216,15 +216,15 @@ impl Page for Admin {
 }
 
 impl Admin {
-    fn answer(&self, visit: Visit, request: Request, reply: Reply, rest: &str, opened: Opened) {
+    fn answer(&self, visit: RequestContext, request: Request, reply: Reply, rest: &str, opened: Opened) {
         let is_read = request.head.method == Method::GET || request.head.method == Method::HEAD;
-        let asset = |kind: &'static str, text: &str| Told {
+        let asset = |kind: &'static str, text: &str| LocalResponse {
             status: StatusCode::OK,
             body: text.as_bytes().to_vec(),
             fields: vec![(header::CONTENT_TYPE, HeaderValue::from_static(kind))],
         };
         let told = match rest {
-            "" | ".html" if is_read => Ok(Told {
+            "" | ".html" if is_read => Ok(LocalResponse {
                 status: StatusCode::FOUND,
                 body: Vec::new(),
                 fields: vec![(header::LOCATION, HeaderValue::from_static("/admin/"))],
@@ -233,7 +233,7 @@ impl Admin {
             "/page.css" if is_read => Ok(asset("text/css; charset=utf-8", STYLE)),
             "/page.js" if is_read => Ok(asset("text/javascript; charset=utf-8", SCRIPT)),
             "/events" if request.head.method == Method::GET => return self.watch(visit, request, reply),
-            "/status" if is_read => Ok(Told::json(StatusCode::OK, &self.status(&Value::Null))),
+            "/status" if is_read => Ok(LocalResponse::json(StatusCode::OK, &self.status(&Value::Null))),
             "/config" if is_read => self.shown(&request, opened),
             _ => self.act(&request, rest),
         };

@@ -1,7 +1,7 @@
 //! What the file of routes says, as the page edits it: models in the form of format 003. Keys are shown as masks, and a
 //! mask that comes back stands for the key it was made of. Pure.
 
-use crate::base::secret::fingerprint;
+use crate::util::secret::fingerprint;
 use serde_json::{Map, Value, json};
 
 /// The models of a file; a file without them gets an empty list of them.

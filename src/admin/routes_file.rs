@@ -1,6 +1,6 @@
 //! The file of routes on disk: read whole, written whole or not at all. Knows bytes, not what they mean.
 
-use crate::base::dice;
+use crate::util::random;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ fn write_by(path: &Path, bytes: &[u8], settle: fn(&Path) -> io::Result<()>) -> i
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = folder(path);
     fs::create_dir_all(&folder)?;
-    let unfinished = folder.join(format!("{}{}", unfinished(path), dice::request_id()));
+    let unfinished = folder.join(format!("{}{}", unfinished(path), random::request_id()));
     let mut options = OpenOptions::new();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);

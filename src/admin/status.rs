@@ -1,12 +1,12 @@
 //! Everything that the page shows, as flat JSON.
 
-use super::{Admin, Helm};
-use crate::base::clock;
-use crate::base::lock::lock;
+use super::{Admin, ConfigControl};
 use crate::config::Config;
-use crate::model::endpoint::Endpoint;
-use crate::model::standing::State;
-use crate::observe::logger;
+use crate::observe::log_writer;
+use crate::routing::endpoint::Endpoint;
+use crate::routing::health_status::State;
+use crate::util::lock::lock;
+use crate::util::time;
 use serde_json::{Value, json};
 
 impl Admin {
@@ -16,8 +16,12 @@ impl Admin {
         let pulse = self.proxy.pulse();
         let after = |name: &str| seen[name].as_u64().unwrap_or(0);
         let (recent, last_recent) = self.proxy.activity().recent(after("recent"));
-        let (log, last_log) = logger::tail(after("log"));
-        let base = self.helm.get().and_then(std::sync::Weak::upgrade).map(|helm: std::sync::Arc<dyn Helm>| helm.base());
+        let (log, last_log) = log_writer::tail(after("log"));
+        let base = self
+            .helm
+            .get()
+            .and_then(std::sync::Weak::upgrade)
+            .map(|helm: std::sync::Arc<dyn ConfigControl>| helm.base());
         // One that only a route brings which does not use it is nothing to look at.
         let is_known =
             |name: &str| base.as_ref().is_none_or(|base: &Config| base.endpoints.iter().any(|one| one.name == name));
@@ -34,7 +38,7 @@ impl Admin {
             snapshot.endpoints.iter().filter(shown).map(|one| view(one, speed(one.name()))).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "time": clock::iso(clock::wall()),
+            "time": time::iso(time::wall()),
             "healthy": snapshot.is_healthy(),
             "strategy": snapshot.config.routing.strategy.as_str(),
             "queue": pulse.waiting,
@@ -42,7 +46,7 @@ impl Admin {
             "workers": snapshot.config.server.workers,
             "connections": pulse.connections,
             "reload_success": pulse.reloaded,
-            "log_dropped": logger::dropped(),
+            "log_dropped": log_writer::dropped(),
             "keys": !snapshot.callers.is_open(),
             "apart": snapshot.config.admin.port.is_some(),
             "jobs": pulse.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
@@ -64,14 +68,14 @@ fn view(endpoint: &Endpoint, speed: f64) -> Value {
     let why = match standing.state {
         _ if !endpoint.config.enabled => Some("switched off".to_owned()),
         State::Busy => Some("probe timed out while requests are in progress".to_owned()),
-        _ if endpoint.live.is_cooling(clock::now()) => {
+        _ if endpoint.live.is_cooling(time::now()) => {
             Some(standing.last_error.clone().unwrap_or("answered 429, waiting as it asked".into()))
         }
         _ => standing.last_error.clone(),
     };
     json!({
         "name": endpoint.name(), "address": format!("{}:{}", base.host, base.port), "enabled": endpoint.config.enabled, "state": state, "why": why,
-        "failures": standing.failures, "last_check": standing.last_check.map(clock::iso), "slots": endpoint.limit(),
+        "failures": standing.failures, "last_check": standing.last_check.map(time::iso), "slots": endpoint.limit(),
         "in_flight": endpoint.live.in_flight(), "weight": endpoint.config.weight, "context": endpoint.context,
         "tokens_per_second": speed, "generated": generated, "prompt": prompt, "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
     })

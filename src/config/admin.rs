@@ -1,6 +1,6 @@
 //! The page: where it is, who may use it, and the file it writes.
 
-use crate::base::secret::Secret;
+use crate::util::secret::Secret;
 use std::path::PathBuf;
 
 /// `admin` (SPEC section 10).

@@ -1,7 +1,7 @@
 //! An endpoint as the user wrote it: where it is, how it is asked, what is sent along.
 
 use super::{CaFile, Timeouts};
-use crate::base::secret::Secret;
+use crate::util::secret::Secret;
 use std::time::Duration;
 
 /// One entry of `endpoints`.

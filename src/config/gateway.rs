@@ -1,7 +1,7 @@
 //! Several addresses, each with a part of the endpoints behind it.
 
 use super::{CorsOrigin, Endpoint, RateLimit, Retry, Strategy, Timeouts};
-use crate::base::secret::Secret;
+use crate::util::secret::Secret;
 use std::time::Duration;
 
 /// One entry of `groups`: endpoints under conditions of their own.
@@ -91,12 +91,12 @@ pub struct Listener {
     /// TCP port; 0 takes a free one.
     pub port: u16,
     /// What clients may do here.
-    pub site: Site,
+    pub site: ListenerPolicy,
 }
 
 /// What clients may do at an address.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Site {
+pub struct ListenerPolicy {
     /// Name of the group it sees; none = all endpoints.
     pub group: Option<String>,
     /// Which of `auth.keys` open it.

@@ -1,6 +1,6 @@
 //! Work that is handed in now and read later.
 
-use crate::base::secret::Secret;
+use crate::util::secret::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Who may come in, and how far.
 
-use crate::base::secret::Secret;
+use crate::util::secret::Secret;
 
 /// One entry of `auth.keys`.
 #[derive(Debug, Clone, PartialEq)]

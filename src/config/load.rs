@@ -1,7 +1,8 @@
 //! The edge to the system: the only reader of configuration files, secret files and the environment.
 
-use super::check::{self, Outside};
-use super::{Config, Problem, dialect};
+use super::check::{self, Env};
+use super::{Config, Problem};
+use crate::config::legacy;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -88,7 +89,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         exposed_files.borrow_mut().extend((is_secret && is_world_readable(&path)).then_some(path));
         Ok(text)
     };
-    let outside = Outside { variable: &env, file: &file };
+    let outside = Env { variable: &env, file: &file };
     let checked = check::check(&path.display().to_string(), &text, outside).map_err(LoadError::Bad)?;
     let mut warnings = checked.warnings;
     if !checked.exposed.is_empty() && is_world_readable(path) {
@@ -130,9 +131,9 @@ pub fn from_environment() -> Option<Result<Config, LoadError>> {
         // A key in it may be what keeps others out.
         Err(error) => return Some(Err(error)),
     };
-    let beside = dialect::queue::dotenv(&text);
+    let beside = legacy::format_004::dotenv(&text);
     let variable = |name: &str| env(name).or_else(|| beside.get(name).cloned());
-    dialect::queue::read(&variable).map(|read| read.map_err(LoadError::Bad))
+    legacy::format_004::read(&variable).map(|read| read.map_err(LoadError::Bad))
 }
 
 /// Checks a text as [`load`] does, with `variable` for the environment and `file` for files of secrets.
@@ -142,7 +143,7 @@ pub fn parse(
     variable: &dyn Fn(&str) -> Option<String>,
     file: &dyn Fn(&Path) -> io::Result<String>,
 ) -> Result<(Config, Vec<String>), Vec<Problem>> {
-    check::check(name, text, Outside { variable, file }).map(|checked| (checked.config, checked.warnings))
+    check::check(name, text, Env { variable, file }).map(|checked| (checked.config, checked.warnings))
 }
 
 /// A configuration with the routes of the page's file in it, as [`parse`] reads it.

@@ -7,29 +7,29 @@ mod admin;
 mod authorities;
 mod check;
 mod defaults;
-mod dialect;
 mod endpoint;
 mod env;
 mod gateway;
 mod jobs;
 mod keys;
+mod legacy;
 pub mod load;
 mod node;
 mod overrides;
+pub mod print;
 mod problem;
 mod reader;
 mod routing;
-pub mod show;
 mod shown;
 mod spelling;
 
 pub use admin::Admin;
 pub use authorities::{CaFile, system_authorities};
-pub use dialect::queue::dotenv;
 pub use endpoint::{Auth, Base, Endpoint, HeaderOp, KEEP_ALIVE, MaxConcurrent, OnClientGone, Op, Probe};
-pub use gateway::{Group, KeysFor, Listener, Member, Metrics, Mode, Site, Stages};
+pub use gateway::{Group, KeysFor, Listener, ListenerPolicy, Member, Metrics, Mode, Stages};
 pub use jobs::{Jobs, Webhooks};
 pub use keys::{ClientKey, KeyText, RateLimit};
+pub use legacy::format_004::dotenv;
 pub use overrides::Overrides;
 pub use problem::Problem;
 pub use routing::{Backend, Queue, Retry, Route, Routing, Strategy, UnknownModel};
@@ -59,7 +59,7 @@ pub struct Config {
     /// Parts of the endpoints, under conditions of their own. Names are unique.
     pub groups: Vec<Group>,
     /// What clients may do at the main listener.
-    pub site: Site,
+    pub site: ListenerPolicy,
     /// More addresses to listen on. Names are unique.
     pub listeners: Vec<Listener>,
     /// What is measured.

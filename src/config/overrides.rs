@@ -3,7 +3,7 @@
 use super::check::{LOG_FORMATS, LOG_LEVELS, listen_host};
 use super::reader::not_one_of;
 use super::{Config, Problem};
-use crate::base::text::unquoted;
+use crate::util::units::unquoted;
 
 /// Values of the command line, as typed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,8 +1,6 @@
 //! What is wrong with a file, and where. Collects while `reader` walks; knows no section.
 
-use super::node;
-use super::shown;
-use super::spelling;
+use super::{node, shown, spelling};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -52,7 +50,7 @@ struct Found {
 }
 
 /// A key that no section asked for.
-struct Stray {
+struct UnknownKey {
     at: u32,
     section: String,
     key: String,
@@ -61,9 +59,9 @@ struct Stray {
 }
 
 /// All that is noted while one file is read.
-pub struct Notes<'a> {
+pub struct Diagnostics<'a> {
     found: RefCell<Vec<Found>>,
-    strays: RefCell<Vec<Stray>>,
+    strays: RefCell<Vec<UnknownKey>>,
     keys: RefCell<BTreeSet<String>>,
     warnings: RefCell<Vec<String>>,
     exposed: RefCell<Vec<String>>,
@@ -71,7 +69,7 @@ pub struct Notes<'a> {
     file: &'a dyn Fn(&Path) -> io::Result<String>,
 }
 
-impl<'a> Notes<'a> {
+impl<'a> Diagnostics<'a> {
     /// Nothing noted yet; `file` reads what an `xxxFile` key names.
     pub fn new(file: &'a dyn Fn(&Path) -> io::Result<String>) -> Self {
         Self {
@@ -85,7 +83,7 @@ impl<'a> Notes<'a> {
         }
     }
 
-    /// Notes that the value at node `at` is wrong.
+    /// Diagnostics that the value at node `at` is wrong.
     pub fn problem(&self, at: u32, key: &str, text: impl Into<String>) {
         let mut found = self.found.borrow_mut();
         if found.len() < MOST_NOTED {
@@ -103,30 +101,30 @@ impl<'a> Notes<'a> {
         self.lenient.set(true);
     }
 
-    /// Notes a key nobody asked for; the right spelling is looked for when all keys are known.
+    /// Diagnostics a key nobody asked for; the right spelling is looked for when all keys are known.
     pub fn stray(&self, at: u32, section: &str, key: &str, siblings: &[String], guarded: bool) {
         let mut strays = self.strays.borrow_mut();
         if strays.len() >= MOST_NOTED {
             return;
         }
-        let stray = Stray { at, section: section.into(), key: key.into(), siblings: siblings.to_vec(), guarded };
+        let stray = UnknownKey { at, section: section.into(), key: key.into(), siblings: siblings.to_vec(), guarded };
         if self.lenient.get() {
             self.warn(format!("{} means nothing here and is ignored", stray.path(!guarded)));
         }
         strays.push(stray);
     }
 
-    /// Notes that the reader knows a key, `endpoints[2].port` as `endpoints[].port`.
+    /// Diagnostics that the reader knows a key, `endpoints[2].port` as `endpoints[].port`.
     pub fn known(&self, key: &str) {
         self.keys.borrow_mut().insert(without_indices(key));
     }
 
-    /// Notes something worth saying that stops nothing.
+    /// Diagnostics something worth saying that stops nothing.
     pub fn warn(&self, text: impl Into<String>) {
         self.warnings.borrow_mut().push(text.into());
     }
 
-    /// Notes a secret that stands in the file itself.
+    /// Diagnostics a secret that stands in the file itself.
     pub fn exposed(&self, key: &str) {
         self.exposed.borrow_mut().push(key.into());
     }
@@ -152,7 +150,7 @@ impl<'a> Notes<'a> {
         let strays = self.strays.borrow();
         let found = self.found.borrow();
         let strays = strays.iter().filter(|_| !self.lenient.get());
-        let mut all: Vec<_> = found.iter().map(One::Found).chain(strays.map(One::Stray)).collect();
+        let mut all: Vec<_> = found.iter().map(One::Found).chain(strays.map(One::UnknownKey)).collect();
         all.sort_by_key(One::at);
         all.dedup_by(|one, before| one.says_the_same(before));
         let mut left = MOST_READ_AGAIN.max(text.len());
@@ -165,7 +163,7 @@ impl<'a> Notes<'a> {
         };
         let told = all.iter().take(MOST).map(|one| match one {
             One::Found(found) => (found.at, found.key.clone(), found.text.clone()),
-            One::Stray(stray) => stray.explained(&keys),
+            One::UnknownKey(stray) => stray.explained(&keys),
         });
         let mut problems: Vec<_> = told.map(|(at, key, text)| Problem { place: place(at), key, text }).collect();
         if let Some(more) = all.len().checked_sub(MOST).filter(|more| *more > 0) {
@@ -179,14 +177,14 @@ impl<'a> Notes<'a> {
 /// A problem of either kind.
 enum One<'n> {
     Found(&'n Found),
-    Stray(&'n Stray),
+    UnknownKey(&'n UnknownKey),
 }
 
 impl One<'_> {
     fn at(&self) -> u32 {
         match self {
             Self::Found(found) => found.at,
-            Self::Stray(stray) => stray.at,
+            Self::UnknownKey(stray) => stray.at,
         }
     }
 
@@ -196,7 +194,7 @@ impl One<'_> {
     }
 }
 
-impl Stray {
+impl UnknownKey {
     /// The key with its section. What may be a secret in the wrong place is left out; its line tells where it is.
     fn path(&self, is_known: bool) -> String {
         let hidden = !is_known && self.guarded || shown::looks_secret(&self.key);

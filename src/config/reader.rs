@@ -2,11 +2,11 @@
 //! Knows no section by name.
 
 use super::node::{Entry, Node, Value, snake};
-use super::problem::Notes;
+use super::problem::Diagnostics;
 use super::shown;
 pub use super::spelling::not_one_of;
-use crate::base::secret::Secret;
-use crate::base::text;
+use crate::util::secret::Secret;
+use crate::util::units;
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub struct Section<'a> {
     entries: &'a [Entry],
     asked: Vec<String>,
     guarded: bool,
-    notes: &'a Notes<'a>,
+    notes: &'a Diagnostics<'a>,
 }
 
 /// One value of a file, or the absence of one.
@@ -33,12 +33,12 @@ pub struct Field<'a> {
     at: u32,
     /// A secret may stand here by mistake: a wrong value is not repeated.
     guarded: bool,
-    notes: &'a Notes<'a>,
+    notes: &'a Diagnostics<'a>,
 }
 
 impl<'a> Section<'a> {
     /// Reads a whole file; what `read` does not ask for is an unknown key.
-    pub fn root<T>(tree: &'a Node, notes: &'a Notes<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
+    pub fn root<T>(tree: &'a Node, notes: &'a Diagnostics<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
         Field { node: Some(tree), path: String::new(), at: tree.at, guarded: false, notes }.section(read)
     }
 
@@ -87,12 +87,12 @@ impl<'a> Section<'a> {
         entries.any(|entry| is_something(&entry.value.value))
     }
 
-    /// Notes a problem of the section as a whole.
+    /// Diagnostics a problem of the section as a whole.
     pub fn problem(&self, text: impl Into<String>) {
         self.notes.problem(self.at, &self.path, text);
     }
 
-    /// Notes something that stops nothing.
+    /// Diagnostics something that stops nothing.
     pub fn warn(&self, text: impl Into<String>) {
         self.notes.warn(text);
     }
@@ -128,7 +128,7 @@ impl<'a> Field<'a> {
         self.node.is_some_and(|node| matches!(node.value, Value::Map(_)))
     }
 
-    /// Notes that this value is wrong.
+    /// Diagnostics that this value is wrong.
     pub fn problem(&self, text: impl Into<String>) {
         self.notes.problem(self.at, &self.path, text);
     }
@@ -252,9 +252,9 @@ impl<'a> Field<'a> {
 
     /// A time: a number of milliseconds or a text like `1h30m`.
     pub fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
-        let (least, most) = (text::print_duration(*range.start()), text::print_duration(*range.end()));
+        let (least, most) = (units::print_duration(*range.start()), units::print_duration(*range.end()));
         self.read(|value| {
-            let time = value.measure(text::parse_duration, Duration::from_millis);
+            let time = value.measure(units::parse_duration, Duration::from_millis);
             if let Some(millis) = value.bare().filter(|millis| (1..100).contains(millis) && !self.path.ends_with("Ms"))
             {
                 let path = &self.path;
@@ -268,9 +268,9 @@ impl<'a> Field<'a> {
 
     /// A size: a number of bytes or a text like `64MiB`.
     pub fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
-        let (least, most) = (text::print_size(*range.start()), text::print_size(*range.end()));
+        let (least, most) = (units::print_size(*range.start()), units::print_size(*range.end()));
         self.read(|value| {
-            let size = value.measure(text::parse_size, |bytes| bytes);
+            let size = value.measure(units::parse_size, |bytes| bytes);
             size.filter(|size| range.contains(size)).ok_or_else(|| {
                 format!("{} is not a size from {least} to {most}; write 32KiB, 64MiB or 10MB", self.shown_as(value))
             })
@@ -298,7 +298,7 @@ impl<'a> Field<'a> {
     pub fn secret(&self, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
         let secret = self.read(|value| match value {
             Value::Text { text, literal: true } => secret(text),
-            Value::Text { text, .. } => secret(text::unquoted(text)),
+            Value::Text { text, .. } => secret(units::unquoted(text)),
             _ => Err("is not a text; put it in quotes".into()),
         })?;
         if matches!(self.node?.value, Value::Text { literal: true, .. }) && is_one(secret.reveal()) {
@@ -397,5 +397,5 @@ fn secret(text: &str) -> Result<Secret, String> {
 /// The secret that a file holds: its first line, without a mark, white space and the quotes that Docker leaves.
 fn one_line(text: &str) -> &str {
     let line = text.trim_start_matches('\u{feff}').trim().split(['\n', '\r']).next().unwrap_or_default();
-    text::unquoted(line.trim_end())
+    units::unquoted(line.trim_end())
 }

@@ -4,7 +4,7 @@
 use super::Toy;
 use super::answer::{self, Answer, Ask, Kind, Spent};
 use super::gate::{Gate, Link, Links, State};
-use crate::base::clock;
+use crate::util::time;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, Read, Write};
@@ -61,7 +61,7 @@ pub fn start(name: &'static str, models: [&'static str; 2]) -> io::Result<(Toy, 
     let inner: SocketAddr = http.server_addr().to_ip().expect("bound to an IP address above");
     let gate = Gate::open(inner)?;
     let toy = Toy { name, addr: gate.addr(), models };
-    let created = clock::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let created = time::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (counts, changed) = Default::default();
     let shared = Shared { toy: toy.clone(), created, links: gate.links(), counts, changed };
     let taken = Arc::clone(&http);
@@ -176,14 +176,14 @@ impl Shared {
 
 /// Writes an answer at the model's pace, and stops as soon as the client is gone.
 fn say(text: &Answer, pace: Duration, link: &Link, out: &mut dyn Write) -> io::Result<()> {
-    let began = clock::now();
+    let began = time::now();
     let stream = text.ask().stream;
     hold(link, text.ask().queued)?;
     if stream {
         send(out, STREAM_HEAD.as_bytes())?;
     }
     hold(link, text.ask().prompt)?;
-    let first = clock::now();
+    let first = time::now();
     for index in 0..text.words().len() {
         if index > 0 {
             hold(link, pace)?;
@@ -192,7 +192,7 @@ fn say(text: &Answer, pace: Duration, link: &Link, out: &mut dyn Write) -> io::R
             send(out, chunk(&text.piece(index)).as_bytes())?;
         }
     }
-    let spent = Spent { prompt: first - began, predicted: clock::now() - first };
+    let spent = Spent { prompt: first - began, predicted: time::now() - first };
     if !stream {
         return answer(out, 200, &text.whole(spent));
     }

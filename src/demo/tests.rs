@@ -1,7 +1,7 @@
 //! The toys over the wire: shapes, pace, hang-ups, pause.
 
 use super::*;
-use crate::base::clock;
+use crate::util::time;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::TcpStream;
@@ -207,12 +207,12 @@ fn a_client_that_leaves_is_noticed_in_silence_and_between_words() {
     for (body, count) in asks.iter().zip(1..) {
         let socket = send(addr, "POST", "/v1/chat/completions", &body.to_string());
         assert_eq!(get(addr, &format!("/demo/stats?started={count}"))["in_flight"], 1);
-        let closed = clock::now();
+        let closed = time::now();
         drop(socket);
         let stats = get(addr, &format!("/demo/stats?cancelled={count}"));
         assert_eq!((&stats["cancelled"], &stats["in_flight"]), (&json!(count), &json!(0)));
         // Far below the 3 s and more that each would have taken.
-        assert!((clock::now() - closed).as_secs() < 2, "{body}");
+        assert!((time::now() - closed).as_secs() < 2, "{body}");
     }
 }
 

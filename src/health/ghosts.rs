@@ -2,8 +2,8 @@
 //! that nobody is sent to wait behind work that nobody waits for.
 
 use super::probe::Slots;
-use crate::model::capacity::Slot;
-use crate::model::endpoint::Live;
+use crate::routing::endpoint::Live;
+use crate::routing::slots::Slot;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,15 +65,15 @@ impl Ghosts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::clock;
     use crate::config;
-    use crate::model::capacity::{Capacity, Entry, Wanted};
-    use crate::model::endpoint::Endpoint;
+    use crate::routing::endpoint::Endpoint;
+    use crate::routing::slots::{Capacity, Entry, Wanted};
+    use crate::util::time;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn live() -> Arc<Live> {
-        Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), clock::now()).live
+        Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), time::now()).live
     }
 
     fn enter(live: &Arc<Live>) -> Slot {
@@ -101,7 +101,7 @@ mod tests {
             (0, 0, Slots::Unknown, 0),
         ];
         for (before, after, slots, stay) in table {
-            let (live, other, start) = (live(), live(), clock::now());
+            let (live, other, start) = (live(), live(), time::now());
             let mut ghosts = Ghosts::default();
             ghosts.hold(enter(&live), start);
             ghosts.hold(enter(&other), start);
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn one_abandoned_after_the_question_stays() {
         // L1
-        let (live, start) = (live(), clock::now());
+        let (live, start) = (live(), time::now());
         let mut ghosts = Ghosts::default();
         ghosts.hold(enter(&live), start + SECOND);
         ghosts.free(&live, 0, start, Slots::Working(0));
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn none_is_held_longer_than_a_minute_or_than_its_server_lives() {
         // L1
-        let (live, start) = (live(), clock::now());
+        let (live, start) = (live(), time::now());
         let mut ghosts = Ghosts::default();
         ghosts.hold(enter(&live), start);
         ghosts.hold(enter(&live), start + 30 * SECOND);

@@ -1,12 +1,14 @@
 //! One probe: what an endpoint is asked, and what its answers mean. On a thread of its own, within its own time, on
 //! connections of its own, since only a new connection shows that the endpoint still takes any.
 
-use crate::base::clock;
+use crate::api::model_list::{Model, list_of};
 use crate::config::Timeouts;
-use crate::model::endpoint::Endpoint;
-use crate::model::list::{Model, list_of};
-use crate::model::standing::Observation;
-use crate::upstream::{Answer, Channel, Fault, Net, Order, Stage, Trouble, headers};
+use crate::routing::endpoint::Endpoint;
+use crate::routing::health_status::Observation;
+use crate::upstream::{
+    ClientPool, Stage, UpstreamClient, UpstreamError, UpstreamErrorKind, UpstreamRequest, UpstreamResponse, headers,
+};
+use crate::util::time;
 use http::{Method, StatusCode};
 use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -56,7 +58,7 @@ pub(super) enum Listing {
 /// What came of asking llama-server's `/props`.
 #[derive(Clone, Copy)]
 pub(super) enum Props {
-    Told { slots: Option<u32>, context: Option<u64> },
+    LocalResponse { slots: Option<u32>, context: Option<u64> },
     Unsupported,
     Failed,
 }
@@ -71,7 +73,7 @@ pub(super) enum Slots {
     Failed,
 }
 
-type Got = Result<(StatusCode, Vec<u8>), Fault>;
+type Got = Result<(StatusCode, Vec<u8>), UpstreamError>;
 
 impl Found {
     fn nothing(task: &Task) -> Self {
@@ -92,7 +94,7 @@ pub(super) fn guarded(task: &Task, ask: impl FnOnce(&Task) -> Found) -> Found {
 }
 
 /// Asks one endpoint everything the task names.
-pub(super) fn ask(net: &Net, task: &Task) -> Found {
+pub(super) fn ask(net: &ClientPool, task: &Task) -> Found {
     let mut found = Found::nothing(task);
     let channel = match net.channel(&task.endpoint.config) {
         Ok(channel) => channel,
@@ -140,7 +142,7 @@ fn props(got: Got) -> Props {
         Ok((status, body)) if status.is_success() => {
             let props: Value = serde_json::from_slice(&body).unwrap_or_default();
             let slots = props["total_slots"].as_u64().and_then(|slots| u32::try_from(slots).ok());
-            Props::Told { slots, context: props["default_generation_settings"]["n_ctx"].as_u64() }
+            Props::LocalResponse { slots, context: props["default_generation_settings"]["n_ctx"].as_u64() }
         }
         Ok((status, _)) if matches!(status.as_u16(), 404 | 405 | 501) => Props::Unsupported,
         _ => Props::Failed,
@@ -167,26 +169,30 @@ fn judge(got: Got, endpoint: &Endpoint) -> Observation {
             Observation::Loading
         }
         Ok((status, _)) => Observation::Down(format!("answered {}", status.as_u16())),
-        Err(Fault { trouble: Trouble::Timeout(Stage::Connect), .. }) => {
+        Err(UpstreamError { trouble: UpstreamErrorKind::Timeout(Stage::Connect), .. }) => {
             Observation::Down("could not be connected to in time".into())
         }
-        Err(Fault { trouble: Trouble::Timeout(_), .. }) if endpoint.live.is_working(clock::now()) => Observation::Busy,
-        Err(Fault { trouble: Trouble::Timeout(_), .. }) => Observation::Down("did not answer in time".into()),
-        Err(fault) if fault.trouble == Trouble::Refused => {
+        Err(UpstreamError { trouble: UpstreamErrorKind::Timeout(_), .. }) if endpoint.live.is_working(time::now()) => {
+            Observation::Busy
+        }
+        Err(UpstreamError { trouble: UpstreamErrorKind::Timeout(_), .. }) => {
+            Observation::Down("did not answer in time".into())
+        }
+        Err(fault) if fault.trouble == UpstreamErrorKind::Refused => {
             // An attempt that still waits there is given up (SPEC 5).
-            endpoint.live.note_refused(clock::now());
+            endpoint.live.note_refused(time::now());
             Observation::Refused(fault.cause)
         }
         Err(fault) => Observation::Down(fault.cause),
     }
 }
 
-fn get(channel: &Channel, task: &Task, path: &str) -> Got {
+fn get(channel: &UpstreamClient, task: &Task, path: &str) -> Got {
     let until = task.started + task.timeout;
-    let total = until.saturating_duration_since(clock::now()).max(Duration::from_millis(1));
+    let total = until.saturating_duration_since(time::now()).max(Duration::from_millis(1));
     // Before the total, so that the time-out says which of the two it was.
     let connect = Some(task.connect.min(total - total / 16));
-    let order = Order {
+    let order = UpstreamRequest {
         method: Method::GET,
         path,
         raw: false,
@@ -201,13 +207,18 @@ fn get(channel: &Channel, task: &Task, path: &str) -> Got {
     Ok((answer.status, read_all(&mut answer)?))
 }
 
-fn read_all(answer: &mut Answer) -> Result<Vec<u8>, Fault> {
+fn read_all(answer: &mut UpstreamResponse) -> Result<Vec<u8>, UpstreamError> {
     let (mut body, mut piece) = (Vec::new(), vec![0; 16 << 10]);
     loop {
         match answer.read(&mut piece)? {
             0 => return Ok(body),
             n if body.len() + n <= MOST => body.extend_from_slice(&piece[..n]),
-            _ => return Err(Fault { trouble: Trouble::Garbled, cause: "the answer is too long".into() }),
+            _ => {
+                return Err(UpstreamError {
+                    trouble: UpstreamErrorKind::Garbled,
+                    cause: "the answer is too long".into(),
+                });
+            }
         }
     }
 }
@@ -216,10 +227,10 @@ fn read_all(answer: &mut Answer) -> Result<Vec<u8>, Fault> {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::model::capacity::{Capacity, Wanted};
+    use crate::routing::slots::{Capacity, Wanted};
 
     fn task() -> Task {
-        let now = clock::now();
+        let now = time::now();
         let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), now));
         let (timeout, connect) = (Duration::from_secs(5), Duration::from_secs(3));
         let path = Some("/health".into());
@@ -239,7 +250,7 @@ mod tests {
         // L2, U15
         let task = task();
         let live = &task.endpoint.live;
-        let fault = |trouble| Err(Fault { trouble, cause: "why".into() });
+        let fault = |trouble| Err(UpstreamError { trouble, cause: "why".into() });
         let answer = |status: u16, body: &str| Ok((StatusCode::from_u16(status).expect("a status"), body.into()));
         let down = |why: &str| Observation::Down(why.into());
         let idle = [
@@ -248,19 +259,21 @@ mod tests {
             (answer(503, "Loading model"), Observation::Loading),
             (answer(503, "x"), down("answered 503")),
             (answer(302, ""), down("answered 302")),
-            (fault(Trouble::Refused), Observation::Refused("why".into())),
-            (fault(Trouble::Connect), down("why")),
-            (fault(Trouble::Timeout(Stage::Connect)), down("could not be connected to in time")),
-            (fault(Trouble::Timeout(Stage::Total)), down("did not answer in time")),
+            (fault(UpstreamErrorKind::Refused), Observation::Refused("why".into())),
+            (fault(UpstreamErrorKind::Connect), down("why")),
+            (fault(UpstreamErrorKind::Timeout(Stage::Connect)), down("could not be connected to in time")),
+            (fault(UpstreamErrorKind::Timeout(Stage::Total)), down("did not answer in time")),
         ];
         for (got, wanted) in idle {
             assert_eq!(judge(got, &task.endpoint), wanted);
         }
-        live.sent(clock::now(), None);
+        live.sent(time::now(), None);
         let wanted = Wanted { lives: &[Arc::clone(live)], background: false, length: 0, route: "" };
         let _there = Arc::<Capacity>::default().enter(&wanted, |_| vec![0]);
-        assert_eq!(judge(fault(Trouble::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
-        for trouble in [Trouble::Timeout(Stage::Connect), Trouble::Connect, Trouble::Refused] {
+        assert_eq!(judge(fault(UpstreamErrorKind::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
+        for trouble in
+            [UpstreamErrorKind::Timeout(Stage::Connect), UpstreamErrorKind::Connect, UpstreamErrorKind::Refused]
+        {
             assert_ne!(judge(fault(trouble), &task.endpoint), Observation::Busy, "{trouble:?}");
         }
     }

@@ -2,8 +2,8 @@
 
 use super::probe::{Found, Listing, Props, Task};
 use crate::config::{self, Config, Probe};
-use crate::model::endpoint::Endpoint;
-use crate::model::standing::{Observation, State};
+use crate::routing::endpoint::Endpoint;
+use crate::routing::health_status::{Observation, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

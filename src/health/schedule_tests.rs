@@ -2,8 +2,8 @@
 
 use super::super::probe::Slots;
 use super::*;
-use crate::base::clock;
-use crate::model::standing::Standing;
+use crate::routing::health_status::HealthStatus;
+use crate::util::time;
 use std::time::SystemTime;
 
 const MS: Duration = Duration::from_millis(1);
@@ -22,7 +22,7 @@ impl World {
         let mut config = Config::default();
         config.health_check.path = "/health".into();
         edit(&mut config);
-        let start = clock::now();
+        let start = time::now();
         let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), start));
         let schedule = Schedule::new(Arc::clone(&endpoint.config), 1, start);
         Self { config, endpoint, schedule, start }
@@ -65,7 +65,7 @@ impl World {
         self.schedule.wakes_at(self.view()).expect("it is not being asked") - self.start
     }
 
-    fn standing(&self) -> &Standing {
+    fn standing(&self) -> &HealthStatus {
         &self.endpoint.standing
     }
 

@@ -1,8 +1,8 @@
 //! Accepting connections within their bounds. Its errors never end the loop (FAULTS E1, E2).
 
-use super::conn::Conn;
-use super::front::{Front, LISTENERS};
-use crate::model::failure::{Failure, Kind};
+use crate::api::errors::{Failure, Kind};
+use crate::http::connection::Conn;
+use crate::http::server::{EventLoop, LISTENERS};
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use std::io;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Connections accepted in one turn of the loop: in a flood, deadlines and clients that leave have theirs too.
 const ACCEPTS: usize = 64;
 
-impl Front {
+impl EventLoop {
     /// Connections wait at a listener.
     pub(super) fn note_listener(&mut self, n: usize) {
         if !self.waiting_listeners.contains(&n) {

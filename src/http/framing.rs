@@ -1,9 +1,9 @@
 //! What the fields of a head say about its body, its host and its connection. Any doubt is a refusal. Reads no bytes of a socket.
 
 use super::fields::Fields;
-pub use crate::model::body::Framing;
-pub(super) use crate::model::body::{is_token, is_value, refuse, too_large};
-use crate::model::failure::{Failure, Kind};
+pub use crate::api::chunked::Framing;
+pub(super) use crate::api::chunked::{is_token, is_value, refuse, too_large};
+use crate::api::errors::{Failure, Kind};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
 
 /// The versions that are spoken here.

@@ -7,7 +7,7 @@ pub use super::target::Target;
 
 use super::framing::{self, refuse};
 use super::request_line::{self, RequestLine};
-use crate::model::failure::{Failure, Kind};
+use crate::api::errors::{Failure, Kind};
 use http::{HeaderName, HeaderValue, Method};
 
 /// How much a client may send.

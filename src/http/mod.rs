@@ -1,21 +1,21 @@
 //! The client's door: heads and bodies in, answers out, and who has left. Knows nothing of models and upstreams.
 
 mod accept;
-mod conn;
-pub mod door;
+mod after_response;
+mod connection;
 mod fields;
 mod framing;
-pub mod front;
+pub mod handler;
 pub mod head;
-mod pace;
-pub mod pool;
-pub mod reply;
+mod limits;
+mod min_rate;
 pub mod request;
 mod request_line;
-mod settle;
-mod tally;
+pub mod response;
+pub mod server;
 mod target;
 mod unsent;
 pub mod upload;
+pub mod workers;
 
-pub use crate::model::body;
+pub use crate::api::chunked;

@@ -1,10 +1,10 @@
 //! One request as a worker gets it.
 
-use super::door::From;
 use super::head::Head;
 use super::upload::Upload;
-use crate::base::budget::Held;
-use crate::base::gone::Gone;
+use crate::http::handler::From;
+use crate::util::budget::Held;
+use crate::util::cancel::CancelToken;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct Request {
     /// When it was complete; with a `rest`, when that was left to the worker. All times of a request count from here.
     pub began: Instant,
     /// Set when the client leaves.
-    pub gone: Arc<Gone>,
+    pub gone: Arc<CancelToken>,
 }
 
 impl Request {
@@ -42,7 +42,7 @@ impl Request {
     }
 }
 
-/// Body bytes that are counted in a [`Budget`](crate::base::budget::Budget) as they arrive.
+/// Body bytes that are counted in a [`Budget`](crate::util::budget::Budget) as they arrive.
 pub struct Body {
     bytes: Vec<u8>,
     held: Held,

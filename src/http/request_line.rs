@@ -2,7 +2,7 @@
 
 use super::framing::{Authority, Version, is_token, refuse};
 use super::target::Target;
-use crate::model::failure::{Failure, Kind};
+use crate::api::errors::{Failure, Kind};
 use http::Method;
 
 /// Longest method waited for; the longest registered one has 17 letters (UPDATEREDIRECTREF).

@@ -1,8 +1,8 @@
 //! The request target: what may stand in it, and the one reading by which it is routed. Knows no route.
 
 use super::framing::{Authority, refuse};
-use crate::model::failure::Failure;
-use crate::model::query;
+use crate::api::errors::Failure;
+use crate::api::query;
 use http::Method;
 use http::uri::PathAndQuery;
 use std::borrow::Cow;

@@ -1,6 +1,6 @@
 //! What clients have not taken of their answers, and its bound. Never waits.
 
-use crate::base::budget::Held;
+use crate::util::budget::Held;
 use std::io::{self, Write};
 use std::net::TcpStream;
 

@@ -1,11 +1,11 @@
 //! What of a large body is still with its client: a worker reads it while it sends it on. Waits, within the
 //! bounds that bodies have at the door too.
 
-use super::body::Decoder;
-use super::pace::Pace;
-use crate::base::clock;
-use crate::base::gone::Gone;
-use crate::model::failure::Failure;
+use crate::api::errors::Failure;
+use crate::http::chunked::Decoder;
+use crate::http::min_rate::MinRate;
+use crate::util::cancel::CancelToken;
+use crate::util::time;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use std::io::{self, Read};
@@ -27,8 +27,8 @@ const GLANCE: Duration = Duration::from_millis(20);
 pub struct Upload {
     stream: Arc<TcpStream>,
     decoder: Decoder,
-    pace: Pace,
-    gone: Arc<Gone>,
+    pace: MinRate,
+    gone: Arc<CancelToken>,
     /// Made for the first wait.
     poll: Option<Poll>,
     /// As they came, room for one read.
@@ -49,13 +49,13 @@ enum State {
 
 impl Upload {
     /// `place` counts it among those at once.
-    pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, pace: Pace, place: Arc<()>) -> Self {
+    pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, pace: MinRate, place: Arc<()>) -> Self {
         let (gone, state, scratch, ready) = (Arc::default(), State::Untouched, Vec::new(), Vec::new());
         Self { stream, decoder, pace, gone, poll: None, scratch, ready, at: 0, state, _place: place }
     }
 
     /// From now on it ends when this client leaves.
-    pub(super) fn hear(&mut self, gone: &Arc<Gone>) {
+    pub(super) fn hear(&mut self, gone: &Arc<CancelToken>) {
         self.gone = Arc::clone(gone);
     }
 
@@ -81,7 +81,7 @@ impl Upload {
 
     /// Waits for bytes, as long as their client may be silent.
     fn wait(&mut self) -> io::Result<()> {
-        let now = clock::now();
+        let now = time::now();
         if let Some(failure) = self.pace.refusal(now) {
             return Err(self.refuse(failure));
         }
@@ -90,7 +90,7 @@ impl Upload {
         }
         let Some(poll) = &mut self.poll else {
             // Out of descriptors: a look now and then has to do.
-            self.gone.wait_until(now + GLANCE, clock::now);
+            self.gone.wait_until(now + GLANCE, time::now);
             return Ok(());
         };
         let patience = self.pace.next_look(now).saturating_duration_since(now).min(TICK);
@@ -103,25 +103,25 @@ impl Upload {
     /// The next bytes of the socket into `ready`.
     fn fill(&mut self) -> io::Result<()> {
         self.scratch.resize(SCRATCH, 0);
-        self.pace.ask(clock::now());
+        self.pace.ask(time::now());
         // Bytes that frame the body keep the socket busy, so slowness is looked for before each read.
-        if let Some(failure) = self.pace.refusal(clock::now()) {
+        if let Some(failure) = self.pace.refusal(time::now()) {
             return Err(self.refuse(failure));
         }
         let came = loop {
-            if self.gone.has_left() {
+            if self.gone.is_cancelled() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             match (&*self.stream).read(&mut self.scratch) {
                 Ok(0) => {
-                    self.gone.leave();
+                    self.gone.cancel();
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 Ok(n) => break n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait()?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
-                    self.gone.leave();
+                    self.gone.cancel();
                     return Err(e);
                 }
             }
@@ -129,7 +129,7 @@ impl Upload {
         self.at = 0;
         self.ready.clear();
         let fed = self.decoder.feed(&self.scratch[..came], &mut self.ready);
-        self.pace.moved(self.ready.len(), clock::now());
+        self.pace.moved(self.ready.len(), time::now());
         match fed {
             Ok(progress) => self.state = if progress.complete { State::Over } else { State::Coming },
             Err(failure) => return Err(self.refuse(failure)),

@@ -2,13 +2,13 @@
 //! works on a job holds it in `running`.
 
 mod address;
-pub mod check;
 mod collect;
 mod queue;
 mod record;
 mod requests;
 mod runner;
 mod spool;
+pub mod validate;
 mod views;
 mod webhook;
 mod webhook_queue;
@@ -17,13 +17,13 @@ use self::queue::{Queue, Running, Why};
 use self::record::{Name, Record, State, owner_id};
 use self::spool::{ROOM, Spool, Stored};
 use self::webhook_queue::WebhookQueue;
-use crate::base::clock;
-use crate::base::gone::Gone;
-use crate::base::lock::lock;
 use crate::config::Jobs as Settings;
-use crate::model::snapshot::Shared;
-use crate::proxy::later::Later;
+use crate::proxy::job_store::JobStore;
 use crate::proxy::serve::Proxy;
+use crate::routing::snapshot::SnapshotStore;
+use crate::util::cancel::CancelToken;
+use crate::util::lock::lock;
+use crate::util::time;
 use std::io;
 use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,28 +38,28 @@ const RECOVERY: Duration = Duration::from_secs(1);
 
 /// The running threads of the room.
 pub struct Jobs {
-    office: Arc<Office>,
+    office: Arc<JobManager>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// What the threads of the room share.
-struct Office {
+struct JobManager {
     proxy: Arc<Proxy>,
-    shared: Arc<Shared>,
+    shared: Arc<SnapshotStore>,
     spool: Spool,
     /// Jobs at once, fixed at the start.
     most: usize,
-    floor: Mutex<Floor>,
+    floor: Mutex<Shared>,
     changed: Condvar,
     /// Whom to tell of which ends.
     webhooks: Mutex<WebhookQueue>,
     webhook_due: Condvar,
     /// Nobody is told any more.
-    hushed: Arc<Gone>,
+    hushed: Arc<CancelToken>,
 }
 
 #[derive(Default)]
-struct Floor {
+struct Shared {
     queue: Queue,
     closed: bool,
 }
@@ -68,7 +68,7 @@ struct Floor {
 ///
 /// # Errors
 /// The folder cannot be used, or the system is out of threads.
-pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<Shared>) -> io::Result<Jobs> {
+pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore>) -> io::Result<Jobs> {
     let (spool, mut stored) = Spool::open(&settings.dir)?;
     // In order, so that each is the last one in its line.
     stored.sort_unstable_by_key(|stored| stored.name.sequence);
@@ -96,13 +96,13 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<Shared>) -> i
     let [waiting, _, completed, failed] = queue.counts();
     log::info!("jobs: {waiting} waiting, {} finished in {}", completed + failed, spool.dir().display());
     let mut webhooks = WebhookQueue::default();
-    queue.owed().for_each(|id| webhooks.put_new(id, "".into(), clock::now()));
-    let office = Arc::new(Office {
+    queue.owed().for_each(|id| webhooks.put_new(id, "".into(), time::now()));
+    let office = Arc::new(JobManager {
         proxy: Arc::clone(proxy),
         shared: Arc::clone(shared),
         spool,
         most: settings.max_concurrent,
-        floor: Mutex::new(Floor { queue, closed: false }),
+        floor: Mutex::new(Shared { queue, closed: false }),
         changed: Condvar::new(),
         webhooks: Mutex::new(webhooks),
         webhook_due: Condvar::new(),
@@ -127,9 +127,9 @@ fn widen_owner(spool: &Spool, stored: &mut Stored) {
 }
 
 /// Does work that ends by itself; a panic (the hook has logged it) only interrupts it.
-fn survive(hushed: &Gone, work: impl Fn()) {
+fn survive(hushed: &CancelToken, work: impl Fn()) {
     while catch_unwind(AssertUnwindSafe(&work)).is_err() {
-        hushed.wait_until(clock::now() + RECOVERY, clock::now);
+        hushed.wait_until(time::now() + RECOVERY, time::now);
     }
 }
 
@@ -139,21 +139,21 @@ fn is_hopeless(error: &io::Error) -> bool {
 }
 
 impl Jobs {
-    fn hire(office: Arc<Office>) -> io::Result<Self> {
+    fn hire(office: Arc<JobManager>) -> io::Result<Self> {
         let mut jobs = Self { office, threads: Vec::new() };
         for number in 0..jobs.office.most {
-            jobs.spawn(format!("job-{number}"), Office::run)?;
+            jobs.spawn(format!("job-{number}"), JobManager::run)?;
         }
         for number in 0..WEBHOOK_THREADS {
-            jobs.spawn(format!("webhook-{number}"), Office::tell)?;
+            jobs.spawn(format!("webhook-{number}"), JobManager::tell)?;
         }
-        jobs.spawn("expire".into(), Office::keep_house)?;
-        let keeper: Arc<dyn Later> = Arc::clone(&jobs.office) as _;
+        jobs.spawn("expire".into(), JobManager::keep_house)?;
+        let keeper: Arc<dyn JobStore> = Arc::clone(&jobs.office) as _;
         jobs.office.proxy.hire(Arc::downgrade(&keeper));
         Ok(jobs)
     }
 
-    fn spawn(&mut self, name: String, work: fn(&Office)) -> io::Result<()> {
+    fn spawn(&mut self, name: String, work: fn(&JobManager)) -> io::Result<()> {
         let office = Arc::clone(&self.office);
         self.threads
             .push(std::thread::Builder::new().name(name).spawn(move || survive(&office.hushed, || work(&office)))?);
@@ -171,7 +171,7 @@ impl Jobs {
         self.close();
         let mut floor = self.office.floor();
         while floor.queue.active() > 0 {
-            let rest = until.saturating_duration_since(clock::now());
+            let rest = until.saturating_duration_since(time::now());
             if rest.is_zero() {
                 floor.queue.interrupt_all(Why::Stopping, |_| true);
                 break;
@@ -180,7 +180,7 @@ impl Jobs {
         }
         drop(floor);
         // What is not told now is told after the next start.
-        self.office.hushed.leave();
+        self.office.hushed.cancel();
         self.office.webhook_due.notify_all();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -190,16 +190,16 @@ impl Jobs {
 
 impl Drop for Jobs {
     fn drop(&mut self) {
-        self.stop(clock::now());
+        self.stop(time::now());
     }
 }
 
-impl Office {
-    fn floor(&self) -> MutexGuard<'_, Floor> {
+impl JobManager {
+    fn floor(&self) -> MutexGuard<'_, Shared> {
         lock(&self.floor)
     }
 
-    fn wait<'a>(&self, floor: MutexGuard<'a, Floor>, time: Duration) -> MutexGuard<'a, Floor> {
+    fn wait<'a>(&self, floor: MutexGuard<'a, Shared>, time: Duration) -> MutexGuard<'a, Shared> {
         match self.changed.wait_timeout(floor, time) {
             Ok((floor, _)) => floor,
             Err(poisoned) => poisoned.into_inner().0,
@@ -233,7 +233,7 @@ impl Office {
     }
 
     /// Forgets finished jobs whose time is over, or that take room which `bytes` more need; their files, to be removed.
-    fn sweep(&self, floor: &mut Floor, bytes: u64) -> Vec<Name> {
+    fn sweep(&self, floor: &mut Shared, bytes: u64) -> Vec<Name> {
         let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
         let expired = floor.queue.expired(oldest, bytes);
         expired.iter().filter_map(|id| floor.queue.take_out(id)).collect()
@@ -243,7 +243,7 @@ impl Office {
     fn keep_house(&self) {
         let mut floor = self.floor();
         while !floor.closed {
-            let now = clock::now();
+            let now = time::now();
             floor.queue.interrupt_all(Why::Late, |until| until <= now);
             let old = self.sweep(&mut floor, 0);
             if !old.is_empty() {
@@ -266,7 +266,7 @@ fn seconds() -> u64 {
 }
 
 fn millis() -> u64 {
-    let since = clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = time::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -278,8 +278,8 @@ mod tests {
     // S8
     #[test]
     fn a_thread_goes_on_after_a_panic() {
-        let (over, times) = (Gone::default(), Cell::new(0));
-        over.leave();
+        let (over, times) = (CancelToken::default(), Cell::new(0));
+        over.cancel();
         survive(&over, || {
             times.set(times.get() + 1);
             assert!(times.get() == 3, "on purpose");

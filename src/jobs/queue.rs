@@ -1,7 +1,7 @@
 //! Which jobs there are and in what order they run. Pure: no disk, no thread, no clock.
 
 use super::record::{Name, State};
-use crate::base::gone::Gone;
+use crate::util::cancel::CancelToken;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,7 +39,7 @@ struct Entry {
 
 #[derive(Clone)]
 pub struct Running {
-    pub gone: Arc<Gone>,
+    pub gone: Arc<CancelToken>,
     /// When its time is over.
     pub until: Instant,
     /// Why it was ended.
@@ -137,7 +137,7 @@ impl Queue {
     pub fn interrupt(&mut self, id: &str, why: Why) {
         if let Some(running) = self.running.get_mut(id) {
             running.why.get_or_insert(why);
-            running.gone.leave();
+            running.gone.cancel();
         }
     }
 
@@ -145,7 +145,7 @@ impl Queue {
     pub fn interrupt_all(&mut self, why: Why, late: impl Fn(Instant) -> bool) {
         for running in self.running.values_mut().filter(|running| late(running.until)) {
             running.why.get_or_insert(why);
-            running.gone.leave();
+            running.gone.cancel();
         }
     }
 
@@ -233,7 +233,7 @@ fn remove(line: &mut VecDeque<(u64, Arc<str>)>, sequence: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::clock;
+    use crate::util::time;
 
     fn name(queue: &mut Queue, id: &str) -> Name {
         let sequence = queue.next_sequence(1000);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     fn run() -> Running {
-        Running { gone: Arc::default(), until: clock::now(), why: None }
+        Running { gone: Arc::default(), until: time::now(), why: None }
     }
 
     #[test]

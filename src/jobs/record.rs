@@ -6,7 +6,7 @@
 //! The content is JSON, see [`Record`] and [`Bodies`]. Both are stable: a newer version reads what an older one wrote;
 //! the first release wrote 8 digits of the SHA-256.
 
-use crate::base::secret::fingerprint;
+use crate::util::secret::fingerprint;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;

@@ -1,20 +1,20 @@
 //! What clients ask of jobs: to take one, to show one, to stop one, to list all.
 
-use super::check;
 use super::queue::Why;
 use super::record::{Name, Record, State, Trouble, owner_id, pieces, size};
 use super::spool::ROOM;
 use super::views::{self, Page};
-use super::{Floor, Office, is_hopeless, millis, seconds};
-use crate::base::budget::Held;
-use crate::base::dice;
-use crate::base::disk::is_full;
-use crate::base::gone::Gone;
+use super::{JobManager, Shared, is_hopeless, millis, seconds};
+use crate::api::errors::{Failure, Kind};
+use crate::api::json_object::{JsonObject, WEBHOOK};
 use crate::config::Jobs as Settings;
-use crate::model::failure::{Failure, Kind};
-use crate::model::members::{Members, WEBHOOK};
-use crate::model::plan;
-use crate::proxy::later::{Later, Parcel, Told};
+use crate::jobs::validate;
+use crate::proxy::job_store::{JobRequest, JobStore, LocalResponse};
+use crate::routing::plan;
+use crate::util::budget::Held;
+use crate::util::cancel::CancelToken;
+use crate::util::disk::is_full;
+use crate::util::random;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 use std::sync::Arc;
@@ -23,19 +23,19 @@ use std::time::Duration;
 /// Come again when the line of jobs is full.
 const COME_BACK: Duration = Duration::from_secs(30);
 
-impl Later for Office {
-    fn submit(&self, parcel: &Parcel<'_>) -> Result<Told, Failure> {
+impl JobStore for JobManager {
+    fn submit(&self, parcel: &JobRequest<'_>) -> Result<LocalResponse, Failure> {
         let settings = self.settings();
-        let members = Members::read(parcel.body)?;
-        let details = check::check(parcel.path, &members, &settings.webhooks);
+        let members = JsonObject::read(parcel.body)?;
+        let details = validate::check(parcel.path, &members, &settings.webhooks);
         if !details.is_empty() {
-            return Ok(Told::json(StatusCode::BAD_REQUEST, &check::refusal(&details)));
+            return Ok(LocalResponse::json(StatusCode::BAD_REQUEST, &validate::refusal(&details)));
         }
-        let text = |name: &str| members.get(name).and_then(check::text);
+        let text = |name: &str| members.get(name).and_then(validate::text);
         if let Some(model) = text("model").filter(|model| !model.is_empty() && !parcel.scope.has_model(model)) {
             return Err(plan::not_found(&self.shared.load(), &model, parcel.scope));
         }
-        let id: Arc<str> = dice::request_id().into();
+        let id: Arc<str> = random::request_id().into();
         let record = Record {
             version: 1,
             id: id.to_string(),
@@ -65,7 +65,7 @@ impl Later for Office {
         drop(floor);
         self.changed.notify_all();
         let body = json!({"request_id": &*id, "status": "pending", "queue_position": position, "active_requests": active + usize::from(position == 0)});
-        let mut told = Told::json(StatusCode::ACCEPTED, &body);
+        let mut told = LocalResponse::json(StatusCode::ACCEPTED, &body);
         if let Ok(place) = HeaderValue::from_str(&format!("/v1/chat/completions/{id}")) {
             told.fields.push((header::LOCATION, place));
         }
@@ -76,7 +76,7 @@ impl Later for Office {
         Ok(told)
     }
 
-    fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<Told, Failure> {
+    fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure> {
         // The file may get another name while we look.
         for _ in 0..10 {
             let floor = self.floor();
@@ -98,7 +98,7 @@ impl Later for Office {
         Ok(views::not_found())
     }
 
-    fn cancel(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<Told, Failure> {
+    fn cancel(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure> {
         let mut floor = self.floor();
         let Some(name) = self.known(&floor, id, owner) else {
             return Ok(views::not_found());
@@ -116,8 +116,8 @@ impl Later for Office {
             Some((mut record, bodies)) => {
                 record.error = Some(Trouble::cancelled(0));
                 // Nobody waits here for a disk that gets better.
-                let impatient = Gone::default();
-                impatient.leave();
+                let impatient = CancelToken::default();
+                impatient.cancel();
                 self.finish(&name, &record, bodies.request.get().as_bytes(), None, &impatient);
             }
             None if name.state == State::Processing => {}
@@ -128,7 +128,7 @@ impl Later for Office {
         Ok(views::cancelled(&name))
     }
 
-    fn list(&self, owner: Option<&str>, query: &str) -> Told {
+    fn list(&self, owner: Option<&str>, query: &str) -> LocalResponse {
         let page = Page::of(query);
         let owner = owner_id(owner);
         let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
@@ -155,9 +155,9 @@ impl Later for Office {
     }
 }
 
-impl Office {
+impl JobManager {
     /// The job of an owner, unless its time is over.
-    fn known(&self, floor: &Floor, id: &str, owner: Option<&str>) -> Option<Name> {
+    fn known(&self, floor: &Shared, id: &str, owner: Option<&str>) -> Option<Name> {
         let name = floor.queue.name(id).filter(|name| *name.owner == *owner_id(owner))?;
         let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
         (!name.state.is_final() || name.number >= oldest).then_some(name)

@@ -2,14 +2,14 @@
 
 use super::collect::collect;
 use super::record::{Name, Record, State, Trouble, pieces, size};
-use super::{Office, Running, Why, seconds};
-use crate::base::clock;
-use crate::base::disk::is_full;
-use crate::base::gone::Gone;
+use super::{JobManager, Running, Why, seconds};
+use crate::api::errors::{Failure, Kind};
 use crate::http::request::Body;
-use crate::model::failure::{Failure, Kind};
-use crate::model::scope::Scope;
-use crate::proxy::parcel::{Background, Ended};
+use crate::proxy::background::{Background, Ended};
+use crate::routing::scope::Scope;
+use crate::util::cancel::CancelToken;
+use crate::util::disk::is_full;
+use crate::util::time;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::io::{self, ErrorKind};
@@ -45,7 +45,7 @@ enum End {
 }
 
 /// A job that runs takes its place until this is dropped, whatever happens.
-struct Place<'a>(&'a Office, &'a str);
+struct Place<'a>(&'a JobManager, &'a str);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
@@ -54,7 +54,7 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Office {
+impl JobManager {
     /// A runner's life.
     pub(super) fn run(&self) {
         while let Some((was, running)) = self.next() {
@@ -70,7 +70,7 @@ impl Office {
     fn next(&self) -> Option<(Name, Running)> {
         let mut floor = self.floor();
         while !floor.closed {
-            let running = Running { gone: Arc::default(), until: clock::now() + self.settings().timeout, why: None };
+            let running = Running { gone: Arc::default(), until: time::now() + self.settings().timeout, why: None };
             if let Some(was) = floor.queue.start(self.most, || running.clone()) {
                 return Some((was, running));
             }
@@ -79,7 +79,7 @@ impl Office {
         None
     }
 
-    fn begin(&self, was: &Name, gone: &Arc<Gone>) {
+    fn begin(&self, was: &Name, gone: &Arc<CancelToken>) {
         let name = was.to(State::Processing, was.number + 1);
         if let Err(error) = self.spool.rename(was, &name) {
             log::error!("job {}: it cannot be started: {error}", name.id);
@@ -106,7 +106,7 @@ impl Office {
         Ok((record, body))
     }
 
-    fn work(&self, mut name: Name, gone: &Arc<Gone>) {
+    fn work(&self, mut name: Name, gone: &Arc<CancelToken>) {
         let (mut record, mut body) = match self.load(&name) {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -116,7 +116,7 @@ impl Office {
                     ErrorKind::InvalidData | ErrorKind::UnexpectedEof => self.give_up(&name),
                     // Out of memory or descriptors, or a disk that is away: it waits for better times.
                     _ => {
-                        gone.wait_until(clock::now() + PAUSE, clock::now);
+                        gone.wait_until(time::now() + PAUSE, time::now);
                         self.put_back(&name);
                     }
                 };
@@ -144,7 +144,7 @@ impl Office {
     }
 
     /// Tries until it succeeds, or no try is left.
-    fn tries(&self, name: &mut Name, record: &Record, body: &mut Body, gone: &Arc<Gone>) -> End {
+    fn tries(&self, name: &mut Name, record: &Record, body: &mut Body, gone: &Arc<CancelToken>) -> End {
         let settings = self.settings();
         let most = u64::from(settings.attempts);
         if name.number > most {
@@ -175,20 +175,20 @@ impl Office {
                     NOBODY
                 }
             };
-            if gone.wait_until(clock::now() + wait, clock::now) {
+            if gone.wait_until(time::now() + wait, time::now) {
                 return End::Stopped;
             }
         }
     }
 
-    fn attempt(&self, name: &Name, record: &Record, body: &mut Body, gone: &Arc<Gone>) -> Try {
+    fn attempt(&self, name: &Name, record: &Record, body: &mut Body, gone: &Arc<CancelToken>) -> Try {
         let trouble = |message: String, kind: &str| Trouble { message, kind: kind.into(), attempts: name.number };
         let Some(scope) = self.scope(record) else {
             return Try::Never(trouble("The key it came with is no longer known.".into(), "unauthorized"));
         };
         let order = Background { id: &name.id, path: &record.path, scope, gone };
         match self.proxy.run(&order, body) {
-            Ended::Gone => Try::Interrupted,
+            Ended::ClientGone => Try::Interrupted,
             Ended::Answered { status: 200..=299, events, body } => match answer(events, body) {
                 Ok(response) => Try::Answer(response),
                 Err(message) => Try::Again(trouble(message, "upstream_error")),
@@ -262,7 +262,7 @@ impl Office {
         record: &Record,
         request: &[u8],
         response: Option<&RawValue>,
-        gone: &Gone,
+        gone: &CancelToken,
     ) {
         let is_cancelled = record.error.as_ref().is_some_and(|error| error.kind == Trouble::CANCELLED);
         let owed = record.webhook.is_some() && !is_cancelled;
@@ -274,15 +274,15 @@ impl Office {
         for written in 1.. {
             match self.spool.write(&to, &pieces) {
                 Ok(()) => break,
-                Err(error) if is_full(&error) && state == State::Completed && !gone.has_left() => {
+                Err(error) if is_full(&error) && state == State::Completed && !gone.is_cancelled() => {
                     if written == 1 {
                         log::warn!("job {}: its answer waits for room on the disk: {error}", name.id);
                     }
-                    gone.wait_until(clock::now() + NOBODY, clock::now);
+                    gone.wait_until(time::now() + NOBODY, time::now);
                 }
                 Err(error) if written < WRITES && !is_full(&error) => {
                     log::warn!("job {}: its end cannot be written: {error}; once more", name.id);
-                    gone.wait_until(clock::now() + PAUSE, clock::now);
+                    gone.wait_until(time::now() + PAUSE, time::now);
                 }
                 // It is done once more after the next start.
                 Err(_) if self.why(&name.id) == Some(Why::Stopping) => return self.put_back(name),

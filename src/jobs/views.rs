@@ -1,7 +1,7 @@
 //! What is told of jobs [S004-09..11].
 
 use super::record::{Name, Record, State, Trouble};
-use crate::proxy::later::Told;
+use crate::proxy::job_store::LocalResponse;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::json;
@@ -29,7 +29,7 @@ struct View<'a> {
 ///
 /// # Errors
 /// The file is no job.
-pub fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io::Result<Told> {
+pub fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io::Result<LocalResponse> {
     let (record, bodies) = Record::read(&file)?;
     let place = |raw: &RawValue| {
         let start = raw.get().as_ptr() as usize - file.as_ptr() as usize;
@@ -71,26 +71,29 @@ pub fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io
     file.truncate(span.end);
     file.splice(..span.start, head.bytes());
     file.push(b'}');
-    Ok(Told { body: file, ..Told::json(StatusCode::OK, &json!({})) })
+    Ok(LocalResponse { body: file, ..LocalResponse::json(StatusCode::OK, &json!({})) })
 }
 
 /// The disk, or a want of descriptors, is in the way.
-pub fn unreadable() -> Told {
+pub fn unreadable() -> LocalResponse {
     let error = json!({"message": "The job cannot be read at the moment; ask again.", "type": "storage_error"});
-    let mut told = Told::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error }));
+    let mut told = LocalResponse::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error }));
     told.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
     told
 }
 
 /// No such job, or somebody else's [S004-11].
-pub fn not_found() -> Told {
+pub fn not_found() -> LocalResponse {
     let body = json!({"error": {"message": "Request not found", "type": "request_not_found", "code": "request_not_found", "param": null}});
-    Told::json(StatusCode::NOT_FOUND, &body)
+    LocalResponse::json(StatusCode::NOT_FOUND, &body)
 }
 
 /// A job was cancelled, or what came of it dropped.
-pub fn cancelled(name: &Name) -> Told {
-    Told::json(StatusCode::OK, &json!({"request_id": &*name.id, "status": "cancelled", "was": name.state.as_str()}))
+pub fn cancelled(name: &Name) -> LocalResponse {
+    LocalResponse::json(
+        StatusCode::OK,
+        &json!({"request_id": &*name.id, "status": "cancelled", "was": name.state.as_str()}),
+    )
 }
 
 /// Which jobs a list is to hold: `limit` of them that came before `after`.
@@ -109,7 +112,7 @@ impl<'a> Page<'a> {
 }
 
 /// Jobs with their places in the line, whether there are more, and how many there are in all.
-pub fn list(jobs: &[(usize, Name)], has_more: bool, counts: [usize; 4]) -> Told {
+pub fn list(jobs: &[(usize, Name)], has_more: bool, counts: [usize; 4]) -> LocalResponse {
     let data: Vec<_> = jobs
         .iter()
         .map(|(position, name)| {
@@ -119,7 +122,7 @@ pub fn list(jobs: &[(usize, Name)], has_more: bool, counts: [usize; 4]) -> Told 
     let [pending, processing, completed, error] = counts;
     let counts = json!({"pending": pending, "processing": processing, "completed": completed, "error": error});
     let body = json!({"object": "list", "data": data, "has_more": has_more, "counts": counts});
-    Told::json(StatusCode::OK, &body)
+    LocalResponse::json(StatusCode::OK, &body)
 }
 
 #[cfg(test)]

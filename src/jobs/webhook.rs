@@ -1,14 +1,12 @@
 //! Tells who asked for it that a job has ended: signed, tried again, never into this house.
 
-use super::address;
 use super::record::{Bodies, Delivery, Name, Record, State, pieces, size};
-use super::seconds;
 use super::webhook_queue::Call;
-use super::{Office, is_hopeless};
-use crate::base::clock;
-use crate::base::lock::lock;
-use crate::base::secret::Secret;
-use crate::upstream::courier::{self, Letter};
+use super::{JobManager, address, is_hopeless, seconds};
+use crate::upstream::post::{self, Post};
+use crate::util::lock::lock;
+use crate::util::secret::Secret;
+use crate::util::time;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
@@ -24,10 +22,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How soon a stop is noticed.
 const GLANCE: Duration = Duration::from_millis(500);
 
-impl Office {
+impl JobManager {
     /// A job has ended whose webhook is to be called.
     pub(super) fn announce(&self, id: &Arc<str>, record: &Record) {
-        lock(&self.webhooks).put_new(Arc::clone(id), self.target(record), clock::now());
+        lock(&self.webhooks).put_new(Arc::clone(id), self.target(record), time::now());
         self.webhook_due.notify_one();
     }
 
@@ -55,7 +53,7 @@ impl Office {
 
     fn next_call(&self) -> Option<Call> {
         while !self.floor().closed {
-            let now = clock::now();
+            let now = time::now();
             let mut queue = lock(&self.webhooks);
             if let Some(call) = queue.take(now) {
                 return Some(call);
@@ -71,18 +69,18 @@ impl Office {
         let name = self.floor().queue.name(&call.id).filter(|name| name.owed)?;
         let mut held = self.proxy.budget.hold(None);
         if !held.resize(self.room(&name)) {
-            return Some((call.clone(), clock::now() + PAUSE));
+            return Some((call.clone(), time::now() + PAUSE));
         }
         let file = self.file(&name);
         let read = file.as_deref().map_err(|error| error.kind().into()).and_then(Record::read);
         let (mut record, bodies) = match read.inspect_err(|error| log::warn!("job {}: {error}", name.id)) {
             Ok(read) => read,
             Err(error) if is_hopeless(&error) => return None,
-            Err(_) => return Some((call.clone(), clock::now() + PAUSE)),
+            Err(_) => return Some((call.clone(), time::now() + PAUSE)),
         };
         let target = self.target(&record);
         if target != call.target {
-            return Some((Call { target, ..call.clone() }, clock::now()));
+            return Some((Call { target, ..call.clone() }, time::now()));
         }
         let settings = self.settings().webhooks;
         let url = record.webhook.clone()?;
@@ -94,10 +92,10 @@ impl Office {
             let headers = signed(&name, &body, settings.secret.as_ref());
             let allowed = target.allowed;
             let guard = move |ip| allowed || address::is_public(ip);
-            let letter = Letter { base: &target.base, path: &target.path, headers, body };
-            courier::deliver(&letter, PATIENCE, &self.hushed, Arc::new(guard))
+            let letter = Post { base: &target.base, path: &target.path, headers, body };
+            post::deliver(&letter, PATIENCE, &self.hushed, Arc::new(guard))
         });
-        if self.hushed.has_left() {
+        if self.hushed.is_cancelled() {
             return None;
         }
         let wrong = match told {
@@ -110,7 +108,7 @@ impl Office {
             Some(why) if attempts < settings.attempts => {
                 log::info!("job {}: its webhook was not told, try {attempts} of {}: {why}", name.id, settings.attempts);
                 let pause = PAUSE.saturating_mul(1 << (attempts - 1).min(16)).min(LONGEST_PAUSE);
-                return Some((Call { attempts, ..call.clone() }, clock::now() + pause));
+                return Some((Call { attempts, ..call.clone() }, time::now() + pause));
             }
             Some(why) => log::warn!("job {}: its webhook was not told after {attempts} tries: {why}", name.id),
         }

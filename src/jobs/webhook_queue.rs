@@ -87,13 +87,13 @@ impl WebhookQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::clock;
+    use crate::util::time;
     use std::time::Duration;
 
     // U19
     #[test]
     fn one_target_is_called_once_at_a_time_and_others_go_ahead() {
-        let (mut queue, now) = (WebhookQueue::default(), clock::now());
+        let (mut queue, now) = (WebhookQueue::default(), time::now());
         let call = |id: &str, target: &str| Call { id: id.into(), attempts: 0, target: target.into() };
         for (id, target) in [("1", "slow"), ("2", "slow"), ("3", "quick"), ("4", "slow")] {
             queue.put(call(id, target), now);

@@ -1,8 +1,8 @@
 //! One log line, rendered on the thread that logs it. Knows nothing of where it goes.
 
 use super::{access, escape};
-use crate::base::clock;
 use crate::config::LogFormat;
+use crate::util::time;
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, Record};
 use std::fmt::{self, Write};
@@ -56,7 +56,7 @@ fn json(out: &mut String, record: &Record<'_>, at: SystemTime) -> Result<usize, 
         Level::Debug => "debug",
         Level::Trace => "trace",
     };
-    write!(out, r#"{{"time":"{}","level":"{level}","target":"#, clock::iso(at))?;
+    write!(out, r#"{{"time":"{}","level":"{level}","target":"#, time::iso(at))?;
     escape::quoted(out, record.target())?;
     if record.target() != access::TARGET {
         out.push_str(r#","message":"#);

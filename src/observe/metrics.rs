@@ -3,7 +3,7 @@
 
 use super::access::{End, Line};
 use super::exposition::{self, Kind, Spec, Value};
-use crate::base::lock::lock;
+use crate::util::lock::lock;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -98,7 +98,7 @@ impl Default for Metrics {
 
 /// Where a request came in, with labels that are bounded.
 #[derive(Debug, Clone, Copy)]
-pub struct Entrance<'a> {
+pub struct Labels<'a> {
     /// The listener.
     pub forward: &'a str,
     /// The pattern of its path.
@@ -150,7 +150,7 @@ impl Metrics {
     }
 
     /// A request has ended.
-    pub fn ended(&self, line: &Line<'_>, at: Entrance<'_>) {
+    pub fn ended(&self, line: &Line<'_>, at: Labels<'_>) {
         let method = bounded_method(line.method);
         self.count(Family::HttpRequests, &[at.forward, method, at.path]);
         self.time(Family::HttpDuration, &[at.forward, method, at.path], line.total);
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
     use std::thread;
 
-    const AT: Entrance<'static> = Entrance { forward: "main", path: "/v1/chat/completions", model: Some("m") };
+    const AT: Labels<'static> = Labels { forward: "main", path: "/v1/chat/completions", model: Some("m") };
 
     #[test]
     fn an_ended_request_is_counted_where_it_belongs() {

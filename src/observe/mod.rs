@@ -2,9 +2,9 @@
 //! make it wait.
 
 pub mod access;
-pub mod activity;
+pub mod active;
 mod entry;
 mod escape;
 pub mod exposition;
-pub mod logger;
+pub mod log_writer;
 pub mod metrics;

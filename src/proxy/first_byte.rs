@@ -1,12 +1,12 @@
 //! The wait between an answer's head and the first byte of its body: until then another endpoint may take over, unseen.
 
-use super::outcome::{By, Errand};
+use super::outcome::{ForwardContext, ServedBy};
 use super::relay::{self, BUFFER, PIECE};
-use super::stream::Events;
-use crate::base::clock;
+use crate::api::stream::Events;
 use crate::config::OnClientGone;
-use crate::model::endpoint::Live;
-use crate::upstream::{Answer, Fault, Trouble, Watch};
+use crate::routing::endpoint::Live;
+use crate::upstream::{UpstreamError, UpstreamErrorKind, UpstreamResponse, Watch};
+use crate::util::time;
 use http::{Method, StatusCode};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Watch for Replaceable {
 ///
 /// # Errors
 /// The endpoint was lost, or `timeouts.firstByte` ran out; nothing but comments reached the client.
-pub fn wait(answer: &mut Answer, errand: &Errand<'_>, by: &By) -> Result<(), Fault> {
+pub fn wait(answer: &mut UpstreamResponse, errand: &ForwardContext<'_>, by: &ServedBy) -> Result<(), UpstreamError> {
     let is_stream = answer.status == StatusCode::OK && relay::is_event_stream(&answer.headers);
     let wants_stream = errand.ask.stream && errand.forward.streams_events();
     let is_plain = !relay::is_compressed(&answer.headers);
@@ -61,19 +61,22 @@ pub fn wait(answer: &mut Answer, errand: &Errand<'_>, by: &By) -> Result<(), Fau
 }
 
 fn first(
-    answer: &mut Answer,
-    errand: &Errand<'_>,
-    by: &By,
+    answer: &mut UpstreamResponse,
+    errand: &ForwardContext<'_>,
+    by: &ServedBy,
     is_stream: bool,
     skips_comments: bool,
     buffer: &mut [u8],
-) -> Result<(), Fault> {
+) -> Result<(), UpstreamError> {
     let mut events = Events::default();
     let mut held = Vec::new();
     loop {
         let n = answer.peek(buffer)?;
         if n == 0 && is_stream && answer.until_close {
-            return Err(Fault { trouble: Trouble::Reset, cause: "closed before the first event".into() });
+            return Err(UpstreamError {
+                trouble: UpstreamErrorKind::Reset,
+                cause: "closed before the first event".into(),
+            });
         }
         held.extend_from_slice(&buffer[..n]);
         let skips = n > 0 && is_stream && skips_comments && held.len() <= PIECE;
@@ -84,7 +87,7 @@ fn first(
             answer.unread(held);
             return Ok(());
         }
-        by.endpoint.live.moved(clock::now());
+        by.endpoint.live.moved(time::now());
         // Whole lines: whatever follows, from here or from another endpoint, begins a line of its own.
         let whole = memchr::memrchr(b'\n', &held).map_or(0, |at| at + 1);
         let comments: Vec<u8> = held.drain(..whole).collect();
@@ -93,7 +96,7 @@ fn first(
             && client.comments(&comments, || relay::fields(&answer.headers, client, by, true)).is_err()
             && cancels
         {
-            return Err(Fault { trouble: Trouble::Gone, cause: "the client has left".into() });
+            return Err(UpstreamError { trouble: UpstreamErrorKind::ClientGone, cause: "the client has left".into() });
         }
     }
 }

@@ -1,21 +1,20 @@
 //! The attempts: one candidate after another until somebody gives an answer worth passing on. Up to here
 //! every fault may still become another attempt or a clean status.
 
-use super::admit::{Admission, Admitted};
-use super::outcome::{By, Errand, Kept, Outcome};
-use super::route::{self, Names};
-use super::weigh::{self, Left, Verdict};
+use super::outcome::{BufferedResponse, ForwardContext, Outcome, ServedBy};
 use super::{first_byte, relay};
-use crate::base::{clock, dice};
 use crate::config::{Probe, Retry};
-use crate::model::capacity::Slot;
-use crate::model::endpoint::Endpoint;
-use crate::model::plan::{Candidate, Plan};
-use crate::model::snapshot::Notice;
-use crate::model::standing::{Observation, State};
 use crate::observe::metrics::Family;
-use crate::upstream::headers;
-use crate::upstream::{Answer, Fault, Order, Rest, Stage, Trouble};
+use crate::proxy::paths::{self, ModelSource};
+use crate::proxy::retry::{self, Remaining, RetryDecision};
+use crate::proxy::select::{Admitted, Selector};
+use crate::routing::endpoint::Endpoint;
+use crate::routing::health_status::{Observation, State};
+use crate::routing::plan::{Candidate, Plan};
+use crate::routing::slots::Slot;
+use crate::routing::snapshot::HealthEvent;
+use crate::upstream::{BodyTail, Stage, UpstreamError, UpstreamErrorKind, UpstreamRequest, UpstreamResponse, headers};
+use crate::util::{random, time};
 use http::StatusCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,17 +27,17 @@ const KEEP_FOR: Duration = Duration::from_secs(2);
 /// How long one that nobody probes is left alone after it was away, while others are there.
 const REST: Duration = Duration::from_secs(5);
 
-struct Trying<'a> {
-    errand: &'a Errand<'a>,
+struct Attempts<'a> {
+    errand: &'a ForwardContext<'a>,
     retry: &'a Retry,
     reason: &'static str,
     queued: Duration,
     named: bool,
     attempts: u32,
-    faults: Vec<(String, Fault)>,
-    kept: Option<(Kept, Rc<By>)>,
+    faults: Vec<(String, UpstreamError)>,
+    kept: Option<(BufferedResponse, Rc<ServedBy>)>,
     told: Option<Duration>,
-    last: Option<Rc<By>>,
+    last: Option<Rc<ServedBy>>,
 }
 
 enum Step {
@@ -49,26 +48,26 @@ enum Step {
 }
 
 /// Tries the candidates of a plan, the strategy's choice first, then in rounds as `retry` allows.
-pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
+pub fn forward(errand: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
     if let Some(client) = errand.client {
         client.hold_pings(plan.candidates.iter().any(|candidate| errand.is_streamless(candidate)));
     }
-    let mut admission = Admission::new(errand, plan);
-    let mut trying = Trying::new(errand, retry);
+    let mut admission = Selector::new(errand, plan);
+    let mut trying = Attempts::new(errand, retry);
     let mut tried = 0;
     for round in 0.. {
         if round > 0 {
             admission.next_round();
-            let pause = weigh::pause(retry, round, trying.told.take(), dice::unit());
-            if errand.request.gone.wait_until(clock::now() + pause, clock::now) {
-                return Outcome::Gone(trying.last);
+            let pause = retry::pause(retry, round, trying.told.take(), random::unit());
+            if errand.request.gone.wait_until(time::now() + pause, time::now) {
+                return Outcome::ClientGone(trying.last);
             }
         }
         while !admission.left().is_empty() {
             let (index, slot) = match admission.next() {
                 Admitted::At(index, slot) => (index, slot),
-                Admitted::Gone => return Outcome::Gone(trying.last),
+                Admitted::ClientGone => return Outcome::ClientGone(trying.last),
                 Admitted::Refused(failure) if trying.last.is_none() => return Outcome::Failed(failure, None),
                 Admitted::Refused(_) => return trying.give_up(),
             };
@@ -82,7 +81,7 @@ pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
             let any = tried < retry.attempts.unwrap_or(admission.plan.candidates.len() as u32);
             let candidate = &admission.plan.candidates[index];
             let larger = admission.has_larger(candidate.context);
-            let left = Left { keys: false, candidates: any && !admission.left().is_empty(), any, larger };
+            let left = Remaining { keys: false, candidates: any && !admission.left().is_empty(), any, larger };
             match trying.candidate(candidate, left, slot) {
                 Step::End(outcome) => return outcome,
                 Step::Next if !any => return trying.give_up(),
@@ -97,8 +96,8 @@ pub fn forward(errand: &Errand<'_>, plan: Plan) -> Outcome {
     trying.give_up()
 }
 
-impl<'a> Trying<'a> {
-    fn new(errand: &'a Errand<'a>, retry: &'a Retry) -> Self {
+impl<'a> Attempts<'a> {
+    fn new(errand: &'a ForwardContext<'a>, retry: &'a Retry) -> Self {
         let (reason, queued) = ("", Duration::ZERO);
         Self {
             errand,
@@ -115,19 +114,19 @@ impl<'a> Trying<'a> {
     }
 
     /// One endpoint, with its keys in turn.
-    fn candidate(&mut self, candidate: &Candidate, left: Left, mut slot: Option<Slot>) -> Step {
+    fn candidate(&mut self, candidate: &Candidate, left: Remaining, mut slot: Option<Slot>) -> Step {
         let endpoint = &candidate.endpoint;
         let retry = self.retry;
         let keys = endpoint.config.api_keys.len();
         let first = endpoint.live.next_key(keys);
         for turn in 0..keys.max(1) {
-            if self.errand.request.gone.has_left() {
-                return Step::End(Outcome::Gone(self.last.take()));
+            if self.errand.request.gone.is_cancelled() {
+                return Step::End(Outcome::ClientGone(self.last.take()));
             }
-            let left = Left { keys: turn + 1 < keys, ..left };
+            let left = Remaining { keys: turn + 1 < keys, ..left };
             let key = endpoint.config.api_keys.get((first + turn) % keys.max(1));
             self.attempts += 1;
-            let by = Rc::new(By {
+            let by = Rc::new(ServedBy {
                 endpoint: Arc::clone(endpoint),
                 model: candidate.rename.clone().or_else(|| self.errand.ask.name().map(str::to_owned)),
                 attempts: self.attempts,
@@ -143,10 +142,10 @@ impl<'a> Trying<'a> {
                 client.asking(|| relay::told(&by));
             }
             let labels = [self.group(), endpoint.name()];
-            let began = clock::now();
+            let began = time::now();
             let sent = self.send(candidate, key.map(|key| key.reveal()), left.candidates);
             self.errand.metrics.count(Family::UpstreamRequests, &labels);
-            self.errand.metrics.time(Family::UpstreamDuration, &labels, clock::now().saturating_duration_since(began));
+            self.errand.metrics.time(Family::UpstreamDuration, &labels, time::now().saturating_duration_since(began));
             let mut answer = match sent {
                 Ok(answer) => answer,
                 Err(fault) => return self.faulted(endpoint, fault, retry, slot),
@@ -154,13 +153,13 @@ impl<'a> Trying<'a> {
             let verdict = self.weighed(&answer, endpoint, retry, left);
             let (name, id) = (endpoint.name(), self.errand.request_id);
             let answered = || headers::answered(answer.status, &answer.headers);
-            if verdict == Verdict::Pass {
+            if verdict == RetryDecision::Permit {
                 if answer.headers.contains_key(http::header::LOCATION) {
                     log::info!("endpoint {name} {} request_id={id}", answered());
                 }
                 answer.place = slot;
                 return match first_byte::wait(&mut answer, self.errand, &by) {
-                    Ok(()) => Step::End(Outcome::Answer(Box::new(answer), by)),
+                    Ok(()) => Step::End(Outcome::Response(Box::new(answer), by)),
                     Err(fault) => self.faulted(endpoint, fault, retry, answer.place.take()),
                 };
             }
@@ -172,9 +171,9 @@ impl<'a> Trying<'a> {
             }
             self.errand.metrics.count(Family::Retries, &[endpoint.name(), verdict.as_str()]);
             match verdict {
-                Verdict::NextKey => {}
-                Verdict::Look => return self.looked_into(candidate.context),
-                Verdict::Next | Verdict::Pass => return Step::Next,
+                RetryDecision::NextKey => {}
+                RetryDecision::Look => return self.looked_into(candidate.context),
+                RetryDecision::Next | RetryDecision::Permit => return Step::Next,
             }
         }
         Step::Next
@@ -186,18 +185,23 @@ impl<'a> Trying<'a> {
 
     /// A 400 that may say that the prompt is too long; any other is the client's.
     fn looked_into(&mut self, context: Option<u64>) -> Step {
-        let told = self.kept.as_ref().and_then(|(kept, _)| weigh::exceeded_context(&kept.body));
+        let told = self.kept.as_ref().and_then(|(kept, _)| retry::exceeded_context(&kept.body));
         match told.map(|told| told.or(context).unwrap_or(0)) {
             Some(context) => Step::Larger(context),
             None => match self.kept.take() {
-                Some((kept, by)) => Step::End(Outcome::Kept(kept, by)),
+                Some((kept, by)) => Step::End(Outcome::Buffered(kept, by)),
                 None => Step::Next,
             },
         }
     }
 
-    fn send(&self, candidate: &Candidate, key: Option<&str>, replaceable: bool) -> Result<Answer, Fault> {
-        let Errand { net, request, ask, forward, .. } = self.errand;
+    fn send(
+        &self,
+        candidate: &Candidate,
+        key: Option<&str>,
+        replaceable: bool,
+    ) -> Result<UpstreamResponse, UpstreamError> {
+        let ForwardContext { net, request, ask, forward, .. } = self.errand;
         let config = &candidate.endpoint.config;
         let rendered = ask.render(request, candidate.rename.as_deref());
         let path = match &rendered.query {
@@ -206,7 +210,7 @@ impl<'a> Trying<'a> {
         };
         // What follows a ping must be readable, and so must the id of a response.
         let pinged = ask.stream && forward.streams_events() && self.errand.snapshot.config.server.sse_ping.is_some();
-        let client = headers::Client {
+        let client = headers::ClientInfo {
             peer: &request.peer_text,
             trusted: self.errand.trusted,
             host: request.head.fields.get(http::header::HOST),
@@ -221,31 +225,31 @@ impl<'a> Trying<'a> {
             timeouts.total = None;
         }
         let headers = headers::request(request.head.fields.iter(), &client, config, key);
-        let sent = clock::now();
+        let sent = time::now();
         let watch = Rc::clone(self.errand.watch);
         let live = Arc::clone(&candidate.endpoint.live);
         let watch = if replaceable { Rc::new(first_byte::Replaceable { watch, live, sent }) } else { watch };
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
-        let order = Order {
+        let order = UpstreamRequest {
             method: request.head.method.clone(),
             path: &path,
-            raw: forward.names == Names::Raw,
+            raw: forward.names == ModelSource::Raw,
             headers,
             body: rendered.parts(),
-            rest: request.rest.as_ref().map(|rest| Rest { from: rest, length: rest.borrow().length() }),
+            rest: request.rest.as_ref().map(|rest| BodyTail { from: rest, length: rest.borrow().length() }),
             timeouts,
             gone: cancels.then(|| Arc::clone(&request.gone)),
             watch: Some(watch),
         };
         let channel = net.channel(config)?;
-        if let Some(id) = request.head.fields.get(route::CONVERSATION) {
+        if let Some(id) = request.head.fields.get(paths::CONVERSATION) {
             self.errand.shared.note_conversation(id.as_bytes(), candidate.endpoint.name());
         }
         candidate.endpoint.live.sent(sent, timeouts.first_byte);
         let result = channel.send(&order);
         if result.is_ok() {
             let endpoint = &candidate.endpoint;
-            endpoint.live.moved(clock::now());
+            endpoint.live.moved(time::now());
             // No probe tells that it is back.
             if config.probe == Probe::Never && endpoint.standing.state == State::Failing {
                 self.tell(endpoint, Observation::Up);
@@ -254,46 +258,54 @@ impl<'a> Trying<'a> {
         result
     }
 
-    fn weighed(&mut self, answer: &Answer, endpoint: &Endpoint, retry: &Retry, left: Left) -> Verdict {
-        let told = weigh::retry_after(&answer.headers, clock::wall);
+    fn weighed(
+        &mut self,
+        answer: &UpstreamResponse,
+        endpoint: &Endpoint,
+        retry: &Retry,
+        left: Remaining,
+    ) -> RetryDecision {
+        let told = retry::retry_after(&answer.headers, time::wall);
         if let (StatusCode::TOO_MANY_REQUESTS, Some(told)) = (answer.status, told) {
-            endpoint.live.cool_down(clock::now(), told);
+            endpoint.live.cool_down(time::now(), told);
         }
         self.told = self.told.max(told);
         if self.errand.request.is_spent() {
-            return Verdict::Pass;
+            return RetryDecision::Permit;
         }
-        weigh::answer(answer.status, retry, left)
+        retry::answer(answer.status, retry, left)
     }
 
     /// Keeps an error answer while others are tried; too long a one is the client's at once, from its first byte on.
-    fn keep(&mut self, mut answer: Answer, by: Rc<By>, slot: &mut Option<Slot>) -> Option<Outcome> {
+    fn keep(&mut self, mut answer: UpstreamResponse, by: Rc<ServedBy>, slot: &mut Option<Slot>) -> Option<Outcome> {
         let mut body = Vec::new();
         let mut piece = [0; 4096];
-        let usual = answer.end_by(Some(clock::now() + KEEP_FOR));
+        let usual = answer.end_by(Some(time::now() + KEEP_FOR));
         let fault = loop {
             if body.len() > KEEP || answer.length.is_some_and(|length| length > KEEP as u64) {
                 answer.end_by(usual);
                 answer.unread(body);
                 answer.place = slot.take();
-                return Some(Outcome::Answer(Box::new(answer), by));
+                return Some(Outcome::Response(Box::new(answer), by));
             }
             match answer.read(&mut piece) {
                 Ok(0) => break None,
                 Ok(n) => body.extend_from_slice(&piece[..n]),
-                Err(fault) if fault.trouble == Trouble::Gone => return Some(Outcome::Gone(Some(by))),
+                Err(fault) if fault.trouble == UpstreamErrorKind::ClientGone => {
+                    return Some(Outcome::ClientGone(Some(by)));
+                }
                 Err(fault) => break Some(fault),
             }
         };
         // An error that broke off is worth less than none; one that takes too long still has its status.
-        if let Some(fault) = fault.filter(|fault| !matches!(fault.trouble, Trouble::Timeout(_))) {
+        if let Some(fault) = fault.filter(|fault| !matches!(fault.trouble, UpstreamErrorKind::Timeout(_))) {
             self.faults.push((by.endpoint.name().to_owned(), fault));
             return None;
         }
-        if answer.status == StatusCode::SERVICE_UNAVAILABLE && weigh::is_loading(&body) {
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE && retry::is_loading(&body) {
             self.tell(&by.endpoint, Observation::Loading);
         }
-        let kept = Kept { status: answer.status, headers: answer.headers, body };
+        let kept = BufferedResponse { status: answer.status, headers: answer.headers, body };
         // A refusal of one endpoint's key or catalogue says less than a real error of another.
         let says_less = |status: StatusCode| matches!(status.as_u16(), 401..=404);
         if self.kept.as_ref().is_none_or(|(old, _)| !says_less(kept.status) || says_less(old.status)) {
@@ -302,68 +314,68 @@ impl<'a> Trying<'a> {
         None
     }
 
-    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: Fault, retry: &Retry, slot: Option<Slot>) -> Step {
+    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: UpstreamError, retry: &Retry, slot: Option<Slot>) -> Step {
         give_up(slot, endpoint, &fault);
-        if fault.trouble == Trouble::Gone || self.errand.request.gone.has_left() {
-            return Step::End(Outcome::Gone(self.last.take()));
+        if fault.trouble == UpstreamErrorKind::ClientGone || self.errand.request.gone.is_cancelled() {
+            return Step::End(Outcome::ClientGone(self.last.take()));
         }
         let rest = self.errand.request.rest.as_ref();
         if let Some(failure) = rest.and_then(|rest| rest.borrow().refusal().cloned()) {
             return Step::End(Outcome::Failed(failure, self.last.take()));
         }
-        let (what, id) = (weigh::sentence(&fault), self.errand.request_id);
+        let (what, id) = (retry::sentence(&fault), self.errand.request_id);
         log::warn!("endpoint {} {what}: {} request_id={id}", endpoint.name(), fault.cause);
         let cause = || fault.cause.clone();
         let seen = match fault.trouble {
-            Trouble::Refused => Some(Observation::Refused(cause())),
-            Trouble::Connect => Some(Observation::Down(cause())),
-            Trouble::Timeout(Stage::Connect) => Some(Observation::Down(what)),
+            UpstreamErrorKind::Refused => Some(Observation::Refused(cause())),
+            UpstreamErrorKind::Connect => Some(Observation::Down(cause())),
+            UpstreamErrorKind::Timeout(Stage::Connect) => Some(Observation::Down(what)),
             _ => None,
         };
-        if fault.trouble == Trouble::Refused {
-            endpoint.live.note_refused(clock::now());
+        if fault.trouble == UpstreamErrorKind::Refused {
+            endpoint.live.note_refused(time::now());
         }
         if let Some(seen) = seen {
             self.tell(endpoint, seen);
         }
         self.errand.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
-        let again = weigh::may_retry(&fault, retry) && !self.errand.request.is_spent();
+        let again = retry::may_retry(&fault, retry) && !self.errand.request.is_spent();
         if again {
-            self.errand.metrics.count(Family::Retries, &[endpoint.name(), weigh::word(&fault)]);
+            self.errand.metrics.count(Family::Retries, &[endpoint.name(), retry::word(&fault)]);
         }
         self.faults.push((endpoint.name().to_owned(), fault));
         if again {
             return Step::Next;
         }
-        Step::End(Outcome::Failed(weigh::exhausted(&self.faults), self.last.take()))
+        Step::End(Outcome::Failed(retry::exhausted(&self.faults), self.last.take()))
     }
 
     /// Tells the health thread what a request found out. One that no probe would bring back rests from this moment on.
     fn tell(&self, endpoint: &Endpoint, seen: Observation) {
         if endpoint.config.probe == Probe::Never && seen != Observation::Up {
-            endpoint.live.cool_down(clock::now(), REST);
+            endpoint.live.cool_down(time::now(), REST);
         }
-        self.errand.shared.notify(Notice::Seen(endpoint.name().to_owned(), seen));
+        self.errand.shared.notify(HealthEvent::Seen(endpoint.name().to_owned(), seen));
     }
 
     fn give_up(self) -> Outcome {
         match self.kept {
             Some((kept, by)) => {
                 let (endpoint, model) = (Arc::clone(&by.endpoint), by.model.clone());
-                let By { reason, queued, named, policy, .. } = *by;
-                Outcome::Kept(
+                let ServedBy { reason, queued, named, policy, .. } = *by;
+                Outcome::Buffered(
                     kept,
-                    Rc::new(By { endpoint, model, attempts: self.attempts, reason, queued, named, policy }),
+                    Rc::new(ServedBy { endpoint, model, attempts: self.attempts, reason, queued, named, policy }),
                 )
             }
-            None => Outcome::Failed(weigh::exhausted(&self.faults), self.last),
+            None => Outcome::Failed(retry::exhausted(&self.faults), self.last),
         }
     }
 }
 
 /// Gives back the slot of an attempt that failed, at once or when its server is through.
-fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &Fault) {
-    if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && weigh::works_on(fault)) {
+fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &UpstreamError) {
+    if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && retry::works_on(fault)) {
         slot.abandon();
     }
 }

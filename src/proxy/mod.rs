@@ -1,22 +1,20 @@
 //! One request from head to access line: which path it is, whether it may pass, where it goes, what comes back.
 
-mod admit;
-mod ask;
-mod client;
+pub mod admin_handler;
+pub mod auth;
+pub mod background;
+mod body;
+pub mod context;
+pub mod cors;
+mod downstream;
 mod first_byte;
 mod forward;
-pub mod gate;
-pub mod key;
-pub mod later;
+pub mod job_store;
+pub mod listener;
 mod outcome;
-pub mod page;
-pub mod parcel;
-pub mod reception;
+mod paths;
 mod relay;
-mod route;
+mod retry;
+mod select;
 pub mod serve;
-mod stream;
-mod tokens;
-pub mod views;
-pub mod visit;
-mod weigh;
+pub mod status;

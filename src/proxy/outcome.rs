@@ -1,21 +1,21 @@
 //! What the attempts are given, and what they come to. Ground floor of this module: the files above import it, never each
 //! other in a ring.
 
-use super::ask::Ask;
-use super::client::Client;
-use super::route::Forward;
-use super::tokens::Tokens;
+use crate::api::errors::Failure;
+use crate::api::usage::Tokens;
 use crate::http::request::Request;
-use crate::model::endpoint::Endpoint;
-use crate::model::failure::Failure;
-use crate::model::plan::Candidate;
-use crate::model::scope::Scope;
-use crate::model::snapshot::{Shared, Snapshot};
 use crate::observe::access::End;
-use crate::observe::activity::Ongoing;
+use crate::observe::active::ActiveRequest;
 use crate::observe::metrics::Metrics;
+use crate::proxy::body::RequestBody;
+use crate::proxy::downstream::Downstream;
+use crate::proxy::paths::Forward;
+use crate::routing::endpoint::Endpoint;
+use crate::routing::plan::Candidate;
+use crate::routing::scope::Scope;
+use crate::routing::snapshot::{Snapshot, SnapshotStore};
 use crate::upstream::headers::Policy;
-use crate::upstream::{Answer, Net, Watch};
+use crate::upstream::{ClientPool, UpstreamResponse, Watch};
 use http::{HeaderMap, StatusCode};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -23,23 +23,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Everything the attempts need, and nothing of how the answer is delivered.
-pub struct Errand<'a> {
+pub struct ForwardContext<'a> {
     /// Ways out.
-    pub net: &'a Net,
+    pub net: &'a ClientPool,
     /// For what real requests find out about endpoints.
-    pub shared: &'a Shared,
+    pub shared: &'a SnapshotStore,
     /// What was so when the request began.
     pub snapshot: &'a Snapshot,
     /// The request.
     pub request: &'a Request,
     /// What it asks for.
-    pub ask: &'a Ask,
+    pub ask: &'a RequestBody,
     /// Where it goes below an endpoint's base.
     pub forward: &'a Forward,
     /// Who is kept alive in silence.
     pub watch: &'a Rc<dyn Watch>,
     /// The client, if there is one: it gets the comments that come before the first event.
-    pub client: Option<&'a Client>,
+    pub client: Option<&'a Downstream>,
     /// Time spent in the line for a place, also by who never got one.
     pub queued: &'a Cell<Duration>,
     /// Its id.
@@ -57,10 +57,10 @@ pub struct Errand<'a> {
     /// What is counted.
     pub metrics: &'a Metrics,
     /// What others see of it.
-    pub ongoing: &'a Ongoing,
+    pub ongoing: &'a ActiveRequest,
 }
 
-impl Errand<'_> {
+impl ForwardContext<'_> {
     /// Whether it takes a place at an endpoint.
     pub fn takes_place(&self) -> bool {
         self.forward.takes_place(&self.request.head.method)
@@ -74,7 +74,7 @@ impl Errand<'_> {
 }
 
 /// Who answered, or would have.
-pub struct By {
+pub struct ServedBy {
     /// The endpoint.
     pub endpoint: Arc<Endpoint>,
     /// The name it knows the model by.
@@ -94,17 +94,17 @@ pub struct By {
 /// The end of the attempts.
 pub enum Outcome {
     /// An answer, which holds its place at the endpoint.
-    Answer(Box<Answer>, Rc<By>),
+    Response(Box<UpstreamResponse>, Rc<ServedBy>),
     /// The best of the answers that were kept while others were tried.
-    Kept(Kept, Rc<By>),
+    Buffered(BufferedResponse, Rc<ServedBy>),
     /// No answer.
-    Failed(Failure, Option<Rc<By>>),
+    Failed(Failure, Option<Rc<ServedBy>>),
     /// The client has left.
-    Gone(Option<Rc<By>>),
+    ClientGone(Option<Rc<ServedBy>>),
 }
 
 /// An answer that was read whole.
-pub struct Kept {
+pub struct BufferedResponse {
     /// Status.
     pub status: StatusCode,
     /// Fields.

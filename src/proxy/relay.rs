@@ -1,20 +1,20 @@
 //! The answer on its way to the client, piece by piece. After the line of no return: there is neither a plan
 //! nor an error page here; an answer is finished or cut.
 
-use super::client::{self, Client};
-use super::outcome::{By, Kept, Relayed};
-use super::stream::Events;
-use super::tokens::{Tail, Tokens};
-use super::weigh;
-use crate::base::clock;
+use super::outcome::{BufferedResponse, Relayed, ServedBy};
+use crate::api::errors::{Attempted, Failure, Kind};
+use crate::api::stream::Events;
+use crate::api::usage::{Tail, Tokens};
 use crate::config::OnClientGone;
 use crate::http::head::Fields;
-use crate::http::reply::Length;
-use crate::model::failure::{Attempted, Failure, Kind};
-use crate::model::responses::IdReader;
+use crate::http::response::Length;
 use crate::observe::access::End;
+use crate::proxy::downstream::{self, Downstream};
+use crate::proxy::retry;
+use crate::routing::responses::IdReader;
 use crate::upstream::headers::Policy;
-use crate::upstream::{Answer, Fault, Trouble, headers};
+use crate::upstream::{UpstreamError, UpstreamErrorKind, UpstreamResponse, headers};
+use crate::util::time;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::cell::RefCell;
 use std::time::Instant;
@@ -56,7 +56,7 @@ impl Passed {
 }
 
 /// Sends an answer on as it comes. Without `has_end` a clean close is the end of a stream that is delimited by it.
-pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool, has_end: bool) -> Relayed {
+pub fn relay(answer: UpstreamResponse, client: &Downstream, by: &ServedBy, is_head: bool, has_end: bool) -> Relayed {
     let is_events = is_event_stream(&answer.headers);
     // Comment lines and error events fit only into a stream that is not compressed.
     let is_plain = !is_compressed(&answer.headers);
@@ -81,13 +81,21 @@ pub fn relay(answer: Answer, client: &Client, by: &By, is_head: bool, has_end: b
     relayed
 }
 
-fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: bool, buffer: &mut [u8]) -> Relayed {
+fn body(
+    mut answer: UpstreamResponse,
+    client: &Downstream,
+    by: &ServedBy,
+    is_events: bool,
+    has_end: bool,
+    buffer: &mut [u8],
+) -> Relayed {
     let mut passed = Passed::default();
     let mut ids = client.makes_responses().then(IdReader::default);
     loop {
         match answer.read(buffer) {
             Ok(0) if is_events && answer.until_close && !passed.is_whole(has_end) => {
-                let fault = Fault { trouble: Trouble::Reset, cause: "closed without an end marker".into() };
+                let fault =
+                    UpstreamError { trouble: UpstreamErrorKind::Reset, cause: "closed without an end marker".into() };
                 return lost(&fault, client, by, is_events, passed);
             }
             Ok(0) => {
@@ -102,7 +110,7 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: 
                 }
                 let sent = client.piece(piece);
                 // The piece is on its way; the bookkeeping may take its time.
-                let now = clock::now();
+                let now = time::now();
                 passed.first_byte.get_or_insert(now);
                 by.endpoint.live.moved(now);
                 passed.tail.push(piece);
@@ -124,11 +132,13 @@ fn body(mut answer: Answer, client: &Client, by: &By, is_events: bool, has_end: 
                 }
             }
             // Over TLS a close may come without its close_notify; the API's own end counts as well.
-            Err(fault) if fault.trouble == Trouble::Reset && answer.until_close && passed.events.has_ended() => {
+            Err(fault)
+                if fault.trouble == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() =>
+            {
                 client.finish();
                 return passed.ended(End::Done);
             }
-            Err(fault) if fault.trouble == Trouble::Gone => {
+            Err(fault) if fault.trouble == UpstreamErrorKind::ClientGone => {
                 part(client, is_events, &passed.events);
                 return left(answer, by, passed);
             }
@@ -152,7 +162,7 @@ pub fn stopped() -> Failure {
 }
 
 /// Ends an answer in its midst, for a client that has left or one that is to leave.
-fn part(client: &Client, is_events: bool, events: &Events) {
+fn part(client: &Downstream, is_events: bool, events: &Events) {
     if is_events && client.ongoing().is_stopped() {
         client.tell_in_band(&stopped(), events.is_between_events());
     } else {
@@ -161,14 +171,14 @@ fn part(client: &Client, is_events: bool, events: &Events) {
 }
 
 /// The client has left. Many leave as soon as they have seen the end marker: those have all they wanted.
-fn left(mut answer: Answer, by: &By, mut passed: Passed) -> Relayed {
+fn left(mut answer: UpstreamResponse, by: &ServedBy, mut passed: Passed) -> Relayed {
     if passed.events.has_ended() {
         return passed.ended(End::Done);
     }
     if by.endpoint.config.on_client_gone == OnClientGone::Finish {
         let mut rest = vec![0; PIECE];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
-            by.endpoint.live.moved(clock::now());
+            by.endpoint.live.moved(time::now());
             passed.tail.push(&rest[..n]);
         }
     }
@@ -176,14 +186,14 @@ fn left(mut answer: Answer, by: &By, mut passed: Passed) -> Relayed {
 }
 
 /// The upstream is lost inside its answer: nothing is retried, nothing is made up.
-fn lost(fault: &Fault, client: &Client, by: &By, is_events: bool, passed: Passed) -> Relayed {
+fn lost(fault: &UpstreamError, client: &Downstream, by: &ServedBy, is_events: bool, passed: Passed) -> Relayed {
     let name = by.endpoint.name();
-    let word = if matches!(fault.trouble, Trouble::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
-    let (what, id) = (weigh::sentence(fault), client.request_id());
+    let word = if matches!(fault.trouble, UpstreamErrorKind::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
+    let (what, id) = (retry::sentence(fault), client.request_id());
     log::warn!("{word}: endpoint {name} {what}: {} request_id={id}", fault.cause);
     if is_events {
         let (kind, what) = match fault.trouble {
-            Trouble::Timeout(_) => (Kind::UpstreamTimeout, weigh::sentence(fault)),
+            UpstreamErrorKind::Timeout(_) => (Kind::UpstreamTimeout, retry::sentence(fault)),
             _ => (Kind::Upstream, "was lost in the middle of its answer".to_owned()),
         };
         let text = format!("The endpoint `{name}` {what}; the answer is not complete.");
@@ -192,13 +202,13 @@ fn lost(fault: &Fault, client: &Client, by: &By, is_events: bool, passed: Passed
         client.cut();
     }
     passed.ended(match fault.trouble {
-        Trouble::Timeout(_) => End::Timeout,
+        UpstreamErrorKind::Timeout(_) => End::Timeout,
         _ => End::UpstreamLost,
     })
 }
 
 /// The head of an event stream is out already: anything else can only be told as an error event.
-fn tell_late(mut answer: Answer, client: &Client, by: &By) -> Relayed {
+fn tell_late(mut answer: UpstreamResponse, client: &Downstream, by: &ServedBy) -> Relayed {
     if answer.status.is_success() {
         let name = by.endpoint.name();
         let what = match is_compressed(&answer.headers) {
@@ -220,11 +230,11 @@ fn tell_late(mut answer: Answer, client: &Client, by: &By) -> Relayed {
             break;
         }
     }
-    deliver(&Kept { status: answer.status, headers: answer.headers.clone(), body }, client, by)
+    deliver(&BufferedResponse { status: answer.status, headers: answer.headers.clone(), body }, client, by)
 }
 
 /// Sends an answer that was kept while others were tried.
-pub fn deliver(kept: &Kept, client: &Client, by: &By) -> Relayed {
+pub fn deliver(kept: &BufferedResponse, client: &Downstream, by: &ServedBy) -> Relayed {
     if client.is_early() {
         let status = kept.status.as_u16();
         let said = serde_json::from_slice::<serde_json::Value>(&kept.body).ok();
@@ -254,7 +264,7 @@ fn kind_of(status: u16) -> Kind {
 }
 
 /// The fields of a proxied answer: the endpoint's, then ours.
-pub(super) fn fields(theirs: &HeaderMap, client: &Client, by: &By, is_events: bool) -> Fields {
+pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, by: &ServedBy, is_events: bool) -> Fields {
     let connection = theirs.get_all(header::CONNECTION).into_iter().flat_map(headers::tokens);
     let named: Vec<String> = connection.collect();
     let mut fields = Fields::with_capacity(theirs.len() + 12);
@@ -270,7 +280,7 @@ pub(super) fn fields(theirs: &HeaderMap, client: &Client, by: &By, is_events: bo
         fields.push(name.clone(), value.clone());
     }
     if is_events {
-        client::unbuffered(&mut fields);
+        downstream::unbuffered(&mut fields);
     }
     for (name, value) in told(by) {
         fields.push(name, value);
@@ -279,7 +289,7 @@ pub(super) fn fields(theirs: &HeaderMap, client: &Client, by: &By, is_events: bo
 }
 
 /// `x-llmproxy-*`: who answered, as what, at which try, and why.
-pub fn told(by: &By) -> Vec<(HeaderName, HeaderValue)> {
+pub fn told(by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
     let mut told = vec![
         (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(by.attempts)),
         (HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(by.reason)),
@@ -298,7 +308,7 @@ pub fn told(by: &By) -> Vec<(HeaderName, HeaderValue)> {
 }
 
 /// Notes what a whole answer cost; of a stream the tokens were counted as they came.
-pub fn note_tokens(relayed: &Relayed, by: &By, streamed: bool) {
+pub fn note_tokens(relayed: &Relayed, by: &ServedBy, streamed: bool) {
     let tokens = &relayed.tokens;
     let generated = if streamed { None } else { tokens.completion };
     by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));

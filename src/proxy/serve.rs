@@ -1,39 +1,38 @@
 //! The straight line of one request: route, gate, snapshot, ask, plan, forward, relay, access line.
 
-use super::ask::{self, Ask};
-use super::client::Client;
-use super::forward;
-use super::later::Later;
-use super::outcome::{By, Errand, Outcome};
-use super::page::Page;
-use super::reception::Bound;
-use super::relay;
-use super::route::{self, Forward, Route};
-use super::views::Pulse;
-use super::visit::{Outline, Visit, nothing_relayed};
-use super::{key, views};
-use crate::base::budget::Budget;
-use crate::base::clock;
-use crate::base::disk::DiskQueue;
+use super::outcome::{ForwardContext, Outcome, ServedBy};
+use super::{forward, relay};
+use crate::api::errors::{Failure, Kind};
 use crate::config::Mode;
-use crate::http::door::Handle;
+use crate::http::handler::ServerHandle;
 use crate::http::head::Head;
-use crate::http::pool::Job;
-use crate::http::reply::Reply;
 use crate::http::request::Request;
-use crate::model::bucket::Left;
-use crate::model::caller::{Caller, Pass};
-use crate::model::catalog;
-use crate::model::endpoint::Endpoint;
-use crate::model::failure::{Failure, Kind};
-use crate::model::plan::{self, Plan, Planned};
-use crate::model::scope::Scope;
-use crate::model::snapshot::{Notice, Shared, Snapshot};
+use crate::http::response::Reply;
+use crate::http::workers::Exchange;
 use crate::observe::access::End;
-use crate::observe::activity::{Activity, Beginning};
+use crate::observe::active::{Activity, Started};
 use crate::observe::metrics::{Family, Gauge, Metrics};
+use crate::proxy::admin_handler::AdminHandler;
+use crate::proxy::body::{self, RequestBody};
+use crate::proxy::context::{RequestContext, Summary, nothing_relayed};
+use crate::proxy::downstream::Downstream;
+use crate::proxy::job_store::JobStore;
+use crate::proxy::listener::ListenerState;
+use crate::proxy::paths::{self, Forward, Route};
+use crate::proxy::status::RuntimeStats;
+use crate::proxy::{auth, status};
+use crate::routing::catalog;
+use crate::routing::endpoint::Endpoint;
+use crate::routing::keys::{ClientKey, Permit};
+use crate::routing::plan::{self, Plan, PlanResult};
+use crate::routing::rate_limit::Quota;
+use crate::routing::scope::Scope;
+use crate::routing::snapshot::{HealthEvent, Snapshot, SnapshotStore};
 use crate::upstream::headers::INSTANCE;
-use crate::upstream::{Net, Watch};
+use crate::upstream::{ClientPool, Watch};
+use crate::util::budget::Budget;
+use crate::util::disk::DiskQueue;
+use crate::util::time;
 use http::{StatusCode, header};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -43,10 +42,10 @@ use std::time::Duration;
 
 /// Everything that serving a request needs. One per process.
 pub struct Proxy {
-    pub(super) shared: Arc<Shared>,
-    pub(super) net: Arc<Net>,
+    pub(super) shared: Arc<SnapshotStore>,
+    pub(super) net: Arc<ClientPool>,
     /// In the order of the door's listeners.
-    pub(super) bound: Vec<Bound>,
+    pub(super) bound: Vec<ListenerState>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
     /// What is held for clients.
@@ -56,15 +55,20 @@ pub struct Proxy {
     /// Requests that are being forwarded.
     busy: AtomicUsize,
     reloaded: AtomicBool,
-    door: OnceLock<Handle>,
-    later: OnceLock<Weak<dyn Later>>,
-    pub(super) page: OnceLock<Weak<dyn Page>>,
+    door: OnceLock<ServerHandle>,
+    later: OnceLock<Weak<dyn JobStore>>,
+    pub(super) page: OnceLock<Weak<dyn AdminHandler>>,
     pub(super) draining: AtomicBool,
 }
 
 impl Proxy {
     /// A proxy over these endpoints, behind these listeners.
-    pub fn new(shared: Arc<Shared>, net: Arc<Net>, bound: Vec<Bound>, budget: Arc<Budget>) -> Self {
+    pub fn new(
+        shared: Arc<SnapshotStore>,
+        net: Arc<ClientPool>,
+        bound: Vec<ListenerState>,
+        budget: Arc<Budget>,
+    ) -> Self {
         Self {
             shared,
             net,
@@ -83,17 +87,17 @@ impl Proxy {
     }
 
     /// The door in front of it, for its figures.
-    pub fn meet(&self, door: Handle) {
+    pub fn meet(&self, door: ServerHandle) {
         let _ = self.door.set(door);
     }
 
     /// From now on requests may be handed in for later. Who keeps them needs the proxy, so they are not held here.
-    pub fn hire(&self, later: Weak<dyn Later>) {
+    pub fn hire(&self, later: Weak<dyn JobStore>) {
         let _ = self.later.set(later);
     }
 
     /// Who keeps requests for later.
-    pub(super) fn later(&self) -> Option<Arc<dyn Later>> {
+    pub(super) fn later(&self) -> Option<Arc<dyn JobStore>> {
         self.later.get()?.upgrade()
     }
 
@@ -109,14 +113,14 @@ impl Proxy {
     }
 
     /// Serves one request of either lane.
-    pub fn serve(&self, job: Job) {
-        let Job { request, reply } = job;
+    pub fn serve(&self, exchange: Exchange) {
+        let Exchange { request, reply } = exchange;
         let snapshot = self.shared.load();
         let mut visit = self.visit(&request.head, request.from(), request.began, &snapshot);
         let bound = &self.bound[request.listener];
         let mode = self.mode(&snapshot, request.listener);
         let route = self.route(&request.head, request.listener, &snapshot);
-        if route == Route::Page
+        if route == Route::Admin
             && let Some(page) = self.page(&snapshot, request.listener)
         {
             return page.serve(visit, request, reply);
@@ -128,7 +132,7 @@ impl Proxy {
         let caller = self.caller(&request.head, request.from(), &route, &snapshot).and_then(|caller| {
             let limit = bound.site(&snapshot.config).and_then(|site| site.rate_limit);
             if let Some(limit) = limit.filter(|_| route.is_limited()) {
-                let left = bound.buckets.take(visit.client, &limit, clock::now());
+                let left = bound.buckets.take(visit.client, &limit, time::now());
                 visit.tell_limit(&left);
                 refuse_above(&left, "This address has asked too often (rateLimit).")?;
             }
@@ -162,12 +166,12 @@ impl Proxy {
             }
             Route::NotAllowed(methods) => visit.not_allowed(reply, &request.head, methods),
             Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(visit, route, reply, request),
-            Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Page => {
+            Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Admin => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
                 visit.refuse(reply, &request.head, &Failure::new(Kind::PathNotFound, text));
             }
             Route::Forward(forward) => {
-                if let Err(failure) = ask::check_models(&request, &forward, &caller.scope) {
+                if let Err(failure) = body::check_models(&request, &forward, &caller.scope) {
                     return visit.refuse(reply, &request.head, &failure);
                 }
                 let _pass = match admitted(&mut visit, &caller) {
@@ -180,7 +184,7 @@ impl Proxy {
                         Err(failure) => visit.refuse(reply, &request.head, &failure),
                     };
                 }
-                self.forward(&Party { visit, caller, snapshot }, reply, &request, &forward);
+                self.forward(&Authorized { visit, caller, snapshot }, reply, &request, &forward);
             }
         }
     }
@@ -201,34 +205,34 @@ impl Proxy {
     }
 
     fn gauges(&self, snapshot: &Snapshot) -> Vec<Gauge> {
-        views::gauges(snapshot, &self.pulse())
+        status::gauges(snapshot, &self.pulse())
     }
 
     /// Figures that are true at this moment.
-    pub fn pulse(&self) -> Pulse {
-        Pulse {
+    pub fn pulse(&self) -> RuntimeStats {
+        RuntimeStats {
             waiting: self.shared.capacity().waiting(),
             busy: self.busy.load(Ordering::Relaxed),
-            connections: self.door.get().map_or(0, Handle::connections),
+            connections: self.door.get().map_or(0, ServerHandle::connections),
             reloaded: self.reloaded.load(Ordering::Relaxed),
             jobs: self.later().map(|later| later.counts().to_vec()).unwrap_or_default(),
         }
     }
 
     /// Answered by the health thread when its round is done: no worker waits.
-    fn force_check(&self, visit: Visit, scope: Arc<Scope>, reply: Reply, request: Request) {
+    fn force_check(&self, visit: RequestContext, scope: Arc<Scope>, reply: Reply, request: Request) {
         let shared = Arc::clone(&self.shared);
         let answer = Box::new(move || {
-            let body = views::health(&shared.load(), &scope, shared.capacity().waiting(), false).to_string();
+            let body = status::health(&shared.load(), &scope, shared.capacity().waiting(), false).to_string();
             visit.json(reply, &request, StatusCode::OK, body.as_bytes());
         });
-        self.shared.notify(Notice::Force(answer));
+        self.shared.notify(HealthEvent::Force(answer));
     }
 
-    fn forward(&self, party: &Party, reply: Reply, request: &Request, forward: &Forward) {
-        let Party { visit, caller, snapshot } = party;
+    fn forward(&self, party: &Authorized, reply: Reply, request: &Request, forward: &Forward) {
+        let Authorized { visit, caller, snapshot } = party;
         let _busy = Busy::new(&self.busy);
-        let ask = match ask::ask(request, forward) {
+        let ask = match body::ask(request, forward) {
             Ok(ask) => ask,
             Err(failure) => return visit.refuse(reply, &request.head, &failure),
         };
@@ -256,7 +260,7 @@ impl Proxy {
             .filter(|_| ask.stream && forward.streams_events())
             .map(|ping| (ping, request.began));
         let common = Arc::clone(&visit.common);
-        let shown = self.activity.begin(&Beginning {
+        let shown = self.activity.begin(&Started {
             id: &visit.id,
             client: visit.client,
             key: visit.key.clone(),
@@ -266,10 +270,10 @@ impl Proxy {
             gone: &request.gone,
         });
         let (gone, ongoing) = (Arc::clone(&request.gone), shown.ongoing());
-        let client = Rc::new(Client::new(reply, common, visit.dialect, gone, ping, ongoing));
+        let client = Rc::new(Downstream::new(reply, common, visit.dialect, gone, ping, ongoing));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
         let queued = Cell::default();
-        let errand = Errand {
+        let errand = ForwardContext {
             net: &self.net,
             shared: &self.shared,
             snapshot,
@@ -282,29 +286,31 @@ impl Proxy {
             request_id: &visit.id,
             trusted,
             scope: &caller.scope,
-            background: key::is_background(&request.head, caller),
-            keyed: !self.asks_nothing(snapshot, request.listener) || key::is_ours(&request.head, snapshot),
+            background: auth::is_background(&request.head, caller),
+            keyed: !self.asks_nothing(snapshot, request.listener) || auth::is_ours(&request.head, snapshot),
             policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
         };
         let is_head = request.head.method == http::Method::HEAD;
         let (status, by, relayed) = match forward::forward(&errand, plan) {
-            Outcome::Answer(answer, by) => {
+            Outcome::Response(answer, by) => {
                 let status = answer.status;
                 let relayed = relay::relay(*answer, &client, &by, is_head, forward.has_end());
                 (status.as_u16(), Some(by), relayed)
             }
-            Outcome::Kept(kept, by) => (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, &client, &by)),
+            Outcome::Buffered(kept, by) => {
+                (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, &client, &by))
+            }
             Outcome::Failed(failure, by) => {
                 client.fail(&failure, &by.as_deref().map(relay::told).unwrap_or_default());
                 (failure.kind.status(), by, nothing_relayed(relay::end(failure.kind)))
             }
-            Outcome::Gone(by) if shown.is_stopped() => {
+            Outcome::ClientGone(by) if shown.is_stopped() => {
                 client.fail(&relay::stopped(), &by.as_deref().map(relay::told).unwrap_or_default());
                 (Kind::Stopped.status(), by, nothing_relayed(End::Refused))
             }
-            Outcome::Gone(by) => {
+            Outcome::ClientGone(by) => {
                 client.cut();
                 (499, by, nothing_relayed(End::ClientGone))
             }
@@ -320,7 +326,7 @@ impl Proxy {
             &request.head,
             status,
             client.sent(),
-            &Outline { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() },
+            &Summary { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() },
         );
     }
 
@@ -328,36 +334,36 @@ impl Proxy {
     pub(super) fn plan(
         &self,
         request: &Request,
-        ask: &Ask,
+        ask: &RequestBody,
         snapshot: &Snapshot,
         scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
         if ask.sealed && !(scope.models.is_empty() && (ask.name().is_some() || snapshot.config.models.is_empty())) {
-            return Err(ask::unreadable());
+            return Err(body::unreadable());
         }
         let planned = |snapshot: &Snapshot| {
-            let planned = plan::plan(snapshot, ask.wish(), scope, clock::now());
+            let planned = plan::plan(snapshot, ask.wish(), scope, time::now());
             if planned.is_short() {
                 self.shared.want();
             }
             planned
         };
         match planned(snapshot) {
-            Planned::Plan(plan) => return Ok((plan, None)),
-            Planned::Refused(failure) if ask.sealed && failure.kind == Kind::ModelRequired => {
-                return Err(ask::unreadable());
+            PlanResult::Plan(plan) => return Ok((plan, None)),
+            PlanResult::Refused(failure) if ask.sealed && failure.kind == Kind::ModelRequired => {
+                return Err(body::unreadable());
             }
-            Planned::Refused(failure) => return Err(failure),
-            Planned::Unknown => {}
+            PlanResult::Refused(failure) => return Err(failure),
+            PlanResult::Unknown => {}
         }
         self.shared.refresh(&request.gone);
         let fresh = self.shared.load();
         match planned(&fresh) {
-            Planned::Plan(plan) => Ok((plan, Some(fresh))),
-            Planned::Refused(failure) => Err(failure),
-            Planned::Unknown => {
+            PlanResult::Plan(plan) => Ok((plan, Some(fresh))),
+            PlanResult::Refused(failure) => Err(failure),
+            PlanResult::Unknown => {
                 let name = ask.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, ask.wish(), scope, clock::now())?;
+                let plan = plan::unknown(&fresh, ask.wish(), scope, time::now())?;
                 log::warn!("model {} is not served; {} ({})", plan::shown(name), plan.stand_ins(), plan.reason);
                 Ok((plan, Some(fresh)))
             }
@@ -366,8 +372,8 @@ impl Proxy {
 
     /// llama-server keeps a generation alive for `X-Conversation-Id` after its client has left: since the
     /// client's leaving is passed on, that is ended too (LLAMA-SERVER facts).
-    fn end_conversation(&self, request: &Request, by: Option<&By>) {
-        let (Some(by), Some(id)) = (by, request.head.fields.get(route::CONVERSATION).and_then(|v| v.to_str().ok()))
+    fn end_conversation(&self, request: &Request, by: Option<&ServedBy>) {
+        let (Some(by), Some(id)) = (by, request.head.fields.get(paths::CONVERSATION).and_then(|v| v.to_str().ok()))
         else {
             return;
         };
@@ -379,7 +385,7 @@ impl Proxy {
             .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
             .collect();
         let path = format!("/v1/stream?conv_id={id}");
-        let order = crate::upstream::Order {
+        let order = crate::upstream::UpstreamRequest {
             method: http::Method::DELETE,
             path: &path,
             raw: false,
@@ -414,26 +420,26 @@ impl Drop for Busy<'_> {
 }
 
 /// Who asks for what, under which snapshot.
-struct Party {
-    visit: Visit,
-    caller: Caller,
+struct Authorized {
+    visit: RequestContext,
+    caller: ClientKey,
     snapshot: Arc<Snapshot>,
 }
 
 /// A right to be forwarded, within what the caller's key allows at once and over time.
-fn admitted(visit: &mut Visit, caller: &Caller) -> Result<Pass, Failure> {
+fn admitted(visit: &mut RequestContext, caller: &ClientKey) -> Result<Permit, Failure> {
     let second = Duration::from_secs(1);
     let Some(pass) = caller.enter() else {
         let text = "This key has as many requests in progress as it may have (maxParallel).";
         return Err(Failure::new(Kind::RateLimited, text).retry_after(second));
     };
-    if let Some(left) = caller.take(clock::now()) {
+    if let Some(left) = caller.take(time::now()) {
         visit.tell_limit(&left);
         refuse_above(&left, "This key has asked too often (rateLimit).")?;
     }
     Ok(pass)
 }
 
-fn refuse_above(left: &Left, text: &str) -> Result<(), Failure> {
+fn refuse_above(left: &Quota, text: &str) -> Result<(), Failure> {
     if left.granted { Ok(()) } else { Err(Failure::new(Kind::RateLimited, text).retry_after(left.retry_after)) }
 }

@@ -1,7 +1,7 @@
 //! One call as its transport sees it: which stage it is in, until when it may wait, who interrupts it.
 
-use crate::base::gone::{Gone, HangUp};
 use crate::config::Timeouts;
+use crate::util::cancel::{CancelToken, OnCancel};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -43,7 +43,7 @@ pub(super) struct Call {
     limits: Timeouts,
     /// When everything must be over.
     pub whole_by: Cell<Option<Instant>>,
-    pub gone: Option<Arc<Gone>>,
+    pub gone: Option<Arc<CancelToken>>,
     watch: Option<Rc<dyn Watch>>,
     stage: Cell<Stage>,
     since: Cell<Instant>,
@@ -102,7 +102,7 @@ impl Call {
     pub fn new(
         limits: Timeouts,
         is_head: bool,
-        gone: Option<Arc<Gone>>,
+        gone: Option<Arc<CancelToken>>,
         watch: Option<Rc<dyn Watch>>,
         now: Instant,
     ) -> Rc<Self> {
@@ -160,10 +160,10 @@ impl Call {
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.gone.as_ref().is_some_and(|gone| gone.has_left())
+        self.gone.as_ref().is_some_and(|gone| gone.is_cancelled())
     }
 
-    pub fn attach(&self, line: Weak<dyn HangUp>) {
+    pub fn attach(&self, line: Weak<dyn OnCancel>) {
         if let Some(gone) = &self.gone {
             gone.attach(line);
         }
@@ -225,7 +225,7 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::clock;
+    use crate::util::time;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn each_stage_has_its_own_limit_and_the_record_names_it() {
-        let start = clock::now();
+        let start = time::now();
         for (stage, limit) in [(Stage::Connect, 3), (Stage::FirstByte, 10), (Stage::Body, 2)] {
             let call = Call::new(limits(), false, None, None, start);
             call.enter_stage(stage, start);
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_total_bounds_an_answer_that_keeps_moving() {
-        let start = clock::now();
+        let start = time::now();
         let call = Call::new(limits(), false, None, None, start);
         call.enter_stage(Stage::Body, start);
         for second in 0..30 {
@@ -274,7 +274,7 @@ mod tests {
             }
         }
         let watch = Rc::new(Soon(Cell::new(0)));
-        let start = clock::now();
+        let start = time::now();
         let call = Call::new(Timeouts::default(), false, None, Some(watch.clone()), start);
         assert_eq!(call.patience(start), Some(Duration::from_millis(20)));
         assert_eq!(watch.0.get(), 1);

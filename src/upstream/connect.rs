@@ -1,8 +1,8 @@
 //! Opens TCP connections: every address of a name gets its turn, and none is waited for alone (RFC 8305). Knows nothing of HTTP.
 
 use super::call::Call;
-use crate::base::clock;
-use crate::base::lock::lock;
+use crate::util::lock::lock;
+use crate::util::time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
@@ -66,13 +66,13 @@ impl Addresses {
     pub fn connect(&self, call: &Call, addrs: &[SocketAddr]) -> Result<TcpStream, Error> {
         let mut waiting = self.order(addrs).into_iter();
         let mut trying: Vec<(Socket, SocketAddr)> = Vec::new();
-        let mut next_at = clock::now();
+        let mut next_at = time::now();
         let mut last = Error::HostNotFound;
         loop {
             if call.is_cancelled() {
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
             }
-            let now = clock::now();
+            let now = time::now();
             let Some(patience) = call.patience(now) else {
                 // Those that were slower than another one are no better the next time.
                 trying.iter().for_each(|(_, addr)| self.failed(*addr));
@@ -160,15 +160,15 @@ mod blackhole;
 mod tests {
     use super::blackhole::Blackhole;
     use super::*;
-    use crate::base::gone::Gone;
     use crate::config::Timeouts;
+    use crate::util::cancel::CancelToken;
     use std::net::TcpListener;
     use std::rc::Rc;
     use std::sync::Arc;
 
-    fn call(gone: Option<Arc<Gone>>, connect: u64) -> Rc<Call> {
+    fn call(gone: Option<Arc<CancelToken>>, connect: u64) -> Rc<Call> {
         let limits = Timeouts { connect: Some(Duration::from_secs(connect)), ..Timeouts::default() };
-        Call::new(limits, false, gone, None, clock::now())
+        Call::new(limits, false, gone, None, time::now())
     }
 
     fn refusing() -> SocketAddr {
@@ -219,9 +219,9 @@ mod tests {
 
     #[test]
     fn a_client_that_leaves_ends_it() {
-        let (hole, gone) = (Blackhole::new(), Arc::new(Gone::default()));
+        let (hole, gone) = (Blackhole::new(), Arc::new(CancelToken::default()));
         let other = Arc::clone(&gone);
-        let leaver = std::thread::spawn(move || other.leave());
+        let leaver = std::thread::spawn(move || other.cancel());
         let ended = Addresses::default().connect(&call(Some(gone), 600), &[hole.addr()]);
         assert!(matches!(ended, Err(Error::Io(e)) if e.kind() == io::ErrorKind::ConnectionAborted));
         leaver.join().expect("it does not panic");

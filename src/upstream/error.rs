@@ -6,18 +6,18 @@ use ureq::Error;
 
 /// Why a try gave no answer, or an answer broke off.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct UpstreamError {
     /// What kind.
-    pub trouble: Trouble,
+    pub trouble: UpstreamErrorKind,
     /// For the log: one short sentence without secrets.
     pub cause: String,
 }
 
-/// The kinds of [`Fault`].
+/// The kinds of [`UpstreamError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum UpstreamErrorKind {
     /// The client has left.
-    Gone,
+    ClientGone,
     /// Nobody listens there.
     Refused,
     /// No connection for another reason: name, route, TLS, proxy.
@@ -33,29 +33,31 @@ pub enum Trouble {
 }
 
 /// What went wrong, from ureq's error and from what the transport knows better.
-pub(super) fn fault(error: &Error, call: &Call) -> Fault {
+pub(super) fn fault(error: &Error, call: &Call) -> UpstreamError {
     let stage = call.stage();
     let trouble = if call.is_cancelled() {
-        Trouble::Gone
+        UpstreamErrorKind::ClientGone
     } else if call.given_up.get() {
-        Trouble::ShuttingDown
+        UpstreamErrorKind::ShuttingDown
     } else if let Some(stage) = call.expired.get() {
-        Trouble::Timeout(stage)
+        UpstreamErrorKind::Timeout(stage)
     } else {
         match error {
-            Error::Timeout(_) if stage == Stage::Connect => Trouble::Timeout(Stage::Connect),
-            Error::Io(e) if stage == Stage::Connect && e.kind() == io::ErrorKind::ConnectionRefused => Trouble::Refused,
-            _ if stage == Stage::Connect => Trouble::Connect,
-            Error::Io(e) if e.kind() != io::ErrorKind::InvalidData => Trouble::Reset,
-            _ => Trouble::Garbled,
+            Error::Timeout(_) if stage == Stage::Connect => UpstreamErrorKind::Timeout(Stage::Connect),
+            Error::Io(e) if stage == Stage::Connect && e.kind() == io::ErrorKind::ConnectionRefused => {
+                UpstreamErrorKind::Refused
+            }
+            _ if stage == Stage::Connect => UpstreamErrorKind::Connect,
+            Error::Io(e) if e.kind() != io::ErrorKind::InvalidData => UpstreamErrorKind::Reset,
+            _ => UpstreamErrorKind::Garbled,
         }
     };
     let cause = match trouble {
-        Trouble::Gone => "the client has left".into(),
-        Trouble::Refused => "connection refused".into(),
-        Trouble::ShuttingDown => "new connections are refused while a request waits".into(),
-        Trouble::Timeout(stage) => format!("{stage:?} time-out"),
-        Trouble::Connect | Trouble::Reset | Trouble::Garbled => error.to_string(),
+        UpstreamErrorKind::ClientGone => "the client has left".into(),
+        UpstreamErrorKind::Refused => "connection refused".into(),
+        UpstreamErrorKind::ShuttingDown => "new connections are refused while a request waits".into(),
+        UpstreamErrorKind::Timeout(stage) => format!("{stage:?} time-out"),
+        UpstreamErrorKind::Connect | UpstreamErrorKind::Reset | UpstreamErrorKind::Garbled => error.to_string(),
     };
-    Fault { trouble, cause }
+    UpstreamError { trouble, cause }
 }

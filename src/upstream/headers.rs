@@ -1,8 +1,8 @@
 //! Which header fields cross the proxy, in both directions, and what they tell of other proxies.
 
-use crate::base::dice;
-use crate::base::lock::lock;
 use crate::config::{Auth, Endpoint, Op};
+use crate::util::lock::lock;
+use crate::util::random;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -92,7 +92,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is known of the client's side of a request.
-pub struct Client<'a> {
+pub struct ClientInfo<'a> {
     /// The client's address as text.
     pub peer: &'a str,
     /// Its forwarding fields are believed.
@@ -112,7 +112,7 @@ pub struct Client<'a> {
 /// The fields of the request to an endpoint. `key` is the endpoint's key of this try.
 pub fn request<'a>(
     fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> + Clone,
-    client: &Client<'_>,
+    client: &ClientInfo<'_>,
     endpoint: &Endpoint,
     key: Option<&str>,
 ) -> HeaderMap {
@@ -159,7 +159,7 @@ pub fn request<'a>(
 }
 
 /// Several lines of `X-Forwarded-For` are one list (RFC 9110 5.3); this peer is its last entry.
-fn forwarded(out: &mut HeaderMap, client: &Client<'_>) {
+fn forwarded(out: &mut HeaderMap, client: &ClientInfo<'_>) {
     let before = out.get_all(FORWARDED_FOR).into_iter().filter_map(|value| value.to_str().ok());
     let chain: Vec<&str> = before.filter(|line| !line.trim().is_empty()).chain([client.peer]).collect();
     if let Ok(chain) = HeaderValue::from_str(&chain.join(", ")) {
@@ -291,7 +291,7 @@ pub struct Pseudonym(String);
 
 impl Default for Pseudonym {
     fn default() -> Self {
-        Self(format!("llmproxy-{:08x}", dice::number()))
+        Self(format!("llmproxy-{:08x}", random::number()))
     }
 }
 

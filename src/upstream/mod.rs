@@ -2,19 +2,19 @@
 //! silence lasts too long. Knows endpoints by their configuration only, and nothing of clients' sockets.
 
 mod call;
-mod channel;
+mod client;
 mod connect;
-pub mod courier;
 mod error;
 pub mod headers;
-mod names;
-mod net;
+mod pool;
+pub mod post;
+mod resolver;
 pub mod response;
+mod tcp;
 mod tls;
 mod transport;
-mod wire;
 
 pub use call::{Stage, Watch};
-pub use channel::{Answer, Channel, Order, Rest};
-pub use error::{Fault, Trouble};
-pub use net::Net;
+pub use client::{BodyTail, UpstreamClient, UpstreamRequest, UpstreamResponse};
+pub use error::{UpstreamError, UpstreamErrorKind};
+pub use pool::ClientPool;

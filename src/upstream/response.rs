@@ -1,7 +1,7 @@
 //! An answer's bytes as an endpoint sends them, made safe for what reads them next: interim heads are dropped, doubtful
 //! framing is refused, chunks are checked and framed anew. Does no I/O.
 
-use crate::model::body::Decoder;
+use crate::api::chunked::Decoder;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use httparse::{EMPTY_HEADER, Error, Header, Status};
 

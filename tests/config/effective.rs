@@ -1,7 +1,11 @@
 //! `--print-config` and `--check`: what is printed reads back and tells no secret.
 
 use crate::{good, wrong};
-use llmproxy::config::{Auth, Config, KeyText, Op, show};
+use llmproxy::config::Auth;
+use llmproxy::config::Config;
+use llmproxy::config::KeyText;
+use llmproxy::config::Op;
+use llmproxy::config::print;
 
 const RICH: &str = r#"
 server:
@@ -116,7 +120,7 @@ fn the_effective_configuration_reads_back_with_the_secrets_put_in() {
     ];
     for text in texts {
         let config = good(text);
-        let printed = show::yaml(&config);
+        let printed = print::yaml(&config);
         assert_eq!(good(&put_in(&printed, &secrets(&config))), config, "{printed}");
     }
 }
@@ -125,14 +129,14 @@ fn the_effective_configuration_reads_back_with_the_secrets_put_in() {
 fn nothing_printed_holds_a_secret() {
     let config = good(RICH);
     assert_eq!(secrets(&config).len(), 13);
-    for text in [show::yaml(&config), show::summary(&config), format!("{config:?}")] {
+    for text in [print::yaml(&config), print::summary(&config), format!("{config:?}")] {
         assert!(!text.contains("canary"), "{text}");
     }
 }
 
 #[test]
 fn a_printed_configuration_with_masks_is_not_mistaken_for_a_real_one() {
-    let printed = show::yaml(&good(RICH));
+    let printed = print::yaml(&good(RICH));
     let lines = wrong(&printed);
     assert!(lines.iter().filter(|line| line.contains("is the mask")).count() == 13, "{}", lines.join("\n"));
 }
@@ -141,11 +145,11 @@ fn a_printed_configuration_with_masks_is_not_mistaken_for_a_real_one() {
 fn the_summary_fits_one_screen() {
     let many: String = (0..100).map(|i| format!("  - {{name: e{i}, address: h, port: 1}}\n")).collect();
     for text in [RICH.to_owned(), format!("endpoints:\n{many}")] {
-        let summary = show::summary(&good(&text));
+        let summary = print::summary(&good(&text));
         assert!(summary.lines().count() <= 26, "{summary}");
         assert!(summary.contains("listens on  http://"), "{summary}");
     }
-    let summary = show::summary(&good("endpoints: [{name: pc, address: 10.0.0.2, port: 8001, models: [a, b]}]"));
+    let summary = print::summary(&good("endpoints: [{name: pc, address: 10.0.0.2, port: 8001, models: [a, b]}]"));
     assert!(summary.contains("pc  http://10.0.0.2:8001  a, b"), "{summary}");
     assert!(summary.contains("1 of 1 switched on"), "{summary}");
 }

@@ -1,7 +1,7 @@
 //! Spoiled files by a seeded generator: reading never panics, never hangs, and a problem always has a place.
 
 use crate::parse;
-use llmproxy::config::show;
+use llmproxy::config::print;
 
 /// Files tried in one run.
 const CASES: usize = 400;
@@ -155,7 +155,7 @@ fn no_spoiled_file_prints_a_secret_in_a_problem_or_as_a_configuration() {
         for _ in 0..4 * CASES {
             let text = spoil(text, &mut dice);
             let said = match parse(&text) {
-                Ok(config) => show::yaml(&config),
+                Ok(config) => print::yaml(&config),
                 Err(problems) => problems.iter().map(|problem| format!("{problem}\n")).collect(),
             };
             assert!(!said.contains("canary"), "{text}\n{said}");

@@ -2,10 +2,20 @@
 
 use crate::effective::{put_in, secrets};
 use crate::{good, parse, wrong};
-use llmproxy::config::{
-    Auth, Config, CorsOrigin, Endpoint, HeaderOp, KeysFor, Mode, Op, Probe, RateLimit, Strategy, UnknownModel, load,
-    show,
-};
+use llmproxy::config::Auth;
+use llmproxy::config::Config;
+use llmproxy::config::CorsOrigin;
+use llmproxy::config::Endpoint;
+use llmproxy::config::HeaderOp;
+use llmproxy::config::KeysFor;
+use llmproxy::config::Mode;
+use llmproxy::config::Op;
+use llmproxy::config::Probe;
+use llmproxy::config::RateLimit;
+use llmproxy::config::Strategy;
+use llmproxy::config::UnknownModel;
+use llmproxy::config::load;
+use llmproxy::config::print;
 use std::time::Duration;
 
 const GO: &str = include_str!("../../config/old/001-config.yaml");
@@ -330,7 +340,7 @@ fn every_documented_file_converts_to_one_that_means_the_same() {
     let small = small(", ratelimit: {enabled: true}", ", auth: {type: basic, username: u, password: p}", "");
     for text in [GO, RUST, MANAGER, &small, &model("\"Strategy\": 2, ", LOCAL)] {
         let config = good(text);
-        let printed = show::yaml(&config);
+        let printed = print::yaml(&config);
         assert!(printed.contains("endpoints:"), "{printed}");
         let text = if secrets(&config).is_empty() { printed.clone() } else { put_in(&printed, &secrets(&config)) };
         assert_eq!(good(&text), config, "{printed}");

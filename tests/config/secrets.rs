@@ -1,7 +1,7 @@
 //! What an error and a printed configuration show of what may be a secret.
 
 use crate::{ONE, complaint, good, parse, wrong};
-use llmproxy::config::show;
+use llmproxy::config::print;
 
 /// Values in the wrong shape at places where secrets belong; each must be refused.
 const ENDPOINT: [&str; 28] = [
@@ -134,7 +134,7 @@ fn a_header_that_carries_no_secret_is_printed_as_it_is() {
     let text = "endpoints: [{name: a, address: h, port: 1, headers: [{op: insert, key: X-Title, value: my app}, \
         {op: replace, key: HTTP-Referer, value: \"https://my.site/a\"}, {op: replace, key: X-Goog-Api-Key, value: canary-1}, \
         {op: insert, key: x-y, value: Bearer canary}, {op: insert, key: x-z, value: \"${KEY}\"}, {op: insert, key: x-f, valueFile: key.txt}]}]";
-    let printed = show::yaml(&good(text));
+    let printed = print::yaml(&good(text));
     let line = printed.lines().find(|line| line.contains("headers:")).expect("headers");
     assert_eq!(
         line.trim(),
@@ -148,7 +148,7 @@ fn a_header_that_carries_no_secret_is_printed_as_it_is() {
 fn a_002_file_converts_to_one_that_can_be_used_as_it_is() {
     // H4
     let text = include_str!("../../config/old/002-config.yaml");
-    let printed = show::yaml(&good(text));
+    let printed = print::yaml(&good(text));
     assert!(printed.contains("headers: [{op: insert, key: x-custom-header, value: MyProxyValue}]"), "{printed}");
     assert!(printed.contains("{op: insert, key: x-api-key, value: \"***\"}"), "{printed}");
 }

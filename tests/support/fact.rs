@@ -1,7 +1,7 @@
 //! Things a test waits for: facts with a deadline, never time. Knows nothing of HTTP.
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use llmproxy::base::clock;
+use llmproxy::util::time;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,13 +33,13 @@ impl<T> Watched<T> {
 
     /// Waits until `found` gives something.
     pub fn wait<R>(&self, what: &str, mut found: impl FnMut(&mut T) -> Option<R>) -> R {
-        let end = clock::now() + DEADLINE;
+        let end = time::now() + DEADLINE;
         let mut value = self.lock();
         loop {
             if let Some(result) = found(&mut value) {
                 return result;
             }
-            let left = end.saturating_duration_since(clock::now());
+            let left = end.saturating_duration_since(time::now());
             assert!(!left.is_zero(), "waited {DEADLINE:?} in vain for {what}");
             value = self.changed.wait_timeout(value, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -60,7 +60,7 @@ impl Fact {
     }
 
     pub fn happen(&self) {
-        self.0.update(|at| at.get_or_insert_with(clock::now).to_owned());
+        self.0.update(|at| at.get_or_insert_with(time::now).to_owned());
     }
 
     pub fn happened(&self) -> bool {
@@ -98,9 +98,9 @@ impl Gate {
 
 /// How long something took.
 pub fn timed<R>(act: impl FnOnce() -> R) -> (R, Duration) {
-    let start = clock::now();
+    let start = time::now();
     let result = act();
-    (result, clock::now() - start)
+    (result, time::now() - start)
 }
 
 pub const fn ms(n: u64) -> Duration {

@@ -4,9 +4,9 @@ use super::client::{Answer, Client};
 use super::fact::{DEADLINE, ms};
 use super::upstream::Upstream;
 use llmproxy::app::{self, Running};
-use llmproxy::base::clock;
-use llmproxy::base::secret::Secret;
 use llmproxy::config::{Auth, Config, Endpoint, Timeouts};
+use llmproxy::util::secret::Secret;
+use llmproxy::util::time;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -113,7 +113,7 @@ impl Proxy {
 
     /// Asks `/health` until it says so.
     pub fn until(&self, so: impl Fn(&Value) -> bool) {
-        let end = clock::now() + DEADLINE;
+        let end = time::now() + DEADLINE;
         let mut client = self.client();
         loop {
             client.send(get("/health"));
@@ -121,7 +121,7 @@ impl Proxy {
             if so(&health) {
                 return;
             }
-            assert!(clock::now() < end, "never said after {DEADLINE:?}; last: {health}");
+            assert!(time::now() < end, "never said after {DEADLINE:?}; last: {health}");
         }
     }
 

@@ -31,10 +31,10 @@ pub struct Upstream {
     addr: SocketAddr,
     /// Bound but not listening: keeps the port ours while the server is down, so that connects are refused.
     _port: Socket,
-    door: Option<Door>,
+    door: Option<ServerConfig>,
 }
 
-struct Door {
+struct ServerConfig {
     listener: Arc<TcpListener>,
     accepting: JoinHandle<()>,
 }
@@ -171,7 +171,7 @@ impl Upstream {
                 serve(&shared, socket);
             }
         });
-        self.door = Some(Door { listener, accepting });
+        self.door = Some(ServerConfig { listener, accepting });
     }
 }
 

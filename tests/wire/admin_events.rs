@@ -3,7 +3,10 @@
 use crate::admin::start;
 use crate::jobs::Folder;
 use crate::support::fact::Gate;
-use crate::support::proxy::{CHAT, get, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use serde_json::{Value, json};

@@ -1,7 +1,11 @@
 //! What the page must not do: send keys elsewhere, open to who cannot show its token, wait for who does not read, write
 //! what it cannot read again.
 
-use crate::admin::{JSON, ask, file, on_disk, start};
+use crate::admin::JSON;
+use crate::admin::ask;
+use crate::admin::file;
+use crate::admin::on_disk;
+use crate::admin::start;
 use crate::gateway::ports;
 use crate::jobs::Folder;
 use crate::support::client::{Client, Ended};
@@ -9,8 +13,8 @@ use crate::support::fact::{DEADLINE, ms};
 use crate::support::proxy::{CHAT, get};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::clock;
-use llmproxy::base::secret::Secret;
+use llmproxy::util::secret::Secret;
+use llmproxy::util::time;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -97,9 +101,9 @@ fn who_does_not_read_the_live_view_loses_it() {
     let taken = deaf.iter_mut().map(|view| view.head().status).filter(|status| *status == 200).count();
     assert_eq!(taken, 8);
     // None of them reads on, and each seat becomes free.
-    let end = clock::now() + DEADLINE;
+    let end = time::now() + DEADLINE;
     while proxy.sent(get("/admin/events")).head().status != 200 {
-        assert!(clock::now() < end, "no seat became free");
+        assert!(time::now() < end, "no seat became free");
     }
 }
 

@@ -1,6 +1,9 @@
 //! FAULTS group F: who may use the page, from where, and what browsers are told.
 
-use crate::admin::{JSON, ask, on_disk, start};
+use crate::admin::JSON;
+use crate::admin::ask;
+use crate::admin::on_disk;
+use crate::admin::start;
 use crate::gateway::ports;
 use crate::jobs::Folder;
 use crate::support::client::Client;
@@ -8,8 +11,8 @@ use crate::support::program::Program;
 use crate::support::proxy::{CHAT, Setup, chat, post};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::secret::Secret;
 use llmproxy::config::{ClientKey, KeyText};
+use llmproxy::util::secret::Secret;
 use serde_json::json;
 use std::process::Command;
 

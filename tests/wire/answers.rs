@@ -2,7 +2,14 @@
 
 use crate::support::client::Ended;
 use crate::support::fact::Gate;
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, get, post, post_with, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::post_with;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use llmproxy::config::Mode;

@@ -6,8 +6,8 @@ use crate::support::client::{Answer, Client};
 use crate::support::proxy::{CHAT, Proxy, Setup, chat};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::secret::Secret;
-use llmproxy::config::{ClientKey, CorsOrigin, KeyText, KeysFor, Listener, Mode, Site};
+use llmproxy::config::{ClientKey, CorsOrigin, KeyText, KeysFor, Listener, ListenerPolicy, Mode};
+use llmproxy::util::secret::Secret;
 
 fn ask(proxy: &Proxy, listener: usize, method: &str, path: &str, fields: &str) -> Answer {
     let body = if method == "POST" { chat("m") } else { String::new() };
@@ -28,7 +28,7 @@ fn upstream() -> Upstream {
 }
 
 fn raw(name: &str, cors: Option<Vec<CorsOrigin>>) -> Listener {
-    let site = Site { mode: Mode::Raw, keys: KeysFor::Inherit, cors, ..Site::default() };
+    let site = ListenerPolicy { mode: Mode::Raw, keys: KeysFor::Inherit, cors, ..ListenerPolicy::default() };
     Listener { name: name.into(), host: "127.0.0.1".into(), port: 0, site }
 }
 

@@ -4,12 +4,18 @@ use crate::support::blackhole::Blackhole;
 use crate::support::client::Client;
 use crate::support::fact::{Gate, ms};
 use crate::support::program::{Program, yaml};
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::endpoint;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::received::Received;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
-use llmproxy::base::clock;
 use llmproxy::config::{OnClientGone, Probe};
+use llmproxy::util::time;
 use std::time::{Duration, Instant};
 
 /// The promise is one second; a busy machine gets another.
@@ -32,7 +38,7 @@ fn worker_is_free(upstream: &Upstream, proxy: &Proxy) {
 
 /// Leaves with FIN or RST; when.
 fn leave(client: Client, reset: bool) -> Instant {
-    let left = clock::now();
+    let left = time::now();
     if reset {
         client.reset();
     } else {

@@ -3,11 +3,18 @@
 use crate::support::client::Client;
 use crate::support::fact::{Gate, ms};
 use crate::support::program::{Program, yaml};
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, get, post, post_with, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::post_with;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
-use llmproxy::base::clock;
 use llmproxy::config::{Config, MaxConcurrent, SsePing};
+use llmproxy::util::time;
 use std::time::Duration;
 
 /// An upstream whose every chat waits for a gate of its own, in order of arrival.
@@ -82,9 +89,9 @@ fn one_more_than_the_line_is_long_is_refused_at_once() {
     };
     let proxy = Setup::over(&[&upstream]).with(long).start();
     let mut clients = line(&proxy, 1, 65);
-    let began = clock::now();
+    let began = time::now();
     let refused = proxy.chat("m");
-    let took = clock::now() - began;
+    let took = time::now() - began;
     assert_eq!((refused.status(), refused.code().as_str()), (503, "overloaded"));
     assert!(refused.field("retry-after").is_some());
     assert!(took < ms(50), "{took:?}");

@@ -1,7 +1,10 @@
 //! The list of models: whose entries, in which order, how fresh, and never at a request's cost.
 
 use crate::support::fact::{ms, timed};
-use crate::support::proxy::{CHAT, Proxy, Setup, endpoint};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::endpoint;
 use crate::support::script::Script;
 use crate::support::upstream::{Mood, Upstream};
 use llmproxy::config::Probe;

@@ -3,9 +3,9 @@
 use crate::support::proxy::Setup;
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::secret::Secret;
 use llmproxy::config::{ClientKey, KeyText};
 use llmproxy::discover::{configuration, look_at};
+use llmproxy::util::secret::Secret;
 
 fn answering(script: Script) -> Upstream {
     let upstream = Upstream::start();

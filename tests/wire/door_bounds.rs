@@ -3,7 +3,13 @@
 use crate::support::client::Client;
 use crate::support::fact::{DEADLINE, Gate, ms, timed};
 use crate::support::program::{Program, yaml};
-use crate::support::proxy::{CHAT, Setup, chat, get, post, post_with, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::post_with;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use llmproxy::config::Network;

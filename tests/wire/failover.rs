@@ -1,7 +1,13 @@
 //! SPEC 5: which answers let another key or endpoint try, how long one is left alone, and what a client is told.
 
 use crate::support::fact::Gate;
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint, post, with_keys};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::endpoint;
+use crate::support::proxy::post;
+use crate::support::proxy::with_keys;
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::config::MaxConcurrent;

@@ -4,15 +4,15 @@ use crate::support::client::Client;
 use crate::support::fact::DEADLINE;
 use crate::support::proxy::{CHAT, chat, get, post};
 use http::{HeaderValue, StatusCode, header};
-use llmproxy::base::budget::Budget;
+use llmproxy::api::errors::{Failure, Kind};
 use llmproxy::config::Server;
-use llmproxy::http::door::{Desk, Door, From, LaneName, Refused};
-use llmproxy::http::front::{Front, listen};
+use llmproxy::http::handler::{From, Handler, Pool, Refused, ServerConfig};
 use llmproxy::http::head::{Fields, Head};
-use llmproxy::http::pool::{Job, Lane};
-use llmproxy::http::reply::Reply;
 use llmproxy::http::request::Request;
-use llmproxy::model::failure::{Failure, Kind};
+use llmproxy::http::response::Reply;
+use llmproxy::http::server::{EventLoop, listen};
+use llmproxy::http::workers::{Exchange, WorkerPool};
+use llmproxy::util::budget::Budget;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread;
@@ -24,7 +24,7 @@ fn falls(head: &Head, where_: &str) {
     assert!(head.target.path() != where_, "on purpose");
 }
 
-impl Desk for Clumsy {
+impl Handler for Clumsy {
     fn admit(&self, head: &Head, _: From) -> Result<(), Failure> {
         falls(head, "/admit");
         if head.target.path() == "/refuse" { Err(Failure::new(Kind::Unauthorized, "no")) } else { Ok(()) }
@@ -36,9 +36,9 @@ impl Desk for Clumsy {
     fn passes_on(&self, _: &Head, _: usize) -> bool {
         false
     }
-    fn lane(&self, head: &Head, _: usize) -> LaneName {
+    fn lane(&self, head: &Head, _: usize) -> Pool {
         falls(head, "/lane");
-        LaneName::Proxy
+        Pool::Proxy
     }
     fn refuse(&self, _: Refused<'_>, _: Reply) {
         panic!("on purpose");
@@ -53,13 +53,13 @@ fn a_panic_in_the_loop_is_one_closed_connection() {
     // S8
     let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let addr = listener.local_addr().expect("bound");
-    let work = Arc::new(|job: Job| {
+    let work = Arc::new(|job: Exchange| {
         let mut fields = Fields::default();
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         job.reply.send(StatusCode::OK, &fields, b"ok");
     });
-    let lane = |name| Lane::start(name, 1, 8, Arc::clone(&work) as _).expect("threads");
-    let door = Door {
+    let lane = |name| WorkerPool::start(name, 1, 8, Arc::clone(&work) as _).expect("threads");
+    let door = ServerConfig {
         listeners: vec![listener],
         budget: Budget::new(256 << 20, 32 << 20),
         server: Server::default(),
@@ -68,7 +68,7 @@ fn a_panic_in_the_loop_is_one_closed_connection() {
         control: lane("control"),
         proxy: lane("proxy"),
     };
-    let (front, handle) = Front::new(door).expect("a front");
+    let (front, handle) = EventLoop::new(door).expect("a front");
     let front = thread::spawn(move || front.run());
     let mut kept = Client::connect(addr);
     // More often than there are connections, so that none of them is left behind.

@@ -3,10 +3,15 @@
 use crate::support::client::{Answer, Client};
 use crate::support::fact::Gate;
 use crate::support::program::Program;
-use crate::support::proxy::{CHAT, chat, get, post, post_with, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::chat;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::post_with;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
-use llmproxy::base::clock;
+use llmproxy::util::time;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -166,7 +171,7 @@ fn a_listener_bounds_each_address() {
         let mut writer = stream.try_clone().expect("a socket");
         let sender =
             thread::spawn(move || (0..600).for_each(|_| writer.write_all(&post(CHAT, "x")).expect("it reads")));
-        let began = clock::now();
+        let began = time::now();
         let (mut reader, mut granted, mut last) = (BufReader::new(stream), 0, String::new());
         for _ in 0..600 {
             let (mut head, mut length) = (String::new(), 0);
@@ -184,7 +189,7 @@ fn a_listener_bounds_each_address() {
         }
         sender.join().expect("it was read");
         // What comes in while the burst lasts is granted too: a hundred a second.
-        let most = 201 + (clock::now() - began).as_millis() / 10;
+        let most = 201 + (time::now() - began).as_millis() / 10;
         assert!((200..=most).contains(&granted), "{granted} of at most {most}");
         last
     };

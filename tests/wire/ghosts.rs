@@ -1,7 +1,12 @@
 //! L1: llama-server works on for a client that has left before its first token. Its slot is not free for others.
 
 use crate::support::fact::{Gate, ms, timed};
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 

@@ -4,8 +4,8 @@ use crate::support::proxy::{CHAT, Proxy, Setup, chat, post_with};
 use crate::support::received::Received;
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::secret::Secret;
 use llmproxy::config::{ClientKey, KeyText, KeysFor, Mode, Network, RateLimit};
+use llmproxy::util::secret::Secret;
 use std::net::IpAddr;
 
 fn over(mode: Mode) -> (Upstream, Proxy) {

@@ -1,12 +1,20 @@
 //! SPEC 4: which header fields pass, which are ours, and whose keys go where.
 
 use crate::support::program::Program;
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint, get, post, post_with, with_keys};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::endpoint;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::post_with;
+use crate::support::proxy::with_keys;
 use crate::support::received::Received;
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::secret::Secret;
 use llmproxy::config::{Auth, CorsOrigin, HeaderOp, Network, Op};
+use llmproxy::util::secret::Secret;
 use std::net::IpAddr;
 
 fn one() -> (Upstream, Proxy) {

@@ -1,7 +1,11 @@
 //! SPEC 6: who is asked when, and what the answers mean.
 
 use crate::support::fact::{DEADLINE, Gate, ms, timed};
-use crate::support::proxy::{CHAT, Setup, chat, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::{Mood, Upstream};
 use llmproxy::config::Probe;
@@ -296,7 +300,7 @@ fn a_hanging_endpoint_does_not_hold_up_the_start() {
         let proxy = setup.start();
         let models = proxy.models();
         // Not part of the time: stopping waits for the probe.
-        (models, llmproxy::base::clock::now(), proxy)
+        (models, llmproxy::util::time::now(), proxy)
     });
     assert_eq!(models.0, ["n"]);
     assert!(took < ms(6000), "{took:?}");

@@ -2,10 +2,16 @@
 
 use crate::support::blackhole::Blackhole;
 use crate::support::fact::{DEADLINE, Gate, ms, timed};
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::endpoint;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::{Mood, Upstream};
-use llmproxy::base::clock;
+use llmproxy::util::time;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -102,10 +108,10 @@ fn the_only_server_is_back_within_two_seconds_of_its_readiness() {
     upstream.revive();
     proxy.until(|health| health["endpoints"]["a"]["state"] == "loading");
     upstream.set_mood(Mood::Well);
-    let ready = clock::now();
+    let ready = time::now();
     proxy.until(|health| health["endpoints"]["a"]["state"] == "healthy");
     assert_eq!(endpoint_of(&proxy, "m"), "a");
-    let took = clock::now() - ready;
+    let took = time::now() - ready;
     // The promise is two seconds; a busy machine gets another.
     assert!(took < ms(3000), "{took:?}");
 }

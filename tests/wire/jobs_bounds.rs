@@ -5,8 +5,8 @@ use crate::support::program::{Program, yaml};
 use crate::support::proxy::{CHAT, Setup, chat, get, post, post_with};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::secret::Secret;
 use llmproxy::config::{ClientKey, KeyText};
+use llmproxy::util::secret::Secret;
 use serde_json::{Value, json};
 use std::process::Command;
 

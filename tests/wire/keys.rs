@@ -2,11 +2,17 @@
 
 use crate::support::client::Answer;
 use crate::support::fact::Gate;
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint, post_with, with_keys};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::endpoint;
+use crate::support::proxy::post_with;
+use crate::support::proxy::with_keys;
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::secret::Secret;
 use llmproxy::config::{ClientKey, Config, KeyText, RateLimit};
+use llmproxy::util::secret::Secret;
 
 fn key(name: &str, text: &str) -> ClientKey {
     ClientKey {

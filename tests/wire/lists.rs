@@ -1,6 +1,10 @@
 //! SPEC 3 and 5: what an endpoint's list of models does to ours, and names that are known by another spelling.
 
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::endpoint;
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::config::{Backend, Probe, Route};

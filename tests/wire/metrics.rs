@@ -1,6 +1,10 @@
 //! SPEC 10, metrics: what was done is counted, under names and labels that stay few.
 
-use crate::support::proxy::{CHAT, Proxy, Setup, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use llmproxy::config::UnknownModel;
@@ -118,7 +122,7 @@ fn the_dashboard_asks_for_everything_there_is_and_for_nothing_else() {
         let words = words.filter_map(|word| word.strip_prefix("llmproxy_"));
         words.map(|word| word.trim_end_matches("_bucket").to_owned()).collect()
     };
-    let exist = [include_str!("../../src/observe/metrics.rs"), include_str!("../../src/proxy/views.rs")];
+    let exist = [include_str!("../../src/observe/metrics.rs"), include_str!("../../src/proxy/status.rs")];
     let code = exist.map(|text| text.split("#[cfg(test)]").next().expect("a first part"));
     assert_eq!(names(dashboard), names(&code.concat()));
 }

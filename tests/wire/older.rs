@@ -6,7 +6,8 @@ use crate::support::program::Program;
 use crate::support::proxy::{CHAT, chat, get, post, post_with};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::config::{load, show};
+use llmproxy::config::load;
+use llmproxy::config::print;
 use serde_json::Value;
 use std::net::SocketAddr;
 
@@ -120,7 +121,7 @@ fn a_converted_file_does_what_the_original_does() {
         let (config, _) =
             load::parse("old", text, &|_| None, &|_| Err(std::io::ErrorKind::NotFound.into())).expect("right");
         let (_, printed) =
-            show::yaml(&config).split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("lines");
+            print::yaml(&config).split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("lines");
         let keys =
             ["your-api-key-here", "your-poe-key", "key1_for_provider1", "key2_for_provider1", "key_for_provider2"];
         let known = keys.into_iter().filter(|key| text.contains(key));

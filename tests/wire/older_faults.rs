@@ -1,6 +1,10 @@
 //! Faults of the older proxies that no other subject covers: each shown not to happen here.
 
-use crate::support::proxy::{CHAT, Setup, chat, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::config::SsePing;

@@ -5,15 +5,15 @@ use crate::support::fact::DEADLINE;
 use crate::support::proxy::{CHAT, chat, get, post};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::clock;
+use llmproxy::api::errors::Failure;
 use llmproxy::config::Server;
-use llmproxy::http::door::{Desk, Door, From, LaneName, Refused};
-use llmproxy::http::front::{Front, listen};
+use llmproxy::http::handler::{From, Handler, Pool, Refused, ServerConfig};
 use llmproxy::http::head::Head;
-use llmproxy::http::pool::{Job, Lane};
-use llmproxy::http::reply::Reply;
 use llmproxy::http::request::Request;
-use llmproxy::model::failure::Failure;
+use llmproxy::http::response::Reply;
+use llmproxy::http::server::{EventLoop, listen};
+use llmproxy::http::workers::{Exchange, WorkerPool};
+use llmproxy::util::time;
 use std::fs::OpenOptions;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -66,9 +66,9 @@ fn it_serves_on_when_nobody_can_hear_it() {
     );
     let full = || OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
     let mut child = program(&yaml, "deaf").stdout(full()).stderr(full()).spawn().expect("the program was built");
-    let end = clock::now() + DEADLINE;
+    let end = time::now() + DEADLINE;
     while TcpStream::connect(addr).is_err() {
-        assert!(clock::now() < end, "it never listened");
+        assert!(time::now() < end, "it never listened");
         thread::yield_now();
     }
     let mut client = Client::connect(addr);
@@ -83,7 +83,7 @@ fn it_serves_on_when_nobody_can_hear_it() {
         if dropped.is_some_and(|count| count.parse::<u64>().is_ok_and(|count| count >= 10)) {
             break;
         }
-        assert!(clock::now() < end, "{dropped:?}");
+        assert!(time::now() < end, "{dropped:?}");
     }
     drop(child.kill());
     drop(child.wait());
@@ -92,7 +92,7 @@ fn it_serves_on_when_nobody_can_hear_it() {
 /// Lets everything in.
 struct Open;
 
-impl Desk for Open {
+impl Handler for Open {
     fn passes_on(&self, _: &Head, _: usize) -> bool {
         false
     }
@@ -100,8 +100,8 @@ impl Desk for Open {
     fn admit(&self, _: &Head, _: From) -> Result<(), Failure> {
         Ok(())
     }
-    fn lane(&self, _: &Head, _: usize) -> LaneName {
-        LaneName::Proxy
+    fn lane(&self, _: &Head, _: usize) -> Pool {
+        Pool::Proxy
     }
     fn refuse(&self, _: Refused<'_>, _: Reply) {
         panic!("nothing is refused here");
@@ -114,18 +114,18 @@ fn a_panic_in_a_request_is_one_500_and_the_pool_stays_whole() {
     // E9
     let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let addr = listener.local_addr().expect("bound");
-    let work = Arc::new(|job: Job| assert!(job.request.head.method == "NONE", "on purpose"));
-    let lane = |name| Lane::start(name, 2, 8, Arc::clone(&work) as _).expect("threads");
-    let door = Door {
+    let work = Arc::new(|job: Exchange| assert!(job.request.head.method == "NONE", "on purpose"));
+    let lane = |name| WorkerPool::start(name, 2, 8, Arc::clone(&work) as _).expect("threads");
+    let door = ServerConfig {
         listeners: vec![listener],
-        budget: llmproxy::base::budget::Budget::new(256 << 20, 32 << 20),
+        budget: llmproxy::util::budget::Budget::new(256 << 20, 32 << 20),
         server: Server::default(),
         max_connections: 16,
         desk: Arc::new(Open),
         control: lane("control"),
         proxy: lane("proxy"),
     };
-    let (front, handle) = Front::new(door).expect("a front");
+    let (front, handle) = EventLoop::new(door).expect("a front");
     let front = thread::spawn(move || front.run());
     // Five times as many as there are workers: each died and served on.
     for _ in 0..10 {

@@ -1,9 +1,13 @@
 //! SPEC 8: the outgoing HTTP CONNECT proxy.
 
-use crate::support::proxy::{CHAT, Setup, chat, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
-use llmproxy::base::secret::Secret;
+use llmproxy::util::secret::Secret;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};

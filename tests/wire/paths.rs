@@ -3,10 +3,16 @@
 use crate::support::client::{Client, Ended};
 use crate::support::fact::{DEADLINE, Gate, ms};
 use crate::support::program::Program;
-use crate::support::proxy::{CHAT, Setup, chat, get, post, post_with, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::post_with;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
-use llmproxy::base::clock;
+use llmproxy::util::time;
 
 #[test]
 fn slashes_too_many_and_a_second_v1_are_as_if_they_were_not_there() {
@@ -183,8 +189,8 @@ fn a_cut_answer_to_http_1_0_is_reset() {
     assert!(answer.text().contains("upstream_error"), "{}", answer.text());
     assert_eq!(answer.ended, Ended::Cut);
     // Only the one that asks is open: what was reset is counted no more.
-    let end = clock::now() + DEADLINE;
+    let end = time::now() + DEADLINE;
     while !proxy.get("/metrics").text().lines().any(|line| line == "llmproxy_connections 1") {
-        assert!(clock::now() < end, "a connection is left behind");
+        assert!(time::now() < end, "a connection is left behind");
     }
 }

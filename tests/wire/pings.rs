@@ -2,7 +2,11 @@
 
 use crate::support::client::{Client, Ended};
 use crate::support::fact::{Gate, ms};
-use crate::support::proxy::{CHAT, Setup, chat, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use llmproxy::config::SsePing;

@@ -5,8 +5,8 @@ use crate::support::fact::{DEADLINE, Gate, ms};
 use crate::support::proxy::{CHAT, Proxy, Setup, chat, post_with};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::secret::Secret;
 use llmproxy::config::{ClientKey, Config, KeyText};
+use llmproxy::util::secret::Secret;
 
 /// More than the buffers of both sockets hold.
 const LARGE: usize = 40_000_000;

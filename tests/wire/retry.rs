@@ -3,7 +3,14 @@
 use crate::support::blackhole::Blackhole;
 use crate::support::client::Answer;
 use crate::support::fact::{ms, timed};
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint, post, stream, with_keys};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::endpoint;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
+use crate::support::proxy::with_keys;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use std::time::Duration;

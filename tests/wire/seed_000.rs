@@ -3,7 +3,11 @@
 
 use crate::support::client::{Answer, Client};
 use crate::support::program::Program;
-use crate::support::proxy::{CHAT, chat, get, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::chat;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use serde_json::{Value, json};

@@ -1,7 +1,16 @@
 //! SPEC 9, format 001: the documented file does what its document says.
 
-use crate::older::{endpoint, go, model, start, two};
-use crate::support::proxy::{CHAT, chat, get, post, post_with, stream};
+use crate::older::endpoint;
+use crate::older::go;
+use crate::older::model;
+use crate::older::start;
+use crate::older::two;
+use crate::support::proxy::CHAT;
+use crate::support::proxy::chat;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::post_with;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use serde_json::json;

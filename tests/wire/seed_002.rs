@@ -1,6 +1,10 @@
 //! SPEC 9, format 002: the documented file does what its document says.
 
-use crate::older::{ask, endpoint, rust, start, two};
+use crate::older::ask;
+use crate::older::endpoint;
+use crate::older::rust;
+use crate::older::start;
+use crate::older::two;
 use crate::support::proxy::{CHAT, get, post, post_with};
 use crate::support::script::Script;
 use serde_json::json;

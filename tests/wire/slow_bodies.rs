@@ -6,7 +6,7 @@ use crate::support::program::{Program, yaml};
 use crate::support::proxy::{CHAT, Proxy, Setup, chat, post};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::clock;
+use llmproxy::util::time;
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ fn begin(connect: impl Fn() -> Client, shape: usize, shapes: &[Shape]) -> Slow {
     let Shape { fields, start, drip } = &shapes[shape];
     let mut client = connect();
     client.send(format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n{start}"));
-    Slow { client, began: clock::now(), drip: *drip, shape }
+    Slow { client, began: time::now(), drip: *drip, shape }
 }
 
 /// Sends to all of them, slowly, until each is answered or late, with good requests meanwhile; their sockets.
@@ -56,7 +56,7 @@ fn drip(mut slow: Vec<Slow>, mut good: impl FnMut()) -> Vec<TcpStream> {
     while !slow.is_empty() {
         good();
         slow.retain_mut(|one| {
-            let took = clock::now() - one.began;
+            let took = time::now() - one.began;
             assert!(took < 2 * BODY_TIMEOUT, "shape {} goes on after {took:?}", one.shape);
             if one.client.try_send([one.drip]).is_ok() && !one.client.hears_within(ms(1)) {
                 return true;
@@ -87,10 +87,10 @@ fn two_hundred_slow_bodies_of_all_framings_are_ended_in_time_and_harm_nobody() {
     });
     program.logged_times("reason=request_timeout", 200);
     // They are not lingered for as long again.
-    let (mut quiet, start) = (program.client(), clock::now());
+    let (mut quiet, start) = (program.client(), time::now());
     while !ended.is_empty() {
         ended.retain_mut(|socket| socket.write_all(b"x").is_ok());
-        assert!(clock::now() - start < BODY_TIMEOUT, "{} are still open", ended.len());
+        assert!(time::now() - start < BODY_TIMEOUT, "{} are still open", ended.len());
         assert!(!quiet.hears_within(ms(20)));
     }
 }

@@ -3,7 +3,12 @@
 use crate::support::client::{Client, Ended};
 use crate::support::fact::{DEADLINE, Gate, ms};
 use crate::support::program::{Program, yaml};
-use crate::support::proxy::{CHAT, Setup, chat, get, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use std::net::TcpStream;

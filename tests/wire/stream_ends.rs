@@ -2,7 +2,10 @@
 
 use crate::support::client::{Answer, Ended};
 use crate::support::fact::Gate;
-use crate::support::proxy::{CHAT, Setup, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Setup;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 

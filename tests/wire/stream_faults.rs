@@ -3,7 +3,12 @@
 use crate::support::client::{Answer, Client, Ended};
 use crate::support::fact::{Gate, ms};
 use crate::support::program::{Program, yaml};
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 use serde_json::Value;

@@ -1,9 +1,12 @@
 //! Everything at once: clients that leave, endpoints that fail, places that are few. At the end nothing is left over.
 
 use crate::support::fact::ms;
-use crate::support::proxy::{CHAT, Setup, post, stream};
-use llmproxy::base::clock;
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Setup;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use llmproxy::config::{Endpoint, MaxConcurrent, Strategy};
+use llmproxy::util::time;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -161,7 +164,7 @@ fn storm(strategy: Strategy, leave: bool) -> Vec<Shaky> {
         let mut slowest = Duration::ZERO;
         for n in 0..16 {
             let dice = chance(client * 1000 + n);
-            let began = clock::now();
+            let began = time::now();
             let mut asked = proxy.sent(post(CHAT, stream("m")));
             if leave && dice.is_multiple_of(4) {
                 // Leaves when it has waited a little.
@@ -172,7 +175,7 @@ fn storm(strategy: Strategy, leave: bool) -> Vec<Shaky> {
             assert!(matches!(status, 200 | 500 | 502 | 503), "{status}");
             asked.body();
             answered.fetch_add(1, Ordering::SeqCst);
-            slowest = slowest.max(clock::now() - began);
+            slowest = slowest.max(time::now() - began);
         }
         slowest
     };

@@ -2,7 +2,10 @@
 
 use crate::support::fact::Gate;
 use crate::support::program::{Program, yaml};
-use crate::support::proxy::{CHAT, chat, post, stream};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::chat;
+use crate::support::proxy::post;
+use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
 

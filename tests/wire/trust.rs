@@ -5,8 +5,8 @@ use crate::support::client::{Answer, Client};
 use crate::support::proxy::{CHAT, Proxy, Setup, chat, get, post, post_with};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::secret::Secret;
-use llmproxy::config::{ClientKey, Config, KeyText, KeysFor, Listener, Mode, Site};
+use llmproxy::config::{ClientKey, Config, KeyText, KeysFor, Listener, ListenerPolicy, Mode};
+use llmproxy::util::secret::Secret;
 use std::path::PathBuf;
 
 const PATHS: [&str; 8] =
@@ -27,7 +27,7 @@ fn keys() -> Vec<ClientKey> {
 }
 
 fn listener(name: &str, mode: Mode, keys: KeysFor) -> Listener {
-    let site = Site { mode, keys, ..Site::default() };
+    let site = ListenerPolicy { mode, keys, ..ListenerPolicy::default() };
     Listener { name: name.into(), host: "127.0.0.1".into(), port: 0, site }
 }
 

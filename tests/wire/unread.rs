@@ -7,7 +7,7 @@ use crate::support::program::{Program, yaml};
 use crate::support::proxy::{CHAT, Proxy, chat, get, post_with};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::base::clock;
+use llmproxy::util::time;
 use socket2::SockRef;
 
 /// An answer that no socket buffer holds.
@@ -18,9 +18,9 @@ fn large() -> String {
 /// A job whose answer is large, done.
 fn done(proxy: &Proxy) -> String {
     let id = submit(proxy, chat("m"));
-    let end = clock::now() + DEADLINE;
+    let end = time::now() + DEADLINE;
     while look(proxy, &id).json()["status"] != "completed" {
-        assert!(clock::now() < end, "never completed");
+        assert!(time::now() < end, "never completed");
     }
     id
 }
@@ -38,13 +38,13 @@ fn answers_that_nobody_takes_stay_within_body_memory() {
     client.send(post_with(CHAT, "Prefer: respond-async\r\n", chat("m")));
     let id = client.answer().json()["request_id"].as_str().expect("an id").to_owned();
     let path = format!("{CHAT}/{id}");
-    let end = clock::now() + DEADLINE;
+    let end = time::now() + DEADLINE;
     loop {
         client.send(get(&path));
         if client.answer().json()["status"] == "completed" {
             break;
         }
-        assert!(clock::now() < end, "never completed");
+        assert!(time::now() < end, "never completed");
     }
     let before = program.rss();
     let mut readers: Vec<Client> = (0..40)
@@ -64,13 +64,13 @@ fn answers_that_nobody_takes_stay_within_body_memory() {
         assert_eq!(client.answer().status(), 200);
     }
     drop(readers);
-    let end = clock::now() + DEADLINE;
+    let end = time::now() + DEADLINE;
     loop {
         client.send(get(&path));
         if client.answer().status() == 200 {
             break;
         }
-        assert!(clock::now() < end, "what was held is not given back");
+        assert!(time::now() < end, "what was held is not given back");
     }
 }
 

@@ -3,7 +3,14 @@
 use crate::support::blackhole::Blackhole;
 use crate::support::fact::{DEADLINE, Gate, ms, timed};
 use crate::support::program::{Program, yaml};
-use crate::support::proxy::{CHAT, Proxy, Setup, chat, endpoint, get, post, post_with};
+use crate::support::proxy::CHAT;
+use crate::support::proxy::Proxy;
+use crate::support::proxy::Setup;
+use crate::support::proxy::chat;
+use crate::support::proxy::endpoint;
+use crate::support::proxy::get;
+use crate::support::proxy::post;
+use crate::support::proxy::post_with;
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::config::{Endpoint, Probe};

@@ -66,12 +66,12 @@ pub fn slow(rig: &Rig, kind: Kind, table: &mut Table) -> Result<(), Fault> {
     stop.store(true, Relaxed);
     let _ = attacker.join(); // its panic would have been printed
     let (attacked, refused) = attacked?;
-    table.put(kind, "good requests, quiet, p99", "µs", Goal::Told, quiet);
-    table.put(kind, "good requests, attacked, p99", "µs", Goal::Told, attacked);
+    table.put(kind, "good requests, quiet, p99", "µs", Goal::LocalResponse, quiet);
+    table.put(kind, "good requests, attacked, p99", "µs", Goal::LocalResponse, attacked);
     let beyond = attacked - 1.25 * quiet;
     table.put(kind, "attacked p99 beyond 1.25 x quiet p99", "µs", Goal::Max(2_000.0), beyond);
     table.put(kind, "good requests refused", "count", Goal::Worst(0.0), f64::from(refused + refused_quiet));
-    table.put(kind, "slow connections open at the end", "count", Goal::Told, open.load(Relaxed) as f64);
+    table.put(kind, "slow connections open at the end", "count", Goal::LocalResponse, open.load(Relaxed) as f64);
     Ok(())
 }
 

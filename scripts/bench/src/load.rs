@@ -28,7 +28,7 @@ pub fn latency(rig: &Rig, kind: Kind, table: &mut Table) -> Result<(), Fault> {
         samples.push(sent.elapsed().as_nanos() as f64 / 1e3);
     }
     for (name, share) in [("one at a time, p50", 0.5), ("one at a time, p99", 0.99)] {
-        table.put(kind, name, "µs", Goal::Told, quantile(&mut samples, share).ok_or("no samples")?);
+        table.put(kind, name, "µs", Goal::LocalResponse, quantile(&mut samples, share).ok_or("no samples")?);
     }
     Ok(())
 }
@@ -43,13 +43,13 @@ pub fn rps(rig: &Rig, kind: Kind, table: &mut Table) -> Result<(), Fault> {
         let (started, cpu) = (Instant::now(), door.cpu());
         let total = load.run(rig.span(3)).map_err(fail)?;
         let (elapsed, cpu) = (started.elapsed().as_secs_f64(), door.cpu() - cpu);
-        let goal = if connections == 1 { Goal::Told } else { Goal::RatioMin(0.6) };
+        let goal = if connections == 1 { Goal::LocalResponse } else { Goal::RatioMin(0.6) };
         table.put(kind, &format!("requests/s, {connections} connections"), "1/s", goal, total as f64 / elapsed);
         let used = cpu.as_secs_f64();
         let name = format!("CPU per request, {connections} connections (direct: load and mock)");
-        table.put(kind, &name, "µs", Goal::Told, used * 1e6 / total as f64);
+        table.put(kind, &name, "µs", Goal::LocalResponse, used * 1e6 / total as f64);
         let name = format!("core busy, {connections} connections (direct: load and mock)");
-        table.put(kind, &name, "%", Goal::Told, used / elapsed * 100.0);
+        table.put(kind, &name, "%", Goal::LocalResponse, used / elapsed * 100.0);
     }
     Ok(())
 }
@@ -108,7 +108,7 @@ impl Load {
 /// Answers and uploads of 1 MB and 16 MB, one after another.
 pub fn bodies(rig: &Rig, kind: Kind, table: &mut Table) -> Result<(), Fault> {
     let door = rig.open(kind, 64)?;
-    for (label, size, goal) in [("1 MB", 1_000_000, Goal::Told), ("16 MB", 16_000_000, Goal::RatioMin(0.8))] {
+    for (label, size, goal) in [("1 MB", 1_000_000, Goal::LocalResponse), ("16 MB", 16_000_000, Goal::RatioMin(0.8))] {
         let ways = [("answer", Order::Body(size).request(0)), ("upload", Order::Json.request(size))];
         for (way, request) in ways {
             let name = format!("{label} {way}");

@@ -77,7 +77,7 @@ pub fn tokens(rig: &Rig, kind: Kind, table: &mut Table) -> Result<(), Fault> {
         }
         for (tail, share) in [("p50", 0.5), ("p99", 0.99)] {
             let value = quantile(&mut samples, share).ok_or("no event came")?;
-            table.put(kind, &format!("token, {streams} streams, {tail}"), "µs", Goal::Told, value);
+            table.put(kind, &format!("token, {streams} streams, {tail}"), "µs", Goal::LocalResponse, value);
         }
     }
     Ok(())

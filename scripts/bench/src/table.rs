@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Copy)]
 pub enum Goal {
     /// Only told.
-    Told,
+    LocalResponse,
     /// At most so many times nginx's figure of the same round.
     RatioMax(f64),
     /// At least so many times nginx's.
@@ -106,7 +106,7 @@ impl Row {
 
     fn verdict(&self) -> (String, &'static str) {
         let (goal, met) = match self.goal {
-            Goal::Told => return ("-".to_owned(), ""),
+            Goal::LocalResponse => return ("-".to_owned(), ""),
             Goal::RatioMax(limit) => (format!("<= {limit} x"), self.ratio().map(|r| r <= limit)),
             Goal::RatioMin(limit) => (format!(">= {limit} x"), self.ratio().map(|r| r >= limit)),
             Goal::Max(limit) | Goal::Worst(limit) => {

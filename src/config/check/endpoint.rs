@@ -3,11 +3,11 @@
 use super::routing::weight;
 use super::sections::{probe_path, timeouts};
 use super::{address, header};
-use crate::base::secret::Secret;
 use crate::config::authorities::certificates;
 use crate::config::reader::{Field, Section};
 use crate::config::shown::has_key;
 use crate::config::{Auth, Base, CaFile, Endpoint, KEEP_ALIVE, MINIMAL, MaxConcurrent, OnClientGone, Probe, Timeouts};
+use crate::util::secret::Secret;
 
 pub fn endpoints(root: &mut Section, shared: &Timeouts) -> Vec<Endpoint> {
     let field = root.field("endpoints");

@@ -7,7 +7,7 @@ use super::keys::rate_limit;
 use super::routing::{known, retry, strategy, weight};
 use super::sections::ANY_TIME;
 use crate::config::reader::{Field, Section, not_one_of};
-use crate::config::{ClientKey, Endpoint, Group, KeysFor, Listener, Member, Mode, Retry, Site, Stages};
+use crate::config::{ClientKey, Endpoint, Group, KeysFor, Listener, ListenerPolicy, Member, Mode, Retry, Stages};
 use std::time::Duration;
 
 /// S002-15: documented default.
@@ -82,12 +82,17 @@ fn listener(s: &mut Section, known: Known, names: &mut Vec<String>) -> Option<Li
     let port = s.required("port").number("a port, or 0 for any free one", 0..=65_535);
     let rate_limit = rate_limit(s);
     let cors = s.field("cors").list(|item| item.parse(origin));
-    let site = Site { rate_limit, keys: keys(&s.field("keys").guarded(), known.keys), cors, ..site(s, known.groups) };
+    let site = ListenerPolicy {
+        rate_limit,
+        keys: keys(&s.field("keys").guarded(), known.keys),
+        cors,
+        ..site(s, known.groups)
+    };
     Some(Listener { name: name?, host, port: port?, site })
 }
 
 /// `group` and `mode`, which the main listener has too.
-pub fn site(s: &mut Section, groups: &[Group]) -> Site {
+pub fn site(s: &mut Section, groups: &[Group]) -> ListenerPolicy {
     let group = s.field("group").parse(|text| match groups.iter().any(|group| group.name == text) {
         true => Ok(text.to_owned()),
         false => {
@@ -97,7 +102,7 @@ pub fn site(s: &mut Section, groups: &[Group]) -> Site {
     });
     let mode = s.field("mode").choice(&[("models", Mode::Models), ("raw", Mode::Raw), ("status", Mode::Status)]);
     let mode = mode.unwrap_or_default();
-    Site { group, keys: KeysFor::Inherit, rate_limit: None, mode, cors: None }
+    ListenerPolicy { group, keys: KeysFor::Inherit, rate_limit: None, mode, cors: None }
 }
 
 fn keys(field: &Field, keys: &[ClientKey]) -> KeysFor {

@@ -19,18 +19,18 @@ pub use header::{can_be_sent, change};
 pub use routing::known;
 pub use sections::{LOG_FORMATS, LOG_LEVELS};
 
-use super::dialect;
 use super::node::{self, Node, Value};
-use super::problem::{Notes, Problem};
+use super::problem::{Diagnostics, Problem};
 use super::reader::Section;
-use super::{Config, MINIMAL, Metrics, Mode, Retry, Site, env};
+use super::{Config, ListenerPolicy, MINIMAL, Metrics, Mode, Retry, env};
+use crate::config::legacy;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
 /// What a file cannot say itself: variables, and the files that `xxxFile` keys name.
 #[derive(Clone, Copy)]
-pub struct Outside<'a> {
+pub struct Env<'a> {
     /// A variable's value, if it is set.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     /// The text of a file.
@@ -51,20 +51,20 @@ pub struct Checked {
 }
 
 /// Checks the text of a file called `name`.
-pub fn check(name: &str, text: &str, outside: Outside) -> Result<Checked, Vec<Problem>> {
+pub fn check(name: &str, text: &str, outside: Env) -> Result<Checked, Vec<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = &*node::without_comments(text);
     let mut tree = node::parse(text).map_err(|fault| {
         let place = fault.place.map_or(name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"));
         vec![Problem { place, key: String::new(), text: fault.text }]
     })?;
-    let notes = Notes::new(outside.file);
+    let notes = Diagnostics::new(outside.file);
     env::fill_in(&mut tree, outside.variable);
     let config = read(&tree, &notes);
     let problems = notes.problems(name, text);
     if problems.is_empty() {
         let (warnings, exposed) = notes.asides();
-        Ok(Checked { config, warnings, is_paged: dialect::is_paged(&tree), exposed })
+        Ok(Checked { config, warnings, is_paged: legacy::is_paged(&tree), exposed })
     } else {
         Err(problems)
     }
@@ -85,9 +85,9 @@ pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Ve
         vec![Problem { place, key: String::new(), text: fault.text }]
     })?;
     let no_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-    let notes = Notes::new(&no_file);
+    let notes = Diagnostics::new(&no_file);
     let mut config = config.clone();
-    dialect::add_routes(&tree, &notes, &mut config);
+    legacy::add_routes(&tree, &notes, &mut config);
     let problems = notes.problems(name, text);
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
@@ -112,12 +112,12 @@ pub fn keys() -> BTreeSet<String> {
     let tree = node::parse("{endpoints: [{headers: [{}]}], models: {a: {backends: [{}]}}, auth: {keys: [{}]}, groups: [{endpoints: [{}]}], listeners: [{}]}")
         .expect("this text is YAML; a test reads it");
     let no_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-    let notes = Notes::new(&no_file);
+    let notes = Diagnostics::new(&no_file);
     read(&tree, &notes);
     notes.keys()
 }
 
-fn read(tree: &Node, notes: &Notes) -> Config {
+fn read(tree: &Node, notes: &Diagnostics) -> Config {
     if let Some(config) = foreign(tree, notes) {
         return config;
     }
@@ -130,7 +130,7 @@ fn read(tree: &Node, notes: &Notes) -> Config {
         let (server, site) = server.section(|s| (server::server(s), gateway::site(s, &groups)));
         let config = Config {
             server,
-            site: Site { rate_limit: keys::rate_limit(root), ..site },
+            site: ListenerPolicy { rate_limit: keys::rate_limit(root), ..site },
             listeners: gateway::listeners(root, gateway::Known { groups: &groups, keys: &keys }),
             metrics: root.field("metrics").section(|s| Metrics { enabled: s.field("enabled").flag().unwrap_or(true) }),
             groups,
@@ -157,9 +157,9 @@ fn read(tree: &Node, notes: &Notes) -> Config {
 }
 
 /// A file in the format of an older proxy, or in none at all, which gets one problem instead of one per key.
-fn foreign(tree: &Node, notes: &Notes) -> Option<Config> {
+fn foreign(tree: &Node, notes: &Diagnostics) -> Option<Config> {
     match &tree.value {
-        Value::Map(_) => return dialect::read(tree, notes),
+        Value::Map(_) => return legacy::read(tree, notes),
         Value::Null => notes.problem(tree.at, "", format!("is empty; a useful file is\n{MINIMAL}")),
         _ => notes.problem(tree.at, "", format!("is not a map of sections; a useful file is\n{MINIMAL}")),
     }

@@ -2,15 +2,15 @@
 //! order chosen. 8 endpoints, 100 models each, a conversation of 100 messages and 200 KB. Prints a Markdown table.
 //! Run: cargo run --release --manifest-path scripts/bench/choose/Cargo.toml
 
-use llmproxy::base::clock;
+use llmproxy::util::time;
 use llmproxy::config::{Config, Endpoint, Strategy};
-use llmproxy::model::affinity::Affinity;
-use llmproxy::model::endpoint;
-use llmproxy::model::plan::{self, Planned, Wish};
-use llmproxy::model::scope::Scope;
-use llmproxy::model::snapshot::Snapshot;
-use llmproxy::model::strategy::{self, Turn};
-use llmproxy::model::peek;
+use llmproxy::routing::affinity::Affinity;
+use llmproxy::routing::endpoint;
+use llmproxy::routing::plan::{self, PlanResult, ModelQuery};
+use llmproxy::routing::scope::Scope;
+use llmproxy::routing::snapshot::Snapshot;
+use llmproxy::routing::strategy::{self, Turn};
+use llmproxy::api::body;
 use std::sync::Arc;
 
 const ROUNDS: u32 = 500;
@@ -32,25 +32,25 @@ fn main() {
             one.models = (0..100).map(|m| format!("m{m}")).collect();
             config.endpoints.push(one);
         }
-        let endpoints = config.endpoints.iter().map(|one| Arc::new(endpoint::Endpoint::new(one.clone(), clock::now()))).collect();
+        let endpoints = config.endpoints.iter().map(|one| Arc::new(endpoint::Endpoint::new(one.clone(), time::now()))).collect();
         let snapshot = Snapshot::new(Arc::new(config), endpoints);
         let (affinity, mut turn) = (Affinity::default(), Turn::default());
         let mut times = [0.0; 3];
         for _ in 0..ROUNDS {
-            let begun = clock::now();
-            let peek = peek::json(body.as_bytes()).expect("JSON");
-            let parsed = clock::now();
+            let begun = time::now();
+            let peek = body::json(body.as_bytes()).expect("JSON");
+            let parsed = time::now();
             let marks = (strategy == Strategy::Affinity).then(|| affinity.marks(body.as_bytes(), "m50", std::iter::empty()));
             if let Some(marks) = &marks {
                 affinity.favourite(marks, &[1, 2, 3, 4, 5, 6, 7, 8]);
                 affinity.remember(marks, 3);
             }
-            let hashed = clock::now();
+            let hashed = time::now();
             let name = peek.model.expect("a model").name;
-            let Planned::Plan(plan) = plan::plan(&snapshot, Wish::Named(&name), &Scope::default(), hashed) else { panic!("a plan") };
+            let PlanResult::Plan(plan) = plan::plan(&snapshot, ModelQuery::Named(&name), &Scope::default(), hashed) else { panic!("a plan") };
             let contenders: Vec<_> = plan.candidates.iter().map(|one| one.contender()).collect();
             assert_eq!(strategy::order(strategy, &contenders, &mut turn, &mut || 0.5).len(), 8);
-            let done = clock::now();
+            let done = time::now();
             for (time, (from, to)) in times.iter_mut().zip([(begun, parsed), (parsed, hashed), (hashed, done)]) {
                 *time += (to - from).as_secs_f64() * 1e6 / f64::from(ROUNDS);
             }

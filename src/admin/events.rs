@@ -1,0 +1,105 @@
+//! Who watches the page live: a thread each, a few at most, and an event a second.
+
+use super::Admin;
+use crate::api::errors::{Failure, Kind};
+use crate::http::head::Fields;
+use crate::http::request::Request;
+use crate::http::response::{Length, Reply};
+use crate::proxy::context::RequestContext;
+use crate::util::time;
+use crossbeam_channel::bounded;
+use http::{HeaderValue, StatusCode, header};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Pages that are watched live at once.
+const MOST: usize = 8;
+const EVERY: Duration = Duration::from_secs(1);
+/// An event is counted so many times: as text, and as the values that it is made of and compared with.
+const COPIES: usize = 4;
+
+/// Counts one until it is dropped.
+struct Seat(Arc<Admin>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.viewers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Takes a seat if one is free.
+fn seat(admin: &Arc<Admin>, viewers: &AtomicUsize) -> Option<Seat> {
+    let taken = viewers.fetch_add(1, Ordering::SeqCst);
+    let seat = Seat(Arc::clone(admin));
+    (taken < MOST).then_some(seat)
+}
+
+impl Admin {
+    /// `GET /admin/events`: all at first, then each second what has changed.
+    pub(super) fn watch(&self, visit: RequestContext, request: Request, reply: Reply) {
+        let seat = self.me().and_then(|admin| seat(&admin, &self.viewers));
+        let (give, take) = bounded(1);
+        let work = move || {
+            if let Ok((seat, visit, request, reply)) = take.recv() {
+                show(&seat, &visit, &request, reply);
+            }
+        };
+        let spawned = std::thread::Builder::new().name("page".into()).stack_size(512 << 10).spawn(work);
+        let why = match (seat, spawned) {
+            (Some(seat), Ok(_)) => return drop(give.send((seat, visit, request, reply))),
+            (None, _) => "Too many pages are open; close one of them.",
+            (_, Err(error)) => {
+                log::warn!("admin: no thread for a live view: {error}");
+                "The system gives no thread for a live view."
+            }
+        };
+        visit.refuse(reply, &request.head, &Failure::new(Kind::Overloaded, why).retry_after(EVERY));
+    }
+}
+
+/// One event at a time: the next is made when the client has taken the last, so a slow one costs no memory.
+fn show(seat: &Seat, visit: &RequestContext, request: &Request, mut reply: Reply) {
+    let admin = &*seat.0;
+    let mut held = admin.proxy.budget.hold(Some(visit.client));
+    let mut fields = Fields::clone(&visit.common);
+    fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    reply.wait_for_client();
+    reply.start(StatusCode::OK, &fields, Length::Open);
+    let (mut seen, mut models, mut running) = (Value::Null, Value::Null, HashMap::new());
+    while !admin.closed.is_cancelled() {
+        let mut status = admin.status(&seen);
+        seen = status["seen"].take();
+        // Models change seldom, and are long.
+        if status["models"] == models {
+            status.as_object_mut().map(|all| all.shift_remove("models"));
+        } else {
+            models.clone_from(&status["models"]);
+        }
+        running = shorten(&mut status["running"], &running);
+        let event = format!("data: {status}\n\n");
+        let is_taken = held.resize((event.len() * COPIES) as u64)
+            && reply.piece(event.as_bytes()).and_then(|()| reply.flush()).is_ok();
+        if !is_taken || request.gone.wait_until(time::now() + EVERY, time::now) {
+            return reply.cut();
+        }
+    }
+    reply.finish();
+}
+
+/// Leaves of requests that were told of before only what has changed, and not their age, which the page reckons.
+/// Returns all of them whole, by id, for the next time.
+fn shorten(running: &mut Value, before: &HashMap<String, Value>) -> HashMap<String, Value> {
+    let mut now = HashMap::new();
+    for one in running.as_array_mut().into_iter().flatten() {
+        let id = one["id"].as_str().unwrap_or_default().to_owned();
+        let whole = one.clone();
+        if let (Some(old), Some(members)) = (before.get(&id), one.as_object_mut()) {
+            members.retain(|name, value| name == "id" || (name != "age_ms" && old[name] != *value));
+        }
+        now.insert(id, whole);
+    }
+    now
+}

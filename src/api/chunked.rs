@@ -1,0 +1,365 @@
+//! A body of HTTP/1.1 in either direction, from bytes as they arrive to the bytes meant. Strict about chunks, and never
+//! trusts a declared size. Does no I/O.
+
+use crate::api::errors::{Failure, Kind};
+
+/// How the end of a body is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body.
+    None,
+    /// So many bytes follow the head.
+    Sized(u64),
+    /// Chunks follow until the one of size zero.
+    Chunked,
+}
+
+/// The refusal of a message that could be read in more than one way: 400, and the connection ends.
+pub fn refuse(what: &str) -> Failure {
+    Failure::new(Kind::BadFraming, format!("The request is not sound HTTP/1.1: {what}."))
+}
+
+/// The refusal of a body longer than `limit`.
+pub fn too_large(limit: u64) -> Failure {
+    Failure::new(
+        Kind::BodyTooLarge,
+        format!("The request body is longer than the {limit} bytes allowed here (server.maxBody)."),
+    )
+}
+
+/// RFC 9110 5.6.2.
+pub fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What may stand in a field value: RFC 9110 5.5, with bytes beyond ASCII passed on as they are.
+pub fn is_value(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+/// Bytes of chunk extensions in one request body, all together, and in one chunk of an answer. Nobody here reads them.
+const EXTENSIONS: usize = 8 * 1024;
+/// Bytes of trailer fields, as many as a head may have. They are dropped.
+const TRAILERS: usize = 32 * 1024;
+/// RFC 9112 7.1 sets no bound; 16 hex digits are what 64 bits hold.
+const DIGITS: u8 = 16;
+
+/// What one call of `feed` did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the input that belong to the body. The rest is the next request.
+    pub consumed: usize,
+    /// Whether the body has ended.
+    pub complete: bool,
+}
+
+/// Takes the framing off one body.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    state: State,
+    /// Bytes of the body allowed in all.
+    limit: u64,
+    /// Bytes of the body announced so far: all of them, or the chunks up to this one.
+    announced: u64,
+    extensions: usize,
+    trailers: usize,
+    is_answer: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// So many bytes of a sized body are missing.
+    Sized(u64),
+    /// In the digits of a chunk's size.
+    Size {
+        size: u64,
+        digits: u8,
+    },
+    /// After the `;` that follows the size.
+    Extension {
+        size: u64,
+    },
+    /// A line feed must come, then so many bytes of data or, after size 0, trailers.
+    SizeEnd {
+        size: u64,
+    },
+    /// So many bytes of a chunk are missing.
+    Data(u64),
+    /// The two bytes after the data.
+    DataCr,
+    DataEnd,
+    /// Where a trailer's name or the last, empty line starts.
+    Trailer,
+    TrailerName,
+    TrailerValue,
+    TrailerEnd,
+    /// The last line feed must come.
+    End,
+    Done,
+}
+
+impl Decoder {
+    /// A decoder at the start of a body that may have `limit` bytes.
+    pub fn new(framing: Framing, limit: u64) -> Self {
+        let (state, announced) = match framing {
+            Framing::None | Framing::Sized(0) => (State::Done, 0),
+            Framing::Sized(length) => (State::Sized(length), length),
+            Framing::Chunked => (State::Size { size: 0, digits: 0 }, 0),
+        };
+        Self { state, limit, announced, extensions: 0, trailers: 0, is_answer: false }
+    }
+
+    /// A decoder of an answer's chunks, which may go on for ever and may all have extensions.
+    pub fn of_answer() -> Self {
+        Self { is_answer: true, ..Self::new(Framing::Chunked, u64::MAX) }
+    }
+
+    /// The chunk of size zero has come: every byte of the body is here, though maybe not every byte of its framing.
+    pub fn has_last_chunk(&self) -> bool {
+        matches!(self.state, State::Trailer | State::End | State::Done)
+    }
+
+    /// Bytes that are still to come, if their number was declared.
+    pub fn missing(&self) -> Option<u64> {
+        if let State::Sized(missing) = self.state { Some(missing) } else { None }
+    }
+
+    /// Appends what `input` holds of the body to `out`, which grows with the bytes that came and not with what was announced.
+    pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, Failure> {
+        if self.announced > self.limit && !self.is_answer {
+            return Err(too_large(self.limit));
+        }
+        let mut rest = input;
+        while !matches!(self.state, State::Done) {
+            let Some((byte, tail)) = rest.split_first() else { break };
+            let (State::Sized(missing) | State::Data(missing)) = self.state else {
+                self.state = self.step(*byte)?;
+                rest = tail;
+                continue;
+            };
+            let (piece, tail) = rest.split_at(rest.len().min(usize::try_from(missing).unwrap_or(usize::MAX)));
+            append(out, piece, if matches!(self.state, State::Sized(_)) { self.announced } else { self.limit });
+            rest = tail;
+            self.state = match (self.state, missing - piece.len() as u64) {
+                (State::Sized(_), 0) => State::Done,
+                (State::Sized(_), missing) => State::Sized(missing),
+                (_, 0) => State::DataCr,
+                (_, missing) => State::Data(missing),
+            };
+        }
+        Ok(Progress { consumed: input.len() - rest.len(), complete: matches!(self.state, State::Done) })
+    }
+
+    /// One byte of the grammar around the data (RFC 9112 7.1), without its optional white space.
+    fn step(&mut self, byte: u8) -> Result<State, Failure> {
+        Ok(match (self.state, byte) {
+            (State::Size { size, digits }, _) if byte.is_ascii_hexdigit() => {
+                if digits == DIGITS {
+                    return Err(refuse("a chunk's size has more than 16 digits"));
+                }
+                let digit = char::from(byte).to_digit(16).expect("is_ascii_hexdigit was asked");
+                State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+            }
+            (State::Size { size, digits: 1.. }, b'\r') => self.announce(State::SizeEnd { size }, size)?,
+            (State::Size { size, digits: 1.. }, b';') => self.announce(State::Extension { size }, size)?,
+            (State::Size { .. }, _) => return Err(refuse("a chunk's size is not hexadecimal")),
+            (State::Extension { size }, b'\r') => State::SizeEnd { size },
+            (State::Extension { .. }, _) if is_value(byte) => {
+                self.extensions += 1;
+                if self.extensions > EXTENSIONS {
+                    return Err(refuse("the chunk extensions are too long"));
+                }
+                self.state
+            }
+            (State::SizeEnd { size: 0 }, b'\n') => State::Trailer,
+            (State::SizeEnd { size }, b'\n') => State::Data(size),
+            (State::DataCr, b'\r') => State::DataEnd,
+            (State::DataEnd, b'\n') => {
+                if self.is_answer {
+                    self.extensions = 0;
+                }
+                State::Size { size: 0, digits: 0 }
+            }
+            (State::DataCr | State::DataEnd, _) => return Err(refuse("a chunk is longer than its size")),
+            (State::Trailer, b'\r') => State::End,
+            (State::Trailer | State::TrailerName, _) if is_token(byte) => self.trailer(State::TrailerName)?,
+            (State::TrailerName, b':') => self.trailer(State::TrailerValue)?,
+            (State::TrailerValue, b'\r') => self.trailer(State::TrailerEnd)?,
+            (State::TrailerValue, _) if is_value(byte) => self.trailer(State::TrailerValue)?,
+            (State::TrailerEnd, b'\n') => self.trailer(State::Trailer)?,
+            (State::Trailer | State::TrailerName | State::TrailerValue, _) => {
+                return Err(refuse("a trailer field is not `name: value`"));
+            }
+            (State::End, b'\n') => State::Done,
+            // In the data `feed` does not ask, so these are all line ends.
+            _ => return Err(refuse("a line of the chunked body does not end with CR LF")),
+        })
+    }
+
+    /// Refuses a body as soon as its chunks promise more than is allowed.
+    fn announce(&mut self, next: State, size: u64) -> Result<State, Failure> {
+        self.announced = self.announced.saturating_add(size);
+        if self.is_answer {
+            return Ok(next);
+        }
+        if self.announced > self.limit { Err(too_large(self.limit)) } else { Ok(next) }
+    }
+
+    fn trailer(&mut self, next: State) -> Result<State, Failure> {
+        self.trailers += 1;
+        if self.trailers > TRAILERS {
+            return Err(Failure::new(Kind::HeadTooLarge, format!("The trailers are longer than {TRAILERS} bytes.")));
+        }
+        Ok(next)
+    }
+}
+
+/// Appends with at most half as much room again as is needed, and never room for more than `most` bytes.
+fn append(out: &mut Vec<u8>, piece: &[u8], most: u64) {
+    let needed = out.len() + piece.len();
+    if needed > out.capacity() {
+        let room = (needed + needed / 2).min(usize::try_from(most).unwrap_or(usize::MAX)).max(needed);
+        out.reserve_exact(room - out.len());
+    }
+    out.extend_from_slice(piece);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// At once and byte by byte, which must not differ: the body and what was consumed, none while more must come, or the status.
+    fn decode(framing: Framing, input: &[u8]) -> Result<Option<(Vec<u8>, usize)>, u16> {
+        let mut whole = (Decoder::new(framing, 100), Vec::new());
+        let at_once = whole.0.feed(input, &mut whole.1);
+        let mut pieces = (Decoder::new(framing, 100), Vec::new());
+        let mut grown = pieces.0.feed(&[], &mut pieces.1);
+        for (at, byte) in input.iter().enumerate() {
+            match &mut grown {
+                Ok(Progress { complete: false, .. }) => grown = pieces.0.feed(&[*byte], &mut pieces.1),
+                _ => break,
+            }
+            if let Ok(progress) = &mut grown {
+                progress.consumed += at;
+            }
+        }
+        assert_eq!((&at_once, &whole.1), (&grown, &pieces.1), "{}", input.escape_ascii());
+        match at_once {
+            Ok(progress) => Ok(progress.complete.then_some((whole.1, progress.consumed))),
+            Err(failure) => Err(failure.kind.status()),
+        }
+    }
+
+    fn chunked(input: impl AsRef<[u8]>) -> Result<Option<(Vec<u8>, usize)>, u16> {
+        decode(Framing::Chunked, input.as_ref())
+    }
+
+    #[test]
+    fn a_sized_body_ends_at_its_size() {
+        assert_eq!(decode(Framing::Sized(3), b"abcGET"), Ok(Some((b"abc".to_vec(), 3))));
+        assert_eq!(decode(Framing::Sized(3), b"ab"), Ok(None));
+        assert_eq!(decode(Framing::Sized(0), b"GET"), Ok(Some((vec![], 0))));
+        assert_eq!(decode(Framing::None, b"GET"), Ok(Some((vec![], 0))));
+    }
+
+    #[test]
+    fn chunks_are_joined_and_what_follows_is_left_alone() {
+        let input = b"3\r\nabc\r\n00A;x=\"y\";\xff\r\n\r\n0\r\n\r\n567\r\n0\r\nA: b\r\nContent-Length:\r\n\r\nGET";
+        assert_eq!(chunked(input), Ok(Some((b"abc\r\n0\r\n\r\n567".to_vec(), input.len() - 3))));
+        assert_eq!(chunked("0\r\n\r\n"), Ok(Some((vec![], 5))));
+        assert_eq!(chunked("000;\r\n\r\n"), Ok(Some((vec![], 8))));
+        for end in 0..input.len() - 3 {
+            assert_eq!(chunked(&input[..end]), Ok(None), "{end}");
+        }
+    }
+
+    // A7
+    #[test]
+    fn a_chunk_is_a_hexadecimal_size_a_line_end_and_as_many_bytes() {
+        for input in [
+            "+3\r\n",
+            "-1\r\n",
+            "0x3\r\n",
+            "zz\r\n",
+            "\r\n",
+            ";\r\n",
+            " 3\r\n",
+            "3 \r\n",
+            "3 ;a\r\n",
+            "3\t\r\n",
+            "3\nabc",
+            "3\rabc",
+            "3;a\n",
+            "3;a\rb",
+            "3;\0",
+            "00000000000000003\r\n",
+            "3\r\nabcd\r\n",
+            "3\r\nabc0\r\n",
+            "3\r\nabc\n0",
+            "3\r\nabc\r0",
+            "3\r\nabc\r\n\r\n",
+            "3\r\nab\r\n0\r\n\r\n",
+            "3_0\r\n",
+            "3.\r\n",
+            "\n0\r\n\r\n",
+            "0\r\n\n",
+            "0\r\n\r\r",
+            "0\n\r\n",
+            "0\r\n A: b\r\n",
+            "0\r\nA: b\r\n c\r\n",
+            "0\r\nA\r\n\r\n",
+            "0\r\n: b\r\n",
+            "0\r\nA : b\r\n",
+            "0\r\nA: \0\r\n",
+            "0\r\nA: b\n\r\n",
+            "0\r\nA: b\rc",
+            "0\r\nGET / HTTP/1.1\r\n",
+        ] {
+            assert_eq!(chunked(input), Err(400), "{input:?}");
+        }
+        assert_eq!(chunked("0000000000000003\r\nabc\r\n0\r\n\r\n"), Ok(Some((b"abc".to_vec(), 28))));
+    }
+
+    // A8
+    #[test]
+    fn extensions_and_trailers_have_their_bounds() {
+        let extension = |length: usize| format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(length));
+        assert!(matches!(chunked(extension(EXTENSIONS)), Ok(Some(_))));
+        assert_eq!(chunked(extension(EXTENSIONS + 1)), Err(400));
+        assert_eq!(chunked(format!("1;{}\r\na\r\n", "x".repeat(82)).repeat(100)), Err(400));
+        let trailers = |length: usize| format!("0\r\nA:{}\r\n\r\n", "x".repeat(length - 4));
+        assert!(matches!(chunked(trailers(TRAILERS)), Ok(Some((body, _))) if body.is_empty()));
+        assert_eq!(chunked(trailers(TRAILERS + 1)), Err(431));
+        assert_eq!(chunked(format!("0\r\n{}", "A: b\r\n".repeat(TRAILERS / 6 + 1))), Err(431));
+    }
+
+    // B6
+    #[test]
+    fn a_body_above_the_limit_is_refused_as_soon_as_it_is_announced() {
+        assert_eq!(decode(Framing::Sized(101), b""), Err(413));
+        assert_eq!(chunked("65\r"), Err(413));
+        assert_eq!(chunked("65;"), Err(413));
+        assert_eq!(chunked("ffffffffffffffff\r\n"), Err(413));
+        let full = format!("64\r\n{}\r\n", "a".repeat(100));
+        assert_eq!(chunked(format!("{full}0\r\n\r\n")), Ok(Some((vec![b'a'; 100], 111))));
+        assert_eq!(chunked(format!("{full}1\r\n")), Err(413));
+        assert_eq!(chunked("1\r\na\r\nffffffffffffffff\r\n"), Err(413));
+    }
+
+    // B6
+    #[test]
+    fn room_follows_what_came_and_not_what_was_announced() {
+        for framing in [Framing::Sized(1 << 20), Framing::Sized(99_999_999_999_999), Framing::Chunked] {
+            let mut decoder = Decoder::new(framing, u64::MAX);
+            let mut out = Vec::new();
+            if framing == Framing::Chunked {
+                decoder.feed(b"ffffffffffffff\r\n", &mut out).unwrap();
+            }
+            for _ in 0..1 << 8 {
+                decoder.feed(&[0; 1 << 12], &mut out).unwrap();
+                assert!(out.capacity() <= out.len() * 3 / 2, "{} for {}", out.capacity(), out.len());
+            }
+            assert!(framing != Framing::Sized(1 << 20) || out.capacity() == 1 << 20);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! What the OpenAI, Anthropic and llama-server wire formats look like. Pure.
+
+pub mod body;
+pub mod chunked;
+pub mod errors;
+pub mod json_object;
+pub mod model_list;
+pub mod multipart;
+pub mod prefix;
+pub mod query;
+pub mod scan;
+pub mod stream;
+pub mod usage;

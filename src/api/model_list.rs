@@ -1,0 +1,346 @@
+//! What an endpoint's `/v1/models` says, read in passing: nothing is built of it but what is kept, and that is bounded. Pure.
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// Entries taken of one list: more is a mistake or an attack.
+pub const MOST_MODELS: usize = 2_000;
+/// Further names of one model.
+const MOST_ALIASES: usize = 8;
+/// Longer names are no names.
+const LONGEST_NAME: usize = 512;
+/// Fields of an entry that are passed on, and their bytes together.
+const MOST_FIELDS: usize = 64;
+const LONGEST_ENTRY: usize = 4 << 10;
+/// The largest number that every client reads as a whole one.
+const LARGEST: f64 = (1u64 << 53) as f64;
+
+/// One entry of an endpoint's list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Model {
+    /// Its name.
+    pub id: String,
+    /// Other names that the endpoint takes.
+    pub aliases: Vec<String>,
+    /// When it was made, in seconds; 0 if that is not told.
+    pub created: u64,
+    /// Whose it is.
+    pub owned_by: Option<String>,
+    /// How many tokens a prompt and its answer may have together.
+    pub context: Option<u64>,
+    /// Its other fields that may be shown: name and JSON text.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Model {
+    /// Every name it is known by.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.id.as_str()).chain(self.aliases.iter().map(String::as_str))
+    }
+}
+
+/// The models in the body of a `/v1/models` answer, a BOM in front of it or not: the entries of `data`, else of `models`, or
+/// of a plain list.
+///
+/// # Errors
+/// It is no list of models: what it is instead, as the rest of a sentence.
+pub fn list_of(body: &[u8]) -> Result<Vec<Model>, &'static str> {
+    const NO_DATA: &str = "has no `data`";
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let is_html = body.trim_ascii_start().starts_with(b"<");
+    let whole: &RawValue = serde_json::from_slice(body).map_err(|_| if is_html { "is HTML" } else { "is not JSON" })?;
+    let mut answer = Answer { list: Some(whole.get()), is_error: false };
+    if whole.get().starts_with('{') {
+        answer = serde_json::Deserializer::from_str(whole.get()).deserialize_map(JsonObject).map_err(|_| NO_DATA)?;
+    }
+    let list = match answer.list {
+        // What Ollama says while it has no model.
+        Some("null") if whole.get() != "null" => return Ok(Vec::new()),
+        Some(list) => list,
+        None => return Err(if answer.is_error { "is an error" } else { NO_DATA }),
+    };
+    let (models, is_empty) = serde_json::Deserializer::from_str(list).deserialize_seq(Entries).map_err(|_| NO_DATA)?;
+    if models.is_empty() && !is_empty { Err("has no entry with an `id`") } else { Ok(models) }
+}
+
+/// An answer that is an object.
+struct Answer<'a> {
+    list: Option<&'a str>,
+    is_error: bool,
+}
+
+struct JsonObject;
+
+impl<'a> Visitor<'a> for JsonObject {
+    type Value = Answer<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Answer<'a>, A::Error> {
+        let (mut data, mut models, mut is_error) = (None, None, false);
+        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            match key.get() {
+                r#""data""# => data = Some(value.get()),
+                r#""models""# => models = Some(value.get()),
+                key => is_error |= key == r#""error""#,
+            }
+        }
+        Ok(Answer { list: data.filter(|list| *list != "null").or(models).or(data), is_error })
+    }
+}
+
+/// The first entries that are understood, and whether there are none at all.
+struct Entries;
+
+impl<'a> Visitor<'a> for Entries {
+    type Value = (Vec<Model>, bool);
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a list of models")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let (mut models, mut is_empty) = (Vec::new(), true);
+        while let Some(entry) = list.next_element::<&RawValue>()? {
+            is_empty = false;
+            if models.len() < MOST_MODELS {
+                models.extend(serde_json::from_str::<Entry>(entry.get()).ok().and_then(Entry::model));
+            }
+        }
+        Ok((models, is_empty))
+    }
+}
+
+/// An entry as it was written.
+struct Entry<'a>(Vec<(Cow<'a, str>, &'a str)>);
+
+impl<'a> Deserialize<'a> for Entry<'a> {
+    fn deserialize<D: Deserializer<'a>>(reader: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'a> Visitor<'a> for Fields {
+            type Value = Entry<'a>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a model")
+            }
+
+            fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Entry<'a>, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((key, value)) = map.next_entry::<Cow<'a, str>, &'a RawValue>()? {
+                    if fields.len() < MOST_FIELDS && fields.iter().all(|(known, _)| *known != key) {
+                        fields.push((key, value.get()));
+                    }
+                }
+                Ok(Entry(fields))
+            }
+        }
+        reader.deserialize_map(Fields)
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn field(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, raw)| *raw)
+    }
+
+    /// None without a name. S000-14: one with `name` and no `id` counts by `name`.
+    fn model(self) -> Option<Model> {
+        let id = ["id", "name", "model"].iter().find_map(|key| name(self.field(key)?))?;
+        let aliases = self.field("aliases").map(first_names);
+        let sizes = ["n_ctx", "max_model_len", "context_length", "context_window"];
+        let meta = self
+            .field("meta")
+            .filter(|meta| meta.starts_with('{'))
+            .and_then(|meta| serde_json::from_str::<Meta>(meta).ok()?.n_ctx);
+        let in_meta = || whole(meta?.get());
+        let context = sizes.iter().find_map(|key| whole(self.field(key)?).filter(|size| *size > 0));
+        Some(Model {
+            created: self.field("created").and_then(whole).unwrap_or(0),
+            owned_by: self.field("owned_by").and_then(name),
+            context: context.or_else(in_meta).filter(|size| *size > 0),
+            fields: self.shown(aliases.as_deref()),
+            aliases: aliases.unwrap_or_default().into_iter().filter(|alias| *alias != id).collect(),
+            id,
+        })
+    }
+
+    /// What is passed on: neither what we say ourselves nor what concerns only the upstream's own machine.
+    fn shown(&self, aliases: Option<&[String]>) -> Vec<(String, String)> {
+        // A router's entries have its command lines in an object `status`, and who knows where in later versions.
+        let is_router = self.field("status").is_some_and(|status| status.starts_with('{'));
+        let mut room = LONGEST_ENTRY;
+        let mut fields = Vec::new();
+        for (key, raw) in &self.0 {
+            let text = match &**key {
+                "id" | "object" | "created" | "owned_by" | "provider" | "endpoint" | "endpoints" => continue,
+                "args" | "preset" | "path" | "model_path" => continue,
+                "aliases" => Value::from(aliases.unwrap_or_default()).to_string(),
+                "status" if is_router => match serde_json::from_str::<Status>(raw).ok().and_then(|status| status.value)
+                {
+                    Some(state) => format!(r#"{{"value":{}}}"#, state.get()),
+                    None => continue,
+                },
+                "meta" | "tags" | "architecture" => (*raw).to_owned(),
+                _ if is_router => continue,
+                _ if raw.len() <= room => (*raw).to_owned(),
+                _ => continue,
+            };
+            let size = key.len() + text.len();
+            // Half a character would spoil the whole list for clients that read strictly.
+            if size <= room && serde_json::from_str::<Value>(&text).is_ok() {
+                room -= size;
+                fields.push((key.to_string(), text));
+            }
+        }
+        fields
+    }
+}
+
+#[derive(Deserialize)]
+struct Meta<'a> {
+    #[serde(borrow)]
+    n_ctx: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Status<'a> {
+    #[serde(borrow)]
+    value: Option<&'a RawValue>,
+}
+
+/// A text that can be a name.
+fn name(raw: &str) -> Option<String> {
+    // Escaped, a character takes six bytes at most.
+    let name = (raw.len() <= 6 * LONGEST_NAME).then(|| serde_json::from_str::<String>(raw).ok())??;
+    (!name.is_empty() && name.len() <= LONGEST_NAME).then_some(name)
+}
+
+/// The first names of a list, each once.
+fn first_names(raw: &str) -> Vec<String> {
+    struct Names;
+    impl<'a> Visitor<'a> for Names {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("names")
+        }
+
+        fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let mut names: Vec<String> = Vec::new();
+            while let Some(raw) = list.next_element::<&RawValue>()? {
+                let next = if names.len() < MOST_ALIASES { name(raw.get()) } else { None };
+                names.extend(next.filter(|name| !names.contains(name)));
+            }
+            Ok(names)
+        }
+    }
+    serde_json::Deserializer::from_str(raw).deserialize_seq(Names).unwrap_or_default()
+}
+
+/// A number as a whole one, also where it is a float or a text.
+fn whole(raw: &str) -> Option<u64> {
+    let number: f64 = raw.trim_matches('"').parse().ok()?;
+    (0.0..=LARGEST).contains(&number).then_some(number as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(body: &str) -> Option<Vec<Model>> {
+        list_of(body.as_bytes()).ok()
+    }
+
+    fn ids(body: &str) -> Vec<String> {
+        of(body).expect(body).into_iter().map(|model| model.id).collect()
+    }
+
+    #[test]
+    fn the_entries_of_every_known_shape_are_found() {
+        for body in [
+            r#"[{"id":"a"},{"name":"b"},{"id":"","model":"c"}]"#,
+            r#"{"object":"list","data":[{"id":"a"},7,"x",{"no":1},{"id":"b"},{"id":"c"}]}"#,
+            r#" {"models":[{"name":"x"}],"data":[{"id":"a","id":"z"},{"name":"b"},{"model":"c"}]} "#,
+            r#"{"data":null,"models":[{"name":"a"},{"name":"b"},{"name":"c"}]}"#,
+        ] {
+            assert_eq!(ids(body), ["a", "b", "c"], "{body}");
+        }
+        for body in ["[]", r#"{"data":[]}"#, r#"{"object":"list","data":null}"#] {
+            assert_eq!(of(body), Some(vec![]), "{body}");
+        }
+    }
+
+    // R09
+    #[test]
+    fn what_is_no_list_says_what_it_is() {
+        for (body, wanted) in [
+            ("<!doctype html>", "is HTML"),
+            ("\n <html>", "is HTML"),
+            ("", "is not JSON"),
+            ("x", "is not JSON"),
+            ("[{\"id\":\"a\"}", "is not JSON"),
+            ("[{\"id\":\"a\"}] x", "is not JSON"),
+            ("null", "has no `data`"),
+            ("\"x\"", "has no `data`"),
+            ("{}", "has no `data`"),
+            (r#"{"object":"list"}"#, "has no `data`"),
+            (r#"{"data":"x"}"#, "has no `data`"),
+            (r#"{"data":{}}"#, "has no `data`"),
+            (r#"{"error":{"message":"no"}}"#, "is an error"),
+            (r#"{"data":["a","b"]}"#, "has no entry with an `id`"),
+            ("[1]", "has no entry with an `id`"),
+            (r#"[{"id":""},{"id":7}]"#, "has no entry with an `id`"),
+        ] {
+            assert_eq!(list_of(body.as_bytes()), Err(wanted), "{body}");
+        }
+        assert_eq!(list_of(b"\xef\xbb\xbf{\"data\":[{\"id\":\"m\"}]}").map(|models| models.len()), Ok(1), "a BOM");
+    }
+
+    // U29
+    #[test]
+    fn what_is_kept_is_bounded_however_long_the_list_is() {
+        let padding = "[".repeat(100_000) + &"]".repeat(100_000);
+        let aliases: String = (0..100_000).map(|n| format!(r#","a{n}""#)).collect();
+        let fields: String = (0..500).map(|n| format!(r#","f{n}":"{}""#, "x".repeat(20))).collect();
+        let entry = format!(r#"{{"id":"a","deep":{padding},"aliases":["a"{aliases}],"half":"\ud800"{fields}}}"#);
+        let models = of(&format!("[{entry}{}]", r#",{"id":"b"}"#.repeat(9_999))).expect("a list");
+        assert_eq!(models.len(), MOST_MODELS);
+        assert_eq!(models[0].names().count(), MOST_ALIASES);
+        let fields = &models[0].fields;
+        assert!(fields.len() <= MOST_FIELDS && fields.len() > 50, "{}", fields.len());
+        assert!(fields.iter().map(|(key, text)| key.len() + text.len()).sum::<usize>() <= LONGEST_ENTRY);
+        assert!(fields.iter().all(|(key, _)| key != "half" && key != "deep"));
+    }
+
+    // R12
+    #[test]
+    fn the_context_is_read_by_each_of_its_names_and_numbers_are_made_whole() {
+        for (entry, context) in [
+            (r#""n_ctx":5"#, Some(5)),
+            (r#""meta":{"n_ctx_train":9,"n_ctx":5}"#, Some(5)),
+            (r#""max_model_len":"5""#, Some(5)),
+            (r#""max_model_len":null,"context_length":5.9"#, Some(5)),
+            (r#""context_window":5e0"#, Some(5)),
+            (r#""context_window":0,"meta":{"n_ctx":5}"#, Some(5)),
+            (r#""meta":{"n_ctx":0},"n_ctx":-5"#, None),
+            (r#""meta":[5],"n_ctx":"NaN","context_length":1e300"#, None),
+        ] {
+            assert_eq!(of(&format!(r#"[{{"id":"a",{entry}}}]"#)).expect("a list")[0].context, context, "{entry}");
+        }
+    }
+
+    #[test]
+    fn a_routers_command_lines_stay_at_home() {
+        let recorded = include_str!("../../tests/data/router_models.raw");
+        let models = of(recorded.split("\r\n\r\n").nth(1).expect("a body")).expect("a list");
+        assert_eq!(models.len(), 4);
+        let text = format!("{:?}", models[0].fields);
+        assert!(text.contains(r#"{\"value\":\"unloaded\"}"#) && !text.contains("/srv"), "{text}");
+    }
+}

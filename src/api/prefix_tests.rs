@@ -1,0 +1,157 @@
+//! What a conversation is recognised by.
+
+use super::*;
+
+thread_local! {
+    static KEYS: RandomState = RandomState::new();
+}
+
+fn of(body: &str) -> PrefixHashes {
+    KEYS.with(|keys| marks(body.as_bytes(), "m", std::iter::empty(), keys))
+}
+
+fn chat(messages: &[(&str, &str)]) -> PrefixHashes {
+    let messages: Vec<String> =
+        messages.iter().map(|(role, text)| format!(r#"{{"role":"{role}","content":"{text}"}}"#)).collect();
+    of(&format!(r#"{{"model":"x","messages":[{}]}}"#, messages.join(",")))
+}
+
+#[test]
+fn the_next_turn_holds_every_link_of_the_one_before() {
+    let first = chat(&[("system", "s"), ("user", "a")]);
+    let second = chat(&[("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c")]);
+    assert_eq!((first.links.len(), second.links.len()), (1, 3));
+    assert_eq!(second.links[0], first.links[0]);
+    let branch = chat(&[("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "d")]);
+    assert_eq!(branch.links[..2], second.links[..2]);
+    assert_ne!(branch.links[2], second.links[2]);
+}
+
+#[test]
+fn the_same_system_prompt_alone_makes_no_conversation() {
+    assert_eq!(chat(&[("system", "s"), ("developer", "t")]).links.len(), 0);
+    let (a, b) = (chat(&[("system", "s"), ("user", "a")]), chat(&[("system", "s"), ("user", "b")]));
+    assert_ne!(a.links, b.links);
+    let other = chat(&[("system", "t"), ("user", "a")]);
+    assert_ne!(a.links, other.links, "another system prompt is another conversation");
+    assert_ne!(
+        of(r#"{"messages":[{"role":"user","content":"a"}],"tools":[1]}"#),
+        of(r#"{"messages":[{"role":"user","content":"a"}]}"#)
+    );
+    let anthropic =
+        |system: &str| of(&format!(r#"{{"system":"{system}","messages":[{{"role":"user","content":"a"}}]}}"#));
+    assert_ne!(anthropic("s").links, anthropic("t").links);
+}
+
+#[test]
+fn spacing_escapes_and_the_order_of_members_make_no_difference() {
+    let plain = of(
+        r#"{"messages":[{"role":"user","content":[{"type":"text","text":"é/1"}]}],"tools":[{"a":1,"b":{"c":null}}]}"#,
+    );
+    let other = of(
+        r#" { "tools" : [ { "b" : {"c":null}, "a": 1 } ] , "messages" : [ { "content":[{"text":"\u00e9\/1","type":"text"}], "role":"user" } ] } "#,
+    );
+    assert_eq!(plain, other);
+}
+
+#[test]
+fn cache_markers_that_move_make_no_difference() {
+    let marked = of(
+        r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a","cache_control":{"type":"ephemeral"}}]}]}"#,
+    );
+    assert_eq!(marked, of(r#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"}]}]}"#));
+}
+
+#[test]
+fn a_prompt_that_grows_keeps_its_blocks() {
+    let text = |n: usize| (0..n).map(|i| char::from(b'a' + (i / 100 % 26) as u8)).collect::<String>();
+    let of_text = |n| of(&format!(r#"{{"prompt":"{}"}}"#, text(n)));
+    let (short, long) = (of_text(3000), of_text(5000));
+    assert_eq!((short.links.len(), long.links.len()), (2, 4));
+    assert_eq!(short.links[..], long.links[..2]);
+    assert_eq!(of_text(10).links, of_text(10).links);
+    assert_eq!(of_text(10).links.len(), 1);
+    assert_eq!(of(r#"{"prompt":[1,2,3]}"#).links[..2], of(r#"{"prompt":[1,2,4]}"#).links[..2]);
+    assert_eq!(of(r#"{"input":"a","instructions":"s"}"#).links.len(), 1);
+}
+
+#[test]
+fn hints_come_in_order_of_strength_and_differ_by_kind() {
+    let sessions = [&b"s"[..]];
+    let marks = KEYS
+        .with(|keys| marks(br#"{"user":"s","prompt_cache_key":"s","messages":[]}"#, "m", sessions.into_iter(), keys));
+    let only_user = of(r#"{"user":"s"}"#);
+    assert_eq!((marks.hints.len(), only_user.hints.len()), (3, 1));
+    assert_eq!(marks.hints[2], only_user.hints[0]);
+    assert!(marks.hints[0] != marks.hints[1] && marks.hints[1] != marks.hints[2]);
+}
+
+#[test]
+fn another_model_is_another_conversation() {
+    let body = br#"{"messages":[{"role":"user","content":"a"}],"user":"u"}"#;
+    let [a, b] = ["m", "n"].map(|model| KEYS.with(|keys| marks(body, model, std::iter::empty(), keys)));
+    assert!(a.links != b.links && a.hints != b.hints);
+}
+
+#[test]
+fn what_is_no_conversation_has_no_links_and_history_is_bounded() {
+    for body in ["", "[]", "{}", r#"{"messages":5}"#, r#"{"messages":null}"#, r#"{"messages":[{"content":"\ud800"}]}"#]
+    {
+        assert_eq!(of(body).links.len(), 0, "{body}");
+    }
+    let many = vec![("user", "x"); 1000];
+    assert_eq!(chat(&many).links.len(), MOST_LINKS);
+}
+
+// D2
+#[test]
+fn the_line_that_differs_in_every_request_counts_for_nothing_wherever_the_system_prompt_has_it() {
+    let line = |n: u32| format!("x-anthropic-billing-header: cc_version=2.1.37.0d9; cc_entrypoint=cli; cch={n:05x};");
+    let said = r#""messages":[{"role":"user","content":"a"}]"#;
+    let block = |text: &str| format!(r#"{{"type":"text","text":"{text}"}}"#);
+    let system = |value: String| of(&format!(r#"{{"system":{value},{said}}}"#));
+    let plain = system(format!("[{}]", block("s")));
+    for n in [0, 0xfa690] {
+        assert_eq!(system(format!("[{},{}]", block(&line(n)), block("s"))), plain);
+        assert_eq!(system(format!("[{},{}]", block("s"), block(&format!("{}\\n", line(n))))), plain);
+        assert_eq!(system(format!("[{}]", block(&format!("{}\\ns", line(n))))), plain);
+        assert_eq!(system(format!(r#""{}""#, line(n))), of(&format!("{{{said}}}")));
+        let message = |content: &str| {
+            of(&format!(r#"{{"messages":[{{"content":{content},"role":"system"}},{{"role":"user","content":"a"}}]}}"#))
+        };
+        assert_eq!(message(&format!(r#""b\n{}\nc""#, line(n))), message(r#""b\nc""#));
+        assert_eq!(message(&format!("[{},{}]", block(&line(n)), block("s"))), message(&format!("[{}]", block("s"))));
+    }
+    assert_ne!(plain, system(format!("[{}]", block("t"))), "what remains counts");
+}
+
+// D2
+#[test]
+fn a_session_is_named_by_the_user_id_of_claude_code_in_each_of_its_shapes() {
+    let hints = |metadata: &str| of(&format!(r#"{{"metadata":{metadata}}}"#)).hints;
+    let session = hints(r#"{"user_id":"user_ab_account_cd_session_ef"}"#);
+    assert_eq!(session.len(), 1);
+    assert_eq!(hints(r#"{"x":[{}],"user_id":"user_00_account__session_ef"}"#), session);
+    assert_eq!(hints(r#"{"user_id":"{\"session_id\":\"ef\",\"device_id\":\"x\"}"}"#), session);
+    assert_ne!(hints(r#"{"user_id":"user_ab_account_cd_session_ee"}"#), session);
+    assert_eq!(hints(r#"{"user_id":"somebody"}"#).len(), 1);
+    for none in [
+        "null",
+        "{}",
+        "[]",
+        r#"["a"]"#,
+        r#"{"user_id":7}"#,
+        r#"{"user_id":""}"#,
+        r#"{"user_id":"{\"session_id\":\"\"}"}"#,
+    ] {
+        assert_eq!(hints(none).len(), 0, "{none}");
+    }
+}
+
+#[test]
+fn millions_of_parts_and_lines_take_no_more_memory_than_a_few_and_no_more_than_linear_time() {
+    let tokens = of(&format!(r#"{{"prompt":[1{}]}}"#, ",1".repeat(1_000_000)));
+    assert_eq!(tokens.links.len(), MOST_LINKS);
+    let lines = "x-anthropic-billing-header:\\n".repeat(200_000);
+    assert_eq!(of(&format!(r#"{{"system":"{lines}s"}}"#)), of(r#"{"system":"s"}"#));
+}

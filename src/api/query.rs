@@ -1,0 +1,119 @@
+//! Percent-encoding, and the model named in a query string. Knows nothing of requests.
+
+use crate::api::body::{MAX_NAME, Named};
+use crate::api::errors::{Failure, Kind};
+
+/// The model that `?model=` names, with the place of its value in `query`.
+pub fn query_model(query: &str) -> Result<Option<Named>, Failure> {
+    let fail = |message: &str| Failure::new(Kind::InvalidBody, message).param("model");
+    let mut found = None;
+    let mut start = 0;
+    for pair in query.split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let span = (start + pair.len() - value.len())..(start + pair.len());
+        start = span.end + 1;
+        let Some(key) = decoded(key, true).filter(|key| key.eq_ignore_ascii_case(b"model")) else { continue };
+        if found.is_some() {
+            return Err(fail("The query names `model` more than once."));
+        }
+        if key != b"model" {
+            return Err(fail("The query writes `model` with capital letters: write it in lower case."));
+        }
+        if value.len() > MAX_NAME {
+            return Err(fail("The `model` in the query is too long."));
+        }
+        let name = decoded(value, true).and_then(|bytes| String::from_utf8(bytes).ok());
+        let name = name.ok_or_else(|| fail("The `model` in the query is not percent-encoded UTF-8."))?;
+        found = Some(Named { name, span });
+    }
+    Ok(found)
+}
+
+/// The query with the value at `span` replaced by `name`, nothing else changed.
+pub fn query_renamed(query: &str, span: &std::ops::Range<usize>, name: &str) -> String {
+    let mut text = query[..span.start].to_owned();
+    // `?model` alone has an empty value and no place to put one.
+    if !text.ends_with('=') {
+        text.push('=');
+    }
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => text.push(byte.into()),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text + &query[span.end..]
+}
+
+/// The bytes that percent-encoded text stands for, with `+` as a space where forms are spoken; none if a `%` starts no escape.
+pub fn decoded(text: &str, plus: bool) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((byte, tail)) = rest.split_first() {
+        rest = tail;
+        match byte {
+            b'%' => {
+                bytes.push(escaped_digits(rest)?);
+                rest = &rest[2..];
+            }
+            b'+' if plus => bytes.push(b' '),
+            _ => bytes.push(*byte),
+        }
+    }
+    Some(bytes)
+}
+
+/// The byte that `%XX` at the start of `text` stands for.
+pub fn escaped(text: &[u8]) -> Option<u8> {
+    escaped_digits(text.strip_prefix(b"%")?)
+}
+
+fn escaped_digits(text: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
+    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(query: &str) -> Option<String> {
+        query_model(query).unwrap().map(|named| named.name)
+    }
+
+    #[test]
+    fn the_model_is_decoded() {
+        assert_eq!(name("model=a%2Fb+c%C3%A9"), Some("a/b cé".into()));
+        assert_eq!(name("x=1&model=m&y=model"), Some("m".into()));
+        assert_eq!(name("mod%65l=m"), Some("m".into()));
+        assert_eq!(name("model=a=b"), Some("a=b".into()));
+        assert_eq!(name("model"), Some(String::new()));
+        for query in ["", "models=x", "Models=x", "a&&b", "mode%l=x", "x=model"] {
+            assert_eq!(name(query), None, "{query}");
+        }
+    }
+
+    #[test]
+    fn an_unclear_model_is_refused() {
+        let cased = ["Model=a&model=a", "model=a&MODEL=a", "model=a&%4dodel=b", "Model=a"];
+        let all =
+            ["model=a&model=a", "model=a&mod%65l=b", "model=%", "model=%4", "model=%zz", "model=%ff", "model=%+1"];
+        // U27
+        for query in all.into_iter().chain(cased) {
+            let failure = query_model(query).expect_err(query);
+            assert_eq!((failure.kind.status(), failure.param), (400, Some("model")), "{query}");
+        }
+    }
+
+    #[test]
+    fn renaming_changes_the_value_alone() {
+        for (query, renamed) in [
+            ("a=%zz&model=x%41&b=+", "a=%zz&model=n%2F1%C3%A9&b=+"),
+            ("mod%65l=&c", "mod%65l=n%2F1%C3%A9&c"),
+            ("model", "model=n%2F1%C3%A9"),
+        ] {
+            let named = query_model(query).unwrap().expect("model");
+            assert_eq!(query_renamed(query, &named.span, "n/1é"), renamed);
+        }
+    }
+}

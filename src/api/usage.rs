@@ -1,0 +1,252 @@
+//! Token counts read in passing: only what has not been looked through is kept, never the answer.
+
+use memchr::memmem;
+use serde::Deserialize;
+
+/// Longest object of counts that is waited for; llama-server's are under 1 KB together.
+const LONGEST: usize = 8 << 10;
+
+/// Counts as far as they came. They stand before the data of a long answer as well as behind them, and those of one
+/// stream in several events.
+#[derive(Default)]
+pub struct Tail {
+    /// The end of what came: a key that may be torn, or one whose value is not whole.
+    rest: Vec<u8>,
+    usage: Usage,
+    timings: Timings,
+}
+
+/// What an answer cost, as far as it told.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Tokens {
+    /// Prompt tokens, cached ones included.
+    pub prompt: Option<u64>,
+    /// Prompt tokens found in the cache.
+    pub cached: Option<u64>,
+    /// Generated tokens.
+    pub completion: Option<u64>,
+    /// Generated tokens a second.
+    pub per_second: Option<f64>,
+}
+
+/// llama-server's, unasked, in every final object.
+#[derive(Default, Deserialize)]
+struct Timings {
+    cache_n: Option<u64>,
+    prompt_n: Option<u64>,
+    predicted_n: Option<u64>,
+    predicted_per_second: Option<f64>,
+}
+
+/// OpenAI's, in its two spellings, and Anthropic's, whose `input_tokens` are those that no cache took part in.
+#[derive(Default, Deserialize)]
+struct Usage {
+    prompt_tokens: Option<u64>,
+    input_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    output_tokens: Option<u64>,
+    prompt_tokens_details: Option<Details>,
+    input_tokens_details: Option<Details>,
+    cache_read_input_tokens: Option<u64>,
+    cache_creation_input_tokens: Option<u64>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+struct Details {
+    cached_tokens: Option<u64>,
+}
+
+const USAGE: &[u8] = b"\"usage\"";
+const TIMINGS: &[u8] = b"\"timings\"";
+
+impl Tail {
+    /// Takes in a piece.
+    pub fn push(&mut self, piece: &[u8]) {
+        for part in piece.chunks(LONGEST) {
+            self.rest.extend_from_slice(part);
+            let looked = self.look();
+            self.rest.drain(..looked);
+        }
+    }
+
+    /// Reads the counts in what came; how much of it is done with.
+    fn look(&mut self) -> usize {
+        // Forwards, since only that search is vectorised; there are one or two such keys.
+        let mut keys: Vec<usize> = memmem::find_iter(&self.rest, USAGE).collect();
+        keys.extend(memmem::find_iter(&self.rest, TIMINGS));
+        keys.sort_unstable();
+        for at in keys {
+            let text = &self.rest[at..];
+            let whole = match text.starts_with(USAGE) {
+                true => value::<Usage>(&text[USAGE.len()..]).map(|usage| usage.map(|usage| self.usage.merge(usage))),
+                false => value::<Timings>(&text[TIMINGS.len()..]).map(|new| new.map(|new| self.timings = new)),
+            };
+            if whole.is_none() && text.len() < LONGEST {
+                return at;
+            }
+        }
+        self.rest.len() - self.rest.len().min(TIMINGS.len() - 1)
+    }
+
+    /// The counts so far.
+    pub fn tokens(&self) -> Tokens {
+        let (usage, timings) = (&self.usage, &self.timings);
+        let read = usage.cache_read_input_tokens;
+        let input = usage.input_tokens.map(|n| n + read.unwrap_or(0) + usage.cache_creation_input_tokens.unwrap_or(0));
+        let details = usage.prompt_tokens_details.or(usage.input_tokens_details);
+        let timed = timings.prompt_n.map(|n| n + timings.cache_n.unwrap_or(0));
+        let completion = usage.completion_tokens.or(usage.output_tokens).or(timings.predicted_n);
+        // A speed needs two tokens and the time between them.
+        let speed = timings.predicted_per_second.filter(|speed| speed.is_finite() && *speed > 0.0);
+        Tokens {
+            prompt: usage.prompt_tokens.or(input).or(timed),
+            cached: details.and_then(|details| details.cached_tokens).or(read).or(timings.cache_n),
+            completion,
+            per_second: speed.filter(|_| completion.is_none_or(|tokens| tokens > 1)),
+        }
+    }
+}
+
+impl Usage {
+    /// JobStore counts replace earlier ones; what they do not tell stays.
+    fn merge(&mut self, new: Self) {
+        fn later<T>(old: &mut Option<T>, new: Option<T>) {
+            *old = new.or(old.take());
+        }
+        later(&mut self.prompt_tokens, new.prompt_tokens);
+        later(&mut self.input_tokens, new.input_tokens);
+        later(&mut self.completion_tokens, new.completion_tokens);
+        later(&mut self.output_tokens, new.output_tokens);
+        later(&mut self.prompt_tokens_details, new.prompt_tokens_details);
+        later(&mut self.input_tokens_details, new.input_tokens_details);
+        later(&mut self.cache_read_input_tokens, new.cache_read_input_tokens);
+        later(&mut self.cache_creation_input_tokens, new.cache_creation_input_tokens);
+    }
+}
+
+/// The object that follows a key: `Some(None)` if something else does, `None` if it is not whole yet.
+fn value<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<Option<T>> {
+    let text = text.trim_ascii_start();
+    let Some(value) = text.strip_prefix(b":").map(<[u8]>::trim_ascii_start) else {
+        return (!text.is_empty()).then_some(None);
+    };
+    match value.first()? {
+        b'{' => Some(serde_json::from_slice(&value[..object_end(value)?]).ok()),
+        _ => Some(None),
+    }
+}
+
+/// Where the object at the start of a text ends.
+fn object_end(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut quoted, mut escaped) = (0, false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' if !quoted => depth += 1,
+            b'}' if !quoted && depth == 1 => return Some(at + 1),
+            b'}' if !quoted => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(recorded: &str) -> Tokens {
+        let mut tail = Tail::default();
+        recorded.as_bytes().chunks(7).for_each(|piece| tail.push(piece));
+        tail.tokens()
+    }
+
+    #[test]
+    fn a_whole_answer_tells_usage_and_speed() {
+        let tokens = of(include_str!("../../tests/data/chat.raw"));
+        assert_eq!((tokens.prompt, tokens.cached, tokens.completion), (Some(56), Some(32), Some(12)));
+        assert_eq!(tokens.per_second.map(f64::round), Some(2012.0));
+    }
+
+    #[test]
+    fn a_stream_tells_in_its_last_events() {
+        let with_usage = of(include_str!("../../tests/data/chat_stream_usage.raw"));
+        assert_eq!((with_usage.prompt, with_usage.cached, with_usage.completion), (Some(56), Some(55), Some(8)));
+        let timings_only = of(include_str!("../../tests/data/chat_stream.raw"));
+        assert!(timings_only.prompt.is_some() && timings_only.completion.is_some());
+        let responses = of(include_str!("../../tests/data/responses_stream.raw"));
+        assert_eq!((responses.prompt, responses.cached, responses.completion), (Some(46), Some(45), Some(6)));
+    }
+
+    #[test]
+    fn anthropics_input_is_what_no_cache_took_part_in() {
+        // L7
+        let told = of(r#"{"usage":{"input_tokens":25,"cache_read_input_tokens":46,"output_tokens":7}}"#);
+        assert_eq!((told.prompt, told.cached, told.completion), (Some(71), Some(46), Some(7)));
+        let made = of(r#"{"usage":{"input_tokens":5,"cache_creation_input_tokens":90,"cache_read_input_tokens":0}}"#);
+        assert_eq!((made.prompt, made.cached), (Some(95), Some(0)));
+        // LiteLLM tells OpenAI's sum and Anthropic's parts.
+        let both = of(r#"{"usage":{"prompt_tokens":71,"cache_read_input_tokens":46}}"#);
+        assert_eq!((both.prompt, both.cached), (Some(71), Some(46)));
+    }
+
+    #[test]
+    fn a_stream_of_messages_tells_first_what_went_in_and_last_what_came_out() {
+        // L7
+        let recorded = include_str!("../../tests/data/messages_stream.raw");
+        let messages = of(recorded);
+        assert_eq!((messages.prompt, messages.cached, messages.completion), (Some(56), Some(55), Some(6)));
+        let left = of(recorded.split("content_block_stop").next().expect("a part"));
+        assert_eq!((left.prompt, left.cached, left.completion), (Some(56), Some(55), Some(0)));
+    }
+
+    #[test]
+    fn counts_are_found_before_and_behind_long_data() {
+        // L7: llama-server's embeddings tell them first, others last.
+        let data = format!("[{}0.1]", "0.0123456789,".repeat(100_000));
+        for text in [
+            format!(r#"{{"usage":{{"prompt_tokens":5,"total_tokens":5}},"data":{data}}}"#),
+            format!(r#"{{"data":{data},"usage":{{"prompt_tokens":5,"total_tokens":5}}}}"#),
+            format!(r#"{{"data":{data}, "usage" : {{"prompt_tokens" : 5}} ,"more":{data}}}"#),
+        ] {
+            assert_eq!(of(&text).prompt, Some(5), "{}", &text[..40]);
+            let mut whole = Tail::default();
+            whole.push(text.as_bytes());
+            assert_eq!(whole.tokens().prompt, Some(5), "{}", &text[..40]);
+        }
+    }
+
+    #[test]
+    fn one_token_has_no_speed() {
+        // L7
+        for speed in ["0.0", "1000000.0"] {
+            let text = format!(r#"{{"timings":{{"prompt_n":3,"predicted_n":1,"predicted_per_second":{speed}}}}}"#);
+            assert_eq!((of(&text).completion, of(&text).per_second), (Some(1), None));
+        }
+        assert_eq!(of(r#"{"timings":{"predicted_n":9,"predicted_per_second":0.0}}"#).per_second, None);
+        assert_eq!(of(r#"{"timings":{"predicted_n":9,"predicted_per_second":2.5}}"#).per_second, Some(2.5));
+    }
+
+    #[test]
+    fn a_null_usage_and_a_torn_end_are_nothing() {
+        assert_eq!(of(r#"{"usage":null}"#), Tokens::default());
+        assert_eq!(of(r#"{"usage":{"prompt_to"#), Tokens::default());
+        let chosen = of(r#"{"usage":{"prompt_tokens":7},"choices":[{"text":"\"usage\":{\"prompt_tokens\":9}"}]}"#);
+        assert_eq!(chosen.prompt, Some(7), "text is no count");
+    }
+
+    #[test]
+    fn only_what_is_not_whole_is_kept() {
+        let mut tail = Tail::default();
+        tail.push(br#""usage":{"never":""#);
+        for _ in 0..1000 {
+            tail.push(&[b'x'; 1000]);
+            tail.push(&[b'y'; 100_000]);
+        }
+        tail.push(br#""usage":{"prompt_tokens":5}"#);
+        assert!(tail.rest.capacity() <= 4 * LONGEST);
+        assert_eq!(tail.tokens().prompt, Some(5));
+    }
+}

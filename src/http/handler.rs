@@ -1,0 +1,136 @@
+//! What the door asks of the house, and what the house may ask of the door.
+
+use super::head::Head;
+use super::request::Request;
+use crate::api::errors::Failure;
+use crate::config;
+use crate::http::response::Reply;
+use crate::http::workers::{ReturnQueue, WorkerPool};
+use crate::util::budget::Budget;
+use crate::util::lock::lock;
+use std::net::{IpAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Which workers a request goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// Answered from memory: never waits behind streams.
+    Control,
+    /// Forwarded.
+    Proxy,
+}
+
+/// Who decides about requests; the door only carries them.
+pub trait Handler: Send + Sync + 'static {
+    /// Whether a request may go on: asked before a body follows, and before it reaches the proxy lane.
+    ///
+    /// # Errors
+    /// The refusal.
+    fn admit(&self, head: &Head, from: From) -> Result<(), Failure>;
+    /// Whether a body that turns out large is to be sent on as it comes.
+    fn passes_on(&self, head: &Head, listener: usize) -> bool;
+    /// Whom to count what is held for a request: the client's address, behind a trusted proxy too. None is a trusted
+    /// proxy that does not tell.
+    fn client(&self, _head: &Head, from: From) -> Option<IpAddr> {
+        Some(from.peer)
+    }
+    /// The lane of a request, by its head.
+    fn lane(&self, head: &Head, listener: usize) -> Pool;
+    /// Answers a request that the door or a full lane refuses, and logs it.
+    fn refuse(&self, refused: Refused<'_>, reply: Reply);
+    /// Ends a request whose client left before a worker took it, and logs it.
+    fn left(&self, request: &Request, reply: Reply);
+}
+
+/// Where a request came from, and in.
+#[derive(Debug, Clone, Copy)]
+pub struct From {
+    /// The client's address.
+    pub peer: IpAddr,
+    /// Which listener it came in by.
+    pub listener: usize,
+}
+
+/// A request that is not served.
+pub struct Refused<'a> {
+    /// Where it came from.
+    pub from: From,
+    /// The head, as far as it was understood.
+    pub head: Option<&'a Head>,
+    /// Why.
+    pub failure: Failure,
+    /// When its head was complete, or without a head when its first byte came.
+    pub began: Instant,
+}
+
+/// What the front needs to run.
+pub struct ServerConfig {
+    /// Bound listeners, at most 64.
+    pub listeners: Vec<TcpListener>,
+    /// Bounds.
+    pub server: config::Server,
+    /// What is held for clients.
+    pub budget: Arc<Budget>,
+    /// Connections allowed at once, after the descriptor limit.
+    pub max_connections: usize,
+    /// Who decides.
+    pub desk: Arc<dyn Handler>,
+    /// Workers for control requests.
+    pub control: WorkerPool,
+    /// Workers for forwarded requests.
+    pub proxy: WorkerPool,
+}
+
+/// What others may see and ask of a running front.
+#[derive(Clone)]
+pub struct ServerHandle {
+    pub(super) shared: Arc<ServerState>,
+}
+
+pub(super) struct ServerState {
+    pub returns: Arc<ReturnQueue>,
+    /// Bounds that replace the ones in force.
+    pub bounds: Mutex<Option<config::Server>>,
+    pub draining: AtomicBool,
+    pub hurry: AtomicBool,
+    pub connections: AtomicUsize,
+    pub beats: AtomicU64,
+}
+
+impl ServerHandle {
+    /// Closes listeners and idle connections; requests in progress go on.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.returns.wake();
+    }
+
+    /// Ends what is still in progress, as if every client had left.
+    pub fn hurry(&self) {
+        self.shared.hurry.store(true, Ordering::SeqCst);
+        self.shared.returns.wake();
+    }
+
+    /// From now on these bounds of heads, bodies and times count; how many connections and bytes there may
+    /// be in all stays as it was.
+    pub fn obey(&self, server: &config::Server) {
+        *lock(&self.shared.bounds) = Some(server.clone());
+        self.shared.returns.wake();
+    }
+
+    /// Open client connections.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// Grows as long as the front's loop turns.
+    pub fn beats(&self) -> u64 {
+        self.shared.beats.load(Ordering::Relaxed)
+    }
+
+    /// Makes the loop turn once.
+    pub fn nudge(&self) {
+        self.shared.returns.wake();
+    }
+}

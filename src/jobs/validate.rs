@@ -1,0 +1,216 @@
+//! Whether a job can be run at all, told as a list of what is wrong [S004-05..07].
+
+use super::address;
+use crate::api::body::MAX_NAME;
+use crate::api::json_object::{self, JsonObject, WEBHOOK};
+use crate::config::Webhooks;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::fmt;
+
+/// As many details as anybody reads.
+const MOST: usize = 50;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Detail {
+    /// A word for it.
+    pub code: &'static str,
+    /// A sentence.
+    pub message: String,
+    /// Names and indexes down to it.
+    pub path: Vec<Value>,
+}
+
+impl Detail {
+    fn new(code: &'static str, message: impl Into<String>, path: &[&str]) -> Self {
+        Self { code, message: message.into(), path: path.iter().map(|part| json!(part)).collect() }
+    }
+}
+
+/// The answer that tells them.
+pub fn refusal(details: &[Detail]) -> Value {
+    let details: Vec<_> =
+        details.iter().map(|one| json!({"code": one.code, "message": one.message, "path": one.path})).collect();
+    json!({"error": {"message": "Invalid request body", "type": "validation_error", "code": "invalid_body", "param": null, "details": details}})
+}
+
+/// Everything that is wrong with a body for this path.
+pub fn check(path: &str, members: &JsonObject<'_>, webhooks: &Webhooks) -> Vec<Detail> {
+    let mut found = Vec::new();
+    let given = |name: &str| members.get(name).filter(|raw| raw.get() != "null");
+    match members.get("model") {
+        Some(raw) if !is_text(raw) => found.push(expected("text", raw, &["model"])),
+        Some(raw) if raw.get().len() > MAX_NAME => found.push(Detail::new("too_big", "model is too long", &["model"])),
+        _ => {}
+    }
+    if path == "/v1/chat/completions" {
+        match members.get("messages") {
+            None => found.push(Detail::new("invalid_type", "messages is required", &["messages"])),
+            Some(list) if list.get().starts_with('[') => messages(list, &mut found),
+            Some(other) => found.push(expected("a list", other, &["messages"])),
+        }
+    }
+    for (name, low, high) in [
+        ("temperature", 0.0, 2.0),
+        ("presence_penalty", -2.0, 2.0),
+        ("frequency_penalty", -2.0, 2.0),
+        ("top_p", 0.0, 1.0),
+    ] {
+        let Some(raw) = given(name) else { continue };
+        match number(raw) {
+            None => found.push(expected("a number", raw, &[name])),
+            Some(number) if number < low => {
+                found.push(Detail::new("too_small", format!("{name} must be {low} or more"), &[name]));
+            }
+            Some(number) if number > high => {
+                found.push(Detail::new("too_big", format!("{name} must be {high} or less"), &[name]));
+            }
+            Some(_) => {}
+        }
+    }
+    for name in ["max_tokens", "max_completion_tokens"] {
+        let Some(raw) = given(name) else { continue };
+        match raw.get().parse::<u64>() {
+            Ok(1..) => {}
+            _ if number(raw).is_some() => {
+                found.push(Detail::new("too_small", format!("{name} must be a whole number above 0"), &[name]));
+            }
+            _ => found.push(expected("a number", raw, &[name])),
+        }
+    }
+    if let Some(raw) = given(WEBHOOK) {
+        match text(raw) {
+            Some(url) => {
+                let wrong = address::check(&url, webhooks).err();
+                found.extend(wrong.map(|why| Detail::new("invalid_string", format!("{WEBHOOK} {why}"), &[WEBHOOK])));
+            }
+            None => found.push(expected("text", raw, &[WEBHOOK])),
+        }
+    }
+    found
+}
+
+/// The text that a member is; none for other kinds, and for one with half of a surrogate pair.
+pub fn text(raw: &RawValue) -> Option<String> {
+    is_text(raw).then(|| serde_json::from_str(raw.get()).ok()).flatten()
+}
+
+fn is_text(raw: &RawValue) -> bool {
+    raw.get().starts_with('"')
+}
+
+fn number(raw: &RawValue) -> Option<f64> {
+    raw.get()
+        .starts_with(|first: char| first == '-' || first.is_ascii_digit())
+        .then(|| raw.get().parse().ok())
+        .flatten()
+}
+
+/// Looks at every message, one at a time: a list can be as long as a body.
+struct Messages<'a>(&'a mut Vec<Detail>);
+
+impl<'de> Visitor<'de> for Messages<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
+        let mut length = 0;
+        while let Some(raw) = list.next_element::<&RawValue>()? {
+            if self.0.len() < MOST {
+                self.0.extend(message(raw, length));
+            }
+            length += 1;
+        }
+        Ok(length)
+    }
+}
+
+fn messages(list: &RawValue, found: &mut Vec<Detail>) {
+    if let Ok(0) = serde_json::Deserializer::from_str(list.get()).deserialize_seq(Messages(found)) {
+        found.push(Detail::new("too_small", "messages must hold at least one message", &["messages"]));
+    }
+}
+
+fn message(raw: &RawValue, index: usize) -> Option<Detail> {
+    let at = |rest: &[&str], detail: Detail| {
+        let path = [json!("messages"), json!(index)].into_iter().chain(rest.iter().map(|part| json!(part)));
+        Some(Detail { path: path.collect(), ..detail })
+    };
+    if !raw.get().starts_with('{') {
+        return at(&[], expected("an object", raw, &[]));
+    }
+    let mut role = None;
+    let read = json_object::each_member(raw.get(), |name, value| {
+        if json_object::spells(name, "role") {
+            role = Some(value);
+        }
+    });
+    match role.filter(|_| read.is_ok()) {
+        Some(role) if !is_text(role) => at(&["role"], expected("text", role, &[])),
+        Some(role) if role.get() != "\"\"" => None,
+        _ => at(&["role"], Detail::new("invalid_type", "a message needs a role", &[])),
+    }
+}
+
+fn expected(wanted: &str, given: &RawValue, path: &[&str]) -> Detail {
+    let kind = match given.get().as_bytes()[0] {
+        b'n' => "null",
+        b't' | b'f' => "a boolean",
+        b'"' => "text",
+        b'[' => "a list",
+        b'{' => "an object",
+        _ => "a number",
+    };
+    Detail::new("invalid_type", format!("expected {wanted}, got {kind}"), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(body: &str) -> Vec<(&'static str, String)> {
+        let members = JsonObject::read(body.as_bytes()).expect("JSON");
+        let all = check("/v1/chat/completions", &members, &Webhooks::default());
+        all.into_iter().map(|one| (one.code, Value::from(one.path).to_string())).collect()
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_with_its_place() {
+        // S004-06, S004-07
+        let body = r#"{"model":1,"messages":[{"role":"user","content":"x"},{"content":1},3,{"role":7}],"temperature":2.1,
+            "presence_penalty":-3,"frequency_penalty":"x","top_p":1.5,"max_tokens":0,"webhookUrl":"ftp://x"}"#;
+        let all = [
+            ("invalid_type", r#"["model"]"#),
+            ("invalid_type", r#"["messages",1,"role"]"#),
+            ("invalid_type", r#"["messages",2]"#),
+            ("invalid_type", r#"["messages",3,"role"]"#),
+            ("too_big", r#"["temperature"]"#),
+            ("too_small", r#"["presence_penalty"]"#),
+            ("invalid_type", r#"["frequency_penalty"]"#),
+            ("too_big", r#"["top_p"]"#),
+            ("too_small", r#"["max_tokens"]"#),
+            ("invalid_string", r#"["webhookUrl"]"#),
+        ];
+        assert_eq!(found(body), all.map(|(code, path)| (code, path.to_owned())));
+        for body in ["{}", r#"{"messages":[]}"#, r#"{"messages":{}}"#, r#"{"messages":null}"#] {
+            assert_eq!(found(body).len(), 1, "{body}");
+        }
+        let long = format!(r#"{{"model":"{}","messages":[{{"role":"user"}}]}}"#, "m".repeat(MAX_NAME));
+        assert_eq!(found(&long), [("too_big", r#"["model"]"#.to_owned())]);
+        // U18: as many as a reader wants, not as many as a body can hold.
+        assert_eq!(found(&format!("{{\"messages\":[{}1]}}", "1,".repeat(100_000))).len(), MOST);
+    }
+
+    #[test]
+    fn what_the_original_refused_or_dropped_is_right_here() {
+        // W004-3
+        let body = r#"{"messages":[{"role":"tool","content":[{"type":"text","text":"x"}]}],"tools":[],"seed":1,"stream":true,
+            "temperature":null,"top_p":0,"max_tokens":1,"response_format":{}}"#;
+        assert!(found(body).is_empty());
+    }
+}

@@ -1,0 +1,242 @@
+//! What is going on, for eyes and never for decisions: the requests in progress, and the last that ended.
+
+use super::access::Line;
+use super::escape;
+use crate::util::cancel::CancelToken;
+use crate::util::lock::lock;
+use crate::util::time;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Requests that have ended and are still shown.
+const RECENT: usize = 200;
+/// Characters of a name that are shown.
+const SHOWN: usize = 128;
+
+/// Requests in progress, at most one for each worker and job, and the last that ended.
+#[derive(Default)]
+pub struct Activity {
+    /// Nobody looks: nothing is noted.
+    off: AtomicBool,
+    now: Mutex<Now>,
+}
+
+#[derive(Default)]
+struct Now {
+    running: BTreeMap<String, Arc<ActiveRequest>>,
+    recent: VecDeque<(u64, Value)>,
+    ended: u64,
+}
+
+/// One request in progress.
+pub struct ActiveRequest {
+    id: String,
+    client: IpAddr,
+    key: Option<Arc<str>>,
+    path: String,
+    model: Option<String>,
+    began: Instant,
+    gone: Arc<CancelToken>,
+    endpoint: Mutex<Option<Arc<str>>>,
+    /// Milliseconds from the beginning, and one.
+    first_byte: AtomicU64,
+    events: AtomicU64,
+    /// Milliseconds from the beginning to the first event, and one.
+    first_event: AtomicU64,
+    stopped: AtomicBool,
+}
+
+/// A request that begins.
+pub struct Started<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Who asks.
+    pub client: IpAddr,
+    /// The key's name.
+    pub key: Option<Arc<str>>,
+    /// Where to.
+    pub path: &'a str,
+    /// For which model.
+    pub model: Option<&'a str>,
+    /// When it was complete.
+    pub began: Instant,
+    /// Set to end it.
+    pub gone: &'a Arc<CancelToken>,
+}
+
+/// Shows a request until it is dropped.
+pub struct Shown<'a> {
+    activity: &'a Activity,
+    ongoing: Arc<ActiveRequest>,
+}
+
+impl Shown<'_> {
+    /// The request that is shown.
+    pub fn ongoing(&self) -> Arc<ActiveRequest> {
+        Arc::clone(&self.ongoing)
+    }
+}
+
+impl std::ops::Deref for Shown<'_> {
+    type Target = ActiveRequest;
+
+    fn deref(&self) -> &ActiveRequest {
+        &self.ongoing
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        if self.ongoing.is_shown() {
+            lock(&self.activity.now).running.remove(&self.ongoing.id);
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl ActiveRequest {
+    /// Whether anybody may look.
+    pub fn is_shown(&self) -> bool {
+        !self.id.is_empty()
+    }
+
+    /// It is at this endpoint now.
+    pub fn at(&self, endpoint: &str) {
+        if self.is_shown() {
+            *lock(&self.endpoint) = Some(endpoint.into());
+        }
+    }
+
+    /// Bytes of an answer came, `events` of a stream in them.
+    pub fn moved(&self, now: Instant, events: u64) {
+        let after = millis(now.saturating_duration_since(self.began)).saturating_add(1);
+        let first = |of: &AtomicU64| of.compare_exchange(0, after, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = first(&self.first_byte);
+        if events > 0 {
+            let _ = first(&self.first_event);
+        }
+        self.events.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// Somebody pressed the button.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Events a second since the first one; one event has no speed yet.
+    fn speed(&self, now: Instant) -> Option<f64> {
+        let since = self.first_event.load(Ordering::Relaxed).checked_sub(1)?;
+        let passed =
+            millis(now.saturating_duration_since(self.began)).checked_sub(since).filter(|passed| *passed > 0)?;
+        let more = self.events.load(Ordering::Relaxed).checked_sub(1).filter(|more| *more > 0)?;
+        Some((more as f64 * 10_000.0 / passed as f64).round() / 10.0)
+    }
+
+    fn view(&self, now: Instant) -> Value {
+        let first = self.first_byte.load(Ordering::Relaxed).checked_sub(1);
+        json!({
+            "id": self.id, "client": self.client.to_string(), "key": self.key.as_deref(), "path": self.path, "model": self.model,
+            "endpoint": lock(&self.endpoint).as_deref(), "age_ms": millis(now.saturating_duration_since(self.began)),
+            "first_byte_ms": first, "tokens": self.events.load(Ordering::Relaxed), "tokens_per_second": self.speed(now), "stopping": self.is_stopped(),
+        })
+    }
+}
+
+impl Activity {
+    /// Notes nothing until somebody may look.
+    pub fn unwatched() -> Self {
+        Self { off: AtomicBool::new(true), ..Self::default() }
+    }
+
+    /// From now on somebody may look.
+    pub fn watch(&self) {
+        self.off.store(false, Ordering::Relaxed);
+    }
+
+    /// Shows a request.
+    pub fn begin(&self, begins: &Started<'_>) -> Shown<'_> {
+        let mut ongoing = ActiveRequest {
+            id: String::new(),
+            client: begins.client,
+            key: begins.key.clone(),
+            path: String::new(),
+            model: None,
+            began: begins.began,
+            gone: Arc::clone(begins.gone),
+            endpoint: Mutex::new(None),
+            first_byte: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+            first_event: AtomicU64::new(0),
+            stopped: AtomicBool::new(false),
+        };
+        if self.off.load(Ordering::Relaxed) {
+            return Shown { activity: self, ongoing: Arc::new(ongoing) };
+        }
+        ongoing.path = escape::cut(begins.path, SHOWN).to_owned();
+        ongoing.model = begins.model.map(|model| escape::cut(model, SHOWN).to_owned());
+        let mut now = lock(&self.now);
+        // Clients may give two requests one name.
+        let names = std::iter::once(begins.id.to_owned()).chain((2..).map(|n| format!("{}~{n}", begins.id)));
+        ongoing.id = names.into_iter().find(|name| !now.running.contains_key(name)).unwrap_or_default();
+        let ongoing = Arc::new(ongoing);
+        now.running.insert(ongoing.id.clone(), Arc::clone(&ongoing));
+        Shown { activity: self, ongoing }
+    }
+
+    /// Ends a request as if its client had left; false if there is none of this id.
+    pub fn stop(&self, id: &str) -> bool {
+        let Some(ongoing) = lock(&self.now).running.get(id).cloned() else {
+            return false;
+        };
+        ongoing.stopped.store(true, Ordering::Relaxed);
+        ongoing.gone.cancel();
+        true
+    }
+
+    /// A request has ended.
+    pub fn ended(&self, line: &Line<'_>) {
+        if self.off.load(Ordering::Relaxed) || line.is_polled() {
+            return;
+        }
+        let at = time::iso(time::wall());
+        let mut now = lock(&self.now);
+        let stopped = now.running.get(line.request_id).is_some_and(|ongoing| ongoing.is_stopped());
+        now.ended += 1;
+        let view = json!({
+            "seq": now.ended, "at": at, "id": line.request_id, "client": line.client.to_string(), "key": line.key, "method": line.method,
+            "path": escape::cut(line.path.split('?').next().unwrap_or_default(), SHOWN).to_string(),
+            "model": line.model.map(|model| escape::cut(model, SHOWN).to_string()), "endpoint": line.endpoint, "reason": line.reason,
+            "status": line.status, "attempts": line.attempts, "queue_ms": line.queue.map(millis), "first_byte_ms": line.first_byte.map(millis),
+            "total_ms": millis(line.total), "bytes": line.bytes, "tokens_in": line.tokens_in, "tokens_cached": line.tokens_cached,
+            "tokens_out": line.tokens_out, "tokens_per_second": line.tokens_per_second,
+            "end": if stopped { "stopped" } else { line.end.as_str() },
+        });
+        if now.recent.len() == RECENT {
+            now.recent.pop_front();
+        }
+        let number = now.ended;
+        now.recent.push_back((number, view));
+    }
+
+    /// Requests in progress, the oldest first.
+    pub fn running(&self) -> Vec<Value> {
+        let at = time::now();
+        let mut all: Vec<_> = lock(&self.now).running.values().cloned().collect();
+        all.sort_by_key(|ongoing| ongoing.began);
+        all.iter().map(|ongoing| ongoing.view(at)).collect()
+    }
+
+    /// Requests that ended after this one, the oldest first, and the number of the last.
+    pub fn recent(&self, after: u64) -> (Vec<Value>, u64) {
+        let now = lock(&self.now);
+        let new = now.recent.iter().filter(|(number, _)| *number > after).map(|(_, view)| view.clone());
+        (new.collect(), now.ended)
+    }
+}

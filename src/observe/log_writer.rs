@@ -1,0 +1,344 @@
+//! The process log, behind the `log` crate. Threads hand lines over and never wait; one thread writes them to stderr.
+//! A line that finds no room or cannot be written is dropped and counted. Knows nothing of requests.
+
+use super::entry::Entry;
+use super::{access, escape};
+use crate::config::{self, LogFormat};
+use crate::util::lock::lock;
+use crate::util::time;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use log::{Level, Log, Metadata, Record};
+use simple_logger::SimpleLogger;
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Lines that may wait for a slow stderr.
+const WAITING: usize = 1024;
+
+/// Name of the thread that writes.
+const THREAD: &str = "log";
+
+/// These print what is on the wire, keys included, below this level.
+const CAPPED: [&str; 5] = ["ureq", "ureq_proto", "rustls", "tiny_http", "mio"];
+const CAP: Level = Level::Warn;
+
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+/// Makes this the process log, and the voice of panics. Called again, it changes the level and `access` only.
+pub fn install(settings: &config::Log) -> LoggerHandle {
+    let logger = LOGGER.get_or_init(|| Logger::start(settings.format, sink(settings.format)));
+    if log::set_logger(logger).is_ok() {
+        panic::set_hook(Box::new(report));
+    }
+    logger.access.store(settings.access, Ordering::Relaxed);
+    log::set_max_level(settings.level);
+    LoggerHandle(logger)
+}
+
+/// The last lines, for the page. Bounded in number and length.
+static TAIL: Mutex<(u64, VecDeque<(u64, String)>)> = Mutex::new((0, VecDeque::new()));
+const TAIL_LINES: usize = 200;
+const TAIL_CHARACTERS: usize = 500;
+
+/// Somebody may look at the last lines.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
+/// From now on the last lines are kept.
+pub fn watch() {
+    WATCHED.store(true, Ordering::Relaxed);
+}
+
+fn remember(entry: &Entry) {
+    if !WATCHED.load(Ordering::Relaxed) {
+        return;
+    }
+    let text = escape::cut(entry.message(), TAIL_CHARACTERS);
+    let line = match text.starts_with('{') {
+        true => text.to_owned(),
+        false => format!("{} {:<5} {text}", time::iso(time::wall()), entry.level),
+    };
+    let mut tail = lock(&TAIL);
+    let (count, lines) = &mut *tail;
+    *count += 1;
+    if lines.len() == TAIL_LINES {
+        lines.pop_front();
+    }
+    lines.push_back((*count, line));
+}
+
+/// The lines after this number, and the number of the last.
+pub fn tail(after: u64) -> (Vec<String>, u64) {
+    let tail = lock(&TAIL);
+    (tail.1.iter().filter(|(number, _)| *number > after).map(|(_, line)| line.clone()).collect(), tail.0)
+}
+
+/// Lines that were lost since the start.
+pub fn dropped() -> u64 {
+    LOGGER.get().map_or(0, Logger::dropped)
+}
+
+/// The installed logger.
+#[derive(Clone, Copy)]
+pub struct LoggerHandle(&'static Logger);
+
+impl LoggerHandle {
+    /// Waits until all lines handed over so far are written; `false` = the deadline came first.
+    pub fn flush(&self, deadline: Instant) -> bool {
+        self.0.flush(deadline)
+    }
+}
+
+enum Item {
+    Line(Entry),
+    /// Dropped when its turn comes, which tells the other end.
+    Flush(Sender<()>),
+}
+
+/// Where lines go. Called on one thread only; may fail, panic and block as it likes.
+type Sink = Box<dyn FnMut(&Entry) -> io::Result<()> + Send>;
+
+fn sink(format: LogFormat) -> Sink {
+    match format {
+        LogFormat::Json => Box::new(|entry| io::stderr().lock().write_all(entry.message().as_bytes())),
+        LogFormat::Text => {
+            let text = SimpleLogger::new();
+            Box::new(move |entry| {
+                let mut record = Record::builder();
+                record.level(entry.level).target(entry.target());
+                text.log(&record.args(format_args!("{}", entry.message())).build());
+                Ok(())
+            })
+        }
+    }
+}
+
+struct Logger {
+    format: LogFormat,
+    access: AtomicBool,
+    items: Sender<Item>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Logger {
+    /// Starts the writing thread. Where none can be had, every line counts as dropped.
+    fn start(format: LogFormat, sink: Sink) -> Self {
+        let (items, taken) = bounded(WAITING);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&dropped);
+        // On failure the closure is dropped, and with it the receiving end.
+        let _ = thread::Builder::new().name(THREAD.into()).spawn(move || drain(taken, sink, &count));
+        Self { format, access: AtomicBool::new(true), items, dropped }
+    }
+
+    fn flush(&self, deadline: Instant) -> bool {
+        let (turn, done) = bounded(0);
+        self.items.send_deadline(Item::Flush(turn), deadline).is_ok()
+            && done.recv_deadline(deadline) == Err(RecvTimeoutError::Disconnected)
+    }
+
+    fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        if metadata.target() == access::TARGET {
+            return self.access.load(Ordering::Relaxed);
+        }
+        let origin = metadata.target().split("::").next().unwrap_or_default();
+        metadata.level() <= CAP || !CAPPED.contains(&origin)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let entry = Entry::new(record, self.format, time::wall());
+        let handed_over = entry.is_ok_and(|entry| self.items.try_send(Item::Line(entry)).is_ok());
+        if !handed_over {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn drain(items: Receiver<Item>, mut sink: Sink, dropped: &AtomicU64) {
+    for item in items {
+        let entry = match item {
+            Item::Line(entry) => entry,
+            Item::Flush(turn) => {
+                drop(turn);
+                continue;
+            }
+        };
+        remember(&entry);
+        // simple_logger prints with `eprintln!`, which panics when stderr is a full disk or a closed pipe.
+        let written = panic::catch_unwind(AssertUnwindSafe(|| sink(&entry)));
+        if !matches!(written, Ok(Ok(()))) {
+            dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One line per panic. Only the main thread waits for it to be written: its end is the end of the process.
+fn report(panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    // A line that could not be written: it is counted, and saying so would fail in the same way.
+    if name == THREAD {
+        return;
+    }
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref::<String>().map(String::as_str));
+    let text = escape::cut(text.unwrap_or_default(), 200);
+    match panic.location() {
+        Some(place) => log::error!("thread {name} panicked at {place}: {text}"),
+        None => log::error!("thread {name} panicked: {text}"),
+    }
+    if name == "main"
+        && let Some(logger) = LOGGER.get()
+    {
+        logger.flush(time::now() + Duration::from_secs(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::access::tests::CHAT;
+    use crate::util::child;
+    use crossbeam_channel::unbounded;
+    use std::fs::OpenOptions;
+
+    /// A logger whose lines come out of the receiver; the writing thread ends with the logger.
+    fn logger() -> (Logger, Receiver<String>) {
+        let (lines, seen) = unbounded();
+        let sink: Sink = Box::new(move |entry| lines.send(entry.message().to_owned()).map_err(io::Error::other));
+        (Logger::start(LogFormat::Text, sink), seen)
+    }
+
+    fn say(logger: &Logger, level: Level, target: &str, message: &str) {
+        logger.log(&Record::builder().level(level).target(target).args(format_args!("{message}")).build());
+    }
+
+    fn soon() -> Instant {
+        time::now() + Duration::from_secs(30)
+    }
+
+    #[test]
+    fn lines_beyond_a_stuck_sink_are_dropped_and_counted_without_waiting() {
+        // E4
+        let (entered, inside) = bounded(0);
+        let (open, gate) = bounded::<()>(0);
+        let sink: Sink = Box::new(move |_| {
+            let _ = entered.send(());
+            let _ = gate.recv();
+            Ok(())
+        });
+        let logger = Logger::start(LogFormat::Text, sink);
+        say(&logger, Level::Info, "t", "held by the sink");
+        inside.recv().unwrap();
+        for _ in 0..WAITING {
+            say(&logger, Level::Info, "t", "waiting");
+        }
+        assert_eq!(logger.dropped(), 0);
+        for _ in 0..5 {
+            say(&logger, Level::Info, "t", "too many");
+        }
+        assert_eq!(logger.dropped(), 5);
+        assert!(!logger.flush(time::now()), "a flush must not outlast its deadline");
+        drop((open, inside));
+        assert!(logger.flush(soon()));
+        assert_eq!(logger.dropped(), 5);
+    }
+
+    #[test]
+    fn a_sink_that_fails_or_panics_loses_its_line_only() {
+        // E4
+        let (lines, seen) = unbounded();
+        let sink: Sink = Box::new(move |entry| match entry.message() {
+            "fail" => Err(io::Error::other("disk full")),
+            "panic" => panic!("as simple_logger does"),
+            text => lines.send(text.to_owned()).map_err(io::Error::other),
+        });
+        let logger = Logger::start(LogFormat::Text, sink);
+        for message in ["one", "fail", "panic", "two"] {
+            say(&logger, Level::Info, "t", message);
+        }
+        assert!(logger.flush(soon()));
+        assert_eq!((logger.dropped(), seen.try_iter().collect::<Vec<_>>()), (2, vec!["one".into(), "two".into()]));
+    }
+
+    #[test]
+    fn libraries_that_dump_the_wire_never_say_more_than_warnings() {
+        let (logger, seen) = logger();
+        for target in ["ureq::unversioned::transport", "ureq_proto::util", "rustls::conn", "tiny_http", "mio::poll"] {
+            say(&logger, Level::Trace, target, "Authorization: Bearer canary");
+            say(&logger, Level::Info, target, "Authorization: Bearer canary");
+            say(&logger, Level::Warn, target, "fine");
+        }
+        say(&logger, Level::Debug, "llmproxy::mio", "ours");
+        assert!(logger.flush(soon()));
+        let lines: Vec<String> = seen.try_iter().collect();
+        assert!(lines.len() == 6 && !lines.iter().any(|line| line.contains("canary")), "{lines:?}");
+    }
+
+    #[test]
+    fn access_lines_can_be_switched_off_alone() {
+        let (logger, seen) = logger();
+        CHAT.write(Level::Info, &logger);
+        logger.access.store(false, Ordering::Relaxed);
+        CHAT.write(Level::Info, &logger);
+        say(&logger, Level::Info, "t", "still here");
+        assert!(logger.flush(soon()));
+        let lines: Vec<String> = seen.try_iter().collect();
+        assert_eq!(lines, [CHAT.to_string(), "still here".to_owned()]);
+    }
+
+    #[test]
+    fn a_panic_is_one_line_and_the_process_goes_on() {
+        let test = "observe::log_writer::tests::a_panic_is_one_line_and_the_process_goes_on";
+        if !child::is_child() {
+            let output = child::again(test).output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            let (time, line) = stderr.split_once(' ').unwrap();
+            assert!(time.ends_with('Z') && output.status.success(), "{stderr}");
+            let start = "ERROR [llmproxy::observe::log_writer] thread worker panicked at src/observe/log_writer.rs:";
+            assert!(line.starts_with(start) && line.ends_with(": two\\nlines\n"), "{stderr}");
+            assert_eq!(stderr.lines().count(), 1);
+            return;
+        }
+        let settings = config::Log { level: log::LevelFilter::Error, ..config::Log::default() };
+        let handle = install(&settings);
+        let worker = thread::Builder::new().name("worker".into()).spawn(|| panic!("two\nlines")).unwrap();
+        assert!(worker.join().is_err());
+        install(&settings);
+        log::info!("below the level");
+        assert!(handle.flush(soon()));
+        assert_eq!(dropped(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_under_stderr_costs_lines_and_nothing_else() {
+        // E4, with simple_logger's own `eprintln!`
+        if !child::is_child() {
+            let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+            let test = "observe::log_writer::tests::a_full_disk_under_stderr_costs_lines_and_nothing_else";
+            assert!(child::again(test).stderr(full).status().unwrap().success());
+            return;
+        }
+        let handle = install(&config::Log::default());
+        for _ in 0..3 {
+            log::info!("into the void");
+        }
+        assert!(handle.flush(soon()));
+        assert_eq!(dropped(), 3);
+    }
+}

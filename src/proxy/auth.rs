@@ -1,0 +1,95 @@
+//! Who a request is from: the key it shows, wherever clients put one.
+
+use crate::api::errors::{Failure, Kind};
+use crate::http::head::Head;
+use crate::routing::keys::{ClientKey, KeyRing};
+use crate::routing::snapshot::Snapshot;
+use crate::util::secret::Secret;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{HeaderName, HeaderValue};
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// Asks a request to wait behind others.
+const PRIORITY: HeaderName = HeaderName::from_static("x-llmproxy-priority");
+
+/// The caller of a request: one right key among several is enough. `opens` says which right keys count here.
+///
+/// # Errors
+/// 401 without a right key; 429 after too many wrong ones from this address.
+pub fn caller(
+    head: &Head,
+    peer: IpAddr,
+    callers: &KeyRing,
+    opens: impl Fn(&ClientKey) -> bool,
+    now: Instant,
+) -> Result<ClientKey, Failure> {
+    let shown = shown(head);
+    let mut known: Vec<ClientKey> = shown.iter().filter_map(|key| callers.identify(key)).collect();
+    if let Some(at) = known.iter().position(opens) {
+        return Ok(known.swap_remove(at));
+    }
+    Err(match (known.is_empty(), shown.is_empty()) {
+        (false, _) => Failure::new(Kind::Unauthorized, "This key does not open this address."),
+        (_, true) => {
+            let text = "A key is needed: send it as Authorization: Bearer KEY (or x-api-key).";
+            Failure::new(Kind::Unauthorized, text)
+        }
+        _ => wrong(callers, peer, "This key is not known here.", now),
+    })
+}
+
+/// A wrong key or token came: 401 with this text, or 429 once there were too many from this address.
+pub fn wrong(callers: &KeyRing, peer: IpAddr, text: &str, now: Instant) -> Failure {
+    match callers.guessed(peer, now) {
+        Some(wait) => {
+            let text = "Too many wrong keys came from this address; a right one still works.";
+            Failure::new(Kind::RateLimited, text).retry_after(wait)
+        }
+        None => Failure::new(Kind::Unauthorized, text),
+    }
+}
+
+/// Whether a request waits behind others.
+pub fn is_background(head: &Head, caller: &ClientKey) -> bool {
+    let asked = head.fields.get(PRIORITY).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"background"));
+    caller.background || asked
+}
+
+/// The keys that a request shows, without empty ones; a query is no place for one.
+pub fn shown(head: &Head) -> Vec<String> {
+    let keys = head.fields.iter().filter_map(|(name, value)| match name.as_str() {
+        "authorization" => Some(credentials(value)),
+        "x-api-key" | "api-key" => Some(text(value)),
+        _ => None,
+    });
+    keys.filter(|key| !key.is_empty()).collect()
+}
+
+/// Whether a request shows one of our keys, or the page's token, asked for or not.
+pub fn is_ours(head: &Head, snapshot: &Snapshot) -> bool {
+    let token = snapshot.config.admin.token.as_ref();
+    shown(head).iter().any(|shown| {
+        snapshot.callers.identify(shown).is_some() || token.is_some_and(|token| *token == Secret::new(shown))
+    })
+}
+
+/// The key in `Authorization`: a Bearer token, or the password of Basic, which browsers can be made to send.
+fn credentials(value: &HeaderValue) -> String {
+    let value = text(value);
+    let (scheme, rest) = value.split_once(' ').unwrap_or_default();
+    match scheme.to_ascii_lowercase().as_str() {
+        "bearer" => rest.trim().to_owned(),
+        "basic" => {
+            let pair = BASE64_STANDARD.decode(rest.trim()).unwrap_or_default();
+            let pair = String::from_utf8(pair).unwrap_or_default();
+            pair.split_once(':').map(|(_, password)| password.to_owned()).unwrap_or_default()
+        }
+        _ => String::new(),
+    }
+}
+
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).trim().to_owned()
+}

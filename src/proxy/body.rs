@@ -1,0 +1,202 @@
+//! What a client asks for: the model's name, where it stands, and the body with another name in its place.
+
+use crate::api::body::{self, Named, Peek};
+use crate::api::errors::{Failure, Kind};
+use crate::api::multipart::multipart;
+use crate::http::request::Request;
+use crate::proxy::paths::{Forward, ModelSource, response_of};
+use crate::routing::plan::ModelQuery;
+use crate::routing::scope::Scope;
+use http::header;
+use std::borrow::Cow;
+
+/// A request understood as far as routing needs it.
+pub struct RequestBody {
+    named: Option<Named>,
+    place: Place,
+    /// The client wants a stream (`"stream": true`).
+    pub stream: bool,
+    optional: bool,
+    /// The response that this one follows.
+    previous: Option<String>,
+    /// The body is compressed: it goes on as it is where nothing needs to be read.
+    pub sealed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Json,
+    Form,
+    Query,
+    /// Nothing is looked for.
+    Whole,
+}
+
+/// What goes out: the target's query and the body's parts.
+pub struct Rendered<'a> {
+    /// Query without `?`.
+    pub query: Option<String>,
+    body: [Cow<'a, [u8]>; 3],
+}
+
+impl Rendered<'_> {
+    /// The body, to be sent one part after another.
+    pub fn parts(&self) -> [&[u8]; 3] {
+        [&self.body[0], &self.body[1], &self.body[2]]
+    }
+}
+
+/// Looks into a request.
+///
+/// # Errors
+/// 400 for a body that is not what the API takes, 404 for a path that needs a model to be known.
+pub fn ask(request: &Request, forward: &Forward) -> Result<RequestBody, Failure> {
+    let body = request.body.bytes();
+    let query = request.head.target.query();
+    let from_query = || query.map_or(Ok(None), body::query_model);
+    match forward.names {
+        ModelSource::Raw => {
+            // Only whether it is a stream is of interest, and only of what can be understood.
+            let stream = body::json(body).is_ok_and(|peek| peek.stream);
+            Ok(RequestBody { named: None, place: Place::Whole, stream, optional: true, previous: None, sealed: false })
+        }
+        ModelSource::Query | ModelSource::QueryOnly | ModelSource::Response => {
+            let previous = Some(&forward.path).filter(|_| forward.names == ModelSource::Response);
+            let previous = previous.and_then(|path| response_of(path));
+            let named = from_query()?;
+            Ok(RequestBody { named, place: Place::Query, stream: false, optional: true, previous, sealed: false })
+        }
+        ModelSource::Body | ModelSource::BodyOnly if is_compressed(request) => {
+            let named = from_query()?;
+            Ok(RequestBody { named, place: Place::Query, stream: false, optional: true, previous: None, sealed: true })
+        }
+        ModelSource::Body | ModelSource::BodyOnly => {
+            let must_name = forward.names == ModelSource::BodyOnly;
+            let ask = match in_body(request, body) {
+                Ok(ask) => ask,
+                Err(_) if must_name && from_query()?.is_none() => return Err(unknown_path()),
+                Err(failure) => return Err(failure),
+            };
+            let ask = match (ask.name(), from_query()?) {
+                (None, Some(named)) => RequestBody { named: Some(named), place: Place::Query, ..ask },
+                (Some(name), Some(named)) if name != named.name => {
+                    let text = "The body and the query name two different models.";
+                    return Err(Failure::new(Kind::InvalidBody, text).param("model"));
+                }
+                _ => ask,
+            };
+            if must_name && ask.named.is_none() { Err(unknown_path()) } else { Ok(ask) }
+        }
+    }
+}
+
+fn field(request: &Request, name: header::HeaderName) -> String {
+    request.head.fields.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default()
+}
+
+fn is_compressed(request: &Request) -> bool {
+    let coding = field(request, header::CONTENT_ENCODING);
+    !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")
+}
+
+/// 415 for a compressed body that would have to be read.
+pub fn unreadable() -> Failure {
+    let text = "A compressed request body cannot be read here, and its model decides where it goes; send it without \
+                Content-Encoding, or name the model in the query (?model=).";
+    Failure::new(Kind::NotJson, text)
+}
+
+fn in_body(request: &Request, body: &[u8]) -> Result<RequestBody, Failure> {
+    let kind = field(request, header::CONTENT_TYPE);
+    if kind.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
+        return Ok(RequestBody {
+            named: multipart(&kind, body)?,
+            place: Place::Form,
+            stream: false,
+            optional: false,
+            previous: None,
+            sealed: false,
+        });
+    }
+    let Peek { model, stream, previous } = body::json(body)?;
+    Ok(RequestBody { named: model, place: Place::Json, stream, optional: false, previous, sealed: false })
+}
+
+/// At a raw listener a key with `models` passes only where every model that a request can mean is read and allowed.
+///
+/// # Errors
+/// 403 where none can be read, or one is outside of the scope.
+pub fn check_models(request: &Request, forward: &Forward, scope: &Scope) -> Result<(), Failure> {
+    if forward.names != ModelSource::Raw || scope.models.is_empty() {
+        return Ok(());
+    }
+    let refused =
+        |why: &str| Err(Failure::new(Kind::Forbidden, format!("This key is limited to some models, and {why}.")));
+    let head = &request.head;
+    let in_query = head.target.query().map_or(Ok(None), body::query_model);
+    let has_body = !request.body.bytes().is_empty();
+    let in_body = if has_body { in_body(request, request.body.bytes()).map(|ask| ask.named) } else { Ok(None) };
+    let (Ok(in_query), Ok(in_body), false) = (in_query, in_body, is_compressed(request)) else {
+        return refused("the model of this request cannot be read");
+    };
+    // Some APIs name the model in the path: /openai/deployments/NAME/..., /v1beta/models/NAME:generateContent.
+    let path = head.target.canonical();
+    let segments: Vec<&str> = path.split('/').collect();
+    let in_path = segments.windows(2).filter(|pair| ["models", "deployments", "engines"].contains(&pair[0]));
+    let in_path = in_path.map(|pair| pair[1].split(':').next().unwrap_or_default().to_owned());
+    let mut names = in_query.into_iter().chain(in_body).map(|named| named.name).chain(in_path).peekable();
+    if names.peek().is_none() {
+        return refused("this request names none");
+    }
+    match names.all(|name| scope.has_model(&name)) {
+        true => Ok(()),
+        false => refused("this one is not among them"),
+    }
+}
+
+fn unknown_path() -> Failure {
+    Failure::new(Kind::PathNotFound, "Nothing is served at this path unless the body names a model.")
+}
+
+impl RequestBody {
+    /// The name the client gave.
+    pub fn name(&self) -> Option<&str> {
+        self.named.as_ref().map(|named| named.name.as_str())
+    }
+
+    /// What to plan for.
+    pub fn wish(&self) -> ModelQuery<'_> {
+        let model = self.name();
+        if let Some(id) = &self.previous {
+            return if self.optional && model.is_none() {
+                ModelQuery::Stored(id)
+            } else {
+                ModelQuery::Follow(id, model)
+            };
+        }
+        match model {
+            Some(name) => ModelQuery::Named(name),
+            None if self.place == Place::Whole => ModelQuery::Raw,
+            None if self.optional => ModelQuery::Endpoint,
+            None => ModelQuery::Any,
+        }
+    }
+
+    /// The request with `rename` in the place of the model's name; everything else stays as it was.
+    pub fn render<'a>(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
+        let body = request.body.bytes();
+        let query = request.head.target.query();
+        let whole = || [Cow::Borrowed(body), Cow::Borrowed(&[][..]), Cow::Borrowed(&[][..])];
+        let same = || query.map(str::to_owned);
+        let (query, body) = match (rename, &self.named, self.place) {
+            (Some(new), Some(named), Place::Query) => {
+                (query.map(|q| body::query_renamed(q, &named.span, new)), whole())
+            }
+            (Some(new), Some(named), Place::Json) => (same(), body::renamed(body, &named.span, new)),
+            (Some(new), Some(named), Place::Form) => (same(), body::replaced(body, &named.span, new.into())),
+            (Some(new), None, Place::Json) => (same(), body::named_first(body, new)),
+            (None, _, _) | (Some(_), None, Place::Form | Place::Query) | (_, _, Place::Whole) => (same(), whole()),
+        };
+        Rendered { query, body }
+    }
+}

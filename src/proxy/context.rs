@@ -1,0 +1,300 @@
+//! One request as the access line and every answer of ours see it.
+
+use super::outcome::{Relayed, ServedBy};
+use crate::api::errors::{Dialect, Failure, Kind};
+use crate::api::usage::Tokens;
+use crate::config::CorsOrigin;
+use crate::http::head::{Fields, Head};
+use crate::http::request::Request;
+use crate::http::response::Reply;
+use crate::observe::access::{self, End, Line};
+use crate::observe::active::Activity;
+use crate::observe::metrics::{Labels, Metrics};
+use crate::proxy::body::RequestBody;
+use crate::proxy::job_store::LocalResponse;
+use crate::proxy::{admin_handler, cors, downstream, paths};
+use crate::routing::rate_limit::Quota;
+use crate::routing::snapshot::Snapshot;
+use crate::util::units::print_duration;
+use crate::util::{random, time};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One request as the access line and every answer of ours see it.
+pub struct RequestContext {
+    /// Its id.
+    pub id: String,
+    /// The client's address, behind trusted proxies too.
+    pub client: IpAddr,
+    /// Name of the caller's key.
+    pub key: Option<Arc<str>>,
+    began: Instant,
+    /// How errors are told.
+    pub dialect: Dialect,
+    /// Request id, CORS and limits, on every answer.
+    pub common: Arc<Fields>,
+    access: bool,
+    here: Option<Entry>,
+    told: Option<Quota>,
+}
+
+/// Where a request came in, and who counts it.
+pub struct Entry {
+    /// The listener's name.
+    pub forward: Arc<str>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// What is going on.
+    pub activity: Arc<Activity>,
+}
+
+/// What became of a forwarded request.
+pub struct Summary<'a> {
+    /// What it asked for.
+    pub ask: Option<&'a RequestBody>,
+    /// Who answered.
+    pub by: Option<&'a ServedBy>,
+    /// How that went.
+    pub relayed: &'a Relayed,
+    /// Time spent in the line for a place.
+    pub queued: Duration,
+}
+
+impl RequestContext {
+    /// A request whose head was understood.
+    pub fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Entry) -> Self {
+        let id = cors::request_id(head).unwrap_or_else(random::request_id);
+        let mut common = with_id(&id);
+        if admin_handler::is_page(&head.target.canonical()) {
+            admin_handler::fields().into_iter().for_each(|(name, value)| common.push(name, value));
+        }
+        let dialect = Dialect::of(&paths::tidy(&head.target.canonical()));
+        let access = snapshot.config.log.access;
+        let client = cors::client(head, peer, &snapshot.config.server.trusted_proxies);
+        // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
+        let jobs = &snapshot.config.jobs;
+        if jobs.enabled && jobs.always && !admin_handler::is_page(&head.target.canonical()) {
+            common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
+        }
+        let common = Arc::new(common);
+        Self { id, client, key: None, began, dialect, common, access, here: Some(here), told: None }
+    }
+
+    /// Tells browsers which pages may read the answers. No other page may read ours, whatever the rules say.
+    #[must_use]
+    pub fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
+        if !admin_handler::is_page(&head.target.canonical()) {
+            cors::add_cors(Arc::make_mut(&mut self.common), rules, head);
+        }
+        self
+    }
+
+    /// Tells caches that the answers are true for a moment only.
+    #[must_use]
+    pub fn never_stored(mut self) -> Self {
+        Arc::make_mut(&mut self.common).push(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        self
+    }
+
+    /// A request whose head was not understood.
+    pub fn unread(peer: IpAddr, began: Instant) -> Self {
+        let id = random::request_id();
+        let common = Arc::new(with_id(&id));
+        let dialect = Dialect::OpenAi;
+        Self { id, client: peer, key: None, began, dialect, common, access: true, here: None, told: None }
+    }
+
+    /// Tells on every answer what the caller's rate limit leaves.
+    pub fn tell_limit(&mut self, left: &Quota) {
+        // Of two limits the tighter one is told.
+        if self.told.is_some_and(|told| left.granted && told.remaining <= left.remaining) {
+            return;
+        }
+        self.told = Some(*left);
+        let fields = Arc::make_mut(&mut self.common);
+        fields.remove_prefixed("x-ratelimit-");
+        let reset = Duration::from_millis(left.reset.as_millis().try_into().unwrap_or(u64::MAX));
+        let pairs = [
+            ("x-ratelimit-limit-requests", left.limit.to_string()),
+            ("x-ratelimit-remaining-requests", left.remaining.to_string()),
+            ("x-ratelimit-reset-requests", if reset.is_zero() { "0s".to_owned() } else { print_duration(reset) }),
+        ];
+        for (name, value) in pairs {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                fields.push(HeaderName::from_static(name), value);
+            }
+        }
+    }
+
+    /// Puts one more field on every answer.
+    pub fn tell(&mut self, name: HeaderName, value: Option<HeaderValue>) {
+        if let Some(value) = value {
+            Arc::make_mut(&mut self.common).push(name, value);
+        }
+    }
+
+    /// Answers with JSON.
+    pub fn json(&self, reply: Reply, request: &Request, status: StatusCode, body: &[u8]) {
+        let mut fields = Fields::clone(&self.common);
+        fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.send(reply, &request.head, status, &fields, body);
+    }
+
+    /// Answers with this, unless too much waits for clients that do not read.
+    fn send(&self, mut reply: Reply, head: &Head, status: StatusCode, fields: &Fields, body: &[u8]) {
+        if let Err(failure) = reply.afford(body.len()) {
+            return self.refuse(reply, head, &failure);
+        }
+        reply.send(status, fields, body);
+        self.done(head, status, body.len());
+    }
+
+    /// Answers with what somebody else has to say.
+    pub fn told(&self, reply: Reply, request: &Request, told: &LocalResponse) {
+        let mut fields = Fields::clone(&self.common);
+        if !told.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
+            fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        for (name, value) in &told.fields {
+            fields.push(name.clone(), value.clone());
+        }
+        self.send(reply, &request.head, told.status, &fields, &told.body);
+    }
+
+    /// Answers with text, as Prometheus wants it (exposition format 0.0.4).
+    pub fn text(&self, reply: Reply, request: &Request, body: &str) {
+        let mut fields = Fields::clone(&self.common);
+        let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        fields.push(header::CONTENT_TYPE, kind);
+        self.send(reply, &request.head, StatusCode::OK, &fields, body.as_bytes());
+    }
+
+    /// Answers a preflight.
+    pub fn preflight(&self, reply: Reply, request: &Request, cors: &[CorsOrigin]) {
+        match cors::preflight(cors, &request.head) {
+            Err(failure) => self.refuse(reply, &request.head, &failure),
+            Ok(answer) => {
+                let mut fields = Fields::clone(&self.common);
+                for (name, value) in answer.iter() {
+                    fields.push(name.clone(), value.clone());
+                }
+                reply.send(StatusCode::NO_CONTENT, &fields, &[]);
+                self.done(&request.head, StatusCode::NO_CONTENT, 0);
+            }
+        }
+    }
+
+    /// Answers 405.
+    pub fn not_allowed(&self, reply: Reply, head: &Head, methods: &'static str) {
+        let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
+        let (mut fields, body) = downstream::refusal(&failure, self.dialect, &self.common);
+        fields.push(header::ALLOW, HeaderValue::from_static(methods));
+        reply.send(downstream::status(&failure), &fields, &body);
+        self.done(head, downstream::status(&failure), body.len());
+    }
+
+    /// Answers a failure.
+    pub fn refuse(&self, reply: Reply, head: &Head, failure: &Failure) {
+        self.refuse_model(reply, head, None, failure);
+    }
+
+    /// Answers a failure of a request that names a model.
+    pub fn refuse_model(&self, reply: Reply, head: &Head, model: Option<&str>, failure: &Failure) {
+        self.answer_failure(reply, (head.method.as_str(), head.target.path()), model, failure);
+    }
+
+    /// Answers a failure of a request that may have no head.
+    pub fn turn_away(&self, reply: Reply, method: &str, path: &str, failure: &Failure) {
+        self.answer_failure(reply, (method, path), None, failure);
+    }
+
+    fn answer_failure(&self, reply: Reply, (method, path): (&str, &str), model: Option<&str>, failure: &Failure) {
+        let (fields, body) = downstream::refusal(failure, self.dialect, &self.common);
+        reply.send(downstream::status(failure), &fields, &body);
+        let (status, _, code) = failure.kind.wire();
+        self.write(
+            method,
+            path,
+            Line { end: End::Refused, reason: Some(code), model, ..self.line(status, body.len() as u64) },
+            false,
+        );
+        // Who speaks something else than HTTP here cannot read the answer: the log says what it was.
+        let level = if path == "-" { log::Level::Info } else { log::Level::Debug };
+        log::log!(level, "request {} of {} refused: {}", self.id, self.client, failure.message);
+    }
+
+    fn done(&self, head: &Head, status: StatusCode, bytes: usize) {
+        self.write(head.method.as_str(), head.target.path(), self.line(status.as_u16(), bytes as u64), false);
+    }
+
+    /// Writes the access line of a forwarded request.
+    pub fn log(&self, head: &Head, status: u16, bytes: u64, outline: &Summary<'_>) {
+        let Summary { ask, by, relayed, queued } = outline;
+        let line = Line {
+            model: by.and_then(|by| by.model.as_deref()).or_else(|| ask.and_then(RequestBody::name)),
+            endpoint: by.map(|by| by.endpoint.name()),
+            reason: by.map(|by| by.reason),
+            attempts: by.map_or(0, |by| by.attempts),
+            queue: Some(*queued).filter(|queued| !queued.is_zero()),
+            first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
+            tokens_in: relayed.tokens.prompt,
+            tokens_cached: relayed.tokens.cached,
+            tokens_out: relayed.tokens.completion,
+            tokens_per_second: relayed.tokens.per_second,
+            end: relayed.end,
+            ..self.line(status, bytes)
+        };
+        self.write(head.method.as_str(), head.target.path(), line, by.is_some_and(|by| by.named));
+    }
+
+    fn line(&self, status: u16, bytes: u64) -> Line<'_> {
+        Line {
+            request_id: &self.id,
+            client: self.client,
+            key: self.key.as_deref(),
+            method: "",
+            path: "",
+            model: None,
+            endpoint: None,
+            reason: None,
+            status,
+            attempts: 0,
+            queue: None,
+            first_byte: None,
+            total: time::now().saturating_duration_since(self.began),
+            bytes,
+            tokens_in: None,
+            tokens_cached: None,
+            tokens_out: None,
+            tokens_per_second: None,
+            end: End::Done,
+        }
+    }
+
+    fn write(&self, method: &str, path: &str, line: Line<'_>, named: bool) {
+        let line = Line { method, path, ..line };
+        if let Some(Entry { forward, metrics, activity }) = &self.here {
+            activity.ended(&line);
+            metrics.ended(&line, Labels { forward, path: paths::pattern(path), model: line.model.filter(|_| named) });
+        }
+        if self.access {
+            access::record(&line, log::Level::Info);
+        }
+    }
+}
+
+fn with_id(id: &str) -> Fields {
+    let mut fields = Fields::with_capacity(4);
+    if let Ok(value) = HeaderValue::from_str(id) {
+        fields.push(HeaderName::from_static("x-request-id"), value);
+    }
+    fields
+}
+
+/// No byte of an answer reached the client.
+pub fn nothing_relayed(end: End) -> Relayed {
+    Relayed { end, first_byte: None, tokens: Tokens::default() }
+}

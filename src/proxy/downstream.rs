@@ -1,0 +1,259 @@
+//! The client's end while an answer is awaited and relayed: keeps a silent stream alive with comment lines,
+//! and says what went wrong in the way that is still open: a status, an event, or a cut.
+
+use crate::api::errors::{Dialect, Failure, Kind};
+use crate::config::SsePing;
+use crate::http::head::Fields;
+use crate::http::response::{Length, Reply};
+use crate::observe::active::ActiveRequest;
+use crate::upstream::Watch;
+use crate::util::cancel::CancelToken;
+use crate::util::time;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A comment, which every parser of event streams skips (WHATWG HTML 9.2.6).
+const PING: &[u8] = b": ping\n\n";
+
+/// One client of one request.
+pub struct Downstream {
+    reply: RefCell<Option<Reply>>,
+    /// Fields of every answer of ours: request id, CORS.
+    common: Arc<Fields>,
+    dialect: Dialect,
+    gone: Arc<CancelToken>,
+    every: Duration,
+    due: Cell<Option<Instant>>,
+    /// What is being waited for takes no pings.
+    held: Cell<bool>,
+    /// Who is being asked: the fields of a head that goes out early.
+    asked: RefCell<Vec<(HeaderName, HeaderValue)>>,
+    early: Cell<bool>,
+    sent: Cell<u64>,
+    ongoing: Arc<ActiveRequest>,
+}
+
+impl Downstream {
+    /// A client that is sent pings, if wanted, counted from when it `asked`.
+    pub fn new(
+        reply: Reply,
+        common: Arc<Fields>,
+        dialect: Dialect,
+        gone: Arc<CancelToken>,
+        ping: Option<(SsePing, Instant)>,
+        ongoing: Arc<ActiveRequest>,
+    ) -> Self {
+        Self {
+            reply: RefCell::new(Some(reply)),
+            common,
+            dialect,
+            gone,
+            every: ping.map_or(Duration::MAX, |(ping, _)| ping.every),
+            due: Cell::new(ping.and_then(|(ping, asked)| asked.checked_add(ping.after))),
+            held: Cell::new(false),
+            asked: RefCell::default(),
+            early: Cell::new(false),
+            sent: Cell::new(0),
+            ongoing,
+        }
+    }
+
+    /// Fields of every answer of ours.
+    pub fn common(&self) -> &Fields {
+        &self.common
+    }
+
+    /// What the client and the log call this request.
+    pub fn request_id(&self) -> &str {
+        let field = self.common.get(HeaderName::from_static("x-request-id"));
+        field.and_then(|value| value.to_str().ok()).unwrap_or("-")
+    }
+
+    /// Whose answers carry ids that later requests name.
+    pub fn makes_responses(&self) -> bool {
+        self.dialect == Dialect::Responses
+    }
+
+    /// No comment lines until further notice, if so: they would spoil what is being waited for.
+    pub fn hold_pings(&self, held: bool) {
+        self.held.set(held);
+    }
+
+    /// What an early head tells of who is being asked.
+    pub fn asking(&self, asked: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>) {
+        if self.due.get().is_some() {
+            self.asked.replace(asked());
+        }
+    }
+
+    /// Passes on comments of an endpoint before its first event, whole lines, under the head that `fields` makes if
+    /// none is out.
+    ///
+    /// # Errors
+    /// The client has left.
+    pub fn comments(&self, lines: &[u8], fields: impl FnOnce() -> Fields) -> io::Result<()> {
+        if !self.early.replace(true) {
+            self.start(StatusCode::OK, &fields(), Length::Open);
+        }
+        self.piece(lines)?;
+        if let Some(due) = self.due.get() {
+            self.due.set(time::now().checked_add(self.every).map(|next| next.max(due)));
+        }
+        Ok(())
+    }
+
+    /// A 200 head of an event stream went out before the first event.
+    pub fn is_early(&self) -> bool {
+        self.early.get()
+    }
+
+    /// No comment lines any more: real bytes follow.
+    pub fn hush(&self) {
+        self.due.set(None);
+    }
+
+    /// What others see of it.
+    pub fn ongoing(&self) -> &ActiveRequest {
+        &self.ongoing
+    }
+
+    /// Body bytes given to the client.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Prepares the head of an answer.
+    pub fn start(&self, status: StatusCode, fields: &Fields, length: Length) {
+        if let Some(reply) = self.reply.borrow_mut().as_mut() {
+            reply.start(status, fields, length);
+        }
+    }
+
+    /// Sends one piece.
+    ///
+    /// # Errors
+    /// The client has left.
+    pub fn piece(&self, bytes: &[u8]) -> io::Result<()> {
+        self.with(|reply| reply.piece(bytes))
+    }
+
+    fn with(&self, act: impl FnOnce(&mut Reply) -> io::Result<()>) -> io::Result<()> {
+        let mut reply = self.reply.borrow_mut();
+        let Some(reply) = reply.as_mut() else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let result = act(reply);
+        self.sent.set(reply.sent());
+        if result.is_err() {
+            self.gone.cancel();
+        }
+        result
+    }
+
+    /// Ends the answer as complete.
+    pub fn finish(&self) {
+        if let Some(reply) = self.reply.take() {
+            reply.finish();
+        }
+    }
+
+    /// Ends the answer so that the client sees that it is not complete.
+    pub fn cut(&self) {
+        if let Some(reply) = self.reply.take() {
+            reply.cut();
+        }
+    }
+
+    /// A whole answer of ours.
+    pub fn send(&self, status: StatusCode, fields: &Fields, body: &[u8]) {
+        if let Some(reply) = self.reply.take() {
+            self.sent.set(body.len() as u64);
+            reply.send(status, fields, body);
+        }
+    }
+
+    /// Tells a failure: as an answer while no head is out, else as an event, then the cut.
+    pub fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
+        self.hush();
+        if self.is_early() {
+            self.tell_in_band(failure, true);
+            return;
+        }
+        let (mut fields, body) = refusal(failure, self.dialect, &self.common);
+        for (name, value) in extra {
+            fields.push(name.clone(), value.clone());
+        }
+        self.send(status(failure), &fields, &body);
+    }
+
+    /// One error event, after the end of the one that broke off unless it `follows` a whole one; then the cut: never
+    /// a made-up end.
+    pub fn tell_in_band(&self, failure: &Failure, follows: bool) {
+        let mut event = Vec::new();
+        if !follows {
+            event.extend_from_slice(b"\n\n");
+        }
+        event.extend_from_slice(&failure.event(self.dialect));
+        let _ = self.piece(&event);
+        self.cut();
+    }
+}
+
+impl Watch for Downstream {
+    fn silent(&self, now: Instant) -> Option<Instant> {
+        let due = self.due.get().filter(|_| !self.held.get())?;
+        if now < due {
+            return Some(due);
+        }
+        let started = self.reply.borrow().as_ref().is_none_or(Reply::is_started);
+        if !started {
+            let mut fields = Fields::clone(&self.common);
+            event_stream(&mut fields);
+            for (name, value) in self.asked.take() {
+                fields.push(name, value);
+            }
+            self.start(StatusCode::OK, &fields, Length::Open);
+            self.early.set(true);
+        }
+        if self.piece(PING).is_err() {
+            self.hush();
+            return None;
+        }
+        self.due.set(now.checked_add(self.every));
+        self.due.get()
+    }
+}
+
+/// The fields that every event stream needs to pass other proxies unbuffered.
+pub fn event_stream(fields: &mut Fields) {
+    fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    unbuffered(fields);
+}
+
+/// Added to every event stream, ours or an endpoint's.
+pub fn unbuffered(fields: &mut Fields) {
+    fields.push(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    fields.push(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+}
+
+/// The status of a failure.
+pub fn status(failure: &Failure) -> StatusCode {
+    StatusCode::from_u16(failure.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Fields and body that tell a failure.
+pub fn refusal(failure: &Failure, dialect: Dialect, common: &Fields) -> (Fields, Vec<u8>) {
+    let mut fields = common.clone();
+    fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if failure.kind == Kind::Unauthorized {
+        // RFC 9110 11.6.1
+        fields.push(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"llmproxy\""));
+    }
+    if let Some(wait) = failure.retry_after {
+        fields.push(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+    }
+    (fields, failure.body(dialect))
+}

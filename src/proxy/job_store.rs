@@ -1,0 +1,198 @@
+//! Requests that are handed in now and read later: which those are, and what the proxy asks of who keeps them. Knows
+//! nothing of disks and queues.
+
+use super::serve::Proxy;
+use crate::api::errors::{Failure, Kind};
+use crate::api::json_object::has_webhook;
+use crate::config::Jobs;
+use crate::http::head::Head;
+use crate::http::request::Request;
+use crate::http::response::Reply;
+use crate::proxy::context::RequestContext;
+use crate::proxy::paths::{Forward, ModelSource, Route};
+use crate::routing::keys::ClientKey;
+use crate::routing::scope::Scope;
+use crate::util::budget::Held;
+use http::{HeaderName, HeaderValue, StatusCode};
+use std::time::Duration;
+
+/// Where a request may be handed in for later.
+const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
+
+/// Who keeps requests for later.
+pub trait JobStore: Send + Sync {
+    /// Takes a request; it is safe when this returns.
+    fn submit(&self, parcel: &JobRequest<'_>) -> Result<LocalResponse, Failure>;
+    /// What became of it. `held` counts what is read; it works with the disk.
+    fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure>;
+    /// Stops it, or drops what came of it; it works with the disk.
+    fn cancel(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure>;
+    /// Those of one owner, as far as the query asks for them.
+    fn list(&self, owner: Option<&str>, query: &str) -> LocalResponse;
+    /// How many are in which state.
+    fn counts(&self) -> [(&'static str, usize); 4];
+}
+
+/// A request to be kept.
+pub struct JobRequest<'a> {
+    /// Where it goes below an endpoint's base.
+    pub path: &'a str,
+    /// What it says.
+    pub body: &'a [u8],
+    /// Name of the key it came with.
+    pub owner: Option<&'a str>,
+    /// What that key may see, from where it came in.
+    pub scope: &'a Scope,
+    /// It said `Prefer: respond-async`.
+    pub preferred: bool,
+}
+
+/// An answer of ours.
+pub struct LocalResponse {
+    /// Status.
+    pub status: StatusCode,
+    /// JSON.
+    pub body: Vec<u8>,
+    /// Fields beside the usual ones.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl LocalResponse {
+    /// JSON without more fields.
+    pub fn json(status: StatusCode, body: &serde_json::Value) -> Self {
+        Self { status, body: body.to_string().into_bytes(), fields: Vec::new() }
+    }
+}
+
+/// What `Prefer` asks for (RFC 7240).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preference {
+    /// `respond-async`
+    RespondAsync,
+    /// `wait`, with or without a time.
+    Now,
+    /// Nothing that we know.
+    Either,
+}
+
+/// The preference of a request; of several the first counts (RFC 7240 2).
+pub fn preference(head: &Head) -> Preference {
+    let values = head.fields.iter().filter(|(name, _)| *name == "prefer").filter_map(|(_, value)| value.to_str().ok());
+    let words = values.flat_map(|value| value.split(',')).map(|item| {
+        let name = item.split([';', '=']).next().unwrap_or_default().trim();
+        match name {
+            _ if name.eq_ignore_ascii_case("respond-async") => Preference::RespondAsync,
+            _ if name.eq_ignore_ascii_case("wait") => Preference::Now,
+            _ => Preference::Either,
+        }
+    });
+    words.into_iter().find(|word| *word != Preference::Either).unwrap_or(Preference::Either)
+}
+
+/// Whether a request is to be kept for later.
+pub fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, body: &[u8]) -> bool {
+    if !jobs.enabled || forward.names != ModelSource::Body || !PATHS.contains(&forward.path.as_str()) {
+        return false;
+    }
+    match preference {
+        Preference::RespondAsync => true,
+        Preference::Either if jobs.always => true,
+        _ => has_webhook(body),
+    }
+}
+
+impl Proxy {
+    /// Hands a request over to who keeps it, if it is to be kept.
+    pub(super) fn keep(
+        &self,
+        visit: &RequestContext,
+        caller: &ClientKey,
+        request: &Request,
+        forward: &Forward,
+    ) -> Option<Result<LocalResponse, Failure>> {
+        let (later, body, preference) = (self.later()?, request.body.bytes(), preference(&request.head));
+        if !is_wanted(&self.shared.load().config.jobs, preference, forward, body) {
+            return None;
+        }
+        let preferred = preference == Preference::RespondAsync;
+        let (path, owner, scope) = (forward.path.as_str(), visit.key.as_deref(), &*caller.scope);
+        Some(later.submit(&JobRequest { path, body, owner, scope, preferred }))
+    }
+
+    /// Tells of what is kept. What works with the disk waits for its turn there, and holds no other control thread up.
+    pub(super) fn kept(&self, visit: RequestContext, route: Route, reply: Reply, request: Request) {
+        let Some(later) = self.later() else { return };
+        let Route::Job(id) = route else {
+            let told = later.list(visit.key.as_deref(), request.head.target.query().unwrap_or_default());
+            return visit.told(reply, &request, &told);
+        };
+        let mut held = self.budget.hold(Some(visit.client));
+        self.disk.run(Box::new(move |has_room| {
+            let owner = visit.key.as_deref();
+            let told = match request.head.method == http::Method::DELETE {
+                _ if !has_room => Err(disk_is_busy()),
+                true => later.cancel(&id, owner, &mut held),
+                false => later.look(&id, owner, &mut held),
+            };
+            // From here on the reply counts what the client does not take.
+            drop(held);
+            match told {
+                Ok(told) => visit.told(reply, &request, &told),
+                Err(failure) => visit.refuse(reply, &request.head, &failure),
+            }
+        }));
+    }
+}
+
+/// As many requests wait for the disk as may.
+pub fn disk_is_busy() -> Failure {
+    let text = "Too many requests wait for the disk; try again later.";
+    Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::{Limits, Parser};
+
+    fn head(fields: &str) -> Head {
+        let text = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        let limits = Limits { target: 100, head: 1000, fields: 10, body: 0 };
+        Parser::default().parse(text.as_bytes(), &limits).expect("good").expect("whole").0
+    }
+
+    #[test]
+    fn a_preference_is_read_as_the_rfc_says() {
+        let cases = [
+            ("", Preference::Either),
+            ("Prefer: respond-async\r\n", Preference::RespondAsync),
+            ("prefer: Respond-Async; x=1, wait=10\r\n", Preference::RespondAsync),
+            ("Prefer: wait=10, respond-async\r\n", Preference::Now),
+            ("Prefer: handling=strict\r\nPrefer: wait\r\n", Preference::Now),
+            ("Prefer: respond-asynchronously\r\n", Preference::Either),
+        ];
+        for (fields, wanted) in cases {
+            assert_eq!(preference(&head(fields)), wanted, "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_kept_when_it_asks_for_it_or_all_are() {
+        let forward = |path: &str| Forward { path: path.into(), names: ModelSource::Body };
+        let chat = forward("/v1/chat/completions");
+        let on = Jobs { enabled: true, ..Jobs::default() };
+        let always = Jobs { always: true, ..on.clone() };
+        let off = Jobs { enabled: false, ..always.clone() };
+        let hook = br#"{"webhookUrl":"https://h"}"#;
+        let said = br#"{"messages":["webhookUrl"],"x":{"webhookUrl":1}}"#;
+        use Preference::{Either, Now, RespondAsync};
+        assert!(is_wanted(&on, RespondAsync, &chat, b"{}") && is_wanted(&on, Either, &chat, hook));
+        assert!(!is_wanted(&on, Either, &chat, b"{}") && !is_wanted(&on, Either, &chat, said));
+        assert!(is_wanted(&always, Either, &chat, b"{}") && !is_wanted(&always, Now, &chat, b"{}"));
+        assert!(is_wanted(&always, Now, &chat, hook));
+        assert!(
+            !is_wanted(&off, RespondAsync, &chat, hook)
+                && !is_wanted(&always, RespondAsync, &forward("/v1/rerank"), hook)
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! Where a request comes in: which listener, what may be done there, and whose it is.
+
+use super::serve::Proxy;
+use crate::api::body;
+use crate::api::errors::{Failure, Kind};
+use crate::config::{Config, CorsOrigin, KeysFor, ListenerPolicy, Mode};
+use crate::http::handler::{From, Handler, Pool, Refused};
+use crate::http::head::Head;
+use crate::http::request::Request;
+use crate::http::response::Reply;
+use crate::observe::access::End;
+use crate::proxy::admin_handler::Opened;
+use crate::proxy::context::{Entry, RequestContext, Summary, nothing_relayed};
+use crate::proxy::paths::{self, Route, route};
+use crate::proxy::{auth, cors};
+use crate::routing::keys::ClientKey;
+use crate::routing::rate_limit::Buckets;
+use crate::routing::scope::Scope;
+use crate::routing::snapshot::Snapshot;
+use crate::upstream::headers::Policy;
+use crate::util::time;
+use http::{Method, header};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// A listener that is open, whatever the configuration becomes.
+pub struct ListenerState {
+    pub(super) name: Arc<str>,
+    pub(super) kind: ListenerKind,
+    /// Where it listens, as the configuration said when it was bound.
+    host: String,
+    addr: SocketAddr,
+    pub(super) buckets: Buckets,
+}
+
+/// What a listener was bound for. ModelSource do not tell: a user may call a listener `admin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// `server`
+    Main,
+    /// One of `listeners`.
+    Listed,
+    /// `admin.port`
+    AdminHandler,
+}
+
+impl ListenerState {
+    /// A listener by its name in the configuration.
+    pub fn new(kind: ListenerKind, name: &str, host: &str, addr: SocketAddr) -> Self {
+        Self { name: name.into(), kind, host: host.into(), addr, buckets: Buckets::default() }
+    }
+
+    /// Only programs of this machine reach it, its browsers among them.
+    fn is_loopback(&self) -> bool {
+        self.addr.ip().is_loopback()
+    }
+
+    /// What clients may do here now. Nothing at a listener that a reload took away, renamed, or meant for another
+    /// address: what the configuration says of others must not open it.
+    pub(super) fn site<'a>(&self, config: &'a Config) -> Option<&'a ListenerPolicy> {
+        if self.kind != ListenerKind::Listed {
+            return Some(&config.site);
+        }
+        let listed = config.listeners.iter().find(|listener| *listener.name == *self.name)?;
+        (self.is_loopback() || listed.host == self.host).then_some(&listed.site)
+    }
+}
+
+/// Who may do what at a listener, decided by the head alone. The table, of which `tests/wire/trust.rs` tries each cell:
+///
+/// | listener | keys configured | asks for |
+/// | --- | --- | --- |
+/// | gone from the configuration | | nothing is served: 503 |
+/// | main or listed | no | nothing; on loopback a name of this machine in `Host`, and no web page but those of `cors` |
+/// | main or listed | yes | a key that opens it; `/health` without one is an outline, `/metrics` needs one without limits |
+/// | listed with `keys: none` | yes | as without keys, but `/health`, `/health/force-check` and (unless `mode: status`) `/metrics` as with |
+/// | the page's own | no | the token (`/admin` itself: rules of its own, `admin::guard`) |
+/// | the page's own | yes | a key, or the token |
+impl Proxy {
+    /// Who asks, and what they see from here.
+    pub(super) fn caller(
+        &self,
+        head: &Head,
+        from: From,
+        route: &Route,
+        snapshot: &Snapshot,
+    ) -> Result<ClientKey, Failure> {
+        let bound = &self.bound[from.listener];
+        let Some(site) = bound.site(&snapshot.config) else { return Err(not_served()) };
+        let keyless = snapshot.callers.is_open();
+        let is_open = self.asks_nothing(snapshot, from.listener);
+        if bound.is_loopback() && is_open {
+            self.check_browser(head, from.listener, snapshot)?;
+        }
+        let opens = |caller: &ClientKey| match (&site.keys, &caller.name) {
+            (KeysFor::Only(names), Some(name)) => names.iter().any(|one| **one == **name),
+            _ => true,
+        };
+        let client = cors::client(head, from.peer, &snapshot.config.server.trusted_proxies);
+        let holder = || auth::caller(head, client, &snapshot.callers, opens, time::now());
+        let mut caller = match route {
+            // A preflight cannot carry a key.
+            Route::Preflight => ClientKey::anybody(),
+            _ if bound.kind == ListenerKind::AdminHandler => self.at_page(head, from, snapshot)?,
+            Route::Health if !keyless => match holder() {
+                Err(failure) if failure.kind == Kind::Unauthorized => ClientKey::anybody(),
+                caller => caller?,
+            },
+            Route::ForceCheck if !keyless => holder()?,
+            Route::Metrics if !keyless && site.mode != Mode::Status => holder()?,
+            _ if is_open => ClientKey::anybody(),
+            _ => holder()?,
+        };
+        if *route == Route::Metrics && caller.is_limited() {
+            let text = "This key is limited to some models or endpoints; /metrics names all of them.";
+            return Err(Failure::new(Kind::Forbidden, text));
+        }
+        if let Some(name) = &site.group {
+            let group = snapshot.groups.iter().find(|group| group.config.name == *name).ok_or_else(not_served)?;
+            caller.scope = Arc::new(Scope { group: Some(Arc::clone(group)), ..Scope::clone(&caller.scope) });
+        }
+        Ok(caller)
+    }
+
+    /// At the page's own address: any client key, or what opens the page.
+    fn at_page(&self, head: &Head, from: From, snapshot: &Snapshot) -> Result<ClientKey, Failure> {
+        let known = auth::shown(head).iter().find_map(|key| snapshot.callers.identify(key));
+        if let Some(caller) = known {
+            return Ok(caller);
+        }
+        let page = self.page(snapshot, from.listener).ok_or_else(not_served)?;
+        match page.admit(head, from)? {
+            Opened::Entry if !snapshot.callers.is_open() => {
+                Err(Failure::new(Kind::Unauthorized, "A key or the page's token is needed: Authorization: Bearer KEY."))
+            }
+            _ => Ok(ClientKey::administrator()),
+        }
+    }
+
+    /// What browsers could be made to do at a listener that asks for no key.
+    fn check_browser(&self, head: &Head, listener: usize, snapshot: &Snapshot) -> Result<(), Failure> {
+        cors::check_host(head.fields.get(header::HOST), &snapshot.config.server.allowed_hosts)?;
+        match self.cors(snapshot, listener) {
+            Some(rules) => cors::check_page(head, rules),
+            None if cors::is_simple(head) => cors::check_page(head, &snapshot.config.server.cors),
+            None => Ok(()),
+        }
+    }
+
+    /// Which web pages may use a listener; nothing where that is the affair of the endpoints.
+    pub(super) fn cors<'a>(&self, snapshot: &'a Snapshot, listener: usize) -> Option<&'a [CorsOrigin]> {
+        let bound = &self.bound[listener];
+        match bound.site(&snapshot.config) {
+            Some(site) if bound.kind != ListenerKind::AdminHandler => match (&site.cors, site.mode) {
+                (Some(rules), _) => Some(rules),
+                (None, Mode::Raw) => None,
+                (None, _) => Some(&snapshot.config.server.cors),
+            },
+            _ => Some(&[]),
+        }
+    }
+
+    /// Whether everybody who reaches a listener may use it.
+    pub(super) fn asks_nothing(&self, snapshot: &Snapshot, listener: usize) -> bool {
+        let bound = &self.bound[listener];
+        let is_for_all = |site: &ListenerPolicy| snapshot.callers.is_open() || site.keys == KeysFor::Nobody;
+        bound.kind != ListenerKind::AdminHandler && bound.site(&snapshot.config).is_some_and(is_for_all)
+    }
+
+    /// Says which listeners are open to everybody who reaches them from elsewhere.
+    pub fn warn_of_open_listeners(&self) {
+        let snapshot = self.shared.load();
+        for (listener, bound) in self.bound.iter().enumerate() {
+            if !bound.is_loopback() && self.asks_nothing(&snapshot, listener) {
+                let addr = bound.addr;
+                log::warn!(
+                    "listening on {addr} without keys: everybody who reaches this address may use the endpoints"
+                );
+            }
+        }
+    }
+
+    /// What is served at a listener; at the page's own the API, for its box to try a model.
+    pub(super) fn mode(&self, snapshot: &Snapshot, listener: usize) -> Mode {
+        let bound = &self.bound[listener];
+        match bound.site(&snapshot.config) {
+            Some(site) if bound.kind != ListenerKind::AdminHandler => site.mode,
+            _ => Mode::Models,
+        }
+    }
+
+    /// What a head asks for.
+    pub(super) fn route(&self, head: &Head, listener: usize, snapshot: &Snapshot) -> Route {
+        let mode = self.mode(snapshot, listener);
+        let is_preflight = head.method == Method::OPTIONS && head.fields.get(header::ORIGIN).is_some();
+        let has_model = head.target.query().is_some_and(|q| matches!(body::query_model(q), Ok(Some(_))));
+        match paths::special(mode, head.target.path(), route(&head.method, &head.target.canonical(), has_model)) {
+            Route::Forward(_) if is_preflight && mode == Mode::Raw && self.cors(snapshot, listener).is_some() => {
+                Route::Preflight
+            }
+            // A person with a browser is sent to the page.
+            Route::Unknown if is_front_door(head) && self.page(snapshot, listener).is_some() => Route::Admin,
+            route => route,
+        }
+    }
+
+    /// What a listener leaves to its endpoints.
+    pub(super) fn policy(&self, snapshot: &Snapshot, listener: usize) -> Policy {
+        let raw = self.mode(snapshot, listener) == Mode::Raw;
+        Policy { pages: raw, cors: self.cors(snapshot, listener).is_none(), limits: true }
+    }
+
+    pub(super) fn visit(&self, head: &Head, from: From, began: Instant, snapshot: &Snapshot) -> RequestContext {
+        let here = Entry {
+            forward: Arc::clone(&self.bound[from.listener].name),
+            metrics: Arc::clone(&self.metrics),
+            activity: Arc::clone(&self.activity),
+        };
+        let visit = RequestContext::new(head, from.peer, began, snapshot, here);
+        let visit = visit.with_cors(head, self.cors(snapshot, from.listener).unwrap_or_default());
+        match self.route(head, from.listener, snapshot) {
+            Route::Health | Route::Models | Route::Model(_) | Route::Metrics => visit.never_stored(),
+            _ => visit,
+        }
+    }
+}
+
+impl Handler for Proxy {
+    fn admit(&self, head: &Head, from: From) -> Result<(), Failure> {
+        let snapshot = self.shared.load();
+        let route = self.route(head, from.listener, &snapshot);
+        match self.page(&snapshot, from.listener) {
+            Some(page) if route == Route::Admin => page.admit(head, from).map(drop),
+            // What is open to everybody is so without a body.
+            _ if head.has_body() => self.caller(head, from, &Route::Unknown, &snapshot).map(drop),
+            _ => self.caller(head, from, &route, &snapshot).map(drop),
+        }
+    }
+
+    fn client(&self, head: &Head, from: From) -> Option<IpAddr> {
+        let snapshot = self.shared.load();
+        let trusted = &snapshot.config.server.trusted_proxies;
+        let client = cors::client(head, from.peer, trusted);
+        (!trusted.iter().any(|network| network.contains(client))).then_some(client)
+    }
+
+    fn passes_on(&self, head: &Head, listener: usize) -> bool {
+        let snapshot = self.shared.load();
+        // The body of a key with `models` must be read before it may go anywhere.
+        let must_read = || {
+            auth::shown(head)
+                .iter()
+                .any(|key| snapshot.callers.identify(key).is_some_and(|caller| !caller.scope.models.is_empty()))
+        };
+        self.mode(&snapshot, listener) == Mode::Raw && self.lane(head, listener) == Pool::Proxy && !must_read()
+    }
+
+    fn lane(&self, head: &Head, listener: usize) -> Pool {
+        match self.route(head, listener, &self.shared.load()) {
+            Route::Forward(_) if !self.draining.load(Ordering::SeqCst) => Pool::Proxy,
+            _ => Pool::Control,
+        }
+    }
+
+    fn refuse(&self, refused: Refused<'_>, reply: Reply) {
+        let snapshot = self.shared.load();
+        match refused.head {
+            Some(head) => {
+                self.visit(head, refused.from, refused.began, &snapshot).refuse(reply, head, &refused.failure)
+            }
+            None => {
+                RequestContext::unread(refused.from.peer, refused.began).turn_away(reply, "-", "-", &refused.failure)
+            }
+        }
+    }
+
+    fn left(&self, request: &Request, reply: Reply) {
+        reply.cut();
+        let visit = self.visit(&request.head, request.from(), request.began, &self.shared.load());
+        let relayed = nothing_relayed(End::ClientGone);
+        visit.log(&request.head, 499, 0, &Summary { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
+    }
+}
+
+fn not_served() -> Failure {
+    let text = "The configuration no longer has this listener; it is closed at the next restart.";
+    Failure::new(Kind::Draining, text)
+}
+
+/// `GET /` of a browser.
+fn is_front_door(head: &Head) -> bool {
+    let is_read = head.method == Method::GET || head.method == Method::HEAD;
+    is_read && head.target.path() == "/" && head.fields.list("accept").any(|kind| kind.starts_with(b"text/html"))
+}

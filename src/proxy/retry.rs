@@ -1,0 +1,366 @@
+//! What an endpoint's answer or fault means for the request: pass it on, or try elsewhere. Pure.
+
+use crate::api::errors::{Attempted, Failure, Kind};
+use crate::config::Retry;
+use crate::upstream::{Stage, UpstreamError, UpstreamErrorKind};
+use crate::util::time::parse_http_date;
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use serde_json::Value;
+use std::time::{Duration, SystemTime};
+
+/// A server that is away is probed this often, and may be back then.
+const BACK_SOON: Duration = Duration::from_secs(2);
+
+/// What to do with an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryDecision {
+    /// It is the client's.
+    Permit,
+    /// Another key of the same endpoint may fare better, and after the last key another endpoint.
+    NextKey,
+    /// Another endpoint may fare better.
+    Next,
+    /// The body decides: a prompt too long for this endpoint may fit a larger one.
+    Look,
+}
+
+impl RetryDecision {
+    /// The word for why another try is made.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Permit => "none",
+            Self::NextKey => "key",
+            Self::Next => "status",
+            Self::Look => "context",
+        }
+    }
+}
+
+/// The word for a fault after which another try is made: those of `retry.on`.
+pub fn word(fault: &UpstreamError) -> &'static str {
+    match fault.trouble {
+        UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::Timeout(Stage::Connect) => {
+            "connect"
+        }
+        UpstreamErrorKind::Timeout(_) => "timeout",
+        UpstreamErrorKind::ClientGone
+        | UpstreamErrorKind::Reset
+        | UpstreamErrorKind::Garbled
+        | UpstreamErrorKind::ShuttingDown => "reset",
+    }
+}
+
+/// What is left to try besides the current candidate.
+#[derive(Debug, Clone, Copy)]
+pub struct Remaining {
+    /// More keys of this endpoint.
+    pub keys: bool,
+    /// More candidates in this round.
+    pub candidates: bool,
+    /// Another try of any kind is allowed.
+    pub any: bool,
+    /// An endpoint with a larger context.
+    pub larger: bool,
+}
+
+/// Judges a status (SPEC section 5, Failures).
+pub fn answer(status: StatusCode, retry: &Retry, left: Remaining) -> RetryDecision {
+    let of_key = matches!(status.as_u16(), 401 | 402 | 403 | 429);
+    if of_key && left.keys {
+        return RetryDecision::NextKey;
+    }
+    // 501 and 505 say what the server is, not how it does; 520 to 530 are Cloudflare's, 529 is Anthropic's.
+    let passing = matches!(status.as_u16(), 408 | 429 | 500 | 502..=504 | 506..=599);
+    let again = retry.on_status && passing;
+    if status == StatusCode::BAD_REQUEST && left.any && left.larger {
+        return RetryDecision::Look;
+    }
+    let elsewhere = matches!(status.as_u16(), 401..=404) && left.candidates;
+    if left.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Permit }
+}
+
+/// Whether a fault lets another try be made.
+pub fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
+    match fault.trouble {
+        UpstreamErrorKind::ClientGone => false,
+        UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::Timeout(Stage::Connect) => {
+            retry.on_connect
+        }
+        UpstreamErrorKind::Reset | UpstreamErrorKind::Garbled | UpstreamErrorKind::ShuttingDown => retry.on_reset,
+        UpstreamErrorKind::Timeout(Stage::Total) => false,
+        UpstreamErrorKind::Timeout(_) => retry.on_timeout,
+    }
+}
+
+/// Whether a server may still work on an attempt that was given up: llama-server notices only with its next token that
+/// nobody waits for it (LLAMA-SERVER facts).
+pub fn works_on(fault: &UpstreamError) -> bool {
+    match fault.trouble {
+        UpstreamErrorKind::ClientGone => true,
+        UpstreamErrorKind::Timeout(stage) => stage != Stage::Connect,
+        UpstreamErrorKind::Refused
+        | UpstreamErrorKind::Connect
+        | UpstreamErrorKind::Reset
+        | UpstreamErrorKind::Garbled
+        | UpstreamErrorKind::ShuttingDown => false,
+    }
+}
+
+/// One sentence about a fault for the client; names the time-out that ran out, never an address.
+pub fn sentence(fault: &UpstreamError) -> String {
+    match fault.trouble {
+        UpstreamErrorKind::ClientGone => "the client left".into(),
+        UpstreamErrorKind::Refused => "refused the connection".into(),
+        UpstreamErrorKind::Connect => "could not be connected to".into(),
+        UpstreamErrorKind::Reset => "closed the connection before its answer was complete".into(),
+        UpstreamErrorKind::ShuttingDown => {
+            "is shutting down: it refuses new connections and had not begun to answer".into()
+        }
+        UpstreamErrorKind::Garbled => "sent bytes that are not a usable HTTP answer".into(),
+        UpstreamErrorKind::Timeout(stage) => match stage {
+            Stage::Connect => "could not be connected to within timeouts.connect".into(),
+            Stage::Send => "did not take the request: silent for longer than timeouts.idle".into(),
+            Stage::FirstByte => "did not begin to answer within timeouts.firstByte".into(),
+            Stage::Body => "fell silent inside its answer for longer than timeouts.idle".into(),
+            Stage::Total => "did not complete its answer within timeouts.total".into(),
+        },
+    }
+}
+
+/// The failure after the last try, when no endpoint gave an HTTP answer.
+pub fn exhausted(faults: &[(String, UpstreamError)]) -> Failure {
+    let timeout = |fault: &UpstreamError| matches!(fault.trouble, UpstreamErrorKind::Timeout(_));
+    let timeouts = faults.iter().filter(|(_, fault)| timeout(fault)).count();
+    let names = faults.iter().map(|(name, _)| name).collect::<std::collections::HashSet<_>>().len();
+    let kind = match timeouts {
+        n if n == faults.len() => Kind::UpstreamTimeout,
+        0 => Kind::Upstream,
+        _ if names > 1 => Kind::NoEndpoint,
+        _ => Kind::Upstream,
+    };
+    let same_kind = faults.windows(2).all(|pair| pair[0].1.trouble == pair[1].1.trouble);
+    let kind = if names > 1 && !same_kind && kind == Kind::Upstream { Kind::NoEndpoint } else { kind };
+    let message = match faults {
+        [] => "No endpoint could be tried.".to_owned(),
+        [.., (name, fault)] if names == 1 => format!("The endpoint `{name}` {}.", sentence(fault)),
+        _ => format!("None of {names} endpoints answered; `attempts` tells what happened at each."),
+    };
+    let mut failure = Failure::new(kind, message);
+    let away = |fault: &UpstreamError| {
+        matches!(
+            fault.trouble,
+            UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::ShuttingDown
+        )
+    };
+    if kind == Kind::NoEndpoint {
+        failure.retry_after = Some(Duration::from_secs(5));
+    } else if faults.last().is_some_and(|(_, fault)| away(fault)) {
+        failure.retry_after = Some(BACK_SOON);
+    }
+    failure.attempts =
+        faults.iter().map(|(name, fault)| Attempted { endpoint: name.clone(), what: sentence(fault) }).collect();
+    failure
+}
+
+/// The pause before round `round` (1 = the first repetition): doubling, jittered down to a half, at most
+/// `maxDelay`; an endpoint's own `Retry-After` is honoured up to that.
+pub fn pause(retry: &Retry, round: u32, told: Option<Duration>, unit: f64) -> Duration {
+    let doubled = retry.initial_delay.saturating_mul(1u32.checked_shl(round - 1).unwrap_or(u32::MAX));
+    let jittered = doubled.min(retry.max_delay).mul_f64(0.5 + unit / 2.0);
+    told.map_or(jittered, |told| told.max(jittered)).min(retry.max_delay)
+}
+
+/// Whether an error body says that the prompt is longer than the endpoint's context, and that context's size if
+/// told: llama-server's type, OpenAI's code, vLLM's sentences, which have neither.
+pub fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    // Older releases of vLLM tell the message without an `error` around it.
+    let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
+    let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+    let told = number_after(text("message"), &CONTEXT_IS);
+    let known = text("type") == "exceed_context_size_error" || text("code") == "context_length_exceeded";
+    (known || told.is_some()).then(|| error.get("n_ctx").and_then(Value::as_u64).or(told))
+}
+
+/// What stands before the size in the messages of OpenAI and vLLM.
+const CONTEXT_IS: [&str; 3] =
+    ["maximum context length is ", "model's context length is only ", "maximum model length of "];
+
+fn number_after(text: &str, phrases: &[&str]) -> Option<u64> {
+    let rest = phrases.iter().find_map(|phrase| Some(text.split_once(phrase)?.1))?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().ok()
+}
+
+/// llama-server's `503 Loading model`.
+pub fn is_loading(body: &[u8]) -> bool {
+    body.windows(13).any(|window| window == b"Loading model")
+}
+
+/// How long an endpoint asks to be left alone: OpenAI's `retry-after-ms`, else `Retry-After` in seconds or as a date
+/// (RFC 9110 10.2.3), counted by the endpoint's own clock if it tells its time.
+pub fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Option<Duration> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let number = |text: &str| text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
+    let day = |seconds: f64| Duration::from_secs_f64(seconds.min(86_400.0));
+    if let Some(millis) = text(HeaderName::from_static("retry-after-ms")).and_then(number) {
+        return Some(day(millis / 1000.0));
+    }
+    let told = text(header::RETRY_AFTER)?;
+    number(told).map(day).or_else(|| {
+        let until = parse_http_date(told)?;
+        let now = text(header::DATE).and_then(parse_http_date).unwrap_or_else(wall);
+        Some(until.duration_since(now).unwrap_or_default())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Remaining = Remaining { keys: true, candidates: true, any: true, larger: false };
+    const LAST: Remaining = Remaining { keys: false, candidates: false, any: false, larger: false };
+
+    fn judge(status: u16, left: Remaining) -> RetryDecision {
+        answer(StatusCode::from_u16(status).expect("a status"), &Retry::default(), left)
+    }
+
+    fn fault(trouble: UpstreamErrorKind) -> UpstreamError {
+        UpstreamError { trouble, cause: String::new() }
+    }
+
+    #[test]
+    fn statuses_that_another_endpoint_may_better_are_retried_and_others_pass() {
+        let elsewhere = Remaining { keys: false, ..ALL };
+        // R26
+        let passing = [408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 529, 530];
+        for status in passing.into_iter().chain([401, 402, 403, 404]) {
+            assert_eq!(judge(status, elsewhere), RetryDecision::Next, "{status}");
+            assert_eq!(judge(status, LAST), RetryDecision::Permit, "{status}");
+        }
+        for status in passing {
+            assert_eq!(judge(status, Remaining { candidates: false, ..elsewhere }), RetryDecision::Next, "{status}");
+        }
+        for status in [200, 204, 301, 400, 405, 409, 413, 415, 422, 501, 505] {
+            assert_eq!(judge(status, ALL), RetryDecision::Permit, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_changed_before_the_endpoint() {
+        for status in [401, 402, 403, 429] {
+            assert_eq!(judge(status, Remaining { candidates: false, ..ALL }), RetryDecision::NextKey);
+        }
+        assert_eq!(judge(500, ALL), RetryDecision::Next);
+    }
+
+    #[test]
+    fn in_a_second_round_of_one_candidate_a_401_is_final() {
+        let again = Remaining { keys: false, candidates: false, any: true, larger: false };
+        assert_eq!(judge(401, again), RetryDecision::Permit);
+        assert_eq!(judge(503, again), RetryDecision::Next);
+    }
+
+    #[test]
+    fn a_400_is_looked_into_only_when_a_larger_context_is_left() {
+        let larger = Remaining { larger: true, ..ALL };
+        assert_eq!((judge(400, larger), judge(413, larger)), (RetryDecision::Look, RetryDecision::Permit));
+        assert_eq!(judge(400, Remaining { any: false, ..larger }), RetryDecision::Permit);
+        let recorded = include_str!("../../tests/data/err_context.raw");
+        let body = recorded.split("\r\n\r\n").nth(1).expect("a body");
+        assert!(matches!(exceeded_context(body.as_bytes()), Some(Some(1..))));
+        // R12
+        for (body, size) in [
+            (r#"{"error":{"code":"context_length_exceeded","message":"too long"}}"#, None),
+            (
+                r#"{"error":{"code":"context_length_exceeded","message":"This model's maximum context length is 4097 tokens. However, you requested 4927 tokens."}}"#,
+                Some(4097),
+            ),
+            (
+                r#"{"object":"error","message":"This model's maximum context length is 8192 tokens. However, you requested 9000.","type":"BadRequestError","code":400}"#,
+                Some(8192),
+            ),
+            (
+                r#"{"error":{"message":"The decoder prompt (length 9000) is longer than the maximum model length of 8192.","type":"BadRequestError","code":400}}"#,
+                Some(8192),
+            ),
+            (
+                r#"{"error":{"message":"You passed 9000 input tokens and requested 1 output tokens. However, the model's context length is only 8192 tokens.","code":400}}"#,
+                Some(8192),
+            ),
+            (r#"{"type":"error","error":{"type":"exceed_context_size_error","n_ctx":512}}"#, Some(512)),
+        ] {
+            assert_eq!(exceeded_context(body.as_bytes()), Some(size), "{body}");
+        }
+        for other in [
+            "",
+            "[]",
+            "{}",
+            r#"{"error":"exceed_context_size_error"}"#,
+            r#"{"error":{"type":"x"}}"#,
+            r#"{"error":{"message":"the context size is exceeded, says this text"}}"#,
+            r#"{"error":{"message":"maximum context length is unknown"}}"#,
+        ] {
+            assert_eq!(exceeded_context(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_last_failure_says_what_kind_it_was() {
+        let kind = |list: &[(&str, UpstreamErrorKind)]| {
+            exhausted(&list.iter().map(|(name, t)| ((*name).to_owned(), fault(*t))).collect::<Vec<_>>()).kind
+        };
+        assert_eq!(kind(&[("a", UpstreamErrorKind::Refused)]), Kind::Upstream);
+        assert_eq!(kind(&[("a", UpstreamErrorKind::Timeout(Stage::FirstByte))]), Kind::UpstreamTimeout);
+        assert_eq!(kind(&[("a", UpstreamErrorKind::Refused), ("b", UpstreamErrorKind::Refused)]), Kind::Upstream);
+        assert_eq!(kind(&[("a", UpstreamErrorKind::Refused), ("b", UpstreamErrorKind::Reset)]), Kind::NoEndpoint);
+        assert_eq!(
+            kind(&[("a", UpstreamErrorKind::Refused), ("b", UpstreamErrorKind::Timeout(Stage::Connect))]),
+            Kind::NoEndpoint
+        );
+        assert_eq!(kind(&[("a", UpstreamErrorKind::Refused), ("a", UpstreamErrorKind::Reset)]), Kind::Upstream);
+    }
+
+    #[test]
+    fn pauses_double_with_jitter_and_obey_retry_after_up_to_the_bound() {
+        let retry = Retry::default();
+        let ms = Duration::from_millis;
+        assert_eq!([pause(&retry, 1, None, 1.0), pause(&retry, 2, None, 1.0)], [ms(500), ms(1000)]);
+        assert_eq!([pause(&retry, 1, None, 0.0), pause(&retry, 40, None, 1.0)], [ms(250), ms(10_000)]);
+        assert_eq!(pause(&retry, 1, Some(ms(3000)), 1.0), ms(3000));
+        assert_eq!(pause(&retry, 1, Some(ms(60_000)), 1.0), ms(10_000));
+    }
+
+    #[test]
+    fn an_endpoint_asks_for_rest_in_seconds_milliseconds_or_until_a_date() {
+        // R11
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let told = |pairs: &[(&'static str, &str)]| {
+            let pairs =
+                pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("a value")));
+            retry_after(&pairs.collect(), || wall)
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(told(&[("retry-after", "3")]), Some(ms(3000)));
+        assert_eq!(told(&[("retry-after", "0.5")]), Some(ms(500)));
+        assert_eq!(told(&[("retry-after-ms", "250"), ("retry-after", "3")]), Some(ms(250)));
+        assert_eq!(told(&[("retry-after-ms", "soon"), ("retry-after", "3")]), Some(ms(3000)));
+        for date in ["Sun, 06 Nov 1994 08:49:57 GMT", "Sunday, 06-Nov-94 08:49:57 GMT", "Sun Nov  6 08:49:57 1994"] {
+            assert_eq!(told(&[("retry-after", date)]), Some(ms(20_000)), "{date}");
+        }
+        assert_eq!(told(&[("retry-after", "Sun, 06 Nov 1994 08:49:17 GMT")]), Some(ms(0)), "a date in the past");
+        let dated = [("date", "Mon, 01 Jan 2024 00:00:00 GMT"), ("retry-after", "Mon, 01 Jan 2024 00:00:09 GMT")];
+        assert_eq!(told(&dated), Some(ms(9000)), "by the endpoint's clock");
+        for other in ["", "-1", "soon", "NaN", "Sun, 06 Nov 1994", "Sun, 06 Foo 1994 08:49:57 GMT"] {
+            assert_eq!(told(&[("retry-after", other)]), None, "{other}");
+        }
+        assert_eq!(told(&[]), None);
+    }
+
+    #[test]
+    fn a_client_of_a_server_that_is_away_is_told_to_come_back() {
+        let wait = |trouble: UpstreamErrorKind| exhausted(&[("a".to_owned(), fault(trouble))]).retry_after;
+        assert_eq!([wait(UpstreamErrorKind::Refused), wait(UpstreamErrorKind::Connect)], [Some(BACK_SOON); 2]);
+        assert_eq!(wait(UpstreamErrorKind::Garbled), None);
+    }
+}

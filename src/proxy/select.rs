@@ -1,0 +1,238 @@
+//! The way to a place at an endpoint: the strategy's first choice that has room, else the line, where the client is
+//! kept alive and heard leaving.
+
+use super::outcome::ForwardContext;
+use crate::api::errors::{Failure, Kind};
+use crate::api::prefix::PrefixHashes;
+use crate::config::Strategy;
+use crate::routing::affinity::{self, Known, Spill};
+use crate::routing::endpoint::Live;
+use crate::routing::plan::{self, Plan, PlanResult};
+use crate::routing::slots::{Entry, Slot, WaitResult, Waiting, Wanted};
+use crate::routing::strategy::{self, CandidateLoad};
+use crate::util::cancel::OnCancel;
+use crate::util::{random, time};
+use crossbeam_channel::{Sender, bounded};
+use http::HeaderName;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How soon a client should come back that found the line full, or waited in vain.
+const COME_BACK: Duration = Duration::from_secs(5);
+/// Who waits looks this often whether endpoints came back that would do as well.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What clients name their conversation by, the most explicit first.
+const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
+
+/// What came of asking for a place.
+pub enum Admitted {
+    /// At this candidate; no slot where none is needed.
+    At(usize, Option<Slot>),
+    /// The client has left.
+    ClientGone,
+    /// No place in time, or at all.
+    Refused(Failure),
+}
+
+/// A request on its way to places: which candidates are left in this round, in which order.
+pub struct Selector<'a> {
+    errand: &'a ForwardContext<'a>,
+    /// Who may be tried.
+    pub plan: Plan,
+    /// Indexes into the candidates, in the order of attempts; none before the first was chosen.
+    order: Vec<usize>,
+    left: Vec<usize>,
+    /// Time spent in the line.
+    pub queued: Duration,
+    /// What the conversation is recognised by, where that counts.
+    marks: Option<PrefixHashes>,
+    /// The word for what became of the favourite.
+    word: Option<&'static str>,
+}
+
+/// Rings when the client leaves.
+struct Bell(Sender<()>);
+
+impl OnCancel for Bell {
+    fn on_cancel(&self) {
+        let _ = self.0.try_send(());
+    }
+}
+
+impl<'a> Selector<'a> {
+    /// Nothing tried yet.
+    pub fn new(errand: &'a ForwardContext<'a>, plan: Plan) -> Self {
+        let left = (0..plan.candidates.len()).collect();
+        // Also while only one is available: the others come back.
+        let others = plan.candidates.len() > 1 || errand.snapshot.enabled().nth(1).is_some();
+        let counts = plan.strategy == Strategy::Affinity && others && errand.takes_place();
+        let marks = counts.then(|| {
+            let fields = &errand.request.head.fields;
+            let sessions =
+                SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
+            errand.shared.affinity().marks(errand.request.body.bytes(), &plan.route, sessions)
+        });
+        Self { errand, plan, order: Vec::new(), left, queued: Duration::ZERO, marks, word: None }
+    }
+
+    /// Candidates not tried in this round.
+    pub fn left(&self) -> &[usize] {
+        &self.left
+    }
+
+    /// Everybody may be tried again.
+    pub fn next_round(&mut self) {
+        self.left.clone_from(&self.order);
+    }
+
+    /// Whether a candidate that is left tells a larger context than this, or any if this one is not known.
+    pub fn has_larger(&self, context: Option<u64>) -> bool {
+        let size = |index: &usize| self.plan.candidates[*index].context;
+        self.left.iter().any(|index| size(index) > context)
+    }
+
+    /// Leaves only candidates with a larger context than `context`, the smallest of them first.
+    pub fn only_larger(&mut self, context: u64) {
+        let size = |index: &usize| self.plan.candidates[*index].context.unwrap_or(0);
+        self.left.retain(|index| size(index) > context);
+        self.left.sort_by_key(size);
+    }
+
+    /// A place at the next candidate, which is then no longer left.
+    pub fn next(&mut self) -> Admitted {
+        let admitted = if self.errand.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
+        if let Admitted::At(index, _) = admitted {
+            if let Some(marks) = &self.marks {
+                let cache = self.plan.candidates[index].endpoint.live.cache_id();
+                self.errand.shared.affinity().remember(marks, cache);
+            }
+            if self.order.is_empty() {
+                self.order.clone_from(&self.left);
+            }
+            self.left.retain(|other| *other != index);
+        }
+        admitted
+    }
+
+    fn place(&mut self) -> Admitted {
+        let is_first = self.order.is_empty();
+        let lives = lives(&self.plan, &self.left);
+        let wanted = Wanted {
+            lives: &lives,
+            background: self.errand.background,
+            length: self.errand.snapshot.config.queue.length,
+            route: &self.plan.route,
+        };
+        let favourite = self.favourite().filter(|_| is_first);
+        let (left, plan, word) = (&mut self.left, &self.plan, &mut self.word);
+        let entry = self.errand.shared.capacity().enter(&wanted, |turn| {
+            if is_first {
+                let contenders: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.contender()).collect();
+                *left = strategy::order(plan.strategy, &contenders, turn, &mut random::unit);
+                *word = favour(favourite, &contenders, left);
+                return left.clone();
+            }
+            (0..left.len()).collect()
+        });
+        match entry {
+            // The first choice was made among all, later ones among those left.
+            Entry::In(index, slot) if is_first => Admitted::At(index, Some(slot)),
+            Entry::In(at, slot) => Admitted::At(self.left[at], Some(slot)),
+            Entry::Full => refused(Kind::Overloaded, "Every endpoint that could answer is busy, and so is the line."),
+            Entry::Closed => refused(Kind::Draining, "The proxy is being stopped."),
+            Entry::Wait(waiting) => self.wait(&waiting, is_first),
+        }
+    }
+
+    fn favourite(&self) -> Option<(usize, Known)> {
+        let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
+        self.errand.shared.affinity().favourite(self.marks.as_ref()?, &caches)
+    }
+
+    fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Admitted {
+        let (ring, bell) = bounded(1);
+        let line: Arc<dyn OnCancel> = Arc::new(Bell(ring));
+        let gone = &self.errand.request.gone;
+        gone.attach(Arc::downgrade(&line));
+        let began = time::now();
+        let until = began + self.errand.snapshot.config.queue.timeout;
+        let admitted = loop {
+            let now = time::now();
+            if now >= until {
+                let text = "No endpoint became free within queue.timeout.";
+                break refused(Kind::QueueTimeout, text);
+            }
+            let due = self.errand.watch.silent(now).unwrap_or(until);
+            match waiting.wait(&bell, until.min(due).min(now + LOOK_AGAIN)) {
+                WaitResult::In(index, slot) if is_first => break Admitted::At(index, Some(slot)),
+                WaitResult::In(at, slot) => break Admitted::At(self.left[at], Some(slot)),
+                WaitResult::Closed => break refused(Kind::Draining, "The proxy is being stopped."),
+                WaitResult::Rung => break Admitted::ClientGone,
+                WaitResult::Late if is_first => self.look_again(waiting, now),
+                WaitResult::Late => {}
+            }
+        };
+        gone.detach();
+        self.queued += time::now().saturating_duration_since(began);
+        self.errand.queued.set(self.queued);
+        admitted
+    }
+
+    /// Endpoints that came back since are waited for too, at the same place in the line.
+    fn look_again(&mut self, waiting: &Waiting, now: Instant) {
+        let ForwardContext { shared, ask, scope, .. } = self.errand;
+        let PlanResult::Plan(plan) = plan::plan(&shared.load(), ask.wish(), scope, now) else {
+            return;
+        };
+        let places = |plan: &Plan| plan.candidates.iter().map(|one| one.place).collect::<Vec<_>>();
+        if plan.route != self.plan.route || places(&plan) == places(&self.plan) {
+            return;
+        }
+        let all: Vec<usize> = (0..plan.candidates.len()).collect();
+        if waiting.widen(lives(&plan, &all)) {
+            (self.plan, self.left) = (plan, all);
+        }
+    }
+
+    /// The word for a first choice.
+    pub fn reason(&self, index: usize) -> &'static str {
+        match self.plan.strategy {
+            _ if !self.queued.is_zero() => "queued",
+            _ if self.plan.reason != "model" || self.plan.candidates.len() == 1 => self.plan.reason,
+            Strategy::Failover if index > 0 => "full",
+            Strategy::Failover => self.plan.reason,
+            Strategy::Affinity => self.word.unwrap_or("affinity_new"),
+            strategy => strategy.as_str(),
+        }
+    }
+}
+
+/// Puts the favourite first, unless the request is better off elsewhere; the word for that.
+fn favour(
+    favourite: Option<(usize, Known)>,
+    contenders: &[CandidateLoad],
+    order: &mut Vec<usize>,
+) -> Option<&'static str> {
+    let (index, known) = favourite?;
+    let others = order.iter().filter(|other| **other != index).map(|&other| contenders[other].load);
+    match affinity::spill(contenders[index].load, others) {
+        Some(Spill::Full) => return Some("affinity_full"),
+        Some(Spill::Busy) => return Some("affinity_busy"),
+        None => {}
+    }
+    order.retain(|other| *other != index);
+    order.insert(0, index);
+    Some(match known {
+        Known::Prompt => "affinity",
+        Known::Session => "session",
+    })
+}
+
+fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {
+    indexes.iter().map(|&index| Arc::clone(&plan.candidates[index].endpoint.live)).collect()
+}
+
+fn refused(kind: Kind, text: &str) -> Admitted {
+    Admitted::Refused(Failure::new(kind, text).retry_after(COME_BACK))
+}

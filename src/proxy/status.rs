@@ -1,0 +1,141 @@
+//! What the proxy says about itself: `/health`. Read from one snapshot.
+
+use super::serve::Proxy;
+use crate::http::request::Request;
+use crate::http::response::Reply;
+use crate::observe::log_writer;
+use crate::observe::metrics::Gauge;
+use crate::proxy::context::RequestContext;
+use crate::routing::endpoint::Endpoint;
+use crate::routing::keys::ClientKey;
+use crate::routing::scope::Scope;
+use crate::routing::snapshot::Snapshot;
+use crate::util::time;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering;
+
+impl Proxy {
+    /// Answers `/health`.
+    pub(super) fn health(&self, visit: &RequestContext, caller: &ClientKey, reply: Reply, request: &Request) {
+        let draining = self.draining.load(Ordering::SeqCst);
+        let snapshot = self.shared.load();
+        let strict = request.head.target.query().is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
+        let unwell = draining || (strict && !snapshot.is_healthy());
+        let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        let health = health(&snapshot, &caller.scope, self.shared.capacity().waiting(), draining);
+        let may_see_all = snapshot.callers.is_open() || caller.name.is_some() || caller.admin;
+        let told = if may_see_all { health } else { outline(&health) };
+        visit.json(reply, request, status, told.to_string().as_bytes());
+    }
+}
+
+/// The `/health` body [S000-27..30], a superset of the older proxies' shapes.
+pub fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, draining: bool) -> Value {
+    let enabled: Vec<_> = snapshot.enabled().collect();
+    let healthy = enabled.iter().filter(|e| e.standing.is_healthy()).count();
+    let status = match (draining, healthy) {
+        (true, _) => "draining",
+        (false, 0) => "unhealthy",
+        (false, _) => "healthy",
+    };
+    let endpoints: Map<String, Value> = enabled
+        .iter()
+        .filter(|e| scope.has_endpoint(e.name()))
+        .map(|e| (e.name().to_owned(), endpoint(e, scope)))
+        .collect();
+    json!({
+        "status": status,
+        "endpoints": endpoints,
+        "healthy_endpoints": healthy,
+        "total_endpoints": enabled.len(),
+        "backends": enabled.len(),
+        "queue": {"waiting": waiting, "length": snapshot.config.queue.length},
+        "mode": snapshot.config.routing.strategy.as_str(),
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+}
+
+/// What everybody may know of it: no names, no counts of models or requests.
+pub fn outline(health: &Value) -> Value {
+    let told = ["status", "healthy_endpoints", "total_endpoints", "version"];
+    Value::Object(told.iter().map(|key| ((*key).to_owned(), health[*key].clone())).collect())
+}
+
+fn endpoint(endpoint: &Endpoint, scope: &Scope) -> Value {
+    let standing = &endpoint.standing;
+    let mut models: Vec<&str> = endpoint.names().filter(|name| scope.has_model(name)).collect();
+    models.dedup();
+    json!({
+        "healthy": standing.is_healthy(),
+        "lastCheck": standing.last_check.map(time::iso),
+        "errorCount": standing.failures,
+        "lastError": standing.last_error,
+        "state": standing.state.as_str(),
+        "inFlight": endpoint.live.in_flight(),
+        "slots": endpoint.live.load().limit,
+        "models": models,
+    })
+}
+
+/// Figures of the process that nobody keeps in the snapshot.
+pub struct RuntimeStats {
+    /// Requests in line.
+    pub waiting: usize,
+    /// Requests that are being forwarded.
+    pub busy: usize,
+    /// Open client connections.
+    pub connections: usize,
+    /// The last reload succeeded.
+    pub reloaded: bool,
+    /// Jobs by state, where there are any.
+    pub jobs: Vec<(&'static str, usize)>,
+}
+
+/// The gauges of `/metrics`, true at this moment.
+pub fn gauges(snapshot: &Snapshot, pulse: &RuntimeStats) -> Vec<Gauge> {
+    let by_endpoint = |value: &dyn Fn(&Endpoint) -> Option<f64>| {
+        let series = snapshot.enabled().filter_map(|e| Some((vec![("endpoint", e.name().to_owned())], value(e)?)));
+        series.collect::<Vec<_>>()
+    };
+    let gauge = |name, help, series| Gauge { name, help, is_counter: false, series };
+    let one = |name, help, value: f64| gauge(name, help, vec![(vec![], value)]);
+    let up = |e: &Endpoint| Some(f64::from(u8::from(e.is_available())));
+    vec![
+        gauge("llmproxy_endpoint_up", "1 while requests may be sent there.", by_endpoint(&up)),
+        gauge(
+            "llmproxy_endpoint_in_flight",
+            "Requests that are there.",
+            by_endpoint(&|e| Some(f64::from(e.live.in_flight()))),
+        ),
+        gauge(
+            "llmproxy_endpoint_slots",
+            "Requests that may be there at once, where that is known.",
+            by_endpoint(&|e| e.live.load().limit.map(f64::from)),
+        ),
+        one("llmproxy_queue_length", "Requests in line for a place.", pulse.waiting as f64),
+        one("llmproxy_connections", "Open client connections.", pulse.connections as f64),
+        one("llmproxy_workers_busy", "Requests that are being forwarded or wait in line.", pulse.busy as f64),
+        gauge(
+            "llmproxy_jobs",
+            "Jobs that are kept.",
+            pulse.jobs.iter().map(|(state, n)| (vec![("status", (*state).to_owned())], *n as f64)).collect(),
+        ),
+        one(
+            "llmproxy_reload_success",
+            "1 if the last reload of the configuration succeeded.",
+            f64::from(u8::from(pulse.reloaded)),
+        ),
+        Gauge {
+            name: "llmproxy_log_dropped_total",
+            help: "Log lines that found no room or could not be written.",
+            is_counter: true,
+            series: vec![(vec![], log_writer::dropped() as f64)],
+        },
+        gauge(
+            "llmproxy_build_info",
+            "1, with the version.",
+            vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
+        ),
+    ]
+}

@@ -1,0 +1,140 @@
+//! Puts configurations in force, one at a time: what the file says, and what the page adds to it.
+
+use crate::admin::{Admin, ConfigControl};
+use crate::config::{Config, Problem};
+use crate::http::handler::ServerHandle;
+use crate::proxy::serve::Proxy;
+use crate::routing::snapshot::{HealthEvent, SnapshotStore};
+use crate::util::lock::lock;
+use crate::util::secret::Secret;
+use crate::util::time;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// Reads the configuration again.
+type Read = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// Whoever changes the configuration of a running proxy.
+pub struct ConfigManager {
+    /// Sees it with every request.
+    pub proxy: Arc<Proxy>,
+    /// Holds what is in force.
+    pub shared: Arc<SnapshotStore>,
+    /// What the file says, without the page's routes. Held while a configuration comes into force.
+    pub base: Mutex<Config>,
+    /// What opens the page while the configuration has no token; made at each start.
+    pub token: Secret,
+    /// The page.
+    pub admin: Option<Arc<Admin>>,
+    /// Bounds of heads and bodies change there.
+    pub door: OnceLock<ServerHandle>,
+    /// How the file is read again.
+    pub read: OnceLock<Read>,
+}
+
+impl ConfigManager {
+    /// A configuration that was read comes into force; what needs a restart.
+    ///
+    /// # Errors
+    /// The page's routes do not fit to it.
+    pub fn take(&self, config: Config) -> Result<Vec<&'static str>, String> {
+        if let Some(admin) = &self.admin {
+            admin.read_again(&config)?;
+        }
+        let later = self.put(Some(config))?;
+        self.proxy.warn_of_open_listeners();
+        Ok(later)
+    }
+
+    /// A new base, or the one there is, comes into force with what the page adds to it.
+    ///
+    /// # Errors
+    /// The page's routes do not fit to it, or an address that it takes away would be left without keys.
+    pub fn put(&self, config: Option<Config>) -> Result<Vec<&'static str>, String> {
+        let mut base = lock(&self.base);
+        let config = config.unwrap_or_else(|| base.clone());
+        let mut merged = self.merged(&config)?;
+        let snapshot = self.shared.load();
+        let old = &snapshot.config.server;
+        let new = &merged.server;
+        let is_local = old.host == "localhost" || old.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        if new.host != old.host && !is_local && merged.keys.is_empty() && !snapshot.callers.is_open() {
+            let text = "auth.keys is empty now, and server.host changes only with a restart: until then the old address \
+                would be open to everybody who reaches it; restart instead";
+            return Err(text.into());
+        }
+        let mut later = Vec::new();
+        let mut keep = |key, differs: bool| later.extend(differs.then_some(key));
+        keep("server.host", new.host != old.host);
+        keep("server.port", new.port != old.port);
+        keep("server.workers", new.workers != old.workers);
+        keep("server.backlog", new.backlog != old.backlog);
+        keep("server.maxConnections", new.max_connections != old.max_connections);
+        keep("server.bodyMemory", new.body_memory != old.body_memory);
+        let listeners = |config: &Config| -> Vec<(String, String, u16)> {
+            config.listeners.iter().map(|one| (one.name.clone(), one.host.clone(), one.port)).collect()
+        };
+        keep("listeners", listeners(&merged) != listeners(&snapshot.config));
+        let (ours, theirs) = (&snapshot.config.jobs, &merged.jobs);
+        keep("jobs.enabled", theirs.enabled != ours.enabled);
+        keep("jobs.dir", theirs.dir != ours.dir);
+        keep("jobs.maxConcurrent", theirs.max_concurrent != ours.max_concurrent);
+        let (ours, theirs) = (&snapshot.config.admin, &merged.admin);
+        keep("admin.enabled", theirs.enabled != ours.enabled);
+        keep("admin.routesFile", theirs.routes_file != ours.routes_file);
+        keep("admin.port", (theirs.port, &theirs.host) != (ours.port, &ours.host));
+        // Nobody was told the token that stands in for the one that is gone.
+        let is_gone = theirs.token.is_none() && ours.token.as_ref().is_some_and(|token| *token != self.token);
+        keep("admin.token", theirs.enabled && is_gone);
+        merged.jobs.enabled = snapshot.config.jobs.enabled;
+        merged.admin.enabled = ours.enabled;
+        (merged.admin.port, merged.admin.routes_file) = (ours.port, ours.routes_file.clone());
+        merged.admin.host.clone_from(&ours.host);
+        merged.admin.token.get_or_insert_with(|| self.token.clone());
+        let new = &mut merged.server;
+        new.host.clone_from(&old.host);
+        new.port = old.port;
+        (new.workers, new.backlog, new.max_connections) = (old.workers, old.backlog, old.max_connections);
+        new.body_memory = old.body_memory;
+        self.proxy.note_reload(true);
+        if let Some(door) = self.door.get() {
+            door.obey(new);
+        }
+        self.shared.update(|old| old.reconfigured(merged, time::now()));
+        // Endpoints that are new, or elsewhere now, are asked at once.
+        if self.door.get().is_some() {
+            self.shared.notify(HealthEvent::Force(Box::new(|| ())));
+        }
+        *base = config;
+        Ok(later)
+    }
+
+    fn merged(&self, base: &Config) -> Result<Config, String> {
+        let Some(admin) = &self.admin else { return Ok(base.clone()) };
+        admin.merged(base).map_err(|problems| Problem::lines(&problems))
+    }
+}
+
+impl ConfigControl for ConfigManager {
+    fn steer(&self) -> Result<Vec<&'static str>, String> {
+        self.put(None)
+    }
+
+    fn reload(&self) -> Result<Vec<&'static str>, String> {
+        let read =
+            self.read.get().ok_or("it was started without a configuration file; there is nothing to read again")?;
+        let loaded = read().and_then(|config| self.take(config));
+        match &loaded {
+            Ok(_) => log::info!("the configuration was reloaded from the page"),
+            Err(why) => {
+                self.proxy.note_reload(false);
+                log::error!("the configuration was not reloaded, the old one stays in force: {why}");
+            }
+        }
+        loaded
+    }
+
+    fn base(&self) -> Config {
+        lock(&self.base).clone()
+    }
+}

@@ -1,0 +1,336 @@
+//! An endpoint as a request sees it: what the user configured, what was learnt, what is going on there.
+
+use crate::api::model_list::Model;
+use crate::config::{self, MaxConcurrent, Probe};
+use crate::routing::health_status::{HealthStatus, State};
+use crate::routing::responses::Responses;
+use crate::routing::strategy::Load;
+use crate::util::lock::lock;
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Traffic within this time is a sign of life (SPEC section 6, busy).
+const RECENT: Duration = Duration::from_secs(10);
+/// The longest cool-down after a 429 (SPEC section 5).
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+/// Paths and models of one endpoint that are known not to stream.
+const MOST_STREAMLESS: usize = 64;
+
+/// Caches of all endpoints, counted so that no two lives of any have the same number.
+static NEXT_CACHE: AtomicU32 = AtomicU32::new(0);
+
+/// An endpoint in one snapshot. Cheap to copy and change one thing.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// What the user wrote.
+    pub config: Arc<config::Endpoint>,
+    /// Counters that outlive snapshots and reloads.
+    pub live: Arc<Live>,
+    /// What is thought of it.
+    pub standing: HealthStatus,
+    /// What it listed last, if it ever did.
+    pub models: Option<Arc<Vec<Model>>>,
+    /// `total_slots` of llama-server's `/props`.
+    pub slots: Option<u32>,
+    /// `n_ctx` of llama-server's `/props`.
+    pub context: Option<u64>,
+}
+
+impl Endpoint {
+    /// An endpoint of which nothing is known yet.
+    pub fn new(config: config::Endpoint, epoch: Instant) -> Self {
+        Self {
+            config: Arc::new(config),
+            live: Arc::new(Live::new(epoch)),
+            standing: HealthStatus::default(),
+            models: None,
+            slots: None,
+            context: None,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Enabled, and nothing known against it.
+    pub fn is_available(&self) -> bool {
+        self.config.enabled && self.standing.is_available()
+    }
+
+    /// What it serves is not known yet: it has never told its models, and does not answer now.
+    pub fn is_unheard(&self) -> bool {
+        let is_silent = match self.config.probe {
+            Probe::Never => self.standing.state == State::Failing,
+            _ => !self.standing.answered,
+        };
+        self.config.enabled && self.config.models.is_empty() && self.models.is_none() && is_silent
+    }
+
+    /// Every name it serves: as configured, else as discovered with aliases.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let discovered = self.models.iter().filter(|_| self.config.models.is_empty()).flat_map(|m| m.iter());
+        let discovered = discovered.flat_map(Model::names);
+        self.config.models.iter().map(String::as_str).chain(discovered)
+    }
+
+    /// Requests that may be there at once: as configured, else one for each of llama-server's slots.
+    pub fn limit(&self) -> Option<u32> {
+        match self.config.max_concurrent {
+            MaxConcurrent::Most(most) => Some(most),
+            MaxConcurrent::Unlimited => None,
+            MaxConcurrent::Auto => self.slots.filter(|&slots| slots > 0),
+        }
+    }
+
+    /// The model for `auto`: `defaultModel`, else the first configured, else the first discovered.
+    pub fn default_model(&self) -> Option<&str> {
+        let configured = self.config.default_model.as_deref().or(self.config.models.first().map(String::as_str));
+        configured.or_else(|| self.models.as_ref()?.first().map(|m| m.id.as_str()))
+    }
+}
+
+/// What is going on at an endpoint. SnapshotStore by every snapshot that has it.
+#[derive(Debug)]
+pub struct Live {
+    epoch: Instant,
+    in_flight: AtomicU32,
+    /// `maxConcurrent`; `u32::MAX` = none.
+    limit: AtomicU32,
+    /// Which life of its prompt cache this is: another one after every restart.
+    cache: AtomicU32,
+    /// Milliseconds since `epoch` of the last byte that came from there; 0 = never.
+    moved: AtomicU64,
+    /// Milliseconds since `epoch` until which a request sent may stay unanswered.
+    patience: AtomicU64,
+    /// Milliseconds since `epoch` until which it asked to be left alone (`Retry-After` of a 429).
+    rest: AtomicU64,
+    /// Milliseconds since `epoch` of the last connection that it refused; 0 = never.
+    refused: AtomicU64,
+    /// What asked for a stream there and got none.
+    streamless: Mutex<VecDeque<u64>>,
+    /// Which of several keys is next.
+    key: AtomicUsize,
+    /// Tokens that were generated, asked for, and found in its cache, as far as it tells; for eyes only.
+    tokens: [AtomicU64; 3],
+    /// The responses it made lately.
+    pub responses: Responses,
+}
+
+impl Live {
+    pub(super) fn new(epoch: Instant) -> Self {
+        Self {
+            epoch,
+            in_flight: AtomicU32::new(0),
+            limit: AtomicU32::new(u32::MAX),
+            cache: AtomicU32::new(NEXT_CACHE.fetch_add(1, Ordering::Relaxed)),
+            moved: AtomicU64::new(0),
+            patience: AtomicU64::new(0),
+            rest: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            streamless: Mutex::default(),
+            key: AtomicUsize::new(0),
+            tokens: Default::default(),
+            responses: Responses::default(),
+        }
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts one request. Only `capacity` enters and leaves, under its lock.
+    pub(super) fn enter(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes the count back.
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_limit(&self, limit: Option<u32>) {
+        self.limit.store(limit.unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Requests of ours that are there now, and how many may be.
+    pub fn load(&self) -> Load {
+        let limit = self.limit.load(Ordering::Relaxed);
+        Load { in_flight: self.in_flight(), limit: (limit < u32::MAX).then_some(limit) }
+    }
+
+    /// Whether one more may go there.
+    pub fn has_room(&self) -> bool {
+        self.load().has_room()
+    }
+
+    /// Requests of ours that are there now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Which life of its prompt cache this is; unique in the process.
+    pub fn cache_id(&self) -> u32 {
+        self.cache.load(Ordering::Relaxed)
+    }
+
+    /// It was restarted: its prompt cache is empty.
+    pub fn restarted(&self) {
+        self.cache.store(NEXT_CACHE.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        lock(&self.streamless).clear();
+    }
+
+    /// A request was sent and may stay unanswered for `first_byte`.
+    pub fn sent(&self, now: Instant, first_byte: Option<Duration>) {
+        let until = self.millis(now + first_byte.unwrap_or(Duration::from_secs(86_400)));
+        self.patience.fetch_max(until, Ordering::Relaxed);
+    }
+
+    /// Something came from there.
+    pub fn moved(&self, now: Instant) {
+        self.moved.store(self.millis(now).max(1), Ordering::Relaxed);
+    }
+
+    /// Whether a probe that timed out means work rather than death: one of our requests is making
+    /// progress there, or may still be waiting for its first byte.
+    pub fn is_working(&self, now: Instant) -> bool {
+        if self.in_flight() == 0 {
+            return false;
+        }
+        let (now, moved) = (self.millis(now), self.moved.load(Ordering::Relaxed));
+        let recent = moved > 0 && now.saturating_sub(moved) <= RECENT.as_millis() as u64;
+        recent || now < self.patience.load(Ordering::Relaxed)
+    }
+
+    /// It answered 429 and told how long to wait; a minute at most is believed. A longer wait told before stays.
+    pub fn cool_down(&self, now: Instant, told: Duration) {
+        self.rest.fetch_max(self.millis(now + told.min(LONGEST_REST)), Ordering::Relaxed);
+    }
+
+    /// Whether it asked to be left alone.
+    pub fn is_cooling(&self, now: Instant) -> bool {
+        self.millis(now) < self.rest.load(Ordering::Relaxed)
+    }
+
+    /// A connection was refused: whatever listened there does not any more.
+    pub fn note_refused(&self, now: Instant) {
+        self.refused.store(self.millis(now).max(1), Ordering::Relaxed);
+    }
+
+    /// Whether a connection was refused after `then`.
+    pub fn refused_since(&self, then: Instant) -> bool {
+        self.refused.load(Ordering::Relaxed) > self.millis(then)
+    }
+
+    /// It answered `"stream": true` with something else at this path, for this model.
+    pub fn note_streamless(&self, path: &str, model: Option<&str>) {
+        let what = digest(path, model);
+        let mut known = lock(&self.streamless);
+        if known.contains(&what) {
+            return;
+        }
+        if known.len() == MOST_STREAMLESS {
+            known.pop_front();
+        }
+        known.push_back(what);
+    }
+
+    /// Whether it did so once.
+    pub fn is_streamless(&self, path: &str, model: Option<&str>) -> bool {
+        lock(&self.streamless).contains(&digest(path, model))
+    }
+
+    /// Notes tokens: generated, of prompts, and of these found in its cache.
+    pub fn count_tokens(&self, tokens: [u64; 3]) {
+        for (sum, new) in self.tokens.iter().zip(tokens) {
+            sum.fetch_add(new, Ordering::Relaxed);
+        }
+    }
+
+    /// Tokens since the start: generated, of prompts, and of these found in its cache.
+    pub fn tokens(&self) -> [u64; 3] {
+        self.tokens.each_ref().map(|sum| sum.load(Ordering::Relaxed))
+    }
+
+    /// The first key to try among `keys`; in turn.
+    pub fn next_key(&self, keys: usize) -> usize {
+        if keys < 2 { 0 } else { self.key.fetch_add(1, Ordering::Relaxed) % keys }
+    }
+}
+
+fn digest(path: &str, model: Option<&str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (path, model).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::util::time;
+
+    #[test]
+    fn an_endpoint_works_while_a_request_may_wait_or_bytes_come() {
+        let start = time::now();
+        let live = Arc::new(Live::new(start));
+        let second = Duration::from_secs(1);
+        live.sent(start, Some(60 * second));
+        assert!(!live.is_working(start), "nothing of ours is there");
+        live.enter();
+        assert!(live.is_working(start + 59 * second));
+        assert!(!live.is_working(start + 61 * second));
+        live.moved(start + 100 * second);
+        assert!(live.is_working(start + 109 * second));
+        assert!(!live.is_working(start + 111 * second));
+    }
+
+    #[test]
+    fn a_cool_down_lasts_as_told_and_a_minute_at_most() {
+        let start = time::now();
+        let live = Live::new(start);
+        let second = Duration::from_secs(1);
+        assert!(!live.is_cooling(start));
+        live.cool_down(start, 5 * second);
+        assert!(live.is_cooling(start + 4 * second) && !live.is_cooling(start + 5 * second));
+        live.cool_down(start, 3600 * second);
+        assert!(live.is_cooling(start + 59 * second) && !live.is_cooling(start + 60 * second));
+    }
+
+    #[test]
+    fn a_refusal_counts_for_what_was_sent_before_it() {
+        // L5
+        let start = time::now();
+        let live = Live::new(start);
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!(!live.refused_since(start));
+        live.note_refused(at(20));
+        assert!(live.refused_since(at(10)) && !live.refused_since(at(20)) && !live.refused_since(at(30)));
+    }
+
+    #[test]
+    fn what_does_not_stream_is_known_by_path_and_model_within_bounds() {
+        // R02
+        let live = Live::new(time::now());
+        live.note_streamless("/v1/messages", Some("m"));
+        assert!(live.is_streamless("/v1/messages", Some("m")));
+        assert!(!live.is_streamless("/v1/messages", Some("n")) && !live.is_streamless("/v1/responses", Some("m")));
+        for n in 0..1000 {
+            live.note_streamless("/v1/messages", Some(&n.to_string()));
+        }
+        assert_eq!(live.streamless.lock().expect("not poisoned").len(), MOST_STREAMLESS);
+        live.restarted();
+        assert!(!live.is_streamless("/v1/messages", Some("999")), "another program may listen there now");
+    }
+
+    #[test]
+    fn several_keys_are_used_in_turn() {
+        let live = Live::new(time::now());
+        assert_eq!([live.next_key(1), live.next_key(1)], [0, 0]);
+        assert_eq!([live.next_key(3), live.next_key(3), live.next_key(3), live.next_key(3)], [0, 1, 2, 0]);
+    }
+}

@@ -1,0 +1,239 @@
+//! What is thought of an endpoint: changed only by `observe`, never by guessing. Pure.
+
+use std::time::SystemTime;
+
+/// An endpoint's state, as `/health` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not asked yet: given the benefit of the doubt [S000-29].
+    Unknown,
+    /// The last probe succeeded.
+    Healthy,
+    /// Failed, but not yet often enough in a row; or its list of models is none.
+    Failing,
+    /// Failed `failureThreshold` times in a row.
+    Unhealthy,
+    /// `503 Loading model`: alive, not usable yet.
+    Loading,
+    /// A probe timed out while our own requests make progress there.
+    Busy,
+}
+
+impl State {
+    /// The word in `/health` and on the log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Healthy => "healthy",
+            Self::Failing => "failing",
+            Self::Unhealthy => "unhealthy",
+            Self::Loading => "loading",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+/// What a probe, or a real request, found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// It answered 2xx in time.
+    Up,
+    /// It did not; why.
+    Down(String),
+    /// Nothing listens there: like `Down`, and whatever it had in memory is gone.
+    Refused(String),
+    /// It answered that its model is being loaded.
+    Loading,
+    /// It did not answer, but it is working for us.
+    Busy,
+    /// It answered 2xx, but its list of models is none.
+    NoList {
+        /// What is wrong with the list.
+        why: String,
+        /// Nothing else tells which models it serves.
+        needed: bool,
+    },
+}
+
+impl Observation {
+    /// Whether it tells that the endpoint was started anew since it served last, or will be.
+    pub fn is_restart(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Loading)
+    }
+}
+
+/// The standing of one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthStatus {
+    /// State.
+    pub state: State,
+    /// Failures in a row; grows past the threshold [S000-29].
+    pub failures: u32,
+    /// When it was last asked.
+    pub last_check: Option<SystemTime>,
+    /// What was wrong last; none after a success [S000-30].
+    pub last_error: Option<String>,
+    /// The last probe was answered with success.
+    pub answered: bool,
+    /// Out until a probe succeeds, however few failures there were.
+    pub is_out: bool,
+}
+
+impl Default for HealthStatus {
+    fn default() -> Self {
+        let (last_check, last_error) = (None, None);
+        Self { state: State::Unknown, failures: 0, last_check, last_error, answered: false, is_out: false }
+    }
+}
+
+impl HealthStatus {
+    /// The standing after an observation; `threshold` failures in a row make it unhealthy, and an endpoint that is out
+    /// comes back only by a success.
+    #[must_use]
+    pub fn observe(&self, seen: Observation, threshold: u32, at: SystemTime) -> Self {
+        let last_check = Some(at);
+        let (state, last_error) = (State::Healthy, None);
+        let healthy = Self { state, failures: 0, last_check, last_error, answered: true, is_out: false };
+        match seen {
+            Observation::Up => healthy,
+            // Not a failure that adds up: the endpoint answers, and explicit routes may still use it.
+            Observation::NoList { why, needed: true } => {
+                Self { state: State::Failing, failures: 1, last_error: Some(why), ..healthy }
+            }
+            Observation::NoList { why, needed: false } => Self { last_error: Some(why), ..healthy },
+            Observation::Loading => {
+                let last_error = Some("the model is being loaded".to_owned());
+                Self { state: State::Loading, last_check, last_error, answered: false, ..self.clone() }
+            }
+            // Busy is not dead, and not proof of health either: what was known stays known.
+            Observation::Busy => {
+                let state = if self.is_available() { State::Busy } else { self.state };
+                Self { state, last_check, ..self.clone() }
+            }
+            Observation::Down(why) | Observation::Refused(why) => {
+                let failures = self.failures.saturating_add(1);
+                let state = if failures >= threshold { State::Unhealthy } else { State::Failing };
+                let is_out = !self.is_available();
+                Self { state, failures, last_check, last_error: Some(why), answered: false, is_out }
+            }
+        }
+    }
+
+    /// The same for an endpoint that a request could not connect to.
+    #[must_use]
+    pub fn taken_out(self) -> Self {
+        Self { is_out: true, ..self }
+    }
+
+    /// The same with its last failure taken back, so that a repetition of that failure counts once.
+    #[must_use]
+    pub fn uncounted(&self) -> Self {
+        Self { failures: self.failures.saturating_sub(1), ..self.clone() }
+    }
+
+    /// Whether requests may be sent there.
+    pub fn is_available(&self) -> bool {
+        self.is_healthy() && !self.is_out
+    }
+
+    /// The `healthy` of `/health`: fewer failures in a row than the threshold [S000-07], and not loading.
+    pub fn is_healthy(&self) -> bool {
+        matches!(self.state, State::Unknown | State::Healthy | State::Failing | State::Busy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+    /// `u` up, `d` down, `r` refused, `l` loading, `b` busy, `n` no list.
+    fn seen(letter: char) -> Observation {
+        match letter {
+            'u' => Observation::Up,
+            'd' => Observation::Down("down".into()),
+            'r' => Observation::Refused("refused".into()),
+            'l' => Observation::Loading,
+            'b' => Observation::Busy,
+            _ => Observation::NoList { why: "no list".into(), needed: true },
+        }
+    }
+
+    fn after(letters: &str) -> HealthStatus {
+        letters.chars().fold(HealthStatus::default(), |standing, letter| standing.observe(seen(letter), 3, NOW))
+    }
+
+    #[test]
+    fn observations_in_a_row_make_a_state_and_a_count() {
+        // S8, C17, S000-07, S000-29
+        let table = [
+            ("", State::Unknown, 0),
+            ("u", State::Healthy, 0),
+            ("d", State::Failing, 1),
+            ("dd", State::Failing, 2),
+            ("ddd", State::Unhealthy, 3),
+            ("drdr", State::Unhealthy, 4),
+            ("ddddu", State::Healthy, 0),
+            ("ddudd", State::Failing, 2),
+            // Loading is not a failure; one that fails while it loads is not back.
+            ("dl", State::Loading, 1),
+            ("lu", State::Healthy, 0),
+            ("ld", State::Failing, 1),
+            ("lddd", State::Unhealthy, 3),
+            // Busy keeps what is known, and brings nobody back.
+            ("ubbb", State::Busy, 0),
+            ("dbd", State::Failing, 2),
+            ("dbdbd", State::Unhealthy, 3),
+            ("dddb", State::Unhealthy, 3),
+            ("lb", State::Loading, 0),
+            // R09: a list that is none never takes an endpoint out, and does not add up.
+            ("nnnn", State::Failing, 1),
+            ("dddn", State::Failing, 1),
+            ("nu", State::Healthy, 0),
+        ];
+        for (letters, state, failures) in table {
+            let standing = after(letters);
+            assert_eq!((standing.state, standing.failures), (state, failures), "{letters}");
+        }
+    }
+
+    #[test]
+    fn one_that_was_taken_out_at_once_comes_back_only_by_a_success() {
+        // L2, L3; the threshold is for what `/health` calls healthy.
+        for out in [after("ud").taken_out(), after("ur").taken_out(), after("ld")] {
+            assert_eq!((out.state, out.failures, out.is_available()), (State::Failing, 1, false));
+            for still in ['d', 'r', 'b', 'l'] {
+                assert!(!out.observe(seen(still), 3, NOW).is_available(), "{still}");
+            }
+            for back in ['u', 'n'] {
+                assert!(out.observe(seen(back), 3, NOW).is_available(), "{back}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_failure_that_is_taken_back_and_seen_again_counts_once() {
+        // L3
+        let once = after("d");
+        assert_eq!(once.uncounted().observe(seen('r'), 3, NOW).failures, 1);
+        assert_eq!(after("").uncounted().failures, 0);
+    }
+
+    #[test]
+    fn the_last_error_is_what_was_wrong_last() {
+        // S000-30
+        let error = |letters: &str| after(letters).last_error;
+        assert_eq!((error("dr").as_deref(), error("dru")), (Some("refused"), None));
+        assert_eq!(error("un").as_deref(), Some("no list"));
+        let listed = after("u").observe(Observation::NoList { why: "x".into(), needed: false }, 3, NOW);
+        assert_eq!((listed.state, listed.failures, listed.last_error.as_deref()), (State::Healthy, 0, Some("x")));
+    }
+
+    #[test]
+    fn before_the_first_probe_an_endpoint_is_given_a_chance() {
+        // S000-29
+        let new = HealthStatus::default();
+        assert!(new.is_healthy() && new.last_check.is_none() && new.failures == 0 && !new.answered);
+    }
+}

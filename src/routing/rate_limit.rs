@@ -1,0 +1,145 @@
+//! How much somebody may ask for over time: token buckets, one or one for each address. Time is an argument.
+
+use crate::config::RateLimit;
+use crate::util::lock::lock;
+use crate::util::lru::Lru;
+use crate::util::subnet::subnet_key;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Addresses remembered for sure. Who makes more than this appear gets fresh buckets for those it pushed out.
+const ADDRESSES: usize = 4_096;
+
+/// A bucket that fills at a rate up to its burst.
+#[derive(Debug, Clone, Copy)]
+pub struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+/// What is left after asking.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quota {
+    /// Whether the request may go on.
+    pub granted: bool,
+    /// Requests at once after a pause.
+    pub limit: u32,
+    /// Requests that would be granted now.
+    pub remaining: u32,
+    /// Until the bucket is full again.
+    pub reset: Duration,
+    /// Until one more is granted; zero when one would be now.
+    pub retry_after: Duration,
+}
+
+impl Bucket {
+    /// A full bucket.
+    pub fn full(limit: &RateLimit, now: Instant) -> Self {
+        Self { tokens: f64::from(limit.burst), at: now }
+    }
+
+    /// Takes one out, if there is one.
+    pub fn take(&mut self, limit: &RateLimit, now: Instant) -> Quota {
+        let burst = f64::from(limit.burst);
+        let earned = now.saturating_duration_since(self.at).as_secs_f64() * limit.per_second;
+        self.tokens = (self.tokens + earned).min(burst);
+        self.at = self.at.max(now);
+        // A token may be a rounding error short after the very time that was told.
+        let granted = self.tokens >= 1.0 - 1e-9;
+        if granted {
+            self.tokens = (self.tokens - 1.0).max(0.0);
+        }
+        let time_for = |tokens: f64| Duration::from_secs_f64((tokens / limit.per_second).clamp(0.0, 1e9));
+        Quota {
+            granted,
+            limit: limit.burst,
+            remaining: self.tokens as u32,
+            reset: time_for(burst - self.tokens),
+            retry_after: time_for(1.0 - self.tokens),
+        }
+    }
+}
+
+/// A bucket for each client address; IPv6 by /64. Bounded however many appear.
+pub struct Buckets(Mutex<Lru<IpAddr, Bucket>>);
+
+impl Default for Buckets {
+    fn default() -> Self {
+        Self(Mutex::new(Lru::new(ADDRESSES)))
+    }
+}
+
+impl Buckets {
+    /// Takes one out of an address's bucket.
+    pub fn take(&self, peer: IpAddr, limit: &RateLimit, now: Instant) -> Quota {
+        let mut buckets = lock(&self.0);
+        let key = subnet_key(peer);
+        if let Some(bucket) = buckets.get(&key) {
+            return bucket.take(limit, now);
+        }
+        let mut bucket = Bucket::full(limit, now);
+        let left = bucket.take(limit, now);
+        buckets.put(key, bucket);
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::util::time;
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate_counts() {
+        // S002-02
+        let limit = RateLimit { per_second: 100.0, burst: 200 };
+        let start = time::now();
+        let mut bucket = Bucket::full(&limit, start);
+        let burst = (0..300).filter(|_| bucket.take(&limit, start).granted).count();
+        assert_eq!(burst, 200);
+        let mut granted = 0;
+        for millisecond in 1..=10_000 {
+            granted += u32::from(bucket.take(&limit, start + Duration::from_millis(millisecond)).granted);
+        }
+        assert!((999..=1000).contains(&granted), "{granted}");
+    }
+
+    #[test]
+    fn it_says_what_is_left_and_when_more_comes() {
+        let limit = RateLimit { per_second: 0.5, burst: 2 };
+        let start = time::now();
+        let mut bucket = Bucket::full(&limit, start);
+        let first = bucket.take(&limit, start);
+        assert_eq!((first.granted, first.limit, first.remaining, first.reset), (true, 2, 1, Duration::from_secs(2)));
+        bucket.take(&limit, start);
+        let refused = bucket.take(&limit, start);
+        assert_eq!((refused.granted, refused.remaining), (false, 0));
+        assert_eq!((refused.retry_after, refused.reset), (Duration::from_secs(2), Duration::from_secs(4)));
+        assert!(!bucket.take(&limit, start + Duration::from_millis(1999)).granted);
+        assert!(bucket.take(&limit, start + Duration::from_millis(2000)).granted);
+    }
+
+    #[test]
+    fn time_that_goes_back_gives_nothing_and_takes_nothing() {
+        let limit = RateLimit { per_second: 1.0, burst: 1 };
+        let later = time::now() + Duration::from_secs(100);
+        let mut bucket = Bucket::full(&limit, later);
+        assert!(bucket.take(&limit, later).granted);
+        assert!(!bucket.take(&limit, later - Duration::from_secs(50)).granted);
+        assert!(bucket.take(&limit, later + Duration::from_secs(1)).granted);
+    }
+
+    #[test]
+    fn each_address_has_its_own_and_a_household_shares_one() {
+        let limit = RateLimit { per_second: 1.0, burst: 1 };
+        let (buckets, now) = (Buckets::default(), time::now());
+        let granted = |text: &str| buckets.take(text.parse().expect("an address"), &limit, now).granted;
+        assert!(granted("10.0.0.1") && granted("10.0.0.2") && !granted("10.0.0.1") && !granted("::ffff:10.0.0.1"));
+        assert!(granted("2001:db8::1") && !granted("2001:db8::2") && granted("2001:db8:0:1::1"));
+        for n in 0..20_000u32 {
+            buckets.take(IpAddr::V4(n.into()), &limit, now);
+        }
+        assert!(lock(&buckets.0).len() <= 2 * ADDRESSES);
+    }
+}

@@ -1,0 +1,116 @@
+//! What a caller may see: which names, which endpoints. Outside of it nothing exists. Pure.
+
+use crate::config;
+use crate::routing::endpoint::Endpoint;
+use std::sync::Arc;
+
+/// A group in one snapshot: its endpoints as it uses them, in its order.
+pub struct Group {
+    /// What the user wrote.
+    pub config: config::Group,
+    /// Its members, under its conditions.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+/// A part of what is served; empty lists mean everything.
+#[derive(Clone, Default)]
+pub struct Scope {
+    /// Patterns of model names; `*` stands for any text.
+    pub models: Vec<String>,
+    /// Names of endpoints.
+    pub endpoints: Vec<String>,
+    /// The listener's group.
+    pub group: Option<Arc<Group>>,
+}
+
+impl Scope {
+    /// Whether it leaves out nothing.
+    pub fn is_all(&self) -> bool {
+        self.models.is_empty() && self.endpoints.is_empty() && self.group.is_none()
+    }
+
+    /// Whether a client-facing name is in it.
+    pub fn has_model(&self, name: &str) -> bool {
+        self.models.is_empty() || self.models.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// Whether an endpoint is in it.
+    pub fn has_endpoint(&self, name: &str) -> bool {
+        let in_group = self.group.as_ref().is_none_or(|group| group.endpoints.iter().any(|one| one.name() == name));
+        in_group && (self.endpoints.is_empty() || self.endpoints.iter().any(|one| one == name))
+    }
+
+    /// An endpoint as it is used here, and its position where the order of the file is not that of the endpoints.
+    pub fn view(&self, place: usize, endpoint: &Arc<Endpoint>) -> Option<(usize, Arc<Endpoint>)> {
+        if !self.has_endpoint(endpoint.name()) {
+            return None;
+        }
+        let Some(group) = &self.group else {
+            return Some((place, Arc::clone(endpoint)));
+        };
+        let place = group.endpoints.iter().position(|one| one.name() == endpoint.name())?;
+        Some((place, Arc::clone(&group.endpoints[place])))
+    }
+}
+
+/// `*` stands for any text, also none; everything else for itself.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
+    let Some(last) = parts.next_back() else {
+        return rest.is_empty();
+    };
+    for part in parts {
+        let Some(at) = rest.find(part) else {
+            return false;
+        };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, name) in [
+            ("*", ""),
+            ("*", "x"),
+            ("a", "a"),
+            ("a*", "a"),
+            ("a*", "abc"),
+            ("*c", "abc"),
+            ("a*c", "ac"),
+            ("a*b*c", "a1b2c"),
+            ("qwen*", "qwen3/8b"),
+            ("**", "x"),
+        ] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("", "a"),
+            ("a", "ab"),
+            ("a", "A"),
+            ("a*", "ba"),
+            ("*c", "cb"),
+            ("a*a", "a"),
+            ("a*b*c", "acb"),
+            ("ab*bc", "abc"),
+        ] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn an_empty_scope_has_everything() {
+        let all = Scope::default();
+        assert!(all.is_all() && all.has_model("x") && all.has_endpoint("y"));
+        let some = Scope { models: vec!["m*".into()], endpoints: vec!["a".into()], group: None };
+        assert!(some.has_model("m1") && !some.has_model("x") && some.has_endpoint("a") && !some.has_endpoint("b"));
+    }
+}

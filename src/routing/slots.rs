@@ -1,0 +1,272 @@
+//! Places at endpoints, and the line in front of them: nobody is ever over its limit, who came first goes
+//! first, and every place and every wait is a guard. Knows endpoints only by their counters.
+
+use crate::routing::endpoint::Live;
+use crate::routing::strategy::Turn;
+use crate::util::lock::lock;
+use crate::util::time;
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
+
+/// A request in the background lane waits for at most this many others (SPEC section 5).
+const MOST_OTHERS: u32 = 10;
+/// Routes whose turn is remembered: every name of a catalogue of ordinary size. Beyond it all start anew.
+const MOST_TURNS: usize = 4_096;
+
+/// The places at all endpoints and who waits for one. One per process.
+#[derive(Default)]
+pub struct Capacity {
+    floor: Mutex<State>,
+    /// Where abandoned slots go.
+    abandoned: OnceLock<Sender<Slot>>,
+}
+
+/// Abandoned slots on their way to the health thread; beyond it they are given back at once.
+const MOST_ABANDONED: usize = 256;
+
+/// Everything that changes together.
+#[derive(Default)]
+struct State {
+    /// Who waits, in order of arrival; bounded by `queue.length`.
+    line: Vec<Waiter>,
+    turns: HashMap<String, Turn>,
+    arrivals: u64,
+    /// The last place handed out went to the background lane.
+    background_went: bool,
+    closed: bool,
+}
+
+struct Waiter {
+    number: u64,
+    lives: Vec<Arc<Live>>,
+    order: Vec<usize>,
+    background: bool,
+    /// Others that were let in since it came.
+    others: u32,
+    grant: Sender<(usize, Slot)>,
+}
+
+impl Waiter {
+    /// The first of its endpoints that has room now.
+    fn open(&self) -> Option<usize> {
+        self.order.iter().copied().find(|&index| self.lives[index].has_room())
+    }
+}
+
+impl fmt::Debug for Capacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Capacity")
+    }
+}
+
+/// Who wants in, and where.
+pub struct Wanted<'a> {
+    /// The endpoints that would do.
+    pub lives: &'a [Arc<Live>],
+    /// Waits behind others.
+    pub background: bool,
+    /// Requests that may wait at most (`queue.length`).
+    pub length: usize,
+    /// The route whose turn it is.
+    pub route: &'a str,
+}
+
+/// What came of wanting in.
+pub enum Entry {
+    /// A place at this one of the wanted endpoints.
+    In(usize, Slot),
+    /// All are full.
+    Wait(Waiting),
+    /// All are full, and so is the line.
+    Full,
+    /// The proxy is being stopped: nobody waits any more.
+    Closed,
+}
+
+/// What came of waiting.
+pub enum WaitResult {
+    /// A place at this one of the wanted endpoints.
+    In(usize, Slot),
+    /// The bell rang.
+    Rung,
+    /// The time came.
+    Late,
+    /// The proxy is being stopped.
+    Closed,
+}
+
+/// A place at an endpoint, given back when dropped.
+#[derive(Debug)]
+pub struct Slot {
+    live: Arc<Live>,
+    capacity: Arc<Capacity>,
+}
+
+impl Slot {
+    /// The request was given up, but its server may still be working on it: the slot stays taken until the health thread
+    /// sees it free, and is given back at once when no one takes care of it.
+    pub fn abandon(self) {
+        if let Some(keeper) = self.capacity.abandoned.get().cloned() {
+            // What cannot be sent comes back in the error, and is dropped with it.
+            let _ = keeper.try_send(self);
+        }
+    }
+
+    /// Whether it is at this endpoint.
+    pub fn is_at(&self, live: &Arc<Live>) -> bool {
+        Arc::ptr_eq(&self.live, live)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut floor = lock(&self.capacity.floor);
+        self.live.leave();
+        floor.hand_out(&self.capacity);
+    }
+}
+
+/// A place in the line, given up when dropped.
+pub struct Waiting {
+    number: u64,
+    capacity: Arc<Capacity>,
+    grant: Receiver<(usize, Slot)>,
+}
+
+impl Waiting {
+    /// Waits for a place, for `bell` or until a time.
+    pub fn wait(&self, bell: &Receiver<()>, until: Instant) -> WaitResult {
+        select! {
+            recv(self.grant) -> granted => match granted {
+                Ok((index, slot)) => WaitResult::In(index, slot),
+                Err(_) => WaitResult::Closed,
+            },
+            recv(bell) -> _ => WaitResult::Rung,
+            default(until.saturating_duration_since(time::now())) => WaitResult::Late,
+        }
+    }
+}
+
+impl Waiting {
+    /// From now on these endpoints would do, in this order. False if a place was granted already.
+    pub fn widen(&self, lives: Vec<Arc<Live>>) -> bool {
+        let mut floor = lock(&self.capacity.floor);
+        let Some(waiter) = floor.line.iter_mut().find(|waiter| waiter.number == self.number) else {
+            return false;
+        };
+        waiter.order = (0..lives.len()).collect();
+        waiter.lives = lives;
+        floor.hand_out(&self.capacity);
+        true
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // A place that was granted meanwhile lies in the channel, and is given back with it.
+        lock(&self.capacity.floor).line.retain(|waiter| waiter.number != self.number);
+    }
+}
+
+impl Capacity {
+    /// Takes the first free place in the order that `order` makes of the route's turn, or one in the line.
+    pub fn enter(self: &Arc<Self>, wanted: &Wanted<'_>, order: impl FnOnce(&mut Turn) -> Vec<usize>) -> Entry {
+        let mut floor = lock(&self.floor);
+        let order = order(floor.turn(wanted.route));
+        if let Some(&index) = order.iter().find(|&&index| wanted.lives[index].has_room()) {
+            return Entry::In(index, self.take(&wanted.lives[index]));
+        }
+        if floor.closed {
+            return Entry::Closed;
+        }
+        if floor.line.len() >= wanted.length {
+            return Entry::Full;
+        }
+        let (grant, granted) = bounded(1);
+        let number = floor.arrivals;
+        floor.arrivals += 1;
+        let (lives, background) = (wanted.lives.to_vec(), wanted.background);
+        floor.line.push(Waiter { number, lives, order, background, others: 0, grant });
+        Entry::Wait(Waiting { number, capacity: Arc::clone(self), grant: granted })
+    }
+
+    /// The slots that are abandoned from now on; may be called once.
+    pub fn abandoned(&self) -> Receiver<Slot> {
+        let (sender, receiver) = bounded(MOST_ABANDONED);
+        let _ = self.abandoned.set(sender);
+        receiver
+    }
+
+    /// Limits may have changed: whoever fits now goes in.
+    pub fn resize<'a>(self: &Arc<Self>, limits: impl Iterator<Item = (&'a Live, Option<u32>)>) {
+        let mut floor = lock(&self.floor);
+        for (live, limit) in limits {
+            live.set_limit(limit);
+        }
+        floor.hand_out(self);
+    }
+
+    /// Requests that wait.
+    pub fn waiting(&self) -> usize {
+        lock(&self.floor).line.len()
+    }
+
+    /// Sends everybody away who waits, from now on too.
+    pub fn close(&self) {
+        let mut floor = lock(&self.floor);
+        floor.closed = true;
+        floor.line.clear();
+    }
+
+    /// Only under the lock.
+    fn take(self: &Arc<Self>, live: &Arc<Live>) -> Slot {
+        live.enter();
+        Slot { live: Arc::clone(live), capacity: Arc::clone(self) }
+    }
+}
+
+impl State {
+    fn turn(&mut self, route: &str) -> &mut Turn {
+        if self.turns.len() >= MOST_TURNS && !self.turns.contains_key(route) {
+            self.turns.clear();
+        }
+        self.turns.entry(route.to_owned()).or_default()
+    }
+
+    /// Gives free places to who waits for them, until nobody who waits could go anywhere.
+    fn hand_out(&mut self, capacity: &Arc<Capacity>) {
+        while let Some(next) = self.next() {
+            let waiter = self.line.remove(next);
+            self.background_went = waiter.background;
+            let Some(index) = waiter.open() else { continue };
+            for other in self.line.iter_mut().filter(|other| other.open().is_some()) {
+                other.others += 1;
+            }
+            let slot = capacity.take(&waiter.lives[index]);
+            // There is room for one, and it cannot be gone: it leaves the line under this lock first.
+            let sent = waiter.grant.try_send((index, slot));
+            debug_assert!(sent.is_ok(), "a waiter in the line listens");
+        }
+    }
+
+    /// Who goes next: the first of the interactive lane, unless one of the background has waited for its share
+    /// of others; never two of the background in a row while somebody interactive waits.
+    fn next(&self) -> Option<usize> {
+        let first =
+            |of: &dyn Fn(&Waiter) -> bool| self.line.iter().position(|waiter| of(waiter) && waiter.open().is_some());
+        let starved = first(&|waiter| waiter.background && waiter.others >= MOST_OTHERS);
+        let interactive = first(&|waiter| !waiter.background);
+        match (starved, interactive) {
+            (Some(starved), Some(_)) if !self.background_went => Some(starved),
+            (_, Some(interactive)) => Some(interactive),
+            (_, None) => first(&|waiter| waiter.background),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "slots_tests.rs"]
+mod tests;

@@ -1,0 +1,250 @@
+//! Every order in which a few requests may come, wait, give up and leave: nobody is ever over a limit, nobody waits beside a
+//! free place, and each lane keeps its order.
+
+use super::*;
+use crate::util::time;
+use std::collections::VecDeque;
+
+fn live(limit: u32) -> Arc<Live> {
+    let live = Arc::new(Live::new(time::now()));
+    live.set_limit(Some(limit));
+    live
+}
+
+/// One world: the real capacity, and a naive account of what should be so.
+struct World {
+    capacity: Arc<Capacity>,
+    lives: Vec<Arc<Live>>,
+    inside: Vec<(usize, Slot)>,
+    line: VecDeque<(u32, bool, Vec<usize>, Waiting)>,
+    arrived: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Act {
+    Come { both: bool, background: bool },
+    Leave(usize),
+    GiveUp(usize),
+}
+
+impl World {
+    fn new() -> Self {
+        let lives = vec![live(1), live(1)];
+        let (inside, line) = (Vec::new(), VecDeque::new());
+        Self { capacity: Arc::default(), lives, inside, line, arrived: 0 }
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Come { both, background } => {
+                self.arrived += 1;
+                let wanted: Vec<usize> = if both { vec![0, 1] } else { vec![0] };
+                let lives: Vec<_> = wanted.iter().map(|&n| Arc::clone(&self.lives[n])).collect();
+                let wish = Wanted { lives: &lives, background, length: 3, route: "m" };
+                match self.capacity.enter(&wish, |_| (0..wanted.len()).collect()) {
+                    Entry::In(index, slot) => self.inside.push((wanted[index], slot)),
+                    Entry::Wait(waiting) => self.line.push_back((self.arrived, background, wanted, waiting)),
+                    Entry::Full => assert_eq!(self.line.len(), 3),
+                    Entry::Closed => panic!("nobody closed it"),
+                }
+            }
+            Act::Leave(n) => drop(self.inside.swap_remove(n)),
+            Act::GiveUp(n) => drop(self.line.remove(n)),
+        }
+        self.take_in();
+        self.check(act);
+    }
+
+    /// Those whose place came.
+    fn take_in(&mut self) {
+        let mut still = VecDeque::new();
+        let mut let_in = Vec::new();
+        for (number, background, wanted, waiting) in self.line.drain(..) {
+            match waiting.grant.try_recv() {
+                Ok((index, slot)) => {
+                    let_in.push((number, background));
+                    self.inside.push((wanted[index], slot));
+                }
+                Err(_) => still.push_back((number, background, wanted, waiting)),
+            }
+        }
+        for (number, background) in let_in {
+            let older = still
+                .iter()
+                .any(|(other, lane, wanted, _)| *other < number && *lane == background && wanted.len() == 2);
+            assert!(!older, "one that came earlier and would take any place still waits");
+        }
+        self.line = still;
+    }
+
+    fn check(&self, act: Act) {
+        for (n, live) in self.lives.iter().enumerate() {
+            let here = self.inside.iter().filter(|(at, _)| *at == n).count();
+            assert_eq!(live.in_flight() as usize, here, "{act:?}");
+            assert!(here <= 1, "over the limit after {act:?}");
+            let waits = self.line.iter().any(|(_, _, wanted, _)| wanted.contains(&n));
+            assert!(!(waits && live.has_room()), "somebody waits beside a free place after {act:?}");
+        }
+        assert_eq!(self.capacity.waiting(), self.line.len());
+    }
+}
+
+fn possible(world: &World) -> Vec<Act> {
+    let mut acts: Vec<Act> = (0..world.inside.len()).map(Act::Leave).collect();
+    acts.extend((0..world.line.len()).map(Act::GiveUp));
+    for (both, background) in [(true, false), (true, true), (false, false), (false, true)] {
+        acts.push(Act::Come { both, background });
+    }
+    acts
+}
+
+/// Plays every sequence of `depth` acts after `past`.
+fn explore(past: &mut Vec<Act>, depth: usize, worlds: &mut usize) {
+    let mut world = World::new();
+    past.iter().for_each(|act| world.act(*act));
+    *worlds += 1;
+    if depth == 0 {
+        drop(std::mem::take(&mut world.line));
+        world.inside.clear();
+        assert_eq!((world.lives[0].in_flight(), world.lives[1].in_flight()), (0, 0));
+        return;
+    }
+    for act in possible(&world) {
+        past.push(act);
+        explore(past, depth - 1, worlds);
+        past.pop();
+    }
+}
+
+#[test]
+fn no_interleaving_of_six_acts_breaks_a_limit_or_strands_anybody() {
+    let mut worlds = 0;
+    explore(&mut Vec::new(), 6, &mut worlds);
+    assert!(worlds > 20_000, "{worlds}");
+}
+
+/// Everybody at one endpoint with one slot that is taken.
+struct Single {
+    capacity: Arc<Capacity>,
+    live: Arc<Live>,
+}
+
+impl Single {
+    fn enter(&self, background: bool) -> Entry {
+        let lives = [Arc::clone(&self.live)];
+        let wanted = Wanted { lives: &lives, background, length: 100, route: "m" };
+        self.capacity.enter(&wanted, |_| vec![0])
+    }
+
+    fn wait(&self, background: bool) -> Waiting {
+        let Entry::Wait(waiting) = self.enter(background) else { panic!("it is taken") };
+        waiting
+    }
+}
+
+fn single() -> (Single, Slot) {
+    let single = Single { capacity: Arc::default(), live: live(1) };
+    let Entry::In(0, slot) = single.enter(false) else { panic!("it is free") };
+    (single, slot)
+}
+
+/// The order in which these are let in, each leaving at once.
+fn served(mut slot: Slot, mut waiting: Vec<(char, Waiting)>) -> String {
+    let mut order = String::new();
+    while !waiting.is_empty() {
+        drop(slot);
+        let next = waiting.iter().position(|(_, one)| !one.grant.is_empty()).expect("somebody is let in");
+        let (name, one) = waiting.remove(next);
+        slot = one.grant.try_recv().expect("seen above").1;
+        order.push(name);
+    }
+    order
+}
+
+#[test]
+fn who_came_first_goes_first_and_the_background_after_the_others() {
+    let (single, slot) = single();
+    let line = "abBcd".chars().map(|name| (name, single.wait(name.is_uppercase()))).collect();
+    assert_eq!(served(slot, line), "abcdB");
+}
+
+#[test]
+fn the_background_waits_for_ten_others_at_most_and_never_goes_twice_in_a_row() {
+    let (single, slot) = single();
+    let line = "XYabcdefghijklmnop".chars().map(|name| (name, single.wait(name.is_uppercase()))).collect();
+    assert_eq!(served(slot, line), "abcdefghijXkYlmnop");
+}
+
+#[test]
+fn a_place_that_was_granted_to_one_who_left_goes_to_the_next() {
+    let (single, slot) = single();
+    let (first, second) = (single.wait(false), single.wait(false));
+    drop(slot);
+    assert!(!first.grant.is_empty());
+    drop(first);
+    let (_, bell) = bounded::<()>(1);
+    assert!(matches!(
+        second.wait(&bell, time::now() + std::time::Duration::from_secs(5)),
+        WaitResult::In(0, _) | WaitResult::Rung
+    ));
+    assert_eq!(single.live.in_flight(), u32::from(!second.grant.is_empty()));
+}
+
+#[test]
+fn a_larger_limit_lets_the_line_in_at_once() {
+    let (single, _slot) = single();
+    let waiting = [single.wait(false), single.wait(false), single.wait(false)];
+    single.capacity.resize(std::iter::once((&*single.live, Some(3))));
+    let granted: Vec<bool> = waiting.iter().map(|one| !one.grant.is_empty()).collect();
+    assert_eq!((granted, single.live.in_flight()), (vec![true, true, false], 3));
+    single.capacity.resize(std::iter::once((&*single.live, None)));
+    assert!(!waiting[2].grant.is_empty());
+}
+
+#[test]
+fn closing_sends_away_who_waits_and_whoever_would_wait() {
+    let (single, slot) = single();
+    let waiting = single.wait(false);
+    single.capacity.close();
+    let (_ring, bell) = bounded::<()>(1);
+    assert!(matches!(waiting.wait(&bell, time::now() + std::time::Duration::from_secs(5)), WaitResult::Closed));
+    assert!(matches!(single.enter(false), Entry::Closed));
+    drop(slot);
+    assert!(matches!(single.enter(false), Entry::In(..)), "what is free is still given");
+}
+
+#[test]
+fn turns_are_kept_by_route_and_bounded() {
+    let capacity: Arc<Capacity> = Arc::default();
+    let lives = [live(1_000_000)];
+    for n in 0..2 * MOST_TURNS {
+        let route = format!("m{n}");
+        let wanted = Wanted { lives: &lives, background: false, length: 0, route: &route };
+        let Entry::In(..) = capacity.enter(&wanted, |_| vec![0]) else { panic!("there is room") };
+    }
+    assert!(lock(&capacity.floor).turns.len() <= MOST_TURNS);
+}
+
+#[test]
+fn an_abandoned_slot_stays_taken_until_whoever_keeps_it_drops_it() {
+    // L1
+    let capacity = Arc::<Capacity>::default();
+    let lives = [live(1)];
+    let wanted = Wanted { lives: &lives, background: false, length: 1, route: "m" };
+    let enter = || match capacity.enter(&wanted, |_| vec![0]) {
+        Entry::In(_, slot) => slot,
+        _ => panic!("there is room"),
+    };
+    enter().abandon();
+    assert_eq!(lives[0].in_flight(), 0, "nobody keeps it");
+    let abandoned = capacity.abandoned();
+    enter().abandon();
+    assert!(!lives[0].has_room());
+    let slot = abandoned.try_recv().expect("it was handed over");
+    assert!(slot.is_at(&lives[0]) && !slot.is_at(&live(1)));
+    drop(slot);
+    assert_eq!(lives[0].in_flight(), 0);
+    drop(abandoned);
+    enter().abandon();
+    assert_eq!(lives[0].in_flight(), 0, "nobody keeps it any more");
+}

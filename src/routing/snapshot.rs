@@ -1,0 +1,287 @@
+//! All that one request may read, replaced whole; and the one place where it is replaced.
+
+use crate::config::{self, Config};
+use crate::routing::affinity::Affinity;
+use crate::routing::catalog::{self, Catalog, Listing};
+use crate::routing::endpoint::Endpoint;
+use crate::routing::health_status::Observation;
+use crate::routing::keys::KeyRing;
+use crate::routing::scope::{Group, Scope};
+use crate::routing::slots::Capacity;
+use crate::util::cancel::CancelToken;
+use crate::util::lock::{lock, read, write};
+use crate::util::lru::Lru;
+use crate::util::time;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+/// An unknown model asks the endpoints again at most this often.
+const REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// Requests wait for a refresh until this long after it began: an endpoint that hangs holds no workers.
+const REFRESH_WAIT: Duration = Duration::from_secs(2);
+/// Notices that may wait for the health thread; more are dropped, since each only asks it to look.
+const NOTICES: usize = 256;
+/// Conversations whose endpoint is known: as many as were begun lately, and at most twice that.
+const CONVERSATIONS: usize = 512;
+/// A waiting request looks this often whether its client is still there.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// What is so, at one moment.
+pub struct Snapshot {
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// In config order.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// Who serves what; the same as long as that does not change.
+    pub catalog: Arc<Catalog>,
+    /// Who may ask.
+    pub callers: Arc<KeyRing>,
+    /// Parts of the endpoints.
+    pub groups: Vec<Arc<Group>>,
+}
+
+impl Snapshot {
+    /// A snapshot with its catalogue.
+    pub fn new(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        let callers = Arc::new(KeyRing::new(&config.keys, None));
+        let catalog = Arc::new(Catalog::new(&endpoints, &config.models));
+        Self::assembled(config, endpoints, callers, catalog)
+    }
+
+    fn assembled(
+        config: Arc<Config>,
+        endpoints: Vec<Arc<Endpoint>>,
+        callers: Arc<KeyRing>,
+        catalog: Arc<Catalog>,
+    ) -> Self {
+        let groups = config.groups.iter().map(|group| Arc::new(grouped(group, &endpoints))).collect();
+        Self { config, endpoints, catalog, callers, groups }
+    }
+
+    /// This snapshot with one endpoint changed.
+    #[must_use]
+    pub fn with(&self, name: &str, change: impl FnOnce(&mut Endpoint)) -> Self {
+        let mut endpoints = self.endpoints.clone();
+        let mut catalog = Arc::clone(&self.catalog);
+        if let Some(n) = endpoints.iter().position(|e| e.name() == name) {
+            let old = &self.endpoints[n];
+            let mut changed = Endpoint::clone(old);
+            change(&mut changed);
+            let is_same = Arc::ptr_eq(&changed.config, &old.config)
+                && changed.is_available() == old.is_available()
+                && changed.models == old.models;
+            endpoints[n] = Arc::new(changed);
+            if !is_same {
+                catalog = Arc::new(Catalog::new(&endpoints, &self.config.models));
+            }
+        }
+        Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.callers), catalog)
+    }
+
+    /// What is so under another configuration: endpoints keep by name what is going on there, and what is known of
+    /// them as long as they are at the same address.
+    #[must_use]
+    pub fn reconfigured(&self, config: Config, epoch: Instant) -> Self {
+        let endpoints = config.endpoints.iter().map(|one| {
+            let Some(old) = self.endpoints.iter().find(|old| old.name() == one.name) else {
+                return Arc::new(Endpoint::new(one.clone(), epoch));
+            };
+            let fresh = Endpoint { live: Arc::clone(&old.live), ..Endpoint::new(one.clone(), epoch) };
+            let is_same = old.config.base == one.base && old.config.enabled == one.enabled;
+            Arc::new(if is_same { Endpoint { config: fresh.config, ..Endpoint::clone(old) } } else { fresh })
+        });
+        let endpoints: Vec<_> = endpoints.collect();
+        let callers = KeyRing::new(&config.keys, Some(&self.callers));
+        let catalog = Catalog::new(&endpoints, &config.models);
+        Self::assembled(Arc::new(config), endpoints, Arc::new(callers), Arc::new(catalog))
+    }
+
+    /// What can be asked for now, within a scope.
+    pub fn listing(&self, scope: &Scope) -> Cow<'_, Listing> {
+        if scope.is_all() {
+            return Cow::Borrowed(&self.catalog.listing);
+        }
+        Cow::Owned(catalog::listing(&self.endpoints, &self.config.models, scope))
+    }
+
+    /// Tells how many may be where.
+    fn limit(&self, capacity: &Arc<Capacity>) {
+        capacity.resize(self.endpoints.iter().map(|endpoint| (&*endpoint.live, endpoint.limit())));
+    }
+
+    /// Endpoints that take part.
+    pub fn enabled(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.iter().filter(|e| e.config.enabled)
+    }
+
+    /// Whether anything can be forwarded at all.
+    pub fn is_healthy(&self) -> bool {
+        self.endpoints.iter().any(|e| e.is_available())
+    }
+}
+
+/// The endpoints of a group under its conditions, in its order; what goes on there is shared.
+fn grouped(group: &config::Group, endpoints: &[Arc<Endpoint>]) -> Group {
+    let members = group.endpoints.iter().filter_map(|member| {
+        let endpoint = endpoints.iter().find(|endpoint| endpoint.name() == member.endpoint)?;
+        let view = group.view(&endpoint.config)?;
+        Some(Arc::new(Endpoint { config: Arc::new(view), ..Endpoint::clone(endpoint) }))
+    });
+    Group { config: group.clone(), endpoints: members.collect() }
+}
+
+fn digest(id: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What the health thread is told.
+pub enum HealthEvent {
+    /// A real request found this out about an endpoint.
+    Seen(String, Observation),
+    /// A request could use endpoints that are down: ask them again soon.
+    Wanted,
+    /// Ask every endpoint for its models now.
+    Refresh,
+    /// Probe everything now and tell when it is done.
+    Force(Box<dyn FnOnce() + Send>),
+    /// End.
+    Stop,
+}
+
+/// The current snapshot, and the line to the thread that keeps it true.
+pub struct SnapshotStore {
+    current: RwLock<Arc<Snapshot>>,
+    capacity: Arc<Capacity>,
+    affinity: Affinity,
+    conversations: Mutex<Lru<u64, String>>,
+    writer: Mutex<()>,
+    notices: Sender<HealthEvent>,
+    refresh: Mutex<Refresh>,
+    refreshed: Condvar,
+}
+
+#[derive(Default)]
+struct Refresh {
+    rounds: u64,
+    /// When the one that is running began.
+    running: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl SnapshotStore {
+    /// Publishes a first snapshot; the receiver is for the health thread.
+    pub fn new(first: Snapshot) -> (Arc<Self>, Receiver<HealthEvent>) {
+        let (notices, inbox) = bounded(NOTICES);
+        let capacity = Arc::<Capacity>::default();
+        first.limit(&capacity);
+        let shared = Self {
+            capacity,
+            affinity: Affinity::default(),
+            conversations: Mutex::new(Lru::new(CONVERSATIONS)),
+            current: RwLock::new(Arc::new(first)),
+            writer: Mutex::new(()),
+            notices,
+            refresh: Mutex::new(Refresh::default()),
+            refreshed: Condvar::new(),
+        };
+        (Arc::new(shared), inbox)
+    }
+
+    /// The snapshot of this moment; a request loads it once and keeps it.
+    pub fn load(&self) -> Arc<Snapshot> {
+        Arc::clone(&read(&self.current))
+    }
+
+    /// Replaces the snapshot by one made from it. Writers take turns, so none undoes another.
+    pub fn update(&self, make: impl FnOnce(&Snapshot) -> Snapshot) {
+        let _turn = lock(&self.writer);
+        let next = Arc::new(make(&self.load()));
+        next.limit(&self.capacity);
+        *write(&self.current) = next;
+    }
+
+    /// Which conversation was where.
+    pub fn affinity(&self) -> &Affinity {
+        &self.affinity
+    }
+
+    /// An endpoint has the conversation that its client calls so (`X-Conversation-Id`).
+    pub fn note_conversation(&self, id: &[u8], endpoint: &str) {
+        lock(&self.conversations).put(digest(id), endpoint.to_owned());
+    }
+
+    /// The endpoint that has a conversation.
+    pub fn conversation(&self, id: &[u8]) -> Option<String> {
+        lock(&self.conversations).get(&digest(id)).cloned()
+    }
+
+    /// The places at all endpoints.
+    pub fn capacity(&self) -> &Arc<Capacity> {
+        &self.capacity
+    }
+
+    /// Tells the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
+    /// answered at once then.
+    pub fn notify(&self, notice: HealthEvent) -> bool {
+        match self.notices.try_send(notice).map_err(TrySendError::into_inner) {
+            Ok(()) => true,
+            Err(refused) => {
+                if let HealthEvent::Force(answer) = refused {
+                    answer();
+                }
+                false
+            }
+        }
+    }
+
+    /// Tells the health thread that endpoints that are down could be of use. Said often, so never in the way of others.
+    pub fn want(&self) {
+        if self.notices.len() < NOTICES / 2 {
+            self.notify(HealthEvent::Wanted);
+        }
+    }
+
+    /// Ends the health thread: the one notice that is waited for, since it must not get lost.
+    pub fn end_health(&self) {
+        let _ = self.notices.send_timeout(HealthEvent::Stop, REFRESH_EVERY);
+    }
+
+    /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a moment ago, or if it
+    /// has taken too long already.
+    pub fn refresh(&self, gone: &CancelToken) {
+        let mut state = lock(&self.refresh);
+        let now = time::now();
+        if state.running.is_none() {
+            let is_fresh = state.last.is_some_and(|last| now.saturating_duration_since(last) < REFRESH_EVERY);
+            if is_fresh || !self.notify(HealthEvent::Refresh) {
+                return;
+            }
+            state.running = Some(now);
+        }
+        let rounds = state.rounds;
+        while let Some(began) = state.running.filter(|_| state.rounds == rounds) {
+            let rest = (began + REFRESH_WAIT).saturating_duration_since(time::now());
+            if rest.is_zero() || gone.is_cancelled() {
+                return;
+            }
+            state = match self.refreshed.wait_timeout(state, rest.min(GLANCE)) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    /// The health thread has read every catalogue.
+    pub fn refreshed(&self) {
+        let mut state = lock(&self.refresh);
+        state.rounds += 1;
+        state.running = None;
+        state.last = Some(time::now());
+        self.refreshed.notify_all();
+    }
+}

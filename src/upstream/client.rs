@@ -1,0 +1,398 @@
+//! One endpoint's way out: an agent with its connections, and one try of one request on it.
+
+use super::call::{Call, Entered, Stage, Watch};
+use super::error::{UpstreamError, UpstreamErrorKind, fault};
+use super::headers::{INSTANCE, Identity};
+use super::tls;
+use super::transport::Http;
+use crate::config::{Base, Endpoint, Timeouts};
+use crate::routing::slots::Slot;
+use crate::upstream::resolver::{CachedResolver, Guard};
+use crate::upstream::tcp::TcpConnector;
+use crate::util::cancel::CancelToken;
+use crate::util::time;
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use std::cell::RefCell;
+use std::io::{self, Read};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
+use ureq::{Agent, Error, SendBody};
+
+/// Head of an answer and one read of a body; 40 KB heads are seen, so not less.
+const BUFFER: usize = 32 << 10;
+/// ureq's own clock must never fire: the transport decides.
+const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// An endpoint's agent. Cheap to share, keeps its idle connections.
+pub struct UpstreamClient {
+    agent: Agent,
+    /// Where every request goes, whatever its target is.
+    scheme: Scheme,
+    authority: Authority,
+    base: Base,
+    /// For endpoints: tells them that a request came through here.
+    identity: Option<Arc<Identity>>,
+}
+
+/// What is sent.
+pub struct UpstreamRequest<'a> {
+    /// Method.
+    pub method: Method,
+    /// Path and query below the base, starting with `/v1/` for the API, else with `/`.
+    pub path: &'a str,
+    /// The path is below the base as the user gave it, but for a second `/v1`.
+    pub raw: bool,
+    /// All fields; `Content-Length` is added here.
+    pub headers: HeaderMap,
+    /// The body in parts that are sent one after another.
+    pub body: [&'a [u8]; 3],
+    /// What follows that, read as it is sent.
+    pub rest: Option<BodyTail<'a>>,
+    /// Stage limits.
+    pub timeouts: Timeouts,
+    /// Interrupts everything when set.
+    pub gone: Option<Arc<CancelToken>>,
+    /// Acts in silence.
+    pub watch: Option<Rc<dyn Watch>>,
+}
+
+/// The end of a body that is not here yet. It can be sent once.
+#[derive(Clone, Copy)]
+pub struct BodyTail<'a> {
+    /// Where it comes from.
+    pub from: &'a RefCell<dyn Read>,
+    /// Its bytes, if known; else the body goes out in chunks.
+    pub length: Option<u64>,
+}
+
+/// An upstream's head, and its body as it comes.
+pub struct UpstreamResponse {
+    /// Status.
+    pub status: StatusCode,
+    /// All fields, hop-by-hop ones too.
+    pub headers: HeaderMap,
+    /// Length of the body when the upstream told it, and framed it so.
+    pub length: Option<u64>,
+    /// The body ends when the upstream closes: its end cannot be told from a loss.
+    pub until_close: bool,
+    /// The place at the endpoint, free as soon as the last byte is here: the client may ask on at once.
+    pub place: Option<Slot>,
+    left: Option<u64>,
+    /// Bytes that were read and given back.
+    ahead: Vec<u8>,
+    body: Box<dyn Read>,
+    call: Rc<Call>,
+    _entered: Entered,
+}
+
+impl UpstreamClient {
+    /// A channel to one endpoint with at most `connections` idle connections.
+    ///
+    /// # Errors
+    /// The endpoint's proxy is not a URL that can be used.
+    pub fn new(endpoint: &Endpoint, connections: usize) -> Result<Self, String> {
+        Self::with(endpoint, connections, CachedResolver::default(), None)
+    }
+
+    /// A channel for one request, which connects only to addresses that pass.
+    pub(super) fn guarded(endpoint: &Endpoint, guard: Guard) -> Result<Self, String> {
+        Self::with(endpoint, 0, CachedResolver::guarded(guard), None)
+    }
+
+    pub(super) fn with(
+        endpoint: &Endpoint,
+        connections: usize,
+        names: CachedResolver,
+        identity: Option<Arc<Identity>>,
+    ) -> Result<Self, String> {
+        let proxy = match &endpoint.proxy {
+            Some(url) => Some(ureq::Proxy::new(url.reveal()).map_err(|_| "the proxy is not a usable URL")?),
+            None => None,
+        };
+        let kept = if endpoint.keep_alive.is_zero() { 0 } else { connections };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .allow_non_standard_methods(true)
+            .proxy(proxy)
+            .user_agent("")
+            .accept("")
+            .accept_encoding("")
+            .max_idle_connections(kept)
+            .max_idle_connections_per_host(kept)
+            .max_idle_age(endpoint.keep_alive)
+            .input_buffer_size(BUFFER)
+            .output_buffer_size(BUFFER)
+            .timeout_connect(Some(NEVER))
+            .timeout_send_request(Some(NEVER))
+            .timeout_send_body(Some(NEVER))
+            .timeout_recv_response(Some(NEVER))
+            .timeout_recv_body(Some(NEVER))
+            .build();
+        let base = endpoint.base.clone();
+        let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
+        let authority = Authority::try_from(format!("{host}:{}", base.port)).map_err(|_| "its host is no host")?;
+        let scheme = if base.tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let tls = tls::client(&base, endpoint.ca_file.as_ref())?;
+        let http = Http { authority: authority.clone(), tls };
+        let chain = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(http);
+        Ok(Self { agent: Agent::with_parts(config, chain, names), scheme, authority, base, identity })
+    }
+
+    /// Whether the endpoint is a proxy that a request with these `Via` lines came through.
+    pub fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+        self.identity.as_ref().is_some_and(|identity| identity.is_in(&self.authority, lines))
+    }
+
+    /// One try. A pooled connection that turns out dead before any answer byte is replaced once.
+    ///
+    /// # Errors
+    /// A [`UpstreamError`] when no complete head came.
+    pub fn send(&self, order: &UpstreamRequest<'_>) -> Result<UpstreamResponse, UpstreamError> {
+        let is_head = order.method == Method::HEAD;
+        let call = Call::new(order.timeouts, is_head, order.gone.clone(), order.watch.clone(), time::now());
+        let entered = call.enter();
+        // What can be sent once must not meet a connection that died in the pool.
+        call.fresh.set(order.rest.is_some());
+        let mut result = self.exchange(order, &call);
+        if let Err(fault) = &result
+            && order.rest.is_none()
+            && (call.stray.get() || fault.trouble == UpstreamErrorKind::Reset && call.is_stale(time::now()))
+        {
+            call.restart(time::now());
+            result = self.exchange(order, &call);
+        }
+        let (parts, body) = result?.into_parts();
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(UpstreamError {
+                trouble: UpstreamErrorKind::Garbled,
+                cause: "switched protocols unasked".into(),
+            });
+        }
+        if let (Some(identity), Some(name)) = (&self.identity, parts.headers.get(INSTANCE)) {
+            identity.note(&self.authority, name);
+        }
+        call.headed.set(true);
+        // ureq tells no length of a body that is declared empty.
+        let is_empty = parts.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+        let is_empty = is_empty && !parts.headers.contains_key(http::header::TRANSFER_ENCODING);
+        let length = body.content_length().or(is_empty.then_some(0));
+        let chunked = parts.headers.contains_key(http::header::TRANSFER_ENCODING) && length.is_none();
+        Ok(UpstreamResponse {
+            status: parts.status,
+            headers: parts.headers,
+            length,
+            until_close: !chunked && length.is_none(),
+            place: None,
+            left: length,
+            ahead: Vec::new(),
+            body: Box::new(body.into_reader()),
+            call,
+            _entered: entered,
+        })
+    }
+
+    fn exchange(
+        &self,
+        order: &UpstreamRequest<'_>,
+        call: &Rc<Call>,
+    ) -> Result<http::Response<ureq::Body>, UpstreamError> {
+        let mut request = http::Request::new(());
+        *request.method_mut() = order.method.clone();
+        *request.uri_mut() = self.uri(order.path, order.raw)?;
+        *request.headers_mut() = order.headers.clone();
+        if let Some(via) = self.identity.as_ref().and_then(|identity| identity.pseudonym.via()) {
+            request.headers_mut().append(http::header::VIA, via);
+        }
+        let here = order.body.iter().map(|part| part.len() as u64).sum::<u64>();
+        let length = order.rest.map_or(Some(here), |rest| rest.length.map(|rest| here + rest));
+        let rest = Following { rest: order.rest, call };
+        let parts = order.body[0].chain(order.body[1]).chain(order.body[2]).chain(rest);
+        let mut parts = Upload { parts, left: length, call };
+        let has_body = length != Some(0) || matches!(order.method, Method::POST | Method::PUT | Method::PATCH);
+        let result = if has_body {
+            // With its length declared, a reader is sent as it is, not in chunks.
+            if let Some(length) = length {
+                request.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
+            }
+            self.agent.run(request.map(|()| SendBody::from_reader(&mut parts)))
+        } else {
+            self.agent.run(request)
+        };
+        result.map_err(|e| fault(&e, call))
+    }
+
+    /// Exactly one `/v1`, whatever the base was written like; scheme, host and port are the endpoint's, whatever the
+    /// path is.
+    fn uri(&self, path: &str, raw: bool) -> Result<Uri, UpstreamError> {
+        let refused = || UpstreamError { trouble: UpstreamErrorKind::Garbled, cause: "the path cannot be sent".into() };
+        if !path.starts_with('/') {
+            return Err(refused());
+        }
+        let (prefix, rest) = match path.strip_prefix("/v1") {
+            Some(rest) if rest.is_empty() || rest.starts_with(['/', '?']) => (&self.base.api, rest),
+            _ if raw => (&self.base.given, path),
+            _ => (&self.base.root, path),
+        };
+        let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
+        let uri = uri.path_and_query(format!("{prefix}{rest}")).build();
+        uri.ok().filter(|uri| uri.authority() == Some(&self.authority)).ok_or_else(refused)
+    }
+}
+
+/// Reads a whole body, until its end does not matter any more: then only its length counts, and nothing is read.
+struct Upload<'a, R> {
+    parts: R,
+    left: Option<u64>,
+    call: &'a Call,
+}
+
+impl<R: Read> Read for Upload<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let most = self.left.map_or(0, |left| usize::try_from(left).unwrap_or(usize::MAX));
+        let n = if self.call.upload_over.get() { buf.len().min(most) } else { self.parts.read(buf)? };
+        self.left = self.left.map(|left| left.saturating_sub(n as u64));
+        Ok(n)
+    }
+}
+
+/// Reads the rest of a body. While it does not come, the upstream is not the one who is silent.
+struct Following<'a> {
+    rest: Option<BodyTail<'a>>,
+    call: &'a Call,
+}
+
+impl Read for Following<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(rest) = self.rest else { return Ok(0) };
+        let read = rest.from.borrow_mut().read(buf);
+        self.call.progress();
+        read
+    }
+}
+
+impl UpstreamResponse {
+    /// Sets when the whole answer must be here, instead of `timeouts.total`, and tells when that was.
+    pub fn end_by(&self, by: Option<Instant>) -> Option<Instant> {
+        self.call.whole_by.replace(by)
+    }
+
+    /// The next bytes of the body as they come; 0 is its end. Silence is bounded by `timeouts.idle` from now on.
+    ///
+    /// # Errors
+    /// The answer broke off, or fell silent for too long.
+    pub fn read(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
+        if !self.ahead.is_empty() {
+            let n = self.ahead.len().min(buf.len());
+            buf[..n].copy_from_slice(&self.ahead[..n]);
+            self.ahead.drain(..n);
+            return Ok(n);
+        }
+        let n = self.peek(buf)?;
+        if n > 0 {
+            self.begin();
+        }
+        Ok(n)
+    }
+
+    /// Gives back what was read by [`UpstreamResponse::peek`]: the body begins here.
+    pub fn unread(&mut self, bytes: Vec<u8>) {
+        self.ahead = bytes;
+        self.begin();
+    }
+
+    fn begin(&self) {
+        if self.call.stage() != Stage::Body {
+            self.call.enter_stage(Stage::Body, time::now());
+        }
+    }
+
+    /// Bytes of the body that need not be its beginning: `timeouts.firstByte` goes on.
+    ///
+    /// # Errors
+    /// As [`UpstreamResponse::read`].
+    pub fn peek(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
+        match self.body.read(buf) {
+            // A body that ends by close ends the same way when we hang up ourselves.
+            Ok(0) if self.until_close && self.call.is_cancelled() => {
+                Err(UpstreamError { trouble: UpstreamErrorKind::ClientGone, cause: "the client has left".into() })
+            }
+            Ok(n) => {
+                if let Some(left) = &mut self.left {
+                    *left = left.saturating_sub(n as u64);
+                    // The end is known: the connection goes back to its pool before the client has all it
+                    // wants and leaves.
+                    if n > 0 && *left == 0 {
+                        let _ = self.body.read(&mut [0]);
+                        self.place = None;
+                    }
+                }
+                if n == 0 {
+                    self.place = None;
+                }
+                Ok(n)
+            }
+            Err(e) => Err(fault(&Error::from(e), &self.call)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // U06
+    #[test]
+    fn no_path_leads_anywhere_but_to_the_endpoint() {
+        let bases = [("h", 8001, ""), ("::1", 443, "/v1"), ("127.0.0.1", 80, "/api/v3")];
+        let paths = [
+            "*",
+            "@evil",
+            "@evil:80/x",
+            ":80",
+            ":80/x",
+            "//evil/",
+            "//evil:80",
+            "/\\evil",
+            "\\evil",
+            "?",
+            "?x@evil",
+            "/",
+            "",
+            "/v1",
+            "/v1?a=@evil",
+            "/v1/@evil",
+            "/v1//evil/x",
+            "/v1@evil",
+            "/v1:80",
+            "http://evil/",
+            "#x",
+            "/x#@evil",
+            "/%2F%2Fevil",
+            ".evil",
+            "evil",
+            "/v1/models",
+        ];
+        for (host, port, given) in bases {
+            let base = Base { given: given.into(), ..Base::plain(host, port) };
+            let endpoint = Endpoint { base, ..Endpoint::plain("a", host, port) };
+            let channel = UpstreamClient::new(&endpoint, 1).expect("a channel");
+            for (path, raw) in paths.iter().flat_map(|path| [(path, true), (path, false)]) {
+                let Ok(uri) = channel.uri(path, raw) else { continue };
+                let bare = uri.host().expect("a host").trim_start_matches('[').trim_end_matches(']');
+                assert_eq!((uri.scheme_str(), bare, uri.port_u16()), (Some("http"), host, Some(port)), "{path} {uri}");
+                // What is connected to is read from the text of it by others.
+                let again: Uri = uri.to_string().parse().expect("a URI");
+                assert_eq!(again.authority(), uri.authority(), "{path} {uri}");
+            }
+            for path in ["/", "/v1/models", "/v1?a=@evil", "//evil/"] {
+                assert!(channel.uri(path, true).is_ok(), "{path}");
+            }
+            assert!(channel.uri("*", true).is_err());
+        }
+    }
+}

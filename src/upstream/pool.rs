@@ -1,0 +1,106 @@
+//! All ways out, one channel per endpoint, made when first needed and anew when its configuration changes.
+
+use super::error::{UpstreamError, UpstreamErrorKind};
+use super::headers::{Identity, Pseudonym};
+use crate::config::{Base, CaFile, Endpoint};
+use crate::upstream::client::UpstreamClient;
+use crate::upstream::resolver::CachedResolver;
+use crate::util::lock::{read, write};
+use crate::util::secret::Secret;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+/// Channels that are kept at most; beyond it the one that was not asked for longest is forgotten.
+const MOST: usize = 256;
+
+/// The channels, found by all that makes one differ from another.
+pub struct ClientPool {
+    channels: RwLock<Vec<Known>>,
+    connections: usize,
+    identity: Arc<Identity>,
+    /// Counts what was asked for.
+    turn: AtomicU64,
+}
+
+/// A channel and what it was made from.
+struct Known {
+    base: Base,
+    proxy: Option<Secret>,
+    ca_file: Option<CaFile>,
+    keep_alive: Duration,
+    channel: Arc<UpstreamClient>,
+    /// The last turn in which it was asked for.
+    used: AtomicU64,
+}
+
+impl Known {
+    fn fits(&self, endpoint: &Endpoint) -> bool {
+        self.base == endpoint.base
+            && self.keep_alive == endpoint.keep_alive
+            && self.proxy == endpoint.proxy
+            && self.ca_file == endpoint.ca_file
+    }
+}
+
+impl ClientPool {
+    /// Channels that keep up to `connections` idle connections each.
+    pub fn new(connections: usize) -> Self {
+        Self { channels: RwLock::new(Vec::new()), connections, identity: Arc::default(), turn: AtomicU64::new(0) }
+    }
+
+    /// Others of the same proxy, which keep no connections: for probes, which are to find out whether one can be made.
+    pub fn for_probes(&self) -> Self {
+        Self { identity: Arc::clone(&self.identity), ..Self::new(0) }
+    }
+
+    /// What this proxy calls itself to others.
+    pub fn pseudonym(&self) -> &Pseudonym {
+        &self.identity.pseudonym
+    }
+
+    /// The way to an endpoint.
+    ///
+    /// # Errors
+    /// Its proxy is not a usable URL.
+    pub fn channel(&self, endpoint: &Endpoint) -> Result<Arc<UpstreamClient>, UpstreamError> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        if let Some(known) = read(&self.channels).iter().find(|known| known.fits(endpoint)) {
+            known.used.store(turn, Ordering::Relaxed);
+            return Ok(Arc::clone(&known.channel));
+        }
+        let made = UpstreamClient::with(
+            endpoint,
+            self.connections,
+            CachedResolver::default(),
+            Some(Arc::clone(&self.identity)),
+        );
+        let channel = Arc::new(made.map_err(|cause| UpstreamError { trouble: UpstreamErrorKind::Connect, cause })?);
+        let mut channels = write(&self.channels);
+        let oldest = channels.iter().enumerate().min_by_key(|(_, known)| known.used.load(Ordering::Relaxed));
+        if let Some((oldest, _)) = oldest.filter(|_| channels.len() >= MOST) {
+            channels.swap_remove(oldest);
+        }
+        let Endpoint { base, proxy, ca_file, keep_alive, .. } = endpoint.clone();
+        channels.push(Known { base, proxy, ca_file, keep_alive, channel: Arc::clone(&channel), used: turn.into() });
+        Ok(channel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // S20
+    #[test]
+    fn of_too_many_channels_one_is_forgotten_and_not_all() {
+        let net = ClientPool::new(1);
+        let endpoint = |n: usize| Endpoint::plain(format!("e{n}"), "127.0.0.1", 1 + n as u16);
+        let all: Vec<_> = (0..MOST).map(|n| net.channel(&endpoint(n)).expect("a channel")).collect();
+        let again = |n: usize| Arc::ptr_eq(&net.channel(&endpoint(n)).expect("a channel"), &all[n]);
+        assert!(again(0), "asked for again, so the next one is the oldest");
+        net.channel(&endpoint(MOST)).expect("a channel");
+        assert!((2..MOST).all(again) && again(0));
+        assert!(!again(1));
+    }
+}

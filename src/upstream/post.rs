@@ -1,0 +1,57 @@
+//! Letters to strangers: one POST, no redirects, to an address that was looked at before it is connected to.
+
+use super::error::{UpstreamError, UpstreamErrorKind};
+use crate::config::{Base, Endpoint, Timeouts};
+use crate::upstream::client::{UpstreamClient, UpstreamRequest};
+use crate::upstream::resolver::Guard;
+use crate::util::cancel::CancelToken;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One letter.
+pub struct Post<'a> {
+    /// Where to.
+    pub base: &'a Base,
+    /// Path and query there.
+    pub path: &'a str,
+    /// Fields beside `Content-Type` and `User-Agent`.
+    pub headers: Vec<(&'static str, String)>,
+    /// JSON, in pieces.
+    pub body: [&'a [u8]; 3],
+}
+
+/// Delivers a letter; `guard` decides about every address that the host's name has.
+///
+/// # Errors
+/// No answer came, as the rest of a sentence.
+pub fn deliver(letter: &Post<'_>, patience: Duration, gone: &Arc<CancelToken>, guard: Guard) -> Result<u16, String> {
+    let base = letter.base;
+    let endpoint = Endpoint { base: base.clone(), keep_alive: Duration::ZERO, ..Endpoint::plain("webhook", "", 1) };
+    let channel = UpstreamClient::guarded(&endpoint, guard)?;
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("llmproxy/", env!("CARGO_PKG_VERSION"))));
+    for (name, value) in &letter.headers {
+        let value = HeaderValue::from_str(value).map_err(|_| "has a field that cannot be sent".to_owned())?;
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    let order = UpstreamRequest {
+        method: Method::POST,
+        path: letter.path,
+        raw: true,
+        headers,
+        body: letter.body,
+        rest: None,
+        timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(patience) },
+        gone: Some(Arc::clone(gone)),
+        watch: None,
+    };
+    match channel.send(&order) {
+        Ok(answer) => Ok(answer.status.as_u16()),
+        Err(UpstreamError { trouble: UpstreamErrorKind::Timeout(_), .. }) => {
+            Err(format!("it did not answer within {}s", patience.as_secs()))
+        }
+        Err(fault) => Err(fault.cause),
+    }
+}

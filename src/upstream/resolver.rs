@@ -1,0 +1,165 @@
+//! Host names to addresses: cached, bounded in time, one look-up per name at once. The system's
+//! resolver cannot be interrupted, so it works on a thread of its own that nobody waits for too long.
+
+use crate::util::lock::lock;
+use crate::util::time;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+use ureq::Error;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+/// How long addresses are believed.
+const FRESH: Duration = Duration::from_secs(30);
+/// How long a failure is: the network may just be coming up.
+const FAILED: Duration = Duration::from_secs(2);
+/// How long a caller waits for a look-up (FAULTS C18).
+const PATIENCE: Duration = Duration::from_secs(2);
+/// ureq's own bound on addresses.
+const MOST: usize = 16;
+
+/// One entry per host of the configuration: names come from there only, so the map is bounded by it.
+#[derive(Default)]
+pub(super) struct CachedResolver {
+    known: Arc<Known>,
+    guard: Option<Guard>,
+}
+
+/// Whether an address may be connected to. Asked for the very addresses that are connected to, so that no name can
+/// stand for another one a moment later.
+pub type Guard = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+impl fmt::Debug for CachedResolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Names")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    names: Mutex<HashMap<String, Name>>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Name {
+    addrs: Vec<IpAddr>,
+    until: Option<Instant>,
+    pending: bool,
+}
+
+impl CachedResolver {
+    /// CachedResolver of which every address must pass.
+    pub(super) fn guarded(guard: Guard) -> Self {
+        Self { guard: Some(guard), ..Self::default() }
+    }
+
+    fn look_up(&self, host: &str) -> Vec<IpAddr> {
+        let until = time::now() + PATIENCE;
+        let mut names = lock(&self.known.names);
+        loop {
+            let name = names.entry(host.to_owned()).or_default();
+            let now = time::now();
+            if name.until.is_some_and(|until| now < until) {
+                return name.addrs.clone();
+            }
+            if !name.pending {
+                name.pending = self.start(host);
+            }
+            let rest = until.saturating_duration_since(now);
+            if rest.is_zero() || !name.pending {
+                // Better an old address than none.
+                return name.addrs.clone();
+            }
+            names = match self.known.changed.wait_timeout(names, rest) {
+                Ok((guard, _)) => guard,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+
+    fn start(&self, host: &str) -> bool {
+        let (known, host) = (Arc::clone(&self.known), host.to_owned());
+        let look = move || {
+            let found = (host.as_str(), 0u16).to_socket_addrs();
+            let mut names = lock(&known.names);
+            let name = names.entry(host).or_default();
+            name.pending = false;
+            name.until = Some(time::now() + if found.is_ok() { FRESH } else { FAILED });
+            if let Ok(found) = found {
+                name.addrs = found.map(|addr| addr.ip()).take(MOST).collect();
+            }
+            known.changed.notify_all();
+        };
+        std::thread::Builder::new().name("resolve".into()).spawn(look).is_ok()
+    }
+}
+
+impl Resolver for CachedResolver {
+    fn resolve(&self, uri: &Uri, _: &ureq::config::Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let host = uri.host().unwrap_or_default();
+        let https = uri.scheme() == Some(&ureq::http::uri::Scheme::HTTPS);
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let mut found = self.empty();
+        let all = bare.parse::<IpAddr>().map_or_else(|_| self.look_up(bare), |ip| vec![ip]);
+        if self.guard.as_ref().is_some_and(|guard| !all.iter().all(|ip| guard(*ip))) {
+            let text = "its name stands for an address inside of this network";
+            return Err(Error::Io(io::Error::new(io::ErrorKind::PermissionDenied, text)));
+        }
+        for ip in all {
+            found.push(SocketAddr::new(ip, port));
+        }
+        if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(url: &str) -> Result<Vec<SocketAddr>, Error> {
+        let uri: Uri = url.parse().expect("a URI");
+        let config = ureq::config::Config::default();
+        CachedResolver::default().resolve(&uri, &config, NextTimeout::default()).map(|found| found.to_vec())
+    }
+
+    #[test]
+    fn an_address_needs_no_look_up() {
+        assert_eq!(resolve("http://127.0.0.1:8001/v1").expect("resolves"), ["127.0.0.1:8001".parse().expect("addr")]);
+        assert_eq!(resolve("https://[::1]/v1").expect("resolves"), ["[::1]:443".parse().expect("addr")]);
+    }
+
+    #[test]
+    fn a_name_that_stands_for_a_forbidden_address_leads_nowhere() {
+        // F10: what passes is what is connected to, so a name cannot change its mind in between.
+        let uri: Uri = "http://localhost:1/".parse().expect("a URI");
+        let config = ureq::config::Config::default();
+        let (asked, passed) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(false)));
+        let (seen, pass) = (Arc::clone(&asked), Arc::clone(&passed));
+        let names = CachedResolver::guarded(Arc::new(move |ip| {
+            lock(&seen).push(ip);
+            *lock(&pass)
+        }));
+        let refused = names.resolve(&uri, &config, NextTimeout::default());
+        assert!(matches!(refused, Err(Error::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied));
+        *lock(&passed) = true;
+        lock(&asked).clear();
+        let found = names.resolve(&uri, &config, NextTimeout::default()).expect("it passes now");
+        let found: Vec<_> = found.iter().map(SocketAddr::ip).collect();
+        assert_eq!(*lock(&asked), found);
+    }
+
+    #[test]
+    fn localhost_is_looked_up_once_and_kept() {
+        let names = CachedResolver::default();
+        let first = names.look_up("localhost");
+        assert!(first.iter().all(IpAddr::is_loopback) && !first.is_empty());
+        assert_eq!(names.look_up("localhost"), first);
+    }
+}

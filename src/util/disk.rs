@@ -1,0 +1,104 @@
+//! What errors of a disk mean, and how many threads may wait for one.
+
+use crate::util::lock::lock;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+/// Threads that work with the disk at once: fewer than there are control threads, so that a slow disk delays no `/health`.
+const AT_ONCE: usize = 2;
+/// What waits for one of them at most.
+const WAITING: usize = 64;
+
+/// Something to do; told `false`, it is to be refused.
+type Work = Box<dyn FnOnce(bool) + Send>;
+
+/// Lets few threads at once work with the disk. What comes meanwhile is left to them, and its thread is free again.
+#[derive(Default)]
+pub struct DiskQueue(Mutex<Turns>);
+
+#[derive(Default)]
+struct Turns {
+    active: usize,
+    waiting: VecDeque<Work>,
+}
+
+impl DiskQueue {
+    /// Does it now, leaves it to a thread that is at work, or refuses it.
+    pub fn run(&self, mut work: Work) {
+        let mut turns = lock(&self.0);
+        if turns.active == AT_ONCE {
+            if turns.waiting.len() == WAITING {
+                drop(turns);
+                return work(false);
+            }
+            return turns.waiting.push_back(work);
+        }
+        turns.active += 1;
+        drop(turns);
+        loop {
+            // A panic is one request's 500; the hook has logged.
+            let _ = catch_unwind(AssertUnwindSafe(|| work(true)));
+            let mut turns = lock(&self.0);
+            match turns.waiting.pop_front() {
+                Some(next) => work = next,
+                None => return turns.active -= 1,
+            }
+        }
+    }
+}
+
+/// Whether an error says that there is no room.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::{bounded, unbounded};
+    use std::sync::Arc;
+    use std::thread;
+
+    // U31
+    #[test]
+    fn two_threads_wait_for_a_slow_disk_and_the_others_are_free() {
+        let queue = Arc::new(DiskQueue::default());
+        let ((started, starts), (done, ends)) = (unbounded(), unbounded());
+        let (open, gate) = bounded::<()>(0);
+        let slow = || {
+            let (queue, started, done, gate) = (Arc::clone(&queue), started.clone(), done.clone(), gate.clone());
+            thread::spawn(move || {
+                queue.run(Box::new(move |_| {
+                    let _ = started.send(());
+                    let _ = gate.recv();
+                    let _ = done.send(true);
+                }));
+            })
+        };
+        let threads = [slow(), slow()];
+        starts.iter().take(2).for_each(drop);
+        for _ in 0..=WAITING {
+            let done = done.clone();
+            // This thread comes back at once, whether it is left to the others or refused.
+            queue.run(Box::new(move |has_room| done.send(has_room).expect("it is read")));
+        }
+        assert_eq!(ends.try_iter().collect::<Vec<_>>(), [false], "one is too many");
+        drop(open);
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        assert_eq!(ends.try_iter().filter(|has_room| *has_room).count(), 2 + WAITING);
+    }
+
+    // S8
+    #[test]
+    fn a_panic_gives_its_turn_to_the_next() {
+        let queue = DiskQueue::default();
+        for _ in 0..=AT_ONCE {
+            queue.run(Box::new(|_| panic!("on purpose")));
+        }
+        let (done, ends) = bounded(1);
+        queue.run(Box::new(move |has_room| done.send(has_room).expect("it is read")));
+        assert_eq!(ends.try_recv(), Ok(true));
+    }
+}

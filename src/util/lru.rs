@@ -1,0 +1,74 @@
+//! A bounded memory of what was used lately. Knows nothing of what it holds.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// Two generations of at most `half` entries each: when the young one is full it becomes the old one, and what
+/// was in the old one and not used since is forgotten. Holds the `half` entries used last, and never more than twice that.
+pub struct Lru<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+    half: usize,
+}
+
+impl<K: Hash + Eq, V> Lru<K, V> {
+    /// An empty memory.
+    pub fn new(half: usize) -> Self {
+        Self { young: HashMap::with_capacity(half), old: HashMap::new(), half: half.max(1) }
+    }
+
+    /// The value of a key, which counts as used.
+    pub fn get(&mut self, key: &K) -> Option<&mut V> {
+        if let Some((key, value)) = self.old.remove_entry(key) {
+            self.put(key, value);
+        }
+        self.young.get_mut(key)
+    }
+
+    /// Keeps a value, the one used last.
+    pub fn put(&mut self, key: K, value: V) {
+        if self.young.len() >= self.half && !self.young.contains_key(&key) {
+            std::mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
+        }
+        self.young.insert(key, value);
+    }
+
+    /// Entries held, at most twice `half`.
+    pub fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_lately_stays_and_the_rest_is_forgotten() {
+        let mut recent = Lru::new(10);
+        recent.put(0, "kept");
+        for n in 1..1000 {
+            recent.put(n, "passing");
+            assert_eq!(recent.get(&0), Some(&mut "kept"), "{n}");
+            assert!(recent.len() <= 20);
+        }
+        assert_eq!(recent.get(&1), None);
+        assert_eq!(recent.get(&999), Some(&mut "passing"));
+    }
+
+    #[test]
+    fn a_key_is_held_once() {
+        let mut recent = Lru::new(2);
+        for n in [1, 2, 3, 1, 1, 2] {
+            recent.put(n, n);
+            assert_eq!(recent.get(&n), Some(&mut { n }));
+        }
+        assert!(recent.len() <= 4 && !recent.is_empty());
+    }
+}

@@ -1,0 +1,148 @@
+//! The only reader of time. Everything that decides takes `now` as an argument.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Monotonic time: what decides.
+#[expect(clippy::disallowed_methods, reason = "this is the one reader")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Wall time: only ever shown.
+#[expect(clippy::disallowed_methods, reason = "this is the one reader")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+/// ISO 8601 in UTC with milliseconds, `2024-01-31T22:00:00.000Z` [S000-29].
+pub fn iso(at: SystemTime) -> String {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
+}
+
+/// Now as `Date` has it (RFC 9110 5.6.7). Each thread makes it once a second.
+pub fn http_date() -> [u8; 29] {
+    thread_local! {
+        static MADE: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
+    }
+    let second = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let (made, text) = MADE.get();
+    if made == second {
+        return text;
+    }
+    let text = imf(second);
+    MADE.set((second, text));
+    text
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`, so many seconds after 1970 began.
+fn imf(second: u64) -> [u8; 29] {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (days, rest) = (second / 86_400, second % 86_400);
+    let (year, month, day) = civil(days);
+    let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[(month - 1) as usize]);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    let text = format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT");
+    // Only a year beyond 9999 has another length.
+    text.as_bytes().try_into().unwrap_or(*b"Fri, 31 Dec 9999 23:59:59 GMT")
+}
+
+/// Days since 1970-01-01 to year, month, day (Howard Hinnant, `civil_from_days`, for days >= 0).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    (yoe + era * 400 + u64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
+}
+
+/// A date of HTTP in any of its three forms (RFC 9110 5.6.7), none of which has a zone but GMT.
+pub fn parse_http_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let parts: Vec<&str> = text.split([' ', ',', '-']).filter(|part| !part.is_empty()).collect();
+    let (day, month, year, time) = match parts[..] {
+        [_, day, month, year, time, "GMT"] => (day, month, year, time),
+        [_, month, day, time, year] => (day, month, year, time),
+        _ => return None,
+    };
+    let month = MONTHS.iter().position(|name| *name == month)? as u64;
+    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
+    let year = if year < 70 {
+        year + 2000
+    } else if year < 100 {
+        year + 1900
+    } else {
+        year
+    };
+    let time: Vec<u64> = time.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    let ([hour, minute, second], 1..=31, 1970..=9999) = (&time[..], day, year) else { return None };
+    // Days to the first of March of this year of March to February (Howard Hinnant, `days_from_civil`).
+    let (y, m) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
+    let days = y * 365 + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
+    let seconds = days * 86_400 + hour.min(&23) * 3600 + minute.min(&59) * 60 + second.min(&60);
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // C18: a clock set back or forth by ten years fires no timer, because none asks it.
+    #[test]
+    fn wall_time_is_shown_and_decides_nothing() {
+        let deciding = [
+            include_str!("../http/server.rs"),
+            include_str!("../http/connection.rs"),
+            include_str!("../http/response.rs"),
+            include_str!("../routing/snapshot.rs"),
+            include_str!("../routing/endpoint.rs"),
+            include_str!("../upstream/call.rs"),
+            include_str!("../upstream/resolver.rs"),
+            include_str!("../proxy/forward.rs"),
+            include_str!("../proxy/downstream.rs"),
+        ];
+        assert!(deciding.iter().all(|text| text.contains("time::now()") || text.contains("Instant")));
+        assert!(deciding.iter().all(|text| !text.contains("wall()")));
+        // `lastCheck` of `/health`.
+        assert_eq!(include_str!("../health.rs").matches("time::wall()").count(), 1);
+    }
+
+    // D5
+    #[test]
+    fn wall_time_prints_as_the_date_of_an_answer() {
+        let at = |second| String::from_utf8(imf(second).to_vec()).expect("ASCII");
+        assert_eq!(at(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(at(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(at(951_782_400), "Tue, 29 Feb 2000 00:00:00 GMT");
+        assert_eq!(at(u64::MAX / 1_000_000), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
+
+    #[test]
+    fn wall_time_prints_as_iso_8601_with_milliseconds() {
+        let at = |secs, ms: u32| iso(SystemTime::UNIX_EPOCH + Duration::new(secs, ms * 1_000_000));
+        assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(at(1_706_738_400, 0), "2024-01-31T22:00:00.000Z");
+        assert_eq!(at(951_782_399, 999), "2000-02-28T23:59:59.999Z");
+        assert_eq!(at(951_782_400, 1), "2000-02-29T00:00:00.001Z");
+    }
+
+    #[test]
+    fn dates_of_http_are_read_in_all_their_forms() {
+        let read = |text: &str| parse_http_date(text).map(iso);
+        for text in ["Thu, 29 Feb 2024 23:59:59 GMT", "Thursday, 29-Feb-24 23:59:59 GMT", "Thu Feb 29 23:59:59 2024"] {
+            assert_eq!(read(text).as_deref(), Some("2024-02-29T23:59:59.000Z"), "{text}");
+        }
+        assert_eq!(read("Thu, 01 Jan 1970 00:00:00 GMT").as_deref(), Some("1970-01-01T00:00:00.000Z"));
+        for text in ["", "tomorrow", "Thu, 32 Feb 2024 23:59:59 GMT", "Thu, 29 Feb 2024 23:59:59 CET", "a b c d e f"] {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
+}
