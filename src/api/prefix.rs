@@ -316,5 +316,4 @@ fn members<'de, A: MapAccess<'de>>(
 }
 
 #[cfg(test)]
-#[path = "prefix_tests.rs"]
 mod tests;

@@ -255,5 +255,4 @@ fn discovers(view: View<'_>) -> bool {
 }
 
 #[cfg(test)]
-#[path = "schedule_tests.rs"]
 mod tests;

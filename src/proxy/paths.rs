@@ -314,5 +314,4 @@ fn forward(path: String, names: ModelSource) -> Route {
 }
 
 #[cfg(test)]
-#[path = "paths_tests.rs"]
 mod tests;

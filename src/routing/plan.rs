@@ -393,5 +393,4 @@ pub fn shown(name: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

@@ -268,5 +268,4 @@ impl State {
 }
 
 #[cfg(test)]
-#[path = "slots_tests.rs"]
 mod tests;

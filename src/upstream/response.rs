@@ -240,5 +240,4 @@ fn length<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, &'s
 }
 
 #[cfg(test)]
-#[path = "response_tests.rs"]
 mod tests;

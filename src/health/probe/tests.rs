@@ -1,0 +1,67 @@
+//! Unit tests of `probe`.
+
+use super::*;
+use crate::config;
+use crate::routing::slots::{Capacity, Wanted};
+
+fn task() -> Task {
+    let now = time::now();
+    let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), now));
+    let (timeout, connect) = (Duration::from_secs(5), Duration::from_secs(3));
+    let path = Some("/health".into());
+    Task { endpoint, path, list: true, props: false, slots: false, ours: 0, started: now, timeout, connect }
+}
+
+#[test]
+fn a_panic_in_a_probe_is_a_failed_probe() {
+    // S7
+    let found = guarded(&task(), |_| panic!("in a probe"));
+    assert_eq!(found.seen, Some(Observation::Down("the probe panicked".into())));
+    assert!(matches!(found.list, Some(Listing::Failed)));
+}
+
+#[test]
+fn what_a_probe_got_is_judged() {
+    // L2, U15
+    let task = task();
+    let live = &task.endpoint.live;
+    let fault = |trouble| Err(UpstreamError { trouble, cause: "why".into() });
+    let answer = |status: u16, body: &str| Ok((StatusCode::from_u16(status).expect("a status"), body.into()));
+    let down = |why: &str| Observation::Down(why.into());
+    let idle = [
+        (answer(204, ""), Observation::Up),
+        (answer(429, "slower"), Observation::Up),
+        (answer(503, "Loading model"), Observation::Loading),
+        (answer(503, "x"), down("answered 503")),
+        (answer(302, ""), down("answered 302")),
+        (fault(UpstreamErrorKind::Refused), Observation::Refused("why".into())),
+        (fault(UpstreamErrorKind::Connect), down("why")),
+        (fault(UpstreamErrorKind::Timeout(Stage::Connect)), down("could not be connected to in time")),
+        (fault(UpstreamErrorKind::Timeout(Stage::Total)), down("did not answer in time")),
+    ];
+    for (got, wanted) in idle {
+        assert_eq!(judge(got, &task.endpoint), wanted);
+    }
+    live.sent(time::now(), None);
+    let wanted = Wanted { lives: &[Arc::clone(live)], background: false, length: 0, route: "" };
+    let _there = Arc::<Capacity>::default().enter(&wanted, |_| vec![0]);
+    assert_eq!(judge(fault(UpstreamErrorKind::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
+    for trouble in [UpstreamErrorKind::Timeout(Stage::Connect), UpstreamErrorKind::Connect, UpstreamErrorKind::Refused]
+    {
+        assert_ne!(judge(fault(trouble), &task.endpoint), Observation::Busy, "{trouble:?}");
+    }
+}
+
+#[test]
+fn only_llama_server_tells_which_of_its_slots_work() {
+    // L1
+    let of = |status: u16, body: &str| match slots(Ok((StatusCode::from_u16(status).expect("a status"), body.into()))) {
+        Slots::Working(working) => Some(working),
+        Slots::Unknown | Slots::Failed => None,
+    };
+    let two = r#"[{"id":0,"is_processing":true},{"id":1,"is_processing":false}]"#;
+    assert_eq!((of(200, two), of(200, "[]")), (Some(1), Some(0)));
+    for (status, body) in [(501, "{}"), (404, ""), (401, two), (200, "{}"), (200, r#"[{"id":0}]"#), (200, "<html>")] {
+        assert_eq!(of(status, body), None, "{status} {body}");
+    }
+}

@@ -1,0 +1,109 @@
+//! Unit tests of `catalog`.
+
+use super::*;
+use crate::api::model_list::list_of;
+use crate::config::{self, Backend};
+use crate::routing::health_status::Observation;
+use crate::routing::snapshot::Snapshot;
+use crate::util::time;
+use serde_json::json;
+use std::time::SystemTime;
+
+fn endpoint(name: &str, models: &[&str]) -> Endpoint {
+    let mut endpoint = Endpoint::new(config::Endpoint::plain(name, "127.0.0.1", 8001), time::now());
+    let list: Vec<Value> = models.iter().map(|m| json!({"id": m, "meta": {"n_ctx": 1}})).collect();
+    endpoint.models = list_of(json!({"data": list}).to_string().as_bytes()).ok().map(Arc::new);
+    endpoint
+}
+
+fn served_by(catalog: &Catalog, name: &str) -> Vec<usize> {
+    catalog.offers(name).iter().map(|offer| offer.endpoint).collect()
+}
+
+fn down(mut endpoint: Endpoint) -> Endpoint {
+    endpoint.standing = endpoint.standing.observe(Observation::Down("x".into()), 1, SystemTime::UNIX_EPOCH);
+    endpoint
+}
+
+fn listing(endpoints: Vec<Endpoint>) -> (Catalog, Value) {
+    let endpoints: Vec<_> = endpoints.into_iter().map(Arc::new).collect();
+    let catalog = Catalog::new(&endpoints, &[]);
+    let value = serde_json::from_slice(&catalog.listing.text).expect("JSON");
+    (catalog, value)
+}
+
+// U29
+#[test]
+fn it_is_built_anew_only_when_something_in_it_changed() {
+    let endpoints = ["one", "two"].map(|name| Arc::new(endpoint(name, &["ma"]))).to_vec();
+    let first = Snapshot::new(Arc::default(), endpoints);
+    let same = first.with("one", |one| (one.slots, one.models) = (Some(7), endpoint("one", &["ma"]).models));
+    let same = same.with("nobody", |_| ());
+    assert!(Arc::ptr_eq(&first.catalog, &same.catalog), "the same list, read again");
+    for change in [|one: &mut Endpoint| *one = down(one.clone()), |one: &mut Endpoint| one.models = None] {
+        let other = first.with("one", change);
+        assert!(!Arc::ptr_eq(&first.catalog, &other.catalog));
+        assert_eq!(
+            serde_json::from_slice::<Value>(&other.catalog.listing.text).expect("JSON")["data"][0]["provider"],
+            "two"
+        );
+    }
+}
+
+#[test]
+fn a_name_on_several_endpoints_is_listed_once_with_the_first_as_provider() {
+    // S000-13, S000-14
+    let (catalog, list) = listing(vec![endpoint("one", &["ma", "shared"]), endpoint("two", &["shared", "mb"])]);
+    let ids: Vec<_> = list["data"].as_array().expect("data").iter().map(|m| m["id"].clone()).collect();
+    assert_eq!(ids, ["ma", "shared", "mb"]);
+    let shared = &list["data"][1];
+    assert_eq!((&shared["provider"], &shared["endpoint"]), (&json!("one"), &json!("127.0.0.1:8001")));
+    assert_eq!((&shared["endpoints"], &shared["meta"]["n_ctx"]), (&json!(["one", "two"]), &json!(1)));
+    assert_eq!(served_by(&catalog, "shared"), [0, 1]);
+}
+
+#[test]
+fn models_of_a_dead_endpoint_are_not_listed_but_still_known() {
+    // S000-12
+    let (catalog, list) = listing(vec![down(endpoint("one", &["ma"])), endpoint("two", &["mb"])]);
+    assert_eq!(catalog.listing.names().collect::<Vec<_>>(), ["mb"]);
+    assert_eq!(list["data"].as_array().expect("data").len(), 1);
+    assert_eq!(served_by(&catalog, "ma"), [0]);
+}
+
+#[test]
+fn aliases_are_known_names_and_entries_count_by_name_without_id() {
+    let list = json!({"data": [{"id": "a", "aliases": ["a", "b"]}, {"name": "c"}, {"x": 1}]});
+    let mut one = endpoint("one", &[]);
+    one.models = list_of(list.to_string().as_bytes()).ok().map(Arc::new);
+    let (catalog, _) = listing(vec![one]);
+    assert_eq!(catalog.listing.names().collect::<Vec<_>>(), ["a", "c"]);
+    let entry = catalog.listing.entry("b").expect("an alias");
+    assert!(String::from_utf8_lossy(entry).contains(r#""id":"a""#));
+    assert_eq!(served_by(&catalog, "b"), [0]);
+}
+
+#[test]
+fn a_route_is_listed_as_an_alias_within_the_scope() {
+    let endpoints = [Arc::new(endpoint("one", &["ma"])), Arc::new(endpoint("two", &["mb"]))];
+    let backend = |endpoint: &str, model: &str| Backend {
+        endpoint: endpoint.into(),
+        model: Some(model.into()),
+        weight: None,
+        enabled: true,
+    };
+    let backends = vec![backend("one", "ma"), backend("two", "mb"), backend("one", "ma")];
+    let routes = [Route { name: "fast".into(), strategy: None, backends }];
+    let of = |scope: &Scope| {
+        let list: Value = serde_json::from_slice(&super::listing(&endpoints, &routes, scope).text).expect("JSON");
+        list["data"].as_array().expect("data").clone()
+    };
+    let all = of(&Scope::default());
+    assert_eq!(all.iter().map(|one| one["id"].clone()).collect::<Vec<_>>(), ["ma", "mb", "fast"]);
+    assert_eq!((&all[2]["root"], &all[2]["aliases"]), (&json!("ma"), &json!(["ma", "mb"])));
+    assert_eq!((&all[2]["endpoints"], &all[2]["meta"]["n_ctx"]), (&json!(["one", "two"]), &json!(1)));
+    let narrow = of(&Scope { models: vec!["f*".into()], endpoints: vec!["two".into()], group: None });
+    assert_eq!(narrow.len(), 1);
+    assert_eq!((&narrow[0]["provider"], &narrow[0]["endpoints"]), (&json!("two"), &json!(["two"])));
+    assert_eq!(narrow[0]["root"], json!("mb"));
+}
