@@ -80,7 +80,7 @@ pub struct Running {
     addrs: Vec<SocketAddr>,
     handle: ServerHandle,
     front: Option<JoinHandle<()>>,
-    helm: Arc<ConfigManager>,
+    config_manager: Arc<ConfigManager>,
     health: Health,
     jobs: Option<Jobs>,
     shared: Arc<SnapshotStore>,
@@ -114,9 +114,9 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let addrs = addrs.map_err(StartError::System)?;
     let main = (ListenerKind::Main, "main", &config.server.host);
     let listed = config.listeners.iter().map(|one| (ListenerKind::Listed, one.name.as_str(), &one.host));
-    let page = own.map(|_| (ListenerKind::AdminHandler, "admin", &config.admin.host));
+    let page = own.map(|_| (ListenerKind::Admin, "admin", &config.admin.host));
     let all = std::iter::once(main).chain(listed).chain(page).zip(&addrs);
-    let bound = all.map(|((kind, name, host), addr)| ListenerState::new(kind, name, host, *addr)).collect();
+    let listener_states = all.map(|((kind, name, host), addr)| ListenerState::new(kind, name, host, *addr)).collect();
     let server = config.server.clone();
     let epoch = time::now();
     let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone(), epoch))).collect();
@@ -127,16 +127,16 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     let (hand_over, take_over) = bounded::<EventLoop>(1);
     let front = std::thread::Builder::new().name("front".into());
     let front = front.spawn(move || take_over.into_iter().for_each(EventLoop::run)).map_err(StartError::System)?;
-    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&net), bound, Arc::clone(&budget)));
+    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&net), listener_states, Arc::clone(&budget)));
     let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
     let admin = admin.map_err(StartError::Routes)?;
     let base = Mutex::new(config.clone());
     let token = Secret::new(random::request_id() + &random::request_id());
-    let (door, read) = (OnceLock::new(), OnceLock::new());
-    let helm = Arc::new(ConfigManager { proxy, shared, base, admin, token, door, read });
-    let ConfigManager { proxy, shared, .. } = &*helm;
+    let (server_handle, read) = (OnceLock::new(), OnceLock::new());
+    let config_manager = Arc::new(ConfigManager { proxy, shared, base, admin, token, server_handle, read });
+    let ConfigManager { proxy, shared, .. } = &*config_manager;
     // The page's routes are there before anybody asks.
-    helm.put(None).map_err(StartError::ConfigControl)?;
+    config_manager.put(None).map_err(StartError::ConfigControl)?;
     proxy.warn_of_open_listeners();
     let health = health::start(shared, inbox, &net).map_err(StartError::System)?;
     let work = |proxy: &Arc<Proxy>| {
@@ -145,30 +145,30 @@ pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) 
     };
     let control =
         WorkerPool::start("control", CONTROL_WORKERS, CONTROL_BACKLOG, work(proxy)).map_err(StartError::System)?;
-    let lane = WorkerPool::start("proxy", server.workers, server.backlog, work(proxy)).map_err(StartError::System)?;
-    let door = ServerConfig {
+    let pool = WorkerPool::start("proxy", server.workers, server.backlog, work(proxy)).map_err(StartError::System)?;
+    let server_handle = ServerConfig {
         listeners,
         max_connections: connections(server.max_connections, server.workers, files),
-        desk: Arc::clone(proxy) as _,
+        handler: Arc::clone(proxy) as _,
         control,
-        proxy: lane,
+        proxy: pool,
         server: server.clone(),
         budget: Arc::clone(&budget),
     };
-    let (ready, handle) = EventLoop::new(door).map_err(StartError::System)?;
+    let (ready, handle) = EventLoop::new(server_handle).map_err(StartError::System)?;
     proxy.meet(handle.clone());
     let settings = shared.load().config.jobs.clone();
     let jobs = settings.enabled.then(|| jobs::start(&settings, proxy, shared)).transpose();
     let jobs = jobs.map_err(|e| StartError::Jobs(settings.dir, e))?;
-    let _ = helm.door.set(handle.clone());
-    if let Some(admin) = &helm.admin {
-        let weak = Arc::downgrade(&helm);
-        admin.take_helm(weak);
+    let _ = config_manager.server_handle.set(handle.clone());
+    if let Some(admin) = &config_manager.admin {
+        let weak = Arc::downgrade(&config_manager);
+        admin.set_config_control(weak);
     }
     // Never full: it is the only one.
     let _ = hand_over.send(ready);
     let shared = Arc::clone(shared);
-    Ok(Running { addrs, handle, front: Some(front), helm, health, jobs, shared })
+    Ok(Running { addrs, handle, front: Some(front), config_manager, health, jobs, shared })
 }
 
 /// `maxConnections`, lowered so that connections to endpoints still find descriptors.
@@ -210,7 +210,7 @@ impl Running {
     /// The page's address with the token that was made for it; none where the configuration has a token, or no page.
     pub fn admin_link(&self) -> Option<String> {
         let admin = &self.shared.load().config.admin;
-        let token = admin.token.as_ref().filter(|token| admin.enabled && **token == self.helm.token)?;
+        let token = admin.token.as_ref().filter(|token| admin.enabled && **token == self.config_manager.token)?;
         // The page's own listener is bound last.
         let mut addr = if admin.port.is_some() { *self.addrs.last()? } else { self.addrs[0] };
         match addr.ip() {
@@ -222,7 +222,7 @@ impl Running {
     }
 
     /// The door: its loop's pulse, its connections.
-    pub fn door(&self) -> &ServerHandle {
+    pub fn server_handle(&self) -> &ServerHandle {
         &self.handle
     }
 
@@ -237,17 +237,17 @@ impl Running {
     /// # Errors
     /// The page's file of routes does not fit to it; the old one stays in force.
     pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, String> {
-        self.helm.take(config)
+        self.config_manager.take(config)
     }
 
     /// A reload came to nothing.
     pub fn note_failed_reload(&self) {
-        self.helm.proxy.note_reload(false);
+        self.config_manager.proxy.note_reload(false);
     }
 
     /// How the configuration is read again when the page asks for it.
     pub fn read_by(&self, read: Box<dyn Fn() -> Result<Config, String> + Send + Sync>) {
-        let _ = self.helm.read.set(read);
+        let _ = self.config_manager.read.set(read);
     }
 
     /// Whether the front has ended without being asked: nothing can be served any more.
@@ -268,10 +268,10 @@ impl Running {
         if let Some(jobs) = &self.jobs {
             jobs.close();
         }
-        if let Some(admin) = &self.helm.admin {
+        if let Some(admin) = &self.config_manager.admin {
             admin.close();
         }
-        self.helm.proxy.drain();
+        self.config_manager.proxy.drain();
         self.handle.drain();
         let (ended, end) = crossbeam_channel::bounded::<()>(1);
         let waiter = std::thread::Builder::new().name("drain".into()).spawn(move || {

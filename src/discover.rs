@@ -88,7 +88,7 @@ pub fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
         body: [&[], &[], &[]],
         rest: None,
         timeouts: Timeouts { total: Some(PATIENCE), ..Timeouts::default() },
-        gone: None,
+        cancel: None,
         watch: None,
     };
     let mut answer = UpstreamClient::new(endpoint, 1).ok()?.send(&order).ok()?;

@@ -255,8 +255,8 @@ impl Keeper {
             let Config { health_check, .. } = &*old.config;
             let repeats = schedule.repeats(&seen, health_check.interval, now);
             old.with(name, |endpoint| {
-                let before = if repeats { endpoint.standing.uncounted() } else { endpoint.standing.clone() };
-                let standing = match endpoint.config.probe {
+                let before = if repeats { endpoint.health.uncounted() } else { endpoint.health.clone() };
+                let health = match endpoint.config.probe {
                     Probe::Never => unprobed(&before, seen, at),
                     _ if by_probe || seen == Observation::Loading => {
                         before.observe(seen, health_check.failure_threshold, at)
@@ -268,10 +268,10 @@ impl Keeper {
                     endpoint.live.restarted();
                     restarted = Some(Arc::clone(&endpoint.live));
                 }
-                if standing.state != before.state {
-                    change = Some((before.state, standing.clone()));
+                if health.state != before.state {
+                    change = Some((before.state, health.clone()));
                 }
-                endpoint.standing = standing;
+                endpoint.health = health;
                 schedule.settle(endpoint, now);
             })
         });

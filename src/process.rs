@@ -223,15 +223,15 @@ fn try_out(options: &Options) -> Result<(), End> {
     let demo = demo::start().map_err(|e| End::new(1, format!("the demo servers cannot start: {e}")))?;
     let mut config = demo::config(&demo);
     override_by(options, &mut config)?;
-    stay(options, Loaded::new(config, None, Vec::new()), Some(&demo))
+    serve_until_signal(options, Loaded::new(config, None, Vec::new()), Some(&demo))
 }
 
 fn serve(options: &Options) -> Result<(), End> {
-    stay(options, configuration(options)?, None)
+    serve_until_signal(options, configuration(options)?, None)
 }
 
 /// Serves until told to stop.
-fn stay(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
+fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
     let memory = load::memory_limit();
     loaded.warnings.extend(fit_memory(&mut loaded.config.server, memory));
     let log = log_writer::install(&loaded.config.log);
@@ -246,7 +246,7 @@ fn stay(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<()
         log::info!("endpoint {endpoint}");
     }
     let started = app::start_on(loaded.base(), handed_over(), load::descriptor_limit());
-    let running = started.inspect_err(|_| last_words(log))?;
+    let running = started.inspect_err(|_| flush_logs(log))?;
     let source = (options.clone(), loaded.file.clone());
     let read = move || {
         let (options, Some(file)) = &source else {
@@ -283,7 +283,7 @@ fn stay(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<()
         log::info!("stopping: requests in progress may finish");
         running.stop();
     }
-    last_words(log);
+    flush_logs(log);
     end
 }
 
@@ -296,7 +296,7 @@ fn watch(
 ) -> Result<(), End> {
     let watchdog = watchdog_interval(load::env("WATCHDOG_USEC"), load::env("WATCHDOG_PID"));
     let pulse = watchdog.map_or(PULSE, |interval| interval.min(PULSE));
-    let mut beats = running.door().beats();
+    let mut beats = running.server_handle().beats();
     loop {
         match signals.recv_timeout(pulse) {
             Ok(Signal::Stop) => return Ok(()),
@@ -313,11 +313,11 @@ fn watch(
             }
             Err(RecvTimeoutError::Timeout) => {
                 if watchdog.is_some() {
-                    let now = running.door().beats();
+                    let now = running.server_handle().beats();
                     if now != std::mem::replace(&mut beats, now) {
                         service.watchdog();
                     }
-                    running.door().nudge();
+                    running.server_handle().nudge();
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return Err(End::new(1, "signals cannot be heard any more")),
@@ -358,7 +358,7 @@ fn handed_over() -> Option<TcpListener> {
     listenfd::ListenFd::from_env().take_tcp_listener(0).ok().flatten()
 }
 
-fn last_words(log: LoggerHandle) {
+fn flush_logs(log: LoggerHandle) {
     let _ = log.flush(time::now() + LAST_WORDS);
 }
 

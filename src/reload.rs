@@ -27,7 +27,7 @@ pub struct ConfigManager {
     /// The page.
     pub admin: Option<Arc<Admin>>,
     /// Bounds of heads and bodies change there.
-    pub door: OnceLock<ServerHandle>,
+    pub server_handle: OnceLock<ServerHandle>,
     /// How the file is read again.
     pub read: OnceLock<Read>,
 }
@@ -58,7 +58,7 @@ impl ConfigManager {
         let old = &snapshot.config.server;
         let new = &merged.server;
         let is_local = old.host == "localhost" || old.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        if new.host != old.host && !is_local && merged.keys.is_empty() && !snapshot.callers.is_open() {
+        if new.host != old.host && !is_local && merged.keys.is_empty() && !snapshot.key_ring.is_open() {
             let text = "auth.keys is empty now, and server.host changes only with a restart: until then the old address \
                 would be open to everybody who reaches it; restart instead";
             return Err(text.into());
@@ -97,12 +97,12 @@ impl ConfigManager {
         (new.workers, new.backlog, new.max_connections) = (old.workers, old.backlog, old.max_connections);
         new.body_memory = old.body_memory;
         self.proxy.note_reload(true);
-        if let Some(door) = self.door.get() {
-            door.obey(new);
+        if let Some(server_handle) = self.server_handle.get() {
+            server_handle.obey(new);
         }
         self.shared.update(|old| old.reconfigured(merged, time::now()));
         // Endpoints that are new, or elsewhere now, are asked at once.
-        if self.door.get().is_some() {
+        if self.server_handle.get().is_some() {
             self.shared.notify(HealthEvent::Force(Box::new(|| ())));
         }
         *base = config;

@@ -186,14 +186,14 @@ pub fn rename(data: &[u8]) {
 /// notice of the line that differs in every request of Claude Code.
 pub fn chain(data: &[u8]) {
     let affinity = Affinity::default();
-    let marks = |body: &[u8]| affinity.marks(body, "m", std::iter::empty());
-    let found = marks(data);
-    assert!(found.links.len() <= 256 && found.hints.len() <= 3);
+    let hashes = |body: &[u8]| affinity.hashes(body, "m", std::iter::empty());
+    let found = hashes(data);
+    assert!(found.links.len() <= 256 && found.session_keys.len() <= 3);
     // A repeated member counts in the bytes, but not in the value.
     let Ok(mut value @ Value::Object(_)) = serde_json::from_slice::<Value>(data) else { return };
-    let of = |value: &Value| marks(value.to_string().as_bytes());
+    let of = |value: &Value| hashes(value.to_string().as_bytes());
     let before = of(&value);
-    assert_eq!(before, marks(serde_json::to_string_pretty(&value).expect("a value").as_bytes()));
+    assert_eq!(before, hashes(serde_json::to_string_pretty(&value).expect("a value").as_bytes()));
     let system = value.get("system").and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
     if let Some(system) = system {
         value["system"] = json!(format!("x-anthropic-billing-header: cch={};\n{system}", data.len()));
@@ -203,8 +203,8 @@ pub fn chain(data: &[u8]) {
         && messages.len() < 200
     {
         messages.push(json!({"role": "user", "content": "the next turn"}));
-        let PrefixHashes { links, hints } = of(&value);
-        assert_eq!((&links[..before.links.len()], hints), (&before.links[..], before.hints));
+        let PrefixHashes { links, session_keys } = of(&value);
+        assert_eq!((&links[..before.links.len()], session_keys), (&before.links[..], before.session_keys));
         assert_eq!(links.len(), before.links.len() + 1);
     }
 }

@@ -63,8 +63,11 @@ impl Admin {
             "cancel" if self.proxy.activity().stop(&name) => Ok(done(format!("The request {name} is being stopped."))),
             "cancel" => Err(Failure::new(Kind::PathNotFound, "No request of this id is in progress.")),
             "reload" => {
-                let later =
-                    self.helm().ok_or_else(gone)?.reload().map_err(|why| Failure::new(Kind::InvalidBody, why))?;
+                let later = self
+                    .config_manager()
+                    .ok_or_else(cancel)?
+                    .reload()
+                    .map_err(|why| Failure::new(Kind::InvalidBody, why))?;
                 Ok(LocalResponse::json(
                     StatusCode::OK,
                     &json!({"message": "The configuration was reloaded.", "restart": later}),
@@ -76,7 +79,7 @@ impl Admin {
                     return Err(Failure::new(Kind::PathNotFound, "There is no endpoint of this name."));
                 }
                 lock(&self.switched).insert(name.clone(), button == "enable");
-                self.helm().ok_or_else(gone)?.steer().map_err(|why| Failure::new(Kind::Internal, why))?;
+                self.config_manager().ok_or_else(cancel)?.steer().map_err(|why| Failure::new(Kind::Internal, why))?;
                 log::info!("admin: endpoint {name} was switched {}", if button == "enable" { "on" } else { "off" });
                 Ok(done(format!("The endpoint {name} is {button}d until the next start.")))
             }
@@ -111,8 +114,8 @@ impl Admin {
         request: &Request,
         change: impl FnOnce(&mut Value) -> Option<(String, Vec<(String, String)>)>,
     ) -> Result<LocalResponse, Failure> {
-        let helm = self.helm().ok_or_else(gone)?;
-        let base = helm.base();
+        let config_manager = self.config_manager().ok_or_else(cancel)?;
+        let base = config_manager.base();
         let _turn = lock(&self.changing);
         let disk = self.on_disk().map_err(|error| unreadable(&error.to_string()))?;
         // What somebody wrote by hand meanwhile is not lost.
@@ -149,7 +152,7 @@ impl Admin {
         self.write(by_hand.as_deref(), &text)?;
         let tag = etag(&text);
         *lock(&self.file) = text;
-        helm.steer().map_err(|why| {
+        config_manager.steer().map_err(|why| {
             Failure::new(Kind::Internal, format!("The file of routes was written, but is not in force: {why}"))
         })?;
         log::info!("admin: {message}");
@@ -199,7 +202,7 @@ fn not_allowed(methods: &str) -> Failure {
     Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."))
 }
 
-pub(super) fn gone() -> Failure {
+pub(super) fn cancel() -> Failure {
     Failure::new(Kind::Draining, "The proxy is being stopped.")
 }
 

@@ -4,7 +4,7 @@ use super::Admin;
 use crate::api::errors::{Failure, Kind};
 use crate::http::head::Fields;
 use crate::http::request::Request;
-use crate::http::response::{Length, Reply};
+use crate::http::response::{Length, Response};
 use crate::proxy::context::RequestContext;
 use crate::util::time;
 use crossbeam_channel::bounded;
@@ -39,35 +39,35 @@ fn seat(admin: &Arc<Admin>, viewers: &AtomicUsize) -> Option<Seat> {
 
 impl Admin {
     /// `GET /admin/events`: all at first, then each second what has changed.
-    pub(super) fn watch(&self, visit: RequestContext, request: Request, reply: Reply) {
+    pub(super) fn watch(&self, context: RequestContext, request: Request, response: Response) {
         let seat = self.me().and_then(|admin| seat(&admin, &self.viewers));
         let (give, take) = bounded(1);
         let work = move || {
-            if let Ok((seat, visit, request, reply)) = take.recv() {
-                show(&seat, &visit, &request, reply);
+            if let Ok((seat, context, request, response)) = take.recv() {
+                show(&seat, &context, &request, response);
             }
         };
         let spawned = std::thread::Builder::new().name("page".into()).stack_size(512 << 10).spawn(work);
         let why = match (seat, spawned) {
-            (Some(seat), Ok(_)) => return drop(give.send((seat, visit, request, reply))),
+            (Some(seat), Ok(_)) => return drop(give.send((seat, context, request, response))),
             (None, _) => "Too many pages are open; close one of them.",
             (_, Err(error)) => {
                 log::warn!("admin: no thread for a live view: {error}");
                 "The system gives no thread for a live view."
             }
         };
-        visit.refuse(reply, &request.head, &Failure::new(Kind::Overloaded, why).retry_after(EVERY));
+        context.refuse(response, &request.head, &Failure::new(Kind::Overloaded, why).retry_after(EVERY));
     }
 }
 
 /// One event at a time: the next is made when the client has taken the last, so a slow one costs no memory.
-fn show(seat: &Seat, visit: &RequestContext, request: &Request, mut reply: Reply) {
+fn show(seat: &Seat, context: &RequestContext, request: &Request, mut response: Response) {
     let admin = &*seat.0;
-    let mut held = admin.proxy.budget.hold(Some(visit.client));
-    let mut fields = Fields::clone(&visit.common);
+    let mut held = admin.proxy.budget.hold(Some(context.client));
+    let mut fields = Fields::clone(&context.common);
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    reply.wait_for_client();
-    reply.start(StatusCode::OK, &fields, Length::Open);
+    response.wait_for_client();
+    response.start(StatusCode::OK, &fields, Length::Open);
     let (mut seen, mut models, mut running) = (Value::Null, Value::Null, HashMap::new());
     while !admin.closed.is_cancelled() {
         let mut status = admin.status(&seen);
@@ -81,12 +81,12 @@ fn show(seat: &Seat, visit: &RequestContext, request: &Request, mut reply: Reply
         running = shorten(&mut status["running"], &running);
         let event = format!("data: {status}\n\n");
         let is_taken = held.resize((event.len() * COPIES) as u64)
-            && reply.piece(event.as_bytes()).and_then(|()| reply.flush()).is_ok();
-        if !is_taken || request.gone.wait_until(time::now() + EVERY, time::now) {
-            return reply.cut();
+            && response.write_chunk(event.as_bytes()).and_then(|()| response.flush()).is_ok();
+        if !is_taken || request.cancel.wait_until(time::now() + EVERY, time::now) {
+            return response.abort();
         }
     }
-    reply.finish();
+    response.finish();
 }
 
 /// Leaves of requests that were told of before only what has changed, and not their age, which the page reckons.

@@ -16,7 +16,7 @@ pub struct Rules<'a> {
     /// The page's settings.
     pub admin: &'a Admin,
     /// Keys, of which some open the page; they count wrong tokens too.
-    pub callers: &'a KeyRing,
+    pub key_ring: &'a KeyRing,
     /// More names that this proxy may be called by.
     pub hosts: &'a [String],
     /// Peers whose `X-Forwarded-For` is believed.
@@ -49,9 +49,9 @@ fn is_shell(path: &str) -> bool {
 }
 
 fn opened(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<Opened, Failure> {
-    let Rules { admin, callers, .. } = rules;
+    let Rules { admin, key_ring, .. } = rules;
     let is_token = |shown: &str| admin.token.as_ref().is_some_and(|token| *token == Secret::new(shown));
-    let is_admins = |shown: &str| callers.identify(shown).is_some_and(|caller| caller.admin);
+    let is_admins = |shown: &str| key_ring.identify(shown).is_some_and(|client_key| client_key.admin);
     let shown = auth::shown(head);
     if shown.iter().any(|shown| is_token(shown) | is_admins(shown)) {
         return Ok(Opened::Token);
@@ -63,7 +63,7 @@ fn opened(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<
         return Err(Failure::new(Kind::Unauthorized, "The page needs its token: Authorization: Bearer TOKEN."));
     }
     let client = cors::client(head, peer, rules.trusted);
-    Err(auth::wrong(callers, client, "This token does not open the page.", now))
+    Err(auth::wrong(key_ring, client, "This token does not open the page.", now))
 }
 
 /// A proxy on this machine brought it: its client may be anywhere. nginx before 1.29 speaks HTTP/1.0 by default.

@@ -13,7 +13,7 @@ use crate::config::{Config, Problem, load};
 use crate::http::handler::From;
 use crate::http::head::Head;
 use crate::http::request::Request;
-use crate::http::response::Reply;
+use crate::http::response::Response;
 use crate::proxy::admin_handler::{AdminHandler, Opened};
 use crate::proxy::context::RequestContext;
 use crate::proxy::job_store::LocalResponse;
@@ -61,7 +61,7 @@ pub struct Admin {
     changing: Mutex<()>,
     /// Endpoints switched by hand, until the next start.
     switched: Mutex<BTreeMap<String, bool>>,
-    helm: OnceLock<Weak<dyn ConfigControl>>,
+    config_manager: OnceLock<Weak<dyn ConfigControl>>,
     /// Itself, for threads that outlive a request.
     me: OnceLock<Weak<Self>>,
     viewers: AtomicUsize,
@@ -106,7 +106,7 @@ impl Admin {
             file: Mutex::new(text),
             changing: Mutex::default(),
             switched: Mutex::default(),
-            helm: OnceLock::new(),
+            config_manager: OnceLock::new(),
             me: OnceLock::new(),
             viewers: AtomicUsize::new(0),
             closed: Arc::default(),
@@ -116,8 +116,8 @@ impl Admin {
     }
 
     /// From now on changes come into force through this.
-    pub fn take_helm(self: &Arc<Self>, helm: Weak<dyn ConfigControl>) {
-        let _ = self.helm.set(helm);
+    pub fn set_config_control(self: &Arc<Self>, config_manager: Weak<dyn ConfigControl>) {
+        let _ = self.config_manager.set(config_manager);
         let _ = self.me.set(Arc::downgrade(self));
         let page: Arc<dyn AdminHandler> = Arc::clone(self) as _;
         self.proxy.show(Arc::downgrade(&page));
@@ -170,15 +170,15 @@ impl Admin {
         self.me.get()?.upgrade()
     }
 
-    fn helm(&self) -> Option<Arc<dyn ConfigControl>> {
-        self.helm.get()?.upgrade()
+    fn config_manager(&self) -> Option<Arc<dyn ConfigControl>> {
+        self.config_manager.get()?.upgrade()
     }
 
     fn opened(&self, head: &Head, peer: std::net::IpAddr) -> Result<Opened, Failure> {
         let snapshot = self.shared.load();
         let rules = Rules {
             admin: &snapshot.config.admin,
-            callers: &snapshot.callers,
+            key_ring: &snapshot.key_ring,
             hosts: &snapshot.config.server.allowed_hosts,
             trusted: &snapshot.config.server.trusted_proxies,
         };
@@ -191,32 +191,32 @@ impl AdminHandler for Admin {
         self.opened(head, from.peer)
     }
 
-    fn serve(&self, visit: RequestContext, request: Request, reply: Reply) {
+    fn serve(&self, context: RequestContext, request: Request, response: Response) {
         // Asked again, because who may come in can have changed while the body came.
         let opened = match self.opened(&request.head, request.peer) {
             Ok(opened) => opened,
-            Err(failure) => return visit.refuse(reply, &request.head, &failure),
+            Err(failure) => return context.refuse(response, &request.head, &failure),
         };
         let path = request.head.target.canonical().into_owned();
         let rest = path.strip_prefix("/admin").unwrap_or_default().to_owned();
         if !(rest.starts_with("/config") || rest == "/reload") {
-            return self.answer(visit, request, reply, &rest, opened);
+            return self.answer(context, request, response, &rest, opened);
         }
         // What works with the disk waits for its turn there, and holds no other control thread up.
-        let Some(admin) = self.me() else { return visit.refuse(reply, &request.head, &actions::gone()) };
+        let Some(admin) = self.me() else { return context.refuse(response, &request.head, &actions::cancel()) };
         self.proxy.disk.run(Box::new(move |has_room| match has_room {
-            true => admin.answer(visit, request, reply, &rest, opened),
+            true => admin.answer(context, request, response, &rest, opened),
             false => {
                 let text = "Too many requests wait for the disk; try again later.";
                 let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
-                visit.refuse(reply, &request.head, &failure);
+                context.refuse(response, &request.head, &failure);
             }
         }));
     }
 }
 
 impl Admin {
-    fn answer(&self, visit: RequestContext, request: Request, reply: Reply, rest: &str, opened: Opened) {
+    fn answer(&self, context: RequestContext, request: Request, response: Response, rest: &str, opened: Opened) {
         let is_read = request.head.method == Method::GET || request.head.method == Method::HEAD;
         let asset = |kind: &'static str, text: &str| LocalResponse {
             status: StatusCode::OK,
@@ -232,14 +232,14 @@ impl Admin {
             "/" if is_read => Ok(asset("text/html; charset=utf-8", PAGE)),
             "/page.css" if is_read => Ok(asset("text/css; charset=utf-8", STYLE)),
             "/page.js" if is_read => Ok(asset("text/javascript; charset=utf-8", SCRIPT)),
-            "/events" if request.head.method == Method::GET => return self.watch(visit, request, reply),
+            "/events" if request.head.method == Method::GET => return self.watch(context, request, response),
             "/status" if is_read => Ok(LocalResponse::json(StatusCode::OK, &self.status(&Value::Null))),
             "/config" if is_read => self.shown(&request, opened),
             _ => self.act(&request, rest),
         };
         match told {
-            Ok(told) => visit.told(reply, &request, &told),
-            Err(failure) => visit.refuse(reply, &request.head, &failure),
+            Ok(told) => context.told(response, &request, &told),
+            Err(failure) => context.refuse(response, &request.head, &failure),
         }
     }
 }

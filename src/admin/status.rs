@@ -13,15 +13,15 @@ impl Admin {
     /// All of it; of what only grows, what is new since the numbers of `seen`.
     pub(super) fn status(&self, seen: &Value) -> Value {
         let snapshot = self.shared.load();
-        let pulse = self.proxy.pulse();
+        let stats = self.proxy.stats();
         let after = |name: &str| seen[name].as_u64().unwrap_or(0);
         let (recent, last_recent) = self.proxy.activity().recent(after("recent"));
         let (log, last_log) = log_writer::tail(after("log"));
         let base = self
-            .helm
+            .config_manager
             .get()
             .and_then(std::sync::Weak::upgrade)
-            .map(|helm: std::sync::Arc<dyn ConfigControl>| helm.base());
+            .map(|config_manager: std::sync::Arc<dyn ConfigControl>| config_manager.base());
         // One that only a route brings which does not use it is nothing to look at.
         let is_known =
             |name: &str| base.as_ref().is_none_or(|base: &Config| base.endpoints.iter().any(|one| one.name == name));
@@ -41,15 +41,15 @@ impl Admin {
             "time": time::iso(time::wall()),
             "healthy": snapshot.is_healthy(),
             "strategy": snapshot.config.routing.strategy.as_str(),
-            "queue": pulse.waiting,
-            "busy": pulse.busy,
+            "queue": stats.waiting,
+            "busy": stats.busy,
             "workers": snapshot.config.server.workers,
-            "connections": pulse.connections,
-            "reload_success": pulse.reloaded,
+            "connections": stats.connections,
+            "reload_success": stats.reloaded,
             "log_dropped": log_writer::dropped(),
-            "keys": !snapshot.callers.is_open(),
+            "keys": !snapshot.key_ring.is_open(),
             "apart": snapshot.config.admin.port.is_some(),
-            "jobs": pulse.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
+            "jobs": stats.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
             "endpoints": endpoints,
             "models": models(&snapshot.config, base.as_ref(), &snapshot.endpoints),
             "running": running,
@@ -61,21 +61,21 @@ impl Admin {
 }
 
 fn view(endpoint: &Endpoint, speed: f64) -> Value {
-    let standing = &endpoint.standing;
+    let health = &endpoint.health;
     let base = &endpoint.config.base;
     let [generated, prompt, cached] = endpoint.live.tokens();
-    let state = if endpoint.config.enabled { standing.state.as_str() } else { "off" };
-    let why = match standing.state {
+    let state = if endpoint.config.enabled { health.state.as_str() } else { "off" };
+    let why = match health.state {
         _ if !endpoint.config.enabled => Some("switched off".to_owned()),
         State::Busy => Some("probe timed out while requests are in progress".to_owned()),
         _ if endpoint.live.is_cooling(time::now()) => {
-            Some(standing.last_error.clone().unwrap_or("answered 429, waiting as it asked".into()))
+            Some(health.last_error.clone().unwrap_or("answered 429, waiting as it asked".into()))
         }
-        _ => standing.last_error.clone(),
+        _ => health.last_error.clone(),
     };
     json!({
         "name": endpoint.name(), "address": format!("{}:{}", base.host, base.port), "enabled": endpoint.config.enabled, "state": state, "why": why,
-        "failures": standing.failures, "last_check": standing.last_check.map(time::iso), "slots": endpoint.limit(),
+        "failures": health.failures, "last_check": health.last_check.map(time::iso), "slots": endpoint.limit(),
         "in_flight": endpoint.live.in_flight(), "weight": endpoint.config.weight, "context": endpoint.context,
         "tokens_per_second": speed, "generated": generated, "prompt": prompt, "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
     })

@@ -27,11 +27,11 @@ pub struct PrefixHashes {
     /// Link n stands for the model, its tools and system prompt, and the first n messages. Oldest first.
     pub links: Vec<u64>,
     /// What the client says itself, the strongest first: session headers, `prompt_cache_key`, `metadata.user_id`, `user`.
-    pub hints: Vec<u64>,
+    pub session_keys: Vec<u64>,
 }
 
 /// The marks of a JSON body for `model`, and of session headers in their order of strength.
-pub fn marks<'a>(
+pub fn hashes<'a>(
     body: &[u8],
     model: &str,
     sessions: impl Iterator<Item = &'a [u8]>,
@@ -42,11 +42,11 @@ pub fn marks<'a>(
     let found = reader.deserialize_map(Body(keys)).unwrap_or_default();
     let seed = keys.hash_one((model, found.tools, found.system));
     let links = found.chain.links.iter().map(|link| keys.hash_one((seed, link))).collect();
-    let mut hints: Vec<u64> = sessions.map(|session| keys.hash_one(("session", model, session))).collect();
-    hints.extend(found.cache_key.map(|key| keys.hash_one(("prompt_cache_key", model, key))));
-    hints.extend(found.session.map(|session| keys.hash_one(("metadata", model, session))));
-    hints.extend(found.user.map(|user| keys.hash_one(("user", model, user))));
-    PrefixHashes { links, hints }
+    let mut session_keys: Vec<u64> = sessions.map(|session| keys.hash_one(("session", model, session))).collect();
+    session_keys.extend(found.cache_key.map(|key| keys.hash_one(("prompt_cache_key", model, key))));
+    session_keys.extend(found.session.map(|session| keys.hash_one(("metadata", model, session))));
+    session_keys.extend(found.user.map(|user| keys.hash_one(("user", model, user))));
+    PrefixHashes { links, session_keys }
 }
 
 /// One message or block.

@@ -91,11 +91,11 @@ fn endpoint(out: &mut String, endpoint: &Endpoint) {
         MaxConcurrent::Most(most) => most.to_string(),
     };
     line("maxConcurrent", most);
-    let gone = match endpoint.on_client_gone {
+    let cancel = match endpoint.on_client_gone {
         OnClientGone::Cancel => "cancel",
         OnClientGone::Finish => "finish",
     };
-    line("onClientGone", gone.into());
+    line("onClientGone", cancel.into());
     line("timeouts", timeouts(&endpoint.timeouts));
     line("proxy", endpoint.proxy.as_ref().map_or("null".into(), proxy));
     line("userAgent", or_null(endpoint.user_agent.as_deref()));

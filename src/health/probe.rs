@@ -200,7 +200,7 @@ fn get(channel: &UpstreamClient, task: &Task, path: &str) -> Got {
         body: [&[], &[], &[]],
         rest: None,
         timeouts: Timeouts { connect, first_byte: None, idle: None, total: Some(total) },
-        gone: None,
+        cancel: None,
         watch: None,
     };
     let mut answer = channel.send(&order)?;

@@ -114,12 +114,12 @@ impl Schedule {
 
     fn list_due(&self, view: View<'_>) -> Option<Instant> {
         let ttl = view.config.models_ttl();
-        let alone = discovers(view) && !ttl.is_zero() && view.endpoint.standing.is_available();
+        let alone = discovers(view) && !ttl.is_zero() && view.endpoint.health.is_available();
         self.listed_at.filter(|_| alone).map(|at| at + ttl.max(LEAST_TTL))
     }
 
     fn slots_due(&self, view: View<'_>) -> Option<Instant> {
-        let since = view.abandoned.filter(|_| view.endpoint.standing.is_available())? + NOTICES_AFTER;
+        let since = view.abandoned.filter(|_| view.endpoint.health.is_available())? + NOTICES_AFTER;
         Some(self.slots_at.map_or(since, |at| since.max(at + EXTRAS_EVERY)))
     }
 
@@ -168,7 +168,7 @@ impl Schedule {
     /// A list is read with a probe in a round that reads lists, when there is none yet, when each round reads one, and
     /// of a server that was away, since it may serve something else now.
     fn is_list_wanted(&self, view: View<'_>) -> bool {
-        let is_back = self.config.probe != Probe::Never && !view.endpoint.standing.answered;
+        let is_back = self.config.probe != Probe::Never && !view.endpoint.health.answered;
         self.reads_list || self.listed_at.is_none() || view.config.models_ttl().is_zero() || is_back
     }
 
@@ -225,20 +225,20 @@ impl Schedule {
 
     /// Its standing has changed, or was confirmed: when to ask again.
     pub fn settle(&mut self, endpoint: &Endpoint, now: Instant) {
-        let standing = &endpoint.standing;
-        if standing.answered {
+        let health = &endpoint.health;
+        if health.answered {
             self.failed_at = None;
         }
-        if !standing.is_available() {
+        if !health.is_available() {
             self.has_no_props = false;
         }
-        let is_down = !standing.is_available() || (endpoint.is_unheard() && standing.state == State::Failing);
+        let is_down = !health.is_available() || (endpoint.is_unheard() && health.state == State::Failing);
         if !is_down {
             self.down_since = None;
             return;
         }
         let since = *self.down_since.get_or_insert(now);
-        if standing.state == State::Loading {
+        if health.state == State::Loading {
             self.due = self.due.min(now + LOADING_AGAIN);
         } else if now.saturating_duration_since(since) < DOWN_LONG {
             self.due = self.due.min(now + DOWN_AGAIN);

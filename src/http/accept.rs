@@ -61,7 +61,7 @@ impl EventLoop {
             return;
         }
         let _ = stream.set_nodelay(true);
-        let fits = self.tally.enter(peer);
+        let fits = self.per_ip.enter(peer);
         // An address that has its share takes nobody else's place; but what is said to it must end somewhere.
         let full = self.shared.connections.load(Ordering::Relaxed) >= self.max_connections && !self.evict(!fits);
         let slot = self.free.pop().unwrap_or_else(|| {

@@ -30,7 +30,7 @@ const LINGER_BYTES: u64 = 64 << 10;
 pub(super) struct Rules {
     pub limits: Limits,
     pub budget: Arc<Budget>,
-    pub desk: Arc<dyn Handler>,
+    pub handler: Arc<dyn Handler>,
     pub head_timeout: Duration,
     pub body_timeout: Duration,
     pub keep_alive: Duration,
@@ -42,11 +42,11 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub fn new(server: &Server, budget: Arc<Budget>, desk: Arc<dyn Handler>) -> Self {
+    pub fn new(server: &Server, budget: Arc<Budget>, handler: Arc<dyn Handler>) -> Self {
         Self {
             limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
             budget,
-            desk,
+            handler,
             head_timeout: server.head_timeout,
             body_timeout: server.body_timeout,
             keep_alive: server.keep_alive,
@@ -59,12 +59,12 @@ impl Rules {
     /// Other bounds from now on, for what is there already too.
     pub fn obey(&mut self, server: &Server) {
         let uploads = Arc::clone(&self.uploads);
-        *self = Self { uploads, ..Self::new(server, Arc::clone(&self.budget), Arc::clone(&self.desk)) };
+        *self = Self { uploads, ..Self::new(server, Arc::clone(&self.budget), Arc::clone(&self.handler)) };
     }
 
     /// Whether one more large body may be sent on as it comes.
     fn passes_on(&self, head: &Head, listener: usize) -> bool {
-        Arc::strong_count(&self.uploads) <= self.max_uploads && self.desk.passes_on(head, listener)
+        Arc::strong_count(&self.uploads) <= self.max_uploads && self.handler.passes_on(head, listener)
     }
 }
 
@@ -101,12 +101,12 @@ pub(super) enum State {
     /// A body is coming.
     Body(Box<Incoming>),
     /// A worker owns the connection.
-    Served { gone: Arc<CancelToken>, seen: Arc<AtomicBool> },
+    Served { cancel: Arc<CancelToken>, seen: Arc<AtomicBool> },
     /// Bytes that the client does not read, then the rest of its life.
     Flush { rest: Unsent, keep: bool },
     /// Closed for writing. What still comes is thrown away, whatever its framing: a client that sends first and reads
     /// later must not be reset before it reads. Lasts as long as a body may, `until` at most.
-    Linger { pace: MinRate, spare: u64, until: Option<Instant> },
+    Linger { min_rate: MinRate, spare: u64, until: Option<Instant> },
 }
 
 pub(super) struct Incoming {
@@ -114,7 +114,7 @@ pub(super) struct Incoming {
     decoder: Decoder,
     body: Body,
     began: Instant,
-    pace: MinRate,
+    min_rate: MinRate,
 }
 
 /// A request that a worker can begin with.
@@ -197,9 +197,9 @@ impl Conn {
         self.buf = Vec::new();
         self.note_unread();
         let patience = if self.owed > 0 { rules.body_timeout } else { LINGER.min(rules.body_timeout / 2) };
-        let pace = MinRate::new(patience, now);
-        self.deadline = pace.next_look(now);
-        self.state = State::Linger { pace, spare: LINGER_BYTES, until: None };
+        let min_rate = MinRate::new(patience, now);
+        self.deadline = min_rate.next_look(now);
+        self.state = State::Linger { min_rate, spare: LINGER_BYTES, until: None };
         if draining {
             self.hasten(now);
         }
@@ -311,10 +311,10 @@ impl Conn {
                 }
             }
             State::Body(_) => self.feed(input, now, rules),
-            State::Linger { pace, spare, until } => {
-                pace.moved(input.len(), now);
+            State::Linger { min_rate, spare, until } => {
+                min_rate.moved(input.len(), now);
                 if self.owed > 0 && self.owed <= input.len() as u64 {
-                    *pace = MinRate::new(LINGER, now);
+                    *min_rate = MinRate::new(LINGER, now);
                 }
                 let excess = (input.len() as u64).saturating_sub(self.owed);
                 self.owed = self.owed.saturating_sub(input.len() as u64);
@@ -322,7 +322,7 @@ impl Conn {
                 if *spare == 0 {
                     return (Step::Close, 0);
                 }
-                self.deadline = until.map_or(pace.next_look(now), |until| until.min(pace.next_look(now)));
+                self.deadline = until.map_or(min_rate.next_look(now), |until| until.min(min_rate.next_look(now)));
                 (Step::Wait, 0)
             }
             State::Served { .. } | State::Flush { .. } => (Step::Wait, input.len()),
@@ -330,7 +330,7 @@ impl Conn {
     }
 
     fn begin_body(&mut self, head: Head, rest: &[u8], now: Instant, rules: &Rules) -> (Step, usize) {
-        let client = rules.desk.client(&head, self.from());
+        let client = rules.handler.client(&head, self.from());
         let body = Body::new(rules.budget.hold(client));
         let length = match head.framing {
             Framing::None => 0,
@@ -338,8 +338,8 @@ impl Conn {
             Framing::Chunked => u64::MAX,
         };
         // Without a key nobody makes us hold a body, or takes the place of one who has a key.
-        if (length > 0 || rules.desk.lane(&head, self.listener) == Pool::Proxy)
-            && let Err(failure) = rules.desk.admit(&head, self.from())
+        if (length > 0 || rules.handler.pool(&head, self.listener) == Pool::Proxy)
+            && let Err(failure) = rules.handler.admit(&head, self.from())
         {
             self.owed = length.saturating_sub(rest.len() as u64);
             return (Step::Refuse(Some(Box::new(head)), failure, now), 0);
@@ -352,8 +352,8 @@ impl Conn {
             let _ = (&*self.stream).write(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         let decoder = Decoder::new(head.framing, rules.limits.body);
-        let pace = MinRate::new(rules.body_timeout, now);
-        self.state = State::Body(Box::new(Incoming { head, decoder, body, began: now, pace }));
+        let min_rate = MinRate::new(rules.body_timeout, now);
+        self.state = State::Body(Box::new(Incoming { head, decoder, body, began: now, min_rate }));
         self.feed(rest, now, rules)
     }
 
@@ -361,12 +361,12 @@ impl Conn {
         let State::Body(incoming) = &mut self.state else {
             return (Step::Wait, 0);
         };
-        let Incoming { head, decoder, body, pace, .. } = &mut **incoming;
+        let Incoming { head, decoder, body, min_rate, .. } = &mut **incoming;
         let before = body.bytes().len();
         let grown = body.grow(|out| decoder.feed(input, out));
         let after = body.bytes().len();
-        pace.moved(after - before, now);
-        self.deadline = pace.next_look(now);
+        min_rate.moved(after - before, now);
+        self.deadline = min_rate.next_look(now);
         let is_large = before < LARGE && after >= LARGE;
         let complete = match grown {
             Some(Ok(progress)) if progress.complete => Ok(Some(progress.consumed)),
@@ -383,8 +383,8 @@ impl Conn {
             Ok(Some(consumed)) => (None, input.len() - consumed),
             Ok(None) => {
                 self.owes_unknown();
-                let pace = MinRate::new(rules.body_timeout, now);
-                (Some(Upload::new(Arc::clone(&self.stream), decoder, pace, Arc::clone(&rules.uploads))), 0)
+                let min_rate = MinRate::new(rules.body_timeout, now);
+                (Some(Upload::new(Arc::clone(&self.stream), decoder, min_rate, Arc::clone(&rules.uploads))), 0)
             }
             Err(failure) => {
                 self.owed = decoder.missing().unwrap_or(u64::MAX);
@@ -398,11 +398,11 @@ impl Conn {
     pub fn expire(&mut self, now: Instant, rules: &Rules) -> Step {
         match &mut self.state {
             State::Head { since: None } => Step::Close,
-            State::Linger { pace, until, .. } => {
-                if until.is_some_and(|until| until <= now) || pace.refusal(now).is_some() {
+            State::Linger { min_rate, until, .. } => {
+                if until.is_some_and(|until| until <= now) || min_rate.refusal(now).is_some() {
                     return Step::Close;
                 }
-                self.deadline = until.map_or(pace.next_look(now), |until| until.min(pace.next_look(now)));
+                self.deadline = until.map_or(min_rate.next_look(now), |until| until.min(min_rate.next_look(now)));
                 Step::Wait
             }
             State::Head { since: Some(began) } => {
@@ -410,8 +410,8 @@ impl Conn {
                 Step::Refuse(None, Failure::new(Kind::RequestTimeout, text), *began)
             }
             State::Body(incoming) => {
-                let Some(failure) = incoming.pace.refusal(now) else {
-                    self.deadline = incoming.pace.next_look(now);
+                let Some(failure) = incoming.min_rate.refusal(now) else {
+                    self.deadline = incoming.min_rate.next_look(now);
                     return Step::Wait;
                 };
                 let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {

@@ -4,7 +4,7 @@ use super::head::Head;
 use super::request::Request;
 use crate::api::errors::Failure;
 use crate::config;
-use crate::http::response::Reply;
+use crate::http::response::Response;
 use crate::http::workers::{ReturnQueue, WorkerPool};
 use crate::util::budget::Budget;
 use crate::util::lock::lock;
@@ -37,11 +37,11 @@ pub trait Handler: Send + Sync + 'static {
         Some(from.peer)
     }
     /// The lane of a request, by its head.
-    fn lane(&self, head: &Head, listener: usize) -> Pool;
+    fn pool(&self, head: &Head, listener: usize) -> Pool;
     /// Answers a request that the door or a full lane refuses, and logs it.
-    fn refuse(&self, refused: Refused<'_>, reply: Reply);
+    fn refuse(&self, refused: Refused<'_>, response: Response);
     /// Ends a request whose client left before a worker took it, and logs it.
-    fn left(&self, request: &Request, reply: Reply);
+    fn left(&self, request: &Request, response: Response);
 }
 
 /// Where a request came from, and in.
@@ -76,7 +76,7 @@ pub struct ServerConfig {
     /// Connections allowed at once, after the descriptor limit.
     pub max_connections: usize,
     /// Who decides.
-    pub desk: Arc<dyn Handler>,
+    pub handler: Arc<dyn Handler>,
     /// Workers for control requests.
     pub control: WorkerPool,
     /// Workers for forwarded requests.

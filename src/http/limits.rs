@@ -51,30 +51,30 @@ mod tests {
 
     #[test]
     fn an_address_holds_so_many_and_no_more() {
-        let mut tally = PerIpLimit::new(2, vec![]);
-        assert!(tally.enter(ip("10.0.0.1")) && tally.enter(ip("10.0.0.1")));
-        assert!(!tally.enter(ip("10.0.0.1")));
-        assert!(tally.enter(ip("10.0.0.2")));
-        tally.leave(ip("10.0.0.1"));
-        tally.leave(ip("10.0.0.1"));
-        assert!(tally.enter(ip("10.0.0.1")));
+        let mut per_ip = PerIpLimit::new(2, vec![]);
+        assert!(per_ip.enter(ip("10.0.0.1")) && per_ip.enter(ip("10.0.0.1")));
+        assert!(!per_ip.enter(ip("10.0.0.1")));
+        assert!(per_ip.enter(ip("10.0.0.2")));
+        per_ip.leave(ip("10.0.0.1"));
+        per_ip.leave(ip("10.0.0.1"));
+        assert!(per_ip.enter(ip("10.0.0.1")));
     }
 
     #[test]
     fn ipv6_counts_by_household_and_trusted_proxies_do_not_count() {
         let exempt = Network { address: ip("192.168.1.0"), prefix: 24 };
-        let mut tally = PerIpLimit::new(1, vec![exempt]);
-        assert!(tally.enter(ip("2001:db8::1")));
-        assert!(!tally.enter(ip("2001:db8::2")));
-        assert!(tally.enter(ip("2001:db8:0:1::1")));
-        assert!(tally.enter(ip("192.168.1.7")) && tally.enter(ip("192.168.1.7")));
+        let mut per_ip = PerIpLimit::new(1, vec![exempt]);
+        assert!(per_ip.enter(ip("2001:db8::1")));
+        assert!(!per_ip.enter(ip("2001:db8::2")));
+        assert!(per_ip.enter(ip("2001:db8:0:1::1")));
+        assert!(per_ip.enter(ip("192.168.1.7")) && per_ip.enter(ip("192.168.1.7")));
     }
 
     #[test]
     fn what_left_is_forgotten() {
-        let mut tally = PerIpLimit::new(1, vec![]);
-        tally.enter(ip("10.0.0.1"));
-        tally.leave(ip("10.0.0.1"));
-        assert!(tally.held.is_empty());
+        let mut per_ip = PerIpLimit::new(1, vec![]);
+        per_ip.enter(ip("10.0.0.1"));
+        per_ip.leave(ip("10.0.0.1"));
+        assert!(per_ip.held.is_empty());
     }
 }

@@ -27,7 +27,7 @@ pub struct Request {
     /// When it was complete; with a `rest`, when that was left to the worker. All times of a request count from here.
     pub began: Instant,
     /// Set when the client leaves.
-    pub gone: Arc<CancelToken>,
+    pub cancel: Arc<CancelToken>,
 }
 
 impl Request {

@@ -56,11 +56,11 @@ enum State {
 }
 
 /// One answer in the making. Consumed by its ending.
-pub struct Reply {
+pub struct Response {
     stream: Arc<TcpStream>,
     token: usize,
     returns: Arc<ReturnQueue>,
-    gone: Arc<CancelToken>,
+    cancel: Arc<CancelToken>,
     seen: Arc<AtomicBool>,
     version: Version,
     head_only: bool,
@@ -80,20 +80,20 @@ pub(super) struct Line {
     pub stream: Arc<TcpStream>,
     pub token: usize,
     pub returns: Arc<ReturnQueue>,
-    pub gone: Arc<CancelToken>,
+    pub cancel: Arc<CancelToken>,
     pub seen: Arc<AtomicBool>,
     pub write_timeout: Duration,
     pub may_block: bool,
     pub held: Held,
 }
 
-impl Reply {
+impl Response {
     pub(super) fn new(line: Line, version: Version, head_only: bool, keep: bool) -> Self {
         Self {
             stream: line.stream,
             token: line.token,
             returns: line.returns,
-            gone: line.gone,
+            cancel: line.cancel,
             seen: line.seen,
             version,
             head_only,
@@ -152,9 +152,9 @@ impl Reply {
     pub fn send(mut self, status: StatusCode, fields: &Fields, body: &[u8]) {
         let length = if forbids_body(status) { Length::Empty } else { Length::Sized(body.len() as u64) };
         self.start(status, fields, length);
-        match self.piece(body) {
+        match self.write_chunk(body) {
             Ok(()) => self.finish(),
-            Err(_) => self.cut(),
+            Err(_) => self.abort(),
         }
     }
 
@@ -215,7 +215,7 @@ impl Reply {
     ///
     /// # Errors
     /// The client has left or did not read for `writeTimeout`; more bytes than declared.
-    pub fn piece(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn write_chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
         let State::Open { chunked, left, silent } = &mut self.state else {
             return Err(io::Error::other("a piece needs a head"));
         };
@@ -253,7 +253,7 @@ impl Reply {
     }
 
     /// Ends the answer so that the client sees that it is not complete.
-    pub fn cut(mut self) {
+    pub fn abort(mut self) {
         self.break_off();
     }
 
@@ -333,13 +333,13 @@ impl Reply {
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    if self.gone.is_cancelled() {
+                    if self.cancel.is_cancelled() {
                         return Err(io::ErrorKind::ConnectionAborted.into());
                     }
                     let now = time::now();
                     let since = *stuck_since.get_or_insert(now);
                     if now.saturating_duration_since(since) >= self.write_timeout {
-                        self.gone.cancel();
+                        self.cancel.cancel();
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                     if !self.blocking {
@@ -355,7 +355,7 @@ impl Reply {
     }
 }
 
-impl Drop for Reply {
+impl Drop for Response {
     fn drop(&mut self) {
         match self.state {
             State::Done => {}
@@ -368,7 +368,7 @@ impl Drop for Reply {
                 fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
                 self.keep = false;
                 self.start(StatusCode::INTERNAL_SERVER_ERROR, &fields, Length::Sized(body.len() as u64));
-                let _ = self.piece(&body);
+                let _ = self.write_chunk(&body);
                 self.give_back(false);
             }
         }

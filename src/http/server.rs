@@ -8,7 +8,7 @@ use crate::api::errors::{Failure, Kind};
 use crate::http::connection::{Arrived, Conn, Rules, State, Step};
 use crate::http::handler::{Handler, Pool, Refused, ServerConfig, ServerHandle, ServerState};
 use crate::http::limits::PerIpLimit;
-use crate::http::response::{Line, Reply, Returned};
+use crate::http::response::{Line, Response, Returned};
 use crate::http::workers::{Exchange, ReturnQueue, WorkerPool};
 use crate::util::cancel::CancelToken;
 use crate::util::lock::lock;
@@ -47,10 +47,10 @@ pub struct EventLoop {
     pub(super) conns: Vec<Option<Conn>>,
     /// Empty places in `conns`; each once.
     pub(super) free: Vec<usize>,
-    pub(super) tally: PerIpLimit,
+    pub(super) per_ip: PerIpLimit,
     pub(super) rules: Rules,
     pub(super) max_connections: usize,
-    pub(super) desk: Arc<dyn Handler>,
+    pub(super) handler: Arc<dyn Handler>,
     pub(super) control: WorkerPool,
     pub(super) proxy: WorkerPool,
     pub(super) shared: Arc<ServerState>,
@@ -78,10 +78,10 @@ impl EventLoop {
     ///
     /// # Errors
     /// The kernel refuses an epoll or kqueue, or a listener cannot be made non-blocking.
-    pub fn new(door: ServerConfig) -> io::Result<(Self, ServerHandle)> {
+    pub fn new(config: ServerConfig) -> io::Result<(Self, ServerHandle)> {
         let poll = Poll::new()?;
         let returns = Arc::new(ReturnQueue::new(mio::Waker::new(poll.registry(), WAKE)?));
-        for (n, listener) in door.listeners.iter().enumerate().take(LISTENERS) {
+        for (n, listener) in config.listeners.iter().enumerate().take(LISTENERS) {
             listener.set_nonblocking(true)?;
             poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), Token(n + 1), Interest::READABLE)?;
         }
@@ -93,20 +93,20 @@ impl EventLoop {
             connections: AtomicUsize::new(0),
             beats: AtomicU64::new(0),
         });
-        let server = &door.server;
+        let server = &config.server;
         let front = Self {
             poll,
-            waiting_listeners: (0..door.listeners.len()).collect(),
-            listeners: door.listeners,
+            waiting_listeners: (0..config.listeners.len()).collect(),
+            listeners: config.listeners,
             accept_pause: None,
             conns: Vec::new(),
             free: Vec::new(),
-            tally: PerIpLimit::new(server.per_client, server.trusted_proxies.clone()),
-            rules: Rules::new(server, door.budget, Arc::clone(&door.desk)),
-            max_connections: door.max_connections,
-            desk: door.desk,
-            control: door.control,
-            proxy: door.proxy,
+            per_ip: PerIpLimit::new(server.per_client, server.trusted_proxies.clone()),
+            rules: Rules::new(server, config.budget, Arc::clone(&config.handler)),
+            max_connections: config.max_connections,
+            handler: config.handler,
+            control: config.control,
+            proxy: config.proxy,
             shared: Arc::clone(&shared),
             returned: Vec::new(),
             leavers: false,
@@ -141,7 +141,7 @@ impl EventLoop {
             self.take_back(now);
             if let Some(server) = lock(&self.shared.bounds).take() {
                 self.rules.obey(&server);
-                self.tally.limit(server.per_client, server.trusted_proxies);
+                self.per_ip.limit(server.per_client, server.trusted_proxies);
             }
             for event in &events {
                 match event.token() {
@@ -156,9 +156,9 @@ impl EventLoop {
             // A connection whose event was just noted may have come back meanwhile (see `ReturnQueue::give`).
             self.take_back(now);
             if std::mem::take(&mut self.leavers) {
-                for Exchange { request, reply } in self.proxy.left() {
+                for Exchange { request, response } in self.proxy.left() {
                     // The reply gives the connection back even if this panics.
-                    drop(catch_unwind(AssertUnwindSafe(|| self.desk.left(&request, reply))));
+                    drop(catch_unwind(AssertUnwindSafe(|| self.handler.left(&request, response))));
                 }
             }
             for slot in std::mem::take(&mut self.again) {
@@ -220,10 +220,10 @@ impl EventLoop {
         }
         conn.note_unread();
         match &conn.state {
-            State::Served { gone, seen } => {
+            State::Served { cancel, seen } => {
                 seen.store(true, Ordering::SeqCst);
-                if conn.closed && !gone.is_cancelled() {
-                    gone.cancel();
+                if conn.closed && !cancel.is_cancelled() {
+                    cancel.cancel();
                     self.leavers = true;
                 }
             }
@@ -270,23 +270,23 @@ impl EventLoop {
     }
 
     /// Lends the connection to a worker.
-    fn lend(&mut self, slot: usize, head: Option<&Head>, may_block: bool) -> Option<(Reply, Arc<CancelToken>)> {
+    fn lend(&mut self, slot: usize, head: Option<&Head>, may_block: bool) -> Option<(Response, Arc<CancelToken>)> {
         let conn = self.conns.get_mut(slot).and_then(Option::as_mut)?;
-        let gone = Arc::new(CancelToken::default());
+        let cancel = Arc::new(CancelToken::default());
         // What lies unread in the kernel gives no new event: the front must look when it gets it back.
         let seen = Arc::new(AtomicBool::new(conn.has_unread()));
         if conn.closed {
-            gone.cancel();
+            cancel.cancel();
             self.leavers = true;
         }
-        let client = head.map_or(Some(conn.peer), |head| self.desk.client(head, conn.from()));
-        conn.state = State::Served { gone: Arc::clone(&gone), seen: Arc::clone(&seen) };
+        let client = head.map_or(Some(conn.peer), |head| self.handler.client(head, conn.from()));
+        conn.state = State::Served { cancel: Arc::clone(&cancel), seen: Arc::clone(&seen) };
         self.served += 1;
         let line = Line {
             stream: Arc::clone(&conn.stream),
             token: slot,
             returns: Arc::clone(&self.shared.returns),
-            gone: Arc::clone(&gone),
+            cancel: Arc::clone(&cancel),
             seen,
             write_timeout: self.rules.write_timeout,
             may_block,
@@ -295,7 +295,7 @@ impl EventLoop {
         let keep = head.is_some_and(|h| h.keep_alive) && !self.shared.draining.load(Ordering::SeqCst);
         let version = head.map_or(Version::Http11, |h| h.version);
         let head_only = head.is_some_and(|h| h.method == http::Method::HEAD);
-        Some((Reply::new(line, version, head_only, keep), gone))
+        Some((Response::new(line, version, head_only, keep), cancel))
     }
 
     fn serve(&mut self, slot: usize, arrived: Arrived) {
@@ -303,13 +303,13 @@ impl EventLoop {
         let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
             return;
         };
-        let lane = self.desk.lane(&head, conn.listener);
-        let Some((mut reply, gone)) = self.lend(slot, Some(&head), lane == Pool::Proxy) else {
+        let pool = self.handler.pool(&head, conn.listener);
+        let Some((mut response, cancel)) = self.lend(slot, Some(&head), pool == Pool::Proxy) else {
             return;
         };
         if let Some(rest) = &mut rest {
-            rest.hear(&gone);
-            reply.close_after();
+            rest.hear(&cancel);
+            response.close_after();
         }
         let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
             return;
@@ -322,10 +322,10 @@ impl EventLoop {
             peer_text: Arc::clone(&conn.peer_text),
             listener: conn.listener,
             began,
-            gone,
+            cancel,
         };
-        let lane = if lane == Pool::Proxy { &self.proxy } else { &self.control };
-        if let Err(job) = lane.offer(Exchange { request, reply }) {
+        let pool = if pool == Pool::Proxy { &self.proxy } else { &self.control };
+        if let Err(job) = pool.offer(Exchange { request, response }) {
             let text = "All workers are busy and the backlog is full (server.workers, server.backlog).";
             let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
             self.turn_away(*job, failure);
@@ -333,34 +333,34 @@ impl EventLoop {
     }
 
     fn turn_away(&self, job: Exchange, failure: Failure) {
-        let Exchange { request, mut reply } = job;
-        reply.never_block();
+        let Exchange { request, mut response } = job;
+        response.never_block();
         let refused = Refused { from: request.from(), head: Some(&request.head), failure, began: request.began };
-        self.desk.refuse(refused, reply);
+        self.handler.refuse(refused, response);
     }
 
     /// Answers from here and closes; nothing reaches an upstream.
     pub(super) fn refuse(&mut self, slot: usize, head: Option<&Head>, failure: Failure, began: Instant) {
-        let Some((mut reply, _)) = self.lend(slot, head, false) else {
+        let Some((mut response, _)) = self.lend(slot, head, false) else {
             return;
         };
-        reply.close_after();
+        response.close_after();
         let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
             return;
         };
-        self.desk.refuse(Refused { from: conn.from(), head, failure, began }, reply);
+        self.handler.refuse(Refused { from: conn.from(), head, failure, began }, response);
     }
 
     pub(super) fn close(&mut self, slot: usize) {
         let Some(conn) = self.conns.get_mut(slot).and_then(Option::take) else {
             return;
         };
-        if let State::Served { gone, .. } = &conn.state {
-            gone.cancel();
+        if let State::Served { cancel, .. } = &conn.state {
+            cancel.cancel();
             self.served -= 1;
         }
         let _ = self.poll.registry().deregister(&mut SourceFd(&conn.stream.as_raw_fd()));
-        self.tally.leave(conn.peer);
+        self.per_ip.leave(conn.peer);
         self.again.retain(|other| *other != slot);
         self.free.push(slot);
         self.shared.connections.fetch_sub(1, Ordering::Relaxed);

@@ -27,8 +27,8 @@ const GLANCE: Duration = Duration::from_millis(20);
 pub struct Upload {
     stream: Arc<TcpStream>,
     decoder: Decoder,
-    pace: MinRate,
-    gone: Arc<CancelToken>,
+    min_rate: MinRate,
+    cancel: Arc<CancelToken>,
     /// Made for the first wait.
     poll: Option<Poll>,
     /// As they came, room for one read.
@@ -49,14 +49,14 @@ enum State {
 
 impl Upload {
     /// `place` counts it among those at once.
-    pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, pace: MinRate, place: Arc<()>) -> Self {
-        let (gone, state, scratch, ready) = (Arc::default(), State::Untouched, Vec::new(), Vec::new());
-        Self { stream, decoder, pace, gone, poll: None, scratch, ready, at: 0, state, _place: place }
+    pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, min_rate: MinRate, place: Arc<()>) -> Self {
+        let (cancel, state, scratch, ready) = (Arc::default(), State::Untouched, Vec::new(), Vec::new());
+        Self { stream, decoder, min_rate, cancel, poll: None, scratch, ready, at: 0, state, _place: place }
     }
 
     /// From now on it ends when this client leaves.
-    pub(super) fn hear(&mut self, gone: &Arc<CancelToken>) {
-        self.gone = Arc::clone(gone);
+    pub(super) fn hear(&mut self, cancel: &Arc<CancelToken>) {
+        self.cancel = Arc::clone(cancel);
     }
 
     /// Bytes to come, if the client told.
@@ -82,7 +82,7 @@ impl Upload {
     /// Waits for bytes, as long as their client may be silent.
     fn wait(&mut self) -> io::Result<()> {
         let now = time::now();
-        if let Some(failure) = self.pace.refusal(now) {
+        if let Some(failure) = self.min_rate.refusal(now) {
             return Err(self.refuse(failure));
         }
         if self.poll.is_none() {
@@ -90,10 +90,10 @@ impl Upload {
         }
         let Some(poll) = &mut self.poll else {
             // Out of descriptors: a look now and then has to do.
-            self.gone.wait_until(now + GLANCE, time::now);
+            self.cancel.wait_until(now + GLANCE, time::now);
             return Ok(());
         };
-        let patience = self.pace.next_look(now).saturating_duration_since(now).min(TICK);
+        let patience = self.min_rate.next_look(now).saturating_duration_since(now).min(TICK);
         match poll.poll(&mut Events::with_capacity(1), Some(patience)) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
             _ => Ok(()),
@@ -103,25 +103,25 @@ impl Upload {
     /// The next bytes of the socket into `ready`.
     fn fill(&mut self) -> io::Result<()> {
         self.scratch.resize(SCRATCH, 0);
-        self.pace.ask(time::now());
+        self.min_rate.ask(time::now());
         // Bytes that frame the body keep the socket busy, so slowness is looked for before each read.
-        if let Some(failure) = self.pace.refusal(time::now()) {
+        if let Some(failure) = self.min_rate.refusal(time::now()) {
             return Err(self.refuse(failure));
         }
         let came = loop {
-            if self.gone.is_cancelled() {
+            if self.cancel.is_cancelled() {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             match (&*self.stream).read(&mut self.scratch) {
                 Ok(0) => {
-                    self.gone.cancel();
+                    self.cancel.cancel();
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 Ok(n) => break n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait()?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => {
-                    self.gone.cancel();
+                    self.cancel.cancel();
                     return Err(e);
                 }
             }
@@ -129,7 +129,7 @@ impl Upload {
         self.at = 0;
         self.ready.clear();
         let fed = self.decoder.feed(&self.scratch[..came], &mut self.ready);
-        self.pace.moved(self.ready.len(), time::now());
+        self.min_rate.moved(self.ready.len(), time::now());
         match fed {
             Ok(progress) => self.state = if progress.complete { State::Over } else { State::Coming },
             Err(failure) => return Err(self.refuse(failure)),

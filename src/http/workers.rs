@@ -1,7 +1,7 @@
 //! The fixed pool: two lanes of workers over one design, and the way back of their connections.
 
 use super::request::Request;
-use crate::http::response::{Reply, Returned};
+use crate::http::response::{Response, Returned};
 use crate::util::lock::lock;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ pub struct Exchange {
     /// What was asked.
     pub request: Request,
     /// Where the answer goes.
-    pub reply: Reply,
+    pub response: Response,
 }
 
 /// A bounded queue with its workers. Closing it ends them after what they hold.
@@ -108,7 +108,7 @@ impl WorkerPool {
             return Vec::new();
         }
         let (left, stay): (Vec<Exchange>, Vec<Exchange>) =
-            self.unserved().into_iter().partition(|j| j.request.gone.is_cancelled());
+            self.unserved().into_iter().partition(|j| j.request.cancel.is_cancelled());
         for job in stay {
             // Cannot be refused: its place was given back a moment ago, and only this thread offers.
             drop(self.offer(job));

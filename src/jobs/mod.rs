@@ -38,7 +38,7 @@ const RECOVERY: Duration = Duration::from_secs(1);
 
 /// The running threads of the room.
 pub struct Jobs {
-    office: Arc<JobManager>,
+    manager: Arc<JobManager>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -55,7 +55,7 @@ struct JobManager {
     webhooks: Mutex<WebhookQueue>,
     webhook_due: Condvar,
     /// Nobody is told any more.
-    hushed: Arc<CancelToken>,
+    stopped: Arc<CancelToken>,
 }
 
 #[derive(Default)]
@@ -83,7 +83,7 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore
         };
         // A crash between writing the end and removing the beginning leaves both.
         match queue.name(&name.id) {
-            Some(other) if other.state.is_final() && (!other.owed || !name.state.is_final()) => {
+            Some(other) if other.state.is_final() && (!other.webhook_pending || !name.state.is_final()) => {
                 spool.remove(&stored.name);
                 continue;
             }
@@ -96,8 +96,8 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore
     let [waiting, _, completed, failed] = queue.counts();
     log::info!("jobs: {waiting} waiting, {} finished in {}", completed + failed, spool.dir().display());
     let mut webhooks = WebhookQueue::default();
-    queue.owed().for_each(|id| webhooks.put_new(id, "".into(), time::now()));
-    let office = Arc::new(JobManager {
+    queue.webhook_pending().for_each(|id| webhooks.put_new(id, "".into(), time::now()));
+    let manager = Arc::new(JobManager {
         proxy: Arc::clone(proxy),
         shared: Arc::clone(shared),
         spool,
@@ -106,9 +106,9 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore
         changed: Condvar::new(),
         webhooks: Mutex::new(webhooks),
         webhook_due: Condvar::new(),
-        hushed: Arc::default(),
+        stopped: Arc::default(),
     });
-    Jobs::hire(office)
+    Jobs::set_job_store(manager)
 }
 
 /// Gives a job of the first release the whole of its owner's name.
@@ -127,9 +127,9 @@ fn widen_owner(spool: &Spool, stored: &mut Stored) {
 }
 
 /// Does work that ends by itself; a panic (the hook has logged it) only interrupts it.
-fn survive(hushed: &CancelToken, work: impl Fn()) {
+fn survive(stopped: &CancelToken, work: impl Fn()) {
     while catch_unwind(AssertUnwindSafe(&work)).is_err() {
-        hushed.wait_until(time::now() + RECOVERY, time::now);
+        stopped.wait_until(time::now() + RECOVERY, time::now);
     }
 }
 
@@ -139,49 +139,49 @@ fn is_hopeless(error: &io::Error) -> bool {
 }
 
 impl Jobs {
-    fn hire(office: Arc<JobManager>) -> io::Result<Self> {
-        let mut jobs = Self { office, threads: Vec::new() };
-        for number in 0..jobs.office.most {
+    fn set_job_store(manager: Arc<JobManager>) -> io::Result<Self> {
+        let mut jobs = Self { manager, threads: Vec::new() };
+        for number in 0..jobs.manager.most {
             jobs.spawn(format!("job-{number}"), JobManager::run)?;
         }
         for number in 0..WEBHOOK_THREADS {
             jobs.spawn(format!("webhook-{number}"), JobManager::tell)?;
         }
-        jobs.spawn("expire".into(), JobManager::keep_house)?;
-        let keeper: Arc<dyn JobStore> = Arc::clone(&jobs.office) as _;
-        jobs.office.proxy.hire(Arc::downgrade(&keeper));
+        jobs.spawn("expire".into(), JobManager::expire_loop)?;
+        let keeper: Arc<dyn JobStore> = Arc::clone(&jobs.manager) as _;
+        jobs.manager.proxy.set_job_store(Arc::downgrade(&keeper));
         Ok(jobs)
     }
 
     fn spawn(&mut self, name: String, work: fn(&JobManager)) -> io::Result<()> {
-        let office = Arc::clone(&self.office);
+        let manager = Arc::clone(&self.manager);
         self.threads
-            .push(std::thread::Builder::new().name(name).spawn(move || survive(&office.hushed, || work(&office)))?);
+            .push(std::thread::Builder::new().name(name).spawn(move || survive(&manager.stopped, || work(&manager)))?);
         Ok(())
     }
 
     /// No job is started any more; those that run may finish.
     pub fn close(&self) {
-        self.office.floor().closed = true;
-        self.office.changed.notify_all();
+        self.manager.floor().closed = true;
+        self.manager.changed.notify_all();
     }
 
     /// Waits for the jobs that run until a time, then puts them back into the line.
     pub fn stop(&mut self, until: Instant) {
         self.close();
-        let mut floor = self.office.floor();
+        let mut floor = self.manager.floor();
         while floor.queue.active() > 0 {
             let rest = until.saturating_duration_since(time::now());
             if rest.is_zero() {
                 floor.queue.interrupt_all(Why::Stopping, |_| true);
                 break;
             }
-            floor = self.office.wait(floor, rest);
+            floor = self.manager.wait(floor, rest);
         }
         drop(floor);
         // What is not told now is told after the next start.
-        self.office.hushed.cancel();
-        self.office.webhook_due.notify_all();
+        self.manager.stopped.cancel();
+        self.manager.webhook_due.notify_all();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -240,7 +240,7 @@ impl JobManager {
     }
 
     /// Ends jobs whose time is over, and forgets finished ones.
-    fn keep_house(&self) {
+    fn expire_loop(&self) {
         let mut floor = self.floor();
         while !floor.closed {
             let now = time::now();

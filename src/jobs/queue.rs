@@ -34,12 +34,12 @@ struct Entry {
     bytes: u64,
     owner: Arc<str>,
     state: State,
-    owed: bool,
+    webhook_pending: bool,
 }
 
 #[derive(Clone)]
 pub struct Running {
-    pub gone: Arc<CancelToken>,
+    pub cancel: Arc<CancelToken>,
     /// When its time is over.
     pub until: Instant,
     /// Why it was ended.
@@ -64,7 +64,7 @@ impl Queue {
     /// Takes in a job, as new or from the disk.
     pub fn put(&mut self, name: &Name, bytes: u64) {
         self.take_out(&name.id);
-        let Name { sequence, id, owner, state, number, owed } = name.clone();
+        let Name { sequence, id, owner, state, number, webhook_pending } = name.clone();
         self.counts[state as usize] += 1;
         self.bytes += bytes;
         self.last = self.last.max(sequence);
@@ -78,7 +78,7 @@ impl Queue {
             }
             State::Processing => {}
         }
-        self.known.insert(id, Entry { sequence, number, bytes, owner, state, owed });
+        self.known.insert(id, Entry { sequence, number, bytes, owner, state, webhook_pending });
     }
 
     pub fn take_out(&mut self, id: &str) -> Option<Name> {
@@ -101,8 +101,8 @@ impl Queue {
 
     pub fn name(&self, id: &str) -> Option<Name> {
         let (id, entry) = self.known.get_key_value(id)?;
-        let Entry { sequence, number, ref owner, state, owed, .. } = *entry;
-        Some(Name { sequence, id: Arc::clone(id), owner: Arc::clone(owner), state, number, owed })
+        let Entry { sequence, number, ref owner, state, webhook_pending, .. } = *entry;
+        Some(Name { sequence, id: Arc::clone(id), owner: Arc::clone(owner), state, number, webhook_pending })
     }
 
     pub fn size(&self, id: &str) -> u64 {
@@ -137,7 +137,7 @@ impl Queue {
     pub fn interrupt(&mut self, id: &str, why: Why) {
         if let Some(running) = self.running.get_mut(id) {
             running.why.get_or_insert(why);
-            running.gone.cancel();
+            running.cancel.cancel();
         }
     }
 
@@ -145,7 +145,7 @@ impl Queue {
     pub fn interrupt_all(&mut self, why: Why, late: impl Fn(Instant) -> bool) {
         for running in self.running.values_mut().filter(|running| late(running.until)) {
             running.why.get_or_insert(why);
-            running.gone.cancel();
+            running.cancel.cancel();
         }
     }
 
@@ -203,9 +203,9 @@ impl Queue {
     }
 
     /// Finished jobs of which somebody is still to be told.
-    pub fn owed(&self) -> impl Iterator<Item = Arc<str>> {
-        let owed = self.known.iter().filter(|(_, entry)| entry.owed && entry.state.is_final());
-        owed.map(|(id, _)| Arc::clone(id))
+    pub fn webhook_pending(&self) -> impl Iterator<Item = Arc<str>> {
+        let webhook_pending = self.known.iter().filter(|(_, entry)| entry.webhook_pending && entry.state.is_final());
+        webhook_pending.map(|(id, _)| Arc::clone(id))
     }
 
     /// When the time of the first one is over.

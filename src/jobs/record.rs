@@ -53,7 +53,7 @@ pub struct Name {
     /// Tries so far, or the second when it ended.
     pub number: u64,
     /// Somebody is still to be told.
-    pub owed: bool,
+    pub webhook_pending: bool,
 }
 
 impl Name {
@@ -62,7 +62,7 @@ impl Name {
         let mut parts = text.split('.');
         let mut next = || parts.next();
         let (sequence, id, owner, state, number) = (next()?, next()?, next()?, next()?, next()?);
-        let owed = match next() {
+        let webhook_pending = match next() {
             None => false,
             Some("owed") => true,
             Some(_) => return None,
@@ -77,7 +77,7 @@ impl Name {
             owner: owner.into(),
             state: State::ALL.into_iter().find(|known| known.as_str() == state)?,
             number: number.parse().ok()?,
-            owed,
+            webhook_pending,
         })
     }
 
@@ -99,8 +99,13 @@ impl Name {
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sequence, id, owner, state, number, owed } = self;
-        write!(f, "{sequence:016x}.{id}.{owner}.{}.{number}{}", state.as_str(), if *owed { ".owed" } else { "" })
+        let Self { sequence, id, owner, state, number, webhook_pending } = self;
+        write!(
+            f,
+            "{sequence:016x}.{id}.{owner}.{}.{number}{}",
+            state.as_str(),
+            if *webhook_pending { ".owed" } else { "" }
+        )
     }
 }
 

@@ -24,24 +24,24 @@ use std::time::Duration;
 const COME_BACK: Duration = Duration::from_secs(30);
 
 impl JobStore for JobManager {
-    fn submit(&self, parcel: &JobRequest<'_>) -> Result<LocalResponse, Failure> {
+    fn submit(&self, job_request: &JobRequest<'_>) -> Result<LocalResponse, Failure> {
         let settings = self.settings();
-        let members = JsonObject::read(parcel.body)?;
-        let details = validate::check(parcel.path, &members, &settings.webhooks);
+        let members = JsonObject::read(job_request.body)?;
+        let details = validate::check(job_request.path, &members, &settings.webhooks);
         if !details.is_empty() {
             return Ok(LocalResponse::json(StatusCode::BAD_REQUEST, &validate::refusal(&details)));
         }
         let text = |name: &str| members.get(name).and_then(validate::text);
-        if let Some(model) = text("model").filter(|model| !model.is_empty() && !parcel.scope.has_model(model)) {
-            return Err(plan::not_found(&self.shared.load(), &model, parcel.scope));
+        if let Some(model) = text("model").filter(|model| !model.is_empty() && !job_request.scope.has_model(model)) {
+            return Err(plan::not_found(&self.shared.load(), &model, job_request.scope));
         }
         let id: Arc<str> = random::request_id().into();
         let record = Record {
             version: 1,
             id: id.to_string(),
-            owner: parcel.owner.map(str::to_owned),
-            group: parcel.scope.group.as_ref().map(|group| group.config.name.clone()),
-            path: parcel.path.to_owned(),
+            owner: job_request.owner.map(str::to_owned),
+            group: job_request.scope.group.as_ref().map(|group| group.config.name.clone()),
+            path: job_request.path.to_owned(),
             webhook: text(WEBHOOK),
             error: None,
             delivery: None,
@@ -49,7 +49,7 @@ impl JobStore for JobManager {
         let head = record.head();
         let pieces = pieces(&head, members.without_webhook().map(str::as_bytes), None);
         let bytes = size(&pieces);
-        let name = self.reserve(&settings, &id, parcel.owner, bytes)?;
+        let name = self.reserve(&settings, &id, job_request.owner, bytes)?;
         // Outside of the lock: the disk may take its time.
         if let Err(error) = self.spool.write(&name, &pieces) {
             log::error!("jobs: a job cannot be kept in {}: {error}", self.spool.dir().display());
@@ -69,7 +69,7 @@ impl JobStore for JobManager {
         if let Ok(place) = HeaderValue::from_str(&format!("/v1/chat/completions/{id}")) {
             told.fields.push((header::LOCATION, place));
         }
-        if parcel.preferred {
+        if job_request.preferred {
             let applied = HeaderName::from_static("preference-applied");
             told.fields.push((applied, HeaderValue::from_static("respond-async")));
         }
@@ -182,7 +182,7 @@ impl JobManager {
             return Err(Failure::new(Kind::StorageFull, "There is no room for more jobs; hand it in again later."));
         }
         let owner = owner_id(owner);
-        Ok(Name { sequence, id: Arc::clone(id), owner, state: State::Pending, number: 0, owed: false })
+        Ok(Name { sequence, id: Arc::clone(id), owner, state: State::Pending, number: 0, webhook_pending: false })
     }
 }
 

@@ -60,7 +60,7 @@ impl JobManager {
         while let Some((was, running)) = self.next() {
             let _place = Place(self, &was.id);
             // A panic is one job's error; the hook has logged.
-            if catch_unwind(AssertUnwindSafe(|| self.begin(&was, &running.gone))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.begin(&was, &running.cancel))).is_err() {
                 self.give_up(&was);
             }
         }
@@ -70,7 +70,7 @@ impl JobManager {
     fn next(&self) -> Option<(Name, Running)> {
         let mut floor = self.floor();
         while !floor.closed {
-            let running = Running { gone: Arc::default(), until: time::now() + self.settings().timeout, why: None };
+            let running = Running { cancel: Arc::default(), until: time::now() + self.settings().timeout, why: None };
             if let Some(was) = floor.queue.start(self.most, || running.clone()) {
                 return Some((was, running));
             }
@@ -79,14 +79,14 @@ impl JobManager {
         None
     }
 
-    fn begin(&self, was: &Name, gone: &Arc<CancelToken>) {
+    fn begin(&self, was: &Name, cancel: &Arc<CancelToken>) {
         let name = was.to(State::Processing, was.number + 1);
         if let Err(error) = self.spool.rename(was, &name) {
             log::error!("job {}: it cannot be started: {error}", name.id);
         }
         // The housekeeper has a new end to watch.
         self.changed.notify_all();
-        self.work(name, gone);
+        self.work(name, cancel);
     }
 
     /// The record of a job that is to run, and what it asks for.
@@ -106,7 +106,7 @@ impl JobManager {
         Ok((record, body))
     }
 
-    fn work(&self, mut name: Name, gone: &Arc<CancelToken>) {
+    fn work(&self, mut name: Name, cancel: &Arc<CancelToken>) {
         let (mut record, mut body) = match self.load(&name) {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -116,14 +116,14 @@ impl JobManager {
                     ErrorKind::InvalidData | ErrorKind::UnexpectedEof => self.give_up(&name),
                     // Out of memory or descriptors, or a disk that is away: it waits for better times.
                     _ => {
-                        gone.wait_until(time::now() + PAUSE, time::now);
+                        cancel.wait_until(time::now() + PAUSE, time::now);
                         self.put_back(&name);
                     }
                 };
             }
         };
         log::info!("job {}: started, try {}", name.id, name.number);
-        let end = self.tries(&mut name, &record, &mut body, gone);
+        let end = self.tries(&mut name, &record, &mut body, cancel);
         let why = self.why(&name.id);
         let tries = name.number;
         let trouble =
@@ -135,16 +135,16 @@ impl JobManager {
         };
         match end {
             End::Stopped => self.put_back(&name),
-            End::Completed(response) => self.finish(&name, &record, body.bytes(), Some(&response), gone),
+            End::Completed(response) => self.finish(&name, &record, body.bytes(), Some(&response), cancel),
             End::Error(error) => {
                 record.error = Some(error);
-                self.finish(&name, &record, body.bytes(), None, gone);
+                self.finish(&name, &record, body.bytes(), None, cancel);
             }
         }
     }
 
     /// Tries until it succeeds, or no try is left.
-    fn tries(&self, name: &mut Name, record: &Record, body: &mut Body, gone: &Arc<CancelToken>) -> End {
+    fn tries(&self, name: &mut Name, record: &Record, body: &mut Body, cancel: &Arc<CancelToken>) -> End {
         let settings = self.settings();
         let most = u64::from(settings.attempts);
         if name.number > most {
@@ -153,7 +153,7 @@ impl JobManager {
         }
         let mut pause = PAUSE;
         loop {
-            let tried = self.attempt(name, record, body, gone);
+            let tried = self.attempt(name, record, body, cancel);
             let wait = match tried {
                 Try::Interrupted => return End::Stopped,
                 Try::Answer(response) => return End::Completed(response),
@@ -175,18 +175,18 @@ impl JobManager {
                     NOBODY
                 }
             };
-            if gone.wait_until(time::now() + wait, time::now) {
+            if cancel.wait_until(time::now() + wait, time::now) {
                 return End::Stopped;
             }
         }
     }
 
-    fn attempt(&self, name: &Name, record: &Record, body: &mut Body, gone: &Arc<CancelToken>) -> Try {
+    fn attempt(&self, name: &Name, record: &Record, body: &mut Body, cancel: &Arc<CancelToken>) -> Try {
         let trouble = |message: String, kind: &str| Trouble { message, kind: kind.into(), attempts: name.number };
         let Some(scope) = self.scope(record) else {
             return Try::Never(trouble("The key it came with is no longer known.".into(), "unauthorized"));
         };
-        let order = Background { id: &name.id, path: &record.path, scope, gone };
+        let order = Background { id: &name.id, path: &record.path, scope, cancel };
         match self.proxy.run(&order, body) {
             Ended::ClientGone => Try::Interrupted,
             Ended::Answered { status: 200..=299, events, body } => match answer(events, body) {
@@ -214,7 +214,7 @@ impl JobManager {
     fn scope(&self, record: &Record) -> Option<Arc<Scope>> {
         let snapshot = self.shared.load();
         let mut scope = match &record.owner {
-            Some(owner) => Scope::clone(&*snapshot.callers.scope_of(owner)?),
+            Some(owner) => Scope::clone(&*snapshot.key_ring.scope_of(owner)?),
             None => Scope::default(),
         };
         if let Some(name) = &record.group {
@@ -262,27 +262,27 @@ impl JobManager {
         record: &Record,
         request: &[u8],
         response: Option<&RawValue>,
-        gone: &CancelToken,
+        cancel: &CancelToken,
     ) {
         let is_cancelled = record.error.as_ref().is_some_and(|error| error.kind == Trouble::CANCELLED);
-        let owed = record.webhook.is_some() && !is_cancelled;
+        let webhook_pending = record.webhook.is_some() && !is_cancelled;
         let state = if response.is_some() { State::Completed } else { State::Error };
-        let mut to = Name { owed, ..name.to(state, seconds()) };
+        let mut to = Name { webhook_pending, ..name.to(state, seconds()) };
         let head = record.head();
         let pieces = pieces(&head, [request, &[]], response.map(RawValue::get));
         let mut bytes = size(&pieces);
         for written in 1.. {
             match self.spool.write(&to, &pieces) {
                 Ok(()) => break,
-                Err(error) if is_full(&error) && state == State::Completed && !gone.is_cancelled() => {
+                Err(error) if is_full(&error) && state == State::Completed && !cancel.is_cancelled() => {
                     if written == 1 {
                         log::warn!("job {}: its answer waits for room on the disk: {error}", name.id);
                     }
-                    gone.wait_until(time::now() + NOBODY, time::now);
+                    cancel.wait_until(time::now() + NOBODY, time::now);
                 }
                 Err(error) if written < WRITES && !is_full(&error) => {
                     log::warn!("job {}: its end cannot be written: {error}; once more", name.id);
-                    gone.wait_until(time::now() + PAUSE, time::now);
+                    cancel.wait_until(time::now() + PAUSE, time::now);
                 }
                 // It is done once more after the next start.
                 Err(_) if self.why(&name.id) == Some(Why::Stopping) => return self.put_back(name),
@@ -303,7 +303,7 @@ impl JobManager {
         if to != *name {
             self.spool.remove(name);
         }
-        if to.owed {
+        if to.webhook_pending {
             self.announce(&to.id, record);
         }
     }

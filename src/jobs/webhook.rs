@@ -66,7 +66,7 @@ impl JobManager {
 
     /// One try; the call and its time if it is to be made once more.
     fn call(&self, call: &Call) -> Option<(Call, Instant)> {
-        let name = self.floor().queue.name(&call.id).filter(|name| name.owed)?;
+        let name = self.floor().queue.name(&call.id).filter(|name| name.webhook_pending)?;
         let mut held = self.proxy.budget.hold(None);
         if !held.resize(self.room(&name)) {
             return Some((call.clone(), time::now() + PAUSE));
@@ -92,10 +92,10 @@ impl JobManager {
             let headers = signed(&name, &body, settings.secret.as_ref());
             let allowed = target.allowed;
             let guard = move |ip| allowed || address::is_public(ip);
-            let letter = Post { base: &target.base, path: &target.path, headers, body };
-            post::deliver(&letter, PATIENCE, &self.hushed, Arc::new(guard))
+            let post = Post { base: &target.base, path: &target.path, headers, body };
+            post::deliver(&post, PATIENCE, &self.stopped, Arc::new(guard))
         });
-        if self.hushed.is_cancelled() {
+        if self.stopped.is_cancelled() {
             return None;
         }
         let wrong = match told {
@@ -120,7 +120,7 @@ impl JobManager {
 
     /// Writes down that nobody waits to be told any more.
     fn note(&self, name: &Name, record: &Record, bodies: &Bodies<'_>) {
-        let to = Name { owed: false, ..name.clone() };
+        let to = Name { webhook_pending: false, ..name.clone() };
         let head = record.head();
         let response = bodies.response.map(|response| response.get());
         let pieces = pieces(&head, [bodies.request.get().as_bytes(), &[]], response);

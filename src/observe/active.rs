@@ -40,7 +40,7 @@ pub struct ActiveRequest {
     path: String,
     model: Option<String>,
     began: Instant,
-    gone: Arc<CancelToken>,
+    cancel: Arc<CancelToken>,
     endpoint: Mutex<Option<Arc<str>>>,
     /// Milliseconds from the beginning, and one.
     first_byte: AtomicU64,
@@ -65,7 +65,7 @@ pub struct Started<'a> {
     /// When it was complete.
     pub began: Instant,
     /// Set to end it.
-    pub gone: &'a Arc<CancelToken>,
+    pub cancel: &'a Arc<CancelToken>,
 }
 
 /// Shows a request until it is dropped.
@@ -169,7 +169,7 @@ impl Activity {
             path: String::new(),
             model: None,
             began: begins.began,
-            gone: Arc::clone(begins.gone),
+            cancel: Arc::clone(begins.cancel),
             endpoint: Mutex::new(None),
             first_byte: AtomicU64::new(0),
             events: AtomicU64::new(0),
@@ -196,7 +196,7 @@ impl Activity {
             return false;
         };
         ongoing.stopped.store(true, Ordering::Relaxed);
-        ongoing.gone.cancel();
+        ongoing.cancel.cancel();
         true
     }
 

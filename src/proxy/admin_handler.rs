@@ -6,7 +6,7 @@ use crate::config::Mode;
 use crate::http::handler::From;
 use crate::http::head::Head;
 use crate::http::request::Request;
-use crate::http::response::Reply;
+use crate::http::response::Response;
 use crate::observe::log_writer;
 use crate::proxy::context::RequestContext;
 use crate::proxy::listener::ListenerKind;
@@ -33,7 +33,7 @@ pub trait AdminHandler: Send + Sync {
     /// The refusal.
     fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure>;
     /// Answers a request that was admitted.
-    fn serve(&self, visit: RequestContext, request: Request, reply: Reply);
+    fn serve(&self, context: RequestContext, request: Request, response: Response);
 }
 
 /// Whether a path is the page's.
@@ -72,10 +72,10 @@ impl Proxy {
     pub(super) fn page(&self, snapshot: &Snapshot, listener: usize) -> Option<Arc<dyn AdminHandler>> {
         let admin = &snapshot.config.admin;
         let here = match admin.port {
-            Some(_) => ListenerKind::AdminHandler,
+            Some(_) => ListenerKind::Admin,
             None => ListenerKind::Main,
         };
-        self.page.get().filter(|_| admin.enabled && self.bound[listener].kind == here)?.upgrade()
+        self.page.get().filter(|_| admin.enabled && self.listeners[listener].kind == here)?.upgrade()
     }
 
     /// Whether metrics are served at a listener: where the page has one of its own, there instead.
@@ -83,7 +83,6 @@ impl Proxy {
         let admin = &snapshot.config.admin;
         let apart = admin.enabled && admin.port.is_some();
         let is_status = self.mode(snapshot, listener) == Mode::Status;
-        snapshot.config.metrics.enabled
-            && (!apart || is_status || self.bound[listener].kind == ListenerKind::AdminHandler)
+        snapshot.config.metrics.enabled && (!apart || is_status || self.listeners[listener].kind == ListenerKind::Admin)
     }
 }

@@ -18,15 +18,15 @@ const PRIORITY: HeaderName = HeaderName::from_static("x-llmproxy-priority");
 ///
 /// # Errors
 /// 401 without a right key; 429 after too many wrong ones from this address.
-pub fn caller(
+pub fn client_key(
     head: &Head,
     peer: IpAddr,
-    callers: &KeyRing,
+    key_ring: &KeyRing,
     opens: impl Fn(&ClientKey) -> bool,
     now: Instant,
 ) -> Result<ClientKey, Failure> {
     let shown = shown(head);
-    let mut known: Vec<ClientKey> = shown.iter().filter_map(|key| callers.identify(key)).collect();
+    let mut known: Vec<ClientKey> = shown.iter().filter_map(|key| key_ring.identify(key)).collect();
     if let Some(at) = known.iter().position(opens) {
         return Ok(known.swap_remove(at));
     }
@@ -36,13 +36,13 @@ pub fn caller(
             let text = "A key is needed: send it as Authorization: Bearer KEY (or x-api-key).";
             Failure::new(Kind::Unauthorized, text)
         }
-        _ => wrong(callers, peer, "This key is not known here.", now),
+        _ => wrong(key_ring, peer, "This key is not known here.", now),
     })
 }
 
 /// A wrong key or token came: 401 with this text, or 429 once there were too many from this address.
-pub fn wrong(callers: &KeyRing, peer: IpAddr, text: &str, now: Instant) -> Failure {
-    match callers.guessed(peer, now) {
+pub fn wrong(key_ring: &KeyRing, peer: IpAddr, text: &str, now: Instant) -> Failure {
+    match key_ring.guessed(peer, now) {
         Some(wait) => {
             let text = "Too many wrong keys came from this address; a right one still works.";
             Failure::new(Kind::RateLimited, text).retry_after(wait)
@@ -52,9 +52,9 @@ pub fn wrong(callers: &KeyRing, peer: IpAddr, text: &str, now: Instant) -> Failu
 }
 
 /// Whether a request waits behind others.
-pub fn is_background(head: &Head, caller: &ClientKey) -> bool {
+pub fn is_background(head: &Head, client_key: &ClientKey) -> bool {
     let asked = head.fields.get(PRIORITY).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"background"));
-    caller.background || asked
+    client_key.background || asked
 }
 
 /// The keys that a request shows, without empty ones; a query is no place for one.
@@ -71,7 +71,7 @@ pub fn shown(head: &Head) -> Vec<String> {
 pub fn is_ours(head: &Head, snapshot: &Snapshot) -> bool {
     let token = snapshot.config.admin.token.as_ref();
     shown(head).iter().any(|shown| {
-        snapshot.callers.identify(shown).is_some() || token.is_some_and(|token| *token == Secret::new(shown))
+        snapshot.key_ring.identify(shown).is_some() || token.is_some_and(|token| *token == Secret::new(shown))
     })
 }
 

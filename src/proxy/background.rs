@@ -36,7 +36,7 @@ pub struct Background<'a> {
     /// What its owner may see.
     pub scope: Arc<Scope>,
     /// Set to end it.
-    pub gone: &'a Arc<CancelToken>,
+    pub cancel: &'a Arc<CancelToken>,
 }
 
 /// What came of it.
@@ -80,7 +80,7 @@ impl Proxy {
             peer_text: peer.to_string().into(),
             listener: 0,
             began: time::now(),
-            gone: Arc::clone(order.gone),
+            cancel: Arc::clone(order.cancel),
         };
         let ended = self.send(order, &request);
         *body = request.body;
@@ -92,7 +92,7 @@ impl Proxy {
         let snapshot = self.shared.load();
         let activity = Arc::clone(&self.activity);
         let here = Entry { forward: "jobs".into(), metrics: Arc::clone(&self.metrics), activity };
-        let visit = RequestContext::new(&request.head, peer, request.began, &snapshot, here);
+        let context = RequestContext::new(&request.head, peer, request.began, &snapshot, here);
         let forward = Forward { path: order.path.to_owned(), names: ModelSource::Body };
         let planned =
             ask(request, &forward).and_then(|ask| Ok((self.plan(request, &ask, &snapshot, &order.scope)?, ask)));
@@ -108,10 +108,10 @@ impl Proxy {
             path: order.path,
             model: ask.name(),
             began: request.began,
-            gone: order.gone,
+            cancel: order.cancel,
         });
         let queued = Cell::default();
-        let errand = ForwardContext {
+        let ctx = ForwardContext {
             net: &self.net,
             shared: &self.shared,
             snapshot: fresh.as_deref().unwrap_or(&snapshot),
@@ -130,13 +130,13 @@ impl Proxy {
             metrics: &self.metrics,
             ongoing: &shown,
         };
-        let (ended, status, by, relayed) = match forward::forward(&errand, plan) {
+        let (ended, status, by, relayed) = match forward::forward(&ctx, plan) {
             Outcome::Response(answer, by) => {
                 let (status, events) = (answer.status.as_u16(), relay::is_event_stream(&answer.headers));
                 let (read, relayed) = whole(*answer, &by);
                 let ended = match read {
                     Ok(body) => Ended::Answered { status, events, body },
-                    Err(fault) if fault.trouble == UpstreamErrorKind::ClientGone => gone(&shown),
+                    Err(fault) if fault.trouble == UpstreamErrorKind::ClientGone => cancel(&shown),
                     Err(fault) => {
                         let name = by.endpoint.name();
                         log::warn!("upstream_lost: endpoint {name}: {} request_id={}", fault.cause, order.id);
@@ -155,20 +155,20 @@ impl Proxy {
                 let (status, end) = (failure.kind.status(), relay::end(failure.kind));
                 (Ended::Failed(failure), status, by, nothing_relayed(end))
             }
-            Outcome::ClientGone(by) => (gone(&shown), 499, by, nothing_relayed(End::ClientGone)),
+            Outcome::ClientGone(by) => (cancel(&shown), 499, by, nothing_relayed(End::ClientGone)),
         };
         if let Some(by) = &by {
             relay::note_tokens(&relayed, by, false);
         }
         let bytes = if let Ended::Answered { body, .. } = &ended { body.len() as u64 } else { 0 };
         let outline = Summary { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() };
-        visit.log(&request.head, status, bytes, &outline);
+        context.log(&request.head, status, bytes, &outline);
         ended
     }
 }
 
 /// Interrupted by who wants it later, or stopped for good.
-fn gone(shown: &ActiveRequest) -> Ended {
+fn cancel(shown: &ActiveRequest) -> Ended {
     if shown.is_stopped() { Ended::Failed(relay::stopped()) } else { Ended::ClientGone }
 }
 

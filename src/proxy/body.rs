@@ -165,7 +165,7 @@ impl RequestBody {
     }
 
     /// What to plan for.
-    pub fn wish(&self) -> ModelQuery<'_> {
+    pub fn query(&self) -> ModelQuery<'_> {
         let model = self.name();
         if let Some(id) = &self.previous {
             return if self.optional && model.is_none() {

@@ -6,7 +6,7 @@ use crate::api::usage::Tokens;
 use crate::config::CorsOrigin;
 use crate::http::head::{Fields, Head};
 use crate::http::request::Request;
-use crate::http::response::Reply;
+use crate::http::response::Response;
 use crate::observe::access::{self, End, Line};
 use crate::observe::active::Activity;
 use crate::observe::metrics::{Labels, Metrics};
@@ -137,23 +137,23 @@ impl RequestContext {
     }
 
     /// Answers with JSON.
-    pub fn json(&self, reply: Reply, request: &Request, status: StatusCode, body: &[u8]) {
+    pub fn json(&self, response: Response, request: &Request, status: StatusCode, body: &[u8]) {
         let mut fields = Fields::clone(&self.common);
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.send(reply, &request.head, status, &fields, body);
+        self.send(response, &request.head, status, &fields, body);
     }
 
     /// Answers with this, unless too much waits for clients that do not read.
-    fn send(&self, mut reply: Reply, head: &Head, status: StatusCode, fields: &Fields, body: &[u8]) {
-        if let Err(failure) = reply.afford(body.len()) {
-            return self.refuse(reply, head, &failure);
+    fn send(&self, mut response: Response, head: &Head, status: StatusCode, fields: &Fields, body: &[u8]) {
+        if let Err(failure) = response.afford(body.len()) {
+            return self.refuse(response, head, &failure);
         }
-        reply.send(status, fields, body);
+        response.send(status, fields, body);
         self.done(head, status, body.len());
     }
 
     /// Answers with what somebody else has to say.
-    pub fn told(&self, reply: Reply, request: &Request, told: &LocalResponse) {
+    pub fn told(&self, response: Response, request: &Request, told: &LocalResponse) {
         let mut fields = Fields::clone(&self.common);
         if !told.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
             fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -161,59 +161,59 @@ impl RequestContext {
         for (name, value) in &told.fields {
             fields.push(name.clone(), value.clone());
         }
-        self.send(reply, &request.head, told.status, &fields, &told.body);
+        self.send(response, &request.head, told.status, &fields, &told.body);
     }
 
     /// Answers with text, as Prometheus wants it (exposition format 0.0.4).
-    pub fn text(&self, reply: Reply, request: &Request, body: &str) {
+    pub fn text(&self, response: Response, request: &Request, body: &str) {
         let mut fields = Fields::clone(&self.common);
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         fields.push(header::CONTENT_TYPE, kind);
-        self.send(reply, &request.head, StatusCode::OK, &fields, body.as_bytes());
+        self.send(response, &request.head, StatusCode::OK, &fields, body.as_bytes());
     }
 
     /// Answers a preflight.
-    pub fn preflight(&self, reply: Reply, request: &Request, cors: &[CorsOrigin]) {
+    pub fn preflight(&self, response: Response, request: &Request, cors: &[CorsOrigin]) {
         match cors::preflight(cors, &request.head) {
-            Err(failure) => self.refuse(reply, &request.head, &failure),
+            Err(failure) => self.refuse(response, &request.head, &failure),
             Ok(answer) => {
                 let mut fields = Fields::clone(&self.common);
                 for (name, value) in answer.iter() {
                     fields.push(name.clone(), value.clone());
                 }
-                reply.send(StatusCode::NO_CONTENT, &fields, &[]);
+                response.send(StatusCode::NO_CONTENT, &fields, &[]);
                 self.done(&request.head, StatusCode::NO_CONTENT, 0);
             }
         }
     }
 
     /// Answers 405.
-    pub fn not_allowed(&self, reply: Reply, head: &Head, methods: &'static str) {
+    pub fn not_allowed(&self, response: Response, head: &Head, methods: &'static str) {
         let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
         let (mut fields, body) = downstream::refusal(&failure, self.dialect, &self.common);
         fields.push(header::ALLOW, HeaderValue::from_static(methods));
-        reply.send(downstream::status(&failure), &fields, &body);
+        response.send(downstream::status(&failure), &fields, &body);
         self.done(head, downstream::status(&failure), body.len());
     }
 
     /// Answers a failure.
-    pub fn refuse(&self, reply: Reply, head: &Head, failure: &Failure) {
-        self.refuse_model(reply, head, None, failure);
+    pub fn refuse(&self, response: Response, head: &Head, failure: &Failure) {
+        self.refuse_model(response, head, None, failure);
     }
 
     /// Answers a failure of a request that names a model.
-    pub fn refuse_model(&self, reply: Reply, head: &Head, model: Option<&str>, failure: &Failure) {
-        self.answer_failure(reply, (head.method.as_str(), head.target.path()), model, failure);
+    pub fn refuse_model(&self, response: Response, head: &Head, model: Option<&str>, failure: &Failure) {
+        self.answer_failure(response, (head.method.as_str(), head.target.path()), model, failure);
     }
 
     /// Answers a failure of a request that may have no head.
-    pub fn turn_away(&self, reply: Reply, method: &str, path: &str, failure: &Failure) {
-        self.answer_failure(reply, (method, path), None, failure);
+    pub fn turn_away(&self, response: Response, method: &str, path: &str, failure: &Failure) {
+        self.answer_failure(response, (method, path), None, failure);
     }
 
-    fn answer_failure(&self, reply: Reply, (method, path): (&str, &str), model: Option<&str>, failure: &Failure) {
+    fn answer_failure(&self, response: Response, (method, path): (&str, &str), model: Option<&str>, failure: &Failure) {
         let (fields, body) = downstream::refusal(failure, self.dialect, &self.common);
-        reply.send(downstream::status(failure), &fields, &body);
+        response.send(downstream::status(failure), &fields, &body);
         let (status, _, code) = failure.kind.wire();
         self.write(
             method,

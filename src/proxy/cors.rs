@@ -77,12 +77,12 @@ pub fn check_page(head: &Head, rules: &[CorsOrigin]) -> Result<(), Failure> {
         origins.all(|origin| is_own(origin) || allowed_origin(rules, origin).is_some())
     } else {
         // Without an `Origin`, for example for an image, only the site of the page is known.
-        let is_listed = |site: &str| match site {
+        let is_listed = |policy: &str| match policy {
             "none" | "same-origin" => true,
             "same-site" => rules.contains(&CorsOrigin::Local) && is_local(&format!("http://{host}")),
             _ => false,
         };
-        rules.contains(&CorsOrigin::Any) || head.fields.all("sec-fetch-site").all(|site| is_listed(&lower(site)))
+        rules.contains(&CorsOrigin::Any) || head.fields.all("sec-fetch-site").all(|policy| is_listed(&lower(policy)))
     };
     if may { Ok(()) } else { Err(origin_refused()) }
 }

@@ -4,7 +4,7 @@
 use crate::api::errors::{Dialect, Failure, Kind};
 use crate::config::SsePing;
 use crate::http::head::Fields;
-use crate::http::response::{Length, Reply};
+use crate::http::response::{Length, Response};
 use crate::observe::active::ActiveRequest;
 use crate::upstream::Watch;
 use crate::util::cancel::CancelToken;
@@ -20,11 +20,11 @@ const PING: &[u8] = b": ping\n\n";
 
 /// One client of one request.
 pub struct Downstream {
-    reply: RefCell<Option<Reply>>,
+    response: RefCell<Option<Response>>,
     /// Fields of every answer of ours: request id, CORS.
     common: Arc<Fields>,
     dialect: Dialect,
-    gone: Arc<CancelToken>,
+    cancel: Arc<CancelToken>,
     every: Duration,
     due: Cell<Option<Instant>>,
     /// What is being waited for takes no pings.
@@ -39,18 +39,18 @@ pub struct Downstream {
 impl Downstream {
     /// A client that is sent pings, if wanted, counted from when it `asked`.
     pub fn new(
-        reply: Reply,
+        response: Response,
         common: Arc<Fields>,
         dialect: Dialect,
-        gone: Arc<CancelToken>,
+        cancel: Arc<CancelToken>,
         ping: Option<(SsePing, Instant)>,
         ongoing: Arc<ActiveRequest>,
     ) -> Self {
         Self {
-            reply: RefCell::new(Some(reply)),
+            response: RefCell::new(Some(response)),
             common,
             dialect,
-            gone,
+            cancel,
             every: ping.map_or(Duration::MAX, |(ping, _)| ping.every),
             due: Cell::new(ping.and_then(|(ping, asked)| asked.checked_add(ping.after))),
             held: Cell::new(false),
@@ -98,7 +98,7 @@ impl Downstream {
         if !self.early.replace(true) {
             self.start(StatusCode::OK, &fields(), Length::Open);
         }
-        self.piece(lines)?;
+        self.write_chunk(lines)?;
         if let Some(due) = self.due.get() {
             self.due.set(time::now().checked_add(self.every).map(|next| next.max(due)));
         }
@@ -111,7 +111,7 @@ impl Downstream {
     }
 
     /// No comment lines any more: real bytes follow.
-    pub fn hush(&self) {
+    pub fn stop_pings(&self) {
         self.due.set(None);
     }
 
@@ -127,8 +127,8 @@ impl Downstream {
 
     /// Prepares the head of an answer.
     pub fn start(&self, status: StatusCode, fields: &Fields, length: Length) {
-        if let Some(reply) = self.reply.borrow_mut().as_mut() {
-            reply.start(status, fields, length);
+        if let Some(response) = self.response.borrow_mut().as_mut() {
+            response.start(status, fields, length);
         }
     }
 
@@ -136,48 +136,48 @@ impl Downstream {
     ///
     /// # Errors
     /// The client has left.
-    pub fn piece(&self, bytes: &[u8]) -> io::Result<()> {
-        self.with(|reply| reply.piece(bytes))
+    pub fn write_chunk(&self, bytes: &[u8]) -> io::Result<()> {
+        self.with(|response| response.write_chunk(bytes))
     }
 
-    fn with(&self, act: impl FnOnce(&mut Reply) -> io::Result<()>) -> io::Result<()> {
-        let mut reply = self.reply.borrow_mut();
-        let Some(reply) = reply.as_mut() else {
+    fn with(&self, act: impl FnOnce(&mut Response) -> io::Result<()>) -> io::Result<()> {
+        let mut response = self.response.borrow_mut();
+        let Some(response) = response.as_mut() else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        let result = act(reply);
-        self.sent.set(reply.sent());
+        let result = act(response);
+        self.sent.set(response.sent());
         if result.is_err() {
-            self.gone.cancel();
+            self.cancel.cancel();
         }
         result
     }
 
     /// Ends the answer as complete.
     pub fn finish(&self) {
-        if let Some(reply) = self.reply.take() {
-            reply.finish();
+        if let Some(response) = self.response.take() {
+            response.finish();
         }
     }
 
     /// Ends the answer so that the client sees that it is not complete.
-    pub fn cut(&self) {
-        if let Some(reply) = self.reply.take() {
-            reply.cut();
+    pub fn abort(&self) {
+        if let Some(response) = self.response.take() {
+            response.abort();
         }
     }
 
     /// A whole answer of ours.
     pub fn send(&self, status: StatusCode, fields: &Fields, body: &[u8]) {
-        if let Some(reply) = self.reply.take() {
+        if let Some(response) = self.response.take() {
             self.sent.set(body.len() as u64);
-            reply.send(status, fields, body);
+            response.send(status, fields, body);
         }
     }
 
     /// Tells a failure: as an answer while no head is out, else as an event, then the cut.
     pub fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
-        self.hush();
+        self.stop_pings();
         if self.is_early() {
             self.tell_in_band(failure, true);
             return;
@@ -197,8 +197,8 @@ impl Downstream {
             event.extend_from_slice(b"\n\n");
         }
         event.extend_from_slice(&failure.event(self.dialect));
-        let _ = self.piece(&event);
-        self.cut();
+        let _ = self.write_chunk(&event);
+        self.abort();
     }
 }
 
@@ -208,7 +208,7 @@ impl Watch for Downstream {
         if now < due {
             return Some(due);
         }
-        let started = self.reply.borrow().as_ref().is_none_or(Reply::is_started);
+        let started = self.response.borrow().as_ref().is_none_or(Response::is_started);
         if !started {
             let mut fields = Fields::clone(&self.common);
             event_stream(&mut fields);
@@ -218,8 +218,8 @@ impl Watch for Downstream {
             self.start(StatusCode::OK, &fields, Length::Open);
             self.early.set(true);
         }
-        if self.piece(PING).is_err() {
-            self.hush();
+        if self.write_chunk(PING).is_err() {
+            self.stop_pings();
             return None;
         }
         self.due.set(now.checked_add(self.every));

@@ -37,32 +37,32 @@ impl Watch for Replaceable {
 ///
 /// # Errors
 /// The endpoint was lost, or `timeouts.firstByte` ran out; nothing but comments reached the client.
-pub fn wait(answer: &mut UpstreamResponse, errand: &ForwardContext<'_>, by: &ServedBy) -> Result<(), UpstreamError> {
+pub fn wait(answer: &mut UpstreamResponse, ctx: &ForwardContext<'_>, by: &ServedBy) -> Result<(), UpstreamError> {
     let is_stream = answer.status == StatusCode::OK && relay::is_event_stream(&answer.headers);
-    let wants_stream = errand.ask.stream && errand.forward.streams_events();
+    let wants_stream = ctx.ask.stream && ctx.forward.streams_events();
     let is_plain = !relay::is_compressed(&answer.headers);
     // Compressed unasked: no ping can be put before it either.
     if wants_stream && answer.status.is_success() && !(is_stream && is_plain) {
-        by.endpoint.live.note_streamless(&errand.forward.path, by.model.as_deref());
+        by.endpoint.live.note_streamless(&ctx.forward.path, by.model.as_deref());
     }
-    if let Some(client) = errand.client {
+    if let Some(client) = ctx.client {
         // Comments of ours have no place in such an answer.
         client.hold_pings(!(is_stream && is_plain));
     }
     let has_none = matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if has_none || answer.length == Some(0) || errand.request.head.method == Method::HEAD {
+    if has_none || answer.length == Some(0) || ctx.request.head.method == Method::HEAD {
         return Ok(());
     }
     let mut buffer = BUFFER.take();
     buffer.resize(PIECE, 0);
-    let found = first(answer, errand, by, is_stream, wants_stream && is_plain, &mut buffer);
+    let found = first(answer, ctx, by, is_stream, wants_stream && is_plain, &mut buffer);
     BUFFER.set(buffer);
     found
 }
 
 fn first(
     answer: &mut UpstreamResponse,
-    errand: &ForwardContext<'_>,
+    ctx: &ForwardContext<'_>,
     by: &ServedBy,
     is_stream: bool,
     skips_comments: bool,
@@ -92,7 +92,7 @@ fn first(
         let whole = memchr::memrchr(b'\n', &held).map_or(0, |at| at + 1);
         let comments: Vec<u8> = held.drain(..whole).collect();
         let cancels = by.endpoint.config.on_client_gone == OnClientGone::Cancel;
-        if let Some(client) = errand.client
+        if let Some(client) = ctx.client
             && client.comments(&comments, || relay::fields(&answer.headers, client, by, true)).is_err()
             && cancels
         {

@@ -28,7 +28,7 @@ const KEEP_FOR: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_secs(5);
 
 struct Attempts<'a> {
-    errand: &'a ForwardContext<'a>,
+    ctx: &'a ForwardContext<'a>,
     retry: &'a Retry,
     reason: &'static str,
     queued: Duration,
@@ -48,59 +48,59 @@ enum Step {
 }
 
 /// Tries the candidates of a plan, the strategy's choice first, then in rounds as `retry` allows.
-pub fn forward(errand: &ForwardContext<'_>, plan: Plan) -> Outcome {
+pub fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
-    if let Some(client) = errand.client {
-        client.hold_pings(plan.candidates.iter().any(|candidate| errand.is_streamless(candidate)));
+    if let Some(client) = ctx.client {
+        client.hold_pings(plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));
     }
-    let mut admission = Selector::new(errand, plan);
-    let mut trying = Attempts::new(errand, retry);
+    let mut admission = Selector::new(ctx, plan);
+    let mut attempts_so_far = Attempts::new(ctx, retry);
     let mut tried = 0;
     for round in 0.. {
         if round > 0 {
             admission.next_round();
-            let pause = retry::pause(retry, round, trying.told.take(), random::unit());
-            if errand.request.gone.wait_until(time::now() + pause, time::now) {
-                return Outcome::ClientGone(trying.last);
+            let pause = retry::pause(retry, round, attempts_so_far.told.take(), random::unit());
+            if ctx.request.cancel.wait_until(time::now() + pause, time::now) {
+                return Outcome::ClientGone(attempts_so_far.last);
             }
         }
         while !admission.left().is_empty() {
             let (index, slot) = match admission.next() {
                 Admitted::At(index, slot) => (index, slot),
-                Admitted::ClientGone => return Outcome::ClientGone(trying.last),
-                Admitted::Refused(failure) if trying.last.is_none() => return Outcome::Failed(failure, None),
-                Admitted::Refused(_) => return trying.give_up(),
+                Admitted::ClientGone => return Outcome::ClientGone(attempts_so_far.last),
+                Admitted::Refused(failure) if attempts_so_far.last.is_none() => return Outcome::Failed(failure, None),
+                Admitted::Refused(_) => return attempts_so_far.give_up(),
             };
             if tried == 0 {
-                trying.reason = admission.reason(index);
-                trying.named = admission.plan.is_named;
+                attempts_so_far.reason = admission.reason(index);
+                attempts_so_far.named = admission.plan.is_named;
             }
-            trying.queued = admission.queued;
+            attempts_so_far.queued = admission.queued;
             tried += 1;
             // The plan may have grown in the line.
             let any = tried < retry.attempts.unwrap_or(admission.plan.candidates.len() as u32);
             let candidate = &admission.plan.candidates[index];
             let larger = admission.has_larger(candidate.context);
             let left = Remaining { keys: false, candidates: any && !admission.left().is_empty(), any, larger };
-            match trying.candidate(candidate, left, slot) {
+            match attempts_so_far.candidate(candidate, left, slot) {
                 Step::End(outcome) => return outcome,
-                Step::Next if !any => return trying.give_up(),
-                Step::Next => trying.reason = "retry",
+                Step::Next if !any => return attempts_so_far.give_up(),
+                Step::Next => attempts_so_far.reason = "retry",
                 Step::Larger(context) => {
-                    trying.reason = "context";
+                    attempts_so_far.reason = "context";
                     admission.only_larger(context);
                 }
             }
         }
     }
-    trying.give_up()
+    attempts_so_far.give_up()
 }
 
 impl<'a> Attempts<'a> {
-    fn new(errand: &'a ForwardContext<'a>, retry: &'a Retry) -> Self {
+    fn new(ctx: &'a ForwardContext<'a>, retry: &'a Retry) -> Self {
         let (reason, queued) = ("", Duration::ZERO);
         Self {
-            errand,
+            ctx,
             retry,
             reason,
             queued,
@@ -120,7 +120,7 @@ impl<'a> Attempts<'a> {
         let keys = endpoint.config.api_keys.len();
         let first = endpoint.live.next_key(keys);
         for turn in 0..keys.max(1) {
-            if self.errand.request.gone.is_cancelled() {
+            if self.ctx.request.cancel.is_cancelled() {
                 return Step::End(Outcome::ClientGone(self.last.take()));
             }
             let left = Remaining { keys: turn + 1 < keys, ..left };
@@ -128,37 +128,37 @@ impl<'a> Attempts<'a> {
             self.attempts += 1;
             let by = Rc::new(ServedBy {
                 endpoint: Arc::clone(endpoint),
-                model: candidate.rename.clone().or_else(|| self.errand.ask.name().map(str::to_owned)),
+                model: candidate.rename.clone().or_else(|| self.ctx.ask.name().map(str::to_owned)),
                 attempts: self.attempts,
                 reason: self.reason,
                 queued: self.queued,
                 named: self.named,
-                policy: self.errand.policy,
+                policy: self.ctx.policy,
             });
             self.last = Some(Rc::clone(&by));
-            self.errand.ongoing.at(endpoint.name());
-            if let Some(client) = self.errand.client {
-                client.hold_pings(self.errand.is_streamless(candidate));
+            self.ctx.ongoing.at(endpoint.name());
+            if let Some(client) = self.ctx.client {
+                client.hold_pings(self.ctx.is_streamless(candidate));
                 client.asking(|| relay::told(&by));
             }
             let labels = [self.group(), endpoint.name()];
             let began = time::now();
             let sent = self.send(candidate, key.map(|key| key.reveal()), left.candidates);
-            self.errand.metrics.count(Family::UpstreamRequests, &labels);
-            self.errand.metrics.time(Family::UpstreamDuration, &labels, time::now().saturating_duration_since(began));
+            self.ctx.metrics.count(Family::UpstreamRequests, &labels);
+            self.ctx.metrics.time(Family::UpstreamDuration, &labels, time::now().saturating_duration_since(began));
             let mut answer = match sent {
                 Ok(answer) => answer,
                 Err(fault) => return self.faulted(endpoint, fault, retry, slot),
             };
             let verdict = self.weighed(&answer, endpoint, retry, left);
-            let (name, id) = (endpoint.name(), self.errand.request_id);
+            let (name, id) = (endpoint.name(), self.ctx.request_id);
             let answered = || headers::answered(answer.status, &answer.headers);
             if verdict == RetryDecision::Permit {
                 if answer.headers.contains_key(http::header::LOCATION) {
                     log::info!("endpoint {name} {} request_id={id}", answered());
                 }
                 answer.place = slot;
-                return match first_byte::wait(&mut answer, self.errand, &by) {
+                return match first_byte::wait(&mut answer, self.ctx, &by) {
                     Ok(()) => Step::End(Outcome::Response(Box::new(answer), by)),
                     Err(fault) => self.faulted(endpoint, fault, retry, answer.place.take()),
                 };
@@ -169,7 +169,7 @@ impl<'a> Attempts<'a> {
             if let Some(outcome) = self.keep(answer, by, &mut slot) {
                 return Step::End(outcome);
             }
-            self.errand.metrics.count(Family::Retries, &[endpoint.name(), verdict.as_str()]);
+            self.ctx.metrics.count(Family::Retries, &[endpoint.name(), verdict.as_str()]);
             match verdict {
                 RetryDecision::NextKey => {}
                 RetryDecision::Look => return self.looked_into(candidate.context),
@@ -180,7 +180,7 @@ impl<'a> Attempts<'a> {
     }
 
     fn group(&self) -> &'a str {
-        self.errand.scope.group.as_ref().map_or("default", |group| &group.config.name)
+        self.ctx.scope.group.as_ref().map_or("default", |group| &group.config.name)
     }
 
     /// A 400 that may say that the prompt is too long; any other is the client's.
@@ -201,7 +201,7 @@ impl<'a> Attempts<'a> {
         key: Option<&str>,
         replaceable: bool,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        let ForwardContext { net, request, ask, forward, .. } = self.errand;
+        let ForwardContext { net, request, ask, forward, .. } = self.ctx;
         let config = &candidate.endpoint.config;
         let rendered = ask.render(request, candidate.rename.as_deref());
         let path = match &rendered.query {
@@ -209,14 +209,14 @@ impl<'a> Attempts<'a> {
             None => forward.path.clone(),
         };
         // What follows a ping must be readable, and so must the id of a response.
-        let pinged = ask.stream && forward.streams_events() && self.errand.snapshot.config.server.sse_ping.is_some();
+        let pinged = ask.stream && forward.streams_events() && self.ctx.snapshot.config.server.sse_ping.is_some();
         let client = headers::ClientInfo {
             peer: &request.peer_text,
-            trusted: self.errand.trusted,
+            trusted: self.ctx.trusted,
             host: request.head.fields.get(http::header::HOST),
-            request_id: self.errand.request_id,
-            keyed: self.errand.keyed,
-            policy: self.errand.policy,
+            request_id: self.ctx.request_id,
+            keyed: self.ctx.keyed,
+            policy: self.ctx.policy,
             may_compress: !pinged && !forward.makes_response(),
         };
         let mut timeouts = config.timeouts;
@@ -226,7 +226,7 @@ impl<'a> Attempts<'a> {
         }
         let headers = headers::request(request.head.fields.iter(), &client, config, key);
         let sent = time::now();
-        let watch = Rc::clone(self.errand.watch);
+        let watch = Rc::clone(self.ctx.watch);
         let live = Arc::clone(&candidate.endpoint.live);
         let watch = if replaceable { Rc::new(first_byte::Replaceable { watch, live, sent }) } else { watch };
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
@@ -238,12 +238,12 @@ impl<'a> Attempts<'a> {
             body: rendered.parts(),
             rest: request.rest.as_ref().map(|rest| BodyTail { from: rest, length: rest.borrow().length() }),
             timeouts,
-            gone: cancels.then(|| Arc::clone(&request.gone)),
+            cancel: cancels.then(|| Arc::clone(&request.cancel)),
             watch: Some(watch),
         };
         let channel = net.channel(config)?;
         if let Some(id) = request.head.fields.get(paths::CONVERSATION) {
-            self.errand.shared.note_conversation(id.as_bytes(), candidate.endpoint.name());
+            self.ctx.shared.note_conversation(id.as_bytes(), candidate.endpoint.name());
         }
         candidate.endpoint.live.sent(sent, timeouts.first_byte);
         let result = channel.send(&order);
@@ -251,7 +251,7 @@ impl<'a> Attempts<'a> {
             let endpoint = &candidate.endpoint;
             endpoint.live.moved(time::now());
             // No probe tells that it is back.
-            if config.probe == Probe::Never && endpoint.standing.state == State::Failing {
+            if config.probe == Probe::Never && endpoint.health.state == State::Failing {
                 self.tell(endpoint, Observation::Up);
             }
         }
@@ -270,7 +270,7 @@ impl<'a> Attempts<'a> {
             endpoint.live.cool_down(time::now(), told);
         }
         self.told = self.told.max(told);
-        if self.errand.request.is_spent() {
+        if self.ctx.request.is_spent() {
             return RetryDecision::Permit;
         }
         retry::answer(answer.status, retry, left)
@@ -316,14 +316,14 @@ impl<'a> Attempts<'a> {
 
     fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: UpstreamError, retry: &Retry, slot: Option<Slot>) -> Step {
         give_up(slot, endpoint, &fault);
-        if fault.trouble == UpstreamErrorKind::ClientGone || self.errand.request.gone.is_cancelled() {
+        if fault.trouble == UpstreamErrorKind::ClientGone || self.ctx.request.cancel.is_cancelled() {
             return Step::End(Outcome::ClientGone(self.last.take()));
         }
-        let rest = self.errand.request.rest.as_ref();
+        let rest = self.ctx.request.rest.as_ref();
         if let Some(failure) = rest.and_then(|rest| rest.borrow().refusal().cloned()) {
             return Step::End(Outcome::Failed(failure, self.last.take()));
         }
-        let (what, id) = (retry::sentence(&fault), self.errand.request_id);
+        let (what, id) = (retry::sentence(&fault), self.ctx.request_id);
         log::warn!("endpoint {} {what}: {} request_id={id}", endpoint.name(), fault.cause);
         let cause = || fault.cause.clone();
         let seen = match fault.trouble {
@@ -338,16 +338,16 @@ impl<'a> Attempts<'a> {
         if let Some(seen) = seen {
             self.tell(endpoint, seen);
         }
-        self.errand.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
-        let again = retry::may_retry(&fault, retry) && !self.errand.request.is_spent();
+        self.ctx.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
+        let again = retry::may_retry(&fault, retry) && !self.ctx.request.is_spent();
         if again {
-            self.errand.metrics.count(Family::Retries, &[endpoint.name(), retry::word(&fault)]);
+            self.ctx.metrics.count(Family::Retries, &[endpoint.name(), retry::word(&fault)]);
         }
         self.faults.push((endpoint.name().to_owned(), fault));
         if again {
             return Step::Next;
         }
-        Step::End(Outcome::Failed(retry::exhausted(&self.faults), self.last.take()))
+        Step::End(Outcome::Failed(retry::all_failed(&self.faults), self.last.take()))
     }
 
     /// Tells the health thread what a request found out. One that no probe would bring back rests from this moment on.
@@ -355,7 +355,7 @@ impl<'a> Attempts<'a> {
         if endpoint.config.probe == Probe::Never && seen != Observation::Up {
             endpoint.live.cool_down(time::now(), REST);
         }
-        self.errand.shared.notify(HealthEvent::Seen(endpoint.name().to_owned(), seen));
+        self.ctx.shared.notify(HealthEvent::Seen(endpoint.name().to_owned(), seen));
     }
 
     fn give_up(self) -> Outcome {
@@ -368,7 +368,7 @@ impl<'a> Attempts<'a> {
                     Rc::new(ServedBy { endpoint, model, attempts: self.attempts, reason, queued, named, policy }),
                 )
             }
-            None => Outcome::Failed(retry::exhausted(&self.faults), self.last),
+            None => Outcome::Failed(retry::all_failed(&self.faults), self.last),
         }
     }
 }

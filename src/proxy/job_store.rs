@@ -7,7 +7,7 @@ use crate::api::json_object::has_webhook;
 use crate::config::Jobs;
 use crate::http::head::Head;
 use crate::http::request::Request;
-use crate::http::response::Reply;
+use crate::http::response::Response;
 use crate::proxy::context::RequestContext;
 use crate::proxy::paths::{Forward, ModelSource, Route};
 use crate::routing::keys::ClientKey;
@@ -22,7 +22,7 @@ const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embedd
 /// Who keeps requests for later.
 pub trait JobStore: Send + Sync {
     /// Takes a request; it is safe when this returns.
-    fn submit(&self, parcel: &JobRequest<'_>) -> Result<LocalResponse, Failure>;
+    fn submit(&self, job_request: &JobRequest<'_>) -> Result<LocalResponse, Failure>;
     /// What became of it. `held` counts what is read; it works with the disk.
     fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure>;
     /// Stops it, or drops what came of it; it works with the disk.
@@ -105,8 +105,8 @@ impl Proxy {
     /// Hands a request over to who keeps it, if it is to be kept.
     pub(super) fn keep(
         &self,
-        visit: &RequestContext,
-        caller: &ClientKey,
+        context: &RequestContext,
+        client_key: &ClientKey,
         request: &Request,
         forward: &Forward,
     ) -> Option<Result<LocalResponse, Failure>> {
@@ -115,20 +115,20 @@ impl Proxy {
             return None;
         }
         let preferred = preference == Preference::RespondAsync;
-        let (path, owner, scope) = (forward.path.as_str(), visit.key.as_deref(), &*caller.scope);
+        let (path, owner, scope) = (forward.path.as_str(), context.key.as_deref(), &*client_key.scope);
         Some(later.submit(&JobRequest { path, body, owner, scope, preferred }))
     }
 
     /// Tells of what is kept. What works with the disk waits for its turn there, and holds no other control thread up.
-    pub(super) fn kept(&self, visit: RequestContext, route: Route, reply: Reply, request: Request) {
+    pub(super) fn kept(&self, context: RequestContext, route: Route, response: Response, request: Request) {
         let Some(later) = self.later() else { return };
         let Route::Job(id) = route else {
-            let told = later.list(visit.key.as_deref(), request.head.target.query().unwrap_or_default());
-            return visit.told(reply, &request, &told);
+            let told = later.list(context.key.as_deref(), request.head.target.query().unwrap_or_default());
+            return context.told(response, &request, &told);
         };
-        let mut held = self.budget.hold(Some(visit.client));
+        let mut held = self.budget.hold(Some(context.client));
         self.disk.run(Box::new(move |has_room| {
-            let owner = visit.key.as_deref();
+            let owner = context.key.as_deref();
             let told = match request.head.method == http::Method::DELETE {
                 _ if !has_room => Err(disk_is_busy()),
                 true => later.cancel(&id, owner, &mut held),
@@ -137,8 +137,8 @@ impl Proxy {
             // From here on the reply counts what the client does not take.
             drop(held);
             match told {
-                Ok(told) => visit.told(reply, &request, &told),
-                Err(failure) => visit.refuse(reply, &request.head, &failure),
+                Ok(told) => context.told(response, &request, &told),
+                Err(failure) => context.refuse(response, &request.head, &failure),
             }
         }));
     }

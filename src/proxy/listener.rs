@@ -7,7 +7,7 @@ use crate::config::{Config, CorsOrigin, KeysFor, ListenerPolicy, Mode};
 use crate::http::handler::{From, Handler, Pool, Refused};
 use crate::http::head::Head;
 use crate::http::request::Request;
-use crate::http::response::Reply;
+use crate::http::response::Response;
 use crate::observe::access::End;
 use crate::proxy::admin_handler::Opened;
 use crate::proxy::context::{Entry, RequestContext, Summary, nothing_relayed};
@@ -43,7 +43,7 @@ pub enum ListenerKind {
     /// One of `listeners`.
     Listed,
     /// `admin.port`
-    AdminHandler,
+    Admin,
 }
 
 impl ListenerState {
@@ -80,59 +80,59 @@ impl ListenerState {
 /// | the page's own | yes | a key, or the token |
 impl Proxy {
     /// Who asks, and what they see from here.
-    pub(super) fn caller(
+    pub(super) fn client_key(
         &self,
         head: &Head,
         from: From,
         route: &Route,
         snapshot: &Snapshot,
     ) -> Result<ClientKey, Failure> {
-        let bound = &self.bound[from.listener];
-        let Some(site) = bound.site(&snapshot.config) else { return Err(not_served()) };
-        let keyless = snapshot.callers.is_open();
+        let state = &self.listeners[from.listener];
+        let Some(policy) = state.site(&snapshot.config) else { return Err(not_served()) };
+        let keyless = snapshot.key_ring.is_open();
         let is_open = self.asks_nothing(snapshot, from.listener);
-        if bound.is_loopback() && is_open {
+        if state.is_loopback() && is_open {
             self.check_browser(head, from.listener, snapshot)?;
         }
-        let opens = |caller: &ClientKey| match (&site.keys, &caller.name) {
+        let opens = |client_key: &ClientKey| match (&policy.keys, &client_key.name) {
             (KeysFor::Only(names), Some(name)) => names.iter().any(|one| **one == **name),
             _ => true,
         };
         let client = cors::client(head, from.peer, &snapshot.config.server.trusted_proxies);
-        let holder = || auth::caller(head, client, &snapshot.callers, opens, time::now());
-        let mut caller = match route {
+        let holder = || auth::client_key(head, client, &snapshot.key_ring, opens, time::now());
+        let mut client_key = match route {
             // A preflight cannot carry a key.
             Route::Preflight => ClientKey::anybody(),
-            _ if bound.kind == ListenerKind::AdminHandler => self.at_page(head, from, snapshot)?,
+            _ if state.kind == ListenerKind::Admin => self.at_page(head, from, snapshot)?,
             Route::Health if !keyless => match holder() {
                 Err(failure) if failure.kind == Kind::Unauthorized => ClientKey::anybody(),
-                caller => caller?,
+                client_key => client_key?,
             },
             Route::ForceCheck if !keyless => holder()?,
-            Route::Metrics if !keyless && site.mode != Mode::Status => holder()?,
+            Route::Metrics if !keyless && policy.mode != Mode::Status => holder()?,
             _ if is_open => ClientKey::anybody(),
             _ => holder()?,
         };
-        if *route == Route::Metrics && caller.is_limited() {
+        if *route == Route::Metrics && client_key.is_limited() {
             let text = "This key is limited to some models or endpoints; /metrics names all of them.";
             return Err(Failure::new(Kind::Forbidden, text));
         }
-        if let Some(name) = &site.group {
+        if let Some(name) = &policy.group {
             let group = snapshot.groups.iter().find(|group| group.config.name == *name).ok_or_else(not_served)?;
-            caller.scope = Arc::new(Scope { group: Some(Arc::clone(group)), ..Scope::clone(&caller.scope) });
+            client_key.scope = Arc::new(Scope { group: Some(Arc::clone(group)), ..Scope::clone(&client_key.scope) });
         }
-        Ok(caller)
+        Ok(client_key)
     }
 
     /// At the page's own address: any client key, or what opens the page.
     fn at_page(&self, head: &Head, from: From, snapshot: &Snapshot) -> Result<ClientKey, Failure> {
-        let known = auth::shown(head).iter().find_map(|key| snapshot.callers.identify(key));
-        if let Some(caller) = known {
-            return Ok(caller);
+        let known = auth::shown(head).iter().find_map(|key| snapshot.key_ring.identify(key));
+        if let Some(client_key) = known {
+            return Ok(client_key);
         }
         let page = self.page(snapshot, from.listener).ok_or_else(not_served)?;
         match page.admit(head, from)? {
-            Opened::Entry if !snapshot.callers.is_open() => {
+            Opened::Entry if !snapshot.key_ring.is_open() => {
                 Err(Failure::new(Kind::Unauthorized, "A key or the page's token is needed: Authorization: Bearer KEY."))
             }
             _ => Ok(ClientKey::administrator()),
@@ -151,9 +151,9 @@ impl Proxy {
 
     /// Which web pages may use a listener; nothing where that is the affair of the endpoints.
     pub(super) fn cors<'a>(&self, snapshot: &'a Snapshot, listener: usize) -> Option<&'a [CorsOrigin]> {
-        let bound = &self.bound[listener];
-        match bound.site(&snapshot.config) {
-            Some(site) if bound.kind != ListenerKind::AdminHandler => match (&site.cors, site.mode) {
+        let state = &self.listeners[listener];
+        match state.site(&snapshot.config) {
+            Some(policy) if state.kind != ListenerKind::Admin => match (&policy.cors, policy.mode) {
                 (Some(rules), _) => Some(rules),
                 (None, Mode::Raw) => None,
                 (None, _) => Some(&snapshot.config.server.cors),
@@ -164,17 +164,17 @@ impl Proxy {
 
     /// Whether everybody who reaches a listener may use it.
     pub(super) fn asks_nothing(&self, snapshot: &Snapshot, listener: usize) -> bool {
-        let bound = &self.bound[listener];
-        let is_for_all = |site: &ListenerPolicy| snapshot.callers.is_open() || site.keys == KeysFor::Nobody;
-        bound.kind != ListenerKind::AdminHandler && bound.site(&snapshot.config).is_some_and(is_for_all)
+        let state = &self.listeners[listener];
+        let is_for_all = |policy: &ListenerPolicy| snapshot.key_ring.is_open() || policy.keys == KeysFor::Nobody;
+        state.kind != ListenerKind::Admin && state.site(&snapshot.config).is_some_and(is_for_all)
     }
 
     /// Says which listeners are open to everybody who reaches them from elsewhere.
     pub fn warn_of_open_listeners(&self) {
         let snapshot = self.shared.load();
-        for (listener, bound) in self.bound.iter().enumerate() {
-            if !bound.is_loopback() && self.asks_nothing(&snapshot, listener) {
-                let addr = bound.addr;
+        for (listener, state) in self.listeners.iter().enumerate() {
+            if !state.is_loopback() && self.asks_nothing(&snapshot, listener) {
+                let addr = state.addr;
                 log::warn!(
                     "listening on {addr} without keys: everybody who reaches this address may use the endpoints"
                 );
@@ -184,9 +184,9 @@ impl Proxy {
 
     /// What is served at a listener; at the page's own the API, for its box to try a model.
     pub(super) fn mode(&self, snapshot: &Snapshot, listener: usize) -> Mode {
-        let bound = &self.bound[listener];
-        match bound.site(&snapshot.config) {
-            Some(site) if bound.kind != ListenerKind::AdminHandler => site.mode,
+        let state = &self.listeners[listener];
+        match state.site(&snapshot.config) {
+            Some(policy) if state.kind != ListenerKind::Admin => policy.mode,
             _ => Mode::Models,
         }
     }
@@ -212,17 +212,17 @@ impl Proxy {
         Policy { pages: raw, cors: self.cors(snapshot, listener).is_none(), limits: true }
     }
 
-    pub(super) fn visit(&self, head: &Head, from: From, began: Instant, snapshot: &Snapshot) -> RequestContext {
+    pub(super) fn context(&self, head: &Head, from: From, began: Instant, snapshot: &Snapshot) -> RequestContext {
         let here = Entry {
-            forward: Arc::clone(&self.bound[from.listener].name),
+            forward: Arc::clone(&self.listeners[from.listener].name),
             metrics: Arc::clone(&self.metrics),
             activity: Arc::clone(&self.activity),
         };
-        let visit = RequestContext::new(head, from.peer, began, snapshot, here);
-        let visit = visit.with_cors(head, self.cors(snapshot, from.listener).unwrap_or_default());
+        let context = RequestContext::new(head, from.peer, began, snapshot, here);
+        let context = context.with_cors(head, self.cors(snapshot, from.listener).unwrap_or_default());
         match self.route(head, from.listener, snapshot) {
-            Route::Health | Route::Models | Route::Model(_) | Route::Metrics => visit.never_stored(),
-            _ => visit,
+            Route::Health | Route::Models | Route::Model(_) | Route::Metrics => context.never_stored(),
+            _ => context,
         }
     }
 }
@@ -234,8 +234,8 @@ impl Handler for Proxy {
         match self.page(&snapshot, from.listener) {
             Some(page) if route == Route::Admin => page.admit(head, from).map(drop),
             // What is open to everybody is so without a body.
-            _ if head.has_body() => self.caller(head, from, &Route::Unknown, &snapshot).map(drop),
-            _ => self.caller(head, from, &route, &snapshot).map(drop),
+            _ if head.has_body() => self.client_key(head, from, &Route::Unknown, &snapshot).map(drop),
+            _ => self.client_key(head, from, &route, &snapshot).map(drop),
         }
     }
 
@@ -250,37 +250,37 @@ impl Handler for Proxy {
         let snapshot = self.shared.load();
         // The body of a key with `models` must be read before it may go anywhere.
         let must_read = || {
-            auth::shown(head)
-                .iter()
-                .any(|key| snapshot.callers.identify(key).is_some_and(|caller| !caller.scope.models.is_empty()))
+            auth::shown(head).iter().any(|key| {
+                snapshot.key_ring.identify(key).is_some_and(|client_key| !client_key.scope.models.is_empty())
+            })
         };
-        self.mode(&snapshot, listener) == Mode::Raw && self.lane(head, listener) == Pool::Proxy && !must_read()
+        self.mode(&snapshot, listener) == Mode::Raw && self.pool(head, listener) == Pool::Proxy && !must_read()
     }
 
-    fn lane(&self, head: &Head, listener: usize) -> Pool {
+    fn pool(&self, head: &Head, listener: usize) -> Pool {
         match self.route(head, listener, &self.shared.load()) {
             Route::Forward(_) if !self.draining.load(Ordering::SeqCst) => Pool::Proxy,
             _ => Pool::Control,
         }
     }
 
-    fn refuse(&self, refused: Refused<'_>, reply: Reply) {
+    fn refuse(&self, refused: Refused<'_>, response: Response) {
         let snapshot = self.shared.load();
         match refused.head {
             Some(head) => {
-                self.visit(head, refused.from, refused.began, &snapshot).refuse(reply, head, &refused.failure)
+                self.context(head, refused.from, refused.began, &snapshot).refuse(response, head, &refused.failure)
             }
             None => {
-                RequestContext::unread(refused.from.peer, refused.began).turn_away(reply, "-", "-", &refused.failure)
+                RequestContext::unread(refused.from.peer, refused.began).turn_away(response, "-", "-", &refused.failure)
             }
         }
     }
 
-    fn left(&self, request: &Request, reply: Reply) {
-        reply.cut();
-        let visit = self.visit(&request.head, request.from(), request.began, &self.shared.load());
+    fn left(&self, request: &Request, response: Response) {
+        response.abort();
+        let context = self.context(&request.head, request.from(), request.began, &self.shared.load());
         let relayed = nothing_relayed(End::ClientGone);
-        visit.log(&request.head, 499, 0, &Summary { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
+        context.log(&request.head, 499, 0, &Summary { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
     }
 }
 

@@ -73,7 +73,7 @@ pub fn relay(answer: UpstreamResponse, client: &Downstream, by: &ServedBy, is_he
         client.start(answer.status, &fields(&answer.headers, client, by, is_events), length);
     }
     // Its first byte is here.
-    client.hush();
+    client.stop_pings();
     let mut buffer = BUFFER.take();
     buffer.resize(PIECE, 0);
     let relayed = body(answer, client, by, is_events && is_plain, has_end, &mut buffer);
@@ -108,7 +108,7 @@ fn body(
                 if let Some(ids) = &mut ids {
                     ids.push(piece, |id| by.endpoint.live.responses.add(id));
                 }
-                let sent = client.piece(piece);
+                let sent = client.write_chunk(piece);
                 // The piece is on its way; the bookkeeping may take its time.
                 let now = time::now();
                 passed.first_byte.get_or_insert(now);
@@ -166,7 +166,7 @@ fn part(client: &Downstream, is_events: bool, events: &Events) {
     if is_events && client.ongoing().is_stopped() {
         client.tell_in_band(&stopped(), events.is_between_events());
     } else {
-        client.cut();
+        client.abort();
     }
 }
 
@@ -199,7 +199,7 @@ fn lost(fault: &UpstreamError, client: &Downstream, by: &ServedBy, is_events: bo
         let text = format!("The endpoint `{name}` {what}; the answer is not complete.");
         client.tell_in_band(&Failure::new(kind, text), passed.events.is_between_events());
     } else {
-        client.cut();
+        client.abort();
     }
     passed.ended(match fault.trouble {
         UpstreamErrorKind::Timeout(_) => End::Timeout,

@@ -128,7 +128,7 @@ pub fn sentence(fault: &UpstreamError) -> String {
 }
 
 /// The failure after the last try, when no endpoint gave an HTTP answer.
-pub fn exhausted(faults: &[(String, UpstreamError)]) -> Failure {
+pub fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
     let timeout = |fault: &UpstreamError| matches!(fault.trouble, UpstreamErrorKind::Timeout(_));
     let timeouts = faults.iter().filter(|(_, fault)| timeout(fault)).count();
     let names = faults.iter().map(|(name, _)| name).collect::<std::collections::HashSet<_>>().len();

@@ -37,7 +37,7 @@ pub enum Admitted {
 
 /// A request on its way to places: which candidates are left in this round, in which order.
 pub struct Selector<'a> {
-    errand: &'a ForwardContext<'a>,
+    ctx: &'a ForwardContext<'a>,
     /// Who may be tried.
     pub plan: Plan,
     /// Indexes into the candidates, in the order of attempts; none before the first was chosen.
@@ -46,7 +46,7 @@ pub struct Selector<'a> {
     /// Time spent in the line.
     pub queued: Duration,
     /// What the conversation is recognised by, where that counts.
-    marks: Option<PrefixHashes>,
+    hashes: Option<PrefixHashes>,
     /// The word for what became of the favourite.
     word: Option<&'static str>,
 }
@@ -62,18 +62,18 @@ impl OnCancel for Bell {
 
 impl<'a> Selector<'a> {
     /// Nothing tried yet.
-    pub fn new(errand: &'a ForwardContext<'a>, plan: Plan) -> Self {
+    pub fn new(ctx: &'a ForwardContext<'a>, plan: Plan) -> Self {
         let left = (0..plan.candidates.len()).collect();
         // Also while only one is available: the others come back.
-        let others = plan.candidates.len() > 1 || errand.snapshot.enabled().nth(1).is_some();
-        let counts = plan.strategy == Strategy::Affinity && others && errand.takes_place();
-        let marks = counts.then(|| {
-            let fields = &errand.request.head.fields;
+        let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
+        let counts = plan.strategy == Strategy::Affinity && others && ctx.takes_place();
+        let hashes = counts.then(|| {
+            let fields = &ctx.request.head.fields;
             let sessions =
                 SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
-            errand.shared.affinity().marks(errand.request.body.bytes(), &plan.route, sessions)
+            ctx.shared.affinity().hashes(ctx.request.body.bytes(), &plan.route, sessions)
         });
-        Self { errand, plan, order: Vec::new(), left, queued: Duration::ZERO, marks, word: None }
+        Self { ctx, plan, order: Vec::new(), left, queued: Duration::ZERO, hashes, word: None }
     }
 
     /// Candidates not tried in this round.
@@ -101,11 +101,11 @@ impl<'a> Selector<'a> {
 
     /// A place at the next candidate, which is then no longer left.
     pub fn next(&mut self) -> Admitted {
-        let admitted = if self.errand.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
+        let admitted = if self.ctx.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
         if let Admitted::At(index, _) = admitted {
-            if let Some(marks) = &self.marks {
+            if let Some(hashes) = &self.hashes {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();
-                self.errand.shared.affinity().remember(marks, cache);
+                self.ctx.shared.affinity().remember(hashes, cache);
             }
             if self.order.is_empty() {
                 self.order.clone_from(&self.left);
@@ -120,17 +120,17 @@ impl<'a> Selector<'a> {
         let lives = lives(&self.plan, &self.left);
         let wanted = Wanted {
             lives: &lives,
-            background: self.errand.background,
-            length: self.errand.snapshot.config.queue.length,
+            background: self.ctx.background,
+            length: self.ctx.snapshot.config.queue.length,
             route: &self.plan.route,
         };
         let favourite = self.favourite().filter(|_| is_first);
         let (left, plan, word) = (&mut self.left, &self.plan, &mut self.word);
-        let entry = self.errand.shared.capacity().enter(&wanted, |turn| {
+        let entry = self.ctx.shared.capacity().enter(&wanted, |turn| {
             if is_first {
-                let contenders: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.contender()).collect();
-                *left = strategy::order(plan.strategy, &contenders, turn, &mut random::unit);
-                *word = favour(favourite, &contenders, left);
+                let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
+                *left = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
+                *word = favour(favourite, &loads, left);
                 return left.clone();
             }
             (0..left.len()).collect()
@@ -147,23 +147,23 @@ impl<'a> Selector<'a> {
 
     fn favourite(&self) -> Option<(usize, Known)> {
         let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
-        self.errand.shared.affinity().favourite(self.marks.as_ref()?, &caches)
+        self.ctx.shared.affinity().favourite(self.hashes.as_ref()?, &caches)
     }
 
     fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Admitted {
         let (ring, bell) = bounded(1);
         let line: Arc<dyn OnCancel> = Arc::new(Bell(ring));
-        let gone = &self.errand.request.gone;
-        gone.attach(Arc::downgrade(&line));
+        let cancel = &self.ctx.request.cancel;
+        cancel.attach(Arc::downgrade(&line));
         let began = time::now();
-        let until = began + self.errand.snapshot.config.queue.timeout;
+        let until = began + self.ctx.snapshot.config.queue.timeout;
         let admitted = loop {
             let now = time::now();
             if now >= until {
                 let text = "No endpoint became free within queue.timeout.";
                 break refused(Kind::QueueTimeout, text);
             }
-            let due = self.errand.watch.silent(now).unwrap_or(until);
+            let due = self.ctx.watch.silent(now).unwrap_or(until);
             match waiting.wait(&bell, until.min(due).min(now + LOOK_AGAIN)) {
                 WaitResult::In(index, slot) if is_first => break Admitted::At(index, Some(slot)),
                 WaitResult::In(at, slot) => break Admitted::At(self.left[at], Some(slot)),
@@ -173,16 +173,16 @@ impl<'a> Selector<'a> {
                 WaitResult::Late => {}
             }
         };
-        gone.detach();
+        cancel.detach();
         self.queued += time::now().saturating_duration_since(began);
-        self.errand.queued.set(self.queued);
+        self.ctx.queued.set(self.queued);
         admitted
     }
 
     /// Endpoints that came back since are waited for too, at the same place in the line.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
-        let ForwardContext { shared, ask, scope, .. } = self.errand;
-        let PlanResult::Plan(plan) = plan::plan(&shared.load(), ask.wish(), scope, now) else {
+        let ForwardContext { shared, ask, scope, .. } = self.ctx;
+        let PlanResult::Plan(plan) = plan::plan(&shared.load(), ask.query(), scope, now) else {
             return;
         };
         let places = |plan: &Plan| plan.candidates.iter().map(|one| one.place).collect::<Vec<_>>();
@@ -209,14 +209,10 @@ impl<'a> Selector<'a> {
 }
 
 /// Puts the favourite first, unless the request is better off elsewhere; the word for that.
-fn favour(
-    favourite: Option<(usize, Known)>,
-    contenders: &[CandidateLoad],
-    order: &mut Vec<usize>,
-) -> Option<&'static str> {
+fn favour(favourite: Option<(usize, Known)>, loads: &[CandidateLoad], order: &mut Vec<usize>) -> Option<&'static str> {
     let (index, known) = favourite?;
-    let others = order.iter().filter(|other| **other != index).map(|&other| contenders[other].load);
-    match affinity::spill(contenders[index].load, others) {
+    let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);
+    match affinity::spill(loads[index].load, others) {
         Some(Spill::Full) => return Some("affinity_full"),
         Some(Spill::Busy) => return Some("affinity_busy"),
         None => {}

@@ -7,7 +7,7 @@ use crate::config::Mode;
 use crate::http::handler::ServerHandle;
 use crate::http::head::Head;
 use crate::http::request::Request;
-use crate::http::response::Reply;
+use crate::http::response::Response;
 use crate::http::workers::Exchange;
 use crate::observe::access::End;
 use crate::observe::active::{Activity, Started};
@@ -45,7 +45,7 @@ pub struct Proxy {
     pub(super) shared: Arc<SnapshotStore>,
     pub(super) net: Arc<ClientPool>,
     /// In the order of the door's listeners.
-    pub(super) bound: Vec<ListenerState>,
+    pub(super) listeners: Vec<ListenerState>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
     /// What is held for clients.
@@ -55,7 +55,7 @@ pub struct Proxy {
     /// Requests that are being forwarded.
     busy: AtomicUsize,
     reloaded: AtomicBool,
-    door: OnceLock<ServerHandle>,
+    server_handle: OnceLock<ServerHandle>,
     later: OnceLock<Weak<dyn JobStore>>,
     pub(super) page: OnceLock<Weak<dyn AdminHandler>>,
     pub(super) draining: AtomicBool,
@@ -66,20 +66,20 @@ impl Proxy {
     pub fn new(
         shared: Arc<SnapshotStore>,
         net: Arc<ClientPool>,
-        bound: Vec<ListenerState>,
+        listeners: Vec<ListenerState>,
         budget: Arc<Budget>,
     ) -> Self {
         Self {
             shared,
             net,
-            bound,
+            listeners,
             metrics: Arc::default(),
             activity: Arc::new(Activity::unwatched()),
             budget,
             disk: DiskQueue::default(),
             busy: AtomicUsize::new(0),
             reloaded: AtomicBool::new(true),
-            door: OnceLock::new(),
+            server_handle: OnceLock::new(),
             later: OnceLock::new(),
             page: OnceLock::new(),
             draining: AtomicBool::new(false),
@@ -87,12 +87,12 @@ impl Proxy {
     }
 
     /// The door in front of it, for its figures.
-    pub fn meet(&self, door: ServerHandle) {
-        let _ = self.door.set(door);
+    pub fn meet(&self, server_handle: ServerHandle) {
+        let _ = self.server_handle.set(server_handle);
     }
 
     /// From now on requests may be handed in for later. Who keeps them needs the proxy, so they are not held here.
-    pub fn hire(&self, later: Weak<dyn JobStore>) {
+    pub fn set_job_store(&self, later: Weak<dyn JobStore>) {
         let _ = self.later.set(later);
     }
 
@@ -114,77 +114,79 @@ impl Proxy {
 
     /// Serves one request of either lane.
     pub fn serve(&self, exchange: Exchange) {
-        let Exchange { request, reply } = exchange;
+        let Exchange { request, response } = exchange;
         let snapshot = self.shared.load();
-        let mut visit = self.visit(&request.head, request.from(), request.began, &snapshot);
-        let bound = &self.bound[request.listener];
+        let mut context = self.context(&request.head, request.from(), request.began, &snapshot);
+        let state = &self.listeners[request.listener];
         let mode = self.mode(&snapshot, request.listener);
         let route = self.route(&request.head, request.listener, &snapshot);
         if route == Route::Admin
             && let Some(page) = self.page(&snapshot, request.listener)
         {
-            return page.serve(visit, request, reply);
+            return page.serve(context, request, response);
         }
         if self.net.pseudonym().is_in(request.head.fields.all("via")) {
             let text = "This request has been here before: an endpoint of this proxy leads back to it.";
-            return visit.refuse(reply, &request.head, &Failure::new(Kind::Loop, text));
+            return context.refuse(response, &request.head, &Failure::new(Kind::Loop, text));
         }
-        let caller = self.caller(&request.head, request.from(), &route, &snapshot).and_then(|caller| {
-            let limit = bound.site(&snapshot.config).and_then(|site| site.rate_limit);
+        let client_key = self.client_key(&request.head, request.from(), &route, &snapshot).and_then(|client_key| {
+            let limit = state.site(&snapshot.config).and_then(|policy| policy.rate_limit);
             if let Some(limit) = limit.filter(|_| route.is_limited()) {
-                let left = bound.buckets.take(visit.client, &limit, time::now());
-                visit.tell_limit(&left);
+                let left = state.buckets.take(context.client, &limit, time::now());
+                context.tell_limit(&left);
                 refuse_above(&left, "This address has asked too often (rateLimit).")?;
             }
-            Ok(caller)
+            Ok(client_key)
         });
-        let caller = match caller {
-            Ok(caller) => caller,
-            Err(failure) => return visit.refuse(reply, &request.head, &failure),
+        let client_key = match client_key {
+            Ok(client_key) => client_key,
+            Err(failure) => return context.refuse(response, &request.head, &failure),
         };
-        visit.key.clone_from(&caller.name);
+        context.key.clone_from(&client_key.name);
         match route {
             Route::Models if request.head.fields.get(header::VIA).is_some() => {
-                visit.tell(INSTANCE, self.net.pseudonym().value());
-                let listing = self.listing_for_proxy(&request.head, &snapshot, &caller.scope);
-                visit.json(reply, &request, StatusCode::OK, &listing);
+                context.tell(INSTANCE, self.net.pseudonym().value());
+                let listing = self.listing_for_proxy(&request.head, &snapshot, &client_key.scope);
+                context.json(response, &request, StatusCode::OK, &listing);
             }
-            Route::Models => visit.json(reply, &request, StatusCode::OK, &snapshot.listing(&caller.scope).text),
-            Route::Model(id) => match snapshot.listing(&caller.scope).entry(&id) {
-                Some(entry) => visit.json(reply, &request, StatusCode::OK, entry),
-                None => visit.refuse(reply, &request.head, &plan::not_found(&snapshot, &id, &caller.scope)),
+            Route::Models => {
+                context.json(response, &request, StatusCode::OK, &snapshot.listing(&client_key.scope).text)
+            }
+            Route::Model(id) => match snapshot.listing(&client_key.scope).entry(&id) {
+                Some(entry) => context.json(response, &request, StatusCode::OK, entry),
+                None => context.refuse(response, &request.head, &plan::not_found(&snapshot, &id, &client_key.scope)),
             },
-            Route::Health if mode == Mode::Status => visit.text(reply, &request, "OK"),
-            Route::Health => self.health(&visit, &caller, reply, &request),
+            Route::Health if mode == Mode::Status => context.text(response, &request, "OK"),
+            Route::Health => self.health(&context, &client_key, response, &request),
             Route::Metrics if self.has_metrics(&snapshot, request.listener) => {
-                visit.text(reply, &request, &self.metrics.render(&self.gauges(&snapshot)));
+                context.text(response, &request, &self.metrics.render(&self.gauges(&snapshot)));
             }
-            Route::ForceCheck => self.force_check(visit, caller.scope, reply, request),
+            Route::ForceCheck => self.force_check(context, client_key.scope, response, request),
             Route::Preflight => {
                 let rules = self.cors(&snapshot, request.listener).unwrap_or_default();
-                visit.preflight(reply, &request, rules);
+                context.preflight(response, &request, rules);
             }
-            Route::NotAllowed(methods) => visit.not_allowed(reply, &request.head, methods),
-            Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(visit, route, reply, request),
+            Route::NotAllowed(methods) => context.not_allowed(response, &request.head, methods),
+            Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(context, route, response, request),
             Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Admin => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
-                visit.refuse(reply, &request.head, &Failure::new(Kind::PathNotFound, text));
+                context.refuse(response, &request.head, &Failure::new(Kind::PathNotFound, text));
             }
             Route::Forward(forward) => {
-                if let Err(failure) = body::check_models(&request, &forward, &caller.scope) {
-                    return visit.refuse(reply, &request.head, &failure);
+                if let Err(failure) = body::check_models(&request, &forward, &client_key.scope) {
+                    return context.refuse(response, &request.head, &failure);
                 }
-                let _pass = match admitted(&mut visit, &caller) {
+                let _pass = match admitted(&mut context, &client_key) {
                     Ok(pass) => pass,
-                    Err(failure) => return visit.refuse(reply, &request.head, &failure),
+                    Err(failure) => return context.refuse(response, &request.head, &failure),
                 };
-                if let Some(told) = self.keep(&visit, &caller, &request, &forward) {
+                if let Some(told) = self.keep(&context, &client_key, &request, &forward) {
                     return match told {
-                        Ok(told) => visit.told(reply, &request, &told),
-                        Err(failure) => visit.refuse(reply, &request.head, &failure),
+                        Ok(told) => context.told(response, &request, &told),
+                        Err(failure) => context.refuse(response, &request.head, &failure),
                     };
                 }
-                self.forward(&Authorized { visit, caller, snapshot }, reply, &request, &forward);
+                self.forward(&Authorized { context, client_key, snapshot }, response, &request, &forward);
             }
         }
     }
@@ -205,51 +207,51 @@ impl Proxy {
     }
 
     fn gauges(&self, snapshot: &Snapshot) -> Vec<Gauge> {
-        status::gauges(snapshot, &self.pulse())
+        status::gauges(snapshot, &self.stats())
     }
 
     /// Figures that are true at this moment.
-    pub fn pulse(&self) -> RuntimeStats {
+    pub fn stats(&self) -> RuntimeStats {
         RuntimeStats {
             waiting: self.shared.capacity().waiting(),
             busy: self.busy.load(Ordering::Relaxed),
-            connections: self.door.get().map_or(0, ServerHandle::connections),
+            connections: self.server_handle.get().map_or(0, ServerHandle::connections),
             reloaded: self.reloaded.load(Ordering::Relaxed),
             jobs: self.later().map(|later| later.counts().to_vec()).unwrap_or_default(),
         }
     }
 
     /// Answered by the health thread when its round is done: no worker waits.
-    fn force_check(&self, visit: RequestContext, scope: Arc<Scope>, reply: Reply, request: Request) {
+    fn force_check(&self, context: RequestContext, scope: Arc<Scope>, response: Response, request: Request) {
         let shared = Arc::clone(&self.shared);
         let answer = Box::new(move || {
             let body = status::health(&shared.load(), &scope, shared.capacity().waiting(), false).to_string();
-            visit.json(reply, &request, StatusCode::OK, body.as_bytes());
+            context.json(response, &request, StatusCode::OK, body.as_bytes());
         });
         self.shared.notify(HealthEvent::Force(answer));
     }
 
-    fn forward(&self, party: &Authorized, reply: Reply, request: &Request, forward: &Forward) {
-        let Authorized { visit, caller, snapshot } = party;
+    fn forward(&self, party: &Authorized, response: Response, request: &Request, forward: &Forward) {
+        let Authorized { context, client_key, snapshot } = party;
         let _busy = Busy::new(&self.busy);
         let ask = match body::ask(request, forward) {
             Ok(ask) => ask,
-            Err(failure) => return visit.refuse(reply, &request.head, &failure),
+            Err(failure) => return context.refuse(response, &request.head, &failure),
         };
         let id = forward.conversation(&request.head);
-        let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &caller.scope));
+        let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &client_key.scope));
         let planned = match known {
             Some(plan) => Ok((plan, None)),
-            None => self.plan(request, &ask, snapshot, &caller.scope),
+            None => self.plan(request, &ask, snapshot, &client_key.scope),
         };
         let (plan, fresh) = match planned {
             Ok(planned) => planned,
             Err(failure) => {
                 if failure.kind == Kind::NoEndpoint {
-                    let group = caller.scope.group.as_ref().map_or("default", |group| &group.config.name);
+                    let group = client_key.scope.group.as_ref().map_or("default", |group| &group.config.name);
                     self.metrics.count(Family::UpstreamErrors, &["select_error", group, "none"]);
                 }
-                return visit.refuse_model(reply, &request.head, ask.name(), &failure);
+                return context.refuse_model(response, &request.head, ask.name(), &failure);
             }
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
@@ -259,21 +261,21 @@ impl Proxy {
             .sse_ping
             .filter(|_| ask.stream && forward.streams_events())
             .map(|ping| (ping, request.began));
-        let common = Arc::clone(&visit.common);
+        let common = Arc::clone(&context.common);
         let shown = self.activity.begin(&Started {
-            id: &visit.id,
-            client: visit.client,
-            key: visit.key.clone(),
+            id: &context.id,
+            client: context.client,
+            key: context.key.clone(),
             path: request.head.target.path(),
             model: ask.name(),
             began: request.began,
-            gone: &request.gone,
+            cancel: &request.cancel,
         });
-        let (gone, ongoing) = (Arc::clone(&request.gone), shown.ongoing());
-        let client = Rc::new(Downstream::new(reply, common, visit.dialect, gone, ping, ongoing));
+        let (cancel, ongoing) = (Arc::clone(&request.cancel), shown.ongoing());
+        let client = Rc::new(Downstream::new(response, common, context.dialect, cancel, ping, ongoing));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
         let queued = Cell::default();
-        let errand = ForwardContext {
+        let ctx = ForwardContext {
             net: &self.net,
             shared: &self.shared,
             snapshot,
@@ -283,17 +285,17 @@ impl Proxy {
             watch: &(Rc::clone(&client) as Rc<dyn Watch>),
             client: Some(&client),
             queued: &queued,
-            request_id: &visit.id,
+            request_id: &context.id,
             trusted,
-            scope: &caller.scope,
-            background: auth::is_background(&request.head, caller),
+            scope: &client_key.scope,
+            background: auth::is_background(&request.head, client_key),
             keyed: !self.asks_nothing(snapshot, request.listener) || auth::is_ours(&request.head, snapshot),
             policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
             ongoing: &shown,
         };
         let is_head = request.head.method == http::Method::HEAD;
-        let (status, by, relayed) = match forward::forward(&errand, plan) {
+        let (status, by, relayed) = match forward::forward(&ctx, plan) {
             Outcome::Response(answer, by) => {
                 let status = answer.status;
                 let relayed = relay::relay(*answer, &client, &by, is_head, forward.has_end());
@@ -311,7 +313,7 @@ impl Proxy {
                 (Kind::Stopped.status(), by, nothing_relayed(End::Refused))
             }
             Outcome::ClientGone(by) => {
-                client.cut();
+                client.abort();
                 (499, by, nothing_relayed(End::ClientGone))
             }
         };
@@ -322,7 +324,7 @@ impl Proxy {
         if relayed.end == End::ClientGone || shown.is_stopped() {
             self.end_conversation(request, by.as_deref());
         }
-        visit.log(
+        context.log(
             &request.head,
             status,
             client.sent(),
@@ -342,7 +344,7 @@ impl Proxy {
             return Err(body::unreadable());
         }
         let planned = |snapshot: &Snapshot| {
-            let planned = plan::plan(snapshot, ask.wish(), scope, time::now());
+            let planned = plan::plan(snapshot, ask.query(), scope, time::now());
             if planned.is_short() {
                 self.shared.want();
             }
@@ -356,14 +358,14 @@ impl Proxy {
             PlanResult::Refused(failure) => return Err(failure),
             PlanResult::Unknown => {}
         }
-        self.shared.refresh(&request.gone);
+        self.shared.refresh(&request.cancel);
         let fresh = self.shared.load();
         match planned(&fresh) {
             PlanResult::Plan(plan) => Ok((plan, Some(fresh))),
             PlanResult::Refused(failure) => Err(failure),
             PlanResult::Unknown => {
                 let name = ask.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, ask.wish(), scope, time::now())?;
+                let plan = plan::unknown(&fresh, ask.query(), scope, time::now())?;
                 log::warn!("model {} is not served; {} ({})", plan::shown(name), plan.stand_ins(), plan.reason);
                 Ok((plan, Some(fresh)))
             }
@@ -393,7 +395,7 @@ impl Proxy {
             body: [&[], &[], &[]],
             rest: None,
             timeouts: crate::config::Timeouts { total: Some(Duration::from_secs(2)), ..by.endpoint.config.timeouts },
-            gone: None,
+            cancel: None,
             watch: None,
         };
         let sent = self.net.channel(&by.endpoint.config).and_then(|channel| channel.send(&order));
@@ -421,20 +423,20 @@ impl Drop for Busy<'_> {
 
 /// Who asks for what, under which snapshot.
 struct Authorized {
-    visit: RequestContext,
-    caller: ClientKey,
+    context: RequestContext,
+    client_key: ClientKey,
     snapshot: Arc<Snapshot>,
 }
 
 /// A right to be forwarded, within what the caller's key allows at once and over time.
-fn admitted(visit: &mut RequestContext, caller: &ClientKey) -> Result<Permit, Failure> {
+fn admitted(context: &mut RequestContext, client_key: &ClientKey) -> Result<Permit, Failure> {
     let second = Duration::from_secs(1);
-    let Some(pass) = caller.enter() else {
+    let Some(pass) = client_key.enter() else {
         let text = "This key has as many requests in progress as it may have (maxParallel).";
         return Err(Failure::new(Kind::RateLimited, text).retry_after(second));
     };
-    if let Some(left) = caller.take(time::now()) {
-        visit.tell_limit(&left);
+    if let Some(left) = client_key.take(time::now()) {
+        context.tell_limit(&left);
         refuse_above(&left, "This key has asked too often (rateLimit).")?;
     }
     Ok(pass)

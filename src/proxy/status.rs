@@ -2,7 +2,7 @@
 
 use super::serve::Proxy;
 use crate::http::request::Request;
-use crate::http::response::Reply;
+use crate::http::response::Response;
 use crate::observe::log_writer;
 use crate::observe::metrics::Gauge;
 use crate::proxy::context::RequestContext;
@@ -17,23 +17,29 @@ use std::sync::atomic::Ordering;
 
 impl Proxy {
     /// Answers `/health`.
-    pub(super) fn health(&self, visit: &RequestContext, caller: &ClientKey, reply: Reply, request: &Request) {
+    pub(super) fn health(
+        &self,
+        context: &RequestContext,
+        client_key: &ClientKey,
+        response: Response,
+        request: &Request,
+    ) {
         let draining = self.draining.load(Ordering::SeqCst);
         let snapshot = self.shared.load();
         let strict = request.head.target.query().is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
         let unwell = draining || (strict && !snapshot.is_healthy());
         let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        let health = health(&snapshot, &caller.scope, self.shared.capacity().waiting(), draining);
-        let may_see_all = snapshot.callers.is_open() || caller.name.is_some() || caller.admin;
+        let health = health(&snapshot, &client_key.scope, self.shared.capacity().waiting(), draining);
+        let may_see_all = snapshot.key_ring.is_open() || client_key.name.is_some() || client_key.admin;
         let told = if may_see_all { health } else { outline(&health) };
-        visit.json(reply, request, status, told.to_string().as_bytes());
+        context.json(response, request, status, told.to_string().as_bytes());
     }
 }
 
 /// The `/health` body [S000-27..30], a superset of the older proxies' shapes.
 pub fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, draining: bool) -> Value {
     let enabled: Vec<_> = snapshot.enabled().collect();
-    let healthy = enabled.iter().filter(|e| e.standing.is_healthy()).count();
+    let healthy = enabled.iter().filter(|e| e.health.is_healthy()).count();
     let status = match (draining, healthy) {
         (true, _) => "draining",
         (false, 0) => "unhealthy",
@@ -63,15 +69,15 @@ pub fn outline(health: &Value) -> Value {
 }
 
 fn endpoint(endpoint: &Endpoint, scope: &Scope) -> Value {
-    let standing = &endpoint.standing;
+    let health = &endpoint.health;
     let mut models: Vec<&str> = endpoint.names().filter(|name| scope.has_model(name)).collect();
     models.dedup();
     json!({
-        "healthy": standing.is_healthy(),
-        "lastCheck": standing.last_check.map(time::iso),
-        "errorCount": standing.failures,
-        "lastError": standing.last_error,
-        "state": standing.state.as_str(),
+        "healthy": health.is_healthy(),
+        "lastCheck": health.last_check.map(time::iso),
+        "errorCount": health.failures,
+        "lastError": health.last_error,
+        "state": health.state.as_str(),
         "inFlight": endpoint.live.in_flight(),
         "slots": endpoint.live.load().limit,
         "models": models,
@@ -93,7 +99,7 @@ pub struct RuntimeStats {
 }
 
 /// The gauges of `/metrics`, true at this moment.
-pub fn gauges(snapshot: &Snapshot, pulse: &RuntimeStats) -> Vec<Gauge> {
+pub fn gauges(snapshot: &Snapshot, stats: &RuntimeStats) -> Vec<Gauge> {
     let by_endpoint = |value: &dyn Fn(&Endpoint) -> Option<f64>| {
         let series = snapshot.enabled().filter_map(|e| Some((vec![("endpoint", e.name().to_owned())], value(e)?)));
         series.collect::<Vec<_>>()
@@ -113,18 +119,18 @@ pub fn gauges(snapshot: &Snapshot, pulse: &RuntimeStats) -> Vec<Gauge> {
             "Requests that may be there at once, where that is known.",
             by_endpoint(&|e| e.live.load().limit.map(f64::from)),
         ),
-        one("llmproxy_queue_length", "Requests in line for a place.", pulse.waiting as f64),
-        one("llmproxy_connections", "Open client connections.", pulse.connections as f64),
-        one("llmproxy_workers_busy", "Requests that are being forwarded or wait in line.", pulse.busy as f64),
+        one("llmproxy_queue_length", "Requests in line for a place.", stats.waiting as f64),
+        one("llmproxy_connections", "Open client connections.", stats.connections as f64),
+        one("llmproxy_workers_busy", "Requests that are being forwarded or wait in line.", stats.busy as f64),
         gauge(
             "llmproxy_jobs",
             "Jobs that are kept.",
-            pulse.jobs.iter().map(|(state, n)| (vec![("status", (*state).to_owned())], *n as f64)).collect(),
+            stats.jobs.iter().map(|(state, n)| (vec![("status", (*state).to_owned())], *n as f64)).collect(),
         ),
         one(
             "llmproxy_reload_success",
             "1 if the last reload of the configuration succeeded.",
-            f64::from(u8::from(pulse.reloaded)),
+            f64::from(u8::from(stats.reloaded)),
         ),
         Gauge {
             name: "llmproxy_log_dropped_total",

@@ -1,7 +1,7 @@
 //! Where a conversation's prompt most likely still is in a cache: remembers what was sent where lately.
 //! Knows endpoints by the number of their cache's life only.
 
-use crate::api::prefix::{PrefixHashes, marks};
+use crate::api::prefix::{PrefixHashes, hashes};
 use crate::routing::strategy::Load;
 use crate::util::lock::lock;
 use crate::util::lru::Lru;
@@ -46,27 +46,27 @@ impl Default for Affinity {
 
 impl Affinity {
     /// The marks of a request.
-    pub fn marks<'a>(&self, body: &[u8], model: &str, sessions: impl Iterator<Item = &'a [u8]>) -> PrefixHashes {
-        marks(body, model, sessions, &self.keys)
+    pub fn hashes<'a>(&self, body: &[u8], model: &str, sessions: impl Iterator<Item = &'a [u8]>) -> PrefixHashes {
+        hashes(body, model, sessions, &self.keys)
     }
 
     /// Which of these caches most likely holds the longest part of the prompt.
-    pub fn favourite(&self, marks: &PrefixHashes, caches: &[u32]) -> Option<(usize, Known)> {
+    pub fn favourite(&self, hashes: &PrefixHashes, caches: &[u32]) -> Option<(usize, Known)> {
         let mut homes = lock(&self.homes);
         let mut home = |mark: &u64| {
             let cache = *homes.get(mark)?;
             caches.iter().position(|one| *one == cache)
         };
-        let by_prompt = marks.links.iter().rev().find_map(&mut home);
-        let by_session = || marks.hints.iter().find_map(home).map(|index| (index, Known::Session));
+        let by_prompt = hashes.links.iter().rev().find_map(&mut home);
+        let by_session = || hashes.session_keys.iter().find_map(home).map(|index| (index, Known::Session));
         by_prompt.map(|index| (index, Known::Prompt)).or_else(by_session)
     }
 
     /// This request goes to that cache.
-    pub fn remember(&self, marks: &PrefixHashes, cache: u32) {
+    pub fn remember(&self, hashes: &PrefixHashes, cache: u32) {
         let mut homes = lock(&self.homes);
         // The last link is what the next turn, a branch from here and a regeneration all hold.
-        for mark in marks.links.last().into_iter().chain(&marks.hints) {
+        for mark in hashes.links.last().into_iter().chain(&hashes.session_keys) {
             homes.put(*mark, cache);
         }
     }

@@ -31,7 +31,7 @@ pub struct Endpoint {
     /// Counters that outlive snapshots and reloads.
     pub live: Arc<Live>,
     /// What is thought of it.
-    pub standing: HealthStatus,
+    pub health: HealthStatus,
     /// What it listed last, if it ever did.
     pub models: Option<Arc<Vec<Model>>>,
     /// `total_slots` of llama-server's `/props`.
@@ -46,7 +46,7 @@ impl Endpoint {
         Self {
             config: Arc::new(config),
             live: Arc::new(Live::new(epoch)),
-            standing: HealthStatus::default(),
+            health: HealthStatus::default(),
             models: None,
             slots: None,
             context: None,
@@ -60,14 +60,14 @@ impl Endpoint {
 
     /// Enabled, and nothing known against it.
     pub fn is_available(&self) -> bool {
-        self.config.enabled && self.standing.is_available()
+        self.config.enabled && self.health.is_available()
     }
 
     /// What it serves is not known yet: it has never told its models, and does not answer now.
     pub fn is_unheard(&self) -> bool {
         let is_silent = match self.config.probe {
-            Probe::Never => self.standing.state == State::Failing,
-            _ => !self.standing.answered,
+            Probe::Never => self.health.state == State::Failing,
+            _ => !self.health.answered,
         };
         self.config.enabled && self.config.models.is_empty() && self.models.is_none() && is_silent
     }

@@ -95,7 +95,7 @@ impl KeyRing {
                 found = Some(known);
             }
         }
-        found.map(Known::caller)
+        found.map(Known::client_key)
     }
 
     /// What the key of this name may see, if there is one.
@@ -111,7 +111,7 @@ impl KeyRing {
 }
 
 impl Known {
-    fn caller(&self) -> ClientKey {
+    fn client_key(&self) -> ClientKey {
         ClientKey {
             name: Some(self.config.name.as_str().into()),
             scope: Arc::clone(&self.scope),

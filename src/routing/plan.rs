@@ -34,7 +34,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// How the strategies see it now.
-    pub fn contender(&self) -> CandidateLoad {
+    pub fn load(&self) -> CandidateLoad {
         CandidateLoad { place: self.place, weight: self.weight, load: self.endpoint.live.load() }
     }
 }
@@ -110,15 +110,15 @@ impl PlanResult {
 }
 
 /// Who may be tried for a wish, within a scope.
-pub fn plan(snapshot: &Snapshot, wish: ModelQuery<'_>, scope: &Scope, now: Instant) -> PlanResult {
-    match wished(snapshot, wish, scope) {
+pub fn plan(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> PlanResult {
+    match wished(snapshot, query, scope) {
         PlanResult::Plan(plan) => PlanResult::Plan(rested(plan, now)),
         other => other,
     }
 }
 
-fn wished(snapshot: &Snapshot, wish: ModelQuery<'_>, scope: &Scope) -> PlanResult {
-    match wish {
+fn wished(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope) -> PlanResult {
+    match query {
         ModelQuery::Named(name) if is_name(snapshot, name) => named(snapshot, name, scope),
         ModelQuery::Named(_) | ModelQuery::Any => any(snapshot, scope, "default_model"),
         ModelQuery::Endpoint => only(snapshot, scope),
@@ -336,8 +336,8 @@ fn in_order(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
 }
 
 /// What `routing.unknownModel` makes of a name that nobody serves, after a refresh.
-pub fn unknown(snapshot: &Snapshot, wish: ModelQuery<'_>, scope: &Scope, now: Instant) -> Result<Plan, Failure> {
-    let (name, response) = match wish {
+pub fn unknown(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> Result<Plan, Failure> {
+    let (name, response) = match query {
         ModelQuery::Named(name) => (name, None),
         ModelQuery::Follow(id, name) => (name.unwrap_or_default(), Some(id)),
         _ => ("", None),

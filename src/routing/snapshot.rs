@@ -38,7 +38,7 @@ pub struct Snapshot {
     /// Who serves what; the same as long as that does not change.
     pub catalog: Arc<Catalog>,
     /// Who may ask.
-    pub callers: Arc<KeyRing>,
+    pub key_ring: Arc<KeyRing>,
     /// Parts of the endpoints.
     pub groups: Vec<Arc<Group>>,
 }
@@ -46,19 +46,19 @@ pub struct Snapshot {
 impl Snapshot {
     /// A snapshot with its catalogue.
     pub fn new(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
-        let callers = Arc::new(KeyRing::new(&config.keys, None));
+        let key_ring = Arc::new(KeyRing::new(&config.keys, None));
         let catalog = Arc::new(Catalog::new(&endpoints, &config.models));
-        Self::assembled(config, endpoints, callers, catalog)
+        Self::assembled(config, endpoints, key_ring, catalog)
     }
 
     fn assembled(
         config: Arc<Config>,
         endpoints: Vec<Arc<Endpoint>>,
-        callers: Arc<KeyRing>,
+        key_ring: Arc<KeyRing>,
         catalog: Arc<Catalog>,
     ) -> Self {
         let groups = config.groups.iter().map(|group| Arc::new(grouped(group, &endpoints))).collect();
-        Self { config, endpoints, catalog, callers, groups }
+        Self { config, endpoints, catalog, key_ring, groups }
     }
 
     /// This snapshot with one endpoint changed.
@@ -78,7 +78,7 @@ impl Snapshot {
                 catalog = Arc::new(Catalog::new(&endpoints, &self.config.models));
             }
         }
-        Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.callers), catalog)
+        Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.key_ring), catalog)
     }
 
     /// What is so under another configuration: endpoints keep by name what is going on there, and what is known of
@@ -94,9 +94,9 @@ impl Snapshot {
             Arc::new(if is_same { Endpoint { config: fresh.config, ..Endpoint::clone(old) } } else { fresh })
         });
         let endpoints: Vec<_> = endpoints.collect();
-        let callers = KeyRing::new(&config.keys, Some(&self.callers));
+        let key_ring = KeyRing::new(&config.keys, Some(&self.key_ring));
         let catalog = Catalog::new(&endpoints, &config.models);
-        Self::assembled(Arc::new(config), endpoints, Arc::new(callers), Arc::new(catalog))
+        Self::assembled(Arc::new(config), endpoints, Arc::new(key_ring), Arc::new(catalog))
     }
 
     /// What can be asked for now, within a scope.
@@ -253,7 +253,7 @@ impl SnapshotStore {
 
     /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a moment ago, or if it
     /// has taken too long already.
-    pub fn refresh(&self, gone: &CancelToken) {
+    pub fn refresh(&self, cancel: &CancelToken) {
         let mut state = lock(&self.refresh);
         let now = time::now();
         if state.running.is_none() {
@@ -266,7 +266,7 @@ impl SnapshotStore {
         let rounds = state.rounds;
         while let Some(began) = state.running.filter(|_| state.rounds == rounds) {
             let rest = (began + REFRESH_WAIT).saturating_duration_since(time::now());
-            if rest.is_zero() || gone.is_cancelled() {
+            if rest.is_zero() || cancel.is_cancelled() {
                 return;
             }
             state = match self.refreshed.wait_timeout(state, rest.min(GLANCE)) {

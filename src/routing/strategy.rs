@@ -43,13 +43,12 @@ pub struct Turn {
 /// passed over, and tried only when they have room again.
 pub fn order(
     strategy: Strategy,
-    contenders: &[CandidateLoad],
+    loads: &[CandidateLoad],
     turn: &mut Turn,
     unit: &mut dyn FnMut() -> f64,
 ) -> Vec<usize> {
-    let (free, full): (Vec<usize>, Vec<usize>) =
-        (0..contenders.len()).partition(|&index| contenders[index].load.has_room());
-    let mut order = Vec::with_capacity(contenders.len());
+    let (free, full): (Vec<usize>, Vec<usize>) = (0..loads.len()).partition(|&index| loads[index].load.has_room());
+    let mut order = Vec::with_capacity(loads.len());
     for (group, is_free) in [(free, true), (full, false)] {
         if group.is_empty() {
             continue;
@@ -59,54 +58,54 @@ pub fn order(
         let turn = if is_free { &mut *turn } else { &mut unmoved };
         order.extend(match strategy {
             Strategy::Failover => group,
-            Strategy::RoundRobin => rotated(group, contenders, turn),
-            Strategy::WeightedRoundRobin => smooth(group, contenders, turn),
-            Strategy::Random => drawn(group, contenders, unit),
-            Strategy::LeastBusy | Strategy::Affinity => least_busy(group, contenders, turn),
+            Strategy::RoundRobin => rotated(group, loads, turn),
+            Strategy::WeightedRoundRobin => smooth(group, loads, turn),
+            Strategy::Random => drawn(group, loads, unit),
+            Strategy::LeastBusy | Strategy::Affinity => least_busy(group, loads, turn),
         });
     }
     order
 }
 
 /// The one after the last, then the others as they follow it.
-fn rotated(mut group: Vec<usize>, contenders: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
-    let after = |&index: &usize| turn.last.is_some_and(|last| contenders[index].place > last);
+fn rotated(mut group: Vec<usize>, loads: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
+    let after = |&index: &usize| turn.last.is_some_and(|last| loads[index].place > last);
     let first = group.iter().position(after).unwrap_or(0);
     group.rotate_left(first);
     if let Some(&first) = group.first() {
-        turn.last = Some(contenders[first].place);
+        turn.last = Some(loads[first].place);
     }
     group
 }
 
 /// nginx's smooth weighted rotation: everybody earns its weight, the richest goes and pays what all earned.
-fn smooth(mut group: Vec<usize>, contenders: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
-    let places = contenders.iter().map(|one| one.place + 1).max().unwrap_or(0);
+fn smooth(mut group: Vec<usize>, loads: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
+    let places = loads.iter().map(|one| one.place + 1).max().unwrap_or(0);
     if turn.credits.len() < places {
         turn.credits.resize(places, 0);
     }
-    let total: i64 = group.iter().map(|&index| i64::from(contenders[index].weight)).sum();
+    let total: i64 = group.iter().map(|&index| i64::from(loads[index].weight)).sum();
     let mut credits = std::mem::take(&mut turn.credits);
     for &index in &group {
-        credits[contenders[index].place] += i64::from(contenders[index].weight);
+        credits[loads[index].place] += i64::from(loads[index].weight);
     }
     // The richest first, and among equals the one that stands first; a stable sort keeps that.
-    group.sort_by_key(|&index| std::cmp::Reverse(credits[contenders[index].place]));
+    group.sort_by_key(|&index| std::cmp::Reverse(credits[loads[index].place]));
     if let Some(&first) = group.first() {
-        credits[contenders[first].place] -= total;
+        credits[loads[first].place] -= total;
     }
     turn.credits = credits;
     group
 }
 
 /// Drawn by weight, each once.
-fn drawn(mut group: Vec<usize>, contenders: &[CandidateLoad], unit: &mut dyn FnMut() -> f64) -> Vec<usize> {
+fn drawn(mut group: Vec<usize>, loads: &[CandidateLoad], unit: &mut dyn FnMut() -> f64) -> Vec<usize> {
     let mut order = Vec::with_capacity(group.len());
     while !group.is_empty() {
-        let total: f64 = group.iter().map(|&index| f64::from(contenders[index].weight)).sum();
+        let total: f64 = group.iter().map(|&index| f64::from(loads[index].weight)).sum();
         let mut at = unit() * total;
         let hit = group.iter().position(|&index| {
-            at -= f64::from(contenders[index].weight);
+            at -= f64::from(loads[index].weight);
             at < 0.0
         });
         order.push(group.remove(hit.unwrap_or(group.len() - 1)));
@@ -115,17 +114,17 @@ fn drawn(mut group: Vec<usize>, contenders: &[CandidateLoad], unit: &mut dyn FnM
 }
 
 /// Fewest in flight for its capacity first; among equals, in rotation.
-fn least_busy(group: Vec<usize>, contenders: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
+fn least_busy(group: Vec<usize>, loads: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
     let last = turn.last;
-    let mut group = rotated(group, contenders, &mut turn.clone());
+    let mut group = rotated(group, loads, &mut turn.clone());
     // Who tells no limit is taken for as large as the largest that does.
-    let largest = contenders.iter().filter_map(|one| one.load.limit).max().unwrap_or(1);
+    let largest = loads.iter().filter_map(|one| one.load.limit).max().unwrap_or(1);
     let share = |index: usize| {
-        let Load { in_flight, limit } = contenders[index].load;
+        let Load { in_flight, limit } = loads[index].load;
         f64::from(in_flight) / f64::from(limit.unwrap_or(largest).max(1))
     };
     group.sort_by(|&a, &b| share(a).total_cmp(&share(b)));
-    turn.last = group.first().map(|&first| contenders[first].place).or(last);
+    turn.last = group.first().map(|&first| loads[first].place).or(last);
     group
 }
 

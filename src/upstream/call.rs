@@ -43,7 +43,7 @@ pub(super) struct Call {
     limits: Timeouts,
     /// When everything must be over.
     pub whole_by: Cell<Option<Instant>>,
-    pub gone: Option<Arc<CancelToken>>,
+    pub cancel: Option<Arc<CancelToken>>,
     watch: Option<Rc<dyn Watch>>,
     stage: Cell<Stage>,
     since: Cell<Instant>,
@@ -91,8 +91,8 @@ pub(super) struct Entered(Rc<Call>);
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if let Some(gone) = &self.0.gone {
-            gone.detach();
+        if let Some(cancel) = &self.0.cancel {
+            cancel.detach();
         }
         CURRENT.set(None);
     }
@@ -102,14 +102,14 @@ impl Call {
     pub fn new(
         limits: Timeouts,
         is_head: bool,
-        gone: Option<Arc<CancelToken>>,
+        cancel: Option<Arc<CancelToken>>,
         watch: Option<Rc<dyn Watch>>,
         now: Instant,
     ) -> Rc<Self> {
         Rc::new(Self {
             whole_by: Cell::new(limits.total.map(|total| now + total)),
             limits,
-            gone,
+            cancel,
             watch,
             stage: Cell::new(Stage::Connect),
             since: Cell::new(now),
@@ -160,20 +160,20 @@ impl Call {
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.gone.as_ref().is_some_and(|gone| gone.is_cancelled())
+        self.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled())
     }
 
     pub fn attach(&self, line: Weak<dyn OnCancel>) {
-        if let Some(gone) = &self.gone {
-            gone.attach(line);
+        if let Some(cancel) = &self.cancel {
+            cancel.attach(line);
         }
     }
 
     /// The connection goes back to its pool: a client that leaves from now on does not concern it. False
     /// when it may not.
     pub fn release(&self) -> bool {
-        if let Some(gone) = &self.gone {
-            gone.detach();
+        if let Some(cancel) = &self.cancel {
+            cancel.detach();
         }
         !self.is_cancelled() && !self.spoiled.get()
     }

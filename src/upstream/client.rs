@@ -54,7 +54,7 @@ pub struct UpstreamRequest<'a> {
     /// Stage limits.
     pub timeouts: Timeouts,
     /// Interrupts everything when set.
-    pub gone: Option<Arc<CancelToken>>,
+    pub cancel: Option<Arc<CancelToken>>,
     /// Acts in silence.
     pub watch: Option<Rc<dyn Watch>>,
 }
@@ -154,7 +154,7 @@ impl UpstreamClient {
     /// A [`UpstreamError`] when no complete head came.
     pub fn send(&self, order: &UpstreamRequest<'_>) -> Result<UpstreamResponse, UpstreamError> {
         let is_head = order.method == Method::HEAD;
-        let call = Call::new(order.timeouts, is_head, order.gone.clone(), order.watch.clone(), time::now());
+        let call = Call::new(order.timeouts, is_head, order.cancel.clone(), order.watch.clone(), time::now());
         let entered = call.enter();
         // What can be sent once must not meet a connection that died in the pool.
         call.fresh.set(order.rest.is_some());

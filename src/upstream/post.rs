@@ -25,26 +25,26 @@ pub struct Post<'a> {
 ///
 /// # Errors
 /// No answer came, as the rest of a sentence.
-pub fn deliver(letter: &Post<'_>, patience: Duration, gone: &Arc<CancelToken>, guard: Guard) -> Result<u16, String> {
-    let base = letter.base;
+pub fn deliver(post: &Post<'_>, patience: Duration, cancel: &Arc<CancelToken>, guard: Guard) -> Result<u16, String> {
+    let base = post.base;
     let endpoint = Endpoint { base: base.clone(), keep_alive: Duration::ZERO, ..Endpoint::plain("webhook", "", 1) };
     let channel = UpstreamClient::guarded(&endpoint, guard)?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("llmproxy/", env!("CARGO_PKG_VERSION"))));
-    for (name, value) in &letter.headers {
+    for (name, value) in &post.headers {
         let value = HeaderValue::from_str(value).map_err(|_| "has a field that cannot be sent".to_owned())?;
         headers.insert(HeaderName::from_static(name), value);
     }
     let order = UpstreamRequest {
         method: Method::POST,
-        path: letter.path,
+        path: post.path,
         raw: true,
         headers,
-        body: letter.body,
+        body: post.body,
         rest: None,
         timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(patience) },
-        gone: Some(Arc::clone(gone)),
+        cancel: Some(Arc::clone(cancel)),
         watch: None,
     };
     match channel.send(&order) {

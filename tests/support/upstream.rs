@@ -31,7 +31,7 @@ pub struct Upstream {
     addr: SocketAddr,
     /// Bound but not listening: keeps the port ours while the server is down, so that connects are refused.
     _port: Socket,
-    door: Option<ServerConfig>,
+    server_handle: Option<ServerConfig>,
 }
 
 struct ServerConfig {
@@ -77,7 +77,7 @@ impl Upstream {
             threads: Vec::new(),
             problems: Vec::new(),
         };
-        let mut upstream = Self { shared: Arc::new(Watched::new(state)), addr, _port: port, door: None };
+        let mut upstream = Self { shared: Arc::new(Watched::new(state)), addr, _port: port, server_handle: None };
         upstream.revive();
         upstream
     }
@@ -146,10 +146,10 @@ impl Upstream {
 
     /// New connections are refused; those open live on.
     pub fn refuse(&mut self) {
-        let Some(door) = self.door.take() else { return };
+        let Some(server_handle) = self.server_handle.take() else { return };
         // Wakes the blocked accept with an error.
-        SockRef::from(&*door.listener).shutdown(Shutdown::Both).expect("a listening socket");
-        door.accepting.join().expect("the accept loop does not panic");
+        SockRef::from(&*server_handle.listener).shutdown(Shutdown::Both).expect("a listening socket");
+        server_handle.accepting.join().expect("the accept loop does not panic");
     }
 
     /// Its host goes dark: connections that are open live on, further ones get no answer at all. Back with `revive`, once
@@ -171,7 +171,7 @@ impl Upstream {
                 serve(&shared, socket);
             }
         });
-        self.door = Some(ServerConfig { listener, accepting });
+        self.server_handle = Some(ServerConfig { listener, accepting });
     }
 }
 

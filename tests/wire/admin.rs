@@ -84,8 +84,8 @@ fn a_model_is_added_edited_and_deleted_at_once_and_survives_a_restart() {
     assert_eq!(put(&proxy, "org%2Fname%252b", &body).status(), 200);
     assert_eq!(proxy.chat("org/name%2b").json(), json!({"from": "a"}), "W003-9");
     let delete = |model: &str| ask(&proxy, "DELETE", &format!("/admin/config/{model}"), "", "");
-    let gone = delete("new");
-    assert_eq!((gone.status(), gone.json()), (200, json!({"message": "Configuration for model 'new' deleted."})));
+    let cancel = delete("new");
+    assert_eq!((cancel.status(), cancel.json()), (200, json!({"message": "Configuration for model 'new' deleted."})));
     assert_eq!((delete("new").status(), proxy.chat("new").status()), (404, 404), "S003-28");
     // W003-7: deleting the last ones brings nothing back.
     for model in on_disk(&folder)["Models"].as_object().expect("models").keys() {

@@ -9,7 +9,7 @@ use llmproxy::config::Server;
 use llmproxy::http::handler::{From, Handler, Pool, Refused, ServerConfig};
 use llmproxy::http::head::{Fields, Head};
 use llmproxy::http::request::Request;
-use llmproxy::http::response::Reply;
+use llmproxy::http::response::Response;
 use llmproxy::http::server::{EventLoop, listen};
 use llmproxy::http::workers::{Exchange, WorkerPool};
 use llmproxy::util::budget::Budget;
@@ -36,14 +36,14 @@ impl Handler for Clumsy {
     fn passes_on(&self, _: &Head, _: usize) -> bool {
         false
     }
-    fn lane(&self, head: &Head, _: usize) -> Pool {
+    fn pool(&self, head: &Head, _: usize) -> Pool {
         falls(head, "/lane");
         Pool::Proxy
     }
-    fn refuse(&self, _: Refused<'_>, _: Reply) {
+    fn refuse(&self, _: Refused<'_>, _: Response) {
         panic!("on purpose");
     }
-    fn left(&self, _: &Request, _: Reply) {
+    fn left(&self, _: &Request, _: Response) {
         panic!("on purpose");
     }
 }
@@ -56,19 +56,19 @@ fn a_panic_in_the_loop_is_one_closed_connection() {
     let work = Arc::new(|job: Exchange| {
         let mut fields = Fields::default();
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        job.reply.send(StatusCode::OK, &fields, b"ok");
+        job.response.send(StatusCode::OK, &fields, b"ok");
     });
     let lane = |name| WorkerPool::start(name, 1, 8, Arc::clone(&work) as _).expect("threads");
-    let door = ServerConfig {
+    let server_handle = ServerConfig {
         listeners: vec![listener],
         budget: Budget::new(256 << 20, 32 << 20),
         server: Server::default(),
         max_connections: 16,
-        desk: Arc::new(Clumsy),
+        handler: Arc::new(Clumsy),
         control: lane("control"),
         proxy: lane("proxy"),
     };
-    let (front, handle) = EventLoop::new(door).expect("a front");
+    let (front, handle) = EventLoop::new(server_handle).expect("a front");
     let front = thread::spawn(move || front.run());
     let mut kept = Client::connect(addr);
     // More often than there are connections, so that none of them is left behind.
@@ -78,7 +78,7 @@ fn a_panic_in_the_loop_is_one_closed_connection() {
             client.send(post(path, chat("m")));
             client.expect_close(DEADLINE);
         }
-        // The reply that is dropped on the way answers.
+        // The response that is dropped on the way answers.
         let mut client = Client::connect(addr);
         client.send(post("/refuse", chat("m")));
         assert_eq!(client.answer().status(), 500);

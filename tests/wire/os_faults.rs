@@ -10,7 +10,7 @@ use llmproxy::config::Server;
 use llmproxy::http::handler::{From, Handler, Pool, Refused, ServerConfig};
 use llmproxy::http::head::Head;
 use llmproxy::http::request::Request;
-use llmproxy::http::response::Reply;
+use llmproxy::http::response::Response;
 use llmproxy::http::server::{EventLoop, listen};
 use llmproxy::http::workers::{Exchange, WorkerPool};
 use llmproxy::util::time;
@@ -100,13 +100,13 @@ impl Handler for Open {
     fn admit(&self, _: &Head, _: From) -> Result<(), Failure> {
         Ok(())
     }
-    fn lane(&self, _: &Head, _: usize) -> Pool {
+    fn pool(&self, _: &Head, _: usize) -> Pool {
         Pool::Proxy
     }
-    fn refuse(&self, _: Refused<'_>, _: Reply) {
+    fn refuse(&self, _: Refused<'_>, _: Response) {
         panic!("nothing is refused here");
     }
-    fn left(&self, _: &Request, _: Reply) {}
+    fn left(&self, _: &Request, _: Response) {}
 }
 
 #[test]
@@ -115,17 +115,17 @@ fn a_panic_in_a_request_is_one_500_and_the_pool_stays_whole() {
     let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let addr = listener.local_addr().expect("bound");
     let work = Arc::new(|job: Exchange| assert!(job.request.head.method == "NONE", "on purpose"));
-    let lane = |name| WorkerPool::start(name, 2, 8, Arc::clone(&work) as _).expect("threads");
-    let door = ServerConfig {
+    let pool = |name| WorkerPool::start(name, 2, 8, Arc::clone(&work) as _).expect("threads");
+    let server_handle = ServerConfig {
         listeners: vec![listener],
         budget: llmproxy::util::budget::Budget::new(256 << 20, 32 << 20),
         server: Server::default(),
         max_connections: 16,
-        desk: Arc::new(Open),
-        control: lane("control"),
-        proxy: lane("proxy"),
+        handler: Arc::new(Open),
+        control: pool("control"),
+        proxy: pool("proxy"),
     };
-    let (front, handle) = EventLoop::new(door).expect("a front");
+    let (front, handle) = EventLoop::new(server_handle).expect("a front");
     let front = thread::spawn(move || front.run());
     // Five times as many as there are workers: each died and served on.
     for _ in 0..10 {

@@ -7,7 +7,7 @@ thread_local! {
 }
 
 fn of(body: &str) -> PrefixHashes {
-    KEYS.with(|keys| marks(body.as_bytes(), "m", std::iter::empty(), keys))
+    KEYS.with(|keys| hashes(body.as_bytes(), "m", std::iter::empty(), keys))
 }
 
 fn chat(messages: &[(&str, &str)]) -> PrefixHashes {
@@ -78,19 +78,19 @@ fn a_prompt_that_grows_keeps_its_blocks() {
 #[test]
 fn hints_come_in_order_of_strength_and_differ_by_kind() {
     let sessions = [&b"s"[..]];
-    let marks = KEYS
-        .with(|keys| marks(br#"{"user":"s","prompt_cache_key":"s","messages":[]}"#, "m", sessions.into_iter(), keys));
+    let hashes = KEYS
+        .with(|keys| hashes(br#"{"user":"s","prompt_cache_key":"s","messages":[]}"#, "m", sessions.into_iter(), keys));
     let only_user = of(r#"{"user":"s"}"#);
-    assert_eq!((marks.hints.len(), only_user.hints.len()), (3, 1));
-    assert_eq!(marks.hints[2], only_user.hints[0]);
-    assert!(marks.hints[0] != marks.hints[1] && marks.hints[1] != marks.hints[2]);
+    assert_eq!((hashes.session_keys.len(), only_user.session_keys.len()), (3, 1));
+    assert_eq!(hashes.session_keys[2], only_user.session_keys[0]);
+    assert!(hashes.session_keys[0] != hashes.session_keys[1] && hashes.session_keys[1] != hashes.session_keys[2]);
 }
 
 #[test]
 fn another_model_is_another_conversation() {
     let body = br#"{"messages":[{"role":"user","content":"a"}],"user":"u"}"#;
-    let [a, b] = ["m", "n"].map(|model| KEYS.with(|keys| marks(body, model, std::iter::empty(), keys)));
-    assert!(a.links != b.links && a.hints != b.hints);
+    let [a, b] = ["m", "n"].map(|model| KEYS.with(|keys| hashes(body, model, std::iter::empty(), keys)));
+    assert!(a.links != b.links && a.session_keys != b.session_keys);
 }
 
 #[test]
@@ -128,13 +128,13 @@ fn the_line_that_differs_in_every_request_counts_for_nothing_wherever_the_system
 // D2
 #[test]
 fn a_session_is_named_by_the_user_id_of_claude_code_in_each_of_its_shapes() {
-    let hints = |metadata: &str| of(&format!(r#"{{"metadata":{metadata}}}"#)).hints;
-    let session = hints(r#"{"user_id":"user_ab_account_cd_session_ef"}"#);
+    let session_keys = |metadata: &str| of(&format!(r#"{{"metadata":{metadata}}}"#)).session_keys;
+    let session = session_keys(r#"{"user_id":"user_ab_account_cd_session_ef"}"#);
     assert_eq!(session.len(), 1);
-    assert_eq!(hints(r#"{"x":[{}],"user_id":"user_00_account__session_ef"}"#), session);
-    assert_eq!(hints(r#"{"user_id":"{\"session_id\":\"ef\",\"device_id\":\"x\"}"}"#), session);
-    assert_ne!(hints(r#"{"user_id":"user_ab_account_cd_session_ee"}"#), session);
-    assert_eq!(hints(r#"{"user_id":"somebody"}"#).len(), 1);
+    assert_eq!(session_keys(r#"{"x":[{}],"user_id":"user_00_account__session_ef"}"#), session);
+    assert_eq!(session_keys(r#"{"user_id":"{\"session_id\":\"ef\",\"device_id\":\"x\"}"}"#), session);
+    assert_ne!(session_keys(r#"{"user_id":"user_ab_account_cd_session_ee"}"#), session);
+    assert_eq!(session_keys(r#"{"user_id":"somebody"}"#).len(), 1);
     for none in [
         "null",
         "{}",
@@ -144,7 +144,7 @@ fn a_session_is_named_by_the_user_id_of_claude_code_in_each_of_its_shapes() {
         r#"{"user_id":""}"#,
         r#"{"user_id":"{\"session_id\":\"\"}"}"#,
     ] {
-        assert_eq!(hints(none).len(), 0, "{none}");
+        assert_eq!(session_keys(none).len(), 0, "{none}");
     }
 }
 

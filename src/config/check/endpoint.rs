@@ -39,8 +39,8 @@ fn endpoint(s: &mut Section, shared: &Timeouts, names: &mut Vec<String>) -> Opti
     });
     let weight = weight(&s.field("weight")).unwrap_or(1);
     let max_concurrent = max_concurrent(&s.field("maxConcurrent"));
-    let gone = [("cancel", OnClientGone::Cancel), ("finish", OnClientGone::Finish)];
-    let on_client_gone = s.field("onClientGone").choice(&gone).unwrap_or(OnClientGone::Cancel);
+    let cancel = [("cancel", OnClientGone::Cancel), ("finish", OnClientGone::Finish)];
+    let on_client_gone = s.field("onClientGone").choice(&cancel).unwrap_or(OnClientGone::Cancel);
     let timeouts = s.field("timeouts").section(|s| timeouts(s, shared));
     let proxy = proxy(s);
     let user_agent = s.field("userAgent").parse(header::value);

@@ -56,8 +56,8 @@ impl World {
         let (now, interval) = (self.start + at, self.config.health_check.interval);
         let repeats = self.schedule.repeats(&seen, interval, now);
         let endpoint = Arc::make_mut(&mut self.endpoint);
-        let before = if repeats { endpoint.standing.uncounted() } else { endpoint.standing.clone() };
-        endpoint.standing = before.observe(seen, self.config.health_check.failure_threshold, SystemTime::UNIX_EPOCH);
+        let before = if repeats { endpoint.health.uncounted() } else { endpoint.health.clone() };
+        endpoint.health = before.observe(seen, self.config.health_check.failure_threshold, SystemTime::UNIX_EPOCH);
         self.schedule.settle(&self.endpoint, now);
     }
 
@@ -65,8 +65,8 @@ impl World {
         self.schedule.wakes_at(self.view()).expect("it is not being asked") - self.start
     }
 
-    fn standing(&self) -> &HealthStatus {
-        &self.endpoint.standing
+    fn health(&self) -> &HealthStatus {
+        &self.endpoint.health
     }
 
     /// Asked at the start, up, with a list and props.
@@ -160,11 +160,11 @@ fn failures_at_the_same_moment_count_once() {
     let mut world = World::healthy(|_| ());
     for (at, failures) in [(30_000, 1), (30_010, 1), (30_020, 1), (30_999, 1), (31_000, 2), (31_500, 2), (33_000, 3)] {
         world.observe(Observation::Refused("refused".into()), at * MS);
-        assert_eq!(world.standing().failures, failures, "{at}");
+        assert_eq!(world.health().failures, failures, "{at}");
     }
     world.observe(Observation::Up, 33_100 * MS);
     world.observe(Observation::Down("down".into()), 33_110 * MS);
-    assert_eq!(world.standing().failures, 1, "after a success the count begins anew");
+    assert_eq!(world.health().failures, 1, "after a success the count begins anew");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_probe_that_began_before_a_request_failed_brings_nobody_back() {
     world.schedule.doubt(world.start + 30 * SECOND);
     world.observe(Observation::Refused("refused".into()), 30 * SECOND);
     assert_eq!(world.found(30 * SECOND, up), None);
-    assert_eq!(world.standing().failures, 1);
+    assert_eq!(world.health().failures, 1);
     assert!(!world.take(31 * SECOND).is_empty());
     assert_eq!(world.found(31 * SECOND, up), Some(Observation::Up));
 }

@@ -8,12 +8,12 @@ const SECOND: Duration = Duration::from_secs(1);
 /// The second in which a body is refused that brings `bytes(n)` in its n-th second.
 fn refused(bytes: impl Fn(u32) -> usize) -> Option<u32> {
     let start = time::now();
-    let mut pace = MinRate::new(10 * SECOND, start);
+    let mut min_rate = MinRate::new(10 * SECOND, start);
     (1..=200).find(|n| {
         let now = start + *n * SECOND;
-        pace.moved(bytes(*n), now);
-        let refused = pace.refusal(now).is_some();
-        assert_eq!(refused, pace.next_look(now) <= now, "a refusal is not waited for");
+        min_rate.moved(bytes(*n), now);
+        let refused = min_rate.refusal(now).is_some();
+        assert_eq!(refused, min_rate.next_look(now) <= now, "a refusal is not waited for");
         refused
     })
 }
@@ -40,23 +40,23 @@ fn what_came_before_buys_no_time() {
 #[test]
 fn framing_is_no_progress() {
     let start = time::now();
-    let mut pace = MinRate::new(10 * SECOND, start);
-    pace.moved(9000, start);
+    let mut min_rate = MinRate::new(10 * SECOND, start);
+    min_rate.moved(9000, start);
     for n in 1..25 {
-        pace.ask(start + (n - 1) * SECOND * 2 / 5);
-        pace.moved(0, start + n * SECOND * 2 / 5);
+        min_rate.ask(start + (n - 1) * SECOND * 2 / 5);
+        min_rate.moved(0, start + n * SECOND * 2 / 5);
     }
-    assert!(pace.refusal(start + 9 * SECOND).is_none());
-    assert!(pace.refusal(start + 10 * SECOND).is_some());
+    assert!(min_rate.refusal(start + 9 * SECOND).is_none());
+    assert!(min_rate.refusal(start + 10 * SECOND).is_some());
 }
 
 #[test]
 fn a_client_that_nobody_asked_is_not_slow() {
     let start = time::now();
-    let mut pace = MinRate::new(10 * SECOND, start);
-    pace.moved(1000, start + SECOND);
-    pace.ask(start + 100 * SECOND);
-    assert!(pace.refusal(start + 102 * SECOND).is_none(), "1,000 bytes in 3 s");
-    pace.moved(1, start + 109 * SECOND);
-    assert!(pace.refusal(start + 112 * SECOND).is_some(), "1,001 bytes in 13 s");
+    let mut min_rate = MinRate::new(10 * SECOND, start);
+    min_rate.moved(1000, start + SECOND);
+    min_rate.ask(start + 100 * SECOND);
+    assert!(min_rate.refusal(start + 102 * SECOND).is_none(), "1,000 bytes in 3 s");
+    min_rate.moved(1, start + 109 * SECOND);
+    assert!(min_rate.refusal(start + 112 * SECOND).is_some(), "1,001 bytes in 13 s");
 }

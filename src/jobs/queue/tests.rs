@@ -5,11 +5,11 @@ use crate::util::time;
 
 fn name(queue: &mut Queue, id: &str) -> Name {
     let sequence = queue.next_sequence(1000);
-    Name { sequence, id: id.into(), owner: "0".into(), state: State::Pending, number: 0, owed: false }
+    Name { sequence, id: id.into(), owner: "0".into(), state: State::Pending, number: 0, webhook_pending: false }
 }
 
 fn run() -> Running {
-    Running { gone: Arc::default(), until: time::now(), why: None }
+    Running { cancel: Arc::default(), until: time::now(), why: None }
 }
 
 #[test]

@@ -10,11 +10,11 @@ fn a_name_reads_back_and_others_are_none() {
         owner: "00000007".into(),
         state: State::Error,
         number: 99,
-        owed: true,
+        webhook_pending: true,
     };
     assert_eq!(name.to_string(), "01932f0a1b2c0003.abc.00000007.error.99.owed");
     assert_eq!(Name::parse(&name.to_string()), Some(name.clone()));
-    let plain = Name { owed: false, ..name };
+    let plain = Name { webhook_pending: false, ..name };
     assert_eq!(Name::parse(&plain.to_string()), Some(plain));
     for text in [
         "",

@@ -92,7 +92,7 @@ fn a_400_is_looked_into_only_when_a_larger_context_is_left() {
 #[test]
 fn the_last_failure_says_what_kind_it_was() {
     let kind = |list: &[(&str, UpstreamErrorKind)]| {
-        exhausted(&list.iter().map(|(name, t)| ((*name).to_owned(), fault(*t))).collect::<Vec<_>>()).kind
+        all_failed(&list.iter().map(|(name, t)| ((*name).to_owned(), fault(*t))).collect::<Vec<_>>()).kind
     };
     assert_eq!(kind(&[("a", UpstreamErrorKind::Refused)]), Kind::Upstream);
     assert_eq!(kind(&[("a", UpstreamErrorKind::Timeout(Stage::FirstByte))]), Kind::UpstreamTimeout);
@@ -142,7 +142,7 @@ fn an_endpoint_asks_for_rest_in_seconds_milliseconds_or_until_a_date() {
 
 #[test]
 fn a_client_of_a_server_that_is_away_is_told_to_come_back() {
-    let wait = |trouble: UpstreamErrorKind| exhausted(&[("a".to_owned(), fault(trouble))]).retry_after;
+    let wait = |trouble: UpstreamErrorKind| all_failed(&[("a".to_owned(), fault(trouble))]).retry_after;
     assert_eq!([wait(UpstreamErrorKind::Refused), wait(UpstreamErrorKind::Connect)], [Some(BACK_SOON); 2]);
     assert_eq!(wait(UpstreamErrorKind::Garbled), None);
 }

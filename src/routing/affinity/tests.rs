@@ -6,7 +6,7 @@ fn request(affinity: &Affinity, messages: &[&str]) -> PrefixHashes {
     let messages: Vec<String> =
         messages.iter().map(|text| format!(r#"{{"role":"user","content":"{text}"}}"#)).collect();
     let body = format!(r#"{{"messages":[{{"role":"system","content":"same"}},{}]}}"#, messages.join(","));
-    affinity.marks(body.as_bytes(), "m", std::iter::empty())
+    affinity.hashes(body.as_bytes(), "m", std::iter::empty())
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn an_endpoint_that_restarted_is_forgotten() {
 #[test]
 fn a_session_counts_where_the_prompt_is_new() {
     let affinity = Affinity::default();
-    let with = |body: &str, session: &'static [u8]| affinity.marks(body.as_bytes(), "m", std::iter::once(session));
+    let with = |body: &str, session: &'static [u8]| affinity.hashes(body.as_bytes(), "m", std::iter::once(session));
     affinity.remember(&with(r#"{"messages":[{"role":"user","content":"a"}]}"#, b"s1"), 5);
     let new = with(r#"{"messages":[{"role":"user","content":"other"}]}"#, b"s1");
     assert_eq!(affinity.favourite(&new, &[4, 5]), Some((1, Known::Session)));
@@ -56,10 +56,10 @@ fn a_session_counts_where_the_prompt_is_new() {
 fn memory_is_bounded_however_many_conversations_there_are() {
     let affinity = Affinity::default();
     for n in 0..100_000u64 {
-        affinity.remember(&PrefixHashes { links: vec![n], hints: vec![] }, 1);
+        affinity.remember(&PrefixHashes { links: vec![n], session_keys: vec![] }, 1);
     }
     assert!(lock(&affinity.homes).len() <= 2 * GENERATION);
-    let last = PrefixHashes { links: vec![99_999 - GENERATION as u64 / 2], hints: vec![] };
+    let last = PrefixHashes { links: vec![99_999 - GENERATION as u64 / 2], session_keys: vec![] };
     assert_eq!(affinity.favourite(&last, &[1]), Some((0, Known::Prompt)));
 }
 

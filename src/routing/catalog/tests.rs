@@ -21,7 +21,7 @@ fn served_by(catalog: &Catalog, name: &str) -> Vec<usize> {
 }
 
 fn down(mut endpoint: Endpoint) -> Endpoint {
-    endpoint.standing = endpoint.standing.observe(Observation::Down("x".into()), 1, SystemTime::UNIX_EPOCH);
+    endpoint.health = endpoint.health.observe(Observation::Down("x".into()), 1, SystemTime::UNIX_EPOCH);
     endpoint
 }
 

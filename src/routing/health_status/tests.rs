@@ -17,7 +17,7 @@ fn seen(letter: char) -> Observation {
 }
 
 fn after(letters: &str) -> HealthStatus {
-    letters.chars().fold(HealthStatus::default(), |standing, letter| standing.observe(seen(letter), 3, NOW))
+    letters.chars().fold(HealthStatus::default(), |health, letter| health.observe(seen(letter), 3, NOW))
 }
 
 #[test]
@@ -49,8 +49,8 @@ fn observations_in_a_row_make_a_state_and_a_count() {
         ("nu", State::Healthy, 0),
     ];
     for (letters, state, failures) in table {
-        let standing = after(letters);
-        assert_eq!((standing.state, standing.failures), (state, failures), "{letters}");
+        let health = after(letters);
+        assert_eq!((health.state, health.failures), (state, failures), "{letters}");
     }
 }
 

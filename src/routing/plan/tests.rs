@@ -11,7 +11,7 @@ fn endpoint(name: &str, models: &[&str], up: bool) -> Arc<Endpoint> {
     config.models = models.iter().map(|&m| m.to_owned()).collect();
     let mut endpoint = Endpoint::new(config, time::now());
     if !up {
-        endpoint.standing = endpoint.standing.observe(Observation::Down("x".into()), 1, SystemTime::UNIX_EPOCH);
+        endpoint.health = endpoint.health.observe(Observation::Down("x".into()), 1, SystemTime::UNIX_EPOCH);
     }
     Arc::new(endpoint)
 }
@@ -62,16 +62,16 @@ fn an_unknown_model_leaves_alone_who_asked_for_it_and_follows_its_response_too()
     // R23, and the cool-down of SPEC 5
     let (a, b) = (endpoint("a", &["m"], true), endpoint("b", &["m"], true));
     let (start, second) = (time::now(), Duration::from_secs(1));
-    let of = |policy, wish, now| {
+    let of = |policy, query, now| {
         let snapshot = snapshot(vec![Arc::clone(&a), Arc::clone(&b)], policy);
-        let plan = unknown(&snapshot, wish, &Scope::default(), now).unwrap_or_else(|f| panic!("{f:?}"));
+        let plan = unknown(&snapshot, query, &Scope::default(), now).unwrap_or_else(|f| panic!("{f:?}"));
         assert_eq!(plan.is_named, policy == UnknownModel::Default, "what is passed as it is has no name in metrics");
         order(PlanResult::Plan(plan))
     };
     a.live.responses.add("resp_1");
     a.live.cool_down(start, 10 * second);
     for policy in [UnknownModel::Default, UnknownModel::Passthrough] {
-        let names = |wish, now| of(policy, wish, now).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let names = |query, now| of(policy, query, now).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         assert_eq!(names(ModelQuery::Named("zz"), start), ["b"]);
         assert_eq!(names(ModelQuery::Named("zz"), start + 11 * second), ["a", "b"]);
         assert_eq!(names(ModelQuery::Follow("resp_1", Some("zz")), start), ["a"]);
@@ -106,8 +106,8 @@ fn a_model_whose_endpoints_are_all_down_is_503_and_not_404() {
 #[test]
 fn auto_and_nothing_get_an_endpoints_own_model() {
     let snapshot = snapshot(vec![endpoint("a", &[], true), endpoint("b", &["m", "n"], true)], UnknownModel::Error);
-    for wish in [ModelQuery::Any, ModelQuery::Named(""), ModelQuery::Named("auto")] {
-        assert_eq!(order(plan(&snapshot, wish, &Scope::default(), time::now())), [("b".into(), Some("m".into()))]);
+    for query in [ModelQuery::Any, ModelQuery::Named(""), ModelQuery::Named("auto")] {
+        assert_eq!(order(plan(&snapshot, query, &Scope::default(), time::now())), [("b".into(), Some("m".into()))]);
     }
 }
 

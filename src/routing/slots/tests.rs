@@ -40,8 +40,8 @@ impl World {
                 self.arrived += 1;
                 let wanted: Vec<usize> = if both { vec![0, 1] } else { vec![0] };
                 let lives: Vec<_> = wanted.iter().map(|&n| Arc::clone(&self.lives[n])).collect();
-                let wish = Wanted { lives: &lives, background, length: 3, route: "m" };
-                match self.capacity.enter(&wish, |_| (0..wanted.len()).collect()) {
+                let query = Wanted { lives: &lives, background, length: 3, route: "m" };
+                match self.capacity.enter(&query, |_| (0..wanted.len()).collect()) {
                     Entry::In(index, slot) => self.inside.push((wanted[index], slot)),
                     Entry::Wait(waiting) => self.line.push_back((self.arrived, background, wanted, waiting)),
                     Entry::Full => assert_eq!(self.line.len(), 3),

@@ -8,14 +8,14 @@ fn weighted(weights: &[u16]) -> Vec<CandidateLoad> {
 }
 
 fn loaded(loads: &[(u32, Option<u32>)]) -> Vec<CandidateLoad> {
-    let contender = |(place, &(in_flight, limit))| CandidateLoad { place, weight: 1, load: Load { in_flight, limit } };
-    loads.iter().enumerate().map(contender).collect()
+    let load = |(place, &(in_flight, limit))| CandidateLoad { place, weight: 1, load: Load { in_flight, limit } };
+    loads.iter().enumerate().map(load).collect()
 }
 
 /// The first choices of `n` requests, as letters.
-fn firsts(strategy: Strategy, contenders: &[CandidateLoad], turn: &mut Turn, n: usize) -> String {
+fn firsts(strategy: Strategy, loads: &[CandidateLoad], turn: &mut Turn, n: usize) -> String {
     let mut no_chance = || 0.0;
-    let first = |_| contenders[order(strategy, contenders, turn, &mut no_chance)[0]].place;
+    let first = |_| loads[order(strategy, loads, turn, &mut no_chance)[0]].place;
     (0..n).map(first).map(|place| char::from(b'a' + place as u8)).collect()
 }
 
@@ -48,12 +48,12 @@ fn rotation_goes_on_where_it_was_when_one_drops_out_and_comes_back() {
 
 #[test]
 fn a_full_one_is_passed_over_and_takes_no_turn() {
-    let mut contenders = loaded(&[(1, Some(1)), (0, Some(1)), (0, Some(1))]);
+    let mut loads = loaded(&[(1, Some(1)), (0, Some(1)), (0, Some(1))]);
     let mut turn = Turn::default();
-    assert_eq!(firsts(Strategy::RoundRobin, &contenders, &mut turn, 4), "bcbc");
-    assert_eq!(order(Strategy::RoundRobin, &contenders, &mut turn, &mut || 0.0), [1, 2, 0]);
-    contenders[0].load.in_flight = 0;
-    assert_eq!(firsts(Strategy::RoundRobin, &contenders, &mut turn, 3), "cab");
+    assert_eq!(firsts(Strategy::RoundRobin, &loads, &mut turn, 4), "bcbc");
+    assert_eq!(order(Strategy::RoundRobin, &loads, &mut turn, &mut || 0.0), [1, 2, 0]);
+    loads[0].load.in_flight = 0;
+    assert_eq!(firsts(Strategy::RoundRobin, &loads, &mut turn, 3), "cab");
     let all_full = loaded(&[(1, Some(1)), (1, Some(1))]);
     let before = turn.clone();
     order(Strategy::WeightedRoundRobin, &all_full, &mut turn, &mut || 0.0);
@@ -86,11 +86,11 @@ fn chance_follows_weight_within_three_sigma() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 11) as f64 / (1u64 << 53) as f64
     };
-    let contenders = weighted(&[5, 1]);
+    let loads = weighted(&[5, 1]);
     let n = 10_000;
     let mut hits = 0;
     for _ in 0..n {
-        let order = order(Strategy::Random, &contenders, &mut Turn::default(), &mut unit);
+        let order = order(Strategy::Random, &loads, &mut Turn::default(), &mut unit);
         assert_eq!(order.len(), 2);
         assert_ne!(order[0], order[1], "without replacement");
         hits += usize::from(order[0] == 0);

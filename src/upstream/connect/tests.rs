@@ -8,9 +8,9 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 
-fn call(gone: Option<Arc<CancelToken>>, connect: u64) -> Rc<Call> {
+fn call(cancel: Option<Arc<CancelToken>>, connect: u64) -> Rc<Call> {
     let limits = Timeouts { connect: Some(Duration::from_secs(connect)), ..Timeouts::default() };
-    Call::new(limits, false, gone, None, time::now())
+    Call::new(limits, false, cancel, None, time::now())
 }
 
 fn refusing() -> SocketAddr {
@@ -61,10 +61,10 @@ fn connecting_goes_on_for_all_of_its_time_and_then_names_it() {
 
 #[test]
 fn a_client_that_leaves_ends_it() {
-    let (hole, gone) = (Blackhole::new(), Arc::new(CancelToken::default()));
-    let other = Arc::clone(&gone);
+    let (hole, cancel) = (Blackhole::new(), Arc::new(CancelToken::default()));
+    let other = Arc::clone(&cancel);
     let leaver = std::thread::spawn(move || other.cancel());
-    let ended = Addresses::default().connect(&call(Some(gone), 600), &[hole.addr()]);
+    let ended = Addresses::default().connect(&call(Some(cancel), 600), &[hole.addr()]);
     assert!(matches!(ended, Err(Error::Io(e)) if e.kind() == io::ErrorKind::ConnectionAborted));
     leaver.join().expect("it does not panic");
 }

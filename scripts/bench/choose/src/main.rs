@@ -40,16 +40,16 @@ fn main() {
             let begun = time::now();
             let peek = body::json(body.as_bytes()).expect("JSON");
             let parsed = time::now();
-            let marks = (strategy == Strategy::Affinity).then(|| affinity.marks(body.as_bytes(), "m50", std::iter::empty()));
-            if let Some(marks) = &marks {
-                affinity.favourite(marks, &[1, 2, 3, 4, 5, 6, 7, 8]);
-                affinity.remember(marks, 3);
+            let hashes = (strategy == Strategy::Affinity).then(|| affinity.hashes(body.as_bytes(), "m50", std::iter::empty()));
+            if let Some(hashes) = &hashes {
+                affinity.favourite(hashes, &[1, 2, 3, 4, 5, 6, 7, 8]);
+                affinity.remember(hashes, 3);
             }
             let hashed = time::now();
             let name = peek.model.expect("a model").name;
             let PlanResult::Plan(plan) = plan::plan(&snapshot, ModelQuery::Named(&name), &Scope::default(), hashed) else { panic!("a plan") };
-            let contenders: Vec<_> = plan.candidates.iter().map(|one| one.contender()).collect();
-            assert_eq!(strategy::order(strategy, &contenders, &mut turn, &mut || 0.5).len(), 8);
+            let loads: Vec<_> = plan.candidates.iter().map(|one| one.load()).collect();
+            assert_eq!(strategy::order(strategy, &loads, &mut turn, &mut || 0.5).len(), 8);
             let done = time::now();
             for (time, (from, to)) in times.iter_mut().zip([(begun, parsed), (parsed, hashed), (hashed, done)]) {
                 *time += (to - from).as_secs_f64() * 1e6 / f64::from(ROUNDS);
