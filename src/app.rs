@@ -30,7 +30,6 @@ const CONTROL_BACKLOG: usize = 256;
 /// Descriptors that are not client connections: files, listeners, epoll, idle upstream connections.
 const SPARE_DESCRIPTORS: u64 = 64;
 
-/// A start that failed.
 #[derive(Debug)]
 pub enum StartError {
     /// The address cannot be listened on.
@@ -95,9 +94,6 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 }
 
 /// Like [`start`], on a socket that somebody else bound (systemd), within a limit of open files.
-///
-/// # Errors
-/// As [`start`].
 pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) -> Result<Running, StartError> {
     let mut listeners = vec![match given {
         Some(listener) => listener,
@@ -197,12 +193,10 @@ fn bind(host: &str, port: u16) -> Result<TcpListener, StartError> {
 }
 
 impl Running {
-    /// The main listener's address.
     pub fn addr(&self) -> SocketAddr {
         self.addrs[0]
     }
 
-    /// Every listener's address.
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
     }
@@ -226,7 +220,6 @@ impl Running {
         &self.handle
     }
 
-    /// What is so now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.load()
     }
@@ -240,7 +233,6 @@ impl Running {
         self.config_manager.take(config)
     }
 
-    /// A reload came to nothing.
     pub fn note_failed_reload(&self) {
         self.config_manager.proxy.note_reload(false);
     }

@@ -58,24 +58,17 @@ exit codes:
 const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 const FORMATS: [&str; 2] = ["text", "json"];
 
-/// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Serve until told to stop.
     Serve(Options),
-    /// Load, check, print a summary.
     Check(Options),
-    /// Print the effective configuration.
     PrintConfig(Options),
-    /// Serve built-in model servers.
     Demo(Options),
     /// Print a configuration for what runs here.
     Discover(Options),
-    /// Ask the running proxy.
     HealthCheck(Options),
     /// Print [`HELP`].
     Help,
-    /// Print the version.
     Version,
 }
 

@@ -24,14 +24,10 @@ pub struct Demo {
     _running: Vec<server::Server>,
 }
 
-/// One toy model server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Toy {
-    /// Its endpoint's name.
     pub name: &'static str,
-    /// A loopback address.
     pub addr: SocketAddr,
-    /// The models it serves.
     pub models: [&'static str; 2],
 }
 

@@ -35,9 +35,7 @@ pub const LOCKED: &str = "\
 there is no configuration file, and the model servers on this machine ask for a key.
 `llmproxy --discover` prints a configuration with a place for it.";
 
-/// A server that was found.
 pub struct Server {
-    /// How it is reached.
     pub endpoint: Endpoint,
     /// It answers to key holders only.
     pub wants_key: bool,

@@ -31,16 +31,12 @@ const TRIGGERED_EVERY: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(1);
 /// Waiting force-checks; more are answered at once with what is known.
 const MOST_WAITING: usize = 64;
-/// The running health thread.
 pub struct Health {
     shared: Arc<SnapshotStore>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Starts probing and waits for the first round, but never longer than two seconds.
-///
-/// # Errors
-/// The thread could not be started.
 pub fn start(
     shared: &Arc<SnapshotStore>,
     inbox: Receiver<HealthEvent>,
@@ -91,7 +87,6 @@ struct Keeper {
     net: Arc<ClientPool>,
     results: (Sender<Found>, Receiver<Found>),
     abandoned: Receiver<Slot>,
-    /// One for each enabled endpoint.
     schedules: HashMap<String, Schedule>,
     ghosts: Ghosts,
     /// Rounds so far; the first one begins by itself.

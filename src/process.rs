@@ -230,7 +230,6 @@ fn serve(options: &Options) -> Result<(), End> {
     serve_until_signal(options, configuration(options)?, None)
 }
 
-/// Serves until told to stop.
 fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
     let memory = load::memory_limit();
     loaded.warnings.extend(fit_memory(&mut loaded.config.server, memory));
@@ -325,7 +324,6 @@ fn watch(
     }
 }
 
-/// A bad configuration changes nothing.
 fn reload(running: &Running, loaded: Result<Loaded, End>) {
     let loaded = match loaded {
         Ok(loaded) => loaded,

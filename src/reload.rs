@@ -11,20 +11,16 @@ use crate::util::time;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// Reads the configuration again.
 type Read = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
 
 /// Whoever changes the configuration of a running proxy.
 pub struct ConfigManager {
-    /// Sees it with every request.
     pub proxy: Arc<Proxy>,
-    /// Holds what is in force.
     pub shared: Arc<SnapshotStore>,
     /// What the file says, without the page's routes. Held while a configuration comes into force.
     pub base: Mutex<Config>,
     /// What opens the page while the configuration has no token; made at each start.
     pub token: Secret,
-    /// The page.
     pub admin: Option<Arc<Admin>>,
     /// Bounds of heads and bodies change there.
     pub server_handle: OnceLock<ServerHandle>,
@@ -34,9 +30,6 @@ pub struct ConfigManager {
 
 impl ConfigManager {
     /// A configuration that was read comes into force; what needs a restart.
-    ///
-    /// # Errors
-    /// The page's routes do not fit to it.
     pub fn take(&self, config: Config) -> Result<Vec<&'static str>, String> {
         if let Some(admin) = &self.admin {
             admin.read_again(&config)?;

@@ -13,7 +13,6 @@ use std::time::Instant;
 
 /// What a request to the page is measured by.
 pub struct Rules<'a> {
-    /// The page's settings.
     pub admin: &'a Admin,
     /// Keys, of which some open the page; they count wrong tokens too.
     pub key_ring: &'a KeyRing,

@@ -34,19 +34,11 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// Who puts configurations in force.
 pub trait ConfigControl: Send + Sync {
     /// What the file says, with the routes of the page's file and its switches, comes into force; what needs a restart.
-    ///
-    /// # Errors
-    /// It cannot.
     fn steer(&self) -> Result<Vec<&'static str>, String>;
     /// Reads the configuration again.
-    ///
-    /// # Errors
-    /// It is wrong, and the old one stays in force.
     fn reload(&self) -> Result<Vec<&'static str>, String>;
-    /// What the file says.
     fn base(&self) -> Config;
 }
 
@@ -73,7 +65,6 @@ pub struct Admin {
 pub enum Unusable {
     /// The file of routes cannot be read.
     File(PathBuf, std::io::Error),
-    /// It says something wrong.
     Routes(Vec<Problem>),
 }
 
@@ -124,9 +115,6 @@ impl Admin {
     }
 
     /// A configuration with the routes of the page's file, and its switches.
-    ///
-    /// # Errors
-    /// The file of routes does not fit to it.
     pub fn merged(&self, base: &Config) -> Result<Config, Vec<Problem>> {
         let text = lock(&self.file).clone();
         self.with(base, &text)
@@ -161,7 +149,6 @@ impl Admin {
         Ok(Some(text).filter(|text| !text.trim().is_empty()))
     }
 
-    /// Nobody looks any more.
     pub fn close(&self) {
         self.closed.cancel();
     }

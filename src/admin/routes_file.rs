@@ -9,9 +9,6 @@ use std::path::{Path, PathBuf};
 pub const MOST: u64 = 1 << 20;
 
 /// What the file holds; nothing where there is none.
-///
-/// # Errors
-/// It is there and cannot be read.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     match File::open(path) {
@@ -25,9 +22,6 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Puts these bytes in the place of the file; only its owner may read them, they hold keys.
-///
-/// # Errors
-/// The old file is as it was.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_by(path, bytes, sync)
 }

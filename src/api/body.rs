@@ -23,7 +23,6 @@ pub struct Peek {
 /// A model's name, and where the body or query says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
-    /// The name, decoded.
     pub name: String,
     /// The raw value's place, in JSON with its quotes.
     pub span: Range<usize>,

@@ -6,7 +6,6 @@ use crate::api::errors::{Failure, Kind};
 /// How the end of a body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// There is no body.
     None,
     /// So many bytes follow the head.
     Sized(u64),
@@ -49,7 +48,6 @@ const DIGITS: u8 = 16;
 pub struct Progress {
     /// Bytes of the input that belong to the body. The rest is the next request.
     pub consumed: usize,
-    /// Whether the body has ended.
     pub complete: bool,
 }
 

@@ -23,9 +23,7 @@ pub struct Failure {
 /// One failed try, as told to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempted {
-    /// Endpoint name.
     pub endpoint: String,
-    /// What happened, one short sentence.
     pub what: String,
 }
 
@@ -129,7 +127,6 @@ impl Kind {
         }
     }
 
-    /// HTTP status.
     pub fn status(self) -> u16 {
         self.wire().0
     }
@@ -172,7 +169,6 @@ impl Failure {
         }
     }
 
-    /// Names the field at fault.
     #[must_use]
     pub fn param(mut self, name: &'static str) -> Self {
         self.param = Some(name);

@@ -215,7 +215,6 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
     &[]
 }
 
-/// The refusal of a body.
 pub fn invalid(message: &str) -> Failure {
     Failure::new(Kind::InvalidBody, message)
 }

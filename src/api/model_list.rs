@@ -9,9 +9,7 @@ use std::fmt;
 
 /// Entries taken of one list: more is a mistake or an attack.
 pub const MOST_MODELS: usize = 2_000;
-/// Further names of one model.
 const MOST_ALIASES: usize = 8;
-/// Longer names are no names.
 const LONGEST_NAME: usize = 512;
 /// Fields of an entry that are passed on, and their bytes together.
 const MOST_FIELDS: usize = 64;
@@ -22,13 +20,11 @@ const LARGEST: f64 = (1u64 << 53) as f64;
 /// One entry of an endpoint's list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Model {
-    /// Its name.
     pub id: String,
     /// Other names that the endpoint takes.
     pub aliases: Vec<String>,
     /// When it was made, in seconds; 0 if that is not told.
     pub created: u64,
-    /// Whose it is.
     pub owned_by: Option<String>,
     /// How many tokens a prompt and its answer may have together.
     pub context: Option<u64>,

@@ -4,7 +4,6 @@ use crate::api::body::{MAX_NAME, Named};
 use crate::api::errors::{Failure, Kind};
 use crate::api::scan::find_text;
 
-/// Longest head of a part.
 const MAX_HEAD: usize = 16 << 10;
 
 /// The form's model and its place in the body; none when the form has no such field. What stands before the first

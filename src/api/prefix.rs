@@ -49,7 +49,6 @@ pub fn hashes<'a>(
     PrefixHashes { links, session_keys }
 }
 
-/// One message or block.
 #[derive(Clone, Copy)]
 struct Part {
     hash: u64,

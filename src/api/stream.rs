@@ -22,7 +22,6 @@ const ENDS: [&str; 9] = [
     "error",
 ];
 
-/// A stream so far.
 #[derive(Default)]
 pub struct Events {
     /// A line whose end is not here yet; at most [`LONGEST`] of it.
@@ -93,7 +92,6 @@ impl Events {
         self.ended || last
     }
 
-    /// Whether a line broke off.
     pub fn is_torn(&self) -> bool {
         !self.partial.is_empty()
     }

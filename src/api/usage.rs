@@ -19,11 +19,9 @@ pub struct Tail {
 /// What an answer cost, as far as it told.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Tokens {
-    /// Prompt tokens, cached ones included.
     pub prompt: Option<u64>,
     /// Prompt tokens found in the cache.
     pub cached: Option<u64>,
-    /// Generated tokens.
     pub completion: Option<u64>,
     /// Generated tokens a second.
     pub per_second: Option<f64>,
@@ -60,7 +58,6 @@ const USAGE: &[u8] = b"\"usage\"";
 const TIMINGS: &[u8] = b"\"timings\"";
 
 impl Tail {
-    /// Takes in a piece.
     pub fn push(&mut self, piece: &[u8]) {
         for part in piece.chunks(LONGEST) {
             self.rest.extend_from_slice(part);
@@ -88,7 +85,6 @@ impl Tail {
         self.rest.len() - self.rest.len().min(TIMINGS.len() - 1)
     }
 
-    /// The counts so far.
     pub fn tokens(&self) -> Tokens {
         let (usage, timings) = (&self.usage, &self.timings);
         let read = usage.cache_read_input_tokens;

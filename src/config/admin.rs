@@ -6,7 +6,6 @@ use std::path::PathBuf;
 /// `admin` (SPEC section 10).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// The page is served.
     pub enabled: bool,
     /// Address of a listener of its own.
     pub host: String,
@@ -14,7 +13,6 @@ pub struct Admin {
     pub port: Option<u16>,
     /// What opens it; without one a token is made at each start.
     pub token: Option<Secret>,
-    /// Loopback peers need no token.
     pub open: bool,
     /// The file of routes that the page writes, in the form of format 003; without a name (the demo) nothing is written.
     pub routes_file: PathBuf,

@@ -9,16 +9,11 @@ use std::sync::{Arc, OnceLock};
 /// `endpoints[].caFile`
 #[derive(Debug, Clone, PartialEq)]
 pub struct CaFile {
-    /// As the file says it.
     pub path: String,
-    /// DER, one or more.
     pub certificates: Arc<[Vec<u8>]>,
 }
 
 /// The certificates of a PEM text (RFC 7468), at least one.
-///
-/// # Errors
-/// There is none, or one that is not base64.
 pub fn certificates(text: &str) -> Result<Vec<Vec<u8>>, String> {
     let begin = text.split("-----BEGIN CERTIFICATE-----").skip(1);
     let bodies = begin.map(|part| part.split_once("-----END CERTIFICATE-----").map(|(body, _)| body));

@@ -7,13 +7,10 @@ use std::time::Duration;
 /// One entry of `endpoints`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
-    /// Unique name.
     pub name: String,
-    /// Where it is.
     pub base: Base,
     /// `false`: neither probed, listed nor counted.
     pub enabled: bool,
-    /// What the health thread asks.
     pub probe: Probe,
     /// Keys sent to the endpoint, used in turn.
     pub api_keys: Vec<Secret>,
@@ -81,7 +78,6 @@ pub struct Base {
     pub tls: bool,
     /// Host name or address, IPv6 without brackets.
     pub host: String,
-    /// TCP port.
     pub port: u16,
     /// The path as it was given, no trailing slash: what paths that are passed on as they are stand below.
     pub given: String,
@@ -113,20 +109,16 @@ pub enum Probe {
 /// `endpoints[].auth`
 #[derive(Debug, Clone, PartialEq)]
 pub enum Auth {
-    /// Nothing is sent.
     None,
     /// `Authorization: Bearer KEY`; the default when a key is given.
     Bearer,
     /// `Authorization: Basic base64(username:password)`.
     Basic {
-        /// User name.
         username: String,
-        /// Password.
         password: Secret,
     },
     /// `NAME: KEY`.
     Header {
-        /// Lower-case header name.
         name: String,
     },
 }
@@ -134,9 +126,7 @@ pub enum Auth {
 /// One entry of `endpoints[].headers`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeaderOp {
-    /// What is done.
     pub op: Op,
-    /// Lower-case header name.
     pub key: String,
     /// New value; empty for `Remove`. Often a key, hence a secret.
     pub value: Secret,
@@ -147,9 +137,7 @@ pub struct HeaderOp {
 pub enum Op {
     /// Set only if absent.
     Insert,
-    /// Set, adding if absent.
     Replace,
-    /// Take away.
     Remove,
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 /// One entry of `groups`: endpoints under conditions of their own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
-    /// Unique name.
     pub name: String,
     /// At least one.
     pub endpoints: Vec<Member>,
@@ -30,9 +29,7 @@ pub struct Group {
 /// One entry of `groups[].endpoints`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Name of an endpoint.
     pub endpoint: String,
-    /// Instead of the endpoint's.
     pub weight: Option<u16>,
 }
 
@@ -90,7 +87,6 @@ pub struct Listener {
     pub host: String,
     /// TCP port; 0 takes a free one.
     pub port: u16,
-    /// What clients may do here.
     pub site: ListenerPolicy,
 }
 
@@ -101,9 +97,7 @@ pub struct ListenerPolicy {
     pub group: Option<String>,
     /// Which of `auth.keys` open it.
     pub keys: KeysFor,
-    /// For each client address.
     pub rate_limit: Option<RateLimit>,
-    /// What is served.
     pub mode: Mode,
     /// Instead of `server.cors`; at a raw listener, instead of what the endpoints say.
     pub cors: Option<Vec<CorsOrigin>>,
@@ -115,16 +109,13 @@ pub enum KeysFor {
     /// All of `auth.keys`.
     #[default]
     Inherit,
-    /// Nobody needs a key.
     Nobody,
-    /// These.
     Only(Vec<String>),
 }
 
 /// `listeners[].mode`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// The API: routed by model.
     #[default]
     Models,
     /// Everything goes to the group's endpoints as it is.

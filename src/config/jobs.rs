@@ -11,19 +11,16 @@ pub struct Jobs {
     pub enabled: bool,
     /// Jobs that run at once.
     pub max_concurrent: usize,
-    /// Tries in total.
     pub attempts: u32,
     /// How long a finished one can be read.
     pub retention: Duration,
     /// How long one may run, all tries together.
     pub timeout: Duration,
-    /// Jobs that may wait.
     pub max_queued: usize,
     /// Where they lie, relative to the working directory.
     pub dir: PathBuf,
     /// Every request is a job, unless it says `Prefer: wait`.
     pub always: bool,
-    /// Whom to tell.
     pub webhooks: Webhooks,
 }
 
@@ -34,7 +31,6 @@ pub struct Webhooks {
     pub allow: Vec<String>,
     /// Signs what is told (Standard Webhooks).
     pub secret: Option<Secret>,
-    /// Tries to tell.
     pub attempts: u32,
 }
 

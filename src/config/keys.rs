@@ -7,7 +7,6 @@ use crate::util::secret::Secret;
 pub struct ClientKey {
     /// What logs and limits call it.
     pub name: String,
-    /// What the client must show.
     pub key: KeyText,
     /// Patterns of model names with `*`; empty = all.
     pub models: Vec<String>,
@@ -15,16 +14,12 @@ pub struct ClientKey {
     pub endpoints: Vec<String>,
     /// Requests in progress at once.
     pub max_parallel: Option<u32>,
-    /// Requests over time.
     pub rate_limit: Option<RateLimit>,
-    /// Waits behind others.
     pub background: bool,
-    /// May use the admin page.
     pub admin: bool,
 }
 
 impl ClientKey {
-    /// A key that opens everything.
     pub fn plain(name: impl Into<String>, key: KeyText) -> Self {
         Self {
             name: name.into(),
@@ -42,13 +37,11 @@ impl ClientKey {
 /// A client's key as the file gives it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum KeyText {
-    /// The key itself.
     Plain(Secret),
     /// `sha256:` and 64 hexadecimal digits: SHA-256 of the key.
     Sha256([u8; 32]),
 }
 
-/// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateLimit {
     /// Requests a second in the long run, more than 0.

@@ -20,7 +20,6 @@ const PLACES: [&str; 3] = ["config/endpoints.yml", "config.yaml", "/etc/llmproxy
 /// A configuration that may be used, and what should be said about it.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The configuration.
     pub config: Config,
     /// One sentence each, for the log.
     pub warnings: Vec<String>,
@@ -28,16 +27,11 @@ pub struct Loaded {
     pub is_paged: bool,
 }
 
-/// Why there is no configuration.
 #[derive(Debug)]
 pub enum LoadError {
-    /// No such file.
     Missing(PathBuf),
-    /// A directory stands there.
     Directory(PathBuf),
-    /// It cannot be read.
     Unreadable(PathBuf, io::Error),
-    /// It says something wrong.
     Bad(Vec<Problem>),
 }
 
@@ -76,7 +70,6 @@ fn search(flag: Option<&Path>, variable: Option<String>, exists: &dyn Fn(&Path) 
     named.or_else(|| PLACES.iter().map(PathBuf::from).find(|path| exists(path)))
 }
 
-/// Reads and checks a file.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let text = read_text(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));

@@ -44,7 +44,6 @@ pub struct Config {
     pub server: Server,
     /// Places to send to, in the order of the file. Names are unique.
     pub endpoints: Vec<Endpoint>,
-    /// How endpoints are probed.
     pub health_check: HealthCheck,
     /// How long a list of models is fresh.
     pub cache: Cache,
@@ -62,17 +61,12 @@ pub struct Config {
     pub site: ListenerPolicy,
     /// More addresses to listen on. Names are unique.
     pub listeners: Vec<Listener>,
-    /// What is measured.
     pub metrics: Metrics,
-    /// Work for later.
     pub jobs: Jobs,
-    /// The page.
     pub admin: Admin,
     /// `auth.keys`: who may come in; none = everybody. Names are unique.
     pub keys: Vec<ClientKey>,
-    /// When another try is made.
     pub retry: Retry,
-    /// What is logged.
     pub log: Log,
 }
 
@@ -87,11 +81,9 @@ pub struct Server {
     pub workers: usize,
     /// Complete requests waiting for a worker.
     pub backlog: usize,
-    /// Open client connections.
     pub max_connections: usize,
     /// Open connections of one client address.
     pub per_client: usize,
-    /// Bytes of one request body.
     pub max_body: u64,
     /// Bytes of all request bodies together.
     pub body_memory: u64,
@@ -131,7 +123,6 @@ pub enum CorsOrigin {
 /// An address or a CIDR block of `server.trustedProxies`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
-    /// First address.
     pub address: IpAddr,
     /// Leading bits that count: 0..=32 or 0..=128.
     pub prefix: u8,
@@ -155,16 +146,13 @@ impl Network {
 pub struct SsePing {
     /// Silence since the request before the first line.
     pub after: Duration,
-    /// Time between lines.
     pub every: Duration,
 }
 
 /// `healthCheck`
 #[derive(Debug, Clone, PartialEq)]
 pub struct HealthCheck {
-    /// Time between rounds.
     pub interval: Duration,
-    /// Time for one probe.
     pub timeout: Duration,
     /// Path asked when an endpoint names none.
     pub path: String,
@@ -184,11 +172,9 @@ pub struct Cache {
 /// `timeouts`: one limit per stage; `None` = no limit (0 in the file).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// DNS, TCP and TLS together.
     pub connect: Option<Duration>,
     /// From the request sent to the head of the answer.
     pub first_byte: Option<Duration>,
-    /// Silence inside an answer.
     pub idle: Option<Duration>,
     /// A whole answer that is not streamed.
     pub total: Option<Duration>,
@@ -201,16 +187,13 @@ pub struct Log {
     pub level: log::LevelFilter,
     /// `text` or `json`.
     pub format: LogFormat,
-    /// One line per request.
     pub access: bool,
 }
 
 /// `log.format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One readable line.
     Text,
-    /// One JSON object per line.
     Json,
 }
 

@@ -39,16 +39,13 @@ pub fn without_comments(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// One value of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     /// Its number in reading order; [`locate`] turns it into line and column.
     pub at: u32,
-    /// What it is.
     pub value: Value,
 }
 
-/// What a value is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// `null`, `~` or nothing.
@@ -59,12 +56,10 @@ pub enum Value {
     Number(f64),
     /// A text, and whether it stands in the file itself (not in a variable).
     Text {
-        /// The text.
         text: String,
         /// `false` when part of it came from a variable.
         literal: bool,
     },
-    /// A list.
     List(Vec<Node>),
     /// A map in the order of the file, repeated keys included.
     Map(Vec<Entry>),
@@ -97,14 +92,10 @@ impl Value {
     }
 }
 
-/// One entry of a map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The key's own number.
     pub at: u32,
-    /// The key as text.
     pub key: String,
-    /// Its value.
     pub value: Node,
 }
 
@@ -113,7 +104,6 @@ pub struct Entry {
 pub struct Fault {
     /// Line and column, both from 1, when known.
     pub place: Option<(usize, usize)>,
-    /// What is wrong.
     pub text: String,
 }
 

@@ -198,7 +198,6 @@ pub fn summary(config: &Config) -> String {
     out
 }
 
-/// Time-outs as a sentence.
 fn limits(timeouts: &Timeouts) -> String {
     let limit = |time: Option<Duration>| time.map_or("none".into(), print_duration);
     format!(

@@ -91,7 +91,6 @@ impl<'a> Diagnostics<'a> {
         }
     }
 
-    /// Whether nothing more is noted.
     pub fn are_full(&self) -> bool {
         self.found.borrow().len() >= MOST_NOTED
     }
@@ -174,7 +173,6 @@ impl<'a> Diagnostics<'a> {
     }
 }
 
-/// A problem of either kind.
 enum One<'n> {
     Found(&'n Found),
     UnknownKey(&'n UnknownKey),

@@ -92,7 +92,6 @@ impl<'a> Section<'a> {
         self.notes.problem(self.at, &self.path, text);
     }
 
-    /// Diagnostics something that stops nothing.
     pub fn warn(&self, text: impl Into<String>) {
         self.notes.warn(text);
     }
@@ -143,7 +142,6 @@ impl<'a> Field<'a> {
         Self { node: None, ..self.clone() }
     }
 
-    /// A map, empty when absent.
     pub fn section<T>(&self, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
         let entries = self.read(|value| match value {
             Value::Map(entries) => Ok(entries.as_slice()),
@@ -203,7 +201,6 @@ impl<'a> Field<'a> {
         items
     }
 
-    /// A text.
     pub fn text(&self) -> Option<&'a str> {
         self.read(|value| match value {
             Value::Text { text, .. } => Ok(text.as_str()),
@@ -241,7 +238,6 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// A number with a fraction.
     pub fn factor(&self, range: RangeInclusive<f64>) -> Option<f64> {
         self.read(|value| {
             value.numeric().filter(|number| range.contains(number)).ok_or_else(|| {
@@ -277,7 +273,6 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// One of a few words.
     pub fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         self.parse(|text| {
             let found = words.iter().find(|(word, _)| *word == text);
@@ -351,7 +346,6 @@ impl<'a> Field<'a> {
         read.map_err(|text| self.problem(format!("the file {path} {text}"))).ok()
     }
 
-    /// The value for a message.
     fn shown(&self) -> String {
         self.node.map_or_else(|| "nothing".into(), |node| self.shown_as(&node.value))
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 /// `routing`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routing {
-    /// Default strategy.
     pub strategy: Strategy,
     /// What is done with a name that nobody serves.
     pub unknown_model: UnknownModel,
@@ -14,13 +13,10 @@ pub struct Routing {
 /// The order in which candidates are tried (SPEC section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {
-    /// As configured.
     Failover,
-    /// In turn, weights ignored.
     RoundRobin,
     /// In turn by weight, smoothly: 5:1:1 gives a a b a c a a.
     WeightedRoundRobin,
-    /// Drawn by weight.
     Random,
     /// Fewest in flight for its capacity first.
     LeastBusy,
@@ -56,11 +52,9 @@ pub struct Route {
 /// One entry of `models.NAME.backends`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backend {
-    /// Name of an endpoint.
     pub endpoint: String,
     /// The name it knows the model by; `None` leaves the body as it is.
     pub model: Option<String>,
-    /// Instead of the endpoint's.
     pub weight: Option<u16>,
     /// `false`: not used.
     pub enabled: bool,
@@ -71,7 +65,6 @@ pub struct Backend {
 pub struct Queue {
     /// Requests that may wait for a place at an endpoint.
     pub length: usize,
-    /// How long one may wait.
     pub timeout: Duration,
 }
 
@@ -82,7 +75,6 @@ pub enum UnknownModel {
     Error,
     /// As if no model was named.
     Default,
-    /// Any endpoint, body untouched.
     Passthrough,
 }
 
@@ -95,7 +87,6 @@ pub struct Retry {
     pub initial_delay: Duration,
     /// Longest delay, and longest `Retry-After` that is waited for.
     pub max_delay: Duration,
-    /// Could not connect: next candidate.
     pub on_connect: bool,
     /// Closed before an answer: next candidate.
     pub on_reset: bool,

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-/// Words that are compared.
 const MOST_WORDS: usize = 200;
 
 /// The word of `words` that `wrong` was most likely meant to be, if one is near enough.
@@ -15,7 +14,6 @@ pub fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> Option<
     words.map(|word| (distance(&folded, &fold(word)), word)).filter(|(d, _)| *d <= most).min().map(|(_, word)| word)
 }
 
-/// Words that a message lists.
 const MOST_LISTED: usize = 20;
 
 /// `is not one of a, b` and the nearest of them.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 /// Context length a toy claims to have.
 const CONTEXT: u32 = 4096;
-/// Length of an embedding.
 const DIMENSIONS: usize = 16;
 /// What a request whose last message says `slow` or `queued` waits for its first token.
 const LONG_WAIT: Duration = Duration::from_secs(3);
@@ -23,7 +22,6 @@ pub enum Kind {
 /// A request for text, as far as a toy reads it.
 #[derive(Debug)]
 pub struct Ask {
-    /// Which API.
     pub kind: Kind,
     /// Time without a byte, as while all slots are taken: not zero when the last message says `queued`.
     pub queued: Duration,
@@ -40,7 +38,6 @@ pub struct Ask {
 /// Times measured by the server, for `timings`.
 #[derive(Debug, Clone, Copy)]
 pub struct Spent {
-    /// Until the first token.
     pub prompt: Duration,
     /// From the first token to the last.
     pub predicted: Duration,
@@ -99,12 +96,10 @@ impl Answer {
         Self { id: format!("chatcmpl-{server}-{number}"), created, server, words, finish_reason, ask }
     }
 
-    /// The request.
     pub fn ask(&self) -> &Ask {
         &self.ask
     }
 
-    /// The tokens of the answer.
     pub fn words(&self) -> &[String] {
         &self.words
     }
@@ -249,7 +244,6 @@ pub fn error(code: u16, kind: &str, message: &str) -> Value {
     json!({"error": {"code": code, "message": message, "type": kind}})
 }
 
-/// One server-sent event.
 fn event(data: &Value) -> String {
     format!("data: {data}\n\n")
 }

@@ -36,14 +36,11 @@ pub struct Link {
     changed: Condvar,
 }
 
-/// How a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Both sides are there.
     Open,
     /// The client closed it, or its side of it: llama-server takes a half-close as a leave, too.
     Left,
-    /// We closed it.
     Cut,
 }
 
@@ -58,7 +55,6 @@ impl Gate {
         Ok(Self { addr, links, thread: Some(thread) })
     }
 
-    /// The address clients use.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -87,7 +83,6 @@ impl Links {
         self.lock().get(&peer).cloned()
     }
 
-    /// Cuts all connections, one excepted.
     pub fn cut_all_but(&self, kept: Option<&Arc<Link>>) {
         let open: Vec<_> = self.lock().values().cloned().collect();
         for link in open.iter().filter(|link| kept.is_none_or(|kept| !Arc::ptr_eq(kept, link))) {

@@ -48,7 +48,6 @@ struct Counts {
     started: u64,
     in_flight: u64,
     finished: u64,
-    /// The client left first.
     cancelled: u64,
     /// A pause or the end of the demo came first.
     cut: u64,
@@ -200,7 +199,6 @@ fn say(text: &Answer, pace: Duration, link: &Link, out: &mut dyn Write) -> io::R
     send(out, ending.as_bytes())
 }
 
-/// Waits, unless the connection ends.
 fn hold(link: &Link, time: Duration) -> io::Result<()> {
     match link.wait(time) {
         State::Open => Ok(()),

@@ -20,7 +20,6 @@ struct Ghost {
 }
 
 impl Ghosts {
-    /// Keeps a slot taken.
     pub fn hold(&mut self, slot: Slot, now: Instant) {
         self.0.push(Ghost { slot, since: now });
     }

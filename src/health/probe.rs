@@ -29,9 +29,7 @@ pub(super) struct Task {
     /// Requests of ours that are there, abandoned ones not counted.
     pub ours: usize,
     pub started: Instant,
-    /// Bounds all of it.
     pub timeout: Duration,
-    /// Bounds each connection.
     pub connect: Duration,
 }
 
@@ -66,9 +64,7 @@ pub(super) enum Props {
 /// What came of asking llama-server's `/slots`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Slots {
-    /// So many are working.
     Working(usize),
-    /// It does not tell.
     Unknown,
     Failed,
 }

@@ -33,7 +33,6 @@ pub(super) struct Schedule {
     running: bool,
     /// The round reads the models, whatever their age.
     reads_list: bool,
-    /// The next probe.
     due: Instant,
     asked_at: Option<Instant>,
     listed_at: Option<Instant>,
@@ -172,7 +171,6 @@ impl Schedule {
         self.reads_list || self.listed_at.is_none() || view.config.models_ttl().is_zero() || is_back
     }
 
-    /// Nothing was asked after all.
     pub fn fail_to_ask(&mut self) {
         (self.running, self.done) = (false, self.asked);
     }

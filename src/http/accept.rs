@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 const ACCEPTS: usize = 64;
 
 impl EventLoop {
-    /// Connections wait at a listener.
     pub(super) fn note_listener(&mut self, n: usize) {
         if !self.waiting_listeners.contains(&n) {
             self.waiting_listeners.push_back(n);

@@ -97,16 +97,26 @@ pub(super) struct Conn {
 
 pub(super) enum State {
     /// Parked: idle, or `since` a head began.
-    Head { since: Option<Instant> },
-    /// A body is coming.
+    Head {
+        since: Option<Instant>,
+    },
     Body(Box<Incoming>),
-    /// A worker owns the connection.
-    Served { cancel: Arc<CancelToken>, seen: Arc<AtomicBool> },
+    Served {
+        cancel: Arc<CancelToken>,
+        seen: Arc<AtomicBool>,
+    },
     /// Bytes that the client does not read, then the rest of its life.
-    Flush { rest: Unsent, keep: bool },
+    Flush {
+        rest: Unsent,
+        keep: bool,
+    },
     /// Closed for writing. What still comes is thrown away, whatever its framing: a client that sends first and reads
     /// later must not be reset before it reads. Lasts as long as a body may, `until` at most.
-    Linger { min_rate: MinRate, spare: u64, until: Option<Instant> },
+    Linger {
+        min_rate: MinRate,
+        spare: u64,
+        until: Option<Instant>,
+    },
 }
 
 pub(super) struct Incoming {
@@ -123,7 +133,6 @@ pub(super) struct Arrived {
     pub body: Body,
     /// What follows `body`.
     pub rest: Option<Upload>,
-    /// When it was complete.
     pub began: Instant,
 }
 
@@ -174,7 +183,6 @@ impl Conn {
         }
     }
 
-    /// Where its requests come from.
     pub fn from(&self) -> From {
         From { peer: self.peer, listener: self.listener }
     }
@@ -192,7 +200,6 @@ impl Conn {
         self.fresh = !self.buf.is_empty();
     }
 
-    /// No answer follows.
     pub fn linger(&mut self, now: Instant, rules: &Rules, draining: bool) {
         self.buf = Vec::new();
         self.note_unread();
@@ -218,7 +225,6 @@ impl Conn {
         self.owed = u64::MAX;
     }
 
-    /// Nothing more is waited for.
     pub fn owes_nothing(&mut self) {
         self.owed = 0;
     }
@@ -394,7 +400,6 @@ impl Conn {
         (Step::Serve(Box::new(Arrived { head, body, rest, began: now })), kept)
     }
 
-    /// A deadline has passed.
     pub fn expire(&mut self, now: Instant, rules: &Rules) -> Step {
         match &mut self.state {
             State::Head { since: None } => Step::Close,

@@ -18,16 +18,12 @@ use std::time::Instant;
 pub enum Pool {
     /// Answered from memory: never waits behind streams.
     Control,
-    /// Forwarded.
     Proxy,
 }
 
 /// Who decides about requests; the door only carries them.
 pub trait Handler: Send + Sync + 'static {
     /// Whether a request may go on: asked before a body follows, and before it reaches the proxy lane.
-    ///
-    /// # Errors
-    /// The refusal.
     fn admit(&self, head: &Head, from: From) -> Result<(), Failure>;
     /// Whether a body that turns out large is to be sent on as it comes.
     fn passes_on(&self, head: &Head, listener: usize) -> bool;
@@ -47,7 +43,6 @@ pub trait Handler: Send + Sync + 'static {
 /// Where a request came from, and in.
 #[derive(Debug, Clone, Copy)]
 pub struct From {
-    /// The client's address.
     pub peer: IpAddr,
     /// Which listener it came in by.
     pub listener: usize,
@@ -55,11 +50,9 @@ pub struct From {
 
 /// A request that is not served.
 pub struct Refused<'a> {
-    /// Where it came from.
     pub from: From,
     /// The head, as far as it was understood.
     pub head: Option<&'a Head>,
-    /// Why.
     pub failure: Failure,
     /// When its head was complete, or without a head when its first byte came.
     pub began: Instant,
@@ -69,17 +62,12 @@ pub struct Refused<'a> {
 pub struct ServerConfig {
     /// Bound listeners, at most 64.
     pub listeners: Vec<TcpListener>,
-    /// Bounds.
     pub server: config::Server,
-    /// What is held for clients.
     pub budget: Arc<Budget>,
     /// Connections allowed at once, after the descriptor limit.
     pub max_connections: usize,
-    /// Who decides.
     pub handler: Arc<dyn Handler>,
-    /// Workers for control requests.
     pub control: WorkerPool,
-    /// Workers for forwarded requests.
     pub proxy: WorkerPool,
 }
 
@@ -119,7 +107,6 @@ impl ServerHandle {
         self.shared.returns.wake();
     }
 
-    /// Open client connections.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
     }

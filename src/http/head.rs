@@ -28,13 +28,10 @@ pub struct Limits {
 pub struct Head {
     /// Any method but CONNECT and TRACE.
     pub method: Method,
-    /// Where to, in origin form.
     pub target: Target,
     /// HTTP/1.0 or HTTP/1.1.
     pub version: Version,
-    /// All fields as they came.
     pub fields: Fields,
-    /// How the body ends.
     pub framing: Framing,
     /// Whether the client allows another request on this connection.
     pub keep_alive: bool,
@@ -52,9 +49,7 @@ impl Head {
 /// Reads one head out of a buffer that grows, looking at each byte once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parser {
-    /// Bytes looked at.
     seen: usize,
-    /// Where the current line starts.
     line: usize,
     /// Complete lines, the request line included.
     lines: usize,

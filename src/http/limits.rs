@@ -29,7 +29,6 @@ impl PerIpLimit {
         *held <= self.limit || self.exempt.iter().any(|network| network.contains(peer))
     }
 
-    /// Counts one less.
     pub fn leave(&mut self, peer: IpAddr) {
         let key = subnet_key(peer);
         if let Some(held) = self.held.get_mut(&key) {

@@ -8,7 +8,6 @@ const SLOWEST: u64 = 500;
 /// The window moves on in so many steps, so a body that turns slow is refused after 5/4 of `bodyTimeout` at the latest.
 const STEPS: u32 = 4;
 
-/// The arrivals of one body.
 pub(super) struct MinRate {
     limit: Duration,
     /// When the last byte of the body came.
@@ -48,7 +47,6 @@ impl MinRate {
         self.pass(now);
     }
 
-    /// Moves the window on.
     fn pass(&mut self, now: Instant) {
         let step = self.limit / STEPS;
         // A window without bytes is slow, so this ends after `STEPS` turns.

@@ -12,9 +12,7 @@ use std::time::Instant;
 
 /// A head and a body, whole but for the `rest` of a large one. Nothing of the wire is left in it.
 pub struct Request {
-    /// Method, target and fields.
     pub head: Head,
-    /// The decoded body.
     pub body: Body,
     /// What follows `body`, read as it is sent on; only where the desk wants that.
     pub rest: Option<RefCell<Upload>>,
@@ -26,12 +24,10 @@ pub struct Request {
     pub listener: usize,
     /// When it was complete; with a `rest`, when that was left to the worker. All times of a request count from here.
     pub began: Instant,
-    /// Set when the client leaves.
     pub cancel: Arc<CancelToken>,
 }
 
 impl Request {
-    /// Where it came from.
     pub fn from(&self) -> From {
         From { peer: self.peer, listener: self.listener }
     }

@@ -125,7 +125,6 @@ impl Response {
         let _ = SockRef::from(&*self.stream).set_send_buffer_size(LIVE_BUFFER);
     }
 
-    /// Whether a head was started.
     pub fn is_started(&self) -> bool {
         !matches!(self.state, State::Fresh)
     }

@@ -28,7 +28,6 @@ use std::time::{Duration, Instant};
 const WAKE: Token = Token(0);
 /// Tokens 1..=LISTENERS are listeners, the rest connections.
 pub(super) const LISTENERS: usize = 64;
-/// One read.
 const SCRATCH: usize = 64 << 10;
 /// So many waits that failed in a row are not going to succeed (FAULTS E9).
 const HOPELESS: u32 = 100;
@@ -66,9 +65,6 @@ pub struct EventLoop {
 }
 
 /// A listener with room for a burst: mio asks for a queue of 1,024 connections, std for 128.
-///
-/// # Errors
-/// The address is in use or not allowed.
 pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     mio::net::TcpListener::bind(addr).map(TcpListener::from)
 }

@@ -7,7 +7,6 @@ use std::net::TcpStream;
 /// Bytes of an answer that its client has not taken yet. Counted in `server.bodyMemory`, which bounds them.
 pub(super) struct Unsent {
     pub bytes: Vec<u8>,
-    /// What stands before is written.
     at: usize,
     /// None once it was taken away.
     held: Option<Held>,

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 /// So much of a body is collected before it is large: up to here any endpoint can still be tried.
 pub(super) const LARGE: usize = 1 << 20;
-/// One read.
 const SCRATCH: usize = 64 << 10;
 /// Longest single wait: how soon it is noticed that nobody wants the body any more.
 const TICK: Duration = Duration::from_millis(250);
@@ -29,7 +28,6 @@ pub struct Upload {
     decoder: Decoder,
     min_rate: MinRate,
     cancel: Arc<CancelToken>,
-    /// Made for the first wait.
     poll: Option<Poll>,
     /// As they came, room for one read.
     scratch: Vec<u8>,

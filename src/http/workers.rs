@@ -14,9 +14,7 @@ const STACK: usize = 512 << 10;
 
 /// A complete request and the way to answer it.
 pub struct Exchange {
-    /// What was asked.
     pub request: Request,
-    /// Where the answer goes.
     pub response: Response,
 }
 
@@ -42,9 +40,6 @@ struct Queue {
 impl WorkerPool {
     /// Starts up to `threads` workers named `NAME-N` over a queue of `backlog` jobs. Fewer start when
     /// the system allows fewer.
-    ///
-    /// # Errors
-    /// Not even one thread could be started.
     pub fn start(
         name: &'static str,
         threads: usize,

@@ -4,7 +4,6 @@ use crate::config::{Base, Webhooks};
 use http::Uri;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A webhook's address, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub base: Base,
@@ -14,9 +13,6 @@ pub struct Target {
 }
 
 /// Reads an address and refuses those that are forbidden without looking a name up.
-///
-/// # Errors
-/// Why, as the rest of a sentence.
 pub fn check(url: &str, webhooks: &Webhooks) -> Result<Target, String> {
     const SHAPE: &str = "must be a URL such as https://example.com/done";
     if url.bytes().any(|byte| byte <= b' ' || byte >= 0x7f || byte == b'\\') {

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 /// Fields of a delta that are told once and not in pieces.
 const WHOLE: [&str; 4] = ["role", "id", "type", "name"];
 
-/// A choice in the making.
 #[derive(Default)]
 struct Choice {
     members: Map<String, Value>,

@@ -54,7 +54,6 @@ struct JobManager {
     /// Whom to tell of which ends.
     webhooks: Mutex<WebhookQueue>,
     webhook_due: Condvar,
-    /// Nobody is told any more.
     stopped: Arc<CancelToken>,
 }
 

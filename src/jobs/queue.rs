@@ -11,7 +11,6 @@ const MOST_FINISHED: usize = 200_000;
 /// Bytes of all jobs together; beyond it finished ones go, the oldest first, and then nothing more is taken.
 pub const MOST_BYTES: u64 = 8 << 30;
 
-/// Every job that is known.
 #[derive(Default)]
 pub struct Queue {
     known: HashMap<Arc<str>, Entry>,
@@ -40,9 +39,7 @@ struct Entry {
 #[derive(Clone)]
 pub struct Running {
     pub cancel: Arc<CancelToken>,
-    /// When its time is over.
     pub until: Instant,
-    /// Why it was ended.
     pub why: Option<Why>,
 }
 

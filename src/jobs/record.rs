@@ -12,7 +12,6 @@ use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::{fmt, io};
 
-/// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -43,9 +42,7 @@ impl State {
 /// The name of a job's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
-    /// When, and in which order.
     pub sequence: u64,
-    /// What its owner calls it.
     pub id: Arc<str>,
     /// Whose it is, see [`owner_id`].
     pub owner: Arc<str>,
@@ -122,15 +119,12 @@ pub fn owner_id(owner: Option<&str>) -> Arc<str> {
 pub struct Record {
     pub version: u32,
     pub id: String,
-    /// Name of its owner's key.
     pub owner: Option<String>,
     /// Name of the group of endpoints it may go to.
     pub group: Option<String>,
     /// Where it goes below an endpoint's base.
     pub path: String,
-    /// Who is to be told.
     pub webhook: Option<String>,
-    /// Why nothing came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Trouble>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,9 +142,6 @@ pub struct Bodies<'a> {
 
 impl Record {
     /// Reads a file.
-    ///
-    /// # Errors
-    /// It is no job.
     pub fn read(file: &[u8]) -> io::Result<(Self, Bodies<'_>)> {
         Ok((serde_json::from_slice(file)?, serde_json::from_slice(file)?))
     }
@@ -196,7 +187,6 @@ pub struct Delivery {
     /// `delivered` or `failed`.
     pub status: String,
     pub attempts: u32,
-    /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

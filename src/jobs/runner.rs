@@ -25,18 +25,14 @@ const NOBODY: Duration = Duration::from_secs(2);
 /// Tries to write an end down.
 const WRITES: u32 = 3;
 
-/// What came of one try.
 enum Try {
     Answer(Box<RawValue>),
-    /// Another try may help.
     Again(Trouble),
-    /// Nobody could be asked.
     Nobody(Trouble),
     Never(Trouble),
     Interrupted,
 }
 
-/// How a job ended.
 enum End {
     Completed(Box<RawValue>),
     Error(Trouble),
@@ -55,7 +51,6 @@ impl Drop for Place<'_> {
 }
 
 impl JobManager {
-    /// A runner's life.
     pub(super) fn run(&self) {
         while let Some((was, running)) = self.next() {
             let _place = Place(self, &was.id);
@@ -66,7 +61,6 @@ impl JobManager {
         }
     }
 
-    /// Waits for a job.
     fn next(&self) -> Option<(Name, Running)> {
         let mut floor = self.floor();
         while !floor.closed {
@@ -240,7 +234,6 @@ impl JobManager {
         }
     }
 
-    /// Gives its file another name.
     fn rename(&self, from: &Name, to: &Name) -> io::Result<()> {
         self.spool.rename(from, to)?;
         let mut floor = self.floor();

@@ -66,9 +66,6 @@ impl Spool {
     }
 
     /// Puts a file there, piece by piece. It is there for good when this returns.
-    ///
-    /// # Errors
-    /// Nothing of it is there.
     pub fn write(&self, name: &Name, pieces: &[&[u8]]) -> io::Result<()> {
         let unfinished = self.dir.join(format!("{UNFINISHED}{}", name.id));
         let written = private().write(true).create(true).truncate(true).open(&unfinished).and_then(|mut file| {
@@ -91,17 +88,11 @@ impl Spool {
     }
 
     /// Gives a file another name. A power cut may undo it.
-    ///
-    /// # Errors
-    /// It still has the old name.
     pub fn rename(&self, from: &Name, to: &Name) -> io::Result<()> {
         fs::rename(self.path(from), self.path(to))
     }
 
     /// What a file holds, with room for a little more.
-    ///
-    /// # Errors
-    /// It cannot be read.
     pub fn read(&self, name: &Name) -> io::Result<Vec<u8>> {
         let mut file = File::open(self.path(name))?;
         let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -130,7 +121,6 @@ impl Spool {
     }
 }
 
-/// Prompts are nobody else's business.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]

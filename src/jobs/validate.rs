@@ -12,12 +12,9 @@ use std::fmt;
 /// As many details as anybody reads.
 const MOST: usize = 50;
 
-/// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detail {
-    /// A word for it.
     pub code: &'static str,
-    /// A sentence.
     pub message: String,
     /// Names and indexes down to it.
     pub path: Vec<Value>,
@@ -29,7 +26,6 @@ impl Detail {
     }
 }
 
-/// The answer that tells them.
 pub fn refusal(details: &[Detail]) -> Value {
     let details: Vec<_> =
         details.iter().map(|one| json!({"code": one.code, "message": one.message, "path": one.path})).collect();

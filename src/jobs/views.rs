@@ -26,9 +26,6 @@ struct View<'a> {
 }
 
 /// One job whole, made of its file, which may be long.
-///
-/// # Errors
-/// The file is no job.
 pub fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io::Result<LocalResponse> {
     let (record, bodies) = Record::read(&file)?;
     let place = |raw: &RawValue| {

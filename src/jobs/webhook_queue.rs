@@ -8,7 +8,6 @@ use std::time::Instant;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     pub id: Arc<str>,
-    /// Tries so far.
     pub attempts: u32,
     /// Host and port; empty while nobody has read the job since the start.
     pub target: Arc<str>,

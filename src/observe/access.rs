@@ -7,7 +7,6 @@ use std::fmt::{self, Display, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// The target of access lines.
 pub const TARGET: &str = "access";
 
 /// Characters of a model or path that a line shows: clients choose them.
@@ -22,15 +21,11 @@ const POLLED: [&str; 7] =
 pub struct Line<'a> {
     /// The `x-request-id` of the answer.
     pub request_id: &'a str,
-    /// Who asked.
     pub client: IpAddr,
-    /// Name of the caller's key.
     pub key: Option<&'a str>,
-    /// Method as sent.
     pub method: &'a str,
     /// Path as sent; a query is left out.
     pub path: &'a str,
-    /// Model as asked for.
     pub model: Option<&'a str>,
     /// Endpoint that answered, or was tried last.
     pub endpoint: Option<&'a str>,
@@ -40,7 +35,6 @@ pub struct Line<'a> {
     pub status: u16,
     /// Upstream tries; 0 = nothing was sent to any.
     pub attempts: u32,
-    /// Wait for a free slot.
     pub queue: Option<Duration>,
     /// From the complete request to the first byte of the answer.
     pub first_byte: Option<Duration>,
@@ -52,31 +46,23 @@ pub struct Line<'a> {
     pub tokens_in: Option<u64>,
     /// Prompt tokens that the upstream had in its cache.
     pub tokens_cached: Option<u64>,
-    /// Generated tokens.
     pub tokens_out: Option<u64>,
-    /// Speed of generation.
     pub tokens_per_second: Option<f64>,
-    /// How it ended.
     pub end: End,
 }
 
-/// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// Answered to the last byte.
     Done,
-    /// The client left first.
     ClientGone,
     /// The upstream broke off inside an answer.
     UpstreamLost,
-    /// A stage took too long.
     Timeout,
     /// Answered by us with an error.
     Refused,
 }
 
 impl End {
-    /// The word in the log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",

@@ -20,7 +20,6 @@ const SHOWN: usize = 128;
 /// Requests in progress, at most one for each worker and job, and the last that ended.
 #[derive(Default)]
 pub struct Activity {
-    /// Nobody looks: nothing is noted.
     off: AtomicBool,
     now: Mutex<Now>,
 }
@@ -32,7 +31,6 @@ struct Now {
     ended: u64,
 }
 
-/// One request in progress.
 pub struct ActiveRequest {
     id: String,
     client: IpAddr,
@@ -50,21 +48,13 @@ pub struct ActiveRequest {
     stopped: AtomicBool,
 }
 
-/// A request that begins.
 pub struct Started<'a> {
-    /// Its id.
     pub id: &'a str,
-    /// Who asks.
     pub client: IpAddr,
-    /// The key's name.
     pub key: Option<Arc<str>>,
-    /// Where to.
     pub path: &'a str,
-    /// For which model.
     pub model: Option<&'a str>,
-    /// When it was complete.
     pub began: Instant,
-    /// Set to end it.
     pub cancel: &'a Arc<CancelToken>,
 }
 
@@ -75,7 +65,6 @@ pub struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// The request that is shown.
     pub fn ongoing(&self) -> Arc<ActiveRequest> {
         Arc::clone(&self.ongoing)
     }
@@ -102,7 +91,6 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl ActiveRequest {
-    /// Whether anybody may look.
     pub fn is_shown(&self) -> bool {
         !self.id.is_empty()
     }
@@ -125,7 +113,6 @@ impl ActiveRequest {
         self.events.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// Somebody pressed the button.
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
@@ -160,7 +147,6 @@ impl Activity {
         self.off.store(false, Ordering::Relaxed);
     }
 
-    /// Shows a request.
     pub fn begin(&self, begins: &Started<'_>) -> Shown<'_> {
         let mut ongoing = ActiveRequest {
             id: String::new(),
@@ -200,7 +186,6 @@ impl Activity {
         true
     }
 
-    /// A request has ended.
     pub fn ended(&self, line: &Line<'_>) {
         if self.off.load(Ordering::Relaxed) || line.is_polled() {
             return;

@@ -10,11 +10,9 @@ use std::time::SystemTime;
 
 /// A finished line: no character in it, but for JSON's own ending, can end it early or command a terminal.
 pub struct Entry {
-    /// Level of the record.
     pub level: Level,
     /// Target and message side by side for text, the whole line with its end for JSON.
     joined: String,
-    /// Length of the target within.
     target: usize,
 }
 

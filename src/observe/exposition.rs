@@ -11,43 +11,33 @@ const BUCKETS: [f64; 16] =
 /// What kind of values a family has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows.
     Counter,
-    /// Goes up and down.
     Gauge,
-    /// Times in buckets.
     Histogram,
 }
 
 /// A family: its name, kind, labels and one sentence.
 pub struct Spec {
-    /// Name.
     pub name: &'static str,
-    /// Kind.
     pub kind: Kind,
-    /// Names of its labels.
     pub labels: &'static [&'static str],
     help: &'static str,
 }
 
 impl Spec {
-    /// A family.
     pub const fn new(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Self {
         Self { name, kind, labels, help }
     }
 }
 
-/// One series' value.
 #[derive(Debug, Clone)]
 pub enum Value {
-    /// A counter or gauge.
     Number(f64),
     /// Observations in each bucket, the last without bound, and their sum.
     Times([u64; BUCKETS.len() + 1], f64),
 }
 
 impl Value {
-    /// Nothing yet.
     pub fn new(kind: Kind) -> Self {
         match kind {
             Kind::Counter | Kind::Gauge => Self::Number(0.0),
@@ -55,14 +45,12 @@ impl Value {
         }
     }
 
-    /// Adds to a number.
     pub fn add(&mut self, by: f64) {
         if let Self::Number(value) = self {
             *value += by;
         }
     }
 
-    /// Replaces a number.
     pub fn set(&mut self, to: f64) {
         *self = Self::Number(to);
     }

@@ -82,7 +82,6 @@ pub fn dropped() -> u64 {
     LOGGER.get().map_or(0, Logger::dropped)
 }
 
-/// The installed logger.
 #[derive(Clone, Copy)]
 pub struct LoggerHandle(&'static Logger);
 

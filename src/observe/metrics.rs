@@ -99,9 +99,7 @@ impl Default for Metrics {
 /// Where a request came in, with labels that are bounded.
 #[derive(Debug, Clone, Copy)]
 pub struct Labels<'a> {
-    /// The listener.
     pub forward: &'a str,
-    /// The pattern of its path.
     pub path: &'static str,
     /// Its model, if anybody is known to serve it.
     pub model: Option<&'a str>,
@@ -109,28 +107,21 @@ pub struct Labels<'a> {
 
 /// What others own, at the moment of looking.
 pub struct Gauge {
-    /// Name.
     pub name: &'static str,
-    /// What it is.
     pub help: &'static str,
-    /// A counter for others.
     pub is_counter: bool,
-    /// Values by label.
     pub series: Vec<(Vec<(&'static str, String)>, f64)>,
 }
 
 impl Metrics {
-    /// Counts one.
     pub fn count(&self, family: Family, labels: &[&str]) {
         self.add(family, labels, 1.0);
     }
 
-    /// Counts several.
     pub fn add(&self, family: Family, labels: &[&str], by: f64) {
         self.with(family, labels, |value| value.add(by));
     }
 
-    /// Notes a time.
     pub fn time(&self, family: Family, labels: &[&str], time: Duration) {
         self.with(family, labels, |value| value.observe(time.as_secs_f64()));
     }
@@ -149,7 +140,6 @@ impl Metrics {
         act(series.entry(key).or_insert_with(|| Value::new(spec.kind)));
     }
 
-    /// A request has ended.
     pub fn ended(&self, line: &Line<'_>, at: Labels<'_>) {
         let method = bounded_method(line.method);
         self.count(Family::HttpRequests, &[at.forward, method, at.path]);
@@ -192,7 +182,6 @@ impl Metrics {
         }
     }
 
-    /// The text that Prometheus reads.
     pub fn render(&self, now: &[Gauge]) -> String {
         let families = lock(&self.families).clone();
         let mut out = String::new();
@@ -204,7 +193,6 @@ impl Metrics {
     }
 }
 
-/// Clients may make up methods.
 fn bounded_method(method: &str) -> &str {
     let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     if known.contains(&method) { method } else { "other" }

@@ -14,7 +14,6 @@ use crate::routing::snapshot::Snapshot;
 use http::{HeaderName, HeaderValue, header};
 use std::sync::{Arc, Weak};
 
-/// How somebody got in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opened {
     /// The files of the page, which hold nothing and ask for the token: for everybody who calls it by its name.
@@ -25,12 +24,8 @@ pub enum Opened {
     Token,
 }
 
-/// Who serves the page.
 pub trait AdminHandler: Send + Sync {
     /// Whether a request may come in at all, before its body is read.
-    ///
-    /// # Errors
-    /// The refusal.
     fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure>;
     /// Answers a request that was admitted.
     fn serve(&self, context: RequestContext, request: Request, response: Response);

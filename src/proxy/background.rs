@@ -27,32 +27,22 @@ use std::time::Instant;
 const MOST: usize = 32 << 20;
 const READ: usize = 32 << 10;
 
-/// A request without a client.
 pub struct Background<'a> {
-    /// Its request id.
     pub id: &'a str,
     /// Where it goes below an endpoint's base.
     pub path: &'a str,
-    /// What its owner may see.
     pub scope: Arc<Scope>,
-    /// Set to end it.
     pub cancel: &'a Arc<CancelToken>,
 }
 
-/// What came of it.
 pub enum Ended {
-    /// An endpoint's answer.
     Answered {
-        /// Its status.
         status: u16,
-        /// It is an event stream.
         events: bool,
-        /// Its body.
         body: Vec<u8>,
     },
     /// None.
     Failed(Failure),
-    /// It was told to end.
     ClientGone,
 }
 

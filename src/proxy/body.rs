@@ -28,7 +28,6 @@ enum Place {
     Json,
     Form,
     Query,
-    /// Nothing is looked for.
     Whole,
 }
 
@@ -159,12 +158,10 @@ fn unknown_path() -> Failure {
 }
 
 impl RequestBody {
-    /// The name the client gave.
     pub fn name(&self) -> Option<&str> {
         self.named.as_ref().map(|named| named.name.as_str())
     }
 
-    /// What to plan for.
     pub fn query(&self) -> ModelQuery<'_> {
         let model = self.name();
         if let Some(id) = &self.previous {

@@ -24,14 +24,11 @@ use std::time::{Duration, Instant};
 
 /// One request as the access line and every answer of ours see it.
 pub struct RequestContext {
-    /// Its id.
     pub id: String,
     /// The client's address, behind trusted proxies too.
     pub client: IpAddr,
-    /// Name of the caller's key.
     pub key: Option<Arc<str>>,
     began: Instant,
-    /// How errors are told.
     pub dialect: Dialect,
     /// Request id, CORS and limits, on every answer.
     pub common: Arc<Fields>,
@@ -42,21 +39,15 @@ pub struct RequestContext {
 
 /// Where a request came in, and who counts it.
 pub struct Entry {
-    /// The listener's name.
     pub forward: Arc<str>,
-    /// The counters.
     pub metrics: Arc<Metrics>,
-    /// What is going on.
     pub activity: Arc<Activity>,
 }
 
 /// What became of a forwarded request.
 pub struct Summary<'a> {
-    /// What it asked for.
     pub ask: Option<&'a RequestBody>,
-    /// Who answered.
     pub by: Option<&'a ServedBy>,
-    /// How that went.
     pub relayed: &'a Relayed,
     /// Time spent in the line for a place.
     pub queued: Duration,
@@ -136,7 +127,6 @@ impl RequestContext {
         }
     }
 
-    /// Answers with JSON.
     pub fn json(&self, response: Response, request: &Request, status: StatusCode, body: &[u8]) {
         let mut fields = Fields::clone(&self.common);
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -172,7 +162,6 @@ impl RequestContext {
         self.send(response, &request.head, StatusCode::OK, &fields, body.as_bytes());
     }
 
-    /// Answers a preflight.
     pub fn preflight(&self, response: Response, request: &Request, cors: &[CorsOrigin]) {
         match cors::preflight(cors, &request.head) {
             Err(failure) => self.refuse(response, &request.head, &failure),
@@ -196,7 +185,6 @@ impl RequestContext {
         self.done(head, downstream::status(&failure), body.len());
     }
 
-    /// Answers a failure.
     pub fn refuse(&self, response: Response, head: &Head, failure: &Failure) {
         self.refuse_model(response, head, None, failure);
     }

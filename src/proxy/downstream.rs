@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 /// A comment, which every parser of event streams skips (WHATWG HTML 9.2.6).
 const PING: &[u8] = b": ping\n\n";
 
-/// One client of one request.
 pub struct Downstream {
     response: RefCell<Option<Response>>,
     /// Fields of every answer of ours: request id, CORS.
@@ -91,9 +90,6 @@ impl Downstream {
 
     /// Passes on comments of an endpoint before its first event, whole lines, under the head that `fields` makes if
     /// none is out.
-    ///
-    /// # Errors
-    /// The client has left.
     pub fn comments(&self, lines: &[u8], fields: impl FnOnce() -> Fields) -> io::Result<()> {
         if !self.early.replace(true) {
             self.start(StatusCode::OK, &fields(), Length::Open);
@@ -115,7 +111,6 @@ impl Downstream {
         self.due.set(None);
     }
 
-    /// What others see of it.
     pub fn ongoing(&self) -> &ActiveRequest {
         &self.ongoing
     }
@@ -133,9 +128,6 @@ impl Downstream {
     }
 
     /// Sends one piece.
-    ///
-    /// # Errors
-    /// The client has left.
     pub fn write_chunk(&self, bytes: &[u8]) -> io::Result<()> {
         self.with(|response| response.write_chunk(bytes))
     }
@@ -153,7 +145,6 @@ impl Downstream {
         result
     }
 
-    /// Ends the answer as complete.
     pub fn finish(&self) {
         if let Some(response) = self.response.take() {
             response.finish();
@@ -167,7 +158,6 @@ impl Downstream {
         }
     }
 
-    /// A whole answer of ours.
     pub fn send(&self, status: StatusCode, fields: &Fields, body: &[u8]) {
         if let Some(response) = self.response.take() {
             self.sent.set(body.len() as u64);
@@ -239,7 +229,6 @@ pub fn unbuffered(fields: &mut Fields) {
     fields.push(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 }
 
-/// The status of a failure.
 pub fn status(failure: &Failure) -> StatusCode {
     StatusCode::from_u16(failure.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }

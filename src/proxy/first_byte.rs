@@ -14,11 +14,9 @@ use std::time::Instant;
 
 /// A watch beside an attempt that another endpoint may take over.
 pub struct Replaceable {
-    /// The client's.
     pub watch: Rc<dyn Watch>,
     /// The endpoint that is waited for.
     pub live: Arc<Live>,
-    /// Since when.
     pub sent: Instant,
 }
 

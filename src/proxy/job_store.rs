@@ -19,7 +19,6 @@ use std::time::Duration;
 /// Where a request may be handed in for later.
 const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
 
-/// Who keeps requests for later.
 pub trait JobStore: Send + Sync {
     /// Takes a request; it is safe when this returns.
     fn submit(&self, job_request: &JobRequest<'_>) -> Result<LocalResponse, Failure>;
@@ -33,11 +32,9 @@ pub trait JobStore: Send + Sync {
     fn counts(&self) -> [(&'static str, usize); 4];
 }
 
-/// A request to be kept.
 pub struct JobRequest<'a> {
     /// Where it goes below an endpoint's base.
     pub path: &'a str,
-    /// What it says.
     pub body: &'a [u8],
     /// Name of the key it came with.
     pub owner: Option<&'a str>,
@@ -47,18 +44,13 @@ pub struct JobRequest<'a> {
     pub preferred: bool,
 }
 
-/// An answer of ours.
 pub struct LocalResponse {
-    /// Status.
     pub status: StatusCode,
-    /// JSON.
     pub body: Vec<u8>,
-    /// Fields beside the usual ones.
     pub fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl LocalResponse {
-    /// JSON without more fields.
     pub fn json(status: StatusCode, body: &serde_json::Value) -> Self {
         Self { status, body: body.to_string().into_bytes(), fields: Vec::new() }
     }
@@ -71,7 +63,6 @@ pub enum Preference {
     RespondAsync,
     /// `wait`, with or without a time.
     Now,
-    /// Nothing that we know.
     Either,
 }
 

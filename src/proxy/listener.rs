@@ -191,7 +191,6 @@ impl Proxy {
         }
     }
 
-    /// What a head asks for.
     pub(super) fn route(&self, head: &Head, listener: usize, snapshot: &Snapshot) -> Route {
         let mode = self.mode(snapshot, listener);
         let is_preflight = head.method == Method::OPTIONS && head.fields.get(header::ORIGIN).is_some();

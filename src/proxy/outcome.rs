@@ -24,15 +24,12 @@ use std::time::{Duration, Instant};
 
 /// Everything the attempts need, and nothing of how the answer is delivered.
 pub struct ForwardContext<'a> {
-    /// Ways out.
     pub net: &'a ClientPool,
     /// For what real requests find out about endpoints.
     pub shared: &'a SnapshotStore,
     /// What was so when the request began.
     pub snapshot: &'a Snapshot,
-    /// The request.
     pub request: &'a Request,
-    /// What it asks for.
     pub ask: &'a RequestBody,
     /// Where it goes below an endpoint's base.
     pub forward: &'a Forward,
@@ -42,21 +39,14 @@ pub struct ForwardContext<'a> {
     pub client: Option<&'a Downstream>,
     /// Time spent in the line for a place, also by who never got one.
     pub queued: &'a Cell<Duration>,
-    /// Its id.
     pub request_id: &'a str,
-    /// Its forwarding fields are believed.
     pub trusted: bool,
-    /// What its caller may see.
     pub scope: &'a Scope,
-    /// It waits behind others.
     pub background: bool,
-    /// Its credentials are for us.
     pub keyed: bool,
     /// What its listener leaves to endpoints.
     pub policy: Policy,
-    /// What is counted.
     pub metrics: &'a Metrics,
-    /// What others see of it.
     pub ongoing: &'a ActiveRequest,
 }
 
@@ -73,15 +63,12 @@ impl ForwardContext<'_> {
     }
 }
 
-/// Who answered, or would have.
 pub struct ServedBy {
-    /// The endpoint.
     pub endpoint: Arc<Endpoint>,
     /// The name it knows the model by.
     pub model: Option<String>,
     /// Tries up to and with this one.
     pub attempts: u32,
-    /// Why it was chosen.
     pub reason: &'static str,
     /// Time spent in the line for a place.
     pub queued: Duration,
@@ -91,34 +78,25 @@ pub struct ServedBy {
     pub policy: Policy,
 }
 
-/// The end of the attempts.
 pub enum Outcome {
     /// An answer, which holds its place at the endpoint.
     Response(Box<UpstreamResponse>, Rc<ServedBy>),
     /// The best of the answers that were kept while others were tried.
     Buffered(BufferedResponse, Rc<ServedBy>),
-    /// No answer.
     Failed(Failure, Option<Rc<ServedBy>>),
-    /// The client has left.
     ClientGone(Option<Rc<ServedBy>>),
 }
 
 /// An answer that was read whole.
 pub struct BufferedResponse {
-    /// Status.
     pub status: StatusCode,
-    /// Fields.
     pub headers: HeaderMap,
-    /// Body.
     pub body: Vec<u8>,
 }
 
-/// How an answer went.
 pub struct Relayed {
-    /// How it ended.
     pub end: End,
     /// When its first body byte came.
     pub first_byte: Option<Instant>,
-    /// What it cost.
     pub tokens: Tokens,
 }

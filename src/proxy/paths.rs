@@ -10,7 +10,6 @@ use std::borrow::Cow;
 /// ModelSource a conversation that llama-server keeps beyond its client (LLAMA-SERVER facts).
 pub const CONVERSATION: HeaderName = HeaderName::from_static("x-conversation-id");
 
-/// What a request wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// `GET /v1/models`
@@ -44,7 +43,6 @@ pub enum Route {
 pub struct Forward {
     /// Path below the base: with `/v1` for the API, without for llama-server's own.
     pub path: String,
-    /// Where the model's name stands.
     pub names: ModelSource,
 }
 
@@ -105,7 +103,6 @@ pub fn tidy(path: &str) -> Cow<'_, str> {
     }
 }
 
-/// The pattern of a path.
 pub fn pattern(path: &str) -> &'static str {
     let path = &*if path == "/" { path.into() } else { tidy(path) };
     let bare = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
@@ -181,7 +178,6 @@ pub enum ModelSource {
     QueryOnly,
     /// In the query; missing means where the response in the path was made.
     Response,
-    /// Nobody asks.
     Raw,
 }
 

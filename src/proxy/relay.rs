@@ -30,7 +30,6 @@ thread_local! {
     pub(super) static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What passed of an answer.
 #[derive(Default)]
 struct Passed {
     tail: Tail,

@@ -14,11 +14,9 @@ const BACK_SOON: Duration = Duration::from_secs(2);
 /// What to do with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// It is the client's.
     Permit,
     /// Another key of the same endpoint may fare better, and after the last key another endpoint.
     NextKey,
-    /// Another endpoint may fare better.
     Next,
     /// The body decides: a prompt too long for this endpoint may fit a larger one.
     Look,
@@ -53,9 +51,7 @@ pub fn word(fault: &UpstreamError) -> &'static str {
 /// What is left to try besides the current candidate.
 #[derive(Debug, Clone, Copy)]
 pub struct Remaining {
-    /// More keys of this endpoint.
     pub keys: bool,
-    /// More candidates in this round.
     pub candidates: bool,
     /// Another try of any kind is allowed.
     pub any: bool,

@@ -29,7 +29,6 @@ const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-cod
 pub enum Admitted {
     /// At this candidate; no slot where none is needed.
     At(usize, Option<Slot>),
-    /// The client has left.
     ClientGone,
     /// No place in time, or at all.
     Refused(Failure),
@@ -38,12 +37,10 @@ pub enum Admitted {
 /// A request on its way to places: which candidates are left in this round, in which order.
 pub struct Selector<'a> {
     ctx: &'a ForwardContext<'a>,
-    /// Who may be tried.
     pub plan: Plan,
     /// Indexes into the candidates, in the order of attempts; none before the first was chosen.
     order: Vec<usize>,
     left: Vec<usize>,
-    /// Time spent in the line.
     pub queued: Duration,
     /// What the conversation is recognised by, where that counts.
     hashes: Option<PrefixHashes>,
@@ -51,7 +48,6 @@ pub struct Selector<'a> {
     word: Option<&'static str>,
 }
 
-/// Rings when the client leaves.
 struct Bell(Sender<()>);
 
 impl OnCancel for Bell {
@@ -61,7 +57,6 @@ impl OnCancel for Bell {
 }
 
 impl<'a> Selector<'a> {
-    /// Nothing tried yet.
     pub fn new(ctx: &'a ForwardContext<'a>, plan: Plan) -> Self {
         let left = (0..plan.candidates.len()).collect();
         // Also while only one is available: the others come back.
@@ -81,7 +76,6 @@ impl<'a> Selector<'a> {
         &self.left
     }
 
-    /// Everybody may be tried again.
     pub fn next_round(&mut self) {
         self.left.clone_from(&self.order);
     }

@@ -48,11 +48,9 @@ pub struct Proxy {
     pub(super) listeners: Vec<ListenerState>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
-    /// What is held for clients.
     pub budget: Arc<Budget>,
     /// Who of the control threads works with the disk.
     pub disk: DiskQueue,
-    /// Requests that are being forwarded.
     busy: AtomicUsize,
     reloaded: AtomicBool,
     server_handle: OnceLock<ServerHandle>,
@@ -96,12 +94,10 @@ impl Proxy {
         let _ = self.later.set(later);
     }
 
-    /// Who keeps requests for later.
     pub(super) fn later(&self) -> Option<Arc<dyn JobStore>> {
         self.later.get()?.upgrade()
     }
 
-    /// Whether the last reload succeeded.
     pub fn note_reload(&self, succeeded: bool) {
         self.reloaded.store(succeeded, Ordering::Relaxed);
     }
@@ -201,7 +197,6 @@ impl Proxy {
         catalog::listing(&others, &snapshot.config.models, scope).text
     }
 
-    /// What is going on.
     pub fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }

@@ -86,13 +86,9 @@ fn endpoint(endpoint: &Endpoint, scope: &Scope) -> Value {
 
 /// Figures of the process that nobody keeps in the snapshot.
 pub struct RuntimeStats {
-    /// Requests in line.
     pub waiting: usize,
-    /// Requests that are being forwarded.
     pub busy: usize,
-    /// Open client connections.
     pub connections: usize,
-    /// The last reload succeeded.
     pub reloaded: bool,
     /// Jobs by state, where there are any.
     pub jobs: Vec<(&'static str, usize)>,

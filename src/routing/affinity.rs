@@ -14,7 +14,6 @@ const GENERATION: usize = 14_336;
 /// How many more requests than at its idlest peer are tolerated at an endpoint without a known limit, on top of twice as many.
 const TOLERATED: u32 = 4;
 
-/// The memory of a process.
 pub struct Affinity {
     keys: RandomState,
     homes: Mutex<Lru<u64, u32>>,
@@ -25,14 +24,12 @@ pub struct Affinity {
 pub enum Known {
     /// It had the beginning of this prompt.
     Prompt,
-    /// It had this session.
     Session,
 }
 
 /// Why the favourite is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spill {
-    /// It has no room.
     Full,
     /// It is much busier than another.
     Busy,
@@ -45,7 +42,6 @@ impl Default for Affinity {
 }
 
 impl Affinity {
-    /// The marks of a request.
     pub fn hashes<'a>(&self, body: &[u8], model: &str, sessions: impl Iterator<Item = &'a [u8]>) -> PrefixHashes {
         hashes(body, model, sessions, &self.keys)
     }

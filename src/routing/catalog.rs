@@ -13,7 +13,6 @@ use std::sync::Arc;
 /// What Ollama adds to a name without a tag.
 const LATEST: &str = ":latest";
 
-/// Who serves which name.
 #[derive(Debug, Default)]
 pub struct Catalog {
     offers: HashMap<String, Vec<Offer>>,
@@ -33,7 +32,6 @@ pub struct Offer {
 /// `/v1/models`, ready to be sent.
 #[derive(Debug, Clone, Default)]
 pub struct Listing {
-    /// The whole list.
     pub text: Arc<[u8]>,
     listed: Vec<Listed>,
 }
@@ -44,7 +42,6 @@ struct Listed {
     id: String,
     /// Other names for the same, as the upstream tells them.
     aliases: Vec<String>,
-    /// Its place in the text.
     span: Range<usize>,
 }
 
@@ -76,7 +73,6 @@ pub fn tagged(name: &str) -> String {
 }
 
 impl Listing {
-    /// All names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.listed.iter().map(|one| one.id.as_str())
     }

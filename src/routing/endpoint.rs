@@ -26,11 +26,9 @@ static NEXT_CACHE: AtomicU32 = AtomicU32::new(0);
 /// An endpoint in one snapshot. Cheap to copy and change one thing.
 #[derive(Clone)]
 pub struct Endpoint {
-    /// What the user wrote.
     pub config: Arc<config::Endpoint>,
     /// Counters that outlive snapshots and reloads.
     pub live: Arc<Live>,
-    /// What is thought of it.
     pub health: HealthStatus,
     /// What it listed last, if it ever did.
     pub models: Option<Arc<Vec<Model>>>,
@@ -53,7 +51,6 @@ impl Endpoint {
         }
     }
 
-    /// Its name.
     pub fn name(&self) -> &str {
         &self.config.name
     }
@@ -118,7 +115,6 @@ pub struct Live {
     key: AtomicUsize,
     /// Tokens that were generated, asked for, and found in its cache, as far as it tells; for eyes only.
     tokens: [AtomicU64; 3],
-    /// The responses it made lately.
     pub responses: Responses,
 }
 
@@ -149,7 +145,6 @@ impl Live {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes the count back.
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
@@ -191,7 +186,6 @@ impl Live {
         self.patience.fetch_max(until, Ordering::Relaxed);
     }
 
-    /// Something came from there.
     pub fn moved(&self, now: Instant) {
         self.moved.store(self.millis(now).max(1), Ordering::Relaxed);
     }

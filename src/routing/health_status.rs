@@ -7,7 +7,6 @@ use std::time::SystemTime;
 pub enum State {
     /// Not asked yet: given the benefit of the doubt [S000-29].
     Unknown,
-    /// The last probe succeeded.
     Healthy,
     /// Failed, but not yet often enough in a row; or its list of models is none.
     Failing,
@@ -38,7 +37,6 @@ impl State {
 pub enum Observation {
     /// It answered 2xx in time.
     Up,
-    /// It did not; why.
     Down(String),
     /// Nothing listens there: like `Down`, and whatever it had in memory is gone.
     Refused(String),
@@ -62,14 +60,11 @@ impl Observation {
     }
 }
 
-/// The standing of one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthStatus {
-    /// State.
     pub state: State,
     /// Failures in a row; grows past the threshold [S000-29].
     pub failures: u32,
-    /// When it was last asked.
     pub last_check: Option<SystemTime>,
     /// What was wrong last; none after a success [S000-30].
     pub last_error: Option<String>,

@@ -38,9 +38,7 @@ struct Use {
 pub struct ClientKey {
     /// The key's name; none where no keys are configured.
     pub name: Option<Arc<str>>,
-    /// What it may see.
     pub scope: Arc<Scope>,
-    /// It waits behind others.
     pub background: bool,
     /// It may use the admin page.
     pub admin: bool,
@@ -76,7 +74,6 @@ impl KeyRing {
         Self { keys: known.collect(), wrong }
     }
 
-    /// Whether nobody needs a key.
     pub fn is_open(&self) -> bool {
         self.keys.is_empty()
     }

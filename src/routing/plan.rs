@@ -17,10 +17,8 @@ const COME_BACK: Duration = Duration::from_secs(5);
 /// Names that are told to who asks for an unknown one.
 const MOST_NAMED: usize = 50;
 
-/// One place to try.
 #[derive(Clone)]
 pub struct Candidate {
-    /// Where.
     pub endpoint: Arc<Endpoint>,
     /// The name to send instead of the client's; `None` leaves the body as it is.
     pub rename: Option<String>,
@@ -43,11 +41,9 @@ impl Candidate {
 pub struct Plan {
     /// In the order of the file.
     pub candidates: Vec<Candidate>,
-    /// Which of them first.
     pub strategy: Strategy,
     /// Whose turn it is is remembered under this name.
     pub route: String,
-    /// When another is tried.
     pub retry: Retry,
     /// `x-llmproxy-reason`: why the first is the first, as long as the strategy has no word of its own.
     pub reason: &'static str,
@@ -57,10 +53,8 @@ pub struct Plan {
     pub is_short: bool,
 }
 
-/// What a request asks for.
 #[derive(Debug, Clone, Copy)]
 pub enum ModelQuery<'a> {
-    /// A model by name.
     Named(&'a str),
     /// Nothing, an empty name, or `auto`.
     Any,
@@ -88,13 +82,10 @@ impl Plan {
     }
 }
 
-/// What came of planning.
 pub enum PlanResult {
-    /// Go.
     Plan(Plan),
     /// Nobody is known to serve this name: worth asking the endpoints once more.
     Unknown,
-    /// No.
     Refused(Failure),
 }
 

@@ -18,7 +18,6 @@ pub struct Bucket {
     at: Instant,
 }
 
-/// What is left after asking.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quota {
     /// Whether the request may go on.
@@ -34,7 +33,6 @@ pub struct Quota {
 }
 
 impl Bucket {
-    /// A full bucket.
     pub fn full(limit: &RateLimit, now: Instant) -> Self {
         Self { tokens: f64::from(limit.burst), at: now }
     }

@@ -9,7 +9,6 @@ use std::sync::Mutex;
 const GENERATION: usize = 4_096;
 /// The id of a response stands in its first bytes, also where the fields come in alphabetical order.
 const HEAD: usize = 8 << 10;
-/// Longer ids are none.
 const LONGEST: usize = 512;
 
 /// The responses of one endpoint. Takes no memory before the first.
@@ -20,7 +19,6 @@ pub struct Responses {
 }
 
 impl Responses {
-    /// This response was made here.
     pub fn add(&self, id: &str) {
         lock(&self.ids).get_or_insert_with(|| Lru::new(GENERATION)).put(self.keys.hash_one(id), ());
     }

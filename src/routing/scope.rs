@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 /// A group in one snapshot: its endpoints as it uses them, in its order.
 pub struct Group {
-    /// What the user wrote.
     pub config: config::Group,
-    /// Its members, under its conditions.
     pub endpoints: Vec<Arc<Endpoint>>,
 }
 
@@ -17,14 +15,11 @@ pub struct Group {
 pub struct Scope {
     /// Patterns of model names; `*` stands for any text.
     pub models: Vec<String>,
-    /// Names of endpoints.
     pub endpoints: Vec<String>,
-    /// The listener's group.
     pub group: Option<Arc<Group>>,
 }
 
 impl Scope {
-    /// Whether it leaves out nothing.
     pub fn is_all(&self) -> bool {
         self.models.is_empty() && self.endpoints.is_empty() && self.group.is_none()
     }

@@ -20,14 +20,12 @@ const MOST_TURNS: usize = 4_096;
 #[derive(Default)]
 pub struct Capacity {
     floor: Mutex<State>,
-    /// Where abandoned slots go.
     abandoned: OnceLock<Sender<Slot>>,
 }
 
 /// Abandoned slots on their way to the health thread; beyond it they are given back at once.
 const MOST_ABANDONED: usize = 256;
 
-/// Everything that changes together.
 #[derive(Default)]
 struct State {
     /// Who waits, in order of arrival; bounded by `queue.length`.
@@ -62,11 +60,8 @@ impl fmt::Debug for Capacity {
     }
 }
 
-/// Who wants in, and where.
 pub struct Wanted<'a> {
-    /// The endpoints that would do.
     pub lives: &'a [Arc<Live>],
-    /// Waits behind others.
     pub background: bool,
     /// Requests that may wait at most (`queue.length`).
     pub length: usize,
@@ -74,11 +69,9 @@ pub struct Wanted<'a> {
     pub route: &'a str,
 }
 
-/// What came of wanting in.
 pub enum Entry {
     /// A place at this one of the wanted endpoints.
     In(usize, Slot),
-    /// All are full.
     Wait(Waiting),
     /// All are full, and so is the line.
     Full,
@@ -86,15 +79,11 @@ pub enum Entry {
     Closed,
 }
 
-/// What came of waiting.
 pub enum WaitResult {
     /// A place at this one of the wanted endpoints.
     In(usize, Slot),
-    /// The bell rang.
     Rung,
-    /// The time came.
     Late,
-    /// The proxy is being stopped.
     Closed,
 }
 
@@ -209,7 +198,6 @@ impl Capacity {
         floor.hand_out(self);
     }
 
-    /// Requests that wait.
     pub fn waiting(&self) -> usize {
         lock(&self.floor).line.len()
     }
@@ -221,7 +209,6 @@ impl Capacity {
         floor.line.clear();
     }
 
-    /// Only under the lock.
     fn take(self: &Arc<Self>, live: &Arc<Live>) -> Slot {
         live.enter();
         Slot { live: Arc::clone(live), capacity: Arc::clone(self) }

@@ -31,20 +31,15 @@ const GLANCE: Duration = Duration::from_millis(100);
 
 /// What is so, at one moment.
 pub struct Snapshot {
-    /// The configuration in force.
     pub config: Arc<Config>,
-    /// In config order.
     pub endpoints: Vec<Arc<Endpoint>>,
     /// Who serves what; the same as long as that does not change.
     pub catalog: Arc<Catalog>,
-    /// Who may ask.
     pub key_ring: Arc<KeyRing>,
-    /// Parts of the endpoints.
     pub groups: Vec<Arc<Group>>,
 }
 
 impl Snapshot {
-    /// A snapshot with its catalogue.
     pub fn new(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
         let key_ring = Arc::new(KeyRing::new(&config.keys, None));
         let catalog = Arc::new(Catalog::new(&endpoints, &config.models));
@@ -112,7 +107,6 @@ impl Snapshot {
         capacity.resize(self.endpoints.iter().map(|endpoint| (&*endpoint.live, endpoint.limit())));
     }
 
-    /// Endpoints that take part.
     pub fn enabled(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.endpoints.iter().filter(|e| e.config.enabled)
     }
@@ -149,7 +143,6 @@ pub enum HealthEvent {
     Refresh,
     /// Probe everything now and tell when it is done.
     Force(Box<dyn FnOnce() + Send>),
-    /// End.
     Stop,
 }
 
@@ -205,7 +198,6 @@ impl SnapshotStore {
         *write(&self.current) = next;
     }
 
-    /// Which conversation was where.
     pub fn affinity(&self) -> &Affinity {
         &self.affinity
     }
@@ -220,7 +212,6 @@ impl SnapshotStore {
         lock(&self.conversations).get(&digest(id)).cloned()
     }
 
-    /// The places at all endpoints.
     pub fn capacity(&self) -> &Arc<Capacity> {
         &self.capacity
     }

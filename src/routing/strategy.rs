@@ -10,11 +10,9 @@ pub struct CandidateLoad {
     pub place: usize,
     /// Its share, at least 1.
     pub weight: u16,
-    /// How busy it is.
     pub load: Load,
 }
 
-/// How busy an endpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     /// Requests of ours that are there.
@@ -33,7 +31,6 @@ impl Load {
 /// Whose turn it is on one route. Outlives snapshots; a few bytes for each candidate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Turn {
-    /// The place chosen last.
     last: Option<usize>,
     /// What each place is owed, for the smooth rotation.
     credits: Vec<i64>,

@@ -41,7 +41,6 @@ pub trait Watch {
 
 pub(super) struct Call {
     limits: Timeouts,
-    /// When everything must be over.
     pub whole_by: Cell<Option<Instant>>,
     pub cancel: Option<Arc<CancelToken>>,
     watch: Option<Rc<dyn Watch>>,
@@ -55,7 +54,6 @@ pub(super) struct Call {
     pub reused: Cell<bool>,
     /// A byte of the answer has come.
     pub answered: Cell<bool>,
-    /// Its head has come.
     pub headed: Cell<bool>,
     /// The first byte of its body is not waited for any longer.
     pub given_up: Cell<bool>,
@@ -67,7 +65,6 @@ pub(super) struct Call {
     pub stray: Cell<bool>,
     /// The answer has no body, whatever its head says.
     pub is_head: bool,
-    /// Reads must not wait.
     pub peeking: Cell<bool>,
     /// An answer that comes before the request is complete is of interest.
     pub listening: Cell<bool>,
@@ -130,7 +127,6 @@ impl Call {
         })
     }
 
-    /// Everything anew, on another connection.
     pub fn restart(&self, now: Instant) {
         self.fresh.set(true);
         for flag in [&self.answered, &self.spoiled, &self.stray, &self.interrupted, &self.upload_over, &self.moved] {

@@ -37,9 +37,7 @@ pub struct UpstreamClient {
     identity: Option<Arc<Identity>>,
 }
 
-/// What is sent.
 pub struct UpstreamRequest<'a> {
-    /// Method.
     pub method: Method,
     /// Path and query below the base, starting with `/v1/` for the API, else with `/`.
     pub path: &'a str,
@@ -53,16 +51,13 @@ pub struct UpstreamRequest<'a> {
     pub rest: Option<BodyTail<'a>>,
     /// Stage limits.
     pub timeouts: Timeouts,
-    /// Interrupts everything when set.
     pub cancel: Option<Arc<CancelToken>>,
-    /// Acts in silence.
     pub watch: Option<Rc<dyn Watch>>,
 }
 
 /// The end of a body that is not here yet. It can be sent once.
 #[derive(Clone, Copy)]
 pub struct BodyTail<'a> {
-    /// Where it comes from.
     pub from: &'a RefCell<dyn Read>,
     /// Its bytes, if known; else the body goes out in chunks.
     pub length: Option<u64>,
@@ -70,9 +65,7 @@ pub struct BodyTail<'a> {
 
 /// An upstream's head, and its body as it comes.
 pub struct UpstreamResponse {
-    /// Status.
     pub status: StatusCode,
-    /// All fields, hop-by-hop ones too.
     pub headers: HeaderMap,
     /// Length of the body when the upstream told it, and framed it so.
     pub length: Option<u64>,
@@ -312,9 +305,6 @@ impl UpstreamResponse {
     }
 
     /// Bytes of the body that need not be its beginning: `timeouts.firstByte` goes on.
-    ///
-    /// # Errors
-    /// As [`UpstreamResponse::read`].
     pub fn peek(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
         match self.body.read(buf) {
             // A body that ends by close ends the same way when we hang up ourselves.

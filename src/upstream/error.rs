@@ -7,7 +7,6 @@ use ureq::Error;
 /// Why a try gave no answer, or an answer broke off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamError {
-    /// What kind.
     pub trouble: UpstreamErrorKind,
     /// For the log: one short sentence without secrets.
     pub cause: String,
@@ -16,13 +15,10 @@ pub struct UpstreamError {
 /// The kinds of [`UpstreamError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamErrorKind {
-    /// The client has left.
     ClientGone,
-    /// Nobody listens there.
     Refused,
     /// No connection for another reason: name, route, TLS, proxy.
     Connect,
-    /// A stage's time ran out.
     Timeout(Stage),
     /// Closed or reset before the answer was complete.
     Reset,

@@ -13,11 +13,9 @@ use std::sync::Mutex;
 /// What becomes of a field. One table for both directions and for every kind of listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
-    /// It belongs to the message.
     Passes,
     /// It belongs to one connection (RFC 9110 7.6.1, RFC 2616 13.5.1), or is made anew here.
     Ends,
-    /// A client's key.
     Credential,
     /// Who the client is, by its own account: believed of trusted peers only.
     Origin,
@@ -80,7 +78,6 @@ fn rule(name: &HeaderName) -> Rule {
 pub struct Policy {
     /// Fields of web pages pass: `mode: raw`.
     pub pages: bool,
-    /// CORS is the endpoint's affair.
     pub cors: bool,
     /// No limit of ours applies, so its own may be told.
     pub limits: bool,
@@ -93,13 +90,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is known of the client's side of a request.
 pub struct ClientInfo<'a> {
-    /// The client's address as text.
     pub peer: &'a str,
-    /// Its forwarding fields are believed.
     pub trusted: bool,
     /// The `Host` it asked.
     pub host: Option<&'a HeaderValue>,
-    /// The request's id.
     pub request_id: &'a str,
     /// Its credentials are for us: they go no further.
     pub keyed: bool,
@@ -260,7 +254,6 @@ pub const INSTANCE: HeaderName = HeaderName::from_static("x-llmproxy-instance");
 /// Who this proxy is to others, and which of its endpoints are proxies too.
 #[derive(Debug, Default)]
 pub struct Identity {
-    /// Its own name.
     pub pseudonym: Pseudonym,
     /// What endpoints call themselves that are proxies.
     others: Mutex<Vec<(Authority, HeaderValue)>>,

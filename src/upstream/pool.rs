@@ -19,7 +19,6 @@ pub struct ClientPool {
     channels: RwLock<Vec<Known>>,
     connections: usize,
     identity: Arc<Identity>,
-    /// Counts what was asked for.
     turn: AtomicU64,
 }
 
@@ -60,9 +59,6 @@ impl ClientPool {
     }
 
     /// The way to an endpoint.
-    ///
-    /// # Errors
-    /// Its proxy is not a usable URL.
     pub fn channel(&self, endpoint: &Endpoint) -> Result<Arc<UpstreamClient>, UpstreamError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if let Some(known) = read(&self.channels).iter().find(|known| known.fits(endpoint)) {

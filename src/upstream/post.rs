@@ -9,22 +9,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One letter.
 pub struct Post<'a> {
-    /// Where to.
     pub base: &'a Base,
-    /// Path and query there.
     pub path: &'a str,
     /// Fields beside `Content-Type` and `User-Agent`.
     pub headers: Vec<(&'static str, String)>,
-    /// JSON, in pieces.
     pub body: [&'a [u8]; 3],
 }
 
 /// Delivers a letter; `guard` decides about every address that the host's name has.
-///
-/// # Errors
-/// No answer came, as the rest of a sentence.
 pub fn deliver(post: &Post<'_>, patience: Duration, cancel: &Arc<CancelToken>, guard: Guard) -> Result<u16, String> {
     let base = post.base;
     let endpoint = Endpoint { base: base.clone(), keep_alive: Duration::ZERO, ..Endpoint::plain("webhook", "", 1) };

@@ -14,7 +14,6 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// How long addresses are believed.
 const FRESH: Duration = Duration::from_secs(30);
 /// How long a failure is: the network may just be coming up.
 const FAILED: Duration = Duration::from_secs(2);

@@ -5,7 +5,6 @@ use crate::api::chunked::Decoder;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use httparse::{EMPTY_HEADER, Error, Header, Status};
 
-/// Bytes of one head.
 const HEAD: usize = 64 << 10;
 /// Fields of one head, as many as ureq takes.
 const FIELDS: usize = 128;
@@ -13,7 +12,6 @@ const FIELDS: usize = 128;
 /// How the end of a body is found.
 #[derive(Debug)]
 enum State {
-    /// The head is not complete.
     Head,
     Sized(u64),
     Chunked(Box<Decoder>),
@@ -21,7 +19,6 @@ enum State {
     Done,
 }
 
-/// One answer as it arrives.
 #[derive(Debug)]
 pub struct Response {
     state: State,
@@ -69,7 +66,6 @@ impl Response {
         self.status
     }
 
-    /// The whole answer is here.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }

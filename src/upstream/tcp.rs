@@ -58,7 +58,6 @@ impl OnCancel for Socket {
     }
 }
 
-/// One upstream connection.
 #[derive(Debug)]
 pub(super) struct TcpTransport {
     socket: Arc<Socket>,

@@ -6,9 +6,6 @@ use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 
 /// What TLS to this endpoint needs; `None` where it wants none.
-///
-/// # Errors
-/// Its host is neither a name nor an address.
 pub(super) fn client(
     base: &Base,
     own: Option<&CaFile>,

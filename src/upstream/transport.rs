@@ -20,7 +20,6 @@ const PIECE: usize = 16 << 10;
 /// Room that an idle connection keeps for its next answer.
 const IDLE: usize = 4 << 10;
 
-/// Last in the chain.
 pub(super) struct Http {
     /// The endpoint's. The way to an outgoing proxy in front of it is nothing of ours.
     pub authority: Authority,

@@ -38,7 +38,6 @@ impl Budget {
         Held { budget: Arc::clone(self), client: client.map(subnet_key), bytes: 0 }
     }
 
-    /// Bytes held now.
     pub fn used(&self) -> u64 {
         lock(&self.used).total
     }

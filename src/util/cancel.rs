@@ -31,7 +31,6 @@ impl CancelToken {
         }
     }
 
-    /// Whether the client has left.
     pub fn is_cancelled(&self) -> bool {
         self.left.load(Ordering::SeqCst)
     }

@@ -12,7 +12,6 @@ pub struct Lru<K, V> {
 }
 
 impl<K: Hash + Eq, V> Lru<K, V> {
-    /// An empty memory.
     pub fn new(half: usize) -> Self {
         Self { young: HashMap::with_capacity(half), old: HashMap::new(), half: half.max(1) }
     }
@@ -39,7 +38,6 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         self.young.len() + self.old.len()
     }
 
-    /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -14,7 +14,6 @@ pub fn request_id() -> String {
     (0..10).map(|i| letter(high >> (5 * i))).chain((0..10).map(|i| letter(low >> (5 * i)))).collect()
 }
 
-/// Any number.
 pub fn number() -> u32 {
     rand::rng().next_u32()
 }

@@ -10,7 +10,6 @@ pub struct Secret {
 }
 
 impl Secret {
-    /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self { text: text.into(), is_shown: false }
     }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 /// Longest wait for a service manager that does not read its socket.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The sending end.
 #[derive(Debug)]
 pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 
@@ -25,7 +24,6 @@ impl Notifier {
         }
     }
 
-    /// Serving; also ends a reload.
     pub fn ready(&self) {
         self.send("READY=1");
     }
@@ -38,7 +36,6 @@ impl Notifier {
         }
     }
 
-    /// Draining.
     pub fn stopping(&self) {
         self.send("STOPPING=1");
     }

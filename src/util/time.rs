@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Monotonic time: what decides.
 #[expect(clippy::disallowed_methods, reason = "this is the one reader")]
 pub fn now() -> Instant {
     Instant::now()

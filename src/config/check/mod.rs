@@ -33,16 +33,13 @@ use std::path::Path;
 pub struct Env<'a> {
     /// A variable's value, if it is set.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
-    /// The text of a file.
     pub file: &'a dyn Fn(&Path) -> io::Result<String>,
 }
 
 /// A configuration and what is worth saying about it.
 #[derive(Debug)]
 pub struct Checked {
-    /// The configuration.
     pub config: Config,
-    /// One sentence each.
     pub warnings: Vec<String>,
     /// The file is one of routes, which the page may write (format 003).
     pub is_paged: bool,

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 /// What the machine knows of itself.
 pub struct Machine<'a> {
-    /// Its name.
     pub name: Option<String>,
     /// Whether an address is one of its own.
     pub has: &'a dyn Fn(IpAddr) -> bool,

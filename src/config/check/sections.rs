@@ -19,9 +19,7 @@ pub const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("js
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Times that cannot be nothing.
 pub const SOME_TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
-/// Times that may be nothing.
 pub const ANY_TIME: RangeInclusive<Duration> = Duration::ZERO..=DAY;
 
 pub fn health_check(s: &mut Section) -> HealthCheck {

@@ -94,7 +94,6 @@ pub fn add(root: &mut Section, config: &mut Config) {
     config.models.extend(added);
 }
 
-/// What new endpoints are like.
 struct Fresh {
     timeouts: Timeouts,
     probe: Probe,

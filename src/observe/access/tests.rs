@@ -3,7 +3,6 @@
 use super::*;
 use std::net::Ipv4Addr;
 
-/// A chat that went well.
 pub const CHAT: Line<'static> = Line {
     request_id: "req-1",
     client: IpAddr::V4(Ipv4Addr::LOCALHOST),

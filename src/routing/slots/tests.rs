@@ -55,7 +55,6 @@ impl World {
         self.check(act);
     }
 
-    /// Those whose place came.
     fn take_in(&mut self) {
         let mut still = VecDeque::new();
         let mut let_in = Vec::new();

@@ -11,7 +11,6 @@ enum Went {
     Lost(Vec<u8>),
     /// This much, then bytes that are no answer.
     Broken(Vec<u8>),
-    /// No head.
     Headless,
 }
 
