@@ -94,7 +94,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 }
 
 /// Like [`start`], on a socket that somebody else bound (systemd), within a limit of open files.
-pub fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) -> Result<Running, StartError> {
+pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) -> Result<Running, StartError> {
     let mut listeners = vec![match given {
         Some(listener) => listener,
         None => bind(&config.server.host, config.server.port)?,
@@ -216,7 +216,7 @@ impl Running {
     }
 
     /// The door: its loop's pulse, its connections.
-    pub fn server_handle(&self) -> &ServerHandle {
+    pub(crate) fn server_handle(&self) -> &ServerHandle {
         &self.handle
     }
 
@@ -233,17 +233,17 @@ impl Running {
         self.config_manager.take(config)
     }
 
-    pub fn note_failed_reload(&self) {
+    pub(crate) fn note_failed_reload(&self) {
         self.config_manager.proxy.note_reload(false);
     }
 
     /// How the configuration is read again when the page asks for it.
-    pub fn read_by(&self, read: Box<dyn Fn() -> Result<Config, String> + Send + Sync>) {
+    pub(crate) fn read_by(&self, read: Box<dyn Fn() -> Result<Config, String> + Send + Sync>) {
         let _ = self.config_manager.read.set(read);
     }
 
     /// Whether the front has ended without being asked: nothing can be served any more.
-    pub fn has_died(&self) -> bool {
+    pub(crate) fn has_died(&self) -> bool {
         self.front.as_ref().is_none_or(JoinHandle::is_finished)
     }
 

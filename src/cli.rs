@@ -78,15 +78,15 @@ pub struct Options {
     /// `--config`
     pub config: Option<PathBuf>,
     /// `--host`, as typed.
-    pub host: Option<String>,
+    pub(crate) host: Option<String>,
     /// `--port`
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// `--log-level`: one of error, warn, info, debug.
-    pub log_level: Option<String>,
+    pub(crate) log_level: Option<String>,
     /// `--log-format`: text or json.
-    pub log_format: Option<String>,
+    pub(crate) log_format: Option<String>,
     /// `--shutdown-timeout`: the longest drain.
-    pub shutdown_timeout: Option<Duration>,
+    pub(crate) shutdown_timeout: Option<Duration>,
 }
 
 /// A command's option, and how the command is made.

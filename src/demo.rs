@@ -18,21 +18,21 @@ const FAST: &str = "toy-fast";
 const SLOW: &str = "toy-slow";
 
 /// Both toy servers; dropping it stops them.
-pub struct Demo {
+pub(crate) struct Demo {
     /// Where they are and what they serve.
-    pub servers: Vec<Toy>,
+    pub(crate) servers: Vec<Toy>,
     _running: Vec<server::Server>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Toy {
-    pub name: &'static str,
-    pub addr: SocketAddr,
-    pub models: [&'static str; 2],
+pub(crate) struct Toy {
+    pub(crate) name: &'static str,
+    pub(crate) addr: SocketAddr,
+    pub(crate) models: [&'static str; 2],
 }
 
 /// Starts the toy servers on free loopback ports.
-pub fn start() -> io::Result<Demo> {
+pub(crate) fn start() -> io::Result<Demo> {
     let toys = [("toy-a", [SHARED, FAST]), ("toy-b", [SHARED, SLOW])];
     let started: io::Result<Vec<_>> = toys.into_iter().map(|(name, models)| server::start(name, models)).collect();
     let (servers, running) = started?.into_iter().unzip();
@@ -40,7 +40,7 @@ pub fn start() -> io::Result<Demo> {
 }
 
 /// The configuration of a proxy in front of the toys: port 8080, or a free one when that is taken.
-pub fn config(demo: &Demo) -> Config {
+pub(crate) fn config(demo: &Demo) -> Config {
     let mut config = Config::default();
     config.server.port = free_port(&config.server.host, config.server.port);
     config.endpoints = demo.servers.iter().map(endpoint).collect();
@@ -58,7 +58,7 @@ pub fn config(demo: &Demo) -> Config {
 }
 
 /// What to type next, given the address the proxy listens on and the link to its page.
-pub fn banner(proxy: SocketAddr, page: &str, demo: &Demo) -> String {
+pub(crate) fn banner(proxy: SocketAddr, page: &str, demo: &Demo) -> String {
     let proxy = if proxy.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, proxy.port()).into() } else { proxy };
     let first = &demo.servers[0];
     let mut text = String::from("\nBehind it, two toy model servers (fixed text, no model at work):\n");

@@ -18,7 +18,7 @@ const MOST: usize = 4 << 20;
 const OWN_PORT: u16 = 8080;
 
 /// Said when there is neither a configuration nor a server.
-pub const NOTHING: &str = "\
+pub(crate) const NOTHING: &str = "\
 there is no configuration file, and no model server answers on this machine's well-known ports.
 Write config/endpoints.yml, four lines are enough:
 
@@ -31,7 +31,7 @@ endpoints:
 `llmproxy --discover` looks for servers and prints a configuration.";
 
 /// Said when every server that was found asks for a key.
-pub const LOCKED: &str = "\
+pub(crate) const LOCKED: &str = "\
 there is no configuration file, and the model servers on this machine ask for a key.
 `llmproxy --discover` prints a configuration with a place for it.";
 
@@ -42,7 +42,7 @@ pub struct Server {
 }
 
 /// The servers on the well-known ports, in their order.
-pub fn look() -> Vec<Server> {
+pub(crate) fn look() -> Vec<Server> {
     look_at(&PORTS)
 }
 
@@ -77,7 +77,7 @@ fn is_proxy(endpoint: &Endpoint) -> bool {
 }
 
 /// A GET within a second: status and body.
-pub fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
+pub(crate) fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
     let order = UpstreamRequest {
         method: Method::GET,
         path,

@@ -31,13 +31,13 @@ const TRIGGERED_EVERY: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(1);
 /// Waiting force-checks; more are answered at once with what is known.
 const MOST_WAITING: usize = 64;
-pub struct Health {
+pub(crate) struct Health {
     shared: Arc<SnapshotStore>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Starts probing and waits for the first round, but never longer than two seconds.
-pub fn start(
+pub(crate) fn start(
     shared: &Arc<SnapshotStore>,
     inbox: Receiver<HealthEvent>,
     net: &Arc<ClientPool>,
@@ -71,7 +71,7 @@ pub fn start(
 
 impl Health {
     /// Ends the thread; a probe in progress is not waited for.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.shared.end_health();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -25,19 +25,21 @@
 //! Imports go one way: `util` <- `config` <- `api` <- `routing` <- `http`, `upstream`, `observe` <- `proxy`, `health` <-
 //! `jobs`, `admin` <- `reload` <- `app` <- `process`; `scripts/check` proves it.
 
-pub mod admin;
+#![warn(unreachable_pub)]
+
+mod admin;
 pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod demo;
+mod demo;
 pub mod discover;
-pub mod health;
+mod health;
 pub mod http;
 pub mod jobs;
-pub mod observe;
+mod observe;
 pub mod process;
-pub mod proxy;
+mod proxy;
 mod reload;
 pub mod routing;
 pub mod upstream;

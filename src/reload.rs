@@ -14,23 +14,23 @@ use std::sync::{Arc, Mutex, OnceLock};
 type Read = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
 
 /// Whoever changes the configuration of a running proxy.
-pub struct ConfigManager {
-    pub proxy: Arc<Proxy>,
-    pub shared: Arc<SnapshotStore>,
+pub(crate) struct ConfigManager {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) shared: Arc<SnapshotStore>,
     /// What the file says, without the page's routes. Held while a configuration comes into force.
-    pub base: Mutex<Config>,
+    pub(crate) base: Mutex<Config>,
     /// What opens the page while the configuration has no token; made at each start.
-    pub token: Secret,
-    pub admin: Option<Arc<Admin>>,
+    pub(crate) token: Secret,
+    pub(crate) admin: Option<Arc<Admin>>,
     /// Bounds of heads and bodies change there.
-    pub server_handle: OnceLock<ServerHandle>,
+    pub(crate) server_handle: OnceLock<ServerHandle>,
     /// How the file is read again.
     pub read: OnceLock<Read>,
 }
 
 impl ConfigManager {
     /// A configuration that was read comes into force; what needs a restart.
-    pub fn take(&self, config: Config) -> Result<Vec<&'static str>, String> {
+    pub(crate) fn take(&self, config: Config) -> Result<Vec<&'static str>, String> {
         if let Some(admin) = &self.admin {
             admin.read_again(&config)?;
         }
@@ -43,7 +43,7 @@ impl ConfigManager {
     ///
     /// # Errors
     /// The page's routes do not fit to it, or an address that it takes away would be left without keys.
-    pub fn put(&self, config: Option<Config>) -> Result<Vec<&'static str>, String> {
+    pub(crate) fn put(&self, config: Option<Config>) -> Result<Vec<&'static str>, String> {
         let mut base = lock(&self.base);
         let config = config.unwrap_or_else(|| base.clone());
         let mut merged = self.merged(&config)?;

@@ -1,12 +1,12 @@
 //! What must hold for any bytes a client can send, or somebody can write into the file of routes. Shared by the fuzz targets and `tests/framing_fuzz.rs`.
 
-use llmproxy::api::body;
+use llmproxy::api::chunked::{Decoder, Progress};
 use llmproxy::api::errors::Failure;
 use llmproxy::api::json_object::{JsonObject, WEBHOOK};
 use llmproxy::api::model_list::{MOST_MODELS, list_of};
 use llmproxy::api::prefix::PrefixHashes;
+use llmproxy::api::{body, multipart};
 use llmproxy::config::{Config, Webhooks, dotenv, load};
-use llmproxy::http::chunked::{Decoder, Progress};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
 use llmproxy::jobs::validate;
 use llmproxy::routing::affinity::Affinity;
@@ -123,7 +123,7 @@ pub fn peek(data: &[u8]) {
 
 /// A form names one model, whatever stands around the form, and its name can be replaced in place.
 pub fn multipart(data: &[u8]) {
-    let read = |form: &[u8]| body::multipart("multipart/form-data; boundary=b", form);
+    let read = |form: &[u8]| multipart::multipart("multipart/form-data; boundary=b", form);
     let Ok(found) = read(data) else { return };
     let around = [b"preamble\r\n", data, b"\r\nepilogue"].concat();
     let name = found.as_ref().map(|model| &model.name);

@@ -12,14 +12,14 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 /// What a request to the page is measured by.
-pub struct Rules<'a> {
-    pub admin: &'a Admin,
+pub(crate) struct Rules<'a> {
+    pub(crate) admin: &'a Admin,
     /// Keys, of which some open the page; they count wrong tokens too.
-    pub key_ring: &'a KeyRing,
+    pub(crate) key_ring: &'a KeyRing,
     /// More names that this proxy may be called by.
-    pub hosts: &'a [String],
+    pub(crate) hosts: &'a [String],
     /// Peers whose `X-Forwarded-For` is believed.
-    pub trusted: &'a [Network],
+    pub(crate) trusted: &'a [Network],
 }
 
 /// Whether a request may come in.
@@ -27,7 +27,7 @@ pub struct Rules<'a> {
 /// # Errors
 /// 421 for a foreign name, 403 for another page, 401 without a right, 429 after too many guesses, 415 for what is not
 /// JSON.
-pub fn admit(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<Opened, Failure> {
+pub(crate) fn admit(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<Opened, Failure> {
     let hosts: Vec<String> = rules.hosts.iter().chain(&rules.admin.allowed_hosts).cloned().collect();
     cors::check_host(head.fields.get(header::HOST), &hosts)?;
     let is_read = head.method == Method::GET || head.method == Method::HEAD;

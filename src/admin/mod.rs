@@ -34,7 +34,7 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-pub trait ConfigControl: Send + Sync {
+pub(crate) trait ConfigControl: Send + Sync {
     /// What the file says, with the routes of the page's file and its switches, comes into force; what needs a restart.
     fn steer(&self) -> Result<Vec<&'static str>, String>;
     /// Reads the configuration again.
@@ -43,7 +43,7 @@ pub trait ConfigControl: Send + Sync {
 }
 
 /// The page and what it knows.
-pub struct Admin {
+pub(crate) struct Admin {
     proxy: Arc<Proxy>,
     shared: Arc<SnapshotStore>,
     path: PathBuf,
@@ -73,7 +73,7 @@ impl Admin {
     ///
     /// # Errors
     /// The file is there and cannot be used: it is not overwritten.
-    pub fn new(base: &Config, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore>) -> Result<Arc<Self>, Unusable> {
+    pub(crate) fn new(base: &Config, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore>) -> Result<Arc<Self>, Unusable> {
         let path = base.admin.routes_file.clone();
         if !path.as_os_str().is_empty() {
             routes_file::tidy(&path);
@@ -107,7 +107,7 @@ impl Admin {
     }
 
     /// From now on changes come into force through this.
-    pub fn set_config_control(self: &Arc<Self>, config_manager: Weak<dyn ConfigControl>) {
+    pub(crate) fn set_config_control(self: &Arc<Self>, config_manager: Weak<dyn ConfigControl>) {
         let _ = self.config_manager.set(config_manager);
         let _ = self.me.set(Arc::downgrade(self));
         let page: Arc<dyn AdminHandler> = Arc::clone(self) as _;
@@ -115,7 +115,7 @@ impl Admin {
     }
 
     /// A configuration with the routes of the page's file, and its switches.
-    pub fn merged(&self, base: &Config) -> Result<Config, Vec<Problem>> {
+    pub(crate) fn merged(&self, base: &Config) -> Result<Config, Vec<Problem>> {
         let text = lock(&self.file).clone();
         self.with(base, &text)
     }
@@ -133,7 +133,7 @@ impl Admin {
     ///
     /// # Errors
     /// It cannot be read, or says something wrong; what was read before stays.
-    pub fn read_again(&self, base: &Config) -> Result<(), String> {
+    pub(crate) fn read_again(&self, base: &Config) -> Result<(), String> {
         let _turn = lock(&self.changing);
         let text = self.on_disk().map_err(|error| format!("{}: {error}", self.path.display()))?;
         let Some(text) = text else { return Ok(()) };
@@ -149,7 +149,7 @@ impl Admin {
         Ok(Some(text).filter(|text| !text.trim().is_empty()))
     }
 
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closed.cancel();
     }
 

@@ -5,7 +5,7 @@ use crate::util::secret::fingerprint;
 use serde_json::{Map, Value, json};
 
 /// The models of a file; a file without them gets an empty list of them.
-pub fn models(file: &mut Value) -> &mut Map<String, Value> {
+pub(crate) fn models(file: &mut Value) -> &mut Map<String, Value> {
     if !file.is_object() {
         *file = json!({});
     }
@@ -23,7 +23,11 @@ pub fn models(file: &mut Value) -> &mut Map<String, Value> {
 
 /// A model as it is written: names as documented, what is missing filled in [S003-27]. And what is wrong with it that the
 /// check of the whole file does not see, with its place.
-pub fn written(given: &Value, stored: &Value, name: &mut dyn FnMut() -> String) -> (Value, Vec<(String, String)>) {
+pub(crate) fn written(
+    given: &Value,
+    stored: &Value,
+    name: &mut dyn FnMut() -> String,
+) -> (Value, Vec<(String, String)>) {
     let mut problems = Vec::new();
     let Value::Object(model) = given else {
         return (json!({}), vec![(String::new(), "is not an object".into())]);
@@ -147,7 +151,7 @@ fn unmasked(masked: &str, to: &(String, String), stored: &Value) -> Option<Strin
 }
 
 /// The same with a mask for each key, and for what somebody wrote by hand that may be one.
-pub fn masked(file: &Value) -> Value {
+pub(crate) fn masked(file: &Value) -> Value {
     const SECRET: [&str; 5] = ["key", "token", "secret", "password", "auth"];
     fn hide(value: &mut Value, is_secret: bool) {
         match value {

@@ -6,10 +6,10 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// No file of routes comes near.
-pub const MOST: u64 = 1 << 20;
+pub(crate) const MOST: u64 = 1 << 20;
 
 /// What the file holds; nothing where there is none.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(bytes),
@@ -22,7 +22,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Puts these bytes in the place of the file; only its owner may read them, they hold keys.
-pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_by(path, bytes, sync)
 }
 
@@ -53,14 +53,14 @@ fn sync(folder: &Path) -> io::Result<()> {
 }
 
 /// Where the last text that was written by hand is kept.
-pub fn beside(path: &Path) -> PathBuf {
+pub(crate) fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".bak");
     name.into()
 }
 
 /// Removes what a crash left of a write.
-pub fn tidy(path: &Path) {
+pub(crate) fn tidy(path: &Path) {
     let start = unfinished(path);
     for entry in fs::read_dir(folder(path)).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(&start)) {

@@ -1,6 +1,5 @@
 //! Which model a JSON body names and whether it wants a stream, read in passing: nothing else of the body is kept. Routes nothing.
 
-pub use crate::api::multipart::multipart;
 pub use crate::api::query::{query_model, query_renamed};
 
 use crate::api::errors::Failure;
@@ -17,7 +16,7 @@ pub struct Peek {
     /// Whether the body says `"stream": true`.
     pub stream: bool,
     /// The response that this one follows (`previous_response_id`).
-    pub previous: Option<String>,
+    pub(crate) previous: Option<String>,
 }
 
 /// A model's name, and where the body or query says so.
@@ -29,7 +28,7 @@ pub struct Named {
 }
 
 /// Longest model name that is looked at, in bytes as written: a name is copied, so it must not be as long as a body.
-pub const MAX_NAME: usize = 64 * 1024;
+pub(crate) const MAX_NAME: usize = 64 * 1024;
 
 /// Longest id of a response that is looked at.
 const LONGEST_ID: usize = 1024;
@@ -63,7 +62,7 @@ pub fn replaced<'a>(body: &'a [u8], span: &Range<usize>, new: Vec<u8>) -> [Cow<'
 }
 
 /// A body without `model` with `name` as its first member. It is an object: that was checked when it was peeked at.
-pub fn named_first<'a>(body: &'a [u8], name: &str) -> [Cow<'a, [u8]>; 3] {
+pub(crate) fn named_first<'a>(body: &'a [u8], name: &str) -> [Cow<'a, [u8]>; 3] {
     let open = body.iter().position(|&byte| byte == b'{').map_or(0, |at| at + 1);
     let is_empty = body[open..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
     let member = format!("\"model\":{}{}", serde_json::Value::from(name), if is_empty { "" } else { "," });

@@ -14,12 +14,12 @@ pub enum Framing {
 }
 
 /// The refusal of a message that could be read in more than one way: 400, and the connection ends.
-pub fn refuse(what: &str) -> Failure {
+pub(crate) fn refuse(what: &str) -> Failure {
     Failure::new(Kind::BadFraming, format!("The request is not sound HTTP/1.1: {what}."))
 }
 
 /// The refusal of a body longer than `limit`.
-pub fn too_large(limit: u64) -> Failure {
+pub(crate) fn too_large(limit: u64) -> Failure {
     Failure::new(
         Kind::BodyTooLarge,
         format!("The request body is longer than the {limit} bytes allowed here (server.maxBody)."),
@@ -27,12 +27,12 @@ pub fn too_large(limit: u64) -> Failure {
 }
 
 /// RFC 9110 5.6.2.
-pub fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// What may stand in a field value: RFC 9110 5.5, with bytes beyond ASCII passed on as they are.
-pub fn is_value(byte: u8) -> bool {
+pub(crate) fn is_value(byte: u8) -> bool {
     byte == b'\t' || !byte.is_ascii_control()
 }
 
@@ -108,17 +108,17 @@ impl Decoder {
     }
 
     /// A decoder of an answer's chunks, which may go on for ever and may all have extensions.
-    pub fn of_answer() -> Self {
+    pub(crate) fn of_answer() -> Self {
         Self { is_answer: true, ..Self::new(Framing::Chunked, u64::MAX) }
     }
 
     /// The chunk of size zero has come: every byte of the body is here, though maybe not every byte of its framing.
-    pub fn has_last_chunk(&self) -> bool {
+    pub(crate) fn has_last_chunk(&self) -> bool {
         matches!(self.state, State::Trailer | State::End | State::Done)
     }
 
     /// Bytes that are still to come, if their number was declared.
-    pub fn missing(&self) -> Option<u64> {
+    pub(crate) fn missing(&self) -> Option<u64> {
         if let State::Sized(missing) = self.state { Some(missing) } else { None }
     }
 

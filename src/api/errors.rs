@@ -9,22 +9,22 @@ pub struct Failure {
     /// What kind of failure: fixes status, `type` and `code`.
     pub kind: Kind,
     /// A sentence for the client, with the remedy. Never holds a secret or an upstream's address.
-    pub message: String,
+    pub(crate) message: String,
     /// The body field or parameter at fault.
     pub param: Option<&'static str>,
     /// Seconds a client should wait, rounded up when sent.
-    pub retry_after: Option<Duration>,
+    pub(crate) retry_after: Option<Duration>,
     /// Names that would have been served (unknown model only).
-    pub available_models: Option<Vec<String>>,
+    pub(crate) available_models: Option<Vec<String>>,
     /// What was tried at which endpoint, when upstreams failed.
-    pub attempts: Vec<Attempted>,
+    pub(crate) attempts: Vec<Attempted>,
 }
 
 /// One failed try, as told to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempted {
-    pub endpoint: String,
-    pub what: String,
+pub(crate) struct Attempted {
+    pub(crate) endpoint: String,
+    pub(crate) what: String,
 }
 
 /// The closed set of failures. `wire` gives status, type and code.
@@ -92,7 +92,7 @@ pub enum Kind {
 
 impl Kind {
     /// Status, `type` and `code`, as OpenAI and llama-server use them.
-    pub fn wire(self) -> (u16, &'static str, &'static str) {
+    pub(crate) fn wire(self) -> (u16, &'static str, &'static str) {
         const REQUEST: &str = "invalid_request_error";
         match self {
             Self::BadFraming => (400, REQUEST, "bad_request"),
@@ -134,7 +134,7 @@ impl Kind {
 
 /// Which API's error shape a path expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Dialect {
+pub(crate) enum Dialect {
     /// Chat, completions, embeddings and all the rest.
     #[default]
     OpenAi,
@@ -146,7 +146,7 @@ pub enum Dialect {
 
 impl Dialect {
     /// The dialect of a request path, with or without `/v1`, query excluded.
-    pub fn of(path: &str) -> Self {
+    pub(crate) fn of(path: &str) -> Self {
         let path = path.strip_prefix("/v1").unwrap_or(path);
         match path.split('/').nth(1) {
             Some("messages") => Self::Anthropic,
@@ -177,18 +177,18 @@ impl Failure {
 
     /// Tells the client when to come back.
     #[must_use]
-    pub fn retry_after(mut self, wait: Duration) -> Self {
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
     /// The JSON body of the answer.
-    pub fn body(&self, dialect: Dialect) -> Vec<u8> {
+    pub(crate) fn body(&self, dialect: Dialect) -> Vec<u8> {
         self.json(dialect).to_string().into_bytes()
     }
 
     /// One event for a stream whose head is already out: never an end marker.
-    pub fn event(&self, dialect: Dialect) -> Vec<u8> {
+    pub(crate) fn event(&self, dialect: Dialect) -> Vec<u8> {
         let text = match dialect {
             Dialect::OpenAi => format!("data: {}\n\n", self.json(dialect)),
             Dialect::Anthropic => format!("event: error\ndata: {}\n\n", self.json(dialect)),

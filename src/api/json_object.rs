@@ -83,13 +83,13 @@ impl<'a> JsonObject<'a> {
 }
 
 /// Whether a body asks for a webhook; one that cannot be read does not.
-pub fn has_webhook(body: &[u8]) -> bool {
+pub(crate) fn has_webhook(body: &[u8]) -> bool {
     find_text(body, WEBHOOK.as_bytes()).is_some()
         && JsonObject::read(body).is_ok_and(|members| members.webhook.is_some())
 }
 
 /// The text of a body that may be a JSON object of sane depth.
-pub fn text(body: &[u8]) -> Result<&str, Failure> {
+pub(crate) fn text(body: &[u8]) -> Result<&str, Failure> {
     if body.is_empty() {
         return Err(invalid("The request body is empty: send a JSON object."));
     }
@@ -110,7 +110,7 @@ pub fn text(body: &[u8]) -> Result<&str, Failure> {
 
 /// Calls `member` for every member of the outermost object; everything below is skipped without being built. Names are
 /// raw as well: one with an unpaired surrogate is none of our business.
-pub fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'a RawValue)) -> Result<(), Failure> {
+pub(crate) fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'a RawValue)) -> Result<(), Failure> {
     let mut reader = serde_json::Deserializer::from_str(text);
     let read = reader.deserialize_map(Outermost(member)).and_then(|()| reader.end());
     read.map_err(|error| invalid(&format!("The body is not JSON: {error}.")))
@@ -119,14 +119,14 @@ pub fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'a RawVa
 /// The member `model`. Servers that match names without case take `Model` for it, and the last of several: no body may
 /// say it in two ways.
 #[derive(Default)]
-pub struct ModelMember<'a> {
+pub(crate) struct ModelMember<'a> {
     value: Option<&'a RawValue>,
     spellings: usize,
 }
 
 impl<'a> ModelMember<'a> {
     /// Whether this member is called `model`, in upper or lower case.
-    pub fn take(&mut self, name: &RawValue, value: &'a RawValue) -> bool {
+    pub(crate) fn take(&mut self, name: &RawValue, value: &'a RawValue) -> bool {
         let is_model = plain(name, "model").is_some_and(|name| name.eq_ignore_ascii_case("model"));
         if is_model {
             self.spellings += 1;
@@ -139,7 +139,7 @@ impl<'a> ModelMember<'a> {
     ///
     /// # Errors
     /// There are several, or one that only some servers find.
-    pub fn only(self) -> Result<Option<&'a RawValue>, Failure> {
+    pub(crate) fn only(self) -> Result<Option<&'a RawValue>, Failure> {
         match (self.spellings, self.value) {
             (0, _) | (1, Some(_)) => Ok(self.value),
             (1, None) => {
@@ -169,7 +169,7 @@ impl<'a, F: FnMut(&'a RawValue, &'a RawValue)> Visitor<'a> for Outermost<F> {
 }
 
 /// Whether a raw JSON string says `word`, with or without escapes.
-pub fn spells(raw: &RawValue, word: &str) -> bool {
+pub(crate) fn spells(raw: &RawValue, word: &str) -> bool {
     plain(raw, word).is_some_and(|name| name == word)
 }
 
@@ -215,7 +215,7 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
     &[]
 }
 
-pub fn invalid(message: &str) -> Failure {
+pub(crate) fn invalid(message: &str) -> Failure {
     Failure::new(Kind::InvalidBody, message)
 }
 

@@ -20,12 +20,12 @@ const LARGEST: f64 = (1u64 << 53) as f64;
 /// One entry of an endpoint's list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Model {
-    pub id: String,
+    pub(crate) id: String,
     /// Other names that the endpoint takes.
     pub aliases: Vec<String>,
     /// When it was made, in seconds; 0 if that is not told.
     pub created: u64,
-    pub owned_by: Option<String>,
+    pub(crate) owned_by: Option<String>,
     /// How many tokens a prompt and its answer may have together.
     pub context: Option<u64>,
     /// Its other fields that may be shown: name and JSON text.

@@ -31,7 +31,7 @@ pub struct PrefixHashes {
 }
 
 /// The marks of a JSON body for `model`, and of session headers in their order of strength.
-pub fn hashes<'a>(
+pub(crate) fn hashes<'a>(
     body: &[u8],
     model: &str,
     sessions: impl Iterator<Item = &'a [u8]>,

@@ -46,7 +46,7 @@ pub fn query_renamed(query: &str, span: &std::ops::Range<usize>, name: &str) -> 
 }
 
 /// The bytes that percent-encoded text stands for, with `+` as a space where forms are spoken; none if a `%` starts no escape.
-pub fn decoded(text: &str, plus: bool) -> Option<Vec<u8>> {
+pub(crate) fn decoded(text: &str, plus: bool) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((byte, tail)) = rest.split_first() {
@@ -64,7 +64,7 @@ pub fn decoded(text: &str, plus: bool) -> Option<Vec<u8>> {
 }
 
 /// The byte that `%XX` at the start of `text` stands for.
-pub fn escaped(text: &[u8]) -> Option<u8> {
+pub(crate) fn escaped(text: &[u8]) -> Option<u8> {
     escaped_digits(text.strip_prefix(b"%")?)
 }
 

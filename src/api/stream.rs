@@ -23,7 +23,7 @@ const ENDS: [&str; 9] = [
 ];
 
 #[derive(Default)]
-pub struct Events {
+pub(crate) struct Events {
     /// A line whose end is not here yet; at most [`LONGEST`] of it.
     partial: Vec<u8>,
     /// The last line ended with CR: an LF that follows belongs to it.
@@ -50,7 +50,7 @@ struct Said<'a> {
 
 impl Events {
     /// Takes in the next bytes.
-    pub fn push(&mut self, mut piece: &[u8]) {
+    pub(crate) fn push(&mut self, mut piece: &[u8]) {
         while let Some(at) = memchr2(b'\n', b'\r', piece) {
             let (line, is_lf) = (&piece[..at], piece[at] == b'\n');
             piece = &piece[at + 1..];
@@ -74,17 +74,17 @@ impl Events {
     }
 
     /// Whether anything but comments and empty lines came.
-    pub fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.begun || self.partial.first().is_some_and(|first| *first != b':')
     }
 
     /// Whether an event may follow here.
-    pub fn is_between_events(&self) -> bool {
+    pub(crate) fn is_between_events(&self) -> bool {
         !self.inside && self.partial.is_empty()
     }
 
     /// Whether the API's own end came, as an event of its own. Nothing but its last line breaks may be missing.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         let last = match self.partial.strip_prefix(b"data:") {
             Some(data) => self.data == 0 && is_end(data),
             None => self.partial.is_empty() && self.ends && self.data == 1,
@@ -92,12 +92,12 @@ impl Events {
         self.ended || last
     }
 
-    pub fn is_torn(&self) -> bool {
+    pub(crate) fn is_torn(&self) -> bool {
         !self.partial.is_empty()
     }
 
     /// Events that bring text: about a token each.
-    pub fn tokens(&self) -> u64 {
+    pub(crate) fn tokens(&self) -> u64 {
         self.tokens
     }
 

@@ -9,7 +9,7 @@ const LONGEST: usize = 8 << 10;
 /// Counts as far as they came. They stand before the data of a long answer as well as behind them, and those of one
 /// stream in several events.
 #[derive(Default)]
-pub struct Tail {
+pub(crate) struct Tail {
     /// The end of what came: a key that may be torn, or one whose value is not whole.
     rest: Vec<u8>,
     usage: Usage,
@@ -18,13 +18,13 @@ pub struct Tail {
 
 /// What an answer cost, as far as it told.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Tokens {
-    pub prompt: Option<u64>,
+pub(crate) struct Tokens {
+    pub(crate) prompt: Option<u64>,
     /// Prompt tokens found in the cache.
-    pub cached: Option<u64>,
-    pub completion: Option<u64>,
+    pub(crate) cached: Option<u64>,
+    pub(crate) completion: Option<u64>,
     /// Generated tokens a second.
-    pub per_second: Option<f64>,
+    pub(crate) per_second: Option<f64>,
 }
 
 /// llama-server's, unasked, in every final object.
@@ -58,7 +58,7 @@ const USAGE: &[u8] = b"\"usage\"";
 const TIMINGS: &[u8] = b"\"timings\"";
 
 impl Tail {
-    pub fn push(&mut self, piece: &[u8]) {
+    pub(crate) fn push(&mut self, piece: &[u8]) {
         for part in piece.chunks(LONGEST) {
             self.rest.extend_from_slice(part);
             let looked = self.look();
@@ -85,7 +85,7 @@ impl Tail {
         self.rest.len() - self.rest.len().min(TIMINGS.len() - 1)
     }
 
-    pub fn tokens(&self) -> Tokens {
+    pub(crate) fn tokens(&self) -> Tokens {
         let (usage, timings) = (&self.usage, &self.timings);
         let read = usage.cache_read_input_tokens;
         let input = usage.input_tokens.map(|n| n + read.unwrap_or(0) + usage.cache_creation_input_tokens.unwrap_or(0));

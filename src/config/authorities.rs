@@ -14,7 +14,7 @@ pub struct CaFile {
 }
 
 /// The certificates of a PEM text (RFC 7468), at least one.
-pub fn certificates(text: &str) -> Result<Vec<Vec<u8>>, String> {
+pub(super) fn certificates(text: &str) -> Result<Vec<Vec<u8>>, String> {
     let begin = text.split("-----BEGIN CERTIFICATE-----").skip(1);
     let bodies = begin.map(|part| part.split_once("-----END CERTIFICATE-----").map(|(body, _)| body));
     let der = bodies.map(|body| BASE64_STANDARD.decode(body?.split_whitespace().collect::<String>()).ok());

@@ -3,7 +3,7 @@
 use super::node::{Node, Value};
 
 /// Puts variables into every text of a tree; a text that cannot be completed becomes [`Value::Broken`].
-pub fn fill_in(node: &mut Node, variable: &dyn Fn(&str) -> Option<String>) {
+pub(super) fn fill_in(node: &mut Node, variable: &dyn Fn(&str) -> Option<String>) {
     match &mut node.value {
         Value::Text { text, literal } if text.contains('$') => match expand(text, variable) {
             Ok(filled) => {

@@ -17,7 +17,7 @@ const NO_KEY: &str = "a key is a plain word";
 const NO_TAG: &str = "YAML tags (`!name`) have no meaning here; put the text in quotes";
 
 /// JSON with `//` comments, each blanked out; any other text as it is. A `//` inside a word, as in a URL, is no comment.
-pub fn without_comments(text: &str) -> Cow<'_, str> {
+pub(super) fn without_comments(text: &str) -> Cow<'_, str> {
     if !text.trim_start().starts_with(['{', '/']) || !text.contains("//") {
         return Cow::Borrowed(text);
     }
@@ -40,14 +40,14 @@ pub fn without_comments(text: &str) -> Cow<'_, str> {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Node {
+pub(super) struct Node {
     /// Its number in reading order; [`locate`] turns it into line and column.
     pub at: u32,
     pub value: Value,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub(super) enum Value {
     /// `null`, `~` or nothing.
     Null,
     /// `true` or `false`.
@@ -69,7 +69,7 @@ pub enum Value {
 
 impl Value {
     /// A text with a unit, or a bare number in the unit of `bare`.
-    pub fn measure<T>(&self, parse: fn(&str) -> Option<T>, bare: fn(u64) -> T) -> Option<T> {
+    pub(super) fn measure<T>(&self, parse: fn(&str) -> Option<T>, bare: fn(u64) -> T) -> Option<T> {
         match self {
             Self::Text { text, .. } => parse(text),
             Self::Number(number) if number.fract() == 0.0 && *number >= 0.0 => Some(bare(*number as u64)),
@@ -78,12 +78,12 @@ impl Value {
     }
 
     /// A whole number without a unit.
-    pub fn bare(&self) -> Option<u64> {
+    pub(super) fn bare(&self) -> Option<u64> {
         self.measure(|text| text.trim().parse().ok(), |number| number)
     }
 
     /// Any number; a variable's value is a text.
-    pub fn numeric(&self) -> Option<f64> {
+    pub(super) fn numeric(&self) -> Option<f64> {
         match self {
             Self::Number(number) => Some(*number),
             Self::Text { text, .. } if text.starts_with(|c: char| c.is_ascii_digit()) => text.parse().ok(),
@@ -93,7 +93,7 @@ impl Value {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub(super) struct Entry {
     pub at: u32,
     pub key: String,
     pub value: Node,
@@ -101,14 +101,14 @@ pub struct Entry {
 
 /// A text that is no YAML, or none that we read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub(super) struct Fault {
     /// Line and column, both from 1, when known.
     pub place: Option<(usize, usize)>,
     pub text: String,
 }
 
 /// Reads one document; an empty one is [`Value::Null`].
-pub fn parse(text: &str) -> Result<Node, Fault> {
+pub(super) fn parse(text: &str) -> Result<Node, Fault> {
     if let Some(place) = too_many_brackets(text) {
         return Err(Fault { place: Some(place), text: format!("more than {MOST_BRACKETS} open brackets") });
     }
@@ -120,7 +120,7 @@ pub fn parse(text: &str) -> Result<Node, Fault> {
 /// Line and column, both from 1, of node `at` of a text that [`parse`] accepted.
 ///
 /// The YAML reader tells a place only with an error, so the text is read again up to that node, which then fails.
-pub fn locate(text: &str, at: u32) -> Option<(usize, usize)> {
+pub(super) fn locate(text: &str, at: u32) -> Option<(usize, usize)> {
     let error = build(text, Some(at)).err()?;
     error.location().map(|place| (place.line(), place.column()))
 }
@@ -274,7 +274,7 @@ fn mergeable(value: &Value) -> bool {
 }
 
 /// `healthCheck` as `health_check`.
-pub fn snake(key: &str) -> String {
+pub(super) fn snake(key: &str) -> String {
     let mut text = String::with_capacity(key.len() + 4);
     for c in key.chars() {
         if c.is_ascii_uppercase() {

@@ -59,7 +59,7 @@ struct UnknownKey {
 }
 
 /// All that is noted while one file is read.
-pub struct Diagnostics<'a> {
+pub(super) struct Diagnostics<'a> {
     found: RefCell<Vec<Found>>,
     strays: RefCell<Vec<UnknownKey>>,
     keys: RefCell<BTreeSet<String>>,
@@ -71,7 +71,7 @@ pub struct Diagnostics<'a> {
 
 impl<'a> Diagnostics<'a> {
     /// Nothing noted yet; `file` reads what an `xxxFile` key names.
-    pub fn new(file: &'a dyn Fn(&Path) -> io::Result<String>) -> Self {
+    pub(super) fn new(file: &'a dyn Fn(&Path) -> io::Result<String>) -> Self {
         Self {
             found: RefCell::default(),
             strays: RefCell::default(),
@@ -84,24 +84,24 @@ impl<'a> Diagnostics<'a> {
     }
 
     /// Diagnostics that the value at node `at` is wrong.
-    pub fn problem(&self, at: u32, key: &str, text: impl Into<String>) {
+    pub(super) fn problem(&self, at: u32, key: &str, text: impl Into<String>) {
         let mut found = self.found.borrow_mut();
         if found.len() < MOST_NOTED {
             found.push(Found { at, key: key.into(), text: text.into() });
         }
     }
 
-    pub fn are_full(&self) -> bool {
+    pub(super) fn are_full(&self) -> bool {
         self.found.borrow().len() >= MOST_NOTED
     }
 
     /// From now on a key nobody asked for is only worth a warning.
-    pub fn be_lenient(&self) {
+    pub(super) fn be_lenient(&self) {
         self.lenient.set(true);
     }
 
     /// Diagnostics a key nobody asked for; the right spelling is looked for when all keys are known.
-    pub fn stray(&self, at: u32, section: &str, key: &str, siblings: &[String], guarded: bool) {
+    pub(super) fn stray(&self, at: u32, section: &str, key: &str, siblings: &[String], guarded: bool) {
         let mut strays = self.strays.borrow_mut();
         if strays.len() >= MOST_NOTED {
             return;
@@ -114,37 +114,37 @@ impl<'a> Diagnostics<'a> {
     }
 
     /// Diagnostics that the reader knows a key, `endpoints[2].port` as `endpoints[].port`.
-    pub fn known(&self, key: &str) {
+    pub(super) fn known(&self, key: &str) {
         self.keys.borrow_mut().insert(without_indices(key));
     }
 
     /// Diagnostics something worth saying that stops nothing.
-    pub fn warn(&self, text: impl Into<String>) {
+    pub(super) fn warn(&self, text: impl Into<String>) {
         self.warnings.borrow_mut().push(text.into());
     }
 
     /// Diagnostics a secret that stands in the file itself.
-    pub fn exposed(&self, key: &str) {
+    pub(super) fn exposed(&self, key: &str) {
         self.exposed.borrow_mut().push(key.into());
     }
 
     /// Reads the file that an `xxxFile` key names.
-    pub fn file(&self, path: &Path) -> io::Result<String> {
+    pub(super) fn file(&self, path: &Path) -> io::Result<String> {
         (self.file)(path)
     }
 
     /// Every key asked for so far.
-    pub fn keys(&self) -> BTreeSet<String> {
+    pub(super) fn keys(&self) -> BTreeSet<String> {
         self.keys.borrow().clone()
     }
 
     /// Warnings, and the keys whose secrets stand in the file itself.
-    pub fn asides(&self) -> (Vec<String>, Vec<String>) {
+    pub(super) fn asides(&self) -> (Vec<String>, Vec<String>) {
         (self.warnings.borrow().clone(), self.exposed.borrow().clone())
     }
 
     /// Every problem in the order of the file, with its place in `text`, which is called `name`.
-    pub fn problems(&self, name: &str, text: &str) -> Vec<Problem> {
+    pub(super) fn problems(&self, name: &str, text: &str) -> Vec<Problem> {
         let keys = self.keys.borrow();
         let strays = self.strays.borrow();
         let found = self.found.borrow();

@@ -4,7 +4,7 @@
 use super::node::{Entry, Node, Value, snake};
 use super::problem::Diagnostics;
 use super::shown;
-pub use super::spelling::not_one_of;
+pub(super) use super::spelling::not_one_of;
 use crate::util::secret::Secret;
 use crate::util::units;
 use std::collections::HashSet;
@@ -16,7 +16,7 @@ use std::time::Duration;
 const MOST_SECRET_BYTES: usize = 64 << 10;
 
 /// One map of a file, or the absence of one.
-pub struct Section<'a> {
+pub(super) struct Section<'a> {
     path: String,
     at: u32,
     entries: &'a [Entry],
@@ -27,7 +27,7 @@ pub struct Section<'a> {
 
 /// One value of a file, or the absence of one.
 #[derive(Clone)]
-pub struct Field<'a> {
+pub(super) struct Field<'a> {
     node: Option<&'a Node>,
     path: String,
     at: u32,
@@ -38,12 +38,12 @@ pub struct Field<'a> {
 
 impl<'a> Section<'a> {
     /// Reads a whole file; what `read` does not ask for is an unknown key.
-    pub fn root<T>(tree: &'a Node, notes: &'a Diagnostics<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
+    pub(super) fn root<T>(tree: &'a Node, notes: &'a Diagnostics<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
         Field { node: Some(tree), path: String::new(), at: tree.at, guarded: false, notes }.section(read)
     }
 
     /// The value of a key, given in camelCase; a file may also say it in snake_case.
-    pub fn field(&mut self, key: &str) -> Field<'a> {
+    pub(super) fn field(&mut self, key: &str) -> Field<'a> {
         let (path, snake) = (self.path_of(key), snake(key));
         self.notes.known(&path);
         self.asked.push(key.to_owned());
@@ -58,7 +58,7 @@ impl<'a> Section<'a> {
     }
 
     /// The value of a key that must be given.
-    pub fn required(&mut self, key: &str) -> Field<'a> {
+    pub(super) fn required(&mut self, key: &str) -> Field<'a> {
         let field = self.field(key);
         if !field.is_given() {
             field.problem("is missing");
@@ -67,12 +67,12 @@ impl<'a> Section<'a> {
     }
 
     /// A secret given as `key`, or as `keyFile`: the path of a file that holds it.
-    pub fn secret(&mut self, key: &str) -> Option<Secret> {
+    pub(super) fn secret(&mut self, key: &str) -> Option<Secret> {
         self.secret_when(key, |_| true)
     }
 
     /// A text that may be a secret; `is_one` says whether it must be kept from other readers of the file.
-    pub fn secret_when(&mut self, key: &str, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
+    pub(super) fn secret_when(&mut self, key: &str, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
         let (here, file) = (self.field(key), self.field(&format!("{key}File")));
         if here.is_given() && file.is_given() {
             file.problem(format!("give `{key}` or `{key}File`, not both"));
@@ -82,17 +82,17 @@ impl<'a> Section<'a> {
     }
 
     /// Whether the file gives a key a value other than `null` and `[]`.
-    pub fn gives(&self, key: &str) -> bool {
+    pub(super) fn gives(&self, key: &str) -> bool {
         let mut entries = self.entries.iter().filter(|entry| entry.key == key || entry.key == snake(key));
         entries.any(|entry| is_something(&entry.value.value))
     }
 
     /// Diagnostics a problem of the section as a whole.
-    pub fn problem(&self, text: impl Into<String>) {
+    pub(super) fn problem(&self, text: impl Into<String>) {
         self.notes.problem(self.at, &self.path, text);
     }
 
-    pub fn warn(&self, text: impl Into<String>) {
+    pub(super) fn warn(&self, text: impl Into<String>) {
         self.notes.warn(text);
     }
 
@@ -113,36 +113,36 @@ impl<'a> Section<'a> {
 
 impl<'a> Field<'a> {
     /// Whether the file gives a value other than `null` and `[]`.
-    pub fn is_given(&self) -> bool {
+    pub(super) fn is_given(&self) -> bool {
         self.node.is_some_and(|node| is_something(&node.value))
     }
 
     /// Whether part of the value came from a variable.
-    pub fn is_filled_in(&self) -> bool {
+    pub(super) fn is_filled_in(&self) -> bool {
         self.node.is_some_and(|node| matches!(node.value, Value::Text { literal: false, .. }))
     }
 
     /// Whether the file gives a map.
-    pub fn is_map(&self) -> bool {
+    pub(super) fn is_map(&self) -> bool {
         self.node.is_some_and(|node| matches!(node.value, Value::Map(_)))
     }
 
     /// Diagnostics that this value is wrong.
-    pub fn problem(&self, text: impl Into<String>) {
+    pub(super) fn problem(&self, text: impl Into<String>) {
         self.notes.problem(self.at, &self.path, text);
     }
 
     /// The same place, where a secret may stand by mistake: no error repeats what stands there or below.
-    pub fn guarded(self) -> Self {
+    pub(super) fn guarded(self) -> Self {
         Self { guarded: true, ..self }
     }
 
     /// The same place, as if nothing was given.
-    pub fn emptied(&self) -> Self {
+    pub(super) fn emptied(&self) -> Self {
         Self { node: None, ..self.clone() }
     }
 
-    pub fn section<T>(&self, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
+    pub(super) fn section<T>(&self, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
         let entries = self.read(|value| match value {
             Value::Map(entries) => Ok(entries.as_slice()),
             other => Err(format!("{} is not a map of `key: value`", shown::guarded(other))),
@@ -156,7 +156,7 @@ impl<'a> Field<'a> {
     }
 
     /// A map that is one item of a list; nothing is asked of anything else.
-    pub fn item<T>(&self, read: impl FnOnce(&mut Section<'a>) -> Option<T>) -> Option<T> {
+    pub(super) fn item<T>(&self, read: impl FnOnce(&mut Section<'a>) -> Option<T>) -> Option<T> {
         if self.is_given() && !self.is_map() {
             self.section(|_| ());
             return None;
@@ -165,7 +165,7 @@ impl<'a> Field<'a> {
     }
 
     /// A list; items that `item` refuses are left out (it has noted why).
-    pub fn list<T>(&self, item: impl FnMut(Field<'a>) -> Option<T>) -> Option<Vec<T>> {
+    pub(super) fn list<T>(&self, item: impl FnMut(Field<'a>) -> Option<T>) -> Option<Vec<T>> {
         let nodes = self.read(|value| match value {
             Value::List(list) => Ok(list),
             other => {
@@ -183,7 +183,7 @@ impl<'a> Field<'a> {
     }
 
     /// A map whose keys are names that the user gives; items that `item` refuses are left out.
-    pub fn map<T>(&self, mut item: impl FnMut(&str, Field<'a>) -> Option<T>) -> Vec<T> {
+    pub(super) fn map<T>(&self, mut item: impl FnMut(&str, Field<'a>) -> Option<T>) -> Vec<T> {
         let entries = self.read(|value| match value {
             Value::Map(entries) => Ok(entries.as_slice()),
             other => Err(format!("{} is not a map of `name: ...`", shown::guarded(other))),
@@ -201,7 +201,7 @@ impl<'a> Field<'a> {
         items
     }
 
-    pub fn text(&self) -> Option<&'a str> {
+    pub(super) fn text(&self) -> Option<&'a str> {
         self.read(|value| match value {
             Value::Text { text, .. } => Ok(text.as_str()),
             other @ (Value::Number(_) | Value::Bool(_)) => {
@@ -212,13 +212,13 @@ impl<'a> Field<'a> {
     }
 
     /// A text that `parse` understands; its error says what the text is not, `is not an address`.
-    pub fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let text = self.text()?;
         parse(text).map_err(|error| self.problem(format!("{} {error}", self.shown()))).ok()
     }
 
     /// `true` or `false`.
-    pub fn flag(&self) -> Option<bool> {
+    pub(super) fn flag(&self) -> Option<bool> {
         self.read(|value| match value {
             Value::Bool(flag) => Ok(*flag),
             Value::Text { text, .. } if text == "true" => Ok(true),
@@ -228,7 +228,7 @@ impl<'a> Field<'a> {
     }
 
     /// A whole number; `what` is the noun for the message, `a port`.
-    pub fn number<T: TryFrom<u64>>(&self, what: &str, range: RangeInclusive<u64>) -> Option<T> {
+    pub(super) fn number<T: TryFrom<u64>>(&self, what: &str, range: RangeInclusive<u64>) -> Option<T> {
         let wrong =
             |value: &Value| format!("{} is not {what} ({} to {})", self.shown_as(value), range.start(), range.end());
         self.read(|value| {
@@ -238,7 +238,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    pub fn factor(&self, range: RangeInclusive<f64>) -> Option<f64> {
+    pub(super) fn factor(&self, range: RangeInclusive<f64>) -> Option<f64> {
         self.read(|value| {
             value.numeric().filter(|number| range.contains(number)).ok_or_else(|| {
                 format!("{} is not a number ({} to {})", self.shown_as(value), range.start(), range.end())
@@ -247,7 +247,7 @@ impl<'a> Field<'a> {
     }
 
     /// A time: a number of milliseconds or a text like `1h30m`.
-    pub fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
+    pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
         let (least, most) = (units::print_duration(*range.start()), units::print_duration(*range.end()));
         self.read(|value| {
             let time = value.measure(units::parse_duration, Duration::from_millis);
@@ -263,7 +263,7 @@ impl<'a> Field<'a> {
     }
 
     /// A size: a number of bytes or a text like `64MiB`.
-    pub fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
+    pub(super) fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
         let (least, most) = (units::print_size(*range.start()), units::print_size(*range.end()));
         self.read(|value| {
             let size = value.measure(units::parse_size, |bytes| bytes);
@@ -273,7 +273,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    pub fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+    pub(super) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         self.parse(|text| {
             let found = words.iter().find(|(word, _)| *word == text);
             found.map(|(_, choice)| *choice).ok_or_else(|| not_one_of(text, words.iter().map(|(word, _)| *word)))
@@ -281,7 +281,7 @@ impl<'a> Field<'a> {
     }
 
     /// Whether the value is exactly this word, or `false` for `off`.
-    pub fn is_word(&self, word: &str) -> bool {
+    pub(super) fn is_word(&self, word: &str) -> bool {
         match self.node.map(|node| &node.value) {
             Some(Value::Text { text, .. }) => text == word,
             Some(Value::Bool(false)) => word == "off",
@@ -290,7 +290,7 @@ impl<'a> Field<'a> {
     }
 
     /// A text that is never shown; noted as exposed when it stands in the file itself and `is_one`.
-    pub fn secret(&self, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
+    pub(super) fn secret(&self, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
         let secret = self.read(|value| match value {
             Value::Text { text, literal: true } => secret(text),
             Value::Text { text, .. } => secret(units::unquoted(text)),
@@ -303,7 +303,7 @@ impl<'a> Field<'a> {
     }
 
     /// A text that is never shown; an empty one is none.
-    pub fn secret_or_empty(&self) -> Option<Secret> {
+    pub(super) fn secret_or_empty(&self) -> Option<Secret> {
         match self.node.map(|node| &node.value) {
             Some(Value::Text { text, .. }) if text.is_empty() => None,
             _ => self.secret(|_| true),
@@ -311,12 +311,12 @@ impl<'a> Field<'a> {
     }
 
     /// Whether the file gives a number.
-    pub fn is_number(&self) -> bool {
+    pub(super) fn is_number(&self) -> bool {
         self.node.is_some_and(|node| matches!(node.value, Value::Number(_)))
     }
 
     /// A whole number of either sign.
-    pub fn integer(&self) -> Option<i64> {
+    pub(super) fn integer(&self) -> Option<i64> {
         self.read(|value| {
             let number = value.numeric().filter(|number| number.fract() == 0.0);
             number.map(|number| number as i64).ok_or_else(|| format!("{} is not a whole number", self.shown_as(value)))
@@ -324,7 +324,7 @@ impl<'a> Field<'a> {
     }
 
     /// The path of a file beside the configuration, and the text in it.
-    pub fn file(&self) -> Option<(String, String)> {
+    pub(super) fn file(&self) -> Option<(String, String)> {
         let path = self.text()?;
         match self.notes.file(Path::new(path)) {
             Ok(text) => Some((path.to_owned(), text)),

@@ -22,7 +22,7 @@ const HARMLESS: [&str; 16] = [
 const SHORT: usize = 3;
 
 /// A value for a message; nothing that came from a variable, nothing that may hold a password.
-pub fn value(value: &Value) -> String {
+pub(super) fn value(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(flag) => flag.to_string(),
@@ -41,7 +41,7 @@ pub fn value(value: &Value) -> String {
 }
 
 /// A value in a place where a secret may stand: its kind, or itself when it is too short or too well known to be one.
-pub fn guarded(of: &Value) -> String {
+pub(super) fn guarded(of: &Value) -> String {
     let shown = value(of);
     let may_be_one = match of {
         Value::Text { text, .. } => text.chars().count() > SHORT && !HARMLESS.contains(&text.as_str()),
@@ -52,7 +52,7 @@ pub fn guarded(of: &Value) -> String {
 }
 
 /// The path of a file: all of it, since a shortened one cannot be looked for.
-pub fn path(of: &Value) -> String {
+pub(super) fn path(of: &Value) -> String {
     match of {
         Value::Text { text, literal: true } if !looks_secret(text) => format!("{text:?}"),
         other => value(other),
@@ -60,7 +60,7 @@ pub fn path(of: &Value) -> String {
 }
 
 /// Whether a text may hold a credential: a key, a header's value, a URL with a user or a query, a long random word.
-pub fn looks_secret(text: &str) -> bool {
+pub(super) fn looks_secret(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     has_key(text)
         || ["bearer ", "basic ", "sha256:"].iter().any(|scheme| lower.contains(scheme))
@@ -73,12 +73,12 @@ pub fn looks_secret(text: &str) -> bool {
 }
 
 /// A name that the file gives, for the path of what stands below it.
-pub fn name(text: &str) -> &str {
+pub(super) fn name(text: &str) -> &str {
     if has_key(text) { "***" } else { text }
 }
 
 /// Whether one of the words of a text begins as keys do.
-pub fn has_key(text: &str) -> bool {
+pub(super) fn has_key(text: &str) -> bool {
     let ends_word = |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_';
     text.split(ends_word).filter(|word| word.len() >= SHORTEST_KEY).any(|word| {
         KEY_BEGINNINGS.iter().any(|begin| word.get(..begin.len()).is_some_and(|w| w.eq_ignore_ascii_case(begin)))

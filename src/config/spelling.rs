@@ -5,7 +5,7 @@ use std::fmt::Write;
 const MOST_WORDS: usize = 200;
 
 /// The word of `words` that `wrong` was most likely meant to be, if one is near enough.
-pub fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let folded = fold(wrong);
     // A third of the letters may be wrong: `healtCheck` is a slip, `foo` for `log` is another word.
     let most = folded.len() / 3;
@@ -17,7 +17,7 @@ pub fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> Option<
 const MOST_LISTED: usize = 20;
 
 /// `is not one of a, b` and the nearest of them.
-pub fn not_one_of<'w>(text: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
+pub(super) fn not_one_of<'w>(text: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
     let listed: Vec<_> = words.clone().take(MOST_LISTED).collect();
     let more = if words.clone().nth(MOST_LISTED).is_some() { ", ..." } else { "" };
     let mut message = format!("is not one of {}{more}", listed.join(", "));

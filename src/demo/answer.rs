@@ -12,7 +12,7 @@ const LONG_WAIT: Duration = Duration::from_secs(3);
 
 /// Which of the two text APIs was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// `/v1/chat/completions`
     Chat,
     /// `/v1/completions`
@@ -21,14 +21,14 @@ pub enum Kind {
 
 /// A request for text, as far as a toy reads it.
 #[derive(Debug)]
-pub struct Ask {
-    pub kind: Kind,
+pub(crate) struct Ask {
+    pub(crate) kind: Kind,
     /// Time without a byte, as while all slots are taken: not zero when the last message says `queued`.
-    pub queued: Duration,
+    pub(crate) queued: Duration,
     /// Time from a stream's head to its first token, as for a long prompt: not zero when it says `slow`.
-    pub prompt: Duration,
+    pub(crate) prompt: Duration,
     /// Server-sent events or one JSON object.
-    pub stream: bool,
+    pub(crate) stream: bool,
     include_usage: bool,
     model: String,
     prompt_tokens: usize,
@@ -37,14 +37,14 @@ pub struct Ask {
 
 /// Times measured by the server, for `timings`.
 #[derive(Debug, Clone, Copy)]
-pub struct Spent {
-    pub prompt: Duration,
+pub(crate) struct Spent {
+    pub(crate) prompt: Duration,
     /// From the first token to the last.
-    pub predicted: Duration,
+    pub(crate) predicted: Duration,
 }
 
 /// One answer in the making: what all of its objects and events share.
-pub struct Answer {
+pub(crate) struct Answer {
     ask: Ask,
     id: String,
     created: u64,
@@ -54,7 +54,7 @@ pub struct Answer {
 }
 
 /// Checks that a body is JSON for a model of this server; an error is the sentence for the client.
-pub fn parse(body: &[u8], toy: &Toy) -> Result<(Value, String), String> {
+pub(super) fn parse(body: &[u8], toy: &Toy) -> Result<(Value, String), String> {
     let body: Value = serde_json::from_slice(body).map_err(|e| format!("the body is not JSON: {e}"))?;
     let model = body["model"].as_str().unwrap_or_default();
     if !toy.models.contains(&model) {
@@ -66,7 +66,7 @@ pub fn parse(body: &[u8], toy: &Toy) -> Result<(Value, String), String> {
 
 impl Ask {
     /// Reads the fields a toy knows; it ignores all others.
-    pub fn new(kind: Kind, body: &Value, model: String) -> Self {
+    pub(super) fn new(kind: Kind, body: &Value, model: String) -> Self {
         let prompts: Vec<String> = match (kind, &body["messages"]) {
             (Kind::Chat, Value::Array(messages)) => messages.iter().map(|m| text(&m["content"])).collect(),
             _ => vec![text(&body["prompt"])],
@@ -89,23 +89,23 @@ impl Ask {
 
 impl Answer {
     /// The answer of `server` to `ask`; `number` makes its id, `created` is in seconds since 1970.
-    pub fn new(ask: Ask, server: &'static str, number: u64, created: u64) -> Self {
+    pub(super) fn new(ask: Ask, server: &'static str, number: u64, created: u64) -> Self {
         let all = speech(server);
         let words: Vec<String> = all.split_inclusive(' ').take(ask.limit).map(str::to_owned).collect();
         let finish_reason = if words.concat().len() < all.len() { "length" } else { "stop" };
         Self { id: format!("chatcmpl-{server}-{number}"), created, server, words, finish_reason, ask }
     }
 
-    pub fn ask(&self) -> &Ask {
+    pub(crate) fn ask(&self) -> &Ask {
         &self.ask
     }
 
-    pub fn words(&self) -> &[String] {
+    pub(crate) fn words(&self) -> &[String] {
         &self.words
     }
 
     /// Events for one word; the first is led by the role, as llama-server does.
-    pub fn piece(&self, index: usize) -> String {
+    pub(crate) fn piece(&self, index: usize) -> String {
         let word = &self.words[index];
         match self.ask.kind {
             Kind::Chat if index == 0 => self.delta(&json!({"role": "assistant", "content": null})) + &self.word(word),
@@ -115,7 +115,7 @@ impl Answer {
     }
 
     /// Events after the last word, without `[DONE]`.
-    pub fn ending(&self, spent: Spent) -> String {
+    pub(crate) fn ending(&self, spent: Spent) -> String {
         if self.ask.kind == Kind::Completion {
             let mut last = self.object(json!([choice_of_text("", self.finish_reason.into())]));
             last["usage"] = self.usage();
@@ -134,7 +134,7 @@ impl Answer {
     }
 
     /// The whole answer as one object.
-    pub fn whole(&self, spent: Spent) -> Value {
+    pub(crate) fn whole(&self, spent: Spent) -> Value {
         let text = self.words.concat();
         let mut whole = match self.ask.kind {
             Kind::Completion => self.object(json!([choice_of_text(&text, self.finish_reason.into())])),
@@ -190,7 +190,7 @@ impl Answer {
 }
 
 /// `GET /v1/models`
-pub fn models(toy: &Toy, created: u64) -> Value {
+pub(crate) fn models(toy: &Toy, created: u64) -> Value {
     let listed = |name: &&str| json!({"name": name, "model": name, "type": "model", "capabilities": ["completion"]});
     let entry = |name: &&str| {
         json!({
@@ -206,7 +206,7 @@ pub fn models(toy: &Toy, created: u64) -> Value {
 }
 
 /// `GET /props`
-pub fn props(toy: &Toy) -> Value {
+pub(crate) fn props(toy: &Toy) -> Value {
     json!({
         "default_generation_settings": {"params": {}, "n_ctx": CONTEXT}, "total_slots": 2,
         "model_alias": toy.models[0], "model_path": "", "modalities": {"vision": false, "audio": false},
@@ -215,7 +215,7 @@ pub fn props(toy: &Toy) -> Value {
 }
 
 /// `POST /v1/embeddings`: one vector for each text of `input`, the same one for the same text.
-pub fn embeddings(body: &Value, model: &str) -> Value {
+pub(crate) fn embeddings(body: &Value, model: &str) -> Value {
     let inputs: Vec<String> = match &body["input"] {
         // A list of numbers is one text, given as tokens.
         Value::Array(items) if !items.iter().all(Value::is_number) => items.iter().map(text).collect(),
@@ -240,7 +240,7 @@ pub fn embeddings(body: &Value, model: &str) -> Value {
 }
 
 /// `{"error":{...}}` with llama-server's numeric code.
-pub fn error(code: u16, kind: &str, message: &str) -> Value {
+pub(crate) fn error(code: u16, kind: &str, message: &str) -> Value {
     json!({"error": {"code": code, "message": message, "type": kind}})
 }
 

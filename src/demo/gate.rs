@@ -15,21 +15,21 @@ use std::time::Duration;
 const CONNECTIONS: usize = 64;
 
 /// A loopback address whose connections are relayed to `inner`; dropping it closes them all.
-pub struct Gate {
+pub(crate) struct Gate {
     addr: SocketAddr,
     links: Arc<Links>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Every open connection, by the address under which tiny_http sees it.
-pub struct Links {
+pub(crate) struct Links {
     inner: SocketAddr,
     open: Mutex<HashMap<SocketAddr, Arc<Link>>>,
     closing: AtomicBool,
 }
 
 /// One connection: the client's socket and the one to tiny_http.
-pub struct Link {
+pub(crate) struct Link {
     client: TcpStream,
     inner: TcpStream,
     state: Mutex<State>,
@@ -37,7 +37,7 @@ pub struct Link {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     Open,
     /// The client closed it, or its side of it: llama-server takes a half-close as a leave, too.
     Left,
@@ -46,7 +46,7 @@ pub enum State {
 
 impl Gate {
     /// Listens on a free loopback port.
-    pub fn open(inner: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn open(inner: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let addr = listener.local_addr()?;
         let links = Arc::new(Links { inner, open: Mutex::default(), closing: AtomicBool::new(false) });
@@ -55,12 +55,12 @@ impl Gate {
         Ok(Self { addr, links, thread: Some(thread) })
     }
 
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// The connections, for the server behind the gate.
-    pub fn links(&self) -> Arc<Links> {
+    pub(crate) fn links(&self) -> Arc<Links> {
         Arc::clone(&self.links)
     }
 }
@@ -79,11 +79,11 @@ impl Drop for Gate {
 
 impl Links {
     /// The connection that tiny_http calls `peer`.
-    pub fn find(&self, peer: SocketAddr) -> Option<Arc<Link>> {
+    pub(crate) fn find(&self, peer: SocketAddr) -> Option<Arc<Link>> {
         self.lock().get(&peer).cloned()
     }
 
-    pub fn cut_all_but(&self, kept: Option<&Arc<Link>>) {
+    pub(crate) fn cut_all_but(&self, kept: Option<&Arc<Link>>) {
         let open: Vec<_> = self.lock().values().cloned().collect();
         for link in open.iter().filter(|link| kept.is_none_or(|kept| !Arc::ptr_eq(kept, link))) {
             link.cut();
@@ -139,14 +139,14 @@ impl Links {
 
 impl Link {
     /// Waits until the connection ends or `time` is over, and tells which.
-    pub fn wait(&self, time: Duration) -> State {
+    pub(crate) fn wait(&self, time: Duration) -> State {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(state, time, |state| *state == State::Open);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Closes both sides at once, whatever is under way.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.end(State::Cut);
     }
 

@@ -26,7 +26,7 @@ const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nServer: llmproxy-demo\r\nAccess-Co
     X-Accel-Buffering: no\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 /// A running toy; dropping it closes its port and its connections.
-pub struct Server {
+pub(crate) struct Server {
     gate: Option<Gate>,
     http: Arc<tiny_http::Server>,
     thread: Option<JoinHandle<()>>,
@@ -54,7 +54,7 @@ struct Counts {
 }
 
 /// Starts a server named `name` on a free loopback port.
-pub fn start(name: &'static str, models: [&'static str; 2]) -> io::Result<(Toy, Server)> {
+pub(super) fn start(name: &'static str, models: [&'static str; 2]) -> io::Result<(Toy, Server)> {
     let http = tiny_http::Server::http((Ipv4Addr::LOCALHOST, 0)).map_err(io::Error::other)?;
     let http = Arc::new(http);
     let inner: SocketAddr = http.server_addr().to_ip().expect("bound to an IP address above");

@@ -20,28 +20,28 @@ struct Ghost {
 }
 
 impl Ghosts {
-    pub fn hold(&mut self, slot: Slot, now: Instant) {
+    pub(crate) fn hold(&mut self, slot: Slot, now: Instant) {
         self.0.push(Ghost { slot, since: now });
     }
 
     /// How many are at an endpoint, and since when the first of them is.
-    pub fn at(&self, live: &Arc<Live>) -> (usize, Option<Instant>) {
+    pub(crate) fn at(&self, live: &Arc<Live>) -> (usize, Option<Instant>) {
         let here = self.0.iter().filter(|ghost| ghost.slot.is_at(live));
         (here.clone().count(), here.map(|ghost| ghost.since).min())
     }
 
     /// Gives back what was held long enough.
-    pub fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant) {
         self.0.retain(|ghost| now.saturating_duration_since(ghost.since) < LONGEST);
     }
 
     /// An endpoint has restarted: nothing works there any more.
-    pub fn forget(&mut self, live: &Arc<Live>) {
+    pub(crate) fn forget(&mut self, live: &Arc<Live>) {
         self.0.retain(|ghost| !ghost.slot.is_at(live));
     }
 
     /// Gives slots back that an endpoint, asked at `started`, showed free. `ours` are our other requests there then.
-    pub fn free(&mut self, live: &Arc<Live>, ours: usize, started: Instant, slots: Slots) {
+    pub(crate) fn free(&mut self, live: &Arc<Live>, ours: usize, started: Instant, slots: Slots) {
         let (here, _) = self.at(live);
         // One that was there only before or only after the question may not be among those that work.
         let ours = ours.min((live.in_flight() as usize).saturating_sub(here));

@@ -20,29 +20,29 @@ const MOST: usize = 8 << 20;
 
 /// What a thread is to ask.
 pub(super) struct Task {
-    pub endpoint: Arc<Endpoint>,
+    pub(crate) endpoint: Arc<Endpoint>,
     /// The path of the probe itself.
     pub path: Option<String>,
-    pub list: bool,
-    pub props: bool,
-    pub slots: bool,
+    pub(crate) list: bool,
+    pub(crate) props: bool,
+    pub(crate) slots: bool,
     /// Requests of ours that are there, abandoned ones not counted.
-    pub ours: usize,
-    pub started: Instant,
-    pub timeout: Duration,
-    pub connect: Duration,
+    pub(crate) ours: usize,
+    pub(crate) started: Instant,
+    pub(crate) timeout: Duration,
+    pub(crate) connect: Duration,
 }
 
 /// What was found; nothing is there that was not asked.
 pub(super) struct Found {
-    pub endpoint: Arc<Endpoint>,
-    pub ours: usize,
-    pub started: Instant,
-    pub seen: Option<Observation>,
-    pub list: Option<Listing>,
-    pub props: Option<Props>,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) ours: usize,
+    pub(crate) started: Instant,
+    pub(crate) seen: Option<Observation>,
+    pub(crate) list: Option<Listing>,
+    pub(crate) props: Option<Props>,
     /// Slots that work, if it told.
-    pub slots: Option<Slots>,
+    pub(crate) slots: Option<Slots>,
 }
 
 /// What came of asking for the models.

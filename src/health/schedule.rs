@@ -52,15 +52,15 @@ pub(super) struct Schedule {
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub config: &'a Config,
-    pub endpoint: &'a Arc<Endpoint>,
+    pub(crate) endpoint: &'a Arc<Endpoint>,
     /// Its abandoned slots, and since when the first of them is.
-    pub ghosts: usize,
-    pub abandoned: Option<Instant>,
+    pub(crate) ghosts: usize,
+    pub(crate) abandoned: Option<Instant>,
 }
 
 impl Schedule {
     /// Of an endpoint that is asked at once.
-    pub fn new(config: Arc<config::Endpoint>, round: u64, now: Instant) -> Self {
+    pub(super) fn new(config: Arc<config::Endpoint>, round: u64, now: Instant) -> Self {
         Self {
             config,
             round,
@@ -82,31 +82,31 @@ impl Schedule {
     }
 
     /// Takes part in a round; a probe that is running already does not count for it.
-    pub fn join(&mut self, round: u64, reads_list: bool, now: Instant) {
+    pub(crate) fn join(&mut self, round: u64, reads_list: bool, now: Instant) {
         (self.round, self.due) = (round, now);
         self.reads_list |= reads_list;
     }
 
     /// Whether it is through with a round.
-    pub fn is_done(&self, round: u64) -> bool {
+    pub(crate) fn is_done(&self, round: u64) -> bool {
         self.done >= round
     }
 
     /// A request could use it: one that is down is asked again, but not more often than in its first minute.
-    pub fn want(&mut self, now: Instant) {
+    pub(crate) fn want(&mut self, now: Instant) {
         if self.down_since.is_some() {
             self.due = self.due.min(self.asked_at.map_or(now, |at| at + DOWN_AGAIN));
         }
     }
 
     /// A request found out something that a probe is to look into.
-    pub fn doubt(&mut self, now: Instant) {
+    pub(crate) fn doubt(&mut self, now: Instant) {
         self.is_doubted = self.running;
         self.due = self.due.min(now + LOADING_AGAIN);
     }
 
     /// When it is to be asked next; not while it is being asked.
-    pub fn wakes_at(&self, view: View<'_>) -> Option<Instant> {
+    pub(crate) fn wakes_at(&self, view: View<'_>) -> Option<Instant> {
         let times = [Some(self.due), self.list_due(view), self.slots_due(view)];
         times.into_iter().flatten().min().filter(|_| !self.running)
     }
@@ -123,7 +123,7 @@ impl Schedule {
     }
 
     /// What is to be asked now, if anything; whoever takes it asks it.
-    pub fn take(&mut self, view: View<'_>, now: Instant) -> Option<Task> {
+    pub(crate) fn take(&mut self, view: View<'_>, now: Instant) -> Option<Task> {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (probe, slots) = (self.due <= now, is_due(self.slots_due(view)));
         let list = is_due(self.list_due(view)) || (probe && discovers(view) && self.is_list_wanted(view));
@@ -171,12 +171,12 @@ impl Schedule {
         self.reads_list || self.listed_at.is_none() || view.config.models_ttl().is_zero() || is_back
     }
 
-    pub fn fail_to_ask(&mut self) {
+    pub(crate) fn fail_to_ask(&mut self) {
         (self.running, self.done) = (false, self.asked);
     }
 
     /// Notes what was found and when to ask again; returns what that means for the endpoint's standing.
-    pub fn note(&mut self, found: &Found) -> Option<Observation> {
+    pub(crate) fn note(&mut self, found: &Found) -> Option<Observation> {
         (self.running, self.done) = (false, self.asked);
         if found.list.is_some() {
             self.listed_at = Some(found.started);
@@ -204,12 +204,12 @@ impl Schedule {
     }
 
     /// What is wrong with its list.
-    pub fn bad_list(&self) -> Option<&str> {
+    pub(crate) fn bad_list(&self) -> Option<&str> {
         self.bad_list.as_deref()
     }
 
     /// Whether a failure is another sight of the last one, so that both count once.
-    pub fn repeats(&mut self, seen: &Observation, interval: Duration, now: Instant) -> bool {
+    pub(crate) fn repeats(&mut self, seen: &Observation, interval: Duration, now: Instant) -> bool {
         if !matches!(seen, Observation::Down(_) | Observation::Refused(_)) {
             return false;
         }
@@ -222,7 +222,7 @@ impl Schedule {
     }
 
     /// Its standing has changed, or was confirmed: when to ask again.
-    pub fn settle(&mut self, endpoint: &Endpoint, now: Instant) {
+    pub(crate) fn settle(&mut self, endpoint: &Endpoint, now: Instant) {
         let health = &endpoint.health;
         if health.answered {
             self.failed_at = None;

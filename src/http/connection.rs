@@ -4,9 +4,9 @@ use super::head::{Framing, Head, Limits, Parser};
 use super::request::Body;
 use super::unsent::Unsent;
 use super::upload::{LARGE, Upload};
+use crate::api::chunked::Decoder;
 use crate::api::errors::{Failure, Kind};
 use crate::config::Server;
-use crate::http::chunked::Decoder;
 use crate::http::handler::{From, Handler, Pool};
 use crate::http::min_rate::MinRate;
 use crate::util::budget::Budget;
@@ -28,13 +28,13 @@ const LINGER_BYTES: u64 = 64 << 10;
 
 /// The bounds that every connection of a front obeys.
 pub(super) struct Rules {
-    pub limits: Limits,
+    pub(crate) limits: Limits,
     pub budget: Arc<Budget>,
     pub handler: Arc<dyn Handler>,
-    pub head_timeout: Duration,
-    pub body_timeout: Duration,
-    pub keep_alive: Duration,
-    pub write_timeout: Duration,
+    pub(crate) head_timeout: Duration,
+    pub(crate) body_timeout: Duration,
+    pub(crate) keep_alive: Duration,
+    pub(crate) write_timeout: Duration,
     /// Each large body that a worker reads holds one of these.
     uploads: Arc<()>,
     /// So many at once: a quarter of the workers. Others are collected, and hold none.
@@ -42,7 +42,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub fn new(server: &Server, budget: Arc<Budget>, handler: Arc<dyn Handler>) -> Self {
+    pub(super) fn new(server: &Server, budget: Arc<Budget>, handler: Arc<dyn Handler>) -> Self {
         Self {
             limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
             budget,
@@ -57,7 +57,7 @@ impl Rules {
     }
 
     /// Other bounds from now on, for what is there already too.
-    pub fn obey(&mut self, server: &Server) {
+    pub(crate) fn obey(&mut self, server: &Server) {
         let uploads = Arc::clone(&self.uploads);
         *self = Self { uploads, ..Self::new(server, Arc::clone(&self.budget), Arc::clone(&self.handler)) };
     }
@@ -69,15 +69,15 @@ impl Rules {
 }
 
 pub(super) struct Conn {
-    pub stream: Arc<TcpStream>,
-    pub peer: IpAddr,
-    pub peer_text: Arc<str>,
-    pub listener: usize,
-    pub state: State,
+    pub(crate) stream: Arc<TcpStream>,
+    pub(crate) peer: IpAddr,
+    pub(crate) peer_text: Arc<str>,
+    pub(crate) listener: usize,
+    pub(crate) state: State,
     /// When `expire` wants to be asked.
-    pub deadline: Instant,
+    pub(crate) deadline: Instant,
     /// Since when it waits for the first byte of a head.
-    pub parked: Instant,
+    pub(crate) parked: Instant,
     /// Bytes read and not yet understood, from `at` on: a started head, or what was pipelined. At most a head and one read.
     buf: Vec<u8>,
     at: usize,
@@ -88,9 +88,9 @@ pub(super) struct Conn {
     /// The kernel may hold more bytes whose event was already seen.
     more: bool,
     /// The client closed its side; seen in an event or a read.
-    pub closed: bool,
+    pub(crate) closed: bool,
     /// Its next turn is due without an event.
-    pub again: bool,
+    pub(crate) again: bool,
     /// Bytes that the client is still going to send of a request that was refused.
     owed: u64,
 }
@@ -130,10 +130,10 @@ pub(super) struct Incoming {
 /// A request that a worker can begin with.
 pub(super) struct Arrived {
     pub head: Head,
-    pub body: Body,
+    pub(crate) body: Body,
     /// What follows `body`.
-    pub rest: Option<Upload>,
-    pub began: Instant,
+    pub(crate) rest: Option<Upload>,
+    pub(crate) began: Instant,
 }
 
 /// What a look at a connection led to.
@@ -148,7 +148,7 @@ pub(super) enum Step {
 }
 
 impl Conn {
-    pub fn new(stream: TcpStream, peer: IpAddr, listener: usize, now: Instant, rules: &Rules) -> Self {
+    pub(super) fn new(stream: TcpStream, peer: IpAddr, listener: usize, now: Instant, rules: &Rules) -> Self {
         Self {
             stream: Arc::new(stream),
             peer,
@@ -170,37 +170,37 @@ impl Conn {
     }
 
     /// Parked without a started request: may be closed without loss.
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         matches!(self.state, State::Head { since: None })
     }
 
     /// How soon it may be closed to make room, the least first: after its last answer, then without a whole head for the
     /// longest time (FAULTS A20), fresh or not.
-    pub fn expendable(&self) -> Option<(bool, Instant)> {
+    pub(crate) fn expendable(&self) -> Option<(bool, Instant)> {
         match self.state {
             State::Linger { .. } | State::Head { .. } => Some((matches!(self.state, State::Head { .. }), self.parked)),
             State::Body(_) | State::Served { .. } | State::Flush { .. } => None,
         }
     }
 
-    pub fn from(&self) -> From {
+    pub(crate) fn from(&self) -> From {
         From { peer: self.peer, listener: self.listener }
     }
 
     /// Notes an event that came while a worker owns the connection.
-    pub fn note_unread(&mut self) {
+    pub(crate) fn note_unread(&mut self) {
         self.more = true;
     }
 
     /// The connection is ours again, after an answer.
-    pub fn park(&mut self, now: Instant, rules: &Rules) {
+    pub(crate) fn park(&mut self, now: Instant, rules: &Rules) {
         self.state = State::Head { since: None };
         self.deadline = now + rules.keep_alive;
         self.parked = now;
         self.fresh = !self.buf.is_empty();
     }
 
-    pub fn linger(&mut self, now: Instant, rules: &Rules, draining: bool) {
+    pub(crate) fn linger(&mut self, now: Instant, rules: &Rules, draining: bool) {
         self.buf = Vec::new();
         self.note_unread();
         let patience = if self.owed > 0 { rules.body_timeout } else { LINGER.min(rules.body_timeout / 2) };
@@ -213,7 +213,7 @@ impl Conn {
     }
 
     /// The proxy is being stopped: what lingers ends soon.
-    pub fn hasten(&mut self, now: Instant) {
+    pub(crate) fn hasten(&mut self, now: Instant) {
         if let State::Linger { until, .. } = &mut self.state {
             *until = Some(now + LINGER);
             self.deadline = self.deadline.min(now + LINGER);
@@ -221,21 +221,21 @@ impl Conn {
     }
 
     /// The rest of its body is read by a worker, or not at all.
-    pub fn owes_unknown(&mut self) {
+    pub(crate) fn owes_unknown(&mut self) {
         self.owed = u64::MAX;
     }
 
-    pub fn owes_nothing(&mut self) {
+    pub(crate) fn owes_nothing(&mut self) {
         self.owed = 0;
     }
 
     /// Whether `advance` could find something without a new event.
-    pub fn has_unread(&self) -> bool {
+    pub(crate) fn has_unread(&self) -> bool {
         self.more || !self.buf.is_empty()
     }
 
     /// Takes in what the client sent, until a request is complete or nothing is left to read.
-    pub fn advance(&mut self, scratch: &mut [u8], now: Instant, rules: &Rules) -> Step {
+    pub(crate) fn advance(&mut self, scratch: &mut [u8], now: Instant, rules: &Rules) -> Step {
         if std::mem::take(&mut self.fresh) {
             match self.take_in_buffered(now, rules) {
                 Step::Wait => {}
@@ -400,7 +400,7 @@ impl Conn {
         (Step::Serve(Box::new(Arrived { head, body, rest, began: now })), kept)
     }
 
-    pub fn expire(&mut self, now: Instant, rules: &Rules) -> Step {
+    pub(crate) fn expire(&mut self, now: Instant, rules: &Rules) -> Step {
         match &mut self.state {
             State::Head { since: None } => Step::Close,
             State::Linger { min_rate, until, .. } => {
@@ -433,7 +433,7 @@ impl Conn {
     }
 
     /// Writes what the client has not taken so far; true when all of it is out. Any byte taken gives it more time.
-    pub fn flush(&mut self, now: Instant, rules: &Rules) -> io::Result<bool> {
+    pub(crate) fn flush(&mut self, now: Instant, rules: &Rules) -> io::Result<bool> {
         let State::Flush { rest, .. } = &mut self.state else {
             return Ok(true);
         };

@@ -8,7 +8,7 @@ pub struct Fields(Vec<(HeaderName, HeaderValue)>);
 
 impl Fields {
     /// No fields yet, with room for `count`.
-    pub fn with_capacity(count: usize) -> Self {
+    pub(crate) fn with_capacity(count: usize) -> Self {
         Self(Vec::with_capacity(count))
     }
 
@@ -18,12 +18,12 @@ impl Fields {
     }
 
     /// Takes away every field whose name begins so.
-    pub fn remove_prefixed(&mut self, prefix: &str) {
+    pub(crate) fn remove_prefixed(&mut self, prefix: &str) {
         self.0.retain(|(name, _)| !name.as_str().starts_with(prefix));
     }
 
     /// The first value of a name, given in any case.
-    pub fn get(&self, name: impl AsRef<str>) -> Option<&HeaderValue> {
+    pub(crate) fn get(&self, name: impl AsRef<str>) -> Option<&HeaderValue> {
         self.iter().find(|(n, _)| **n == *name.as_ref()).map(|(_, value)| value)
     }
 
@@ -33,7 +33,7 @@ impl Fields {
     }
 
     /// The elements of a comma-separated field, over all its lines (RFC 9110 5.6.1: empty ones do not count).
-    pub fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let elements = self.all(name).flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
     }

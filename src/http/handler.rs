@@ -45,17 +45,17 @@ pub trait Handler: Send + Sync + 'static {
 pub struct From {
     pub peer: IpAddr,
     /// Which listener it came in by.
-    pub listener: usize,
+    pub(crate) listener: usize,
 }
 
 /// A request that is not served.
 pub struct Refused<'a> {
-    pub from: From,
+    pub(crate) from: From,
     /// The head, as far as it was understood.
     pub head: Option<&'a Head>,
-    pub failure: Failure,
+    pub(crate) failure: Failure,
     /// When its head was complete, or without a head when its first byte came.
-    pub began: Instant,
+    pub(crate) began: Instant,
 }
 
 /// What the front needs to run.
@@ -78,13 +78,13 @@ pub struct ServerHandle {
 }
 
 pub(super) struct ServerState {
-    pub returns: Arc<ReturnQueue>,
+    pub(crate) returns: Arc<ReturnQueue>,
     /// Bounds that replace the ones in force.
-    pub bounds: Mutex<Option<config::Server>>,
-    pub draining: AtomicBool,
-    pub hurry: AtomicBool,
-    pub connections: AtomicUsize,
-    pub beats: AtomicU64,
+    pub(crate) bounds: Mutex<Option<config::Server>>,
+    pub(crate) draining: AtomicBool,
+    pub(crate) hurry: AtomicBool,
+    pub(crate) connections: AtomicUsize,
+    pub(crate) beats: AtomicU64,
 }
 
 impl ServerHandle {
@@ -95,14 +95,14 @@ impl ServerHandle {
     }
 
     /// Ends what is still in progress, as if every client had left.
-    pub fn hurry(&self) {
+    pub(crate) fn hurry(&self) {
         self.shared.hurry.store(true, Ordering::SeqCst);
         self.shared.returns.wake();
     }
 
     /// From now on these bounds of heads, bodies and times count; how many connections and bytes there may
     /// be in all stays as it was.
-    pub fn obey(&self, server: &config::Server) {
+    pub(crate) fn obey(&self, server: &config::Server) {
         *lock(&self.shared.bounds) = Some(server.clone());
         self.shared.returns.wake();
     }
@@ -112,12 +112,12 @@ impl ServerHandle {
     }
 
     /// Grows as long as the front's loop turns.
-    pub fn beats(&self) -> u64 {
+    pub(crate) fn beats(&self) -> u64 {
         self.shared.beats.load(Ordering::Relaxed)
     }
 
     /// Makes the loop turn once.
-    pub fn nudge(&self) {
+    pub(crate) fn nudge(&self) {
         self.shared.returns.wake();
     }
 }

@@ -3,7 +3,7 @@
 
 pub use super::fields::Fields;
 pub use super::framing::{Framing, Version};
-pub use super::target::Target;
+pub(crate) use super::target::Target;
 
 use super::framing::{self, refuse};
 use super::request_line::{self, RequestLine};
@@ -30,18 +30,18 @@ pub struct Head {
     pub method: Method,
     pub target: Target,
     /// HTTP/1.0 or HTTP/1.1.
-    pub version: Version,
+    pub(crate) version: Version,
     pub fields: Fields,
     pub framing: Framing,
     /// Whether the client allows another request on this connection.
-    pub keep_alive: bool,
+    pub(crate) keep_alive: bool,
     /// Whether the client waits for `100 Continue`.
-    pub expect_continue: bool,
+    pub(crate) expect_continue: bool,
 }
 
 impl Head {
     /// Whether a body follows, of at least a byte or of unknown length.
-    pub fn has_body(&self) -> bool {
+    pub(crate) fn has_body(&self) -> bool {
         !matches!(self.framing, Framing::None | Framing::Sized(0))
     }
 }

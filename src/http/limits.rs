@@ -13,23 +13,23 @@ pub(super) struct PerIpLimit {
 }
 
 impl PerIpLimit {
-    pub fn new(limit: usize, exempt: Vec<Network>) -> Self {
+    pub(super) fn new(limit: usize, exempt: Vec<Network>) -> Self {
         Self { limit, exempt, held: HashMap::new() }
     }
 
     /// Other bounds from now on; who is over them already stays.
-    pub fn limit(&mut self, limit: usize, exempt: Vec<Network>) {
+    pub(crate) fn limit(&mut self, limit: usize, exempt: Vec<Network>) {
         (self.limit, self.exempt) = (limit, exempt);
     }
 
     /// Counts one more; false if the address now holds more than it may.
-    pub fn enter(&mut self, peer: IpAddr) -> bool {
+    pub(crate) fn enter(&mut self, peer: IpAddr) -> bool {
         let held = self.held.entry(subnet_key(peer)).or_insert(0);
         *held += 1;
         *held <= self.limit || self.exempt.iter().any(|network| network.contains(peer))
     }
 
-    pub fn leave(&mut self, peer: IpAddr) {
+    pub(crate) fn leave(&mut self, peer: IpAddr) {
         let key = subnet_key(peer);
         if let Some(held) = self.held.get_mut(&key) {
             *held -= 1;

@@ -24,13 +24,13 @@ pub(super) struct MinRate {
 
 impl MinRate {
     /// A body that begins now and may be silent for `limit` (`server.bodyTimeout`).
-    pub fn new(limit: Duration, now: Instant) -> Self {
+    pub(super) fn new(limit: Duration, now: Instant) -> Self {
         let window = [needed(limit); STEPS as usize];
         Self { limit, last: now, watched: now, step: now, bytes: 0, window, slow: false }
     }
 
     /// More is wanted from now on: the time in which nobody asked was not the client's.
-    pub fn ask(&mut self, now: Instant) {
+    pub(crate) fn ask(&mut self, now: Instant) {
         let pause = now.saturating_duration_since(self.watched);
         self.step += pause;
         self.last += pause;
@@ -38,7 +38,7 @@ impl MinRate {
     }
 
     /// So many bytes of the body itself came. What frames them is no progress.
-    pub fn moved(&mut self, bytes: usize, now: Instant) {
+    pub(crate) fn moved(&mut self, bytes: usize, now: Instant) {
         self.watched = now;
         if bytes > 0 {
             self.last = now;
@@ -59,12 +59,12 @@ impl MinRate {
     }
 
     /// When to look again: at the end of the longest silence and of each step.
-    pub fn next_look(&self, now: Instant) -> Instant {
+    pub(crate) fn next_look(&self, now: Instant) -> Instant {
         if self.slow { now } else { (self.last + self.limit).min(self.step + self.limit / STEPS) }
     }
 
     /// The refusal of a body that is too slow.
-    pub fn refusal(&mut self, now: Instant) -> Option<Failure> {
+    pub(crate) fn refusal(&mut self, now: Instant) -> Option<Failure> {
         self.pass(now);
         let text = match now.saturating_duration_since(self.last) {
             silence if silence >= self.limit => "did not arrive in time",

@@ -15,7 +15,5 @@ pub mod response;
 pub mod server;
 mod target;
 mod unsent;
-pub mod upload;
+pub(crate) mod upload;
 pub mod workers;
-
-pub use crate::api::chunked;

@@ -13,27 +13,27 @@ use std::time::Instant;
 /// A head and a body, whole but for the `rest` of a large one. Nothing of the wire is left in it.
 pub struct Request {
     pub head: Head,
-    pub body: Body,
+    pub(crate) body: Body,
     /// What follows `body`, read as it is sent on; only where the desk wants that.
-    pub rest: Option<RefCell<Upload>>,
+    pub(crate) rest: Option<RefCell<Upload>>,
     /// The address at the other end of the connection.
-    pub peer: IpAddr,
+    pub(crate) peer: IpAddr,
     /// The same as text, made once for the connection.
-    pub peer_text: Arc<str>,
+    pub(crate) peer_text: Arc<str>,
     /// Which listener it came in by.
-    pub listener: usize,
+    pub(crate) listener: usize,
     /// When it was complete; with a `rest`, when that was left to the worker. All times of a request count from here.
-    pub began: Instant,
-    pub cancel: Arc<CancelToken>,
+    pub(crate) began: Instant,
+    pub(crate) cancel: Arc<CancelToken>,
 }
 
 impl Request {
-    pub fn from(&self) -> From {
+    pub(crate) fn from(&self) -> From {
         From { peer: self.peer, listener: self.listener }
     }
 
     /// A part of it has been sent and is not here any more: no other endpoint can get it whole.
-    pub fn is_spent(&self) -> bool {
+    pub(crate) fn is_spent(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| !rest.borrow().is_untouched())
     }
 }
@@ -51,14 +51,14 @@ impl Body {
     }
 
     /// Lets `write` append to the bytes, then counts what was added; `None` if the budget is spent.
-    pub fn grow<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
+    pub(crate) fn grow<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
         let result = write(&mut self.bytes);
         // Capacity is what memory is really taken, so capacity is what counts.
         self.held.resize(self.bytes.capacity() as u64).then_some(result)
     }
 
     /// The bytes so far.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }

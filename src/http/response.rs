@@ -37,16 +37,16 @@ pub enum Length {
 
 /// What the front does with a connection that comes back.
 pub(super) struct Returned {
-    pub token: usize,
+    pub(crate) token: usize,
     /// Bytes that would have blocked a control worker: the front writes them when the client reads.
-    pub rest: Unsent,
-    pub keep: bool,
+    pub(crate) rest: Unsent,
+    pub(crate) keep: bool,
     /// To be closed at once, which resets it.
-    pub reset: bool,
+    pub(crate) reset: bool,
     /// It was told that it is too late: the rest of its body is not waited for again.
-    pub late: bool,
+    pub(crate) late: bool,
     /// The socket was switched to blocking writes.
-    pub blocking: bool,
+    pub(crate) blocking: bool,
 }
 
 enum State {
@@ -77,14 +77,14 @@ pub struct Response {
 
 /// What [`Reply::new`] needs of the connection.
 pub(super) struct Line {
-    pub stream: Arc<TcpStream>,
-    pub token: usize,
-    pub returns: Arc<ReturnQueue>,
-    pub cancel: Arc<CancelToken>,
-    pub seen: Arc<AtomicBool>,
-    pub write_timeout: Duration,
-    pub may_block: bool,
-    pub held: Held,
+    pub(crate) stream: Arc<TcpStream>,
+    pub(crate) token: usize,
+    pub(crate) returns: Arc<ReturnQueue>,
+    pub(crate) cancel: Arc<CancelToken>,
+    pub(crate) seen: Arc<AtomicBool>,
+    pub(crate) write_timeout: Duration,
+    pub(crate) may_block: bool,
+    pub(crate) held: Held,
 }
 
 impl Response {
@@ -109,7 +109,7 @@ impl Response {
     }
 
     /// The connection is closed after this answer.
-    pub fn close_after(&mut self) {
+    pub(crate) fn close_after(&mut self) {
         self.keep = false;
     }
 
@@ -120,17 +120,17 @@ impl Response {
 
     /// From now on each write waits for the client, for `writeTimeout` at most, and the kernel holds little for it: one
     /// that does not read is noticed soon.
-    pub fn wait_for_client(&mut self) {
+    pub(crate) fn wait_for_client(&mut self) {
         self.may_block = true;
         let _ = SockRef::from(&*self.stream).set_send_buffer_size(LIVE_BUFFER);
     }
 
-    pub fn is_started(&self) -> bool {
+    pub(crate) fn is_started(&self) -> bool {
         !matches!(self.state, State::Fresh)
     }
 
     /// Body bytes given to the client so far.
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
@@ -138,7 +138,7 @@ impl Response {
     ///
     /// # Errors
     /// Too much waits already, for this client or in all; the refusal is to be sent instead.
-    pub fn afford(&mut self, bytes: usize) -> Result<(), Failure> {
+    pub(crate) fn afford(&mut self, bytes: usize) -> Result<(), Failure> {
         if self.may_block || bytes <= LARGE_PART || self.pending.hold(bytes) {
             return Ok(());
         }
@@ -206,7 +206,7 @@ impl Response {
     ///
     /// # Errors
     /// The client has left, or did not read for `writeTimeout`.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.write(&[])
     }
 
@@ -214,7 +214,7 @@ impl Response {
     ///
     /// # Errors
     /// The client has left or did not read for `writeTimeout`; more bytes than declared.
-    pub fn write_chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
         let State::Open { chunked, left, silent } = &mut self.state else {
             return Err(io::Error::other("a piece needs a head"));
         };
@@ -241,7 +241,7 @@ impl Response {
     }
 
     /// Ends the answer as complete and gives the connection back.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         let whole = match &self.state {
             State::Open { chunked: true, silent: false, .. } => self.write(&[b"0\r\n\r\n"]).is_ok(),
             State::Open { left, silent, .. } => (*silent || left.is_none_or(|left| left == 0)) && self.flush().is_ok(),
@@ -252,7 +252,7 @@ impl Response {
     }
 
     /// Ends the answer so that the client sees that it is not complete.
-    pub fn abort(mut self) {
+    pub(crate) fn abort(mut self) {
         self.break_off();
     }
 

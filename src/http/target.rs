@@ -18,7 +18,7 @@ impl Target {
     }
 
     /// What follows the first `?`.
-    pub fn query(&self) -> Option<&str> {
+    pub(crate) fn query(&self) -> Option<&str> {
         self.0.query()
     }
 

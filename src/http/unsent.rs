@@ -6,37 +6,37 @@ use std::net::TcpStream;
 
 /// Bytes of an answer that its client has not taken yet. Counted in `server.bodyMemory`, which bounds them.
 pub(super) struct Unsent {
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     at: usize,
     /// None once it was taken away.
     held: Option<Held>,
 }
 
 impl Unsent {
-    pub fn new(held: Held) -> Self {
+    pub(super) fn new(held: Held) -> Self {
         Self { bytes: Vec::new(), at: 0, held: Some(held) }
     }
 
-    pub fn take(&mut self) -> Self {
+    pub(crate) fn take(&mut self) -> Self {
         let (bytes, at) = (std::mem::take(&mut self.bytes), std::mem::take(&mut self.at));
         Self { bytes, at, held: self.held.take() }
     }
 
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         (self.bytes, self.at) = (Vec::new(), 0);
         self.hold(0);
     }
 
     /// Counts so many bytes; false if that is too much.
-    pub fn hold(&mut self, bytes: usize) -> bool {
+    pub(crate) fn hold(&mut self, bytes: usize) -> bool {
         self.held.as_mut().is_some_and(|held| held.resize(bytes as u64))
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.at == self.bytes.len()
     }
 
-    pub fn push(&mut self, part: &[u8]) {
+    pub(crate) fn push(&mut self, part: &[u8]) {
         // What is written is dropped when that is the larger part, so a byte is moved once at most on average.
         if self.at > self.bytes.len() / 2 {
             self.bytes.drain(..std::mem::take(&mut self.at));
@@ -45,7 +45,7 @@ impl Unsent {
     }
 
     /// Writes what the socket takes now; whether it took anything.
-    pub fn write(&mut self, stream: &TcpStream) -> io::Result<bool> {
+    pub(crate) fn write(&mut self, stream: &TcpStream) -> io::Result<bool> {
         let taken = write_some(stream, &self.bytes[self.at..])?;
         self.at += taken;
         if self.is_empty() {

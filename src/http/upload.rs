@@ -1,8 +1,8 @@
 //! What of a large body is still with its client: a worker reads it while it sends it on. Waits, within the
 //! bounds that bodies have at the door too.
 
+use crate::api::chunked::Decoder;
 use crate::api::errors::Failure;
-use crate::http::chunked::Decoder;
 use crate::http::min_rate::MinRate;
 use crate::util::cancel::CancelToken;
 use crate::util::time;
@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_millis(250);
 const GLANCE: Duration = Duration::from_millis(20);
 
 /// The rest of one body. Its connection serves no other request.
-pub struct Upload {
+pub(crate) struct Upload {
     stream: Arc<TcpStream>,
     decoder: Decoder,
     min_rate: MinRate,
@@ -58,17 +58,17 @@ impl Upload {
     }
 
     /// Bytes to come, if the client told.
-    pub fn length(&self) -> Option<u64> {
+    pub(crate) fn length(&self) -> Option<u64> {
         self.decoder.missing()
     }
 
     /// Nothing of it was read, so that it can still go anywhere.
-    pub fn is_untouched(&self) -> bool {
+    pub(crate) fn is_untouched(&self) -> bool {
         matches!(self.state, State::Untouched)
     }
 
     /// Why it broke off, when that was the client's fault.
-    pub fn refusal(&self) -> Option<&Failure> {
+    pub(crate) fn refusal(&self) -> Option<&Failure> {
         if let State::Refused(failure) = &self.state { Some(failure) } else { None }
     }
 

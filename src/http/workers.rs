@@ -112,7 +112,7 @@ impl WorkerPool {
     }
 
     /// Lets the workers end after what they hold, and waits for them.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.shared.close();
         for worker in self.workers.drain(..) {
             let _ = worker.join();
@@ -120,7 +120,7 @@ impl WorkerPool {
     }
 
     /// Lets the workers end after what they hold, without waiting.
-    pub fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         self.shared.close();
         self.workers.clear();
     }
@@ -184,13 +184,13 @@ pub(super) struct ReturnQueue {
 }
 
 impl ReturnQueue {
-    pub fn new(waker: mio::Waker) -> Self {
+    pub(super) fn new(waker: mio::Waker) -> Self {
         Self { list: Mutex::new(Vec::new()), waker }
     }
 
     /// Gives one back. The front is woken only if it could miss it: it sees an idle connection again
     /// when the client's next byte arrives, unless that byte was already announced (`seen`).
-    pub fn give(&self, back: Returned, seen: &AtomicBool) {
+    pub(crate) fn give(&self, back: Returned, seen: &AtomicBool) {
         let must_act = !back.keep || !back.rest.is_empty();
         lock(&self.list).push(back);
         if must_act || seen.load(Ordering::SeqCst) {
@@ -198,12 +198,12 @@ impl ReturnQueue {
         }
     }
 
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // It can only fail when the kernel is out of memory; the front also looks every second.
         let _ = self.waker.wake();
     }
 
-    pub fn take(&self, into: &mut Vec<Returned>) {
+    pub(crate) fn take(&self, into: &mut Vec<Returned>) {
         std::mem::swap(&mut *lock(&self.list), into);
     }
 }

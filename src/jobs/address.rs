@@ -5,15 +5,15 @@ use http::Uri;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    pub base: Base,
+pub(crate) struct Target {
+    pub(crate) base: Base,
     pub path: String,
     /// The host is on the list of those that may be private.
-    pub allowed: bool,
+    pub(crate) allowed: bool,
 }
 
 /// Reads an address and refuses those that are forbidden without looking a name up.
-pub fn check(url: &str, webhooks: &Webhooks) -> Result<Target, String> {
+pub(crate) fn check(url: &str, webhooks: &Webhooks) -> Result<Target, String> {
     const SHAPE: &str = "must be a URL such as https://example.com/done";
     if url.bytes().any(|byte| byte <= b' ' || byte >= 0x7f || byte == b'\\') {
         return Err(format!("{SHAPE}, in plain ASCII"));
@@ -93,7 +93,7 @@ fn number(host: &str) -> Result<Option<Ipv4Addr>, String> {
 }
 
 /// Whether an address is one of the open internet (IANA's special-purpose registries).
-pub fn is_public(ip: IpAddr) -> bool {
+pub(crate) fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_public_v4(ip),
         IpAddr::V6(ip) => is_public_v6(ip),

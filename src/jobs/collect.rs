@@ -19,7 +19,7 @@ struct Choice {
 ///
 /// # Errors
 /// The stream tells an error, or does not come to its end.
-pub fn collect(body: &[u8]) -> Result<Value, String> {
+pub(crate) fn collect(body: &[u8]) -> Result<Value, String> {
     let mut answer = Map::new();
     let mut choices: BTreeMap<u64, Choice> = BTreeMap::new();
     let mut is_done = false;

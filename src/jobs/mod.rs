@@ -160,13 +160,13 @@ impl Jobs {
     }
 
     /// No job is started any more; those that run may finish.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.manager.floor().closed = true;
         self.manager.changed.notify_all();
     }
 
     /// Waits for the jobs that run until a time, then puts them back into the line.
-    pub fn stop(&mut self, until: Instant) {
+    pub(crate) fn stop(&mut self, until: Instant) {
         self.close();
         let mut floor = self.manager.floor();
         while floor.queue.active() > 0 {

@@ -9,10 +9,10 @@ use std::time::Instant;
 /// Finished jobs that are kept at most, whatever `retention` says: the oldest go first.
 const MOST_FINISHED: usize = 200_000;
 /// Bytes of all jobs together; beyond it finished ones go, the oldest first, and then nothing more is taken.
-pub const MOST_BYTES: u64 = 8 << 30;
+pub(crate) const MOST_BYTES: u64 = 8 << 30;
 
 #[derive(Default)]
-pub struct Queue {
+pub(crate) struct Queue {
     known: HashMap<Arc<str>, Entry>,
     /// By order of arrival, so that a place is found by halving; bounded by `maxQueued`, and what a start finds.
     waiting: VecDeque<(u64, Arc<str>)>,
@@ -37,15 +37,15 @@ struct Entry {
 }
 
 #[derive(Clone)]
-pub struct Running {
-    pub cancel: Arc<CancelToken>,
-    pub until: Instant,
-    pub why: Option<Why>,
+pub(crate) struct Running {
+    pub(crate) cancel: Arc<CancelToken>,
+    pub(crate) until: Instant,
+    pub(crate) why: Option<Why>,
 }
 
 /// Why a job in progress was ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub(crate) enum Why {
     Cancelled,
     Late,
     /// The proxy is being stopped: it goes on after the next start.
@@ -54,12 +54,12 @@ pub enum Why {
 
 impl Queue {
     /// Empty, with room for so many.
-    pub fn with_room(jobs: usize) -> Self {
+    pub(crate) fn with_room(jobs: usize) -> Self {
         Self { known: HashMap::with_capacity(jobs), ..Self::default() }
     }
 
     /// Takes in a job, as new or from the disk.
-    pub fn put(&mut self, name: &Name, bytes: u64) {
+    pub(crate) fn put(&mut self, name: &Name, bytes: u64) {
         self.take_out(&name.id);
         let Name { sequence, id, owner, state, number, webhook_pending } = name.clone();
         self.counts[state as usize] += 1;
@@ -78,7 +78,7 @@ impl Queue {
         self.known.insert(id, Entry { sequence, number, bytes, owner, state, webhook_pending });
     }
 
-    pub fn take_out(&mut self, id: &str) -> Option<Name> {
+    pub(crate) fn take_out(&mut self, id: &str) -> Option<Name> {
         let name = self.name(id)?;
         let entry = self.known.remove(id)?;
         self.counts[entry.state as usize] -= 1;
@@ -96,24 +96,24 @@ impl Queue {
         Some(name)
     }
 
-    pub fn name(&self, id: &str) -> Option<Name> {
+    pub(crate) fn name(&self, id: &str) -> Option<Name> {
         let (id, entry) = self.known.get_key_value(id)?;
         let Entry { sequence, number, ref owner, state, webhook_pending, .. } = *entry;
         Some(Name { sequence, id: Arc::clone(id), owner: Arc::clone(owner), state, number, webhook_pending })
     }
 
-    pub fn size(&self, id: &str) -> u64 {
+    pub(crate) fn size(&self, id: &str) -> u64 {
         self.known.get(id).map_or(0, |entry| entry.bytes)
     }
 
     /// The next number in order for a job handed in at this millisecond.
-    pub fn next_sequence(&mut self, millis: u64) -> u64 {
+    pub(crate) fn next_sequence(&mut self, millis: u64) -> u64 {
         self.last = (millis << 16).max(self.last + 1);
         self.last
     }
 
     /// Starts the job that came first, if there is one and room for it.
-    pub fn start(&mut self, most: usize, run: impl FnOnce() -> Running) -> Option<Name> {
+    pub(super) fn start(&mut self, most: usize, run: impl FnOnce() -> Running) -> Option<Name> {
         if self.running.len() >= most {
             return None;
         }
@@ -126,12 +126,12 @@ impl Queue {
         Some(name)
     }
 
-    pub fn running(&self, id: &str) -> Option<&Running> {
+    pub(crate) fn running(&self, id: &str) -> Option<&Running> {
         self.running.get(id)
     }
 
     /// Ends a job in progress, for the first reason that is given.
-    pub fn interrupt(&mut self, id: &str, why: Why) {
+    pub(crate) fn interrupt(&mut self, id: &str, why: Why) {
         if let Some(running) = self.running.get_mut(id) {
             running.why.get_or_insert(why);
             running.cancel.cancel();
@@ -139,7 +139,7 @@ impl Queue {
     }
 
     /// Ends all jobs whose time is over, or all there are.
-    pub fn interrupt_all(&mut self, why: Why, late: impl Fn(Instant) -> bool) {
+    pub(crate) fn interrupt_all(&mut self, why: Why, late: impl Fn(Instant) -> bool) {
         for running in self.running.values_mut().filter(|running| late(running.until)) {
             running.why.get_or_insert(why);
             running.cancel.cancel();
@@ -147,20 +147,20 @@ impl Queue {
     }
 
     /// A job is no longer in progress; why it was ended, if it was.
-    pub fn done(&mut self, id: &str) -> Option<Why> {
+    pub(crate) fn done(&mut self, id: &str) -> Option<Why> {
         self.running.remove(id)?.why
     }
 
-    pub fn active(&self) -> usize {
+    pub(crate) fn active(&self) -> usize {
         self.running.len()
     }
 
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
     /// How many go before this one, itself counted; 0 once it runs or is about to.
-    pub fn position(&self, id: &str, most: usize) -> usize {
+    pub(crate) fn position(&self, id: &str, most: usize) -> usize {
         let Some(entry) = self.known.get(id).filter(|entry| entry.state == State::Pending) else {
             return 0;
         };
@@ -168,17 +168,17 @@ impl Queue {
         rank.saturating_sub(most.saturating_sub(self.running.len()))
     }
 
-    pub fn counts(&self) -> [usize; 4] {
+    pub(crate) fn counts(&self) -> [usize; 4] {
         self.counts
     }
 
     /// Whether so many bytes more have room, once finished jobs made some.
-    pub fn has_room(&self, bytes: u64) -> bool {
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
         self.bytes + bytes <= MOST_BYTES
     }
 
     /// The finished jobs that must go: those that ended before this second, and the oldest beyond the bounds.
-    pub fn expired(&self, before: u64, bytes: u64) -> Vec<Arc<str>> {
+    pub(crate) fn expired(&self, before: u64, bytes: u64) -> Vec<Arc<str>> {
         let (mut left, mut size) = (self.finished.len(), self.bytes + bytes);
         let mut out = Vec::new();
         for (&(ended, _), id) in &self.finished {
@@ -193,20 +193,20 @@ impl Queue {
     }
 
     /// The jobs of an owner that came before this one, the newest first.
-    pub fn of(&self, owner: &str, before: u64) -> impl Iterator<Item = Name> {
+    pub(crate) fn of(&self, owner: &str, before: u64) -> impl Iterator<Item = Name> {
         let all = self.owners.get(owner).into_iter();
         let all = all.flat_map(move |all| all.range(..place_of(all, before)).rev());
         all.filter_map(|(_, id)| self.name(id))
     }
 
     /// Finished jobs of which somebody is still to be told.
-    pub fn webhook_pending(&self) -> impl Iterator<Item = Arc<str>> {
+    pub(crate) fn webhook_pending(&self) -> impl Iterator<Item = Arc<str>> {
         let webhook_pending = self.known.iter().filter(|(_, entry)| entry.webhook_pending && entry.state.is_final());
         webhook_pending.map(|(id, _)| Arc::clone(id))
     }
 
     /// When the time of the first one is over.
-    pub fn next_end(&self) -> Option<Instant> {
+    pub(crate) fn next_end(&self) -> Option<Instant> {
         self.running.values().map(|running| running.until).min()
     }
 }

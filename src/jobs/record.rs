@@ -14,7 +14,7 @@ use std::{fmt, io};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub(crate) enum State {
     Pending,
     Processing,
     Completed,
@@ -22,9 +22,9 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [Self; 4] = [Self::Pending, Self::Processing, Self::Completed, Self::Error];
+    pub(crate) const ALL: [Self; 4] = [Self::Pending, Self::Processing, Self::Completed, Self::Error];
 
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
             Self::Processing => "processing",
@@ -34,28 +34,28 @@ impl State {
     }
 
     /// Whether nothing more happens to it.
-    pub fn is_final(self) -> bool {
+    pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Error)
     }
 }
 
 /// The name of a job's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Name {
-    pub sequence: u64,
-    pub id: Arc<str>,
+pub(crate) struct Name {
+    pub(crate) sequence: u64,
+    pub(crate) id: Arc<str>,
     /// Whose it is, see [`owner_id`].
-    pub owner: Arc<str>,
-    pub state: State,
+    pub(crate) owner: Arc<str>,
+    pub(crate) state: State,
     /// Tries so far, or the second when it ended.
-    pub number: u64,
+    pub(crate) number: u64,
     /// Somebody is still to be told.
-    pub webhook_pending: bool,
+    pub(crate) webhook_pending: bool,
 }
 
 impl Name {
     /// Reads a name; `None` if it is not one of ours.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
         let mut next = || parts.next();
         let (sequence, id, owner, state, number) = (next()?, next()?, next()?, next()?, next()?);
@@ -79,17 +79,17 @@ impl Name {
     }
 
     /// When it was handed in, in milliseconds since 1970.
-    pub fn timestamp(&self) -> u64 {
+    pub(crate) fn timestamp(&self) -> u64 {
         self.sequence >> 16
     }
 
     /// The name comes from the first release, and two owners may share it.
-    pub fn has_short_owner(&self) -> bool {
+    pub(crate) fn has_short_owner(&self) -> bool {
         self.owner.len() == NOBODY.len() && *self.owner != *NOBODY
     }
 
     #[must_use]
-    pub fn to(&self, state: State, number: u64) -> Self {
+    pub(crate) fn to(&self, state: State, number: u64) -> Self {
         Self { state, number, ..self.clone() }
     }
 }
@@ -110,30 +110,30 @@ impl fmt::Display for Name {
 const NOBODY: &str = "00000000";
 
 /// An owner in names: no two have the same.
-pub fn owner_id(owner: Option<&str>) -> Arc<str> {
+pub(crate) fn owner_id(owner: Option<&str>) -> Arc<str> {
     owner.map_or_else(|| NOBODY.into(), |owner| fingerprint(owner, 32).into())
 }
 
 /// What a job's file holds, but for the [`Bodies`], which may be long.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Record {
-    pub version: u32,
-    pub id: String,
-    pub owner: Option<String>,
+pub(crate) struct Record {
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) owner: Option<String>,
     /// Name of the group of endpoints it may go to.
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
     /// Where it goes below an endpoint's base.
     pub path: String,
-    pub webhook: Option<String>,
+    pub(crate) webhook: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<Trouble>,
+    pub(crate) error: Option<Trouble>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delivery: Option<Delivery>,
+    pub(crate) delivery: Option<Delivery>,
 }
 
 /// The members of the same object that may be long; they are read and written where they stand, never copied.
 #[derive(Deserialize)]
-pub struct Bodies<'a> {
+pub(crate) struct Bodies<'a> {
     #[serde(borrow)]
     pub request: &'a RawValue,
     #[serde(borrow, default)]
@@ -142,12 +142,12 @@ pub struct Bodies<'a> {
 
 impl Record {
     /// Reads a file.
-    pub fn read(file: &[u8]) -> io::Result<(Self, Bodies<'_>)> {
+    pub(super) fn read(file: &[u8]) -> io::Result<(Self, Bodies<'_>)> {
         Ok((serde_json::from_slice(file)?, serde_json::from_slice(file)?))
     }
 
     /// What a file holds before the request; see [`pieces`].
-    pub fn head(&self) -> String {
+    pub(super) fn head(&self) -> String {
         let mut head = serde_json::to_string(self).unwrap_or_default();
         head.pop();
         head + ",\"request\":"
@@ -155,40 +155,40 @@ impl Record {
 }
 
 /// A whole file, after [`Record::head`]. A request may come in two pieces.
-pub fn pieces<'a>(head: &'a str, request: [&'a [u8]; 2], response: Option<&'a str>) -> [&'a [u8]; 6] {
+pub(crate) fn pieces<'a>(head: &'a str, request: [&'a [u8]; 2], response: Option<&'a str>) -> [&'a [u8]; 6] {
     let name: &[u8] = if response.is_some() { b",\"response\":" } else { b"" };
     [head.as_bytes(), request[0], request[1], name, response.unwrap_or_default().as_bytes(), b"}"]
 }
 
 /// Bytes of a file's [`pieces`].
-pub fn size(pieces: &[&[u8]]) -> u64 {
+pub(crate) fn size(pieces: &[&[u8]]) -> u64 {
     pieces.iter().map(|piece| piece.len() as u64).sum()
 }
 
 /// Why a job came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trouble {
-    pub message: String,
+pub(crate) struct Trouble {
+    pub(crate) message: String,
     #[serde(rename = "type")]
-    pub kind: String,
-    pub attempts: u64,
+    pub(crate) kind: String,
+    pub(crate) attempts: u64,
 }
 
 impl Trouble {
-    pub const CANCELLED: &str = "cancelled";
+    pub(crate) const CANCELLED: &str = "cancelled";
 
-    pub fn cancelled(attempts: u64) -> Self {
+    pub(crate) fn cancelled(attempts: u64) -> Self {
         Self { message: "The job was cancelled.".into(), kind: Self::CANCELLED.into(), attempts }
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     /// `delivered` or `failed`.
     pub status: String,
-    pub attempts: u32,
+    pub(crate) attempts: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 #[cfg(test)]

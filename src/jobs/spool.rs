@@ -11,10 +11,10 @@ use std::sync::Arc;
 const UNFINISHED: &str = "tmp-";
 const LOCK: &str = "lock";
 /// What an answer about a job is longer than its file, at most in most cases.
-pub const ROOM: usize = 4 << 10;
+pub(crate) const ROOM: usize = 4 << 10;
 
 /// The folder, held by this process alone.
-pub struct Spool {
+pub(crate) struct Spool {
     dir: PathBuf,
     folder: File,
     /// Locked for as long as it is open.
@@ -22,9 +22,9 @@ pub struct Spool {
 }
 
 /// A file that was found at the start.
-pub struct Stored {
-    pub name: Name,
-    pub bytes: u64,
+pub(crate) struct Stored {
+    pub(crate) name: Name,
+    pub(crate) bytes: u64,
 }
 
 impl Spool {
@@ -32,7 +32,7 @@ impl Spool {
     ///
     /// # Errors
     /// It cannot be made or read, or another process holds it.
-    pub fn open(dir: &Path) -> io::Result<(Self, Vec<Stored>)> {
+    pub(crate) fn open(dir: &Path) -> io::Result<(Self, Vec<Stored>)> {
         let mut builder = DirBuilder::new();
         builder.recursive(true);
         #[cfg(unix)]
@@ -66,7 +66,7 @@ impl Spool {
     }
 
     /// Puts a file there, piece by piece. It is there for good when this returns.
-    pub fn write(&self, name: &Name, pieces: &[&[u8]]) -> io::Result<()> {
+    pub(crate) fn write(&self, name: &Name, pieces: &[&[u8]]) -> io::Result<()> {
         let unfinished = self.dir.join(format!("{UNFINISHED}{}", name.id));
         let written = private().write(true).create(true).truncate(true).open(&unfinished).and_then(|mut file| {
             pieces.iter().try_for_each(|piece| file.write_all(piece))?;
@@ -88,12 +88,12 @@ impl Spool {
     }
 
     /// Gives a file another name. A power cut may undo it.
-    pub fn rename(&self, from: &Name, to: &Name) -> io::Result<()> {
+    pub(crate) fn rename(&self, from: &Name, to: &Name) -> io::Result<()> {
         fs::rename(self.path(from), self.path(to))
     }
 
     /// What a file holds, with room for a little more.
-    pub fn read(&self, name: &Name) -> io::Result<Vec<u8>> {
+    pub(super) fn read(&self, name: &Name) -> io::Result<Vec<u8>> {
         let mut file = File::open(self.path(name))?;
         let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
         let mut bytes = Vec::new();
@@ -103,7 +103,7 @@ impl Spool {
     }
 
     /// Takes a file away; one that is not there is no error.
-    pub fn remove(&self, name: &Name) {
+    pub(crate) fn remove(&self, name: &Name) {
         match fs::remove_file(self.path(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 log::warn!("jobs: {} cannot be removed: {error}", self.path(name).display());
@@ -112,7 +112,7 @@ impl Spool {
         }
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 

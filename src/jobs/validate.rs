@@ -14,8 +14,8 @@ const MOST: usize = 50;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detail {
-    pub code: &'static str,
-    pub message: String,
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
     /// Names and indexes down to it.
     pub path: Vec<Value>,
 }
@@ -89,7 +89,7 @@ pub fn check(path: &str, members: &JsonObject<'_>, webhooks: &Webhooks) -> Vec<D
 }
 
 /// The text that a member is; none for other kinds, and for one with half of a surrogate pair.
-pub fn text(raw: &RawValue) -> Option<String> {
+pub(crate) fn text(raw: &RawValue) -> Option<String> {
     is_text(raw).then(|| serde_json::from_str(raw.get()).ok()).flatten()
 }
 

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use std::io;
 
 /// Jobs in one answer at most, and without `limit`.
-pub const MOST_LISTED: usize = 1000;
+pub(crate) const MOST_LISTED: usize = 1000;
 
 /// One job but for its request and response; what it has not is left out.
 #[derive(Serialize)]
@@ -26,7 +26,7 @@ struct View<'a> {
 }
 
 /// One job whole, made of its file, which may be long.
-pub fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io::Result<LocalResponse> {
+pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io::Result<LocalResponse> {
     let (record, bodies) = Record::read(&file)?;
     let place = |raw: &RawValue| {
         let start = raw.get().as_ptr() as usize - file.as_ptr() as usize;
@@ -72,7 +72,7 @@ pub fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io
 }
 
 /// The disk, or a want of descriptors, is in the way.
-pub fn unreadable() -> LocalResponse {
+pub(crate) fn unreadable() -> LocalResponse {
     let error = json!({"message": "The job cannot be read at the moment; ask again.", "type": "storage_error"});
     let mut told = LocalResponse::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error }));
     told.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
@@ -80,13 +80,13 @@ pub fn unreadable() -> LocalResponse {
 }
 
 /// No such job, or somebody else's [S004-11].
-pub fn not_found() -> LocalResponse {
+pub(crate) fn not_found() -> LocalResponse {
     let body = json!({"error": {"message": "Request not found", "type": "request_not_found", "code": "request_not_found", "param": null}});
     LocalResponse::json(StatusCode::NOT_FOUND, &body)
 }
 
 /// A job was cancelled, or what came of it dropped.
-pub fn cancelled(name: &Name) -> LocalResponse {
+pub(crate) fn cancelled(name: &Name) -> LocalResponse {
     LocalResponse::json(
         StatusCode::OK,
         &json!({"request_id": &*name.id, "status": "cancelled", "was": name.state.as_str()}),
@@ -94,14 +94,14 @@ pub fn cancelled(name: &Name) -> LocalResponse {
 }
 
 /// Which jobs a list is to hold: `limit` of them that came before `after`.
-pub struct Page<'a> {
-    pub limit: usize,
-    pub after: Option<&'a str>,
+pub(crate) struct Page<'a> {
+    pub(crate) limit: usize,
+    pub(crate) after: Option<&'a str>,
 }
 
 impl<'a> Page<'a> {
     /// What a query asks for, as OpenAI's lists do; a `limit` that is none is as if it were not there.
-    pub fn of(query: &'a str) -> Self {
+    pub(crate) fn of(query: &'a str) -> Self {
         let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         let limit = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(MOST_LISTED);
         Self { limit: limit.clamp(1, MOST_LISTED), after: value("after") }
@@ -109,7 +109,7 @@ impl<'a> Page<'a> {
 }
 
 /// Jobs with their places in the line, whether there are more, and how many there are in all.
-pub fn list(jobs: &[(usize, Name)], has_more: bool, counts: [usize; 4]) -> LocalResponse {
+pub(crate) fn list(jobs: &[(usize, Name)], has_more: bool, counts: [usize; 4]) -> LocalResponse {
     let data: Vec<_> = jobs
         .iter()
         .map(|(position, name)| {

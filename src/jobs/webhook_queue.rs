@@ -6,16 +6,16 @@ use std::time::Instant;
 
 /// One job whose webhook is to be called.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    pub id: Arc<str>,
-    pub attempts: u32,
+pub(crate) struct Call {
+    pub(crate) id: Arc<str>,
+    pub(crate) attempts: u32,
     /// Host and port; empty while nobody has read the job since the start.
-    pub target: Arc<str>,
+    pub(crate) target: Arc<str>,
 }
 
 /// Calls that wait. Bounded by the finished jobs: those of a job that was forgotten end when their turn comes.
 #[derive(Default)]
-pub struct WebhookQueue {
+pub(crate) struct WebhookQueue {
     targets: HashMap<Arc<str>, Target>,
     /// The targets that are not being called, by their next call.
     ready: BTreeSet<(Instant, Arc<str>)>,
@@ -36,19 +36,19 @@ impl Target {
 
 impl WebhookQueue {
     /// Takes in a job that has ended.
-    pub fn put_new(&mut self, id: Arc<str>, target: Arc<str>, due: Instant) {
+    pub(crate) fn put_new(&mut self, id: Arc<str>, target: Arc<str>, due: Instant) {
         self.put(Call { id, attempts: 0, target }, due);
     }
 
     /// Takes in a call that is due at a time.
-    pub fn put(&mut self, call: Call, due: Instant) {
+    pub(crate) fn put(&mut self, call: Call, due: Instant) {
         self.count += 1;
         let place = (due, self.count);
         self.change(&Arc::clone(&call.target), |target| drop(target.waiting.insert(place, call)));
     }
 
     /// The call that is due first; its target gets no other one until [`WebhookQueue::done`].
-    pub fn take(&mut self, now: Instant) -> Option<Call> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Call> {
         let (_, target) = self.ready.first().filter(|(due, _)| *due <= now)?.clone();
         self.change(&target, |target| {
             target.is_called = true;
@@ -57,12 +57,12 @@ impl WebhookQueue {
     }
 
     /// A call has come to its end.
-    pub fn done(&mut self, target: &Arc<str>) {
+    pub(crate) fn done(&mut self, target: &Arc<str>) {
         self.change(target, |target| target.is_called = false);
     }
 
     /// When something is to be done.
-    pub fn next_due(&self) -> Option<Instant> {
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         self.ready.first().map(|(due, _)| *due)
     }
 

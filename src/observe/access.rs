@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub const TARGET: &str = "access";
+pub(crate) const TARGET: &str = "access";
 
 /// Characters of a model or path that a line shows: clients choose them.
 const SHOWN: usize = 128;
@@ -18,41 +18,41 @@ const POLLED: [&str; 7] =
 
 /// What is told of a request when it has ended. The time is taken when it is written.
 #[derive(Debug, Clone, Copy)]
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// The `x-request-id` of the answer.
-    pub request_id: &'a str,
-    pub client: IpAddr,
-    pub key: Option<&'a str>,
-    pub method: &'a str,
+    pub(crate) request_id: &'a str,
+    pub(crate) client: IpAddr,
+    pub(crate) key: Option<&'a str>,
+    pub(crate) method: &'a str,
     /// Path as sent; a query is left out.
     pub path: &'a str,
-    pub model: Option<&'a str>,
+    pub(crate) model: Option<&'a str>,
     /// Endpoint that answered, or was tried last.
-    pub endpoint: Option<&'a str>,
+    pub(crate) endpoint: Option<&'a str>,
     /// Why that endpoint, the word of `x-llmproxy-reason`.
-    pub reason: Option<&'a str>,
+    pub(crate) reason: Option<&'a str>,
     /// Status sent, or 499 when the client left before there was one.
     pub status: u16,
     /// Upstream tries; 0 = nothing was sent to any.
-    pub attempts: u32,
-    pub queue: Option<Duration>,
+    pub(crate) attempts: u32,
+    pub(crate) queue: Option<Duration>,
     /// From the complete request to the first byte of the answer.
-    pub first_byte: Option<Duration>,
+    pub(crate) first_byte: Option<Duration>,
     /// From the complete request to the end.
-    pub total: Duration,
+    pub(crate) total: Duration,
     /// Body bytes sent to the client.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Prompt tokens, as the upstream counted.
-    pub tokens_in: Option<u64>,
+    pub(crate) tokens_in: Option<u64>,
     /// Prompt tokens that the upstream had in its cache.
-    pub tokens_cached: Option<u64>,
-    pub tokens_out: Option<u64>,
-    pub tokens_per_second: Option<f64>,
-    pub end: End,
+    pub(crate) tokens_cached: Option<u64>,
+    pub(crate) tokens_out: Option<u64>,
+    pub(crate) tokens_per_second: Option<f64>,
+    pub(crate) end: End,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     Done,
     ClientGone,
     /// The upstream broke off inside an answer.
@@ -63,7 +63,7 @@ pub enum End {
 }
 
 impl End {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
             Self::ClientGone => "client_gone",
@@ -78,7 +78,7 @@ impl End {
 const JOBS: [&str; 3] = ["/v1/jobs", "/v1/chat/completions/", "/chat/completions/"];
 
 /// Hands a line to the process logger: at `level`, at debug when the path is polled.
-pub fn record(line: &Line<'_>, level: Level) {
+pub(crate) fn record(line: &Line<'_>, level: Level) {
     let level = line.level(level);
     if level <= log::max_level() {
         line.write(level, log::logger());
@@ -93,7 +93,7 @@ impl Line<'_> {
     }
 
     /// Whether nobody wants to see the request among others: machines ask again and again, and the page itself.
-    pub fn is_polled(&self) -> bool {
+    pub(crate) fn is_polled(&self) -> bool {
         let path = self.path();
         POLLED.contains(&path)
             || path == "/admin"

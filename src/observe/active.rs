@@ -19,7 +19,7 @@ const SHOWN: usize = 128;
 
 /// Requests in progress, at most one for each worker and job, and the last that ended.
 #[derive(Default)]
-pub struct Activity {
+pub(crate) struct Activity {
     off: AtomicBool,
     now: Mutex<Now>,
 }
@@ -31,7 +31,7 @@ struct Now {
     ended: u64,
 }
 
-pub struct ActiveRequest {
+pub(crate) struct ActiveRequest {
     id: String,
     client: IpAddr,
     key: Option<Arc<str>>,
@@ -48,24 +48,24 @@ pub struct ActiveRequest {
     stopped: AtomicBool,
 }
 
-pub struct Started<'a> {
-    pub id: &'a str,
-    pub client: IpAddr,
-    pub key: Option<Arc<str>>,
+pub(crate) struct Started<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) client: IpAddr,
+    pub(crate) key: Option<Arc<str>>,
     pub path: &'a str,
-    pub model: Option<&'a str>,
-    pub began: Instant,
-    pub cancel: &'a Arc<CancelToken>,
+    pub(crate) model: Option<&'a str>,
+    pub(crate) began: Instant,
+    pub(crate) cancel: &'a Arc<CancelToken>,
 }
 
 /// Shows a request until it is dropped.
-pub struct Shown<'a> {
+pub(crate) struct Shown<'a> {
     activity: &'a Activity,
     ongoing: Arc<ActiveRequest>,
 }
 
 impl Shown<'_> {
-    pub fn ongoing(&self) -> Arc<ActiveRequest> {
+    pub(crate) fn ongoing(&self) -> Arc<ActiveRequest> {
         Arc::clone(&self.ongoing)
     }
 }
@@ -91,19 +91,19 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl ActiveRequest {
-    pub fn is_shown(&self) -> bool {
+    pub(crate) fn is_shown(&self) -> bool {
         !self.id.is_empty()
     }
 
     /// It is at this endpoint now.
-    pub fn at(&self, endpoint: &str) {
+    pub(crate) fn at(&self, endpoint: &str) {
         if self.is_shown() {
             *lock(&self.endpoint) = Some(endpoint.into());
         }
     }
 
     /// Bytes of an answer came, `events` of a stream in them.
-    pub fn moved(&self, now: Instant, events: u64) {
+    pub(crate) fn moved(&self, now: Instant, events: u64) {
         let after = millis(now.saturating_duration_since(self.began)).saturating_add(1);
         let first = |of: &AtomicU64| of.compare_exchange(0, after, Ordering::Relaxed, Ordering::Relaxed);
         let _ = first(&self.first_byte);
@@ -113,7 +113,7 @@ impl ActiveRequest {
         self.events.fetch_add(events, Ordering::Relaxed);
     }
 
-    pub fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 
@@ -138,16 +138,16 @@ impl ActiveRequest {
 
 impl Activity {
     /// Notes nothing until somebody may look.
-    pub fn unwatched() -> Self {
+    pub(crate) fn unwatched() -> Self {
         Self { off: AtomicBool::new(true), ..Self::default() }
     }
 
     /// From now on somebody may look.
-    pub fn watch(&self) {
+    pub(crate) fn watch(&self) {
         self.off.store(false, Ordering::Relaxed);
     }
 
-    pub fn begin(&self, begins: &Started<'_>) -> Shown<'_> {
+    pub(crate) fn begin(&self, begins: &Started<'_>) -> Shown<'_> {
         let mut ongoing = ActiveRequest {
             id: String::new(),
             client: begins.client,
@@ -177,7 +177,7 @@ impl Activity {
     }
 
     /// Ends a request as if its client had left; false if there is none of this id.
-    pub fn stop(&self, id: &str) -> bool {
+    pub(crate) fn stop(&self, id: &str) -> bool {
         let Some(ongoing) = lock(&self.now).running.get(id).cloned() else {
             return false;
         };
@@ -186,7 +186,7 @@ impl Activity {
         true
     }
 
-    pub fn ended(&self, line: &Line<'_>) {
+    pub(crate) fn ended(&self, line: &Line<'_>) {
         if self.off.load(Ordering::Relaxed) || line.is_polled() {
             return;
         }
@@ -211,7 +211,7 @@ impl Activity {
     }
 
     /// Requests in progress, the oldest first.
-    pub fn running(&self) -> Vec<Value> {
+    pub(crate) fn running(&self) -> Vec<Value> {
         let at = time::now();
         let mut all: Vec<_> = lock(&self.now).running.values().cloned().collect();
         all.sort_by_key(|ongoing| ongoing.began);
@@ -219,7 +219,7 @@ impl Activity {
     }
 
     /// Requests that ended after this one, the oldest first, and the number of the last.
-    pub fn recent(&self, after: u64) -> (Vec<Value>, u64) {
+    pub(crate) fn recent(&self, after: u64) -> (Vec<Value>, u64) {
         let now = lock(&self.now);
         let new = now.recent.iter().filter(|(number, _)| *number > after).map(|(_, view)| view.clone());
         (new.collect(), now.ended)

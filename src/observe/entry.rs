@@ -9,8 +9,8 @@ use std::fmt::{self, Write};
 use std::time::SystemTime;
 
 /// A finished line: no character in it, but for JSON's own ending, can end it early or command a terminal.
-pub struct Entry {
-    pub level: Level,
+pub(crate) struct Entry {
+    pub(crate) level: Level,
     /// Target and message side by side for text, the whole line with its end for JSON.
     joined: String,
     target: usize,
@@ -18,7 +18,7 @@ pub struct Entry {
 
 impl Entry {
     /// Renders a record. Fails only when the `Display` of one of its values does.
-    pub fn new(record: &Record<'_>, format: LogFormat, at: SystemTime) -> Result<Self, fmt::Error> {
+    pub(super) fn new(record: &Record<'_>, format: LogFormat, at: SystemTime) -> Result<Self, fmt::Error> {
         let mut joined = String::with_capacity(512);
         let target = match format {
             LogFormat::Text => text(&mut joined, record)?,
@@ -28,12 +28,12 @@ impl Entry {
     }
 
     /// Module or subject; empty for JSON, which holds it.
-    pub fn target(&self) -> &str {
+    pub(crate) fn target(&self) -> &str {
         &self.joined[..self.target]
     }
 
     /// What is said: for JSON the whole line.
-    pub fn message(&self) -> &str {
+    pub(crate) fn message(&self) -> &str {
         &self.joined[self.target..]
     }
 }

@@ -6,25 +6,25 @@ use std::fmt::{self, Write};
 const ROOM: usize = 4096;
 
 /// Writes a text that can neither end its line nor command a terminal.
-pub fn plain(out: &mut dyn Write, text: impl fmt::Display) -> fmt::Result {
+pub(crate) fn plain(out: &mut dyn Write, text: impl fmt::Display) -> fmt::Result {
     Escape { out, quotes: false, room: ROOM }.all(text)
 }
 
 /// Writes the same as a JSON string, quotes included.
-pub fn quoted(out: &mut dyn Write, text: impl fmt::Display) -> fmt::Result {
+pub(crate) fn quoted(out: &mut dyn Write, text: impl fmt::Display) -> fmt::Result {
     out.write_char('"')?;
     Escape { out, quotes: true, room: ROOM }.all(text)?;
     out.write_char('"')
 }
 
 /// The start of a text: at most so many characters.
-pub fn cut(text: &str, characters: usize) -> &str {
+pub(crate) fn cut(text: &str, characters: usize) -> &str {
     text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Whether a character must not reach a log as it is: C0, DEL, C1, line separators, and the marks that reverse the
 /// order in which a terminal shows what follows.
-pub fn harmful(c: char) -> bool {
+pub(crate) fn harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

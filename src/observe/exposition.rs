@@ -10,53 +10,58 @@ const BUCKETS: [f64; 16] =
 
 /// What kind of values a family has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Counter,
     Gauge,
     Histogram,
 }
 
 /// A family: its name, kind, labels and one sentence.
-pub struct Spec {
-    pub name: &'static str,
-    pub kind: Kind,
-    pub labels: &'static [&'static str],
+pub(crate) struct Spec {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    pub(crate) labels: &'static [&'static str],
     help: &'static str,
 }
 
 impl Spec {
-    pub const fn new(name: &'static str, kind: Kind, labels: &'static [&'static str], help: &'static str) -> Self {
+    pub(crate) const fn new(
+        name: &'static str,
+        kind: Kind,
+        labels: &'static [&'static str],
+        help: &'static str,
+    ) -> Self {
         Self { name, kind, labels, help }
     }
 }
 
 #[derive(Debug, Clone)]
-pub enum Value {
+pub(crate) enum Value {
     Number(f64),
     /// Observations in each bucket, the last without bound, and their sum.
     Times([u64; BUCKETS.len() + 1], f64),
 }
 
 impl Value {
-    pub fn new(kind: Kind) -> Self {
+    pub(crate) fn new(kind: Kind) -> Self {
         match kind {
             Kind::Counter | Kind::Gauge => Self::Number(0.0),
             Kind::Histogram => Self::Times([0; BUCKETS.len() + 1], 0.0),
         }
     }
 
-    pub fn add(&mut self, by: f64) {
+    pub(crate) fn add(&mut self, by: f64) {
         if let Self::Number(value) = self {
             *value += by;
         }
     }
 
-    pub fn set(&mut self, to: f64) {
+    pub(crate) fn set(&mut self, to: f64) {
         *self = Self::Number(to);
     }
 
     /// Notes a time in seconds.
-    pub fn observe(&mut self, seconds: f64) {
+    pub(crate) fn observe(&mut self, seconds: f64) {
         if let Self::Times(counts, sum) = self {
             let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
             counts[bucket] += 1;
@@ -66,7 +71,7 @@ impl Value {
 }
 
 /// Appends a family, if it has any series.
-pub fn family(out: &mut String, spec: &Spec, series: &BTreeMap<Vec<String>, Value>) {
+pub(crate) fn family(out: &mut String, spec: &Spec, series: &BTreeMap<Vec<String>, Value>) {
     if series.is_empty() {
         return;
     }
@@ -97,7 +102,7 @@ pub fn family(out: &mut String, spec: &Spec, series: &BTreeMap<Vec<String>, Valu
 }
 
 /// Appends a value that somebody else owns.
-pub fn gauge(out: &mut String, gauge: &Gauge) {
+pub(crate) fn gauge(out: &mut String, gauge: &Gauge) {
     head(out, gauge.name, gauge.help, if gauge.is_counter { "counter" } else { "gauge" });
     for (labels, value) in &gauge.series {
         let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();

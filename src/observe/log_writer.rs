@@ -30,7 +30,7 @@ const CAP: Level = Level::Warn;
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Makes this the process log, and the voice of panics. Called again, it changes the level and `access` only.
-pub fn install(settings: &config::Log) -> LoggerHandle {
+pub(crate) fn install(settings: &config::Log) -> LoggerHandle {
     let logger = LOGGER.get_or_init(|| Logger::start(settings.format, sink(settings.format)));
     if log::set_logger(logger).is_ok() {
         panic::set_hook(Box::new(report));
@@ -49,7 +49,7 @@ const TAIL_CHARACTERS: usize = 500;
 static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// From now on the last lines are kept.
-pub fn watch() {
+pub(crate) fn watch() {
     WATCHED.store(true, Ordering::Relaxed);
 }
 
@@ -72,22 +72,22 @@ fn remember(entry: &Entry) {
 }
 
 /// The lines after this number, and the number of the last.
-pub fn tail(after: u64) -> (Vec<String>, u64) {
+pub(crate) fn tail(after: u64) -> (Vec<String>, u64) {
     let tail = lock(&TAIL);
     (tail.1.iter().filter(|(number, _)| *number > after).map(|(_, line)| line.clone()).collect(), tail.0)
 }
 
 /// Lines that were lost since the start.
-pub fn dropped() -> u64 {
+pub(crate) fn dropped() -> u64 {
     LOGGER.get().map_or(0, Logger::dropped)
 }
 
 #[derive(Clone, Copy)]
-pub struct LoggerHandle(&'static Logger);
+pub(crate) struct LoggerHandle(&'static Logger);
 
 impl LoggerHandle {
     /// Waits until all lines handed over so far are written; `false` = the deadline came first.
-    pub fn flush(&self, deadline: Instant) -> bool {
+    pub(crate) fn flush(&self, deadline: Instant) -> bool {
         self.0.flush(deadline)
     }
 }

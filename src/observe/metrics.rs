@@ -13,9 +13,8 @@ use std::time::Duration;
 const MOST_SERIES: usize = 2_000;
 
 /// Families that are kept; what each is stands in `FAMILIES`, in the same order.
-#[expect(missing_docs, reason = "each has its sentence in the text itself")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     UpstreamRequests,
     UpstreamDuration,
     UpstreamErrors,
@@ -85,7 +84,7 @@ const FAMILIES: [Spec; 14] = [
 ];
 
 /// The counters of a process; they outlive reloads.
-pub struct Metrics {
+pub(crate) struct Metrics {
     /// One lock: a handful of updates for each request, none for a piece of a stream.
     families: Mutex<Vec<BTreeMap<Vec<String>, Value>>>,
 }
@@ -98,31 +97,31 @@ impl Default for Metrics {
 
 /// Where a request came in, with labels that are bounded.
 #[derive(Debug, Clone, Copy)]
-pub struct Labels<'a> {
-    pub forward: &'a str,
+pub(crate) struct Labels<'a> {
+    pub(crate) forward: &'a str,
     pub path: &'static str,
     /// Its model, if anybody is known to serve it.
-    pub model: Option<&'a str>,
+    pub(crate) model: Option<&'a str>,
 }
 
 /// What others own, at the moment of looking.
-pub struct Gauge {
-    pub name: &'static str,
-    pub help: &'static str,
-    pub is_counter: bool,
-    pub series: Vec<(Vec<(&'static str, String)>, f64)>,
+pub(crate) struct Gauge {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) is_counter: bool,
+    pub(crate) series: Vec<(Vec<(&'static str, String)>, f64)>,
 }
 
 impl Metrics {
-    pub fn count(&self, family: Family, labels: &[&str]) {
+    pub(crate) fn count(&self, family: Family, labels: &[&str]) {
         self.add(family, labels, 1.0);
     }
 
-    pub fn add(&self, family: Family, labels: &[&str], by: f64) {
+    pub(crate) fn add(&self, family: Family, labels: &[&str], by: f64) {
         self.with(family, labels, |value| value.add(by));
     }
 
-    pub fn time(&self, family: Family, labels: &[&str], time: Duration) {
+    pub(crate) fn time(&self, family: Family, labels: &[&str], time: Duration) {
         self.with(family, labels, |value| value.observe(time.as_secs_f64()));
     }
 
@@ -140,7 +139,7 @@ impl Metrics {
         act(series.entry(key).or_insert_with(|| Value::new(spec.kind)));
     }
 
-    pub fn ended(&self, line: &Line<'_>, at: Labels<'_>) {
+    pub(crate) fn ended(&self, line: &Line<'_>, at: Labels<'_>) {
         let method = bounded_method(line.method);
         self.count(Family::HttpRequests, &[at.forward, method, at.path]);
         self.time(Family::HttpDuration, &[at.forward, method, at.path], line.total);
@@ -182,7 +181,7 @@ impl Metrics {
         }
     }
 
-    pub fn render(&self, now: &[Gauge]) -> String {
+    pub(crate) fn render(&self, now: &[Gauge]) -> String {
         let families = lock(&self.families).clone();
         let mut out = String::new();
         for (spec, series) in FAMILIES.iter().zip(&families) {

@@ -1,10 +1,10 @@
 //! What the outside may see of the inside: the process log and the access line. Nothing in here can fail a request or
 //! make it wait.
 
-pub mod access;
-pub mod active;
+pub(crate) mod access;
+pub(crate) mod active;
 mod entry;
 mod escape;
-pub mod exposition;
-pub mod log_writer;
-pub mod metrics;
+pub(crate) mod exposition;
+pub(crate) mod log_writer;
+pub(crate) mod metrics;

@@ -15,7 +15,7 @@ use http::{HeaderName, HeaderValue, header};
 use std::sync::{Arc, Weak};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opened {
+pub(crate) enum Opened {
     /// The files of the page, which hold nothing and ask for the token: for everybody who calls it by its name.
     Shell,
     /// From this machine, where `admin.open` asks for no token.
@@ -24,7 +24,7 @@ pub enum Opened {
     Token,
 }
 
-pub trait AdminHandler: Send + Sync {
+pub(crate) trait AdminHandler: Send + Sync {
     /// Whether a request may come in at all, before its body is read.
     fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure>;
     /// Answers a request that was admitted.
@@ -32,12 +32,12 @@ pub trait AdminHandler: Send + Sync {
 }
 
 /// Whether a path is the page's.
-pub fn is_page(path: &str) -> bool {
+pub(crate) fn is_page(path: &str) -> bool {
     path == "/admin" || path == "/admin.html" || path.starts_with("/admin/")
 }
 
 /// What browsers are told about every answer below `/admin`.
-pub fn fields() -> Vec<(HeaderName, HeaderValue)> {
+pub(crate) fn fields() -> Vec<(HeaderName, HeaderValue)> {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
         base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let pairs = [
@@ -57,7 +57,7 @@ pub fn fields() -> Vec<(HeaderName, HeaderValue)> {
 
 impl Proxy {
     /// From now on the page is served. Who serves it needs the proxy, so it is not held here.
-    pub fn show(&self, page: Weak<dyn AdminHandler>) {
+    pub(crate) fn show(&self, page: Weak<dyn AdminHandler>) {
         let _ = self.page.set(page);
         self.activity.watch();
         log_writer::watch();

@@ -18,7 +18,7 @@ const PRIORITY: HeaderName = HeaderName::from_static("x-llmproxy-priority");
 ///
 /// # Errors
 /// 401 without a right key; 429 after too many wrong ones from this address.
-pub fn client_key(
+pub(crate) fn client_key(
     head: &Head,
     peer: IpAddr,
     key_ring: &KeyRing,
@@ -41,7 +41,7 @@ pub fn client_key(
 }
 
 /// A wrong key or token came: 401 with this text, or 429 once there were too many from this address.
-pub fn wrong(key_ring: &KeyRing, peer: IpAddr, text: &str, now: Instant) -> Failure {
+pub(crate) fn wrong(key_ring: &KeyRing, peer: IpAddr, text: &str, now: Instant) -> Failure {
     match key_ring.guessed(peer, now) {
         Some(wait) => {
             let text = "Too many wrong keys came from this address; a right one still works.";
@@ -52,13 +52,13 @@ pub fn wrong(key_ring: &KeyRing, peer: IpAddr, text: &str, now: Instant) -> Fail
 }
 
 /// Whether a request waits behind others.
-pub fn is_background(head: &Head, client_key: &ClientKey) -> bool {
+pub(crate) fn is_background(head: &Head, client_key: &ClientKey) -> bool {
     let asked = head.fields.get(PRIORITY).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"background"));
     client_key.background || asked
 }
 
 /// The keys that a request shows, without empty ones; a query is no place for one.
-pub fn shown(head: &Head) -> Vec<String> {
+pub(crate) fn shown(head: &Head) -> Vec<String> {
     let keys = head.fields.iter().filter_map(|(name, value)| match name.as_str() {
         "authorization" => Some(credentials(value)),
         "x-api-key" | "api-key" => Some(text(value)),
@@ -68,7 +68,7 @@ pub fn shown(head: &Head) -> Vec<String> {
 }
 
 /// Whether a request shows one of our keys, or the page's token, asked for or not.
-pub fn is_ours(head: &Head, snapshot: &Snapshot) -> bool {
+pub(crate) fn is_ours(head: &Head, snapshot: &Snapshot) -> bool {
     let token = snapshot.config.admin.token.as_ref();
     shown(head).iter().any(|shown| {
         snapshot.key_ring.identify(shown).is_some() || token.is_some_and(|token| *token == Secret::new(shown))

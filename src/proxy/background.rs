@@ -28,11 +28,11 @@ const MOST: usize = 32 << 20;
 const READ: usize = 32 << 10;
 
 pub struct Background<'a> {
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// Where it goes below an endpoint's base.
     pub path: &'a str,
-    pub scope: Arc<Scope>,
-    pub cancel: &'a Arc<CancelToken>,
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) cancel: &'a Arc<CancelToken>,
 }
 
 pub enum Ended {

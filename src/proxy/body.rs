@@ -11,16 +11,16 @@ use http::header;
 use std::borrow::Cow;
 
 /// A request understood as far as routing needs it.
-pub struct RequestBody {
+pub(crate) struct RequestBody {
     named: Option<Named>,
     place: Place,
     /// The client wants a stream (`"stream": true`).
-    pub stream: bool,
+    pub(crate) stream: bool,
     optional: bool,
     /// The response that this one follows.
     previous: Option<String>,
     /// The body is compressed: it goes on as it is where nothing needs to be read.
-    pub sealed: bool,
+    pub(crate) sealed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,15 +32,15 @@ enum Place {
 }
 
 /// What goes out: the target's query and the body's parts.
-pub struct Rendered<'a> {
+pub(crate) struct Rendered<'a> {
     /// Query without `?`.
-    pub query: Option<String>,
+    pub(crate) query: Option<String>,
     body: [Cow<'a, [u8]>; 3],
 }
 
 impl Rendered<'_> {
     /// The body, to be sent one part after another.
-    pub fn parts(&self) -> [&[u8]; 3] {
+    pub(crate) fn parts(&self) -> [&[u8]; 3] {
         [&self.body[0], &self.body[1], &self.body[2]]
     }
 }
@@ -49,7 +49,7 @@ impl Rendered<'_> {
 ///
 /// # Errors
 /// 400 for a body that is not what the API takes, 404 for a path that needs a model to be known.
-pub fn ask(request: &Request, forward: &Forward) -> Result<RequestBody, Failure> {
+pub(crate) fn ask(request: &Request, forward: &Forward) -> Result<RequestBody, Failure> {
     let body = request.body.bytes();
     let query = request.head.target.query();
     let from_query = || query.map_or(Ok(None), body::query_model);
@@ -99,7 +99,7 @@ fn is_compressed(request: &Request) -> bool {
 }
 
 /// 415 for a compressed body that would have to be read.
-pub fn unreadable() -> Failure {
+pub(crate) fn unreadable() -> Failure {
     let text = "A compressed request body cannot be read here, and its model decides where it goes; send it without \
                 Content-Encoding, or name the model in the query (?model=).";
     Failure::new(Kind::NotJson, text)
@@ -125,7 +125,7 @@ fn in_body(request: &Request, body: &[u8]) -> Result<RequestBody, Failure> {
 ///
 /// # Errors
 /// 403 where none can be read, or one is outside of the scope.
-pub fn check_models(request: &Request, forward: &Forward, scope: &Scope) -> Result<(), Failure> {
+pub(crate) fn check_models(request: &Request, forward: &Forward, scope: &Scope) -> Result<(), Failure> {
     if forward.names != ModelSource::Raw || scope.models.is_empty() {
         return Ok(());
     }
@@ -158,11 +158,11 @@ fn unknown_path() -> Failure {
 }
 
 impl RequestBody {
-    pub fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         self.named.as_ref().map(|named| named.name.as_str())
     }
 
-    pub fn query(&self) -> ModelQuery<'_> {
+    pub(crate) fn query(&self) -> ModelQuery<'_> {
         let model = self.name();
         if let Some(id) = &self.previous {
             return if self.optional && model.is_none() {
@@ -180,7 +180,7 @@ impl RequestBody {
     }
 
     /// The request with `rename` in the place of the model's name; everything else stays as it was.
-    pub fn render<'a>(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
+    pub(crate) fn render<'a>(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
         let body = request.body.bytes();
         let query = request.head.target.query();
         let whole = || [Cow::Borrowed(body), Cow::Borrowed(&[][..]), Cow::Borrowed(&[][..])];

@@ -23,39 +23,39 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One request as the access line and every answer of ours see it.
-pub struct RequestContext {
-    pub id: String,
+pub(crate) struct RequestContext {
+    pub(crate) id: String,
     /// The client's address, behind trusted proxies too.
-    pub client: IpAddr,
-    pub key: Option<Arc<str>>,
+    pub(crate) client: IpAddr,
+    pub(crate) key: Option<Arc<str>>,
     began: Instant,
-    pub dialect: Dialect,
+    pub(crate) dialect: Dialect,
     /// Request id, CORS and limits, on every answer.
-    pub common: Arc<Fields>,
+    pub(crate) common: Arc<Fields>,
     access: bool,
     here: Option<Entry>,
     told: Option<Quota>,
 }
 
 /// Where a request came in, and who counts it.
-pub struct Entry {
-    pub forward: Arc<str>,
-    pub metrics: Arc<Metrics>,
-    pub activity: Arc<Activity>,
+pub(crate) struct Entry {
+    pub(crate) forward: Arc<str>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) activity: Arc<Activity>,
 }
 
 /// What became of a forwarded request.
-pub struct Summary<'a> {
-    pub ask: Option<&'a RequestBody>,
-    pub by: Option<&'a ServedBy>,
-    pub relayed: &'a Relayed,
+pub(crate) struct Summary<'a> {
+    pub(crate) ask: Option<&'a RequestBody>,
+    pub(crate) by: Option<&'a ServedBy>,
+    pub(crate) relayed: &'a Relayed,
     /// Time spent in the line for a place.
-    pub queued: Duration,
+    pub(crate) queued: Duration,
 }
 
 impl RequestContext {
     /// A request whose head was understood.
-    pub fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Entry) -> Self {
+    pub(crate) fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Entry) -> Self {
         let id = cors::request_id(head).unwrap_or_else(random::request_id);
         let mut common = with_id(&id);
         if admin_handler::is_page(&head.target.canonical()) {
@@ -76,7 +76,7 @@ impl RequestContext {
 
     /// Tells browsers which pages may read the answers. No other page may read ours, whatever the rules say.
     #[must_use]
-    pub fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
+    pub(crate) fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
         if !admin_handler::is_page(&head.target.canonical()) {
             cors::add_cors(Arc::make_mut(&mut self.common), rules, head);
         }
@@ -85,13 +85,13 @@ impl RequestContext {
 
     /// Tells caches that the answers are true for a moment only.
     #[must_use]
-    pub fn never_stored(mut self) -> Self {
+    pub(crate) fn never_stored(mut self) -> Self {
         Arc::make_mut(&mut self.common).push(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         self
     }
 
     /// A request whose head was not understood.
-    pub fn unread(peer: IpAddr, began: Instant) -> Self {
+    pub(crate) fn unread(peer: IpAddr, began: Instant) -> Self {
         let id = random::request_id();
         let common = Arc::new(with_id(&id));
         let dialect = Dialect::OpenAi;
@@ -99,7 +99,7 @@ impl RequestContext {
     }
 
     /// Tells on every answer what the caller's rate limit leaves.
-    pub fn tell_limit(&mut self, left: &Quota) {
+    pub(crate) fn tell_limit(&mut self, left: &Quota) {
         // Of two limits the tighter one is told.
         if self.told.is_some_and(|told| left.granted && told.remaining <= left.remaining) {
             return;
@@ -121,13 +121,13 @@ impl RequestContext {
     }
 
     /// Puts one more field on every answer.
-    pub fn tell(&mut self, name: HeaderName, value: Option<HeaderValue>) {
+    pub(crate) fn tell(&mut self, name: HeaderName, value: Option<HeaderValue>) {
         if let Some(value) = value {
             Arc::make_mut(&mut self.common).push(name, value);
         }
     }
 
-    pub fn json(&self, response: Response, request: &Request, status: StatusCode, body: &[u8]) {
+    pub(crate) fn json(&self, response: Response, request: &Request, status: StatusCode, body: &[u8]) {
         let mut fields = Fields::clone(&self.common);
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.send(response, &request.head, status, &fields, body);
@@ -143,7 +143,7 @@ impl RequestContext {
     }
 
     /// Answers with what somebody else has to say.
-    pub fn told(&self, response: Response, request: &Request, told: &LocalResponse) {
+    pub(crate) fn told(&self, response: Response, request: &Request, told: &LocalResponse) {
         let mut fields = Fields::clone(&self.common);
         if !told.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
             fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -155,14 +155,14 @@ impl RequestContext {
     }
 
     /// Answers with text, as Prometheus wants it (exposition format 0.0.4).
-    pub fn text(&self, response: Response, request: &Request, body: &str) {
+    pub(crate) fn text(&self, response: Response, request: &Request, body: &str) {
         let mut fields = Fields::clone(&self.common);
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         fields.push(header::CONTENT_TYPE, kind);
         self.send(response, &request.head, StatusCode::OK, &fields, body.as_bytes());
     }
 
-    pub fn preflight(&self, response: Response, request: &Request, cors: &[CorsOrigin]) {
+    pub(crate) fn preflight(&self, response: Response, request: &Request, cors: &[CorsOrigin]) {
         match cors::preflight(cors, &request.head) {
             Err(failure) => self.refuse(response, &request.head, &failure),
             Ok(answer) => {
@@ -177,7 +177,7 @@ impl RequestContext {
     }
 
     /// Answers 405.
-    pub fn not_allowed(&self, response: Response, head: &Head, methods: &'static str) {
+    pub(crate) fn not_allowed(&self, response: Response, head: &Head, methods: &'static str) {
         let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
         let (mut fields, body) = downstream::refusal(&failure, self.dialect, &self.common);
         fields.push(header::ALLOW, HeaderValue::from_static(methods));
@@ -185,17 +185,17 @@ impl RequestContext {
         self.done(head, downstream::status(&failure), body.len());
     }
 
-    pub fn refuse(&self, response: Response, head: &Head, failure: &Failure) {
+    pub(crate) fn refuse(&self, response: Response, head: &Head, failure: &Failure) {
         self.refuse_model(response, head, None, failure);
     }
 
     /// Answers a failure of a request that names a model.
-    pub fn refuse_model(&self, response: Response, head: &Head, model: Option<&str>, failure: &Failure) {
+    pub(crate) fn refuse_model(&self, response: Response, head: &Head, model: Option<&str>, failure: &Failure) {
         self.answer_failure(response, (head.method.as_str(), head.target.path()), model, failure);
     }
 
     /// Answers a failure of a request that may have no head.
-    pub fn turn_away(&self, response: Response, method: &str, path: &str, failure: &Failure) {
+    pub(crate) fn turn_away(&self, response: Response, method: &str, path: &str, failure: &Failure) {
         self.answer_failure(response, (method, path), None, failure);
     }
 
@@ -219,7 +219,7 @@ impl RequestContext {
     }
 
     /// Writes the access line of a forwarded request.
-    pub fn log(&self, head: &Head, status: u16, bytes: u64, outline: &Summary<'_>) {
+    pub(crate) fn log(&self, head: &Head, status: u16, bytes: u64, outline: &Summary<'_>) {
         let Summary { ask, by, relayed, queued } = outline;
         let line = Line {
             model: by.and_then(|by| by.model.as_deref()).or_else(|| ask.and_then(RequestBody::name)),
@@ -283,6 +283,6 @@ fn with_id(id: &str) -> Fields {
 }
 
 /// No byte of an answer reached the client.
-pub fn nothing_relayed(end: End) -> Relayed {
+pub(crate) fn nothing_relayed(end: End) -> Relayed {
     Relayed { end, first_byte: None, tokens: Tokens::default() }
 }

@@ -12,7 +12,7 @@ const EXPOSED: &str = "x-request-id, retry-after, x-llmproxy-endpoint, x-llmprox
      x-ratelimit-reset-requests";
 
 /// Refuses a foreign name on a loopback listener: a web page that made its own name point here (FAULTS F8).
-pub fn check_host(host: Option<&HeaderValue>, allowed: &[String]) -> Result<(), Failure> {
+pub(crate) fn check_host(host: Option<&HeaderValue>, allowed: &[String]) -> Result<(), Failure> {
     let Some(host) = host else {
         return Ok(()); // HTTP/1.0, which no browser speaks
     };
@@ -30,7 +30,7 @@ pub fn check_host(host: Option<&HeaderValue>, allowed: &[String]) -> Result<(), 
 }
 
 /// The client's address: the last one in `X-Forwarded-For` that no trusted proxy has, if a trusted one brought it.
-pub fn client(head: &Head, peer: IpAddr, trusted: &[Network]) -> IpAddr {
+pub(crate) fn client(head: &Head, peer: IpAddr, trusted: &[Network]) -> IpAddr {
     let is_trusted = |ip: IpAddr| trusted.iter().any(|network| network.contains(ip));
     if !is_trusted(peer) {
         return peer;
@@ -69,7 +69,7 @@ fn without_port(host: &str) -> &str {
 
 /// Refuses what a browser sends from a page that `rules` do not list, so that no web page uses a listener without keys.
 /// Programs send neither `Origin` nor `Sec-Fetch-ListenerPolicy`, and pass.
-pub fn check_page(head: &Head, rules: &[CorsOrigin]) -> Result<(), Failure> {
+pub(crate) fn check_page(head: &Head, rules: &[CorsOrigin]) -> Result<(), Failure> {
     let host = head.fields.get(header::HOST).map(lower).unwrap_or_default();
     let is_own = |origin: &HeaderValue| lower(origin).split_once("://").is_some_and(|(_, own)| own == host);
     let mut origins = head.fields.all("origin").peekable();
@@ -89,7 +89,7 @@ pub fn check_page(head: &Head, rules: &[CorsOrigin]) -> Result<(), Failure> {
 
 /// Whether the CORS rules of an endpoint have no say: a page sends this without a preflight, and without its `Origin` or
 /// with an effect.
-pub fn is_simple(head: &Head) -> bool {
+pub(crate) fn is_simple(head: &Head) -> bool {
     const SIMPLE: [&str; 4] = ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
     let kind = head.fields.get(header::CONTENT_TYPE).map(lower).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -135,7 +135,7 @@ fn is_local(origin: &str) -> bool {
 }
 
 /// Adds what lets an allowed page read this answer.
-pub fn add_cors(fields: &mut Fields, rules: &[CorsOrigin], head: &Head) {
+pub(crate) fn add_cors(fields: &mut Fields, rules: &[CorsOrigin], head: &Head) {
     let mut origins = head.fields.all("origin");
     let (Some(origin), None) = (origins.next(), origins.next()) else { return };
     let Some(allow) = allowed_origin(rules, origin) else { return };
@@ -147,7 +147,7 @@ pub fn add_cors(fields: &mut Fields, rules: &[CorsOrigin], head: &Head) {
 }
 
 /// The answer to a preflight: fields of a 204, or a refusal without any `Access-Control-*` (FAULTS F9).
-pub fn preflight(rules: &[CorsOrigin], head: &Head) -> Result<Fields, Failure> {
+pub(crate) fn preflight(rules: &[CorsOrigin], head: &Head) -> Result<Fields, Failure> {
     const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE, OPTIONS");
     let mut fields = Fields::default();
     if head.fields.get(header::ORIGIN).is_none() {
@@ -166,7 +166,7 @@ pub fn preflight(rules: &[CorsOrigin], head: &Head) -> Result<Fields, Failure> {
 }
 
 /// The client's own request id when it is 1 to 64 safe characters.
-pub fn request_id(head: &Head) -> Option<String> {
+pub(crate) fn request_id(head: &Head) -> Option<String> {
     let value = head.fields.get(HeaderName::from_static("x-request-id"))?.to_str().ok()?;
     let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'=' | b'+');
     ((1..=64).contains(&value.len()) && value.bytes().all(safe)).then(|| value.to_owned())

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// A comment, which every parser of event streams skips (WHATWG HTML 9.2.6).
 const PING: &[u8] = b": ping\n\n";
 
-pub struct Downstream {
+pub(crate) struct Downstream {
     response: RefCell<Option<Response>>,
     /// Fields of every answer of ours: request id, CORS.
     common: Arc<Fields>,
@@ -37,7 +37,7 @@ pub struct Downstream {
 
 impl Downstream {
     /// A client that is sent pings, if wanted, counted from when it `asked`.
-    pub fn new(
+    pub(super) fn new(
         response: Response,
         common: Arc<Fields>,
         dialect: Dialect,
@@ -61,28 +61,28 @@ impl Downstream {
     }
 
     /// Fields of every answer of ours.
-    pub fn common(&self) -> &Fields {
+    pub(crate) fn common(&self) -> &Fields {
         &self.common
     }
 
     /// What the client and the log call this request.
-    pub fn request_id(&self) -> &str {
+    pub(crate) fn request_id(&self) -> &str {
         let field = self.common.get(HeaderName::from_static("x-request-id"));
         field.and_then(|value| value.to_str().ok()).unwrap_or("-")
     }
 
     /// Whose answers carry ids that later requests name.
-    pub fn makes_responses(&self) -> bool {
+    pub(crate) fn makes_responses(&self) -> bool {
         self.dialect == Dialect::Responses
     }
 
     /// No comment lines until further notice, if so: they would spoil what is being waited for.
-    pub fn hold_pings(&self, held: bool) {
+    pub(crate) fn hold_pings(&self, held: bool) {
         self.held.set(held);
     }
 
     /// What an early head tells of who is being asked.
-    pub fn asking(&self, asked: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>) {
+    pub(crate) fn asking(&self, asked: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>) {
         if self.due.get().is_some() {
             self.asked.replace(asked());
         }
@@ -90,7 +90,7 @@ impl Downstream {
 
     /// Passes on comments of an endpoint before its first event, whole lines, under the head that `fields` makes if
     /// none is out.
-    pub fn comments(&self, lines: &[u8], fields: impl FnOnce() -> Fields) -> io::Result<()> {
+    pub(crate) fn comments(&self, lines: &[u8], fields: impl FnOnce() -> Fields) -> io::Result<()> {
         if !self.early.replace(true) {
             self.start(StatusCode::OK, &fields(), Length::Open);
         }
@@ -102,33 +102,33 @@ impl Downstream {
     }
 
     /// A 200 head of an event stream went out before the first event.
-    pub fn is_early(&self) -> bool {
+    pub(crate) fn is_early(&self) -> bool {
         self.early.get()
     }
 
     /// No comment lines any more: real bytes follow.
-    pub fn stop_pings(&self) {
+    pub(crate) fn stop_pings(&self) {
         self.due.set(None);
     }
 
-    pub fn ongoing(&self) -> &ActiveRequest {
+    pub(crate) fn ongoing(&self) -> &ActiveRequest {
         &self.ongoing
     }
 
     /// Body bytes given to the client.
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.sent.get()
     }
 
     /// Prepares the head of an answer.
-    pub fn start(&self, status: StatusCode, fields: &Fields, length: Length) {
+    pub(super) fn start(&self, status: StatusCode, fields: &Fields, length: Length) {
         if let Some(response) = self.response.borrow_mut().as_mut() {
             response.start(status, fields, length);
         }
     }
 
     /// Sends one piece.
-    pub fn write_chunk(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write_chunk(&self, bytes: &[u8]) -> io::Result<()> {
         self.with(|response| response.write_chunk(bytes))
     }
 
@@ -145,20 +145,20 @@ impl Downstream {
         result
     }
 
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         if let Some(response) = self.response.take() {
             response.finish();
         }
     }
 
     /// Ends the answer so that the client sees that it is not complete.
-    pub fn abort(&self) {
+    pub(crate) fn abort(&self) {
         if let Some(response) = self.response.take() {
             response.abort();
         }
     }
 
-    pub fn send(&self, status: StatusCode, fields: &Fields, body: &[u8]) {
+    pub(crate) fn send(&self, status: StatusCode, fields: &Fields, body: &[u8]) {
         if let Some(response) = self.response.take() {
             self.sent.set(body.len() as u64);
             response.send(status, fields, body);
@@ -166,7 +166,7 @@ impl Downstream {
     }
 
     /// Tells a failure: as an answer while no head is out, else as an event, then the cut.
-    pub fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
+    pub(crate) fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
         self.stop_pings();
         if self.is_early() {
             self.tell_in_band(failure, true);
@@ -181,7 +181,7 @@ impl Downstream {
 
     /// One error event, after the end of the one that broke off unless it `follows` a whole one; then the cut: never
     /// a made-up end.
-    pub fn tell_in_band(&self, failure: &Failure, follows: bool) {
+    pub(crate) fn tell_in_band(&self, failure: &Failure, follows: bool) {
         let mut event = Vec::new();
         if !follows {
             event.extend_from_slice(b"\n\n");
@@ -218,23 +218,23 @@ impl Watch for Downstream {
 }
 
 /// The fields that every event stream needs to pass other proxies unbuffered.
-pub fn event_stream(fields: &mut Fields) {
+pub(crate) fn event_stream(fields: &mut Fields) {
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     unbuffered(fields);
 }
 
 /// Added to every event stream, ours or an endpoint's.
-pub fn unbuffered(fields: &mut Fields) {
+pub(crate) fn unbuffered(fields: &mut Fields) {
     fields.push(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     fields.push(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 }
 
-pub fn status(failure: &Failure) -> StatusCode {
+pub(super) fn status(failure: &Failure) -> StatusCode {
     StatusCode::from_u16(failure.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// Fields and body that tell a failure.
-pub fn refusal(failure: &Failure, dialect: Dialect, common: &Fields) -> (Fields, Vec<u8>) {
+pub(crate) fn refusal(failure: &Failure, dialect: Dialect, common: &Fields) -> (Fields, Vec<u8>) {
     let mut fields = common.clone();
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if failure.kind == Kind::Unauthorized {

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// A watch beside an attempt that another endpoint may take over.
-pub struct Replaceable {
-    pub watch: Rc<dyn Watch>,
+pub(crate) struct Replaceable {
+    pub(crate) watch: Rc<dyn Watch>,
     /// The endpoint that is waited for.
-    pub live: Arc<Live>,
-    pub sent: Instant,
+    pub(crate) live: Arc<Live>,
+    pub(crate) sent: Instant,
 }
 
 impl Watch for Replaceable {
@@ -35,7 +35,11 @@ impl Watch for Replaceable {
 ///
 /// # Errors
 /// The endpoint was lost, or `timeouts.firstByte` ran out; nothing but comments reached the client.
-pub fn wait(answer: &mut UpstreamResponse, ctx: &ForwardContext<'_>, by: &ServedBy) -> Result<(), UpstreamError> {
+pub(crate) fn wait(
+    answer: &mut UpstreamResponse,
+    ctx: &ForwardContext<'_>,
+    by: &ServedBy,
+) -> Result<(), UpstreamError> {
     let is_stream = answer.status == StatusCode::OK && relay::is_event_stream(&answer.headers);
     let wants_stream = ctx.ask.stream && ctx.forward.streams_events();
     let is_plain = !relay::is_compressed(&answer.headers);

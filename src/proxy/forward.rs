@@ -48,7 +48,7 @@ enum Step {
 }
 
 /// Tries the candidates of a plan, the strategy's choice first, then in rounds as `retry` allows.
-pub fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
+pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
     if let Some(client) = ctx.client {
         client.hold_pings(plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));

@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Where a request may be handed in for later.
 const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
 
-pub trait JobStore: Send + Sync {
+pub(crate) trait JobStore: Send + Sync {
     /// Takes a request; it is safe when this returns.
     fn submit(&self, job_request: &JobRequest<'_>) -> Result<LocalResponse, Failure>;
     /// What became of it. `held` counts what is read; it works with the disk.
@@ -32,33 +32,33 @@ pub trait JobStore: Send + Sync {
     fn counts(&self) -> [(&'static str, usize); 4];
 }
 
-pub struct JobRequest<'a> {
+pub(crate) struct JobRequest<'a> {
     /// Where it goes below an endpoint's base.
     pub path: &'a str,
-    pub body: &'a [u8],
+    pub(crate) body: &'a [u8],
     /// Name of the key it came with.
-    pub owner: Option<&'a str>,
+    pub(crate) owner: Option<&'a str>,
     /// What that key may see, from where it came in.
-    pub scope: &'a Scope,
+    pub(crate) scope: &'a Scope,
     /// It said `Prefer: respond-async`.
-    pub preferred: bool,
+    pub(crate) preferred: bool,
 }
 
-pub struct LocalResponse {
+pub(crate) struct LocalResponse {
     pub status: StatusCode,
-    pub body: Vec<u8>,
-    pub fields: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl LocalResponse {
-    pub fn json(status: StatusCode, body: &serde_json::Value) -> Self {
+    pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Self {
         Self { status, body: body.to_string().into_bytes(), fields: Vec::new() }
     }
 }
 
 /// What `Prefer` asks for (RFC 7240).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Preference {
+pub(crate) enum Preference {
     /// `respond-async`
     RespondAsync,
     /// `wait`, with or without a time.
@@ -67,7 +67,7 @@ pub enum Preference {
 }
 
 /// The preference of a request; of several the first counts (RFC 7240 2).
-pub fn preference(head: &Head) -> Preference {
+pub(crate) fn preference(head: &Head) -> Preference {
     let values = head.fields.iter().filter(|(name, _)| *name == "prefer").filter_map(|(_, value)| value.to_str().ok());
     let words = values.flat_map(|value| value.split(',')).map(|item| {
         let name = item.split([';', '=']).next().unwrap_or_default().trim();
@@ -81,7 +81,7 @@ pub fn preference(head: &Head) -> Preference {
 }
 
 /// Whether a request is to be kept for later.
-pub fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, body: &[u8]) -> bool {
+pub(crate) fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, body: &[u8]) -> bool {
     if !jobs.enabled || forward.names != ModelSource::Body || !PATHS.contains(&forward.path.as_str()) {
         return false;
     }
@@ -136,7 +136,7 @@ impl Proxy {
 }
 
 /// As many requests wait for the disk as may.
-pub fn disk_is_busy() -> Failure {
+pub(crate) fn disk_is_busy() -> Failure {
     let text = "Too many requests wait for the disk; try again later.";
     Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))
 }

@@ -170,7 +170,7 @@ impl Proxy {
     }
 
     /// Says which listeners are open to everybody who reaches them from elsewhere.
-    pub fn warn_of_open_listeners(&self) {
+    pub(crate) fn warn_of_open_listeners(&self) {
         let snapshot = self.shared.load();
         for (listener, state) in self.listeners.iter().enumerate() {
             if !state.is_loopback() && self.asks_nothing(&snapshot, listener) {

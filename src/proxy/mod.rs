@@ -1,20 +1,20 @@
 //! One request from head to access line: which path it is, whether it may pass, where it goes, what comes back.
 
-pub mod admin_handler;
-pub mod auth;
-pub mod background;
+pub(crate) mod admin_handler;
+pub(crate) mod auth;
+pub(crate) mod background;
 mod body;
-pub mod context;
-pub mod cors;
+pub(crate) mod context;
+pub(crate) mod cors;
 mod downstream;
 mod first_byte;
 mod forward;
-pub mod job_store;
-pub mod listener;
+pub(crate) mod job_store;
+pub(crate) mod listener;
 mod outcome;
 mod paths;
 mod relay;
 mod retry;
 mod select;
-pub mod serve;
-pub mod status;
+pub(crate) mod serve;
+pub(crate) mod status;

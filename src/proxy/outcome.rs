@@ -23,62 +23,62 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Everything the attempts need, and nothing of how the answer is delivered.
-pub struct ForwardContext<'a> {
-    pub net: &'a ClientPool,
+pub(crate) struct ForwardContext<'a> {
+    pub(crate) net: &'a ClientPool,
     /// For what real requests find out about endpoints.
-    pub shared: &'a SnapshotStore,
+    pub(crate) shared: &'a SnapshotStore,
     /// What was so when the request began.
-    pub snapshot: &'a Snapshot,
+    pub(crate) snapshot: &'a Snapshot,
     pub request: &'a Request,
-    pub ask: &'a RequestBody,
+    pub(crate) ask: &'a RequestBody,
     /// Where it goes below an endpoint's base.
-    pub forward: &'a Forward,
+    pub(crate) forward: &'a Forward,
     /// Who is kept alive in silence.
-    pub watch: &'a Rc<dyn Watch>,
+    pub(crate) watch: &'a Rc<dyn Watch>,
     /// The client, if there is one: it gets the comments that come before the first event.
-    pub client: Option<&'a Downstream>,
+    pub(crate) client: Option<&'a Downstream>,
     /// Time spent in the line for a place, also by who never got one.
-    pub queued: &'a Cell<Duration>,
-    pub request_id: &'a str,
-    pub trusted: bool,
-    pub scope: &'a Scope,
-    pub background: bool,
-    pub keyed: bool,
+    pub(crate) queued: &'a Cell<Duration>,
+    pub(crate) request_id: &'a str,
+    pub(crate) trusted: bool,
+    pub(crate) scope: &'a Scope,
+    pub(crate) background: bool,
+    pub(crate) keyed: bool,
     /// What its listener leaves to endpoints.
-    pub policy: Policy,
-    pub metrics: &'a Metrics,
-    pub ongoing: &'a ActiveRequest,
+    pub(crate) policy: Policy,
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) ongoing: &'a ActiveRequest,
 }
 
 impl ForwardContext<'_> {
     /// Whether it takes a place at an endpoint.
-    pub fn takes_place(&self) -> bool {
+    pub(crate) fn takes_place(&self) -> bool {
         self.forward.takes_place(&self.request.head.method)
     }
 
     /// Whether an endpoint is known to answer such a stream with something else.
-    pub fn is_streamless(&self, candidate: &Candidate) -> bool {
+    pub(crate) fn is_streamless(&self, candidate: &Candidate) -> bool {
         let model = candidate.rename.as_deref().or(self.ask.name());
         candidate.endpoint.live.is_streamless(&self.forward.path, model)
     }
 }
 
-pub struct ServedBy {
-    pub endpoint: Arc<Endpoint>,
+pub(crate) struct ServedBy {
+    pub(crate) endpoint: Arc<Endpoint>,
     /// The name it knows the model by.
-    pub model: Option<String>,
+    pub(crate) model: Option<String>,
     /// Tries up to and with this one.
-    pub attempts: u32,
-    pub reason: &'static str,
+    pub(crate) attempts: u32,
+    pub(crate) reason: &'static str,
     /// Time spent in the line for a place.
-    pub queued: Duration,
+    pub(crate) queued: Duration,
     /// The model's name is one that somebody is known to serve.
-    pub named: bool,
+    pub(crate) named: bool,
     /// Which of its fields are passed on.
-    pub policy: Policy,
+    pub(crate) policy: Policy,
 }
 
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// An answer, which holds its place at the endpoint.
     Response(Box<UpstreamResponse>, Rc<ServedBy>),
     /// The best of the answers that were kept while others were tried.
@@ -88,15 +88,15 @@ pub enum Outcome {
 }
 
 /// An answer that was read whole.
-pub struct BufferedResponse {
+pub(crate) struct BufferedResponse {
     pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Vec<u8>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
 }
 
-pub struct Relayed {
-    pub end: End,
+pub(crate) struct Relayed {
+    pub(crate) end: End,
     /// When its first body byte came.
-    pub first_byte: Option<Instant>,
-    pub tokens: Tokens,
+    pub(crate) first_byte: Option<Instant>,
+    pub(crate) tokens: Tokens,
 }

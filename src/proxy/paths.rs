@@ -8,10 +8,10 @@ use http::{HeaderName, Method};
 use std::borrow::Cow;
 
 /// ModelSource a conversation that llama-server keeps beyond its client (LLAMA-SERVER facts).
-pub const CONVERSATION: HeaderName = HeaderName::from_static("x-conversation-id");
+pub(crate) const CONVERSATION: HeaderName = HeaderName::from_static("x-conversation-id");
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Route {
+pub(crate) enum Route {
     /// `GET /v1/models`
     Models,
     /// `GET /v1/models/{id}`
@@ -40,15 +40,15 @@ pub enum Route {
 
 /// A request that an endpoint answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Forward {
+pub(crate) struct Forward {
     /// Path below the base: with `/v1` for the API, without for llama-server's own.
     pub path: String,
-    pub names: ModelSource,
+    pub(crate) names: ModelSource,
 }
 
 impl Route {
     /// Whether a listener's rate limit counts it.
-    pub fn is_limited(&self) -> bool {
+    pub(crate) fn is_limited(&self) -> bool {
         !matches!(self, Self::Health | Self::Metrics | Self::Preflight)
     }
 }
@@ -84,7 +84,7 @@ const PATTERNS: [&str; 25] = [
 
 /// A canonical path as its client meant it: one slash where several stand, none at the end, and one `/v1` where several
 /// stand, since base URLs end in either and SDKs add both.
-pub fn tidy(path: &str) -> Cow<'_, str> {
+pub(crate) fn tidy(path: &str) -> Cow<'_, str> {
     let mut tidy = Cow::Borrowed(path);
     if path.contains("//") {
         let mut last = ' ';
@@ -103,7 +103,7 @@ pub fn tidy(path: &str) -> Cow<'_, str> {
     }
 }
 
-pub fn pattern(path: &str) -> &'static str {
+pub(crate) fn pattern(path: &str) -> &'static str {
     let path = &*if path == "/" { path.into() } else { tidy(path) };
     let bare = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')).unwrap_or(path);
     let known = PATTERNS.iter().find(|known| known.strip_prefix("/v1").unwrap_or(known) == bare);
@@ -122,7 +122,7 @@ pub fn pattern(path: &str) -> &'static str {
 impl Forward {
     /// Whether the endpoint computes for it: what only reads state, counts tokens or steers a stream takes no slot
     /// there and waits behind nothing.
-    pub fn takes_place(&self, method: &Method) -> bool {
+    pub(crate) fn takes_place(&self, method: &Method) -> bool {
         let reads = *method == Method::GET || *method == Method::HEAD;
         let path = self.name();
         let aside = ASIDE.iter().any(|name| *name == path || path.strip_suffix(name).is_some_and(|p| p.ends_with('/')));
@@ -130,22 +130,22 @@ impl Forward {
     }
 
     /// Whether `"stream": true` brings an event stream of an API that we know: what may be kept alive by comments.
-    pub fn streams_events(&self) -> bool {
+    pub(crate) fn streams_events(&self) -> bool {
         STREAMS.contains(&self.name())
     }
 
     /// Whether the answer has an id that later requests name.
-    pub fn makes_response(&self) -> bool {
+    pub(crate) fn makes_response(&self) -> bool {
         self.names != ModelSource::Raw && self.name() == "responses"
     }
 
     /// Whether a whole event stream has an end of its own among its events. Where it has not, nobody can tell.
-    pub fn has_end(&self) -> bool {
+    pub(crate) fn has_end(&self) -> bool {
         self.streams_events() || API_FOLDERS.iter().any(|folder| self.name().starts_with(folder))
     }
 
     /// The conversation that this ends or steers, by which its endpoint is known: `conv_id` of the query, else the field.
-    pub fn conversation(&self, head: &Head) -> Option<Vec<u8>> {
+    pub(crate) fn conversation(&self, head: &Head) -> Option<Vec<u8>> {
         if !matches!(self.name(), "stream" | "chat/completions/control") || self.names == ModelSource::Raw {
             return None;
         }
@@ -167,7 +167,7 @@ impl Forward {
 
 /// Where a path has its model's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ModelSource {
+pub(crate) enum ModelSource {
     /// In the body; missing means the default model.
     Body,
     /// In the body, and without one the path is unknown.
@@ -214,7 +214,7 @@ const NATIVE: [&str; 6] = ["completion", "infill", "embedding", "tokenize", "det
 const NATIVE_STATE: [&str; 3] = ["props", "slots", "lora-adapters"];
 
 /// The route at a listener that serves something else than the API.
-pub fn special(mode: Mode, path: &str, api: Route) -> Route {
+pub(crate) fn special(mode: Mode, path: &str, api: Route) -> Route {
     match (mode, &api) {
         // RFC 9110 9.3.7: `*` asks the server that is spoken to, and names nothing behind it.
         (Mode::Raw, _) if path == "*" => api,
@@ -225,7 +225,7 @@ pub fn special(mode: Mode, path: &str, api: Route) -> Route {
 }
 
 /// The route of a request. `path` is canonical, `has_model` tells of `?model=`.
-pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
+pub(crate) fn route(method: &Method, path: &str, has_model: bool) -> Route {
     if is_page(path) {
         return Route::Admin;
     }
@@ -294,7 +294,7 @@ pub fn route(method: &Method, path: &str, has_model: bool) -> Route {
 }
 
 /// The id of the response that a path is about: `responses/{id}`, with `/cancel` or `/input_items` behind it.
-pub fn response_of(path: &str) -> Option<String> {
+pub(crate) fn response_of(path: &str) -> Option<String> {
     let name = path.strip_prefix("/v1").unwrap_or(path).strip_prefix("/responses/")?;
     let (id, rest) = name.split_once('/').unwrap_or((name, ""));
     let is_known = matches!(rest, "" | "cancel" | "input_items") && !id.is_empty() && !name.ends_with('/');

@@ -55,7 +55,13 @@ impl Passed {
 }
 
 /// Sends an answer on as it comes. Without `has_end` a clean close is the end of a stream that is delimited by it.
-pub fn relay(answer: UpstreamResponse, client: &Downstream, by: &ServedBy, is_head: bool, has_end: bool) -> Relayed {
+pub(crate) fn relay(
+    answer: UpstreamResponse,
+    client: &Downstream,
+    by: &ServedBy,
+    is_head: bool,
+    has_end: bool,
+) -> Relayed {
     let is_events = is_event_stream(&answer.headers);
     // Comment lines and error events fit only into a stream that is not compressed.
     let is_plain = !is_compressed(&answer.headers);
@@ -147,7 +153,7 @@ fn body(
 }
 
 /// How a request ended that got no answer.
-pub fn end(kind: Kind) -> End {
+pub(crate) fn end(kind: Kind) -> End {
     match kind {
         Kind::UpstreamTimeout => End::Timeout,
         Kind::Upstream | Kind::NoEndpoint => End::UpstreamLost,
@@ -156,7 +162,7 @@ pub fn end(kind: Kind) -> End {
 }
 
 /// What a client hears whose request was stopped.
-pub fn stopped() -> Failure {
+pub(crate) fn stopped() -> Failure {
     Failure::new(Kind::Stopped, "The request was stopped by who runs this proxy.")
 }
 
@@ -233,7 +239,7 @@ fn tell_late(mut answer: UpstreamResponse, client: &Downstream, by: &ServedBy) -
 }
 
 /// Sends an answer that was kept while others were tried.
-pub fn deliver(kept: &BufferedResponse, client: &Downstream, by: &ServedBy) -> Relayed {
+pub(crate) fn deliver(kept: &BufferedResponse, client: &Downstream, by: &ServedBy) -> Relayed {
     if client.is_early() {
         let status = kept.status.as_u16();
         let said = serde_json::from_slice::<serde_json::Value>(&kept.body).ok();
@@ -288,7 +294,7 @@ pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, by: &ServedBy, is_
 }
 
 /// `x-llmproxy-*`: who answered, as what, at which try, and why.
-pub fn told(by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
+pub(crate) fn told(by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
     let mut told = vec![
         (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(by.attempts)),
         (HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(by.reason)),
@@ -307,7 +313,7 @@ pub fn told(by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
 }
 
 /// Notes what a whole answer cost; of a stream the tokens were counted as they came.
-pub fn note_tokens(relayed: &Relayed, by: &ServedBy, streamed: bool) {
+pub(crate) fn note_tokens(relayed: &Relayed, by: &ServedBy, streamed: bool) {
     let tokens = &relayed.tokens;
     let generated = if streamed { None } else { tokens.completion };
     by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));

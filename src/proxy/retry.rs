@@ -13,7 +13,7 @@ const BACK_SOON: Duration = Duration::from_secs(2);
 
 /// What to do with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RetryDecision {
+pub(crate) enum RetryDecision {
     Permit,
     /// Another key of the same endpoint may fare better, and after the last key another endpoint.
     NextKey,
@@ -24,7 +24,7 @@ pub enum RetryDecision {
 
 impl RetryDecision {
     /// The word for why another try is made.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Permit => "none",
             Self::NextKey => "key",
@@ -35,7 +35,7 @@ impl RetryDecision {
 }
 
 /// The word for a fault after which another try is made: those of `retry.on`.
-pub fn word(fault: &UpstreamError) -> &'static str {
+pub(crate) fn word(fault: &UpstreamError) -> &'static str {
     match fault.trouble {
         UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::Timeout(Stage::Connect) => {
             "connect"
@@ -50,17 +50,17 @@ pub fn word(fault: &UpstreamError) -> &'static str {
 
 /// What is left to try besides the current candidate.
 #[derive(Debug, Clone, Copy)]
-pub struct Remaining {
-    pub keys: bool,
-    pub candidates: bool,
+pub(crate) struct Remaining {
+    pub(crate) keys: bool,
+    pub(crate) candidates: bool,
     /// Another try of any kind is allowed.
-    pub any: bool,
+    pub(crate) any: bool,
     /// An endpoint with a larger context.
-    pub larger: bool,
+    pub(crate) larger: bool,
 }
 
 /// Judges a status (SPEC section 5, Failures).
-pub fn answer(status: StatusCode, retry: &Retry, left: Remaining) -> RetryDecision {
+pub(crate) fn answer(status: StatusCode, retry: &Retry, left: Remaining) -> RetryDecision {
     let of_key = matches!(status.as_u16(), 401 | 402 | 403 | 429);
     if of_key && left.keys {
         return RetryDecision::NextKey;
@@ -76,7 +76,7 @@ pub fn answer(status: StatusCode, retry: &Retry, left: Remaining) -> RetryDecisi
 }
 
 /// Whether a fault lets another try be made.
-pub fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
+pub(crate) fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
     match fault.trouble {
         UpstreamErrorKind::ClientGone => false,
         UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::Timeout(Stage::Connect) => {
@@ -90,7 +90,7 @@ pub fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
 
 /// Whether a server may still work on an attempt that was given up: llama-server notices only with its next token that
 /// nobody waits for it (LLAMA-SERVER facts).
-pub fn works_on(fault: &UpstreamError) -> bool {
+pub(crate) fn works_on(fault: &UpstreamError) -> bool {
     match fault.trouble {
         UpstreamErrorKind::ClientGone => true,
         UpstreamErrorKind::Timeout(stage) => stage != Stage::Connect,
@@ -103,7 +103,7 @@ pub fn works_on(fault: &UpstreamError) -> bool {
 }
 
 /// One sentence about a fault for the client; names the time-out that ran out, never an address.
-pub fn sentence(fault: &UpstreamError) -> String {
+pub(crate) fn sentence(fault: &UpstreamError) -> String {
     match fault.trouble {
         UpstreamErrorKind::ClientGone => "the client left".into(),
         UpstreamErrorKind::Refused => "refused the connection".into(),
@@ -124,7 +124,7 @@ pub fn sentence(fault: &UpstreamError) -> String {
 }
 
 /// The failure after the last try, when no endpoint gave an HTTP answer.
-pub fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
+pub(crate) fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
     let timeout = |fault: &UpstreamError| matches!(fault.trouble, UpstreamErrorKind::Timeout(_));
     let timeouts = faults.iter().filter(|(_, fault)| timeout(fault)).count();
     let names = faults.iter().map(|(name, _)| name).collect::<std::collections::HashSet<_>>().len();
@@ -160,7 +160,7 @@ pub fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
 
 /// The pause before round `round` (1 = the first repetition): doubling, jittered down to a half, at most
 /// `maxDelay`; an endpoint's own `Retry-After` is honoured up to that.
-pub fn pause(retry: &Retry, round: u32, told: Option<Duration>, unit: f64) -> Duration {
+pub(crate) fn pause(retry: &Retry, round: u32, told: Option<Duration>, unit: f64) -> Duration {
     let doubled = retry.initial_delay.saturating_mul(1u32.checked_shl(round - 1).unwrap_or(u32::MAX));
     let jittered = doubled.min(retry.max_delay).mul_f64(0.5 + unit / 2.0);
     told.map_or(jittered, |told| told.max(jittered)).min(retry.max_delay)
@@ -168,7 +168,7 @@ pub fn pause(retry: &Retry, round: u32, told: Option<Duration>, unit: f64) -> Du
 
 /// Whether an error body says that the prompt is longer than the endpoint's context, and that context's size if
 /// told: llama-server's type, OpenAI's code, vLLM's sentences, which have neither.
-pub fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
+pub(crate) fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
     let body: Value = serde_json::from_slice(body).ok()?;
     // Older releases of vLLM tell the message without an `error` around it.
     let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
@@ -189,13 +189,13 @@ fn number_after(text: &str, phrases: &[&str]) -> Option<u64> {
 }
 
 /// llama-server's `503 Loading model`.
-pub fn is_loading(body: &[u8]) -> bool {
+pub(crate) fn is_loading(body: &[u8]) -> bool {
     body.windows(13).any(|window| window == b"Loading model")
 }
 
 /// How long an endpoint asks to be left alone: OpenAI's `retry-after-ms`, else `Retry-After` in seconds or as a date
 /// (RFC 9110 10.2.3), counted by the endpoint's own clock if it tells its time.
-pub fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let number = |text: &str| text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
     let day = |seconds: f64| Duration::from_secs_f64(seconds.min(86_400.0));

@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
 
 /// What came of asking for a place.
-pub enum Admitted {
+pub(crate) enum Admitted {
     /// At this candidate; no slot where none is needed.
     At(usize, Option<Slot>),
     ClientGone,
@@ -35,13 +35,13 @@ pub enum Admitted {
 }
 
 /// A request on its way to places: which candidates are left in this round, in which order.
-pub struct Selector<'a> {
+pub(crate) struct Selector<'a> {
     ctx: &'a ForwardContext<'a>,
-    pub plan: Plan,
+    pub(crate) plan: Plan,
     /// Indexes into the candidates, in the order of attempts; none before the first was chosen.
     order: Vec<usize>,
     left: Vec<usize>,
-    pub queued: Duration,
+    pub(crate) queued: Duration,
     /// What the conversation is recognised by, where that counts.
     hashes: Option<PrefixHashes>,
     /// The word for what became of the favourite.
@@ -57,7 +57,7 @@ impl OnCancel for Bell {
 }
 
 impl<'a> Selector<'a> {
-    pub fn new(ctx: &'a ForwardContext<'a>, plan: Plan) -> Self {
+    pub(super) fn new(ctx: &'a ForwardContext<'a>, plan: Plan) -> Self {
         let left = (0..plan.candidates.len()).collect();
         // Also while only one is available: the others come back.
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
@@ -72,29 +72,29 @@ impl<'a> Selector<'a> {
     }
 
     /// Candidates not tried in this round.
-    pub fn left(&self) -> &[usize] {
+    pub(crate) fn left(&self) -> &[usize] {
         &self.left
     }
 
-    pub fn next_round(&mut self) {
+    pub(crate) fn next_round(&mut self) {
         self.left.clone_from(&self.order);
     }
 
     /// Whether a candidate that is left tells a larger context than this, or any if this one is not known.
-    pub fn has_larger(&self, context: Option<u64>) -> bool {
+    pub(crate) fn has_larger(&self, context: Option<u64>) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].context;
         self.left.iter().any(|index| size(index) > context)
     }
 
     /// Leaves only candidates with a larger context than `context`, the smallest of them first.
-    pub fn only_larger(&mut self, context: u64) {
+    pub(crate) fn only_larger(&mut self, context: u64) {
         let size = |index: &usize| self.plan.candidates[*index].context.unwrap_or(0);
         self.left.retain(|index| size(index) > context);
         self.left.sort_by_key(size);
     }
 
     /// A place at the next candidate, which is then no longer left.
-    pub fn next(&mut self) -> Admitted {
+    pub(crate) fn next(&mut self) -> Admitted {
         let admitted = if self.ctx.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
         if let Admitted::At(index, _) = admitted {
             if let Some(hashes) = &self.hashes {
@@ -190,7 +190,7 @@ impl<'a> Selector<'a> {
     }
 
     /// The word for a first choice.
-    pub fn reason(&self, index: usize) -> &'static str {
+    pub(crate) fn reason(&self, index: usize) -> &'static str {
         match self.plan.strategy {
             _ if !self.queued.is_zero() => "queued",
             _ if self.plan.reason != "model" || self.plan.candidates.len() == 1 => self.plan.reason,

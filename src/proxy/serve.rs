@@ -50,7 +50,7 @@ pub struct Proxy {
     pub(super) activity: Arc<Activity>,
     pub budget: Arc<Budget>,
     /// Who of the control threads works with the disk.
-    pub disk: DiskQueue,
+    pub(crate) disk: DiskQueue,
     busy: AtomicUsize,
     reloaded: AtomicBool,
     server_handle: OnceLock<ServerHandle>,
@@ -85,12 +85,12 @@ impl Proxy {
     }
 
     /// The door in front of it, for its figures.
-    pub fn meet(&self, server_handle: ServerHandle) {
+    pub(crate) fn meet(&self, server_handle: ServerHandle) {
         let _ = self.server_handle.set(server_handle);
     }
 
     /// From now on requests may be handed in for later. Who keeps them needs the proxy, so they are not held here.
-    pub fn set_job_store(&self, later: Weak<dyn JobStore>) {
+    pub(crate) fn set_job_store(&self, later: Weak<dyn JobStore>) {
         let _ = self.later.set(later);
     }
 
@@ -98,7 +98,7 @@ impl Proxy {
         self.later.get()?.upgrade()
     }
 
-    pub fn note_reload(&self, succeeded: bool) {
+    pub(crate) fn note_reload(&self, succeeded: bool) {
         self.reloaded.store(succeeded, Ordering::Relaxed);
     }
 
@@ -109,7 +109,7 @@ impl Proxy {
     }
 
     /// Serves one request of either lane.
-    pub fn serve(&self, exchange: Exchange) {
+    pub(crate) fn serve(&self, exchange: Exchange) {
         let Exchange { request, response } = exchange;
         let snapshot = self.shared.load();
         let mut context = self.context(&request.head, request.from(), request.began, &snapshot);
@@ -197,7 +197,7 @@ impl Proxy {
         catalog::listing(&others, &snapshot.config.models, scope).text
     }
 
-    pub fn activity(&self) -> &Arc<Activity> {
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
 
@@ -206,7 +206,7 @@ impl Proxy {
     }
 
     /// Figures that are true at this moment.
-    pub fn stats(&self) -> RuntimeStats {
+    pub(crate) fn stats(&self) -> RuntimeStats {
         RuntimeStats {
             waiting: self.shared.capacity().waiting(),
             busy: self.busy.load(Ordering::Relaxed),

@@ -37,7 +37,7 @@ impl Proxy {
 }
 
 /// The `/health` body [S000-27..30], a superset of the older proxies' shapes.
-pub fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, draining: bool) -> Value {
+pub(crate) fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, draining: bool) -> Value {
     let enabled: Vec<_> = snapshot.enabled().collect();
     let healthy = enabled.iter().filter(|e| e.health.is_healthy()).count();
     let status = match (draining, healthy) {
@@ -63,7 +63,7 @@ pub fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, draining: bool
 }
 
 /// What everybody may know of it: no names, no counts of models or requests.
-pub fn outline(health: &Value) -> Value {
+pub(crate) fn outline(health: &Value) -> Value {
     let told = ["status", "healthy_endpoints", "total_endpoints", "version"];
     Value::Object(told.iter().map(|key| ((*key).to_owned(), health[*key].clone())).collect())
 }
@@ -85,17 +85,17 @@ fn endpoint(endpoint: &Endpoint, scope: &Scope) -> Value {
 }
 
 /// Figures of the process that nobody keeps in the snapshot.
-pub struct RuntimeStats {
-    pub waiting: usize,
-    pub busy: usize,
-    pub connections: usize,
-    pub reloaded: bool,
+pub(crate) struct RuntimeStats {
+    pub(crate) waiting: usize,
+    pub(crate) busy: usize,
+    pub(crate) connections: usize,
+    pub(crate) reloaded: bool,
     /// Jobs by state, where there are any.
-    pub jobs: Vec<(&'static str, usize)>,
+    pub(crate) jobs: Vec<(&'static str, usize)>,
 }
 
 /// The gauges of `/metrics`, true at this moment.
-pub fn gauges(snapshot: &Snapshot, stats: &RuntimeStats) -> Vec<Gauge> {
+pub(crate) fn gauges(snapshot: &Snapshot, stats: &RuntimeStats) -> Vec<Gauge> {
     let by_endpoint = |value: &dyn Fn(&Endpoint) -> Option<f64>| {
         let series = snapshot.enabled().filter_map(|e| Some((vec![("endpoint", e.name().to_owned())], value(e)?)));
         series.collect::<Vec<_>>()

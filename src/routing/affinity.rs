@@ -21,7 +21,7 @@ pub struct Affinity {
 
 /// Why an endpoint is the favourite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Known {
+pub(crate) enum Known {
     /// It had the beginning of this prompt.
     Prompt,
     Session,
@@ -29,7 +29,7 @@ pub enum Known {
 
 /// Why the favourite is not used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spill {
+pub(crate) enum Spill {
     Full,
     /// It is much busier than another.
     Busy,
@@ -47,7 +47,7 @@ impl Affinity {
     }
 
     /// Which of these caches most likely holds the longest part of the prompt.
-    pub fn favourite(&self, hashes: &PrefixHashes, caches: &[u32]) -> Option<(usize, Known)> {
+    pub(crate) fn favourite(&self, hashes: &PrefixHashes, caches: &[u32]) -> Option<(usize, Known)> {
         let mut homes = lock(&self.homes);
         let mut home = |mark: &u64| {
             let cache = *homes.get(mark)?;
@@ -59,7 +59,7 @@ impl Affinity {
     }
 
     /// This request goes to that cache.
-    pub fn remember(&self, hashes: &PrefixHashes, cache: u32) {
+    pub(crate) fn remember(&self, hashes: &PrefixHashes, cache: u32) {
         let mut homes = lock(&self.homes);
         // The last link is what the next turn, a branch from here and a regeneration all hold.
         for mark in hashes.links.last().into_iter().chain(&hashes.session_keys) {
@@ -70,7 +70,7 @@ impl Affinity {
 
 /// Whether a request goes to its favourite although others are idler. A warm cache beats an idle server as long as there is
 /// a place; where no limit is known, requests must not pile up in one place.
-pub fn spill(favourite: Load, others: impl Iterator<Item = Load>) -> Option<Spill> {
+pub(crate) fn spill(favourite: Load, others: impl Iterator<Item = Load>) -> Option<Spill> {
     if !favourite.has_room() {
         return Some(Spill::Full);
     }

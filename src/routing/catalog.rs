@@ -14,25 +14,25 @@ use std::sync::Arc;
 const LATEST: &str = ":latest";
 
 #[derive(Debug, Default)]
-pub struct Catalog {
+pub(crate) struct Catalog {
     offers: HashMap<String, Vec<Offer>>,
     /// What can be asked for now.
-    pub listing: Listing,
+    pub(crate) listing: Listing,
 }
 
 /// An endpoint that serves a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Offer {
+pub(crate) struct Offer {
     /// Its index in the snapshot; offers stand in config order.
-    pub endpoint: usize,
+    pub(crate) endpoint: usize,
     /// The context of this model there, if its list tells.
-    pub context: Option<u64>,
+    pub(crate) context: Option<u64>,
 }
 
 /// `/v1/models`, ready to be sent.
 #[derive(Debug, Clone, Default)]
-pub struct Listing {
-    pub text: Arc<[u8]>,
+pub(crate) struct Listing {
+    pub(crate) text: Arc<[u8]>,
     listed: Vec<Listed>,
 }
 
@@ -47,7 +47,7 @@ struct Listed {
 
 impl Catalog {
     /// The catalogue of these endpoints and routes.
-    pub fn new(endpoints: &[Arc<Endpoint>], routes: &[Route]) -> Self {
+    pub(crate) fn new(endpoints: &[Arc<Endpoint>], routes: &[Route]) -> Self {
         let mut offers: HashMap<String, Vec<Offer>> = HashMap::new();
         for (n, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| e.config.enabled) {
             let told = told(endpoint);
@@ -62,23 +62,23 @@ impl Catalog {
     }
 
     /// The endpoints that serve a name, available or not; empty if nobody is known to.
-    pub fn offers(&self, name: &str) -> &[Offer] {
+    pub(crate) fn offers(&self, name: &str) -> &[Offer] {
         self.offers.get(name).map_or(&[], Vec::as_slice)
     }
 }
 
 /// A name with the tag that is meant where none is given.
-pub fn tagged(name: &str) -> String {
+pub(crate) fn tagged(name: &str) -> String {
     format!("{name}{LATEST}")
 }
 
 impl Listing {
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.listed.iter().map(|one| one.id.as_str())
     }
 
     /// The entry of a name, or of the model that has it as an alias or with the tag `latest`.
-    pub fn entry(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn entry(&self, name: &str) -> Option<&[u8]> {
         let with_tag = tagged(name);
         let by_id = |name: &str| self.listed.iter().find(|one| one.id == name);
         let by_alias = || self.listed.iter().find(|one| one.aliases.iter().any(|alias| alias == name));
@@ -88,14 +88,14 @@ impl Listing {
 }
 
 /// Whether a scope has a name: as it is, or without the tag `latest` where nothing is served by that.
-pub fn within(scope: &Scope, name: &str, is_served: impl Fn(&str) -> bool) -> bool {
+pub(crate) fn within(scope: &Scope, name: &str, is_served: impl Fn(&str) -> bool) -> bool {
     let untagged = || name.strip_suffix(LATEST).filter(|bare| !is_served(bare));
     scope.has_model(name) || untagged().is_some_and(|bare| scope.has_model(bare))
 }
 
 /// Names with an available endpoint, within a scope: discovered and configured ones in config order, then routes. Takes as
 /// long as the lists are, however many endpoints there are.
-pub fn listing(endpoints: &[Arc<Endpoint>], routes: &[Route], scope: &Scope) -> Listing {
+pub(crate) fn listing(endpoints: &[Arc<Endpoint>], routes: &[Route], scope: &Scope) -> Listing {
     let usable = |e: &&Arc<Endpoint>| e.is_available() && scope.has_endpoint(e.name());
     let open = Open::new(endpoints.iter().filter(usable).map(|endpoint| &**endpoint).collect());
     let by_name: HashMap<&str, &Route> = routes.iter().rev().map(|route| (route.name.as_str(), route)).collect();

@@ -28,14 +28,14 @@ static NEXT_CACHE: AtomicU32 = AtomicU32::new(0);
 pub struct Endpoint {
     pub config: Arc<config::Endpoint>,
     /// Counters that outlive snapshots and reloads.
-    pub live: Arc<Live>,
-    pub health: HealthStatus,
+    pub(crate) live: Arc<Live>,
+    pub(crate) health: HealthStatus,
     /// What it listed last, if it ever did.
-    pub models: Option<Arc<Vec<Model>>>,
+    pub(crate) models: Option<Arc<Vec<Model>>>,
     /// `total_slots` of llama-server's `/props`.
-    pub slots: Option<u32>,
+    pub(crate) slots: Option<u32>,
     /// `n_ctx` of llama-server's `/props`.
-    pub context: Option<u64>,
+    pub(crate) context: Option<u64>,
 }
 
 impl Endpoint {
@@ -51,17 +51,17 @@ impl Endpoint {
         }
     }
 
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.config.name
     }
 
     /// Enabled, and nothing known against it.
-    pub fn is_available(&self) -> bool {
+    pub(crate) fn is_available(&self) -> bool {
         self.config.enabled && self.health.is_available()
     }
 
     /// What it serves is not known yet: it has never told its models, and does not answer now.
-    pub fn is_unheard(&self) -> bool {
+    pub(crate) fn is_unheard(&self) -> bool {
         let is_silent = match self.config.probe {
             Probe::Never => self.health.state == State::Failing,
             _ => !self.health.answered,
@@ -70,14 +70,14 @@ impl Endpoint {
     }
 
     /// Every name it serves: as configured, else as discovered with aliases.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         let discovered = self.models.iter().filter(|_| self.config.models.is_empty()).flat_map(|m| m.iter());
         let discovered = discovered.flat_map(Model::names);
         self.config.models.iter().map(String::as_str).chain(discovered)
     }
 
     /// Requests that may be there at once: as configured, else one for each of llama-server's slots.
-    pub fn limit(&self) -> Option<u32> {
+    pub(crate) fn limit(&self) -> Option<u32> {
         match self.config.max_concurrent {
             MaxConcurrent::Most(most) => Some(most),
             MaxConcurrent::Unlimited => None,
@@ -86,7 +86,7 @@ impl Endpoint {
     }
 
     /// The model for `auto`: `defaultModel`, else the first configured, else the first discovered.
-    pub fn default_model(&self) -> Option<&str> {
+    pub(crate) fn default_model(&self) -> Option<&str> {
         let configured = self.config.default_model.as_deref().or(self.config.models.first().map(String::as_str));
         configured.or_else(|| self.models.as_ref()?.first().map(|m| m.id.as_str()))
     }
@@ -94,7 +94,7 @@ impl Endpoint {
 
 /// What is going on at an endpoint. SnapshotStore by every snapshot that has it.
 #[derive(Debug)]
-pub struct Live {
+pub(crate) struct Live {
     epoch: Instant,
     in_flight: AtomicU32,
     /// `maxConcurrent`; `u32::MAX` = none.
@@ -115,7 +115,7 @@ pub struct Live {
     key: AtomicUsize,
     /// Tokens that were generated, asked for, and found in its cache, as far as it tells; for eyes only.
     tokens: [AtomicU64; 3],
-    pub responses: Responses,
+    pub(crate) responses: Responses,
 }
 
 impl Live {
@@ -154,45 +154,45 @@ impl Live {
     }
 
     /// Requests of ours that are there now, and how many may be.
-    pub fn load(&self) -> Load {
+    pub(crate) fn load(&self) -> Load {
         let limit = self.limit.load(Ordering::Relaxed);
         Load { in_flight: self.in_flight(), limit: (limit < u32::MAX).then_some(limit) }
     }
 
     /// Whether one more may go there.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.load().has_room()
     }
 
     /// Requests of ours that are there now.
-    pub fn in_flight(&self) -> u32 {
+    pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Which life of its prompt cache this is; unique in the process.
-    pub fn cache_id(&self) -> u32 {
+    pub(crate) fn cache_id(&self) -> u32 {
         self.cache.load(Ordering::Relaxed)
     }
 
     /// It was restarted: its prompt cache is empty.
-    pub fn restarted(&self) {
+    pub(crate) fn restarted(&self) {
         self.cache.store(NEXT_CACHE.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         lock(&self.streamless).clear();
     }
 
     /// A request was sent and may stay unanswered for `first_byte`.
-    pub fn sent(&self, now: Instant, first_byte: Option<Duration>) {
+    pub(crate) fn sent(&self, now: Instant, first_byte: Option<Duration>) {
         let until = self.millis(now + first_byte.unwrap_or(Duration::from_secs(86_400)));
         self.patience.fetch_max(until, Ordering::Relaxed);
     }
 
-    pub fn moved(&self, now: Instant) {
+    pub(crate) fn moved(&self, now: Instant) {
         self.moved.store(self.millis(now).max(1), Ordering::Relaxed);
     }
 
     /// Whether a probe that timed out means work rather than death: one of our requests is making
     /// progress there, or may still be waiting for its first byte.
-    pub fn is_working(&self, now: Instant) -> bool {
+    pub(crate) fn is_working(&self, now: Instant) -> bool {
         if self.in_flight() == 0 {
             return false;
         }
@@ -202,27 +202,27 @@ impl Live {
     }
 
     /// It answered 429 and told how long to wait; a minute at most is believed. A longer wait told before stays.
-    pub fn cool_down(&self, now: Instant, told: Duration) {
+    pub(crate) fn cool_down(&self, now: Instant, told: Duration) {
         self.rest.fetch_max(self.millis(now + told.min(LONGEST_REST)), Ordering::Relaxed);
     }
 
     /// Whether it asked to be left alone.
-    pub fn is_cooling(&self, now: Instant) -> bool {
+    pub(crate) fn is_cooling(&self, now: Instant) -> bool {
         self.millis(now) < self.rest.load(Ordering::Relaxed)
     }
 
     /// A connection was refused: whatever listened there does not any more.
-    pub fn note_refused(&self, now: Instant) {
+    pub(crate) fn note_refused(&self, now: Instant) {
         self.refused.store(self.millis(now).max(1), Ordering::Relaxed);
     }
 
     /// Whether a connection was refused after `then`.
-    pub fn refused_since(&self, then: Instant) -> bool {
+    pub(crate) fn refused_since(&self, then: Instant) -> bool {
         self.refused.load(Ordering::Relaxed) > self.millis(then)
     }
 
     /// It answered `"stream": true` with something else at this path, for this model.
-    pub fn note_streamless(&self, path: &str, model: Option<&str>) {
+    pub(crate) fn note_streamless(&self, path: &str, model: Option<&str>) {
         let what = digest(path, model);
         let mut known = lock(&self.streamless);
         if known.contains(&what) {
@@ -235,24 +235,24 @@ impl Live {
     }
 
     /// Whether it did so once.
-    pub fn is_streamless(&self, path: &str, model: Option<&str>) -> bool {
+    pub(crate) fn is_streamless(&self, path: &str, model: Option<&str>) -> bool {
         lock(&self.streamless).contains(&digest(path, model))
     }
 
     /// Notes tokens: generated, of prompts, and of these found in its cache.
-    pub fn count_tokens(&self, tokens: [u64; 3]) {
+    pub(crate) fn count_tokens(&self, tokens: [u64; 3]) {
         for (sum, new) in self.tokens.iter().zip(tokens) {
             sum.fetch_add(new, Ordering::Relaxed);
         }
     }
 
     /// Tokens since the start: generated, of prompts, and of these found in its cache.
-    pub fn tokens(&self) -> [u64; 3] {
+    pub(crate) fn tokens(&self) -> [u64; 3] {
         self.tokens.each_ref().map(|sum| sum.load(Ordering::Relaxed))
     }
 
     /// The first key to try among `keys`; in turn.
-    pub fn next_key(&self, keys: usize) -> usize {
+    pub(crate) fn next_key(&self, keys: usize) -> usize {
         if keys < 2 { 0 } else { self.key.fetch_add(1, Ordering::Relaxed) % keys }
     }
 }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 /// An endpoint's state, as `/health` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// Not asked yet: given the benefit of the doubt [S000-29].
     Unknown,
     Healthy,
@@ -20,7 +20,7 @@ pub enum State {
 
 impl State {
     /// The word in `/health` and on the log.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
             Self::Healthy => "healthy",
@@ -55,23 +55,23 @@ pub enum Observation {
 
 impl Observation {
     /// Whether it tells that the endpoint was started anew since it served last, or will be.
-    pub fn is_restart(&self) -> bool {
+    pub(crate) fn is_restart(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Loading)
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthStatus {
-    pub state: State,
+pub(crate) struct HealthStatus {
+    pub(crate) state: State,
     /// Failures in a row; grows past the threshold [S000-29].
-    pub failures: u32,
-    pub last_check: Option<SystemTime>,
+    pub(crate) failures: u32,
+    pub(crate) last_check: Option<SystemTime>,
     /// What was wrong last; none after a success [S000-30].
-    pub last_error: Option<String>,
+    pub(crate) last_error: Option<String>,
     /// The last probe was answered with success.
-    pub answered: bool,
+    pub(crate) answered: bool,
     /// Out until a probe succeeds, however few failures there were.
-    pub is_out: bool,
+    pub(crate) is_out: bool,
 }
 
 impl Default for HealthStatus {
@@ -85,7 +85,7 @@ impl HealthStatus {
     /// The standing after an observation; `threshold` failures in a row make it unhealthy, and an endpoint that is out
     /// comes back only by a success.
     #[must_use]
-    pub fn observe(&self, seen: Observation, threshold: u32, at: SystemTime) -> Self {
+    pub(crate) fn observe(&self, seen: Observation, threshold: u32, at: SystemTime) -> Self {
         let last_check = Some(at);
         let (state, last_error) = (State::Healthy, None);
         let healthy = Self { state, failures: 0, last_check, last_error, answered: true, is_out: false };
@@ -116,23 +116,23 @@ impl HealthStatus {
 
     /// The same for an endpoint that a request could not connect to.
     #[must_use]
-    pub fn taken_out(self) -> Self {
+    pub(crate) fn taken_out(self) -> Self {
         Self { is_out: true, ..self }
     }
 
     /// The same with its last failure taken back, so that a repetition of that failure counts once.
     #[must_use]
-    pub fn uncounted(&self) -> Self {
+    pub(crate) fn uncounted(&self) -> Self {
         Self { failures: self.failures.saturating_sub(1), ..self.clone() }
     }
 
     /// Whether requests may be sent there.
-    pub fn is_available(&self) -> bool {
+    pub(crate) fn is_available(&self) -> bool {
         self.is_healthy() && !self.is_out
     }
 
     /// The `healthy` of `/health`: fewer failures in a row than the threshold [S000-07], and not loading.
-    pub fn is_healthy(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         matches!(self.state, State::Unknown | State::Healthy | State::Failing | State::Busy)
     }
 }

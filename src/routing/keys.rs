@@ -15,7 +15,7 @@ const GUESSES: RateLimit = RateLimit { per_second: 20.0 / 60.0, burst: 20 };
 
 /// Every client key of a configuration. None = everybody may come in.
 #[derive(Default)]
-pub struct KeyRing {
+pub(crate) struct KeyRing {
     keys: Vec<Known>,
     wrong: Arc<Buckets>,
 }
@@ -35,20 +35,20 @@ struct Use {
 
 /// One who asks. Never holds the key.
 #[derive(Clone)]
-pub struct ClientKey {
+pub(crate) struct ClientKey {
     /// The key's name; none where no keys are configured.
-    pub name: Option<Arc<str>>,
-    pub scope: Arc<Scope>,
-    pub background: bool,
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) background: bool,
     /// It may use the admin page.
-    pub admin: bool,
+    pub(crate) admin: bool,
     max_parallel: Option<u32>,
     rate_limit: Option<RateLimit>,
     use_of: Option<Arc<Use>>,
 }
 
 /// A right to be in progress, given back when dropped.
-pub struct Permit(Option<Arc<Use>>);
+pub(crate) struct Permit(Option<Arc<Use>>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
@@ -60,7 +60,7 @@ impl Drop for Permit {
 
 impl KeyRing {
     /// The callers of a configuration; counts go on by name.
-    pub fn new(keys: &[config::ClientKey], before: Option<&Self>) -> Self {
+    pub(crate) fn new(keys: &[config::ClientKey], before: Option<&Self>) -> Self {
         let use_of = |name: &str| {
             let old = before?.keys.iter().find(|known| known.config.name == name)?;
             Some(Arc::clone(&old.use_of))
@@ -74,12 +74,12 @@ impl KeyRing {
         Self { keys: known.collect(), wrong }
     }
 
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.keys.is_empty()
     }
 
     /// Whose key this is. Takes the same time whichever it is, or none.
-    pub fn identify(&self, shown: &str) -> Option<ClientKey> {
+    pub(crate) fn identify(&self, shown: &str) -> Option<ClientKey> {
         let digest = ring::digest::digest(&ring::digest::SHA256, shown.as_bytes());
         let shown = Secret::new(shown);
         let mut found = None;
@@ -96,12 +96,12 @@ impl KeyRing {
     }
 
     /// What the key of this name may see, if there is one.
-    pub fn scope_of(&self, name: &str) -> Option<Arc<Scope>> {
+    pub(crate) fn scope_of(&self, name: &str) -> Option<Arc<Scope>> {
         self.keys.iter().find(|known| known.config.name == name).map(|known| Arc::clone(&known.scope))
     }
 
     /// A wrong key came from an address; how long it must wait if it has guessed too often.
-    pub fn guessed(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
+    pub(crate) fn guessed(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
         let left = self.wrong.take(peer, &GUESSES, now);
         (!left.granted).then_some(left.retry_after)
     }
@@ -123,7 +123,7 @@ impl Known {
 
 impl ClientKey {
     /// Who asks where nobody needs a key.
-    pub fn anybody() -> Self {
+    pub(crate) fn anybody() -> Self {
         Self {
             name: None,
             scope: Arc::default(),
@@ -136,24 +136,24 @@ impl ClientKey {
     }
 
     /// Who has the page's token: nothing is hidden from them.
-    pub fn administrator() -> Self {
+    pub(crate) fn administrator() -> Self {
         Self { admin: true, ..Self::anybody() }
     }
 
     /// Whether the key opens only some models or endpoints.
-    pub fn is_limited(&self) -> bool {
+    pub(crate) fn is_limited(&self) -> bool {
         !self.scope.models.is_empty() || !self.scope.endpoints.is_empty()
     }
 
     /// Takes one request out of the key's rate limit, if it has one.
-    pub fn take(&self, now: Instant) -> Option<Quota> {
+    pub(crate) fn take(&self, now: Instant) -> Option<Quota> {
         let (limit, used) = (self.rate_limit?, self.use_of.as_ref()?);
         let mut bucket = lock(&used.bucket);
         Some(bucket.get_or_insert_with(|| Bucket::full(&limit, now)).take(&limit, now))
     }
 
     /// A right to be in progress; `None` when `maxParallel` are already.
-    pub fn enter(&self) -> Option<Permit> {
+    pub(crate) fn enter(&self) -> Option<Permit> {
         let Some(used) = &self.use_of else {
             return Some(Permit(None));
         };

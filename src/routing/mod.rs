@@ -1,14 +1,14 @@
 //! Which endpoint serves which model, who may use it, and where a request goes. Pure but for its locks.
 
 pub mod affinity;
-pub mod catalog;
-pub mod endpoint;
-pub mod health_status;
-pub mod keys;
-pub mod plan;
-pub mod rate_limit;
+pub(crate) mod catalog;
+pub(crate) mod endpoint;
+pub(crate) mod health_status;
+pub(crate) mod keys;
+pub(crate) mod plan;
+pub(crate) mod rate_limit;
 pub mod responses;
-pub mod scope;
-pub mod slots;
-pub mod snapshot;
-pub mod strategy;
+pub(crate) mod scope;
+pub(crate) mod slots;
+pub(crate) mod snapshot;
+pub(crate) mod strategy;

@@ -18,43 +18,43 @@ const COME_BACK: Duration = Duration::from_secs(5);
 const MOST_NAMED: usize = 50;
 
 #[derive(Clone)]
-pub struct Candidate {
-    pub endpoint: Arc<Endpoint>,
+pub(crate) struct Candidate {
+    pub(crate) endpoint: Arc<Endpoint>,
     /// The name to send instead of the client's; `None` leaves the body as it is.
-    pub rename: Option<String>,
+    pub(crate) rename: Option<String>,
     /// Its share where the strategy goes by weight.
-    pub weight: u16,
+    pub(crate) weight: u16,
     /// Its position on the route, available or not.
-    pub place: usize,
+    pub(crate) place: usize,
     /// How many tokens fit into its context: as it says of itself, else of this model.
-    pub context: Option<u64>,
+    pub(crate) context: Option<u64>,
 }
 
 impl Candidate {
     /// How the strategies see it now.
-    pub fn load(&self) -> CandidateLoad {
+    pub(crate) fn load(&self) -> CandidateLoad {
         CandidateLoad { place: self.place, weight: self.weight, load: self.endpoint.live.load() }
     }
 }
 
 /// Who may be tried, never empty, and how to choose among them.
-pub struct Plan {
+pub(crate) struct Plan {
     /// In the order of the file.
-    pub candidates: Vec<Candidate>,
-    pub strategy: Strategy,
+    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) strategy: Strategy,
     /// Whose turn it is is remembered under this name.
-    pub route: String,
-    pub retry: Retry,
+    pub(crate) route: String,
+    pub(crate) retry: Retry,
     /// `x-llmproxy-reason`: why the first is the first, as long as the strategy has no word of its own.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// The model's name is one that somebody is known to serve.
-    pub is_named: bool,
+    pub(crate) is_named: bool,
     /// An endpoint that is down would be a candidate too.
-    pub is_short: bool,
+    pub(crate) is_short: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum ModelQuery<'a> {
+pub(crate) enum ModelQuery<'a> {
     Named(&'a str),
     /// Nothing, an empty name, or `auto`.
     Any,
@@ -73,7 +73,7 @@ const NAMED: usize = 3;
 
 impl Plan {
     /// Which models of which endpoints stand in for one that nobody serves.
-    pub fn stand_ins(&self) -> String {
+    pub(crate) fn stand_ins(&self) -> String {
         let first = self.candidates.iter().take(NAMED).map(|candidate| match &candidate.rename {
             Some(model) => format!("{} at {} stands in", shown(model), candidate.endpoint.name()),
             None => format!("{} is asked", candidate.endpoint.name()),
@@ -82,7 +82,7 @@ impl Plan {
     }
 }
 
-pub enum PlanResult {
+pub(crate) enum PlanResult {
     Plan(Plan),
     /// Nobody is known to serve this name: worth asking the endpoints once more.
     Unknown,
@@ -91,7 +91,7 @@ pub enum PlanResult {
 
 impl PlanResult {
     /// Whether an endpoint that is down could be of use.
-    pub fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         match self {
             Self::Plan(plan) => plan.is_short,
             Self::Unknown => false,
@@ -101,7 +101,7 @@ impl PlanResult {
 }
 
 /// Who may be tried for a wish, within a scope.
-pub fn plan(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> PlanResult {
+pub(crate) fn plan(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> PlanResult {
     match wished(snapshot, query, scope) {
         PlanResult::Plan(plan) => PlanResult::Plan(rested(plan, now)),
         other => other,
@@ -291,7 +291,7 @@ fn only(snapshot: &Snapshot, scope: &Scope) -> PlanResult {
 }
 
 /// The one endpoint that has what is asked about, the request as it is.
-pub fn at(snapshot: &Snapshot, name: &str, scope: &Scope) -> Option<Plan> {
+pub(crate) fn at(snapshot: &Snapshot, name: &str, scope: &Scope) -> Option<Plan> {
     let found = open(snapshot, scope).into_iter().find(|candidate| candidate.endpoint.name() == name)?;
     Some(anywhere(snapshot, scope, vec![found], "session"))
 }
@@ -327,7 +327,12 @@ fn in_order(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
 }
 
 /// What `routing.unknownModel` makes of a name that nobody serves, after a refresh.
-pub fn unknown(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> Result<Plan, Failure> {
+pub(crate) fn unknown(
+    snapshot: &Snapshot,
+    query: ModelQuery<'_>,
+    scope: &Scope,
+    now: Instant,
+) -> Result<Plan, Failure> {
     let (name, response) = match query {
         ModelQuery::Named(name) => (name, None),
         ModelQuery::Follow(id, name) => (name.unwrap_or_default(), Some(id)),
@@ -352,7 +357,7 @@ pub fn unknown(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: I
 }
 
 /// 404 with what could have been asked for instead; 503 while an endpoint is away that has not told yet what it serves.
-pub fn not_found(snapshot: &Snapshot, name: &str, scope: &Scope) -> Failure {
+pub(crate) fn not_found(snapshot: &Snapshot, name: &str, scope: &Scope) -> Failure {
     if snapshot.enabled().any(|endpoint| endpoint.is_unheard() && candidate(0, endpoint, scope).is_some()) {
         let text = format!(
             "The model `{}` is not known, but an endpoint that has not listed its models yet is unavailable.",
@@ -379,7 +384,7 @@ fn candidate(place: usize, endpoint: &Arc<Endpoint>, scope: &Scope) -> Option<Ca
 }
 
 /// A name as it may be echoed: cut to 128 characters, control characters escaped (FAULTS B9).
-pub fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     name.chars().take(128).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 

@@ -13,32 +13,32 @@ const ADDRESSES: usize = 4_096;
 
 /// A bucket that fills at a rate up to its burst.
 #[derive(Debug, Clone, Copy)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     tokens: f64,
     at: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Quota {
+pub(crate) struct Quota {
     /// Whether the request may go on.
-    pub granted: bool,
+    pub(crate) granted: bool,
     /// Requests at once after a pause.
-    pub limit: u32,
+    pub(crate) limit: u32,
     /// Requests that would be granted now.
-    pub remaining: u32,
+    pub(crate) remaining: u32,
     /// Until the bucket is full again.
-    pub reset: Duration,
+    pub(crate) reset: Duration,
     /// Until one more is granted; zero when one would be now.
-    pub retry_after: Duration,
+    pub(crate) retry_after: Duration,
 }
 
 impl Bucket {
-    pub fn full(limit: &RateLimit, now: Instant) -> Self {
+    pub(crate) fn full(limit: &RateLimit, now: Instant) -> Self {
         Self { tokens: f64::from(limit.burst), at: now }
     }
 
     /// Takes one out, if there is one.
-    pub fn take(&mut self, limit: &RateLimit, now: Instant) -> Quota {
+    pub(crate) fn take(&mut self, limit: &RateLimit, now: Instant) -> Quota {
         let burst = f64::from(limit.burst);
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * limit.per_second;
         self.tokens = (self.tokens + earned).min(burst);
@@ -60,7 +60,7 @@ impl Bucket {
 }
 
 /// A bucket for each client address; IPv6 by /64. Bounded however many appear.
-pub struct Buckets(Mutex<Lru<IpAddr, Bucket>>);
+pub(crate) struct Buckets(Mutex<Lru<IpAddr, Bucket>>);
 
 impl Default for Buckets {
     fn default() -> Self {
@@ -70,7 +70,7 @@ impl Default for Buckets {
 
 impl Buckets {
     /// Takes one out of an address's bucket.
-    pub fn take(&self, peer: IpAddr, limit: &RateLimit, now: Instant) -> Quota {
+    pub(crate) fn take(&self, peer: IpAddr, limit: &RateLimit, now: Instant) -> Quota {
         let mut buckets = lock(&self.0);
         let key = subnet_key(peer);
         if let Some(bucket) = buckets.get(&key) {

@@ -13,18 +13,18 @@ const LONGEST: usize = 512;
 
 /// The responses of one endpoint. Takes no memory before the first.
 #[derive(Default)]
-pub struct Responses {
+pub(crate) struct Responses {
     keys: RandomState,
     ids: Mutex<Option<Lru<u64, ()>>>,
 }
 
 impl Responses {
-    pub fn add(&self, id: &str) {
+    pub(crate) fn add(&self, id: &str) {
         lock(&self.ids).get_or_insert_with(|| Lru::new(GENERATION)).put(self.keys.hash_one(id), ());
     }
 
     /// Whether a response was made here.
-    pub fn has(&self, id: &str) -> bool {
+    pub(crate) fn has(&self, id: &str) -> bool {
         lock(&self.ids).as_mut().is_some_and(|ids| ids.get(&self.keys.hash_one(id)).is_some())
     }
 }

@@ -5,38 +5,38 @@ use crate::routing::endpoint::Endpoint;
 use std::sync::Arc;
 
 /// A group in one snapshot: its endpoints as it uses them, in its order.
-pub struct Group {
+pub(crate) struct Group {
     pub config: config::Group,
-    pub endpoints: Vec<Arc<Endpoint>>,
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
 }
 
 /// A part of what is served; empty lists mean everything.
 #[derive(Clone, Default)]
-pub struct Scope {
+pub(crate) struct Scope {
     /// Patterns of model names; `*` stands for any text.
-    pub models: Vec<String>,
-    pub endpoints: Vec<String>,
-    pub group: Option<Arc<Group>>,
+    pub(crate) models: Vec<String>,
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) group: Option<Arc<Group>>,
 }
 
 impl Scope {
-    pub fn is_all(&self) -> bool {
+    pub(crate) fn is_all(&self) -> bool {
         self.models.is_empty() && self.endpoints.is_empty() && self.group.is_none()
     }
 
     /// Whether a client-facing name is in it.
-    pub fn has_model(&self, name: &str) -> bool {
+    pub(crate) fn has_model(&self, name: &str) -> bool {
         self.models.is_empty() || self.models.iter().any(|pattern| matches(pattern, name))
     }
 
     /// Whether an endpoint is in it.
-    pub fn has_endpoint(&self, name: &str) -> bool {
+    pub(crate) fn has_endpoint(&self, name: &str) -> bool {
         let in_group = self.group.as_ref().is_none_or(|group| group.endpoints.iter().any(|one| one.name() == name));
         in_group && (self.endpoints.is_empty() || self.endpoints.iter().any(|one| one == name))
     }
 
     /// An endpoint as it is used here, and its position where the order of the file is not that of the endpoints.
-    pub fn view(&self, place: usize, endpoint: &Arc<Endpoint>) -> Option<(usize, Arc<Endpoint>)> {
+    pub(crate) fn view(&self, place: usize, endpoint: &Arc<Endpoint>) -> Option<(usize, Arc<Endpoint>)> {
         if !self.has_endpoint(endpoint.name()) {
             return None;
         }

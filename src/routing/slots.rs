@@ -18,7 +18,7 @@ const MOST_TURNS: usize = 4_096;
 
 /// The places at all endpoints and who waits for one. One per process.
 #[derive(Default)]
-pub struct Capacity {
+pub(crate) struct Capacity {
     floor: Mutex<State>,
     abandoned: OnceLock<Sender<Slot>>,
 }
@@ -60,16 +60,16 @@ impl fmt::Debug for Capacity {
     }
 }
 
-pub struct Wanted<'a> {
-    pub lives: &'a [Arc<Live>],
-    pub background: bool,
+pub(crate) struct Wanted<'a> {
+    pub(crate) lives: &'a [Arc<Live>],
+    pub(crate) background: bool,
     /// Requests that may wait at most (`queue.length`).
-    pub length: usize,
+    pub(crate) length: usize,
     /// The route whose turn it is.
-    pub route: &'a str,
+    pub(crate) route: &'a str,
 }
 
-pub enum Entry {
+pub(crate) enum Entry {
     /// A place at this one of the wanted endpoints.
     In(usize, Slot),
     Wait(Waiting),
@@ -79,7 +79,7 @@ pub enum Entry {
     Closed,
 }
 
-pub enum WaitResult {
+pub(crate) enum WaitResult {
     /// A place at this one of the wanted endpoints.
     In(usize, Slot),
     Rung,
@@ -89,7 +89,7 @@ pub enum WaitResult {
 
 /// A place at an endpoint, given back when dropped.
 #[derive(Debug)]
-pub struct Slot {
+pub(crate) struct Slot {
     live: Arc<Live>,
     capacity: Arc<Capacity>,
 }
@@ -97,7 +97,7 @@ pub struct Slot {
 impl Slot {
     /// The request was given up, but its server may still be working on it: the slot stays taken until the health thread
     /// sees it free, and is given back at once when no one takes care of it.
-    pub fn abandon(self) {
+    pub(crate) fn abandon(self) {
         if let Some(keeper) = self.capacity.abandoned.get().cloned() {
             // What cannot be sent comes back in the error, and is dropped with it.
             let _ = keeper.try_send(self);
@@ -105,7 +105,7 @@ impl Slot {
     }
 
     /// Whether it is at this endpoint.
-    pub fn is_at(&self, live: &Arc<Live>) -> bool {
+    pub(crate) fn is_at(&self, live: &Arc<Live>) -> bool {
         Arc::ptr_eq(&self.live, live)
     }
 }
@@ -119,7 +119,7 @@ impl Drop for Slot {
 }
 
 /// A place in the line, given up when dropped.
-pub struct Waiting {
+pub(crate) struct Waiting {
     number: u64,
     capacity: Arc<Capacity>,
     grant: Receiver<(usize, Slot)>,
@@ -127,7 +127,7 @@ pub struct Waiting {
 
 impl Waiting {
     /// Waits for a place, for `bell` or until a time.
-    pub fn wait(&self, bell: &Receiver<()>, until: Instant) -> WaitResult {
+    pub(crate) fn wait(&self, bell: &Receiver<()>, until: Instant) -> WaitResult {
         select! {
             recv(self.grant) -> granted => match granted {
                 Ok((index, slot)) => WaitResult::In(index, slot),
@@ -141,7 +141,7 @@ impl Waiting {
 
 impl Waiting {
     /// From now on these endpoints would do, in this order. False if a place was granted already.
-    pub fn widen(&self, lives: Vec<Arc<Live>>) -> bool {
+    pub(crate) fn widen(&self, lives: Vec<Arc<Live>>) -> bool {
         let mut floor = lock(&self.capacity.floor);
         let Some(waiter) = floor.line.iter_mut().find(|waiter| waiter.number == self.number) else {
             return false;
@@ -162,7 +162,7 @@ impl Drop for Waiting {
 
 impl Capacity {
     /// Takes the first free place in the order that `order` makes of the route's turn, or one in the line.
-    pub fn enter(self: &Arc<Self>, wanted: &Wanted<'_>, order: impl FnOnce(&mut Turn) -> Vec<usize>) -> Entry {
+    pub(crate) fn enter(self: &Arc<Self>, wanted: &Wanted<'_>, order: impl FnOnce(&mut Turn) -> Vec<usize>) -> Entry {
         let mut floor = lock(&self.floor);
         let order = order(floor.turn(wanted.route));
         if let Some(&index) = order.iter().find(|&&index| wanted.lives[index].has_room()) {
@@ -183,14 +183,14 @@ impl Capacity {
     }
 
     /// The slots that are abandoned from now on; may be called once.
-    pub fn abandoned(&self) -> Receiver<Slot> {
+    pub(crate) fn abandoned(&self) -> Receiver<Slot> {
         let (sender, receiver) = bounded(MOST_ABANDONED);
         let _ = self.abandoned.set(sender);
         receiver
     }
 
     /// Limits may have changed: whoever fits now goes in.
-    pub fn resize<'a>(self: &Arc<Self>, limits: impl Iterator<Item = (&'a Live, Option<u32>)>) {
+    pub(crate) fn resize<'a>(self: &Arc<Self>, limits: impl Iterator<Item = (&'a Live, Option<u32>)>) {
         let mut floor = lock(&self.floor);
         for (live, limit) in limits {
             live.set_limit(limit);
@@ -198,12 +198,12 @@ impl Capacity {
         floor.hand_out(self);
     }
 
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         lock(&self.floor).line.len()
     }
 
     /// Sends everybody away who waits, from now on too.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut floor = lock(&self.floor);
         floor.closed = true;
         floor.line.clear();

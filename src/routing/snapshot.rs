@@ -32,11 +32,11 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// What is so, at one moment.
 pub struct Snapshot {
     pub config: Arc<Config>,
-    pub endpoints: Vec<Arc<Endpoint>>,
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
     /// Who serves what; the same as long as that does not change.
-    pub catalog: Arc<Catalog>,
-    pub key_ring: Arc<KeyRing>,
-    pub groups: Vec<Arc<Group>>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) key_ring: Arc<KeyRing>,
+    pub(crate) groups: Vec<Arc<Group>>,
 }
 
 impl Snapshot {
@@ -58,7 +58,7 @@ impl Snapshot {
 
     /// This snapshot with one endpoint changed.
     #[must_use]
-    pub fn with(&self, name: &str, change: impl FnOnce(&mut Endpoint)) -> Self {
+    pub(crate) fn with(&self, name: &str, change: impl FnOnce(&mut Endpoint)) -> Self {
         let mut endpoints = self.endpoints.clone();
         let mut catalog = Arc::clone(&self.catalog);
         if let Some(n) = endpoints.iter().position(|e| e.name() == name) {
@@ -79,7 +79,7 @@ impl Snapshot {
     /// What is so under another configuration: endpoints keep by name what is going on there, and what is known of
     /// them as long as they are at the same address.
     #[must_use]
-    pub fn reconfigured(&self, config: Config, epoch: Instant) -> Self {
+    pub(crate) fn reconfigured(&self, config: Config, epoch: Instant) -> Self {
         let endpoints = config.endpoints.iter().map(|one| {
             let Some(old) = self.endpoints.iter().find(|old| old.name() == one.name) else {
                 return Arc::new(Endpoint::new(one.clone(), epoch));
@@ -95,7 +95,7 @@ impl Snapshot {
     }
 
     /// What can be asked for now, within a scope.
-    pub fn listing(&self, scope: &Scope) -> Cow<'_, Listing> {
+    pub(crate) fn listing(&self, scope: &Scope) -> Cow<'_, Listing> {
         if scope.is_all() {
             return Cow::Borrowed(&self.catalog.listing);
         }
@@ -107,12 +107,12 @@ impl Snapshot {
         capacity.resize(self.endpoints.iter().map(|endpoint| (&*endpoint.live, endpoint.limit())));
     }
 
-    pub fn enabled(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+    pub(crate) fn enabled(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.endpoints.iter().filter(|e| e.config.enabled)
     }
 
     /// Whether anything can be forwarded at all.
-    pub fn is_healthy(&self) -> bool {
+    pub(crate) fn is_healthy(&self) -> bool {
         self.endpoints.iter().any(|e| e.is_available())
     }
 }
@@ -186,39 +186,39 @@ impl SnapshotStore {
     }
 
     /// The snapshot of this moment; a request loads it once and keeps it.
-    pub fn load(&self) -> Arc<Snapshot> {
+    pub(crate) fn load(&self) -> Arc<Snapshot> {
         Arc::clone(&read(&self.current))
     }
 
     /// Replaces the snapshot by one made from it. Writers take turns, so none undoes another.
-    pub fn update(&self, make: impl FnOnce(&Snapshot) -> Snapshot) {
+    pub(crate) fn update(&self, make: impl FnOnce(&Snapshot) -> Snapshot) {
         let _turn = lock(&self.writer);
         let next = Arc::new(make(&self.load()));
         next.limit(&self.capacity);
         *write(&self.current) = next;
     }
 
-    pub fn affinity(&self) -> &Affinity {
+    pub(crate) fn affinity(&self) -> &Affinity {
         &self.affinity
     }
 
     /// An endpoint has the conversation that its client calls so (`X-Conversation-Id`).
-    pub fn note_conversation(&self, id: &[u8], endpoint: &str) {
+    pub(crate) fn note_conversation(&self, id: &[u8], endpoint: &str) {
         lock(&self.conversations).put(digest(id), endpoint.to_owned());
     }
 
     /// The endpoint that has a conversation.
-    pub fn conversation(&self, id: &[u8]) -> Option<String> {
+    pub(crate) fn conversation(&self, id: &[u8]) -> Option<String> {
         lock(&self.conversations).get(&digest(id)).cloned()
     }
 
-    pub fn capacity(&self) -> &Arc<Capacity> {
+    pub(crate) fn capacity(&self) -> &Arc<Capacity> {
         &self.capacity
     }
 
     /// Tells the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
     /// answered at once then.
-    pub fn notify(&self, notice: HealthEvent) -> bool {
+    pub(crate) fn notify(&self, notice: HealthEvent) -> bool {
         match self.notices.try_send(notice).map_err(TrySendError::into_inner) {
             Ok(()) => true,
             Err(refused) => {
@@ -231,20 +231,20 @@ impl SnapshotStore {
     }
 
     /// Tells the health thread that endpoints that are down could be of use. Said often, so never in the way of others.
-    pub fn want(&self) {
+    pub(crate) fn want(&self) {
         if self.notices.len() < NOTICES / 2 {
             self.notify(HealthEvent::Wanted);
         }
     }
 
     /// Ends the health thread: the one notice that is waited for, since it must not get lost.
-    pub fn end_health(&self) {
+    pub(crate) fn end_health(&self) {
         let _ = self.notices.send_timeout(HealthEvent::Stop, REFRESH_EVERY);
     }
 
     /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a moment ago, or if it
     /// has taken too long already.
-    pub fn refresh(&self, cancel: &CancelToken) {
+    pub(crate) fn refresh(&self, cancel: &CancelToken) {
         let mut state = lock(&self.refresh);
         let now = time::now();
         if state.running.is_none() {
@@ -268,7 +268,7 @@ impl SnapshotStore {
     }
 
     /// The health thread has read every catalogue.
-    pub fn refreshed(&self) {
+    pub(crate) fn refreshed(&self) {
         let mut state = lock(&self.refresh);
         state.rounds += 1;
         state.running = None;

@@ -5,32 +5,32 @@ use crate::config::Strategy;
 
 /// A candidate as the strategies see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CandidateLoad {
+pub(crate) struct CandidateLoad {
     /// Its position among all of its route, available or not: what a turn is remembered by.
-    pub place: usize,
+    pub(crate) place: usize,
     /// Its share, at least 1.
-    pub weight: u16,
-    pub load: Load,
+    pub(crate) weight: u16,
+    pub(crate) load: Load,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Load {
+pub(crate) struct Load {
     /// Requests of ours that are there.
-    pub in_flight: u32,
+    pub(crate) in_flight: u32,
     /// Its `maxConcurrent`; `None` = no limit known.
-    pub limit: Option<u32>,
+    pub(crate) limit: Option<u32>,
 }
 
 impl Load {
     /// Whether one more may go there.
-    pub fn has_room(self) -> bool {
+    pub(crate) fn has_room(self) -> bool {
         self.limit.is_none_or(|limit| self.in_flight < limit)
     }
 }
 
 /// Whose turn it is on one route. Outlives snapshots; a few bytes for each candidate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Turn {
+pub(crate) struct Turn {
     last: Option<usize>,
     /// What each place is owed, for the smooth rotation.
     credits: Vec<i64>,
@@ -38,7 +38,7 @@ pub struct Turn {
 
 /// Indexes into `contenders`, first choice first. Those without room come last and take no turn: they are
 /// passed over, and tried only when they have room again.
-pub fn order(
+pub(crate) fn order(
     strategy: Strategy,
     loads: &[CandidateLoad],
     turn: &mut Turn,

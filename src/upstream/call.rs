@@ -15,7 +15,7 @@ const STALE: Duration = Duration::from_secs(1);
 
 /// What a call is doing, and which time-out bounds that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// DNS, TCP, TLS: `timeouts.connect`.
     Connect,
     /// The request goes out: `timeouts.idle` between writes.
@@ -29,7 +29,7 @@ pub enum Stage {
 }
 
 /// Somebody who wants to act while a call is silent.
-pub trait Watch {
+pub(crate) trait Watch {
     /// Called now and then while nothing comes; returns when it wants to be called next.
     fn silent(&self, now: Instant) -> Option<Instant>;
 
@@ -41,37 +41,37 @@ pub trait Watch {
 
 pub(super) struct Call {
     limits: Timeouts,
-    pub whole_by: Cell<Option<Instant>>,
-    pub cancel: Option<Arc<CancelToken>>,
+    pub(crate) whole_by: Cell<Option<Instant>>,
+    pub(crate) cancel: Option<Arc<CancelToken>>,
     watch: Option<Rc<dyn Watch>>,
     stage: Cell<Stage>,
     since: Cell<Instant>,
     /// Something moved; silence starts anew with the next wait.
     moved: Cell<bool>,
     /// The stage whose time ran out.
-    pub expired: Cell<Option<Stage>>,
+    pub(crate) expired: Cell<Option<Stage>>,
     /// The connection had served another call before.
-    pub reused: Cell<bool>,
+    pub(crate) reused: Cell<bool>,
     /// A byte of the answer has come.
-    pub answered: Cell<bool>,
-    pub headed: Cell<bool>,
+    pub(crate) answered: Cell<bool>,
+    pub(crate) headed: Cell<bool>,
     /// The first byte of its body is not waited for any longer.
-    pub given_up: Cell<bool>,
+    pub(crate) given_up: Cell<bool>,
     /// The answer was framed doubtfully: its connection must not serve another.
-    pub spoiled: Cell<bool>,
+    pub(crate) spoiled: Cell<bool>,
     /// Pooled connections are not good enough: one of them just proved dead.
-    pub fresh: Cell<bool>,
+    pub(crate) fresh: Cell<bool>,
     /// What came first on a pooled connection is no answer to this request.
-    pub stray: Cell<bool>,
+    pub(crate) stray: Cell<bool>,
     /// The answer has no body, whatever its head says.
-    pub is_head: bool,
-    pub peeking: Cell<bool>,
+    pub(crate) is_head: bool,
+    pub(crate) peeking: Cell<bool>,
     /// An answer that comes before the request is complete is of interest.
-    pub listening: Cell<bool>,
+    pub(crate) listening: Cell<bool>,
     /// A write had to wait, and there was something to read meanwhile.
-    pub interrupted: Cell<bool>,
+    pub(crate) interrupted: Cell<bool>,
     /// The rest of the request is not sent.
-    pub upload_over: Cell<bool>,
+    pub(crate) upload_over: Cell<bool>,
 }
 
 thread_local! {
@@ -96,7 +96,7 @@ impl Drop for Entered {
 }
 
 impl Call {
-    pub fn new(
+    pub(super) fn new(
         limits: Timeouts,
         is_head: bool,
         cancel: Option<Arc<CancelToken>>,
@@ -127,7 +127,7 @@ impl Call {
         })
     }
 
-    pub fn restart(&self, now: Instant) {
+    pub(crate) fn restart(&self, now: Instant) {
         self.fresh.set(true);
         for flag in [&self.answered, &self.spoiled, &self.stray, &self.interrupted, &self.upload_over, &self.moved] {
             flag.set(false);
@@ -136,30 +136,30 @@ impl Call {
         self.enter_stage(Stage::Connect, now);
     }
 
-    pub fn enter(self: &Rc<Self>) -> Entered {
+    pub(crate) fn enter(self: &Rc<Self>) -> Entered {
         CURRENT.set(Some(Rc::clone(self)));
         Entered(Rc::clone(self))
     }
 
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         self.stage.get()
     }
 
-    pub fn enter_stage(&self, stage: Stage, now: Instant) {
+    pub(crate) fn enter_stage(&self, stage: Stage, now: Instant) {
         self.stage.set(stage);
         self.since.set(now);
     }
 
     /// Something moved: silence starts anew with the next wait, so that no clock is read in between.
-    pub fn progress(&self) {
+    pub(crate) fn progress(&self) {
         self.moved.set(true);
     }
 
-    pub fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled())
     }
 
-    pub fn attach(&self, line: Weak<dyn OnCancel>) {
+    pub(crate) fn attach(&self, line: Weak<dyn OnCancel>) {
         if let Some(cancel) = &self.cancel {
             cancel.attach(line);
         }
@@ -167,7 +167,7 @@ impl Call {
 
     /// The connection goes back to its pool: a client that leaves from now on does not concern it. False
     /// when it may not.
-    pub fn release(&self) -> bool {
+    pub(crate) fn release(&self) -> bool {
         if let Some(cancel) = &self.cancel {
             cancel.detach();
         }
@@ -176,13 +176,13 @@ impl Call {
 
     /// Whether a lost connection was dead before it was used again: taken from the pool, silent, and lost at
     /// once. One that was lost later may have had the request, which must not be sent twice (FAULTS C3, C4).
-    pub fn is_stale(&self, now: Instant) -> bool {
+    pub(crate) fn is_stale(&self, now: Instant) -> bool {
         let at_once = now.saturating_duration_since(self.since.get()) < STALE;
         self.reused.get() && !self.answered.get() && at_once
     }
 
     /// How long to wait now at most; `None` when the stage's time is over, which is then on record.
-    pub fn patience(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn patience(&self, now: Instant) -> Option<Duration> {
         if self.moved.take() {
             self.since.set(now);
         }

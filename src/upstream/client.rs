@@ -27,7 +27,7 @@ const BUFFER: usize = 32 << 10;
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// An endpoint's agent. Cheap to share, keeps its idle connections.
-pub struct UpstreamClient {
+pub(crate) struct UpstreamClient {
     agent: Agent,
     /// Where every request goes, whatever its target is.
     scheme: Scheme,
@@ -37,42 +37,42 @@ pub struct UpstreamClient {
     identity: Option<Arc<Identity>>,
 }
 
-pub struct UpstreamRequest<'a> {
-    pub method: Method,
+pub(crate) struct UpstreamRequest<'a> {
+    pub(crate) method: Method,
     /// Path and query below the base, starting with `/v1/` for the API, else with `/`.
     pub path: &'a str,
     /// The path is below the base as the user gave it, but for a second `/v1`.
-    pub raw: bool,
+    pub(crate) raw: bool,
     /// All fields; `Content-Length` is added here.
-    pub headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// The body in parts that are sent one after another.
-    pub body: [&'a [u8]; 3],
+    pub(crate) body: [&'a [u8]; 3],
     /// What follows that, read as it is sent.
-    pub rest: Option<BodyTail<'a>>,
+    pub(crate) rest: Option<BodyTail<'a>>,
     /// Stage limits.
-    pub timeouts: Timeouts,
-    pub cancel: Option<Arc<CancelToken>>,
-    pub watch: Option<Rc<dyn Watch>>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) cancel: Option<Arc<CancelToken>>,
+    pub(crate) watch: Option<Rc<dyn Watch>>,
 }
 
 /// The end of a body that is not here yet. It can be sent once.
 #[derive(Clone, Copy)]
-pub struct BodyTail<'a> {
-    pub from: &'a RefCell<dyn Read>,
+pub(crate) struct BodyTail<'a> {
+    pub(crate) from: &'a RefCell<dyn Read>,
     /// Its bytes, if known; else the body goes out in chunks.
-    pub length: Option<u64>,
+    pub(crate) length: Option<u64>,
 }
 
 /// An upstream's head, and its body as it comes.
-pub struct UpstreamResponse {
+pub(crate) struct UpstreamResponse {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// Length of the body when the upstream told it, and framed it so.
-    pub length: Option<u64>,
+    pub(crate) length: Option<u64>,
     /// The body ends when the upstream closes: its end cannot be told from a loss.
-    pub until_close: bool,
+    pub(crate) until_close: bool,
     /// The place at the endpoint, free as soon as the last byte is here: the client may ask on at once.
-    pub place: Option<Slot>,
+    pub(crate) place: Option<Slot>,
     left: Option<u64>,
     /// Bytes that were read and given back.
     ahead: Vec<u8>,
@@ -86,7 +86,7 @@ impl UpstreamClient {
     ///
     /// # Errors
     /// The endpoint's proxy is not a URL that can be used.
-    pub fn new(endpoint: &Endpoint, connections: usize) -> Result<Self, String> {
+    pub(crate) fn new(endpoint: &Endpoint, connections: usize) -> Result<Self, String> {
         Self::with(endpoint, connections, CachedResolver::default(), None)
     }
 
@@ -137,7 +137,7 @@ impl UpstreamClient {
     }
 
     /// Whether the endpoint is a proxy that a request with these `Via` lines came through.
-    pub fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+    pub(crate) fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
         self.identity.as_ref().is_some_and(|identity| identity.is_in(&self.authority, lines))
     }
 
@@ -145,7 +145,7 @@ impl UpstreamClient {
     ///
     /// # Errors
     /// A [`UpstreamError`] when no complete head came.
-    pub fn send(&self, order: &UpstreamRequest<'_>) -> Result<UpstreamResponse, UpstreamError> {
+    pub(crate) fn send(&self, order: &UpstreamRequest<'_>) -> Result<UpstreamResponse, UpstreamError> {
         let is_head = order.method == Method::HEAD;
         let call = Call::new(order.timeouts, is_head, order.cancel.clone(), order.watch.clone(), time::now());
         let entered = call.enter();
@@ -270,7 +270,7 @@ impl Read for Following<'_> {
 
 impl UpstreamResponse {
     /// Sets when the whole answer must be here, instead of `timeouts.total`, and tells when that was.
-    pub fn end_by(&self, by: Option<Instant>) -> Option<Instant> {
+    pub(crate) fn end_by(&self, by: Option<Instant>) -> Option<Instant> {
         self.call.whole_by.replace(by)
     }
 
@@ -278,7 +278,7 @@ impl UpstreamResponse {
     ///
     /// # Errors
     /// The answer broke off, or fell silent for too long.
-    pub fn read(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
+    pub(crate) fn read(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
         if !self.ahead.is_empty() {
             let n = self.ahead.len().min(buf.len());
             buf[..n].copy_from_slice(&self.ahead[..n]);
@@ -293,7 +293,7 @@ impl UpstreamResponse {
     }
 
     /// Gives back what was read by [`UpstreamResponse::peek`]: the body begins here.
-    pub fn unread(&mut self, bytes: Vec<u8>) {
+    pub(crate) fn unread(&mut self, bytes: Vec<u8>) {
         self.ahead = bytes;
         self.begin();
     }
@@ -305,7 +305,7 @@ impl UpstreamResponse {
     }
 
     /// Bytes of the body that need not be its beginning: `timeouts.firstByte` goes on.
-    pub fn peek(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
+    pub(crate) fn peek(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
         match self.body.read(buf) {
             // A body that ends by close ends the same way when we hang up ourselves.
             Ok(0) if self.until_close && self.call.is_cancelled() => {

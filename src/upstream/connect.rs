@@ -63,7 +63,7 @@ impl Addresses {
     ///
     /// # Errors
     /// All refused, the stage's time is over, or the client has left.
-    pub fn connect(&self, call: &Call, addrs: &[SocketAddr]) -> Result<TcpStream, Error> {
+    pub(crate) fn connect(&self, call: &Call, addrs: &[SocketAddr]) -> Result<TcpStream, Error> {
         let mut waiting = self.order(addrs).into_iter();
         let mut trying: Vec<(Socket, SocketAddr)> = Vec::new();
         let mut next_at = time::now();
@@ -154,6 +154,7 @@ fn outcome(socket: &Socket) -> io::Result<bool> {
 
 #[cfg(test)]
 #[path = "../../tests/support/blackhole.rs"]
+#[allow(unreachable_pub, reason = "shared with the integration tests")]
 mod blackhole;
 
 #[cfg(test)]

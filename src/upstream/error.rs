@@ -6,15 +6,15 @@ use ureq::Error;
 
 /// Why a try gave no answer, or an answer broke off.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamError {
-    pub trouble: UpstreamErrorKind,
+pub(crate) struct UpstreamError {
+    pub(crate) trouble: UpstreamErrorKind,
     /// For the log: one short sentence without secrets.
-    pub cause: String,
+    pub(crate) cause: String,
 }
 
 /// The kinds of [`UpstreamError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpstreamErrorKind {
+pub(crate) enum UpstreamErrorKind {
     ClientGone,
     Refused,
     /// No connection for another reason: name, route, TLS, proxy.

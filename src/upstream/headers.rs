@@ -75,12 +75,12 @@ fn rule(name: &HeaderName) -> Rule {
 
 /// What a listener leaves to its endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// Fields of web pages pass: `mode: raw`.
-    pub pages: bool,
-    pub cors: bool,
+    pub(crate) pages: bool,
+    pub(crate) cors: bool,
     /// No limit of ours applies, so its own may be told.
-    pub limits: bool,
+    pub(crate) limits: bool,
 }
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -89,22 +89,22 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is known of the client's side of a request.
-pub struct ClientInfo<'a> {
-    pub peer: &'a str,
-    pub trusted: bool,
+pub(crate) struct ClientInfo<'a> {
+    pub(crate) peer: &'a str,
+    pub(crate) trusted: bool,
     /// The `Host` it asked.
-    pub host: Option<&'a HeaderValue>,
-    pub request_id: &'a str,
+    pub(crate) host: Option<&'a HeaderValue>,
+    pub(crate) request_id: &'a str,
     /// Its credentials are for us: they go no further.
-    pub keyed: bool,
+    pub(crate) keyed: bool,
     /// What its listener leaves to endpoints.
-    pub policy: Policy,
+    pub(crate) policy: Policy,
     /// The answer may be compressed: nothing of ours will be put into it.
-    pub may_compress: bool,
+    pub(crate) may_compress: bool,
 }
 
 /// The fields of the request to an endpoint. `key` is the endpoint's key of this try.
-pub fn request<'a>(
+pub(crate) fn request<'a>(
     fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> + Clone,
     client: &ClientInfo<'_>,
     endpoint: &Endpoint,
@@ -195,7 +195,7 @@ fn secret(text: &str) -> Option<HeaderValue> {
 }
 
 /// Whether a field of an endpoint's answer goes on to the client; `named` are those that its `Connection` names.
-pub fn passes_to_client(name: &HeaderName, named: &[String], policy: Policy) -> bool {
+pub(crate) fn passes_to_client(name: &HeaderName, named: &[String], policy: Policy) -> bool {
     let passes = match rule(name) {
         Rule::Passes | Rule::Credential | Rule::Origin => true,
         Rule::Ends => false,
@@ -208,7 +208,7 @@ pub fn passes_to_client(name: &HeaderName, named: &[String], policy: Policy) -> 
 
 /// What an answer says in one word, for logs and errors. Of a `Location` only the server is told, which is what is
 /// wrong with a base URL; the rest may hold secrets.
-pub fn answered(status: StatusCode, fields: &HeaderMap) -> String {
+pub(crate) fn answered(status: StatusCode, fields: &HeaderMap) -> String {
     let to = fields.get(header::LOCATION).and_then(|to| to.to_str().ok()?.parse::<Uri>().ok());
     let server = to.as_ref().and_then(|to| Some((to.scheme_str()?, to.host()?, to.port())));
     match server {
@@ -225,13 +225,13 @@ fn named_by_connection<'a>(fields: impl Iterator<Item = (&'a HeaderName, &'a Hea
 }
 
 /// The lower-case tokens of a `Connection` value.
-pub fn tokens(value: &HeaderValue) -> Vec<String> {
+pub(crate) fn tokens(value: &HeaderValue) -> Vec<String> {
     let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
     text.split(',').map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()).collect()
 }
 
 /// The fields of a request of our own to an endpoint: a probe, or the end of a conversation.
-pub fn own(endpoint: &Endpoint) -> HeaderMap {
+pub(crate) fn own(endpoint: &Endpoint) -> HeaderMap {
     let mut out = HeaderMap::new();
     out.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     out.insert(header::USER_AGENT, HeaderValue::from_static(concat!("llmproxy/", env!("CARGO_PKG_VERSION"))));
@@ -249,12 +249,12 @@ pub fn own(endpoint: &Endpoint) -> HeaderMap {
 const MOST: usize = 256;
 
 /// In answers to proxies that ask for models: who it is that answers.
-pub const INSTANCE: HeaderName = HeaderName::from_static("x-llmproxy-instance");
+pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-llmproxy-instance");
 
 /// Who this proxy is to others, and which of its endpoints are proxies too.
 #[derive(Debug, Default)]
-pub struct Identity {
-    pub pseudonym: Pseudonym,
+pub(crate) struct Identity {
+    pub(crate) pseudonym: Pseudonym,
     /// What endpoints call themselves that are proxies.
     others: Mutex<Vec<(Authority, HeaderValue)>>,
 }
@@ -280,7 +280,7 @@ impl Identity {
 
 /// A name of one proxy, which no other has.
 #[derive(Debug, Clone)]
-pub struct Pseudonym(String);
+pub(crate) struct Pseudonym(String);
 
 impl Default for Pseudonym {
     fn default() -> Self {
@@ -295,12 +295,12 @@ impl Pseudonym {
     }
 
     /// The value of [`INSTANCE`].
-    pub fn value(&self) -> Option<HeaderValue> {
+    pub(crate) fn value(&self) -> Option<HeaderValue> {
         HeaderValue::from_str(&self.0).ok()
     }
 
     /// Whether a request with these `Via` lines has been here before.
-    pub fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
+    pub(crate) fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
         is_in(self.0.as_bytes(), lines)
     }
 }

@@ -49,17 +49,17 @@ impl ClientPool {
     }
 
     /// Others of the same proxy, which keep no connections: for probes, which are to find out whether one can be made.
-    pub fn for_probes(&self) -> Self {
+    pub(crate) fn for_probes(&self) -> Self {
         Self { identity: Arc::clone(&self.identity), ..Self::new(0) }
     }
 
     /// What this proxy calls itself to others.
-    pub fn pseudonym(&self) -> &Pseudonym {
+    pub(crate) fn pseudonym(&self) -> &Pseudonym {
         &self.identity.pseudonym
     }
 
     /// The way to an endpoint.
-    pub fn channel(&self, endpoint: &Endpoint) -> Result<Arc<UpstreamClient>, UpstreamError> {
+    pub(crate) fn channel(&self, endpoint: &Endpoint) -> Result<Arc<UpstreamClient>, UpstreamError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if let Some(known) = read(&self.channels).iter().find(|known| known.fits(endpoint)) {
             known.used.store(turn, Ordering::Relaxed);

@@ -9,16 +9,21 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub struct Post<'a> {
-    pub base: &'a Base,
+pub(crate) struct Post<'a> {
+    pub(crate) base: &'a Base,
     pub path: &'a str,
     /// Fields beside `Content-Type` and `User-Agent`.
-    pub headers: Vec<(&'static str, String)>,
-    pub body: [&'a [u8]; 3],
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: [&'a [u8]; 3],
 }
 
 /// Delivers a letter; `guard` decides about every address that the host's name has.
-pub fn deliver(post: &Post<'_>, patience: Duration, cancel: &Arc<CancelToken>, guard: Guard) -> Result<u16, String> {
+pub(crate) fn deliver(
+    post: &Post<'_>,
+    patience: Duration,
+    cancel: &Arc<CancelToken>,
+    guard: Guard,
+) -> Result<u16, String> {
     let base = post.base;
     let endpoint = Endpoint { base: base.clone(), keep_alive: Duration::ZERO, ..Endpoint::plain("webhook", "", 1) };
     let channel = UpstreamClient::guarded(&endpoint, guard)?;

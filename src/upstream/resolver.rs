@@ -31,7 +31,7 @@ pub(super) struct CachedResolver {
 
 /// Whether an address may be connected to. Asked for the very addresses that are connected to, so that no name can
 /// stand for another one a moment later.
-pub type Guard = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+pub(crate) type Guard = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 impl fmt::Debug for CachedResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

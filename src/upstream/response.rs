@@ -71,7 +71,7 @@ impl Response {
     }
 
     /// Only the end of the connection ends it.
-    pub fn is_until_close(&self) -> bool {
+    pub(crate) fn is_until_close(&self) -> bool {
         matches!(self.state, State::UntilClose)
     }
 
@@ -81,7 +81,7 @@ impl Response {
     }
 
     /// The bytes are no HTTP from the first one on: leftovers of an earlier answer, if there was one.
-    pub fn is_stray(&self) -> bool {
+    pub(crate) fn is_stray(&self) -> bool {
         self.broken.is_some() && self.status.is_none()
     }
 

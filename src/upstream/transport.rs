@@ -22,8 +22,8 @@ const IDLE: usize = 4 << 10;
 
 pub(super) struct Http {
     /// The endpoint's. The way to an outgoing proxy in front of it is nothing of ours.
-    pub authority: Authority,
-    pub tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub(crate) authority: Authority,
+    pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 impl fmt::Debug for Http {

@@ -34,18 +34,19 @@ impl Budget {
     }
 
     /// Holds nothing yet. `None` is nobody in particular (a trusted proxy, a job that runs): only `limit` counts.
-    pub fn hold(self: &Arc<Self>, client: Option<IpAddr>) -> Held {
+    pub(crate) fn hold(self: &Arc<Self>, client: Option<IpAddr>) -> Held {
         Held { budget: Arc::clone(self), client: client.map(subnet_key), bytes: 0 }
     }
 
-    pub fn used(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> u64 {
         lock(&self.used).total
     }
 }
 
 impl Held {
     /// Holds `bytes` instead of what it held. False, and nothing changes, if that exceeds the budget or the client's share.
-    pub fn resize(&mut self, bytes: u64) -> bool {
+    pub(crate) fn resize(&mut self, bytes: u64) -> bool {
         if bytes == self.bytes {
             return true;
         }

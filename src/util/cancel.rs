@@ -6,14 +6,14 @@ use std::sync::{Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 /// Something that can be interrupted from another thread: a socket that a worker is blocked on.
-pub trait OnCancel: Send + Sync {
+pub(crate) trait OnCancel: Send + Sync {
     /// Ends blocked reads and writes at once. Must not block itself.
     fn on_cancel(&self);
 }
 
 /// The flag of one request. Once the client has left it never comes back.
 #[derive(Default)]
-pub struct CancelToken {
+pub(crate) struct CancelToken {
     left: AtomicBool,
     upstream: Mutex<Option<Weak<dyn OnCancel>>>,
     changed: Condvar,
@@ -21,7 +21,7 @@ pub struct CancelToken {
 
 impl CancelToken {
     /// The client has left: hangs up what is attached and wakes who waits.
-    pub fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         // Under the lock: a line that was detached in time must not be hung up by a leave under way.
         let mut upstream = lock(&self.upstream);
         self.left.store(true, Ordering::SeqCst);
@@ -31,12 +31,12 @@ impl CancelToken {
         }
     }
 
-    pub fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.left.load(Ordering::SeqCst)
     }
 
     /// From now on a leaving client hangs this up; at once if it has left already.
-    pub fn attach(&self, line: Weak<dyn OnCancel>) {
+    pub(crate) fn attach(&self, line: Weak<dyn OnCancel>) {
         let mut upstream = lock(&self.upstream);
         if self.is_cancelled() {
             drop(upstream);
@@ -49,12 +49,12 @@ impl CancelToken {
     }
 
     /// Nothing is to be hung up any more: the line goes back to its pool.
-    pub fn detach(&self) {
+    pub(crate) fn detach(&self) {
         lock(&self.upstream).take();
     }
 
     /// Waits until the client leaves or `until` comes; tells whether it has left.
-    pub fn wait_until(&self, until: Instant, now: impl Fn() -> Instant) -> bool {
+    pub(crate) fn wait_until(&self, until: Instant, now: impl Fn() -> Instant) -> bool {
         let mut upstream = lock(&self.upstream);
         while !self.is_cancelled() {
             let rest = until.saturating_duration_since(now());

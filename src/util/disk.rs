@@ -16,7 +16,7 @@ type Work = Box<dyn FnOnce(bool) + Send>;
 
 /// Lets few threads at once work with the disk. What comes meanwhile is left to them, and its thread is free again.
 #[derive(Default)]
-pub struct DiskQueue(Mutex<Turns>);
+pub(crate) struct DiskQueue(Mutex<Turns>);
 
 #[derive(Default)]
 struct Turns {
@@ -26,7 +26,7 @@ struct Turns {
 
 impl DiskQueue {
     /// Does it now, leaves it to a thread that is at work, or refuses it.
-    pub fn run(&self, mut work: Work) {
+    pub(crate) fn run(&self, mut work: Work) {
         let mut turns = lock(&self.0);
         if turns.active == AT_ONCE {
             if turns.waiting.len() == WAITING {
@@ -50,7 +50,7 @@ impl DiskQueue {
 }
 
 /// Whether an error says that there is no room.
-pub fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }
 

@@ -5,19 +5,19 @@ use std::hash::Hash;
 
 /// Two generations of at most `half` entries each: when the young one is full it becomes the old one, and what
 /// was in the old one and not used since is forgotten. Holds the `half` entries used last, and never more than twice that.
-pub struct Lru<K, V> {
+pub(crate) struct Lru<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     half: usize,
 }
 
 impl<K: Hash + Eq, V> Lru<K, V> {
-    pub fn new(half: usize) -> Self {
+    pub(crate) fn new(half: usize) -> Self {
         Self { young: HashMap::with_capacity(half), old: HashMap::new(), half: half.max(1) }
     }
 
     /// The value of a key, which counts as used.
-    pub fn get(&mut self, key: &K) -> Option<&mut V> {
+    pub(crate) fn get(&mut self, key: &K) -> Option<&mut V> {
         if let Some((key, value)) = self.old.remove_entry(key) {
             self.put(key, value);
         }
@@ -25,7 +25,7 @@ impl<K: Hash + Eq, V> Lru<K, V> {
     }
 
     /// Keeps a value, the one used last.
-    pub fn put(&mut self, key: K, value: V) {
+    pub(crate) fn put(&mut self, key: K, value: V) {
         if self.young.len() >= self.half && !self.young.contains_key(&key) {
             std::mem::swap(&mut self.young, &mut self.old);
             self.young.clear();
@@ -34,12 +34,9 @@ impl<K: Hash + Eq, V> Lru<K, V> {
     }
 
     /// Entries held, at most twice `half`.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.young.len() + self.old.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -67,6 +64,6 @@ mod tests {
             recent.put(n, n);
             assert_eq!(recent.get(&n), Some(&mut { n }));
         }
-        assert!(recent.len() <= 4 && !recent.is_empty());
+        assert!(recent.len() <= 4);
     }
 }

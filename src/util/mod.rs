@@ -1,16 +1,16 @@
 //! Building blocks without a domain word: time, chance, locks, secrets, units, signals. Imports no other module.
 
 pub mod budget;
-pub mod cancel;
+pub(crate) mod cancel;
 #[cfg(test)]
-pub mod child;
-pub mod disk;
-pub mod lock;
-pub mod lru;
-pub mod random;
+pub(crate) mod child;
+pub(crate) mod disk;
+pub(crate) mod lock;
+pub(crate) mod lru;
+pub(crate) mod random;
 pub mod secret;
-pub mod signals;
-pub mod subnet;
-pub mod systemd;
+pub(crate) mod signals;
+pub(crate) mod subnet;
+pub(crate) mod systemd;
 pub mod time;
-pub mod units;
+pub(crate) mod units;

@@ -1,35 +1,24 @@
 //! The only chance. What decides by chance takes the drawn value as an argument.
 
 use rand::{Rng, RngExt};
-use std::time::Duration;
 
 /// Crockford's base 32 in lower case: no letter that looks like a digit.
 const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
 /// A name for one request: 20 characters, 100 bits nobody can guess.
-pub fn request_id() -> String {
+pub(crate) fn request_id() -> String {
     let mut rng = rand::rng();
     let (high, low) = (rng.next_u64(), rng.next_u64());
     let letter = |bits: u64| char::from(LETTERS[(bits & 31) as usize]);
     (0..10).map(|i| letter(high >> (5 * i))).chain((0..10).map(|i| letter(low >> (5 * i)))).collect()
 }
 
-pub fn number() -> u32 {
+pub(crate) fn number() -> u32 {
     rand::rng().next_u32()
 }
 
-/// A part of `max`, evenly spread from nothing to all of it.
-pub fn jitter(max: Duration) -> Duration {
-    max.mul_f64(unit())
-}
-
-/// One of `0..n`; 0 when `n` is 0.
-pub fn below(n: usize) -> usize {
-    if n == 0 { 0 } else { rand::rng().random_range(0..n) }
-}
-
 /// A number from 0 up to, but never, 1.
-pub fn unit() -> f64 {
+pub(crate) fn unit() -> f64 {
     rand::rng().random()
 }
 
@@ -46,11 +35,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_stay_inside_their_bounds() {
-        let max = Duration::from_millis(500);
-        assert!((0..1000).all(|_| jitter(max) <= max && unit() < 1.0 && below(3) < 3));
-        assert_eq!((jitter(Duration::ZERO), below(0), below(1)), (Duration::ZERO, 0, 0));
-        let drawn: HashSet<usize> = (0..1000).map(|_| below(3)).collect();
-        assert_eq!(drawn.len(), 3);
+    fn a_draw_is_never_one() {
+        assert!((0..1000).all(|_| (0.0..1.0).contains(&unit())));
     }
 }

@@ -15,7 +15,7 @@ impl Secret {
     }
 
     /// The same text, found to be no secret: a printed configuration may show it.
-    pub fn shown(self) -> Self {
+    pub(crate) fn shown(self) -> Self {
         Self { is_shown: true, ..self }
     }
 
@@ -37,7 +37,7 @@ impl PartialEq for Secret {
 }
 
 /// Whether two texts are equal. Every byte of the longer one is looked at, so time tells a length at most.
-pub fn same(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
     let mut differs = a.len() ^ b.len();
     for i in 0..a.len().max(b.len()) {
         let x = a.get(i).copied().unwrap_or(0);
@@ -62,7 +62,7 @@ impl fmt::Display for Secret {
 }
 
 /// The first bytes of a text's SHA-256, in hexadecimal: tells one text from another, and nothing of it.
-pub fn fingerprint(text: &str, bytes: usize) -> String {
+pub(crate) fn fingerprint(text: &str, bytes: usize) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     hash.as_ref().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }

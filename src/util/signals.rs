@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub(crate) enum Signal {
     /// SIGTERM or SIGINT: drain and end. Comes once; the second one ends the process at once.
     Stop,
     /// SIGHUP: read the configuration again. Any number before it is taken out are one.
@@ -18,7 +18,7 @@ pub enum Signal {
 }
 
 /// Listens from now on; meant to be called once. SIGPIPE stays ignored, as Rust starts a process.
-pub fn listen() -> io::Result<Receiver<Signal>> {
+pub(crate) fn listen() -> io::Result<Receiver<Signal>> {
     let stopping = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         // In this order the first one only sets the flag. The second one exits from inside the handler, 143 or 130

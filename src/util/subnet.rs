@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 /// What one subnet_key has: an IPv4 address, or a /64 of IPv6.
-pub fn subnet_key(peer: IpAddr) -> IpAddr {
+pub(crate) fn subnet_key(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-pub struct Notifier(Option<(UnixDatagram, SocketAddr)>);
+pub(crate) struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 
 impl Notifier {
     /// A notifier for the value of `$NOTIFY_SOCKET`: a path, or `@` and an abstract name.
-    pub fn new(socket: Option<String>) -> Self {
+    pub(crate) fn new(socket: Option<String>) -> Self {
         let Some(name) = socket.filter(|name| !name.is_empty()) else { return Self(None) };
         match open(&name) {
             Ok(open) => Self(Some(open)),
@@ -24,31 +24,25 @@ impl Notifier {
         }
     }
 
-    pub fn ready(&self) {
+    pub(crate) fn ready(&self) {
         self.send("READY=1");
     }
 
     /// A reload begins; [`Notifier::ready`] ends it.
-    pub fn reloading(&self, now: Instant) {
+    pub(crate) fn reloading(&self, now: Instant) {
         match monotonic_micros(now) {
             Some(micros) => self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}")),
             None => self.send("RELOADING=1"),
         }
     }
 
-    pub fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         self.send("STOPPING=1");
     }
 
     /// Alive; wanted once per [`watchdog_interval`].
-    pub fn watchdog(&self) {
+    pub(crate) fn watchdog(&self) {
         self.send("WATCHDOG=1");
-    }
-
-    /// One line for `systemctl status`.
-    pub fn status(&self, text: &str) {
-        // A line feed would begin another variable.
-        self.send(&format!("STATUS={}", text.replace(char::is_control, " ")));
     }
 
     fn send(&self, message: &str) {
@@ -91,7 +85,7 @@ fn monotonic_micros(now: Instant) -> Option<u64> {
 
 /// How often to call [`Notifier::watchdog`], from `$WATCHDOG_USEC` and `$WATCHDOG_PID`: half of the limit, and
 /// never when the limit is meant for another process.
-pub fn watchdog_interval(usec: Option<String>, pid: Option<String>) -> Option<Duration> {
+pub(crate) fn watchdog_interval(usec: Option<String>, pid: Option<String>) -> Option<Duration> {
     let limit = Duration::from_micros(usec?.parse().ok()?);
     let ours = pid.is_none_or(|pid| pid.parse() == Ok(process::id()));
     (ours && !limit.is_zero()).then_some(limit / 2)

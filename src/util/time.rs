@@ -10,12 +10,12 @@ pub fn now() -> Instant {
 
 /// Wall time: only ever shown.
 #[expect(clippy::disallowed_methods, reason = "this is the one reader")]
-pub fn wall() -> SystemTime {
+pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
 
 /// ISO 8601 in UTC with milliseconds, `2024-01-31T22:00:00.000Z` [S000-29].
-pub fn iso(at: SystemTime) -> String {
+pub(crate) fn iso(at: SystemTime) -> String {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);
@@ -24,7 +24,7 @@ pub fn iso(at: SystemTime) -> String {
 }
 
 /// Now as `Date` has it (RFC 9110 5.6.7). Each thread makes it once a second.
-pub fn http_date() -> [u8; 29] {
+pub(crate) fn http_date() -> [u8; 29] {
     thread_local! {
         static MADE: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
     }
@@ -64,7 +64,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 /// A date of HTTP in any of its three forms (RFC 9110 5.6.7), none of which has a zone but GMT.
-pub fn parse_http_date(text: &str) -> Option<SystemTime> {
+pub(crate) fn parse_http_date(text: &str) -> Option<SystemTime> {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let parts: Vec<&str> = text.split([' ', ',', '-']).filter(|part| !part.is_empty()).collect();
     let (day, month, year, time) = match parts[..] {

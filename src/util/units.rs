@@ -17,7 +17,7 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 ];
 
 /// Reads `500ms`, `30s`, `1h30m`: units from large to small, each once; bare digits are milliseconds.
-pub fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
     if let Some(millis) = digits(text) {
         return Some(Duration::from_millis(millis));
@@ -35,7 +35,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// Prints a time in whole milliseconds so that [`parse_duration`] gives it back: `1h30m`, `500ms`, `0`.
-pub fn print_duration(time: Duration) -> String {
+pub(crate) fn print_duration(time: Duration) -> String {
     let mut rest = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     if rest == 0 {
         return "0".into();
@@ -51,7 +51,7 @@ pub fn print_duration(time: Duration) -> String {
 }
 
 /// Reads `64MiB`, `10MB`, `32 KiB`; bare digits are bytes.
-pub fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     if let Some(bytes) = digits(text) {
         return Some(bytes);
@@ -62,7 +62,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// Prints a size in the largest unit that divides it.
-pub fn print_size(bytes: u64) -> String {
+pub(crate) fn print_size(bytes: u64) -> String {
     let fits = |factor: u64| bytes >= factor && bytes.is_multiple_of(factor);
     match SIZE_UNITS.iter().find(|(_, factor)| *factor > 1 && fits(*factor)) {
         Some((name, factor)) => format!("{}{name}", bytes / factor),
@@ -71,7 +71,7 @@ pub fn print_size(bytes: u64) -> String {
 }
 
 /// A text without the quotes around it; Docker passes those of an `--env-file` on.
-pub fn unquoted(text: &str) -> &str {
+pub(crate) fn unquoted(text: &str) -> &str {
     let inside = |quote: char| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
     inside('"').or_else(|| inside('\'')).unwrap_or(text)
 }

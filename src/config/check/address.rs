@@ -5,7 +5,7 @@ use crate::config::{Base, CorsOrigin, Network};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IP address, without brackets, or a name.
-pub fn host(text: &str) -> Result<String, String> {
+pub(super) fn host(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if bare.parse::<IpAddr>().is_ok() {
         return Ok(bare.to_ascii_lowercase());
@@ -26,7 +26,7 @@ pub fn host(text: &str) -> Result<String, String> {
 }
 
 /// What `server.host` takes.
-pub fn listen_host(text: &str) -> Result<String, String> {
+pub(crate) fn listen_host(text: &str) -> Result<String, String> {
     if text == "*" {
         return Err("is not an address; 0.0.0.0 is every IPv4 address, \"::\" IPv4 and IPv6".into());
     }
@@ -34,7 +34,7 @@ pub fn listen_host(text: &str) -> Result<String, String> {
 }
 
 /// The base of a URL: scheme, host, port, path with or without `/v1` or a trailing slash.
-pub fn base(url: &str) -> Result<Base, String> {
+pub(crate) fn base(url: &str) -> Result<Base, String> {
     let (scheme, rest) = url.split_once("://").ok_or("is not a URL; write http://host:port or https://host/v1")?;
     let tls = match scheme.to_ascii_lowercase().as_str() {
         "https" => true,
@@ -150,7 +150,7 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), String> {
 }
 
 /// `http://[user:password@]host:port`, as it was.
-pub fn proxy(text: &str) -> Result<(), String> {
+pub(crate) fn proxy(text: &str) -> Result<(), String> {
     let rest = text.strip_prefix("http://").ok_or("is not an http:// proxy; write http://user:password@host:port")?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let authority = rest.rsplit_once('@').map_or(rest, |(_, authority)| authority);
@@ -164,7 +164,7 @@ pub fn proxy(text: &str) -> Result<(), String> {
 }
 
 /// `local`, `*`, `scheme://*` or `scheme://host[:port]`, as a browser would send it.
-pub fn origin(text: &str) -> Result<CorsOrigin, String> {
+pub(super) fn origin(text: &str) -> Result<CorsOrigin, String> {
     match text {
         "local" => return Ok(CorsOrigin::Local),
         "*" => return Ok(CorsOrigin::Any),
@@ -193,7 +193,7 @@ pub fn origin(text: &str) -> Result<CorsOrigin, String> {
 }
 
 /// An address, or a block such as `10.0.0.0/8`.
-pub fn network(text: &str) -> Result<Network, String> {
+pub(super) fn network(text: &str) -> Result<Network, String> {
     const SHAPE: &str = "is not an IP address or a block like 10.0.0.0/8";
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),

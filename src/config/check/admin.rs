@@ -6,10 +6,10 @@ use crate::config::Admin;
 use crate::config::reader::Section;
 
 /// What `admin.open` means.
-pub const OPEN: &str = "admin.open: every program and every user of this machine can use the admin page without a token, and so \
+pub(crate) const OPEN: &str = "admin.open: every program and every user of this machine can use the admin page without a token, and so \
      can the clients of a local reverse proxy that leaves no trace in the headers";
 
-pub fn admin(s: &mut Section) -> Admin {
+pub(super) fn admin(s: &mut Section) -> Admin {
     let default = Admin::default();
     let token = s.secret("token");
     if token.as_ref().is_some_and(|token| !can_be_sent(token.reveal())) {

@@ -9,7 +9,7 @@ use crate::config::shown::has_key;
 use crate::config::{Auth, Base, CaFile, Endpoint, KEEP_ALIVE, MINIMAL, MaxConcurrent, OnClientGone, Probe, Timeouts};
 use crate::util::secret::Secret;
 
-pub fn endpoints(root: &mut Section, shared: &Timeouts) -> Vec<Endpoint> {
+pub(super) fn endpoints(root: &mut Section, shared: &Timeouts) -> Vec<Endpoint> {
     let field = root.field("endpoints");
     let mut names: Vec<String> = Vec::new();
     let endpoints = field.list(|item| item.item(|s| endpoint(s, shared, &mut names))).unwrap_or_default();
@@ -78,7 +78,7 @@ fn max_concurrent(field: &Field) -> MaxConcurrent {
 }
 
 /// A name that nothing of its kind (`what`) has yet.
-pub fn unique(field: &Field, what: &str, names: &mut Vec<String>) -> Option<String> {
+pub(crate) fn unique(field: &Field, what: &str, names: &mut Vec<String>) -> Option<String> {
     let name = field.parse(word)?;
     if let Some(index) = names.iter().position(|other| *other == name) {
         field.problem(format!(
@@ -92,7 +92,7 @@ pub fn unique(field: &Field, what: &str, names: &mut Vec<String>) -> Option<Stri
 }
 
 /// A name of an endpoint or a model: it ends up in headers, logs and labels.
-pub fn word(text: &str) -> Result<String, String> {
+pub(super) fn word(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("is empty".into());
     }
@@ -103,7 +103,7 @@ pub fn word(text: &str) -> Result<String, String> {
 }
 
 /// A name without a key in it.
-pub fn no_key(text: &str) -> Result<String, String> {
+pub(crate) fn no_key(text: &str) -> Result<String, String> {
     if has_key(text) {
         return Err("has a key in it, which logs and pages would show; is a line indented too far?".into());
     }
@@ -246,7 +246,7 @@ fn ca_file(field: &Field) -> Option<CaFile> {
     }
 }
 
-pub fn proxy(s: &mut Section) -> Option<Secret> {
+pub(super) fn proxy(s: &mut Section) -> Option<Secret> {
     let proxy = s.secret_when("proxy", |text| text.contains('@'))?;
     if let Err(error) = address::proxy(proxy.reveal()) {
         s.problem(format!("`proxy` {error}"));

@@ -15,12 +15,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Names that listeners may refer to.
 #[derive(Clone, Copy)]
-pub struct Known<'a> {
+pub(super) struct Known<'a> {
     pub groups: &'a [Group],
     pub keys: &'a [ClientKey],
 }
 
-pub fn groups(root: &mut Section, endpoints: &[Endpoint], retry: &Retry) -> Vec<Group> {
+pub(super) fn groups(root: &mut Section, endpoints: &[Endpoint], retry: &Retry) -> Vec<Group> {
     let mut names = Vec::new();
     root.field("groups").list(|item| item.item(|s| group(s, endpoints, retry, &mut names))).unwrap_or_default()
 }
@@ -66,12 +66,12 @@ fn member(s: &mut Section, endpoints: &[Endpoint]) -> Option<Member> {
 }
 
 /// Stage limits of which each may be left to somebody else.
-pub fn stages(s: &mut Section) -> Stages {
+pub(super) fn stages(s: &mut Section) -> Stages {
     let mut limit = |key| s.field(key).duration(ANY_TIME);
     Stages { connect: limit("connect"), first_byte: limit("firstByte"), idle: limit("idle"), total: limit("total") }
 }
 
-pub fn listeners(root: &mut Section, known: Known) -> Vec<Listener> {
+pub(super) fn listeners(root: &mut Section, known: Known) -> Vec<Listener> {
     let mut names = vec!["main".to_owned()];
     root.field("listeners").list(|item| item.item(|s| listener(s, known, &mut names))).unwrap_or_default()
 }
@@ -92,7 +92,7 @@ fn listener(s: &mut Section, known: Known, names: &mut Vec<String>) -> Option<Li
 }
 
 /// `group` and `mode`, which the main listener has too.
-pub fn site(s: &mut Section, groups: &[Group]) -> ListenerPolicy {
+pub(super) fn site(s: &mut Section, groups: &[Group]) -> ListenerPolicy {
     let group = s.field("group").parse(|text| match groups.iter().any(|group| group.name == text) {
         true => Ok(text.to_owned()),
         false => {

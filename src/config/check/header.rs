@@ -20,7 +20,7 @@ const NOT_OURS: [&str; 11] = [
 ];
 
 /// A header name in lower case.
-pub fn name(text: &str) -> Result<String, String> {
+pub(super) fn name(text: &str) -> Result<String, String> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     if text.is_empty() || !text.bytes().all(is_token) {
         return Err("is not a header name".into());
@@ -33,7 +33,7 @@ pub fn name(text: &str) -> Result<String, String> {
 }
 
 /// A header value that a file may show.
-pub fn value(text: &str) -> Result<String, String> {
+pub(super) fn value(text: &str) -> Result<String, String> {
     if text.is_empty() || !can_be_sent(text) {
         return Err("is empty or has a character that cannot be sent in a header (ASCII only)".into());
     }
@@ -41,7 +41,7 @@ pub fn value(text: &str) -> Result<String, String> {
 }
 
 /// Whether a text may stand in a header as it is. Bytes beyond ASCII have no agreed meaning there (RFC 9110 5.5).
-pub fn can_be_sent(text: &str) -> bool {
+pub(crate) fn can_be_sent(text: &str) -> bool {
     text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
 }
 
@@ -55,7 +55,7 @@ fn is_secret(name: &str) -> bool {
 }
 
 /// One entry of `endpoints[].headers`.
-pub fn change(s: &mut Section) -> Option<HeaderOp> {
+pub(crate) fn change(s: &mut Section) -> Option<HeaderOp> {
     let ops = [("insert", Op::Insert), ("replace", Op::Replace), ("remove", Op::Remove)];
     let op = s.required("op").choice(&ops);
     let key = s.required("key").parse(name);

@@ -4,7 +4,7 @@ use super::sections::SOME_TIME;
 use crate::config::reader::{Field, Section};
 use crate::config::{Jobs, Webhooks};
 
-pub fn jobs(s: &mut Section) -> Jobs {
+pub(super) fn jobs(s: &mut Section) -> Jobs {
     let default = Jobs::default();
     Jobs {
         enabled: s.field("enabled").flag().unwrap_or(default.enabled),

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 
 const SHA256: &str = "sha256:";
 /// Characters of a key that nobody guesses.
-pub const SHORTEST: usize = 16;
+pub(super) const SHORTEST: usize = 16;
 
-pub fn keys(s: &mut Section, endpoints: &[Endpoint]) -> Vec<ClientKey> {
+pub(super) fn keys(s: &mut Section, endpoints: &[Endpoint]) -> Vec<ClientKey> {
     let mut names = Vec::new();
     let field = s.field("keys");
     let keys: Vec<ClientKey> = field.list(|item| item.item(|s| key(s, endpoints, &mut names))).unwrap_or_default();
@@ -63,7 +63,7 @@ fn key(s: &mut Section, endpoints: &[Endpoint], names: &mut Vec<String>) -> Opti
 }
 
 /// `rateLimit` of a key or a listener; `burst` is what comes in a second unless given.
-pub fn rate_limit(s: &mut Section) -> Option<RateLimit> {
+pub(super) fn rate_limit(s: &mut Section) -> Option<RateLimit> {
     let field = s.field("rateLimit");
     field.section(|s| {
         let per_second = s.field("perSecond");

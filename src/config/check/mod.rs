@@ -7,17 +7,17 @@ mod gateway;
 mod header;
 mod jobs;
 mod keys;
-pub mod own;
+pub(super) mod own;
 mod routing;
 mod sections;
 mod server;
 
-pub use address::{base, listen_host, proxy};
-pub use admin::OPEN;
-pub use endpoint::{no_key, unique};
-pub use header::{can_be_sent, change};
-pub use routing::known;
-pub use sections::{LOG_FORMATS, LOG_LEVELS};
+pub(super) use address::{base, listen_host, proxy};
+pub(super) use admin::OPEN;
+pub(super) use endpoint::{no_key, unique};
+pub(super) use header::{can_be_sent, change};
+pub(super) use routing::known;
+pub(super) use sections::{LOG_FORMATS, LOG_LEVELS};
 
 use super::node::{self, Node, Value};
 use super::problem::{Diagnostics, Problem};
@@ -30,7 +30,7 @@ use std::path::Path;
 
 /// What a file cannot say itself: variables, and the files that `xxxFile` keys name.
 #[derive(Clone, Copy)]
-pub struct Env<'a> {
+pub(super) struct Env<'a> {
     /// A variable's value, if it is set.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     pub file: &'a dyn Fn(&Path) -> io::Result<String>,
@@ -38,7 +38,7 @@ pub struct Env<'a> {
 
 /// A configuration and what is worth saying about it.
 #[derive(Debug)]
-pub struct Checked {
+pub(super) struct Checked {
     pub config: Config,
     pub warnings: Vec<String>,
     /// The file is one of routes, which the page may write (format 003).
@@ -48,7 +48,7 @@ pub struct Checked {
 }
 
 /// Checks the text of a file called `name`.
-pub fn check(name: &str, text: &str, outside: Env) -> Result<Checked, Vec<Problem>> {
+pub(super) fn check(name: &str, text: &str, outside: Env) -> Result<Checked, Vec<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = &*node::without_comments(text);
     let mut tree = node::parse(text).map_err(|fault| {
@@ -68,13 +68,13 @@ pub fn check(name: &str, text: &str, outside: Env) -> Result<Checked, Vec<Proble
 }
 
 /// A JSON text with `//` comments, as the value it is.
-pub fn json(text: &str) -> Result<serde_json::Value, String> {
+pub(super) fn json(text: &str) -> Result<serde_json::Value, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     serde_json::from_str(&node::without_comments(text)).map_err(|error| error.to_string())
 }
 
 /// A configuration with the routes of the page's file in it. Where both have a name, the page's route is the one.
-pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
+pub(super) fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = &*node::without_comments(text);
     let tree = node::parse(text).map_err(|fault| {
@@ -90,7 +90,7 @@ pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Ve
 }
 
 /// Whether a file of routes has a key of an endpoint in it.
-pub fn routes_hold_keys(text: &str) -> bool {
+pub(super) fn routes_hold_keys(text: &str) -> bool {
     fn holds(value: &serde_json::Value) -> bool {
         match value {
             serde_json::Value::Array(items) => items.iter().any(holds),
@@ -105,7 +105,7 @@ pub fn routes_hold_keys(text: &str) -> bool {
 }
 
 /// Every key a file may have, `endpoints[].port`.
-pub fn keys() -> BTreeSet<String> {
+pub(super) fn keys() -> BTreeSet<String> {
     let tree = node::parse("{endpoints: [{headers: [{}]}], models: {a: {backends: [{}]}}, auth: {keys: [{}]}, groups: [{endpoints: [{}]}], listeners: [{}]}")
         .expect("this text is YAML; a test reads it");
     let no_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));

@@ -4,14 +4,14 @@ use crate::config::{Config, Problem};
 use std::net::IpAddr;
 
 /// What the machine knows of itself.
-pub struct Machine<'a> {
+pub(crate) struct Machine<'a> {
     pub name: Option<String>,
     /// Whether an address is one of its own.
     pub has: &'a dyn Fn(IpAddr) -> bool,
 }
 
 /// A problem for each endpoint from number `first` on whose address one of the listeners serves. `name` is the file's.
-pub fn problems(name: &str, config: &Config, first: usize, machine: &Machine) -> Vec<Problem> {
+pub(crate) fn problems(name: &str, config: &Config, first: usize, machine: &Machine) -> Vec<Problem> {
     let server = ("server", config.server.host.as_str(), config.server.port);
     let listeners = config.listeners.iter().map(|one| (one.name.as_str(), one.host.as_str(), one.port));
     let admin = config.admin.port.filter(|_| config.admin.enabled);

@@ -17,7 +17,7 @@ const STRATEGIES: [(Strategy, &[&str]); 6] = [
     (Strategy::Affinity, &["affinity"]),
 ];
 
-pub fn routing(s: &mut Section) -> Routing {
+pub(super) fn routing(s: &mut Section) -> Routing {
     let default = Routing::default();
     let unknown = [
         ("error", UnknownModel::Error),
@@ -31,7 +31,7 @@ pub fn routing(s: &mut Section) -> Routing {
 }
 
 /// A strategy by any of its names.
-pub fn strategy(field: &Field) -> Option<Strategy> {
+pub(super) fn strategy(field: &Field) -> Option<Strategy> {
     field.parse(|text| {
         let known = STRATEGIES.iter().find(|(_, words)| words.contains(&text));
         known
@@ -41,7 +41,7 @@ pub fn strategy(field: &Field) -> Option<Strategy> {
 }
 
 /// `models`: names with a route of their own, in the order of the file.
-pub fn models(root: &mut Section, endpoints: &[Endpoint]) -> Vec<Route> {
+pub(super) fn models(root: &mut Section, endpoints: &[Endpoint]) -> Vec<Route> {
     root.field("models").map(|name, field| {
         if let Err(error) = word(name) {
             let shown = if has_key(name) { String::new() } else { format!(" {name:?}") };
@@ -67,7 +67,7 @@ fn backend(s: &mut Section, endpoints: &[Endpoint]) -> Option<Backend> {
 }
 
 /// The name of an endpoint that there is.
-pub fn known(text: &str, endpoints: &[Endpoint]) -> Result<String, String> {
+pub(crate) fn known(text: &str, endpoints: &[Endpoint]) -> Result<String, String> {
     if endpoints.iter().any(|one| one.name == text) {
         return Ok(text.to_owned());
     }
@@ -75,11 +75,11 @@ pub fn known(text: &str, endpoints: &[Endpoint]) -> Result<String, String> {
     Err(error.replacen("is not one of", "is no endpoint of this file; there are", 1))
 }
 
-pub fn weight(field: &Field) -> Option<u16> {
+pub(super) fn weight(field: &Field) -> Option<u16> {
     field.number("a weight", 1..=65_535)
 }
 
-pub fn queue(s: &mut Section) -> Queue {
+pub(super) fn queue(s: &mut Section) -> Queue {
     let default = Queue::default();
     Queue {
         length: s.field("length").number("a number of requests", 0..=65_536).unwrap_or(default.length),
@@ -88,7 +88,7 @@ pub fn queue(s: &mut Section) -> Queue {
 }
 
 /// What is left out is as in `default`.
-pub fn retry(s: &mut Section, default: &Retry) -> Retry {
+pub(super) fn retry(s: &mut Section, default: &Retry) -> Retry {
     let attempts = s.field("attempts");
     let attempts = if attempts.is_word("auto") { None } else { attempts.number("auto or a number", 1..=101) };
     let initial_delay = s.field("initialDelay").duration(ANY_TIME).unwrap_or(default.initial_delay);

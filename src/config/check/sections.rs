@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Words of `log.level`.
-pub const LOG_LEVELS: [(&str, LevelFilter); 4] = [
+pub(crate) const LOG_LEVELS: [(&str, LevelFilter); 4] = [
     ("error", LevelFilter::Error),
     ("warn", LevelFilter::Warn),
     ("info", LevelFilter::Info),
@@ -15,14 +15,14 @@ pub const LOG_LEVELS: [(&str, LevelFilter); 4] = [
 ];
 
 /// Words of `log.format`.
-pub const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+pub(crate) const LOG_FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-pub const SOME_TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
-pub const ANY_TIME: RangeInclusive<Duration> = Duration::ZERO..=DAY;
+pub(super) const SOME_TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
+pub(super) const ANY_TIME: RangeInclusive<Duration> = Duration::ZERO..=DAY;
 
-pub fn health_check(s: &mut Section) -> HealthCheck {
+pub(super) fn health_check(s: &mut Section) -> HealthCheck {
     let default = HealthCheck::default();
     HealthCheck {
         interval: s.field("interval").duration(Duration::from_millis(100)..=DAY).unwrap_or(default.interval),
@@ -36,7 +36,7 @@ pub fn health_check(s: &mut Section) -> HealthCheck {
 }
 
 /// The path of a probe: the request line is no place for anything else.
-pub fn probe_path(field: &Field) -> Option<String> {
+pub(super) fn probe_path(field: &Field) -> Option<String> {
     field.parse(|text| {
         if !text.starts_with('/') {
             return Err("does not start with /".into());
@@ -49,7 +49,7 @@ pub fn probe_path(field: &Field) -> Option<String> {
 }
 
 /// A section that is given says all: what it leaves out is not set [S000-09], [S000-10].
-pub fn cache(root: &mut Section) -> Cache {
+pub(super) fn cache(root: &mut Section) -> Cache {
     let field = root.field("cache");
     let said = field.section(|s| Cache {
         ttl: s.field("ttlMs").duration(ANY_TIME),
@@ -59,7 +59,7 @@ pub fn cache(root: &mut Section) -> Cache {
 }
 
 /// Time-outs on top of `base`: the defaults, or the section's for an endpoint.
-pub fn timeouts(s: &mut Section, base: &Timeouts) -> Timeouts {
+pub(super) fn timeouts(s: &mut Section, base: &Timeouts) -> Timeouts {
     let mut limit = |key, base| match s.field(key).duration(ANY_TIME) {
         None => base,
         Some(Duration::ZERO) => None,
@@ -74,7 +74,7 @@ pub fn timeouts(s: &mut Section, base: &Timeouts) -> Timeouts {
 }
 
 /// `off`, or a map; its keys are known even where the word is written instead.
-pub fn sse_ping(field: &Field) -> Option<SsePing> {
+pub(super) fn sse_ping(field: &Field) -> Option<SsePing> {
     let default = SsePing::default();
     let time = Duration::from_millis(100)..=DAY;
     let off = field.is_word("off");
@@ -86,7 +86,7 @@ pub fn sse_ping(field: &Field) -> Option<SsePing> {
     (!off).then_some(ping)
 }
 
-pub fn log(s: &mut Section) -> Log {
+pub(super) fn log(s: &mut Section) -> Log {
     let default = Log::default();
     Log {
         level: s.field("level").choice(&LOG_LEVELS).unwrap_or(default.level),

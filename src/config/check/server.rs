@@ -8,7 +8,7 @@ use crate::config::reader::Section;
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
 
-pub fn server(s: &mut Section) -> Server {
+pub(super) fn server(s: &mut Section) -> Server {
     let default = Server::default();
     let server = Server {
         host: s.field("host").parse(address::listen_host).unwrap_or(default.host),

@@ -10,7 +10,7 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(180);
 const DAY: Duration = Duration::from_secs(86_400);
 
-pub fn read(root: &mut Section) -> Config {
+pub(super) fn read(root: &mut Section) -> Config {
     let port = root.field("server").section(|s| s.field("port").number("a port", 1..=65_535));
     let mut config = open(port.unwrap_or(8080));
     let timeout = timeout(&root.field("timeout"));

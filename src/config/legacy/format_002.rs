@@ -13,7 +13,7 @@ use std::time::Duration;
 /// S002-19: the longest pause between tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 
-pub fn read(root: &mut Section) -> Config {
+pub(super) fn read(root: &mut Section) -> Config {
     let mut config = open(0);
     config.server.cors = vec![CorsOrigin::Local];
     let mut names = Vec::new();

@@ -13,7 +13,7 @@ use std::time::Duration;
 const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// The tree with its property names in camelCase; names of models stay as they are.
-pub fn spelled(tree: &Node) -> Node {
+pub(super) fn spelled(tree: &Node) -> Node {
     each(tree, &|models| {
         names(models, &|model| each(model, &|backends| items(backends, &|one| each(one, &Node::clone))))
     })
@@ -58,7 +58,7 @@ fn items(node: &Node, change: &dyn Fn(&Node) -> Node) -> Node {
     }
 }
 
-pub fn read(root: &mut Section) -> Config {
+pub(super) fn read(root: &mut Section) -> Config {
     let mut config = open(1852);
     config.timeouts.first_byte = Some(TIMEOUT);
     config.timeouts.total = Some(TIMEOUT);
@@ -72,7 +72,7 @@ pub fn read(root: &mut Section) -> Config {
 }
 
 /// Adds routes, and an endpoint for each new address with its keys.
-pub fn add(root: &mut Section, config: &mut Config) {
+pub(super) fn add(root: &mut Section, config: &mut Config) {
     let field = root.field("models");
     let endpoints = config.endpoints.clone();
     let probe = if config.admin.probe { Probe::Default } else { Probe::Never };

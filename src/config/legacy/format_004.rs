@@ -8,7 +8,7 @@ use crate::util::units::unquoted;
 use std::collections::HashMap;
 
 /// What an environment means, if it names a server; the variables at fault otherwise.
-pub fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, Vec<Problem>>> {
+pub(crate) fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, Vec<Problem>>> {
     let given =
         |name: &str| variable(name).map(|text| unquoted(text.trim()).to_owned()).filter(|text| !text.is_empty());
     let url = given("OPENAI_API_BASE_URL")?;

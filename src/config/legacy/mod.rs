@@ -4,7 +4,7 @@
 mod format_001;
 mod format_002;
 mod format_003;
-pub mod format_004;
+pub(super) mod format_004;
 
 use super::check::no_key;
 use super::node::{Node, Value};
@@ -26,14 +26,14 @@ enum Dialect {
 }
 
 /// Whether a file is one of routes, which the page may write.
-pub fn is_paged(tree: &Node) -> bool {
+pub(super) fn is_paged(tree: &Node) -> bool {
     let Value::Map(entries) = &tree.value else { return false };
     let has = |key: &str| entries.iter().any(|entry| entry.key.eq_ignore_ascii_case(key));
     has("models") && !has("endpoints")
 }
 
 /// Adds the routes of the page's file, and the endpoints that they bring.
-pub fn add_routes(tree: &Node, notes: &Diagnostics, config: &mut Config) {
+pub(super) fn add_routes(tree: &Node, notes: &Diagnostics, config: &mut Config) {
     notes.be_lenient();
     if !is_paged(tree) {
         return notes.problem(tree.at, "", "is not a map with `Models`");
@@ -42,7 +42,7 @@ pub fn add_routes(tree: &Node, notes: &Diagnostics, config: &mut Config) {
 }
 
 /// The configuration of a file in an older format; `None` if it is native. A file that mixes formats is a problem.
-pub fn read(tree: &Node, notes: &Diagnostics) -> Option<Config> {
+pub(super) fn read(tree: &Node, notes: &Diagnostics) -> Option<Config> {
     let Value::Map(entries) = &tree.value else {
         return None;
     };

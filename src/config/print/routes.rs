@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 /// `models`
-pub fn models(out: &mut String, routes: &[Route]) {
+pub(super) fn models(out: &mut String, routes: &[Route]) {
     out.push_str(if routes.is_empty() { "models: {}\n" } else { "models:\n" });
     for route in routes {
         let strategy = or_null(route.strategy.map(Strategy::as_str));
@@ -25,7 +25,7 @@ pub fn models(out: &mut String, routes: &[Route]) {
 }
 
 /// `auth`
-pub fn keys(out: &mut String, keys: &[ClientKey]) {
+pub(super) fn keys(out: &mut String, keys: &[ClientKey]) {
     out.push_str(if keys.is_empty() { "auth: {keys: []}\n" } else { "auth:\n  keys:\n" });
     for key in keys {
         let _ = writeln!(
@@ -43,7 +43,7 @@ pub fn keys(out: &mut String, keys: &[ClientKey]) {
 }
 
 /// `retry`
-pub fn retry(retry: &Retry) -> String {
+pub(super) fn retry(retry: &Retry) -> String {
     let on = [
         (retry.on_connect, "connect"),
         (retry.on_reset, "reset"),
@@ -60,7 +60,7 @@ pub fn retry(retry: &Retry) -> String {
 }
 
 /// `groups`, `listeners`, `rateLimit`, `metrics`
-pub fn gateway(out: &mut String, config: &Config) {
+pub(super) fn gateway(out: &mut String, config: &Config) {
     out.push_str(if config.groups.is_empty() { "groups: []\n" } else { "groups:\n" });
     config.groups.iter().for_each(|one| group(out, one));
     out.push_str(if config.listeners.is_empty() { "listeners: []\n" } else { "listeners:\n" });
@@ -119,7 +119,7 @@ fn listener(out: &mut String, listener: &Listener) {
 }
 
 /// `mode`
-pub fn mode(mode: Mode) -> &'static str {
+pub(super) fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Models => "models",
         Mode::Raw => "raw",
@@ -131,7 +131,7 @@ fn rate_limit(limit: Option<RateLimit>) -> String {
     limit.map_or("null".into(), |limit| format!("{{perSecond: {}, burst: {}}}", limit.per_second, limit.burst))
 }
 
-pub fn jobs(out: &mut String, jobs: &Jobs) {
+pub(super) fn jobs(out: &mut String, jobs: &Jobs) {
     let allow: Vec<_> = jobs.webhooks.allow.iter().map(|host| word(host)).collect();
     let secret = if jobs.webhooks.secret.is_some() { MASK } else { "null" };
     let _ = writeln!(
@@ -151,7 +151,7 @@ pub fn jobs(out: &mut String, jobs: &Jobs) {
     );
 }
 
-pub fn admin(out: &mut String, admin: &Admin) {
+pub(super) fn admin(out: &mut String, admin: &Admin) {
     let port = admin.port.map_or("null".into(), |port| port.to_string());
     let token = if admin.token.is_some() { MASK } else { "null" };
     let _ = writeln!(

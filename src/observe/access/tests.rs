@@ -3,7 +3,7 @@
 use super::*;
 use std::net::Ipv4Addr;
 
-pub const CHAT: Line<'static> = Line {
+pub(crate) const CHAT: Line<'static> = Line {
     request_id: "req-1",
     client: IpAddr::V4(Ipv4Addr::LOCALHOST),
     key: Some("alice"),

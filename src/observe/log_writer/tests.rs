@@ -99,7 +99,7 @@ fn a_panic_is_one_line_and_the_process_goes_on() {
         let stderr = String::from_utf8(output.stderr).unwrap();
         let (time, line) = stderr.split_once(' ').unwrap();
         assert!(time.ends_with('Z') && output.status.success(), "{stderr}");
-        let start = "ERROR [llmproxy::observe::log_writer] thread worker panicked at src/observe/log_writer.rs:";
+        let start = "ERROR [llmproxy::observe::log_writer] thread worker panicked at src/observe/log_writer/tests.rs:";
         assert!(line.starts_with(start) && line.ends_with(": two\\nlines\n"), "{stderr}");
         assert_eq!(stderr.lines().count(), 1);
         return;
