@@ -48,9 +48,9 @@ pub(crate) struct Selector<'a> {
     word: Option<&'static str>,
 }
 
-struct Bell(Sender<()>);
+struct CancelWaker(Sender<()>);
 
-impl OnCancel for Bell {
+impl OnCancel for CancelWaker {
     fn on_cancel(&self) {
         let _ = self.0.try_send(());
     }
@@ -146,7 +146,7 @@ impl<'a> Selector<'a> {
 
     fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Admitted {
         let (ring, bell) = bounded(1);
-        let line: Arc<dyn OnCancel> = Arc::new(Bell(ring));
+        let line: Arc<dyn OnCancel> = Arc::new(CancelWaker(ring));
         let cancel = &self.ctx.request.cancel;
         cancel.attach(Arc::downgrade(&line));
         let began = time::now();
