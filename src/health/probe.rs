@@ -104,9 +104,10 @@ pub(super) fn ask(net: &ClientPool, task: &Task) -> Found {
     if let Some(path) = &task.path {
         let got = get(path);
         let succeeded = got.as_ref().is_ok_and(|(status, _)| status.is_success());
-        let is_list = path == "/v1/models" || path == "/models";
-        listed = got.as_ref().ok().filter(|_| is_list).cloned();
-        found.seen = Some(judge(got, &task.endpoint));
+        found.seen = Some(judge(&got, &task.endpoint));
+        if path == "/v1/models" || path == "/models" {
+            listed = got.ok();
+        }
         if !succeeded {
             return found;
         }
@@ -157,10 +158,10 @@ fn slots(got: Got) -> Slots {
 }
 
 /// What an answer to a probe means (SPEC section 6).
-fn judge(got: Got, endpoint: &Endpoint) -> Observation {
+fn judge(got: &Got, endpoint: &Endpoint) -> Observation {
     match got {
         // Who asks too often is answered by somebody who lives.
-        Ok((status, _)) if status.is_success() || status == StatusCode::TOO_MANY_REQUESTS => Observation::Up,
+        Ok((status, _)) if status.is_success() || *status == StatusCode::TOO_MANY_REQUESTS => Observation::Up,
         Ok((StatusCode::SERVICE_UNAVAILABLE, body)) if body.windows(13).any(|w| w == b"Loading model") => {
             Observation::Loading
         }
@@ -177,9 +178,9 @@ fn judge(got: Got, endpoint: &Endpoint) -> Observation {
         Err(fault) if fault.trouble == UpstreamErrorKind::Refused => {
             // An attempt that still waits there is given up (SPEC 5).
             endpoint.live.note_refused(time::now());
-            Observation::Refused(fault.cause)
+            Observation::Refused(fault.cause.clone())
         }
-        Err(fault) => Observation::Down(fault.cause),
+        Err(fault) => Observation::Down(fault.cause.clone()),
     }
 }
 

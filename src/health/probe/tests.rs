@@ -40,15 +40,15 @@ fn what_a_probe_got_is_judged() {
         (fault(UpstreamErrorKind::Timeout(Stage::Total)), down("did not answer in time")),
     ];
     for (got, wanted) in idle {
-        assert_eq!(judge(got, &task.endpoint), wanted);
+        assert_eq!(judge(&got, &task.endpoint), wanted);
     }
     live.sent(time::now(), None);
     let wanted = Wanted { lives: &[Arc::clone(live)], background: false, length: 0, route: "" };
     let _there = Arc::<Capacity>::default().enter(&wanted, |_| vec![0]);
-    assert_eq!(judge(fault(UpstreamErrorKind::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
+    assert_eq!(judge(&fault(UpstreamErrorKind::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
     for trouble in [UpstreamErrorKind::Timeout(Stage::Connect), UpstreamErrorKind::Connect, UpstreamErrorKind::Refused]
     {
-        assert_ne!(judge(fault(trouble), &task.endpoint), Observation::Busy, "{trouble:?}");
+        assert_ne!(judge(&fault(trouble), &task.endpoint), Observation::Busy, "{trouble:?}");
     }
 }
 
