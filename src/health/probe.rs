@@ -165,6 +165,7 @@ fn judge(got: &Got, endpoint: &Endpoint) -> Observation {
         Ok((StatusCode::SERVICE_UNAVAILABLE, body)) if body.windows(13).any(|w| w == b"Loading model") => {
             Observation::Loading
         }
+        Ok((status, text)) if status.is_redirection() => Observation::Down(String::from_utf8_lossy(text).into_owned()),
         Ok((status, _)) => Observation::Down(format!("answered {}", status.as_u16())),
         Err(UpstreamError { trouble: UpstreamErrorKind::Timeout(Stage::Connect), .. }) => {
             Observation::Down("could not be connected to in time".into())
@@ -201,6 +202,10 @@ fn get(channel: &UpstreamClient, task: &Task, path: &str) -> Got {
         watch: None,
     };
     let mut answer = channel.send(&order)?;
+    if answer.status.is_redirection() {
+        // Never followed; where it leads says what is wrong with the base URL.
+        return Ok((answer.status, headers::answered(answer.status, &answer.headers).into_bytes()));
+    }
     Ok((answer.status, read_all(&mut answer)?))
 }
 

@@ -89,7 +89,7 @@ fn a_form_is_read_as_the_rfc_says() {
 
 #[test]
 fn one_silent_target_delays_no_other_webhook() {
-    // U19: three jobs whose target accepts and says nothing, then one with another target.
+    // U19, S15: three jobs whose target accepts and says nothing, then one with another target.
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     let (silent, quick) = (Upstream::start(), Upstream::start());
     upstream.always(CHAT, Script::json("{}"));

@@ -71,7 +71,7 @@ fn holds(proxy: &Proxy, who: &[&str], table: &[(usize, &str, &[u16])]) {
     }
 }
 
-// U14, U28, S19
+// U14, U28, S18, S19
 #[test]
 fn with_keys_each_listener_opens_to_whom_it_should() {
     let upstream = upstream();

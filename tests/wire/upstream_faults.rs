@@ -256,7 +256,9 @@ fn a_probe_never_follows_a_redirect() {
         c.endpoints[0].probe = Probe::Path("/health".into());
     });
     let proxy = proxy.start();
-    assert_eq!(proxy.force_check()["endpoints"]["a"]["healthy"], false);
+    let health = proxy.force_check()["endpoints"]["a"].clone();
+    let told = format!("answered 302 (go to http://{})", elsewhere.addr());
+    assert_eq!((&health["healthy"], health["lastError"].as_str()), (&false.into(), Some(told.as_str())));
     assert_eq!(elsewhere.connections(), 0);
 }
 
