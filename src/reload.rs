@@ -3,7 +3,7 @@
 use crate::admin::{Admin, ConfigControl};
 use crate::config::{Config, Problem};
 use crate::http::handler::ServerHandle;
-use crate::proxy::serve::Proxy;
+use crate::proxy::state::Proxy;
 use crate::routing::snapshot::{HealthEvent, SnapshotStore};
 use crate::util::lock::lock;
 use crate::util::secret::Secret;

@@ -5,7 +5,7 @@ use llmproxy::api::errors::Failure;
 use llmproxy::api::json_object::{JsonObject, WEBHOOK};
 use llmproxy::api::model_list::{MOST_MODELS, list_of};
 use llmproxy::api::prefix::PrefixHashes;
-use llmproxy::api::{body, multipart};
+use llmproxy::api::{body, multipart, query};
 use llmproxy::config::{Config, Webhooks, dotenv, load};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
 use llmproxy::jobs::validate;
@@ -115,9 +115,9 @@ pub fn peek(data: &[u8]) {
         assert_eq!(serde_json::from_slice(&data[model.span]).ok(), Some(model.name));
     }
     let text = String::from_utf8_lossy(data);
-    if let Ok(Some(model)) = body::query_model(&text) {
-        let renamed = body::query_renamed(&text, &model.span, &model.name);
-        assert_eq!(body::query_model(&renamed).expect("as sound as before").expect("there").name, model.name);
+    if let Ok(Some(model)) = query::query_model(&text) {
+        let renamed = query::query_renamed(&text, &model.span, &model.name);
+        assert_eq!(query::query_model(&renamed).expect("as sound as before").expect("there").name, model.name);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::api::errors::{Failure, Kind};
 use crate::config::{Admin, Network};
 use crate::http::head::{Head, Version};
-use crate::proxy::admin_handler::Opened;
+use crate::proxy::state::Opened;
 use crate::proxy::{auth, cors};
 use crate::routing::keys::KeyRing;
 use crate::util::secret::Secret;
@@ -56,7 +56,7 @@ fn opened(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<
         return Ok(Opened::Token);
     }
     if admin.open && peer.to_canonical().is_loopback() && !came_through(head) {
-        return Ok(Opened::Entry);
+        return Ok(Opened::Loopback);
     }
     if shown.is_empty() {
         return Err(Failure::new(Kind::Unauthorized, "The page needs its token: Authorization: Bearer TOKEN."));

@@ -1,7 +1,5 @@
 //! Which model a JSON body names and whether it wants a stream, read in passing: nothing else of the body is kept. Routes nothing.
 
-pub use crate::api::query::{query_model, query_renamed};
-
 use crate::api::errors::Failure;
 use crate::api::json_object::{self, ModelMember, invalid, spells};
 use serde_json::value::RawValue;

@@ -7,7 +7,7 @@ pub mod json_object;
 pub mod model_list;
 pub mod multipart;
 pub mod prefix;
-pub(crate) mod query;
+pub mod query;
 pub(crate) mod scan;
 pub(crate) mod stream;
 pub(crate) mod usage;

@@ -19,7 +19,7 @@ pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failu
     let mut found = None;
     let mut at = start + dashes.len();
     loop {
-        // Entry a boundary has just ended: two dashes end the form, a line end begins a part.
+        // Here a boundary has just ended: two dashes end the form, a line end begins a part.
         if let Some(after) = body[at..].strip_prefix(b"--") {
             let after = padding(after);
             return match after.is_empty() || after.starts_with(b"\r\n") {

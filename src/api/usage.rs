@@ -104,7 +104,7 @@ impl Tail {
 }
 
 impl Usage {
-    /// JobStore counts replace earlier ones; what they do not tell stays.
+    /// Later counts replace earlier ones; what they do not tell stays.
     fn merge(&mut self, new: Self) {
         fn later<T>(old: &mut Option<T>, new: Option<T>) {
             *old = new.or(old.take());

@@ -1,10 +1,8 @@
 //! Certificate authorities that are trusted besides the built-in ones.
 
-use super::load;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// `endpoints[].caFile`
 #[derive(Debug, Clone, PartialEq)]
@@ -23,19 +21,6 @@ pub(super) fn certificates(text: &str) -> Result<Vec<Vec<u8>>, String> {
         Some(_) => Err("holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)".into()),
         None => Err("holds a certificate that is cut off or not base64".into()),
     }
-}
-
-/// What `SSL_CERT_FILE` adds for every endpoint, read once.
-pub fn system_authorities() -> &'static [Vec<u8>] {
-    static READ: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
-    READ.get_or_init(|| {
-        let Some(path) = load::env("SSL_CERT_FILE").filter(|path| !path.is_empty()) else { return Vec::new() };
-        let read = load::text(Path::new(&path)).map_err(|e| e.to_string()).and_then(|text| certificates(&text));
-        read.unwrap_or_else(|problem| {
-            log::warn!("SSL_CERT_FILE: {path}: {problem}; only the built-in authorities are trusted");
-            Vec::new()
-        })
-    })
 }
 
 #[cfg(test)]

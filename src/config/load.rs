@@ -1,5 +1,6 @@
 //! The edge to the system: the only reader of configuration files, secret files and the environment.
 
+use super::authorities::certificates;
 use super::check::{self, Env};
 use super::{Config, Problem};
 use crate::config::legacy;
@@ -10,6 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// No file written by hand comes near.
 const MOST_BYTES: u64 = 1 << 20;
@@ -172,6 +174,19 @@ pub fn json(text: &str) -> Result<serde_json::Value, String> {
 /// Every key a file may have, `endpoints[].port`.
 pub fn keys() -> BTreeSet<String> {
     check::keys()
+}
+
+/// What `SSL_CERT_FILE` adds for every endpoint, read once.
+pub fn system_authorities() -> &'static [Vec<u8>] {
+    static READ: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    READ.get_or_init(|| {
+        let Some(path) = env("SSL_CERT_FILE").filter(|path| !path.is_empty()) else { return Vec::new() };
+        let read = text(Path::new(&path)).map_err(|e| e.to_string()).and_then(|text| certificates(&text));
+        read.unwrap_or_else(|problem| {
+            log::warn!("SSL_CERT_FILE: {path}: {problem}; only the built-in authorities are trusted");
+            Vec::new()
+        })
+    })
 }
 
 /// A variable of the environment, if it is set and is text.

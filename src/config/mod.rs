@@ -24,12 +24,13 @@ mod shown;
 mod spelling;
 
 pub use admin::Admin;
-pub use authorities::{CaFile, system_authorities};
+pub use authorities::CaFile;
 pub use endpoint::{Auth, Base, Endpoint, HeaderOp, KEEP_ALIVE, MaxConcurrent, OnClientGone, Op, Probe};
 pub use gateway::{Group, KeysFor, Listener, ListenerPolicy, Member, Metrics, Mode, Stages};
 pub use jobs::{Jobs, Webhooks};
 pub use keys::{ClientKey, KeyText, RateLimit};
 pub use legacy::format_004::dotenv;
+pub use load::system_authorities;
 pub use overrides::Overrides;
 pub use problem::Problem;
 pub use routing::{Backend, Queue, Retry, Route, Routing, Strategy, UnknownModel};

@@ -83,7 +83,7 @@ impl<'a> Diagnostics<'a> {
         }
     }
 
-    /// Diagnostics that the value at node `at` is wrong.
+    /// Notes that the value at node `at` is wrong.
     pub(super) fn problem(&self, at: u32, key: &str, text: impl Into<String>) {
         let mut found = self.found.borrow_mut();
         if found.len() < MOST_NOTED {
@@ -100,7 +100,7 @@ impl<'a> Diagnostics<'a> {
         self.lenient.set(true);
     }
 
-    /// Diagnostics a key nobody asked for; the right spelling is looked for when all keys are known.
+    /// Notes a key nobody asked for; the right spelling is looked for when all keys are known.
     pub(super) fn stray(&self, at: u32, section: &str, key: &str, siblings: &[String], guarded: bool) {
         let mut strays = self.strays.borrow_mut();
         if strays.len() >= MOST_NOTED {
@@ -113,17 +113,17 @@ impl<'a> Diagnostics<'a> {
         strays.push(stray);
     }
 
-    /// Diagnostics that the reader knows a key, `endpoints[2].port` as `endpoints[].port`.
+    /// Notes that the reader knows a key, `endpoints[2].port` as `endpoints[].port`.
     pub(super) fn known(&self, key: &str) {
         self.keys.borrow_mut().insert(without_indices(key));
     }
 
-    /// Diagnostics something worth saying that stops nothing.
+    /// Notes something worth saying that stops nothing.
     pub(super) fn warn(&self, text: impl Into<String>) {
         self.warnings.borrow_mut().push(text.into());
     }
 
-    /// Diagnostics a secret that stands in the file itself.
+    /// Notes a secret that stands in the file itself.
     pub(super) fn exposed(&self, key: &str) {
         self.exposed.borrow_mut().push(key.into());
     }

@@ -87,7 +87,7 @@ impl<'a> Section<'a> {
         entries.any(|entry| is_something(&entry.value.value))
     }
 
-    /// Diagnostics a problem of the section as a whole.
+    /// Notes a problem of the section as a whole.
     pub(super) fn problem(&self, text: impl Into<String>) {
         self.notes.problem(self.at, &self.path, text);
     }
@@ -127,7 +127,7 @@ impl<'a> Field<'a> {
         self.node.is_some_and(|node| matches!(node.value, Value::Map(_)))
     }
 
-    /// Diagnostics that this value is wrong.
+    /// Notes that this value is wrong.
     pub(super) fn problem(&self, text: impl Into<String>) {
         self.notes.problem(self.at, &self.path, text);
     }

@@ -1,13 +1,13 @@
 //! One parked connection: bytes in, a complete request or a refusal out. Reads, never waits.
 
 use super::head::{Framing, Head, Limits, Parser};
-use super::request::Body;
+use super::request::{Body, From};
 use super::unsent::Unsent;
 use super::upload::{LARGE, Upload};
 use crate::api::chunked::Decoder;
 use crate::api::errors::{Failure, Kind};
 use crate::config::Server;
-use crate::http::handler::{From, Handler, Pool};
+use crate::http::handler::{Handler, Pool};
 use crate::http::min_rate::MinRate;
 use crate::util::budget::Budget;
 use crate::util::cancel::CancelToken;

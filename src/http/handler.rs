@@ -1,11 +1,11 @@
 //! What the door asks of the house, and what the house may ask of the door.
 
 use super::head::Head;
-use super::request::Request;
+use super::request::{From, Request};
 use crate::api::errors::Failure;
 use crate::config;
-use crate::http::response::Response;
-use crate::http::workers::{ReturnQueue, WorkerPool};
+use crate::http::response::{Response, ReturnQueue};
+use crate::http::workers::WorkerPool;
 use crate::util::budget::Budget;
 use crate::util::lock::lock;
 use std::net::{IpAddr, TcpListener};
@@ -38,14 +38,6 @@ pub trait Handler: Send + Sync + 'static {
     fn refuse(&self, refused: Refused<'_>, response: Response);
     /// Ends a request whose client left before a worker took it, and logs it.
     fn left(&self, request: &Request, response: Response);
-}
-
-/// Where a request came from, and in.
-#[derive(Debug, Clone, Copy)]
-pub struct From {
-    pub peer: IpAddr,
-    /// Which listener it came in by.
-    pub(crate) listener: usize,
 }
 
 /// A request that is not served.

@@ -2,13 +2,20 @@
 
 use super::head::Head;
 use super::upload::Upload;
-use crate::http::handler::From;
 use crate::util::budget::Held;
 use crate::util::cancel::CancelToken;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Where a request came from, and in.
+#[derive(Debug, Clone, Copy)]
+pub struct From {
+    pub peer: IpAddr,
+    /// Which listener it came in by.
+    pub(crate) listener: usize,
+}
 
 /// A head and a body, whole but for the `rest` of a large one. Nothing of the wire is left in it.
 pub struct Request {

@@ -4,16 +4,16 @@
 use super::head::{Fields, Version};
 use super::unsent::{Unsent, write_some};
 use crate::api::errors::{Dialect, Failure, Kind};
-use crate::http::workers::ReturnQueue;
 use crate::util::budget::Held;
 use crate::util::cancel::CancelToken;
+use crate::util::lock::lock;
 use crate::util::time;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use socket2::SockRef;
 use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Longest single wait inside a blocked write: how soon a client that left is noticed there.
@@ -47,6 +47,38 @@ pub(super) struct Returned {
     pub(crate) late: bool,
     /// The socket was switched to blocking writes.
     pub(crate) blocking: bool,
+}
+
+/// Connections on their way from workers back to the event loop.
+pub(super) struct ReturnQueue {
+    /// One at most for each connection.
+    list: Mutex<Vec<Returned>>,
+    waker: mio::Waker,
+}
+
+impl ReturnQueue {
+    pub(super) fn new(waker: mio::Waker) -> Self {
+        Self { list: Mutex::new(Vec::new()), waker }
+    }
+
+    /// Gives one back. The event loop is woken only if it could miss it: it sees an idle connection again
+    /// when the client's next byte arrives, unless that byte was already announced (`seen`).
+    pub(crate) fn give(&self, back: Returned, seen: &AtomicBool) {
+        let must_act = !back.keep || !back.rest.is_empty();
+        lock(&self.list).push(back);
+        if must_act || seen.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        // It can only fail when the kernel is out of memory; the event loop also looks every second.
+        let _ = self.waker.wake();
+    }
+
+    pub(crate) fn take(&self, into: &mut Vec<Returned>) {
+        std::mem::swap(&mut *lock(&self.list), into);
+    }
 }
 
 enum State {

@@ -1,7 +1,7 @@
 //! The fixed pool: two lanes of workers over one design, and the way back of their connections.
 
 use super::request::Request;
-use crate::http::response::{Response, Returned};
+use super::response::Response;
 use crate::util::lock::lock;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -173,37 +173,5 @@ impl Queue {
         for worker in lock(&self.idle).drain(..) {
             worker.unpark();
         }
-    }
-}
-
-/// Connections on their way from workers back to the front.
-pub(super) struct ReturnQueue {
-    /// One at most for each connection.
-    list: Mutex<Vec<Returned>>,
-    waker: mio::Waker,
-}
-
-impl ReturnQueue {
-    pub(super) fn new(waker: mio::Waker) -> Self {
-        Self { list: Mutex::new(Vec::new()), waker }
-    }
-
-    /// Gives one back. The front is woken only if it could miss it: it sees an idle connection again
-    /// when the client's next byte arrives, unless that byte was already announced (`seen`).
-    pub(crate) fn give(&self, back: Returned, seen: &AtomicBool) {
-        let must_act = !back.keep || !back.rest.is_empty();
-        lock(&self.list).push(back);
-        if must_act || seen.load(Ordering::SeqCst) {
-            self.wake();
-        }
-    }
-
-    pub(crate) fn wake(&self) {
-        // It can only fail when the kernel is out of memory; the front also looks every second.
-        let _ = self.waker.wake();
-    }
-
-    pub(crate) fn take(&self, into: &mut Vec<Returned>) {
-        std::mem::swap(&mut *lock(&self.list), into);
     }
 }

@@ -1,7 +1,7 @@
 //! What is told of jobs [S004-09..11].
 
 use super::record::{Name, Record, State, Trouble};
-use crate::proxy::job_store::LocalResponse;
+use crate::proxy::context::LocalResponse;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::json;

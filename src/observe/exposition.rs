@@ -1,8 +1,15 @@
 //! Prometheus' text format, version 0.0.4. Pure.
 
-use super::metrics::Gauge;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+
+/// What others own, at the moment of looking.
+pub(crate) struct Gauge {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) is_counter: bool,
+    pub(crate) series: Vec<(Vec<(&'static str, String)>, f64)>,
+}
 
 /// Upper bounds in seconds, from a cached list to a long answer of a slow machine.
 const BUCKETS: [f64; 16] =

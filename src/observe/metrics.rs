@@ -2,7 +2,7 @@
 //! others own are handed in when somebody looks, so they cannot drift.
 
 use super::access::{End, Line};
-use super::exposition::{self, Kind, Spec, Value};
+use super::exposition::{self, Gauge, Kind, Spec, Value};
 use crate::util::lock::lock;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -102,14 +102,6 @@ pub(crate) struct Labels<'a> {
     pub path: &'static str,
     /// Its model, if anybody is known to serve it.
     pub(crate) model: Option<&'a str>,
-}
-
-/// What others own, at the moment of looking.
-pub(crate) struct Gauge {
-    pub(crate) name: &'static str,
-    pub(crate) help: &'static str,
-    pub(crate) is_counter: bool,
-    pub(crate) series: Vec<(Vec<(&'static str, String)>, f64)>,
 }
 
 impl Metrics {

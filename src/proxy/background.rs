@@ -1,7 +1,7 @@
 //! A request that nobody waits for, sent like any other and behind all others; its answer is read whole.
 
 use super::outcome::{ForwardContext, Outcome, Relayed, ServedBy};
-use super::serve::Proxy;
+use super::state::Proxy;
 use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
 use crate::api::usage::Tail;

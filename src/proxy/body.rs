@@ -3,6 +3,7 @@
 use crate::api::body::{self, Named, Peek};
 use crate::api::errors::{Failure, Kind};
 use crate::api::multipart::multipart;
+use crate::api::query;
 use crate::http::request::Request;
 use crate::proxy::paths::{Forward, ModelSource, response_of};
 use crate::routing::plan::ModelQuery;
@@ -52,7 +53,7 @@ impl Rendered<'_> {
 pub(crate) fn ask(request: &Request, forward: &Forward) -> Result<RequestBody, Failure> {
     let body = request.body.bytes();
     let query = request.head.target.query();
-    let from_query = || query.map_or(Ok(None), body::query_model);
+    let from_query = || query.map_or(Ok(None), query::query_model);
     match forward.names {
         ModelSource::Raw => {
             // Only whether it is a stream is of interest, and only of what can be understood.
@@ -132,7 +133,7 @@ pub(crate) fn check_models(request: &Request, forward: &Forward, scope: &Scope) 
     let refused =
         |why: &str| Err(Failure::new(Kind::Forbidden, format!("This key is limited to some models, and {why}.")));
     let head = &request.head;
-    let in_query = head.target.query().map_or(Ok(None), body::query_model);
+    let in_query = head.target.query().map_or(Ok(None), query::query_model);
     let has_body = !request.body.bytes().is_empty();
     let in_body = if has_body { in_body(request, request.body.bytes()).map(|ask| ask.named) } else { Ok(None) };
     let (Ok(in_query), Ok(in_body), false) = (in_query, in_body, is_compressed(request)) else {
@@ -187,7 +188,7 @@ impl RequestBody {
         let same = || query.map(str::to_owned);
         let (query, body) = match (rename, &self.named, self.place) {
             (Some(new), Some(named), Place::Query) => {
-                (query.map(|q| body::query_renamed(q, &named.span, new)), whole())
+                (query.map(|q| query::query_renamed(q, &named.span, new)), whole())
             }
             (Some(new), Some(named), Place::Json) => (same(), body::renamed(body, &named.span, new)),
             (Some(new), Some(named), Place::Form) => (same(), body::replaced(body, &named.span, new.into())),

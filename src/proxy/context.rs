@@ -11,8 +11,7 @@ use crate::observe::access::{self, End, Line};
 use crate::observe::active::Activity;
 use crate::observe::metrics::{Labels, Metrics};
 use crate::proxy::body::RequestBody;
-use crate::proxy::job_store::LocalResponse;
-use crate::proxy::{admin_handler, cors, downstream, paths};
+use crate::proxy::{cors, downstream, paths};
 use crate::routing::rate_limit::Quota;
 use crate::routing::snapshot::Snapshot;
 use crate::util::units::print_duration;
@@ -58,15 +57,15 @@ impl RequestContext {
     pub(crate) fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Entry) -> Self {
         let id = cors::request_id(head).unwrap_or_else(random::request_id);
         let mut common = with_id(&id);
-        if admin_handler::is_page(&head.target.canonical()) {
-            admin_handler::fields().into_iter().for_each(|(name, value)| common.push(name, value));
+        if paths::is_page(&head.target.canonical()) {
+            page_fields().into_iter().for_each(|(name, value)| common.push(name, value));
         }
         let dialect = Dialect::of(&paths::tidy(&head.target.canonical()));
         let access = snapshot.config.log.access;
         let client = cors::client(head, peer, &snapshot.config.server.trusted_proxies);
         // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
         let jobs = &snapshot.config.jobs;
-        if jobs.enabled && jobs.always && !admin_handler::is_page(&head.target.canonical()) {
+        if jobs.enabled && jobs.always && !paths::is_page(&head.target.canonical()) {
             common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
             common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
         }
@@ -77,7 +76,7 @@ impl RequestContext {
     /// Tells browsers which pages may read the answers. No other page may read ours, whatever the rules say.
     #[must_use]
     pub(crate) fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
-        if !admin_handler::is_page(&head.target.canonical()) {
+        if !paths::is_page(&head.target.canonical()) {
             cors::add_cors(Arc::make_mut(&mut self.common), rules, head);
         }
         self
@@ -285,4 +284,36 @@ fn with_id(id: &str) -> Fields {
 /// No byte of an answer reached the client.
 pub(crate) fn nothing_relayed(end: End) -> Relayed {
     Relayed { end, first_byte: None, tokens: Tokens::default() }
+}
+
+/// An answer of ours that another module made.
+pub(crate) struct LocalResponse {
+    pub status: StatusCode,
+    pub(crate) body: Vec<u8>,
+    pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl LocalResponse {
+    pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Self {
+        Self { status, body: body.to_string().into_bytes(), fields: Vec::new() }
+    }
+}
+
+/// What browsers are told about every answer below `/admin`.
+fn page_fields() -> Vec<(HeaderName, HeaderValue)> {
+    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+        base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let pairs = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("origin-agent-cluster"), "?1"),
+        (HeaderName::from_static("x-permitted-cross-domain-policies"), "none"),
+        (HeaderName::from_static("x-dns-prefetch-control"), "off"),
+    ];
+    pairs.map(|(name, value)| (name, HeaderValue::from_static(value))).to_vec()
 }

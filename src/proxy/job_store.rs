@@ -1,60 +1,20 @@
 //! Requests that are handed in now and read later: which those are, and what the proxy asks of who keeps them. Knows
 //! nothing of disks and queues.
 
-use super::serve::Proxy;
+use super::state::{JobRequest, Proxy};
 use crate::api::errors::{Failure, Kind};
 use crate::api::json_object::has_webhook;
 use crate::config::Jobs;
 use crate::http::head::Head;
 use crate::http::request::Request;
 use crate::http::response::Response;
-use crate::proxy::context::RequestContext;
+use crate::proxy::context::{LocalResponse, RequestContext};
 use crate::proxy::paths::{Forward, ModelSource, Route};
 use crate::routing::keys::ClientKey;
-use crate::routing::scope::Scope;
-use crate::util::budget::Held;
-use http::{HeaderName, HeaderValue, StatusCode};
 use std::time::Duration;
 
 /// Where a request may be handed in for later.
 const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
-
-pub(crate) trait JobStore: Send + Sync {
-    /// Takes a request; it is safe when this returns.
-    fn submit(&self, job_request: &JobRequest<'_>) -> Result<LocalResponse, Failure>;
-    /// What became of it. `held` counts what is read; it works with the disk.
-    fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure>;
-    /// Stops it, or drops what came of it; it works with the disk.
-    fn cancel(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure>;
-    /// Those of one owner, as far as the query asks for them.
-    fn list(&self, owner: Option<&str>, query: &str) -> LocalResponse;
-    /// How many are in which state.
-    fn counts(&self) -> [(&'static str, usize); 4];
-}
-
-pub(crate) struct JobRequest<'a> {
-    /// Where it goes below an endpoint's base.
-    pub path: &'a str,
-    pub(crate) body: &'a [u8],
-    /// Name of the key it came with.
-    pub(crate) owner: Option<&'a str>,
-    /// What that key may see, from where it came in.
-    pub(crate) scope: &'a Scope,
-    /// It said `Prefer: respond-async`.
-    pub(crate) preferred: bool,
-}
-
-pub(crate) struct LocalResponse {
-    pub status: StatusCode,
-    pub(crate) body: Vec<u8>,
-    pub(crate) fields: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl LocalResponse {
-    pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Self {
-        Self { status, body: body.to_string().into_bytes(), fields: Vec::new() }
-    }
-}
 
 /// What `Prefer` asks for (RFC 7240).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,72 +1,27 @@
 //! Where a request comes in: which listener, what may be done there, and whose it is.
 
-use super::serve::Proxy;
-use crate::api::body;
+use super::state::{ListenerKind, Opened, Proxy};
 use crate::api::errors::{Failure, Kind};
-use crate::config::{Config, CorsOrigin, KeysFor, ListenerPolicy, Mode};
-use crate::http::handler::{From, Handler, Pool, Refused};
+use crate::api::query;
+use crate::config::{CorsOrigin, KeysFor, ListenerPolicy, Mode};
+use crate::http::handler::{Handler, Pool, Refused};
 use crate::http::head::Head;
-use crate::http::request::Request;
+use crate::http::request::{From, Request};
 use crate::http::response::Response;
 use crate::observe::access::End;
-use crate::proxy::admin_handler::Opened;
 use crate::proxy::context::{Entry, RequestContext, Summary, nothing_relayed};
 use crate::proxy::paths::{self, Route, route};
 use crate::proxy::{auth, cors};
 use crate::routing::keys::ClientKey;
-use crate::routing::rate_limit::Buckets;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::Snapshot;
 use crate::upstream::headers::Policy;
 use crate::util::time;
 use http::{Method, header};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// A listener that is open, whatever the configuration becomes.
-pub struct ListenerState {
-    pub(super) name: Arc<str>,
-    pub(super) kind: ListenerKind,
-    /// Where it listens, as the configuration said when it was bound.
-    host: String,
-    addr: SocketAddr,
-    pub(super) buckets: Buckets,
-}
-
-/// What a listener was bound for. ModelSource do not tell: a user may call a listener `admin`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListenerKind {
-    /// `server`
-    Main,
-    /// One of `listeners`.
-    Listed,
-    /// `admin.port`
-    Admin,
-}
-
-impl ListenerState {
-    /// A listener by its name in the configuration.
-    pub fn new(kind: ListenerKind, name: &str, host: &str, addr: SocketAddr) -> Self {
-        Self { name: name.into(), kind, host: host.into(), addr, buckets: Buckets::default() }
-    }
-
-    /// Only programs of this machine reach it, its browsers among them.
-    fn is_loopback(&self) -> bool {
-        self.addr.ip().is_loopback()
-    }
-
-    /// What clients may do here now. Nothing at a listener that a reload took away, renamed, or meant for another
-    /// address: what the configuration says of others must not open it.
-    pub(super) fn site<'a>(&self, config: &'a Config) -> Option<&'a ListenerPolicy> {
-        if self.kind != ListenerKind::Listed {
-            return Some(&config.site);
-        }
-        let listed = config.listeners.iter().find(|listener| *listener.name == *self.name)?;
-        (self.is_loopback() || listed.host == self.host).then_some(&listed.site)
-    }
-}
 
 /// Who may do what at a listener, decided by the head alone. The table, of which `tests/wire/trust.rs` tries each cell:
 ///
@@ -132,7 +87,7 @@ impl Proxy {
         }
         let page = self.page(snapshot, from.listener).ok_or_else(not_served)?;
         match page.admit(head, from)? {
-            Opened::Entry if !snapshot.key_ring.is_open() => {
+            Opened::Loopback if !snapshot.key_ring.is_open() => {
                 Err(Failure::new(Kind::Unauthorized, "A key or the page's token is needed: Authorization: Bearer KEY."))
             }
             _ => Ok(ClientKey::administrator()),
@@ -194,7 +149,7 @@ impl Proxy {
     pub(super) fn route(&self, head: &Head, listener: usize, snapshot: &Snapshot) -> Route {
         let mode = self.mode(snapshot, listener);
         let is_preflight = head.method == Method::OPTIONS && head.fields.get(header::ORIGIN).is_some();
-        let has_model = head.target.query().is_some_and(|q| matches!(body::query_model(q), Ok(Some(_))));
+        let has_model = head.target.query().is_some_and(|q| matches!(query::query_model(q), Ok(Some(_))));
         match paths::special(mode, head.target.path(), route(&head.method, &head.target.canonical(), has_model)) {
             Route::Forward(_) if is_preflight && mode == Mode::Raw && self.cors(snapshot, listener).is_some() => {
                 Route::Preflight

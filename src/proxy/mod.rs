@@ -17,4 +17,5 @@ mod relay;
 mod retry;
 mod select;
 pub(crate) mod serve;
+pub(crate) mod state;
 pub(crate) mod status;

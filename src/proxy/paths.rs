@@ -3,11 +3,10 @@
 use crate::api::query::decoded;
 use crate::config::Mode;
 use crate::http::head::Head;
-use crate::proxy::admin_handler::is_page;
 use http::{HeaderName, Method};
 use std::borrow::Cow;
 
-/// ModelSource a conversation that llama-server keeps beyond its client (LLAMA-SERVER facts).
+/// Names a conversation that llama-server keeps beyond its client (LLAMA-SERVER facts).
 pub(crate) const CONVERSATION: HeaderName = HeaderName::from_static("x-conversation-id");
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,7 +251,7 @@ pub(crate) fn route(method: &Method, path: &str, has_model: bool) -> Route {
         _ => {}
     }
     if let Some(id) = name.strip_prefix("models/").filter(|id| !id.is_empty()) {
-        // ModelSource like `org/name` come with their slash encoded.
+        // Names like `org/name` come with their slash encoded.
         let id = decoded(id, false).and_then(|bytes| String::from_utf8(bytes).ok());
         return only(get, "GET, HEAD", Route::Model(id.unwrap_or_default()));
     }
@@ -307,6 +306,11 @@ fn only(allowed: bool, methods: &'static str, route: Route) -> Route {
 
 fn forward(path: String, names: ModelSource) -> Route {
     Route::Forward(Forward { path, names })
+}
+
+/// Whether a path is the page's.
+pub(crate) fn is_page(path: &str) -> bool {
+    path == "/admin" || path == "/admin.html" || path.starts_with("/admin/")
 }
 
 #[cfg(test)]

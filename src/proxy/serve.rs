@@ -1,6 +1,7 @@
 //! The straight line of one request: route, gate, snapshot, ask, plan, forward, relay, access line.
 
 use super::outcome::{ForwardContext, Outcome, ServedBy};
+use super::state::Proxy;
 use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
 use crate::config::Mode;
@@ -11,13 +12,11 @@ use crate::http::response::Response;
 use crate::http::workers::Exchange;
 use crate::observe::access::End;
 use crate::observe::active::{Activity, Started};
-use crate::observe::metrics::{Family, Gauge, Metrics};
-use crate::proxy::admin_handler::AdminHandler;
+use crate::observe::exposition::Gauge;
+use crate::observe::metrics::Family;
 use crate::proxy::body::{self, RequestBody};
 use crate::proxy::context::{RequestContext, Summary, nothing_relayed};
 use crate::proxy::downstream::Downstream;
-use crate::proxy::job_store::JobStore;
-use crate::proxy::listener::ListenerState;
 use crate::proxy::paths::{self, Forward, Route};
 use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
@@ -27,87 +26,18 @@ use crate::routing::keys::{ClientKey, Permit};
 use crate::routing::plan::{self, Plan, PlanResult};
 use crate::routing::rate_limit::Quota;
 use crate::routing::scope::Scope;
-use crate::routing::snapshot::{HealthEvent, Snapshot, SnapshotStore};
+use crate::routing::snapshot::{HealthEvent, Snapshot};
+use crate::upstream::Watch;
 use crate::upstream::headers::INSTANCE;
-use crate::upstream::{ClientPool, Watch};
-use crate::util::budget::Budget;
-use crate::util::disk::DiskQueue;
 use crate::util::time;
 use http::{StatusCode, header};
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Everything that serving a request needs. One per process.
-pub struct Proxy {
-    pub(super) shared: Arc<SnapshotStore>,
-    pub(super) net: Arc<ClientPool>,
-    /// In the order of the door's listeners.
-    pub(super) listeners: Vec<ListenerState>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) activity: Arc<Activity>,
-    pub budget: Arc<Budget>,
-    /// Who of the control threads works with the disk.
-    pub(crate) disk: DiskQueue,
-    busy: AtomicUsize,
-    reloaded: AtomicBool,
-    server_handle: OnceLock<ServerHandle>,
-    later: OnceLock<Weak<dyn JobStore>>,
-    pub(super) page: OnceLock<Weak<dyn AdminHandler>>,
-    pub(super) draining: AtomicBool,
-}
-
 impl Proxy {
-    /// A proxy over these endpoints, behind these listeners.
-    pub fn new(
-        shared: Arc<SnapshotStore>,
-        net: Arc<ClientPool>,
-        listeners: Vec<ListenerState>,
-        budget: Arc<Budget>,
-    ) -> Self {
-        Self {
-            shared,
-            net,
-            listeners,
-            metrics: Arc::default(),
-            activity: Arc::new(Activity::unwatched()),
-            budget,
-            disk: DiskQueue::default(),
-            busy: AtomicUsize::new(0),
-            reloaded: AtomicBool::new(true),
-            server_handle: OnceLock::new(),
-            later: OnceLock::new(),
-            page: OnceLock::new(),
-            draining: AtomicBool::new(false),
-        }
-    }
-
-    /// The door in front of it, for its figures.
-    pub(crate) fn meet(&self, server_handle: ServerHandle) {
-        let _ = self.server_handle.set(server_handle);
-    }
-
-    /// From now on requests may be handed in for later. Who keeps them needs the proxy, so they are not held here.
-    pub(crate) fn set_job_store(&self, later: Weak<dyn JobStore>) {
-        let _ = self.later.set(later);
-    }
-
-    pub(super) fn later(&self) -> Option<Arc<dyn JobStore>> {
-        self.later.get()?.upgrade()
-    }
-
-    pub(crate) fn note_reload(&self, succeeded: bool) {
-        self.reloaded.store(succeeded, Ordering::Relaxed);
-    }
-
-    /// From now on the proxy says that it is being stopped.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
-        self.shared.capacity().close();
-    }
-
     /// Serves one request of either lane.
     pub(crate) fn serve(&self, exchange: Exchange) {
         let Exchange { request, response } = exchange;

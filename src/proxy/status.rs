@@ -1,10 +1,10 @@
 //! What the proxy says about itself: `/health`. Read from one snapshot.
 
-use super::serve::Proxy;
+use super::state::Proxy;
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::observe::exposition::Gauge;
 use crate::observe::log_writer;
-use crate::observe::metrics::Gauge;
 use crate::proxy::context::RequestContext;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::keys::ClientKey;
@@ -78,7 +78,7 @@ fn endpoint(endpoint: &Endpoint, scope: &Scope) -> Value {
         "errorCount": health.failures,
         "lastError": health.last_error,
         "state": health.state.as_str(),
-        "inFlight": endpoint.live.in_flight(),
+        "inFlight": endpoint.live.requests(),
         "slots": endpoint.live.load().limit,
         "models": models,
     })
@@ -108,7 +108,7 @@ pub(crate) fn gauges(snapshot: &Snapshot, stats: &RuntimeStats) -> Vec<Gauge> {
         gauge(
             "llmproxy_endpoint_in_flight",
             "Requests that are there.",
-            by_endpoint(&|e| Some(f64::from(e.live.in_flight()))),
+            by_endpoint(&|e| Some(f64::from(e.live.requests()))),
         ),
         gauge(
             "llmproxy_endpoint_slots",

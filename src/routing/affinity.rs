@@ -8,7 +8,7 @@ use crate::util::lru::Lru;
 use std::hash::RandomState;
 use std::sync::Mutex;
 
-/// PrefixHashes of one generation. A turn leaves one link, so both generations hold the last 14,000 to 28,000 turns, a few
+/// Entries of one generation. A turn leaves one link, so both generations hold the last 14,000 to 28,000 turns, a few
 /// thousand conversations. In memory: 2 tables of 16,384 places (this is 7/8 of that) of 17 bytes, 557 KB.
 const GENERATION: usize = 14_336;
 /// How many more requests than at its idlest peer are tolerated at an endpoint without a known limit, on top of twice as many.

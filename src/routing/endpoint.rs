@@ -92,11 +92,13 @@ impl Endpoint {
     }
 }
 
-/// What is going on at an endpoint. SnapshotStore by every snapshot that has it.
+/// What is going on at an endpoint. Shared by every snapshot that has it.
 #[derive(Debug)]
 pub(crate) struct Live {
     epoch: Instant,
+    /// Slots taken by our requests, abandoned ones included.
     in_flight: AtomicU32,
+    abandoned: AtomicU32,
     /// `maxConcurrent`; `u32::MAX` = none.
     limit: AtomicU32,
     /// Which life of its prompt cache this is: another one after every restart.
@@ -123,6 +125,7 @@ impl Live {
         Self {
             epoch,
             in_flight: AtomicU32::new(0),
+            abandoned: AtomicU32::new(0),
             limit: AtomicU32::new(u32::MAX),
             cache: AtomicU32::new(NEXT_CACHE.fetch_add(1, Ordering::Relaxed)),
             moved: AtomicU64::new(0),
@@ -145,8 +148,14 @@ impl Live {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn leave(&self) {
+    pub(super) fn leave(&self, was_abandoned: bool) {
+        self.abandoned.fetch_sub(u32::from(was_abandoned), Ordering::Relaxed);
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// One request has ended here, but its slot stays taken.
+    pub(super) fn abandon(&self) {
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn set_limit(&self, limit: Option<u32>) {
@@ -164,9 +173,14 @@ impl Live {
         self.load().has_room()
     }
 
-    /// Requests of ours that are there now.
+    /// Slots that our requests take, abandoned ones included.
     pub(crate) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Requests of ours that are there now.
+    pub(crate) fn requests(&self) -> u32 {
+        self.in_flight().saturating_sub(self.abandoned.load(Ordering::Relaxed))
     }
 
     /// Which life of its prompt cache this is; unique in the process.

@@ -91,14 +91,18 @@ pub(crate) enum WaitResult {
 #[derive(Debug)]
 pub(crate) struct Slot {
     live: Arc<Live>,
+    /// Its request has ended; only the slot counts as taken.
+    is_abandoned: bool,
     capacity: Arc<Capacity>,
 }
 
 impl Slot {
     /// The request was given up, but its server may still be working on it: the slot stays taken until the health thread
     /// sees it free, and is given back at once when no one takes care of it.
-    pub(crate) fn abandon(self) {
+    pub(crate) fn abandon(mut self) {
         if let Some(keeper) = self.capacity.abandoned.get().cloned() {
+            self.live.abandon();
+            self.is_abandoned = true;
             // What cannot be sent comes back in the error, and is dropped with it.
             let _ = keeper.try_send(self);
         }
@@ -113,7 +117,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut floor = lock(&self.capacity.floor);
-        self.live.leave();
+        self.live.leave(self.is_abandoned);
         floor.hand_out(&self.capacity);
     }
 }
@@ -211,7 +215,7 @@ impl Capacity {
 
     fn take(self: &Arc<Self>, live: &Arc<Live>) -> Slot {
         live.enter();
-        Slot { live: Arc::clone(live), capacity: Arc::clone(self) }
+        Slot { live: Arc::clone(live), is_abandoned: false, capacity: Arc::clone(self) }
     }
 }
 

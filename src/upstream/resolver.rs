@@ -53,7 +53,7 @@ struct Name {
 }
 
 impl CachedResolver {
-    /// CachedResolver of which every address must pass.
+    /// A resolver of which every address must pass.
     pub(super) fn guarded(guard: Guard) -> Self {
         Self { guard: Some(guard), ..Self::default() }
     }

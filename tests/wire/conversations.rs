@@ -50,7 +50,7 @@ fn history(session: usize, turn: usize) -> Vec<Value> {
     (0..=2 * turn).map(said).collect()
 }
 
-/// JobStore turns that went somewhere else than the turn before, of 8 sessions that take turns on two servers: of how many.
+/// Later turns that went somewhere else than the turn before, of 8 sessions that take turns on two servers: of how many.
 fn moved(target: &str, body: impl Fn(usize, usize) -> Value) -> (usize, usize) {
     let [a, b] = two();
     let proxy = Setup::over(&[&a, &b]).with(affine).start();

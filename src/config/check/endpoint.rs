@@ -1,7 +1,6 @@
 //! `endpoints`: places to send to, each complete by itself.
 
-use super::routing::weight;
-use super::sections::{probe_path, timeouts};
+use super::sections::{probe_path, timeouts, weight};
 use super::{address, header};
 use crate::config::authorities::certificates;
 use crate::config::reader::{Field, Section};
@@ -246,7 +245,7 @@ fn ca_file(field: &Field) -> Option<CaFile> {
     }
 }
 
-pub(super) fn proxy(s: &mut Section) -> Option<Secret> {
+pub(in crate::config) fn proxy(s: &mut Section) -> Option<Secret> {
     let proxy = s.secret_when("proxy", |text| text.contains('@'))?;
     if let Err(error) = address::proxy(proxy.reveal()) {
         s.problem(format!("`proxy` {error}"));

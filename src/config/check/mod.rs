@@ -1,22 +1,22 @@
 //! From what a file said to a [`Config`], or to every problem of the file. Reads no file and no environment.
 
-mod address;
+pub(super) mod address;
 mod admin;
-mod endpoint;
+pub(super) mod endpoint;
 mod gateway;
-mod header;
+pub(super) mod header;
 mod jobs;
 mod keys;
 pub(super) mod own;
-mod routing;
+pub(super) mod routing;
 mod sections;
 mod server;
 
-pub(super) use address::{base, listen_host, proxy};
+pub(super) use address::listen_host;
 pub(super) use admin::OPEN;
-pub(super) use endpoint::{no_key, unique};
-pub(super) use header::{can_be_sent, change};
-pub(super) use routing::known;
+
+pub(super) use header::can_be_sent;
+
 pub(super) use sections::{LOG_FORMATS, LOG_LEVELS};
 
 use super::node::{self, Node, Value};

@@ -1,7 +1,7 @@
 //! Where models go: `routing`, `models`, `queue`, `retry`. Each takes its defaults from its type.
 
 use super::endpoint::word;
-use super::sections::{ANY_TIME, SOME_TIME};
+use super::sections::{ANY_TIME, SOME_TIME, weight};
 use crate::config::reader::{Field, Section, not_one_of};
 use crate::config::shown::has_key;
 use crate::config::{Backend, Endpoint, Queue, Retry, Route, Routing, Strategy, UnknownModel};
@@ -73,10 +73,6 @@ pub(crate) fn known(text: &str, endpoints: &[Endpoint]) -> Result<String, String
     }
     let error = not_one_of(text, endpoints.iter().map(|one| one.name.as_str()));
     Err(error.replacen("is not one of", "is no endpoint of this file; there are", 1))
-}
-
-pub(super) fn weight(field: &Field) -> Option<u16> {
-    field.number("a weight", 1..=65_535)
 }
 
 pub(super) fn queue(s: &mut Section) -> Queue {

@@ -94,3 +94,7 @@ pub(super) fn log(s: &mut Section) -> Log {
         access: s.field("access").flag().unwrap_or(default.access),
     }
 }
+
+pub(super) fn weight(field: &Field) -> Option<u16> {
+    field.number("a weight", 1..=65_535)
+}

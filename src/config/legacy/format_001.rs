@@ -1,7 +1,9 @@
 //! Format 001: `backends` with static models, one mode for all.
 
 use super::{Names, endpoint, named, open};
-use crate::config::check::{base, can_be_sent, no_key};
+use crate::config::check::address::base;
+use crate::config::check::endpoint::no_key;
+use crate::config::check::header::can_be_sent;
 use crate::config::reader::{Field, Section};
 use crate::config::{Config, Endpoint, Strategy, UnknownModel};
 use std::time::Duration;

@@ -1,7 +1,9 @@
 //! Format 002: forwards, upstreams and groups.
 
 use super::{endpoint, open};
-use crate::config::check::{base, can_be_sent, change, listen_host, proxy, unique};
+use crate::config::check::address::{base, listen_host, proxy};
+use crate::config::check::endpoint::unique;
+use crate::config::check::header::{can_be_sent, change};
 use crate::config::reader::{Field, Section, not_one_of};
 use crate::config::{
     Auth, Config, CorsOrigin, Endpoint, Group, KeysFor, Listener, ListenerPolicy, Member, Mode, RateLimit, Retry,

@@ -1,7 +1,10 @@
 //! Format 003: `Models`, each with its strategy and backends. Property names are read in any case.
 
 use super::{Names, endpoint, named, open};
-use crate::config::check::{base, can_be_sent, known, no_key};
+use crate::config::check::address::base;
+use crate::config::check::endpoint::no_key;
+use crate::config::check::header::can_be_sent;
+use crate::config::check::routing::known;
 use crate::config::node::{Entry, Node, Value};
 use crate::config::reader::{Field, Section};
 use crate::config::{Backend, Config, Endpoint, Probe, Route, Strategy, Timeouts};

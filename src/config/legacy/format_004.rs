@@ -1,7 +1,8 @@
 //! Format 004: no file, the environment alone, with a `.env` beside it.
 
 use super::{endpoint, open};
-use crate::config::check::{base, can_be_sent};
+use crate::config::check::address::base;
+use crate::config::check::header::can_be_sent;
 use crate::config::{ClientKey, Config, KeyText, Problem, UnknownModel};
 use crate::util::secret::Secret;
 use crate::util::units::unquoted;

@@ -6,11 +6,11 @@ mod format_002;
 mod format_003;
 pub(super) mod format_004;
 
-use super::check::no_key;
 use super::node::{Node, Value};
 use super::problem::Diagnostics;
 use super::reader::{Field, Section};
 use super::{Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
+use crate::config::check::endpoint::no_key;
 use crate::util::secret::Secret;
 use std::collections::HashMap;
 
