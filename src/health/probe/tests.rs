@@ -33,7 +33,7 @@ fn what_a_probe_got_is_judged() {
         (answer(429, "slower"), Observation::Up),
         (answer(503, "Loading model"), Observation::Loading),
         (answer(503, "x"), down("answered 503")),
-        (answer(302, ""), down("answered 302")),
+        (answer(302, "answered 302 (go to http://b)"), down("answered 302 (go to http://b)")),
         (fault(UpstreamErrorKind::Refused), Observation::Refused("why".into())),
         (fault(UpstreamErrorKind::Connect), down("why")),
         (fault(UpstreamErrorKind::Timeout(Stage::Connect)), down("could not be connected to in time")),
