@@ -15,8 +15,8 @@ const DOWN_AGAIN: Duration = Duration::from_millis(1900);
 const DOWN_LONG: Duration = Duration::from_secs(60);
 /// llama-server's `/props` and `/slots` are asked at most this often (LLAMA-SERVER facts).
 const EXTRAS_EVERY: Duration = Duration::from_secs(2);
-/// llama-server looks this often whether its clients are still there.
-const NOTICES_AFTER: Duration = Duration::from_secs(1);
+/// The first look at the slots of a server whose client left: many free them at once. llama-server takes a second or more.
+const NOTICES_AFTER: Duration = Duration::from_millis(100);
 /// Lists are never asked more often than this between rounds, however short their TTL.
 const LEAST_TTL: Duration = Duration::from_millis(100);
 /// Failures closer together than this are one failure.
