@@ -191,7 +191,7 @@ cases["a server lost in mid-stream is an error, and the next request goes to the
   const seen = [];
   let finish = null;
   const read = async () => {
-    const stream = await client.chat.completions.create({ model: SHARED, messages: user("hi"), stream: true });
+    const stream = await client.chat.completions.create({ model: ONLY_A, messages: user("hi"), stream: true });
     for await (const chunk of stream) {
       seen.push(chunk.system_fingerprint);
       finish = chunk.choices[0].finish_reason ?? finish;
