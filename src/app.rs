@@ -215,7 +215,7 @@ impl Running {
         Some(format!("http://{addr}/admin/#token={}", token.reveal()))
     }
 
-    /// The door: its loop's pulse, its connections.
+    /// The server: whether its loop turns, its connections.
     pub(crate) fn server_handle(&self) -> &ServerHandle {
         &self.handle
     }
@@ -242,7 +242,7 @@ impl Running {
         let _ = self.config_manager.read.set(read);
     }
 
-    /// Whether the front has ended without being asked: nothing can be served any more.
+    /// Whether the event loop has ended without being asked: nothing can be served any more.
     pub(crate) fn has_died(&self) -> bool {
         self.front.as_ref().is_none_or(JoinHandle::is_finished)
     }

@@ -286,7 +286,7 @@ fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>
     end
 }
 
-/// The main thread's life: signals come, the front's pulse is felt.
+/// The main thread's life: signals, and whether the event loop still turns.
 fn watch(
     running: &Running,
     signals: &Receiver<Signal>,
@@ -305,10 +305,7 @@ fn watch(
                 service.ready();
             }
             Err(RecvTimeoutError::Timeout) if running.has_died() => {
-                return Err(End::new(
-                    1,
-                    "the thread that serves the door has ended; ending so that a restart can help",
-                ));
+                return Err(End::new(1, "the listener thread died; exiting so the service manager can restart"));
             }
             Err(RecvTimeoutError::Timeout) => {
                 if watchdog.is_some() {

@@ -424,7 +424,7 @@ impl Conn {
                 };
                 Step::Refuse(Some(Box::new(incoming.head)), failure, incoming.began)
             }
-            // Workers have time-outs of their own, and the front asks for what is flushed.
+            // Workers have time-outs of their own, and the event loop asks for what is flushed.
             State::Served { .. } | State::Flush { .. } => {
                 self.deadline = now + Duration::from_secs(3600);
                 Step::Wait

@@ -1,4 +1,4 @@
-//! What the door asks of the house, and what the house may ask of the door.
+//! What the server asks of its request handler, and what others may ask of a running server.
 
 use super::head::Head;
 use super::request::{From, Request};
@@ -21,7 +21,7 @@ pub enum Pool {
     Proxy,
 }
 
-/// Who decides about requests; the door only carries them.
+/// Decides about requests; the server only reads and writes them.
 pub trait Handler: Send + Sync + 'static {
     /// Whether a request may go on: asked before a body follows, and before it reaches the proxy lane.
     fn admit(&self, head: &Head, from: From) -> Result<(), Failure>;
@@ -34,7 +34,7 @@ pub trait Handler: Send + Sync + 'static {
     }
     /// The lane of a request, by its head.
     fn pool(&self, head: &Head, listener: usize) -> Pool;
-    /// Answers a request that the door or a full lane refuses, and logs it.
+    /// Answers a request that the server or a full pool refuses, and logs it.
     fn refuse(&self, refused: Refused<'_>, response: Response);
     /// Ends a request whose client left before a worker took it, and logs it.
     fn left(&self, request: &Request, response: Response);
@@ -50,7 +50,7 @@ pub struct Refused<'a> {
     pub(crate) began: Instant,
 }
 
-/// What the front needs to run.
+/// What the event loop needs to run.
 pub struct ServerConfig {
     /// Bound listeners, at most 64.
     pub listeners: Vec<TcpListener>,
@@ -103,7 +103,7 @@ impl ServerHandle {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// Grows as long as the front's loop turns.
+    /// Grows as long as the event loop turns.
     pub(crate) fn beats(&self) -> u64 {
         self.shared.beats.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! The client's door: heads and bodies in, answers out, and who has left. Knows nothing of models and upstreams.
+//! The public port: heads and bodies in, answers out, and which clients have disconnected. Knows nothing of models and upstreams.
 
 mod accept;
 mod after_response;

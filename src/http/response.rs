@@ -35,10 +35,10 @@ pub enum Length {
     Open,
 }
 
-/// What the front does with a connection that comes back.
+/// What the event loop does with a connection that comes back.
 pub(super) struct Returned {
     pub(crate) token: usize,
-    /// Bytes that would have blocked a control worker: the front writes them when the client reads.
+    /// Bytes that would have blocked a control worker: the event loop writes them when the client reads.
     pub(crate) rest: Unsent,
     pub(crate) keep: bool,
     /// To be closed at once, which resets it.
@@ -99,7 +99,7 @@ pub struct Response {
     keep: bool,
     write_timeout: Duration,
     blocking: bool,
-    /// Control answers are never waited for: what does not fit goes to the front.
+    /// Control answers are never waited for: what does not fit goes to the event loop.
     may_block: bool,
     state: State,
     pending: Unsent,
@@ -145,7 +145,7 @@ impl Response {
         self.keep = false;
     }
 
-    /// From now on nothing is waited for: what the client does not take at once, the front sends later.
+    /// From now on nothing is waited for: what the client does not take at once, the event loop sends later.
     pub(super) fn never_block(&mut self) {
         self.may_block = false;
     }
@@ -350,7 +350,7 @@ impl Response {
         Err(io::ErrorKind::OutOfMemory.into())
     }
 
-    /// The socket is non-blocking while the front owns it. The first write that would block turns
+    /// The socket is non-blocking while the event loop owns it. The first write that would block turns
     /// that off, which most answers never need.
     fn write_all(&mut self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut stuck_since = None;

@@ -1,4 +1,4 @@
-//! The door: one thread that accepts, reads heads and bodies of parked connections within bounds, hands
+//! The event loop: one thread that accepts, reads heads and bodies of parked connections within bounds, hands
 //! complete requests (or the beginning of an upload) to the lanes, and hears a client hang up while a worker
 //! serves it. Knows no routes.
 
@@ -269,7 +269,7 @@ impl EventLoop {
     fn lend(&mut self, slot: usize, head: Option<&Head>, may_block: bool) -> Option<(Response, Arc<CancelToken>)> {
         let conn = self.conns.get_mut(slot).and_then(Option::as_mut)?;
         let cancel = Arc::new(CancelToken::default());
-        // What lies unread in the kernel gives no new event: the front must look when it gets it back.
+        // What lies unread in the kernel gives no new event: the event loop must look when it gets it back.
         let seen = Arc::new(AtomicBool::new(conn.has_unread()));
         if conn.closed {
             cancel.cancel();

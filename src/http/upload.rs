@@ -1,5 +1,5 @@
 //! What of a large body is still with its client: a worker reads it while it sends it on. Waits, within the
-//! bounds that bodies have at the door too.
+//! bounds that collected bodies have too.
 
 use crate::api::chunked::Decoder;
 use crate::api::errors::Failure;

@@ -171,7 +171,7 @@ impl JobManager {
             return Err(Failure::new(Kind::Draining, "The proxy is being stopped."));
         }
         if floor.queue.waiting() >= settings.max_queued {
-            let text = "As many jobs wait as may (jobs.maxQueued); hand it in again later.";
+            let text = "The job queue is full (jobs.maxQueued); try again later.";
             return Err(Failure::new(Kind::Overloaded, text).retry_after(COME_BACK));
         }
         let old = self.sweep(&mut floor, bytes);
@@ -180,7 +180,7 @@ impl JobManager {
         drop(floor);
         old.iter().for_each(|name| self.spool.remove(name));
         if !has_room {
-            return Err(Failure::new(Kind::StorageFull, "There is no room for more jobs; hand it in again later."));
+            return Err(Failure::new(Kind::StorageFull, "There is no disk space for more jobs; try again later."));
         }
         let owner = owner_id(owner);
         Ok(Name { sequence, id: Arc::clone(id), owner, state: State::Pending, number: 0, webhook_pending: false })

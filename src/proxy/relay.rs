@@ -163,7 +163,7 @@ pub(crate) fn end(kind: Kind) -> End {
 
 /// What a client hears whose request was stopped.
 pub(crate) fn stopped() -> Failure {
-    Failure::new(Kind::Stopped, "The request was stopped by who runs this proxy.")
+    Failure::new(Kind::Stopped, "An administrator stopped this request.")
 }
 
 /// Ends an answer in its midst, for a client that has left or one that is to leave.

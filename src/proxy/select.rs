@@ -133,7 +133,7 @@ impl<'a> Selector<'a> {
             // The first choice was made among all, later ones among those left.
             Entry::In(index, slot) if is_first => Admitted::At(index, Some(slot)),
             Entry::In(at, slot) => Admitted::At(self.left[at], Some(slot)),
-            Entry::Full => refused(Kind::Overloaded, "Every endpoint that could answer is busy, and so is the line."),
+            Entry::Full => refused(Kind::Overloaded, "All matching endpoints are busy and the queue is full."),
             Entry::Closed => refused(Kind::Draining, "The proxy is being stopped."),
             Entry::Wait(waiting) => self.wait(&waiting, is_first),
         }

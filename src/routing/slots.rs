@@ -73,7 +73,7 @@ pub(crate) enum Entry {
     /// A place at this one of the wanted endpoints.
     In(usize, Slot),
     Wait(Waiting),
-    /// All are full, and so is the line.
+    /// All are full, and so is the queue.
     Full,
     /// The proxy is being stopped: nobody waits any more.
     Closed,
