@@ -3,9 +3,8 @@
 use crate::admin::{Admin, Unusable};
 use crate::config::{Config, Problem};
 use crate::health::{self, Health};
-use crate::http::handler::{ServerConfig, ServerHandle};
+use crate::http::handler::{PoolSize, ServerConfig, ServerHandle};
 use crate::http::server::{self, EventLoop};
-use crate::http::workers::{Exchange, WorkerPool};
 use crate::jobs::{self, Jobs};
 use crate::proxy::state::Proxy;
 use crate::proxy::state::{ListenerKind, ListenerState};
@@ -135,19 +134,12 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
     config_manager.put(None).map_err(StartError::ConfigControl)?;
     proxy.warn_of_open_listeners();
     let health = health::start(shared, inbox, &net).map_err(StartError::System)?;
-    let work = |proxy: &Arc<Proxy>| {
-        let proxy = Arc::clone(proxy);
-        Arc::new(move |job: Exchange| proxy.serve(job)) as Arc<dyn Fn(Exchange) + Send + Sync>
-    };
-    let control =
-        WorkerPool::start("control", CONTROL_WORKERS, CONTROL_BACKLOG, work(proxy)).map_err(StartError::System)?;
-    let pool = WorkerPool::start("proxy", server.workers, server.backlog, work(proxy)).map_err(StartError::System)?;
     let server_handle = ServerConfig {
         listeners,
         max_connections: connections(server.max_connections, server.workers, files),
         handler: Arc::clone(proxy) as _,
-        control,
-        proxy: pool,
+        control: PoolSize { threads: CONTROL_WORKERS, backlog: CONTROL_BACKLOG },
+        proxy: PoolSize { threads: server.workers, backlog: server.backlog },
         server: server.clone(),
         budget: Arc::clone(&budget),
     };
@@ -272,7 +264,7 @@ impl Running {
         });
         if waiter.is_ok() && end.recv_timeout(self.shared.load().config.server.drain_timeout).is_err() {
             log::warn!("requests still in progress after server.drainTimeout are ended");
-            self.handle.hurry();
+            self.handle.stop();
             let _ = end.recv_timeout(Duration::from_secs(1));
         }
         if let Some(mut jobs) = self.jobs.take() {

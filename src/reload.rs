@@ -91,7 +91,7 @@ impl ConfigManager {
         new.body_memory = old.body_memory;
         self.proxy.note_reload(true);
         if let Some(server_handle) = self.server_handle.get() {
-            server_handle.obey(new);
+            server_handle.configure(new);
         }
         self.shared.update(|old| old.reconfigured(merged, time::now()));
         // Endpoints that are new, or elsewhere now, are asked at once.

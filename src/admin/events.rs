@@ -39,17 +39,17 @@ fn seat(admin: &Arc<Admin>, viewers: &AtomicUsize) -> Option<Seat> {
 
 impl Admin {
     /// `GET /admin/events`: all at first, then each second what has changed.
-    pub(super) fn watch(&self, context: RequestContext, request: Request, response: Response) {
+    pub(super) fn watch(&self, context: RequestContext, request: Request, response: &mut Response) {
         let seat = self.me().and_then(|admin| seat(&admin, &self.viewers));
         let (give, take) = bounded(1);
         let work = move || {
-            if let Ok((seat, context, request, response)) = take.recv() {
-                show(&seat, &context, &request, response);
+            if let Ok((seat, context, request, mut response)) = take.recv() {
+                show(&seat, &context, &request, &mut response);
             }
         };
         let spawned = std::thread::Builder::new().name("page".into()).stack_size(512 << 10).spawn(work);
         let why = match (seat, spawned) {
-            (Some(seat), Ok(_)) => return drop(give.send((seat, context, request, response))),
+            (Some(seat), Ok(_)) => return drop(give.send((seat, context, request, response.detach()))),
             (None, _) => "Too many pages are open; close one of them.",
             (_, Err(error)) => {
                 log::warn!("admin: no thread for a live view: {error}");
@@ -61,7 +61,7 @@ impl Admin {
 }
 
 /// One event at a time: the next is made when the client has taken the last, so a slow one costs no memory.
-fn show(seat: &Seat, context: &RequestContext, request: &Request, mut response: Response) {
+fn show(seat: &Seat, context: &RequestContext, request: &Request, response: &mut Response) {
     let admin = &*seat.0;
     let mut held = admin.proxy.budget.hold(Some(context.client));
     let mut fields = Fields::clone(&context.common);

@@ -178,7 +178,7 @@ impl AdminHandler for Admin {
         self.opened(head, from.peer)
     }
 
-    fn serve(&self, context: RequestContext, request: Request, response: Response) {
+    fn serve(&self, context: RequestContext, request: Request, response: &mut Response) {
         // Asked again, because who may come in can have changed while the body came.
         let opened = match self.opened(&request.head, request.peer) {
             Ok(opened) => opened,
@@ -191,19 +191,20 @@ impl AdminHandler for Admin {
         }
         // What works with the disk waits for its turn there, and holds no other control thread up.
         let Some(admin) = self.me() else { return context.refuse(response, &request.head, &actions::cancel()) };
+        let mut response = response.detach();
         self.proxy.disk.run(Box::new(move |has_room| match has_room {
-            true => admin.answer(context, request, response, &rest, opened),
+            true => admin.answer(context, request, &mut response, &rest, opened),
             false => {
                 let text = "Too many requests wait for the disk; try again later.";
                 let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
-                context.refuse(response, &request.head, &failure);
+                context.refuse(&mut response, &request.head, &failure);
             }
         }));
     }
 }
 
 impl Admin {
-    fn answer(&self, context: RequestContext, request: Request, response: Response, rest: &str, opened: Opened) {
+    fn answer(&self, context: RequestContext, request: Request, response: &mut Response, rest: &str, opened: Opened) {
         let is_read = request.head.method == Method::GET || request.head.method == Method::HEAD;
         let asset = |kind: &'static str, text: &str| LocalResponse {
             status: StatusCode::OK,

@@ -1,14 +1,10 @@
 //! Accepting connections within their bounds. Its errors never end the loop (FAULTS E1, E2).
 
+use super::connection::{Connection, Rejected};
+use super::server::EventLoop;
 use crate::api::errors::{Failure, Kind};
-use crate::http::connection::Conn;
-use crate::http::server::{EventLoop, LISTENERS};
-use mio::unix::SourceFd;
-use mio::{Interest, Token};
 use std::io;
 use std::net::{IpAddr, TcpStream};
-use std::os::fd::AsRawFd;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Connections accepted in one turn of the loop: in a flood, deadlines and clients that leave have theirs too.
@@ -60,33 +56,22 @@ impl EventLoop {
             return;
         }
         let _ = stream.set_nodelay(true);
-        let fits = self.per_ip.enter(peer);
+        let (permit, fits) = self.shared.open.enter(peer);
         // An address that has its share takes nobody else's place; but what is said to it must end somewhere.
-        let full = self.shared.connections.load(Ordering::Relaxed) >= self.max_connections && !self.evict(!fits);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.conns.push(None);
-            self.conns.len() - 1
-        });
-        let conn = Conn::new(stream, peer, listener, now, &self.rules);
-        let fd = conn.stream.as_raw_fd();
-        self.conns[slot] = Some(conn);
-        self.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let token = Token(slot + LISTENERS + 1);
-        if self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE).is_err() {
-            return self.close(slot);
+        let full = self.shared.open.count() > self.max_connections && !self.evict(!fits);
+        let connection = Box::new(Connection::new(stream, permit, peer, listener, now, &self.rules));
+        if fits && !full {
+            return self.insert(connection, now);
         }
-        if full || !fits {
-            let limit = if full { "server.maxConnections" } else { "server.perClient" };
-            let failure = Failure::new(Kind::Overloaded, format!("Too many open connections ({limit})."));
-            let failure = failure.retry_after(Duration::from_secs(1));
-            return self.guard(slot, |front| front.refuse(slot, None, failure, now));
-        }
-        self.guard(slot, |front| front.advance(slot, now));
+        let limit = if full { "server.maxConnections" } else { "server.perClient" };
+        let failure = Failure::new(Kind::Overloaded, format!("Too many open connections ({limit})."));
+        let failure = failure.retry_after(Duration::from_secs(1));
+        self.answer_refusal(connection, Rejected { head: None, client: Some(peer), failure, began: now }, now);
     }
 
     /// Closes the connection that is missed least; false if there is none.
     fn evict(&mut self, lingering_only: bool) -> bool {
-        let all = self.conns.iter().enumerate();
+        let all = self.connections.iter().enumerate();
         let expendable = all.filter_map(|(slot, conn)| Some((conn.as_ref()?.expendable()?, slot)));
         match expendable.min() {
             Some(((is_waiting, _), slot)) if !(is_waiting && lingering_only) => {

@@ -1,24 +1,24 @@
-//! One parked connection: bytes in, a complete request or a refusal out. Reads, never waits.
+//! One connection: bytes in, a complete request or a refusal out. Reads, never waits. Whoever holds it owns it: the event
+//! loop while it is parked, a worker while its requests are served.
+//!
+//! Head -> Body -> Queued -> (a worker answers) -> Flush -> Head, or Linger and the end.
 
-use super::head::{Framing, Head, Limits, Parser};
+use super::admission::{Admission, Pool};
+use super::head::{Framing, Head, Parser};
+use super::limits::{ConnectionPermit, Rules};
+use super::min_rate::MinRate;
 use super::request::{Body, From};
 use super::unsent::Unsent;
 use super::upload::{LARGE, Upload};
 use crate::api::chunked::Decoder;
 use crate::api::errors::{Failure, Kind};
-use crate::config::Server;
-use crate::http::handler::{Handler, Pool};
-use crate::http::min_rate::MinRate;
-use crate::util::budget::Budget;
-use crate::util::cancel::CancelToken;
 use memchr::memmem;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-/// Reads of one client in a row, 1 MiB, before others get their turn.
+/// Reads of one client in a row, 1 MiB at most, before others get their turn.
 const READS: usize = 16;
 /// How long a client may be silent after its last answer when it owes no bytes, and how long it may go on at all while
 /// the proxy is being stopped.
@@ -26,53 +26,13 @@ const LINGER: Duration = Duration::from_secs(1);
 /// What is still read of bytes that it does not owe.
 const LINGER_BYTES: u64 = 64 << 10;
 
-/// The bounds that every connection of a front obeys.
-pub(super) struct Rules {
-    pub(crate) limits: Limits,
-    pub budget: Arc<Budget>,
-    pub handler: Arc<dyn Handler>,
-    pub(crate) head_timeout: Duration,
-    pub(crate) body_timeout: Duration,
-    pub(crate) keep_alive: Duration,
-    pub(crate) write_timeout: Duration,
-    /// Each large body that a worker reads holds one of these.
-    uploads: Arc<()>,
-    /// So many at once: a quarter of the workers. Others are collected, and hold none.
-    max_uploads: usize,
-}
-
-impl Rules {
-    pub(super) fn new(server: &Server, budget: Arc<Budget>, handler: Arc<dyn Handler>) -> Self {
-        Self {
-            limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
-            budget,
-            handler,
-            head_timeout: server.head_timeout,
-            body_timeout: server.body_timeout,
-            keep_alive: server.keep_alive,
-            write_timeout: server.write_timeout,
-            uploads: Arc::default(),
-            max_uploads: server.workers / 4,
-        }
-    }
-
-    /// Other bounds from now on, for what is there already too.
-    pub(crate) fn obey(&mut self, server: &Server) {
-        let uploads = Arc::clone(&self.uploads);
-        *self = Self { uploads, ..Self::new(server, Arc::clone(&self.budget), Arc::clone(&self.handler)) };
-    }
-
-    /// Whether one more large body may be sent on as it comes.
-    fn passes_on(&self, head: &Head, listener: usize) -> bool {
-        Arc::strong_count(&self.uploads) <= self.max_uploads && self.handler.passes_on(head, listener)
-    }
-}
-
-pub(super) struct Conn {
+pub(super) struct Connection {
+    /// Shared with what waits for its client, for as long as a request of it is served.
     pub(crate) stream: Arc<TcpStream>,
     pub(crate) peer: IpAddr,
     pub(crate) peer_text: Arc<str>,
     pub(crate) listener: usize,
+    _permit: ConnectionPermit,
     pub(crate) state: State,
     /// When `expire` wants to be asked.
     pub(crate) deadline: Instant,
@@ -89,8 +49,6 @@ pub(super) struct Conn {
     more: bool,
     /// The client closed its side; seen in an event or a read.
     pub(crate) closed: bool,
-    /// Its next turn is due without an event.
-    pub(crate) again: bool,
     /// Bytes that the client is still going to send of a request that was refused.
     owed: u64,
 }
@@ -101,10 +59,8 @@ pub(super) enum State {
         since: Option<Instant>,
     },
     Body(Box<Incoming>),
-    Served {
-        cancel: Arc<CancelToken>,
-        seen: Arc<AtomicBool>,
-    },
+    /// Complete; waits for a worker.
+    Queued(Box<Arrived>),
     /// Bytes that the client does not read, then the rest of its life.
     Flush {
         rest: Unsent,
@@ -119,17 +75,19 @@ pub(super) enum State {
     },
 }
 
+/// A request whose body comes.
 pub(super) struct Incoming {
-    head: Head,
+    arrived: Arrived,
     decoder: Decoder,
-    body: Body,
-    began: Instant,
     min_rate: MinRate,
 }
 
 /// A request that a worker can begin with.
 pub(super) struct Arrived {
     pub head: Head,
+    pub(crate) pool: Pool,
+    /// See [`Admission::client`].
+    pub(crate) client: Option<IpAddr>,
     pub(crate) body: Body,
     /// What follows `body`.
     pub(crate) rest: Option<Upload>,
@@ -143,13 +101,46 @@ pub(super) enum Step {
     Again,
     Serve(Box<Arrived>),
     /// An answer that ends the connection.
-    Refuse(Option<Box<Head>>, Failure, Instant),
+    Refuse(Box<Rejected>),
     Close,
 }
 
-impl Conn {
-    pub(super) fn new(stream: TcpStream, peer: IpAddr, listener: usize, now: Instant, rules: &Rules) -> Self {
+/// A request that is refused before a worker sees it.
+pub(super) struct Rejected {
+    /// As far as it was understood.
+    pub head: Option<Head>,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) failure: Failure,
+    pub(crate) began: Instant,
+}
+
+/// What an answer left behind.
+pub(super) struct AfterResponse {
+    /// Bytes that would have blocked a control worker: the event loop writes them when the client reads.
+    pub(crate) rest: Unsent,
+    pub(crate) keep: bool,
+    /// The client was told that it is too late: the rest of its body is not waited for again.
+    pub(crate) late: bool,
+}
+
+impl Arrived {
+    pub(super) fn rejected(self, failure: Failure) -> Rejected {
+        let Self { head, client, began, .. } = self;
+        Rejected { head: Some(head), client, failure, began }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: TcpStream,
+        permit: ConnectionPermit,
+        peer: IpAddr,
+        listener: usize,
+        now: Instant,
+        rules: &Rules,
+    ) -> Self {
         Self {
+            _permit: permit,
             stream: Arc::new(stream),
             peer,
             peer_text: peer.to_string().into(),
@@ -164,7 +155,6 @@ impl Conn {
             fresh: false,
             more: true,
             closed: false,
-            again: false,
             owed: 0,
         }
     }
@@ -179,7 +169,7 @@ impl Conn {
     pub(crate) fn expendable(&self) -> Option<(bool, Instant)> {
         match self.state {
             State::Linger { .. } | State::Head { .. } => Some((matches!(self.state, State::Head { .. }), self.parked)),
-            State::Body(_) | State::Served { .. } | State::Flush { .. } => None,
+            State::Body(_) | State::Queued(_) | State::Flush { .. } => None,
         }
     }
 
@@ -187,20 +177,35 @@ impl Conn {
         From { peer: self.peer, listener: self.listener }
     }
 
-    /// Notes an event that came while a worker owns the connection.
+    /// An event told of bytes to read.
     pub(crate) fn note_unread(&mut self) {
         self.more = true;
     }
 
-    /// The connection is ours again, after an answer.
-    pub(crate) fn park(&mut self, now: Instant, rules: &Rules) {
-        self.state = State::Head { since: None };
-        self.deadline = now + rules.keep_alive;
-        self.parked = now;
-        self.fresh = !self.buf.is_empty();
+    /// What comes next now that an answer is out.
+    pub(crate) fn after_response(&mut self, after: AfterResponse, now: Instant, rules: &Rules, draining: bool) {
+        let AfterResponse { rest, keep, late } = after;
+        if late {
+            self.owed = 0;
+        }
+        if rest.is_empty() {
+            return self.resume(keep, now, rules, draining);
+        }
+        self.state = State::Flush { rest, keep };
+        self.deadline = now + rules.write_timeout;
     }
 
-    pub(crate) fn linger(&mut self, now: Instant, rules: &Rules, draining: bool) {
+    /// The whole answer is out: the next request, or the end.
+    fn resume(&mut self, keep: bool, now: Instant, rules: &Rules, draining: bool) {
+        if keep {
+            self.state = State::Head { since: None };
+            self.deadline = now + rules.keep_alive;
+            self.parked = now;
+            self.fresh = !self.buf.is_empty();
+            return;
+        }
+        // The client must not wait for the end of the lingering.
+        let _ = self.stream.shutdown(Shutdown::Write);
         self.buf = Vec::new();
         self.note_unread();
         let patience = if self.owed > 0 { rules.body_timeout } else { LINGER.min(rules.body_timeout / 2) };
@@ -220,22 +225,22 @@ impl Conn {
         }
     }
 
-    /// The rest of its body is read by a worker, or not at all.
-    pub(crate) fn owes_unknown(&mut self) {
-        self.owed = u64::MAX;
-    }
-
-    pub(crate) fn owes_nothing(&mut self) {
-        self.owed = 0;
-    }
-
     /// Whether `advance` could find something without a new event.
     pub(crate) fn has_unread(&self) -> bool {
-        self.more || !self.buf.is_empty()
+        self.more || self.has_buffered()
+    }
+
+    /// Bytes of the next request are here already.
+    pub(crate) fn has_buffered(&self) -> bool {
+        !self.buf.is_empty()
     }
 
     /// Takes in what the client sent, until a request is complete or nothing is left to read.
     pub(crate) fn advance(&mut self, scratch: &mut [u8], now: Instant, rules: &Rules) -> Step {
+        // What follows a request that has no answer yet is not read.
+        if matches!(self.state, State::Queued(_) | State::Flush { .. }) {
+            return Step::Wait;
+        }
         if std::mem::take(&mut self.fresh) {
             match self.take_in_buffered(now, rules) {
                 Step::Wait => {}
@@ -244,7 +249,7 @@ impl Conn {
         }
         for _ in 0..READS {
             if !self.more {
-                return if self.closed { self.ended() } else { Step::Wait };
+                return if self.closed { Step::Close } else { Step::Wait };
             }
             match (&*self.stream).read(scratch) {
                 Ok(0) => {
@@ -276,14 +281,6 @@ impl Conn {
         Step::Again
     }
 
-    /// The client closed its side and everything it sent has been looked at.
-    fn ended(&self) -> Step {
-        match &self.state {
-            State::Served { .. } | State::Flush { .. } => Step::Wait,
-            State::Head { .. } | State::Body(_) | State::Linger { .. } => Step::Close,
-        }
-    }
-
     fn take_in_buffered(&mut self, now: Instant, rules: &Rules) -> Step {
         let buf = std::mem::take(&mut self.buf);
         let (step, kept) = self.take_in(&buf[self.at..], now, rules);
@@ -310,9 +307,9 @@ impl Conn {
                     Err(failure) => {
                         // A whole head may be followed by a body; a head without end is not waited for.
                         if memmem::find(input, b"\r\n\r\n").is_some() {
-                            self.owes_unknown();
+                            self.owed = u64::MAX;
                         }
-                        (Step::Refuse(None, failure, began), 0)
+                        (self.headless(failure, began), 0)
                     }
                 }
             }
@@ -331,35 +328,39 @@ impl Conn {
                 self.deadline = until.map_or(min_rate.next_look(now), |until| until.min(min_rate.next_look(now)));
                 (Step::Wait, 0)
             }
-            State::Served { .. } | State::Flush { .. } => (Step::Wait, input.len()),
+            State::Queued(_) | State::Flush { .. } => (Step::Wait, input.len()),
         }
     }
 
+    /// Refuses what is no head.
+    fn headless(&self, failure: Failure, began: Instant) -> Step {
+        Step::Refuse(Box::new(Rejected { head: None, client: Some(self.peer), failure, began }))
+    }
+
     fn begin_body(&mut self, head: Head, rest: &[u8], now: Instant, rules: &Rules) -> (Step, usize) {
-        let client = rules.handler.client(&head, self.from());
-        let body = Body::new(rules.budget.hold(client));
+        let Admission { pool, client, refusal } = rules.admit.admit(&head, self.from());
         let length = match head.framing {
             Framing::None => 0,
             Framing::Sized(length) => length,
             Framing::Chunked => u64::MAX,
         };
-        // Without a key nobody makes us hold a body, or takes the place of one who has a key.
-        if (length > 0 || rules.handler.pool(&head, self.listener) == Pool::Proxy)
-            && let Err(failure) = rules.handler.admit(&head, self.from())
-        {
+        if let Some(failure) = refusal {
             self.owed = length.saturating_sub(rest.len() as u64);
-            return (Step::Refuse(Some(Box::new(head)), failure, now), 0);
+            return (Step::Refuse(Box::new(Rejected { head: Some(head), client, failure, began: now })), 0);
         }
+        let expects_continue = head.expect_continue;
+        let decoder = Decoder::new(head.framing, rules.limits.body);
+        let arrived =
+            Arrived { head, pool, client, body: Body::new(rules.budget.hold(client)), rest: None, began: now };
         if length == 0 {
-            return (Step::Serve(Box::new(Arrived { head, body, rest: None, began: now })), rest.len());
+            return (Step::Serve(Box::new(arrived)), rest.len());
         }
-        if head.expect_continue && rest.is_empty() {
+        if expects_continue && rest.is_empty() {
             // 25 bytes into an empty socket buffer; a client that does not get them sends anyway.
             let _ = (&*self.stream).write(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        let decoder = Decoder::new(head.framing, rules.limits.body);
         let min_rate = MinRate::new(rules.body_timeout, now);
-        self.state = State::Body(Box::new(Incoming { head, decoder, body, began: now, min_rate }));
+        self.state = State::Body(Box::new(Incoming { arrived, decoder, min_rate }));
         self.feed(rest, now, rules)
     }
 
@@ -367,7 +368,7 @@ impl Conn {
         let State::Body(incoming) = &mut self.state else {
             return (Step::Wait, 0);
         };
-        let Incoming { head, decoder, body, min_rate, .. } = &mut **incoming;
+        let Incoming { arrived: Arrived { head, body, .. }, decoder, min_rate } = &mut **incoming;
         let before = body.bytes().len();
         let grown = body.grow(|out| decoder.feed(input, out));
         let after = body.bytes().len();
@@ -384,20 +385,23 @@ impl Conn {
         let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
             return (Step::Wait, 0);
         };
-        let Incoming { head, decoder, body, began, .. } = *incoming;
-        let (rest, kept) = match complete {
-            Ok(Some(consumed)) => (None, input.len() - consumed),
+        let Incoming { mut arrived, decoder, .. } = *incoming;
+        let kept = match complete {
+            Ok(Some(consumed)) => input.len() - consumed,
             Ok(None) => {
-                self.owes_unknown();
-                let min_rate = MinRate::new(rules.body_timeout, now);
-                (Some(Upload::new(Arc::clone(&self.stream), decoder, min_rate, Arc::clone(&rules.uploads))), 0)
+                // The rest is read by a worker, or not at all.
+                self.owed = u64::MAX;
+                let (stream, min_rate) = (Arc::clone(&self.stream), MinRate::new(rules.body_timeout, now));
+                arrived.rest = Some(Upload::new(stream, decoder, min_rate, Arc::clone(&rules.uploads)));
+                0
             }
             Err(failure) => {
                 self.owed = decoder.missing().unwrap_or(u64::MAX);
-                return (Step::Refuse(Some(Box::new(head)), failure, began), 0);
+                return (Step::Refuse(Box::new(arrived.rejected(failure))), 0);
             }
         };
-        (Step::Serve(Box::new(Arrived { head, body, rest, began: now })), kept)
+        arrived.began = now;
+        (Step::Serve(Box::new(arrived)), kept)
     }
 
     pub(crate) fn expire(&mut self, now: Instant, rules: &Rules) -> Step {
@@ -412,7 +416,8 @@ impl Conn {
             }
             State::Head { since: Some(began) } => {
                 let text = format!("The request head did not arrive within {:?}.", rules.head_timeout);
-                Step::Refuse(None, Failure::new(Kind::RequestTimeout, text), *began)
+                let began = *began;
+                self.headless(Failure::new(Kind::RequestTimeout, text), began)
             }
             State::Body(incoming) => {
                 let Some(failure) = incoming.min_rate.refusal(now) else {
@@ -422,10 +427,10 @@ impl Conn {
                 let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
                     return Step::Wait;
                 };
-                Step::Refuse(Some(Box::new(incoming.head)), failure, incoming.began)
+                Step::Refuse(Box::new(incoming.arrived.rejected(failure)))
             }
-            // Workers have time-outs of their own, and the event loop asks for what is flushed.
-            State::Served { .. } | State::Flush { .. } => {
+            // What waits for a worker waits for as long as it takes, and the event loop asks for what is flushed.
+            State::Queued(_) | State::Flush { .. } => {
                 self.deadline = now + Duration::from_secs(3600);
                 Step::Wait
             }
@@ -433,14 +438,19 @@ impl Conn {
     }
 
     /// Writes what the client has not taken so far; true when all of it is out. Any byte taken gives it more time.
-    pub(crate) fn flush(&mut self, now: Instant, rules: &Rules) -> io::Result<bool> {
-        let State::Flush { rest, .. } = &mut self.state else {
+    pub(crate) fn flush(&mut self, now: Instant, rules: &Rules, draining: bool) -> io::Result<bool> {
+        let State::Flush { rest, keep } = &mut self.state else {
             return Ok(true);
         };
         if rest.write(&self.stream)? {
             self.deadline = now + rules.write_timeout;
         }
-        Ok(rest.is_empty())
+        if !rest.is_empty() {
+            return Ok(false);
+        }
+        let keep = *keep;
+        self.resume(keep, now, rules, draining);
+        Ok(true)
     }
 }
 

@@ -1,43 +1,28 @@
 //! What the server asks of its request handler, and what others may ask of a running server.
 
+use super::admission::Admit;
+use super::connection::{Connection, Rejected};
 use super::head::Head;
 use super::request::{From, Request};
+use super::response::{Response, ResponseTo};
+use super::state::ServerState;
 use crate::api::errors::Failure;
 use crate::config;
-use crate::http::response::{Response, ReturnQueue};
-use crate::http::workers::WorkerPool;
 use crate::util::budget::Budget;
-use crate::util::lock::lock;
-use std::net::{IpAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use crate::util::lock::write;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// Which workers a request goes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pool {
-    /// Answered from memory: never waits behind streams.
-    Control,
-    Proxy,
-}
-
-/// Decides about requests; the server only reads and writes them.
-pub trait Handler: Send + Sync + 'static {
-    /// Whether a request may go on: asked before a body follows, and before it reaches the proxy lane.
-    fn admit(&self, head: &Head, from: From) -> Result<(), Failure>;
-    /// Whether a body that turns out large is to be sent on as it comes.
-    fn passes_on(&self, head: &Head, listener: usize) -> bool;
-    /// Whom to count what is held for a request: the client's address, behind a trusted proxy too. None is a trusted
-    /// proxy that does not tell.
-    fn client(&self, _head: &Head, from: From) -> Option<IpAddr> {
-        Some(from.peer)
-    }
-    /// The lane of a request, by its head.
-    fn pool(&self, head: &Head, listener: usize) -> Pool;
+/// Answers requests; the server only reads and writes them.
+pub trait Handler: Admit {
+    /// Answers a request on a worker. A response that another thread is to finish is detached first.
+    fn serve(&self, request: Request, response: &mut Response);
     /// Answers a request that the server or a full pool refuses, and logs it.
-    fn refuse(&self, refused: Refused<'_>, response: Response);
-    /// Ends a request whose client left before a worker took it, and logs it.
-    fn left(&self, request: &Request, response: Response);
+    fn refuse(&self, refused: Refused<'_>, response: &mut Response);
+    /// Logs a request whose client left before a worker took it.
+    fn left(&self, head: &Head, from: From, began: Instant);
 }
 
 /// A request that is not served.
@@ -50,6 +35,28 @@ pub struct Refused<'a> {
     pub(crate) began: Instant,
 }
 
+/// Answers a request that is not served, and returns its connection, ready for what comes next.
+pub(super) fn refuse(
+    handler: &dyn Handler,
+    server: &Arc<ServerState>,
+    connection: Box<Connection>,
+    rejected: Rejected,
+) -> Option<Box<Connection>> {
+    let Rejected { head, client, failure, began } = rejected;
+    let from = connection.from();
+    let to = ResponseTo { keep: false, ..ResponseTo::head(head.as_ref(), client, false) };
+    let mut response = Response::new(connection, server, to);
+    handler.refuse(Refused { from, head: head.as_ref(), failure, began }, &mut response);
+    response.give_back()
+}
+
+/// How many workers a pool has, and how many requests may wait for one.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolSize {
+    pub threads: usize,
+    pub backlog: usize,
+}
+
 /// What the event loop needs to run.
 pub struct ServerConfig {
     /// Bound listeners, at most 64.
@@ -59,24 +66,14 @@ pub struct ServerConfig {
     /// Connections allowed at once, after the descriptor limit.
     pub max_connections: usize,
     pub handler: Arc<dyn Handler>,
-    pub control: WorkerPool,
-    pub proxy: WorkerPool,
+    pub control: PoolSize,
+    pub proxy: PoolSize,
 }
 
-/// What others may see and ask of a running front.
+/// What others may see and ask of a running server.
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) shared: Arc<ServerState>,
-}
-
-pub(super) struct ServerState {
-    pub(crate) returns: Arc<ReturnQueue>,
-    /// Bounds that replace the ones in force.
-    pub(crate) bounds: Mutex<Option<config::Server>>,
-    pub(crate) draining: AtomicBool,
-    pub(crate) hurry: AtomicBool,
-    pub(crate) connections: AtomicUsize,
-    pub(crate) beats: AtomicU64,
 }
 
 impl ServerHandle {
@@ -87,20 +84,21 @@ impl ServerHandle {
     }
 
     /// Ends what is still in progress, as if every client had left.
-    pub(crate) fn hurry(&self) {
-        self.shared.hurry.store(true, Ordering::SeqCst);
+    pub(crate) fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.returns.wake();
     }
 
-    /// From now on these bounds of heads, bodies and times count; how many connections and bytes there may
-    /// be in all stays as it was.
-    pub(crate) fn obey(&self, server: &config::Server) {
-        *lock(&self.shared.bounds) = Some(server.clone());
+    /// Replaces the limits of heads, bodies and times; `maxConnections`, `workers` and `bodyMemory` stay as they were.
+    pub(crate) fn configure(&self, server: &config::Server) {
+        let rules = self.shared.rules().with(server);
+        *write(&self.shared.rules) = Arc::new(rules);
+        self.shared.open.configure(server);
         self.shared.returns.wake();
     }
 
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Relaxed)
+        self.shared.open.count()
     }
 
     /// Grows as long as the event loop turns.

@@ -1,35 +1,128 @@
-//! How many connections each client address holds. Bounded by the connections themselves.
+//! The limits of a server: of heads, bodies and times, and how many connections there are, in all and for each client
+//! address.
 
-use crate::config::Network;
+use super::admission::Admit;
+use super::head::{Head, Limits};
+use crate::config::{Network, Server};
+use crate::util::budget::Budget;
+use crate::util::lock::lock;
 use crate::util::subnet::subnet_key;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-/// Open connections by client address; IPv6 by /64, which is what one household has.
-pub(super) struct PerIpLimit {
+/// What every connection obeys.
+pub(super) struct Rules {
+    pub(super) limits: Limits,
+    pub(super) budget: Arc<Budget>,
+    pub(super) admit: Arc<dyn Admit>,
+    pub(super) head_timeout: Duration,
+    pub(super) body_timeout: Duration,
+    pub(super) keep_alive: Duration,
+    pub(super) write_timeout: Duration,
+    /// Each large body that a worker forwards while it comes holds one of these.
+    pub(super) uploads: Arc<()>,
+    /// So many at once: a quarter of the workers. Others are read whole first.
+    max_uploads: usize,
+}
+
+impl Rules {
+    pub(super) fn new(server: &Server, budget: Arc<Budget>, admit: Arc<dyn Admit>) -> Self {
+        Self {
+            limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
+            budget,
+            admit,
+            head_timeout: server.head_timeout,
+            body_timeout: server.body_timeout,
+            keep_alive: server.keep_alive,
+            write_timeout: server.write_timeout,
+            uploads: Arc::default(),
+            max_uploads: server.workers / 4,
+        }
+    }
+
+    /// The same for another configuration.
+    pub(super) fn with(&self, server: &Server) -> Self {
+        Self {
+            uploads: Arc::clone(&self.uploads),
+            ..Self::new(server, Arc::clone(&self.budget), Arc::clone(&self.admit))
+        }
+    }
+
+    /// Whether one more large body may be forwarded as it comes.
+    pub(super) fn passes_on(&self, head: &Head, listener: usize) -> bool {
+        Arc::strong_count(&self.uploads) <= self.max_uploads && self.admit.passes_on(head, listener)
+    }
+}
+
+/// Counts the open connections.
+pub(super) struct OpenConnections {
+    count: AtomicUsize,
+    per_ip: Mutex<PerIpLimit>,
+}
+
+impl OpenConnections {
+    pub(super) fn new(server: &Server) -> Self {
+        let per_ip = PerIpLimit::new(server.per_client, server.trusted_proxies.clone());
+        Self { count: AtomicUsize::new(0), per_ip: Mutex::new(per_ip) }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn configure(&self, server: &Server) {
+        lock(&self.per_ip).limit(server.per_client, server.trusted_proxies.clone());
+    }
+
+    /// Counts one more, and tells whether its address may have it.
+    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> (ConnectionPermit, bool) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        let fits = lock(&self.per_ip).enter(peer);
+        (ConnectionPermit { open: Arc::clone(self), peer }, fits)
+    }
+}
+
+/// Counts one connection until it is dropped.
+pub(super) struct ConnectionPermit {
+    open: Arc<OpenConnections>,
+    peer: IpAddr,
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        lock(&self.open.per_ip).leave(self.peer);
+        self.open.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Open connections by client address; IPv6 by /64, which is what one home has. Bounded by the connections themselves.
+struct PerIpLimit {
     limit: usize,
     exempt: Vec<Network>,
     held: HashMap<IpAddr, usize>,
 }
 
 impl PerIpLimit {
-    pub(super) fn new(limit: usize, exempt: Vec<Network>) -> Self {
+    fn new(limit: usize, exempt: Vec<Network>) -> Self {
         Self { limit, exempt, held: HashMap::new() }
     }
 
     /// Other bounds from now on; who is over them already stays.
-    pub(crate) fn limit(&mut self, limit: usize, exempt: Vec<Network>) {
+    fn limit(&mut self, limit: usize, exempt: Vec<Network>) {
         (self.limit, self.exempt) = (limit, exempt);
     }
 
     /// Counts one more; false if the address now holds more than it may.
-    pub(crate) fn enter(&mut self, peer: IpAddr) -> bool {
+    fn enter(&mut self, peer: IpAddr) -> bool {
         let held = self.held.entry(subnet_key(peer)).or_insert(0);
         *held += 1;
         *held <= self.limit || self.exempt.iter().any(|network| network.contains(peer))
     }
 
-    pub(crate) fn leave(&mut self, peer: IpAddr) {
+    fn leave(&mut self, peer: IpAddr) {
         let key = subnet_key(peer);
         if let Some(held) = self.held.get_mut(&key) {
             *held -= 1;

@@ -1,7 +1,7 @@
 //! The public port: heads and bodies in, answers out, and which clients have disconnected. Knows nothing of models and upstreams.
 
 mod accept;
-mod after_response;
+pub mod admission;
 mod connection;
 mod fields;
 mod framing;
@@ -13,7 +13,8 @@ pub mod request;
 mod request_line;
 pub mod response;
 pub mod server;
+mod state;
 mod target;
 mod unsent;
 pub(crate) mod upload;
-pub mod workers;
+mod workers;

@@ -1,23 +1,21 @@
-//! The writing side to one client: a head, then pieces, then `finish` or `cut`. Whatever is dropped
-//! unfinished is cut, so that an answer that broke off can never look complete.
+//! The writing side to one client: a head, then the body chunk by chunk, then `finish` or `abort`. What is dropped
+//! unfinished is aborted, so an answer that broke off never looks complete. Owns the connection until it is given back.
 
+use super::connection::{AfterResponse, Connection};
 use super::head::{Fields, Version};
+use super::state::ServerState;
 use super::unsent::{Unsent, write_some};
 use crate::api::errors::{Dialect, Failure, Kind};
-use crate::util::budget::Held;
-use crate::util::cancel::CancelToken;
-use crate::util::lock::lock;
+use crate::util::cancel::{CancelToken, ready};
 use crate::util::time;
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use rustix::event::PollFlags;
 use socket2::SockRef;
 use std::io::{self, IoSlice, Write};
-use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::net::{IpAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest single wait inside a blocked write: how soon a client that left is noticed there.
-const WRITE_TICK: Duration = Duration::from_millis(250);
 /// Parts above this are not copied before it is known how much of them the client takes.
 const LARGE_PART: usize = 64 << 10;
 
@@ -35,119 +33,124 @@ pub enum Length {
     Open,
 }
 
-/// What the event loop does with a connection that comes back.
-pub(super) struct Returned {
-    pub(crate) token: usize,
-    /// Bytes that would have blocked a control worker: the event loop writes them when the client reads.
-    pub(crate) rest: Unsent,
-    pub(crate) keep: bool,
-    /// To be closed at once, which resets it.
-    pub(crate) reset: bool,
-    /// It was told that it is too late: the rest of its body is not waited for again.
-    pub(crate) late: bool,
-    /// The socket was switched to blocking writes.
-    pub(crate) blocking: bool,
-}
-
-/// Connections on their way from workers back to the event loop.
-pub(super) struct ReturnQueue {
-    /// One at most for each connection.
-    list: Mutex<Vec<Returned>>,
-    waker: mio::Waker,
-}
-
-impl ReturnQueue {
-    pub(super) fn new(waker: mio::Waker) -> Self {
-        Self { list: Mutex::new(Vec::new()), waker }
-    }
-
-    /// Gives one back. The event loop is woken only if it could miss it: it sees an idle connection again
-    /// when the client's next byte arrives, unless that byte was already announced (`seen`).
-    pub(crate) fn give(&self, back: Returned, seen: &AtomicBool) {
-        let must_act = !back.keep || !back.rest.is_empty();
-        lock(&self.list).push(back);
-        if must_act || seen.load(Ordering::SeqCst) {
-            self.wake();
-        }
-    }
-
-    pub(crate) fn wake(&self) {
-        // It can only fail when the kernel is out of memory; the event loop also looks every second.
-        let _ = self.waker.wake();
-    }
-
-    pub(crate) fn take(&self, into: &mut Vec<Returned>) {
-        std::mem::swap(&mut *lock(&self.list), into);
-    }
-}
-
 enum State {
     Fresh,
     Open { chunked: bool, left: Option<u64>, silent: bool },
     Done,
 }
 
-/// One answer in the making. Consumed by its ending.
+/// One answer in the making.
 pub struct Response {
+    /// None once it was given back, or this was detached.
+    connection: Option<Box<Connection>>,
     stream: Arc<TcpStream>,
-    token: usize,
-    returns: Arc<ReturnQueue>,
+    server: Arc<ServerState>,
     cancel: Arc<CancelToken>,
-    seen: Arc<AtomicBool>,
     version: Version,
     head_only: bool,
     keep: bool,
     write_timeout: Duration,
-    blocking: bool,
     /// Control answers are never waited for: what does not fit goes to the event loop.
     may_block: bool,
     state: State,
     pending: Unsent,
     sent: u64,
     late: bool,
+    /// To be closed at once, which resets the connection.
+    reset: bool,
 }
 
-/// What [`Reply::new`] needs of the connection.
-pub(super) struct Line {
-    pub(crate) stream: Arc<TcpStream>,
-    pub(crate) token: usize,
-    pub(crate) returns: Arc<ReturnQueue>,
-    pub(crate) cancel: Arc<CancelToken>,
-    pub(crate) seen: Arc<AtomicBool>,
-    pub(crate) write_timeout: Duration,
-    pub(crate) may_block: bool,
-    pub(crate) held: Held,
+/// What a response has to know of its request.
+pub(super) struct ResponseTo {
+    pub(super) version: Version,
+    pub(super) head_only: bool,
+    /// The connection may carry another request.
+    pub(super) keep: bool,
+    pub(super) may_block: bool,
+    /// In whose share of `server.bodyMemory` counts what is not sent yet.
+    pub(super) client: Option<IpAddr>,
+}
+
+impl ResponseTo {
+    /// The answer to a request with this head; without one, the last answer of its connection.
+    pub(super) fn head(head: Option<&super::head::Head>, client: Option<IpAddr>, may_block: bool) -> Self {
+        Self {
+            version: head.map_or(Version::Http11, |head| head.version),
+            head_only: head.is_some_and(|head| head.method == Method::HEAD),
+            keep: head.is_some_and(|head| head.keep_alive),
+            may_block,
+            client,
+        }
+    }
 }
 
 impl Response {
-    pub(super) fn new(line: Line, version: Version, head_only: bool, keep: bool) -> Self {
+    pub(super) fn new(connection: Box<Connection>, server: &Arc<ServerState>, to: ResponseTo) -> Self {
+        let rules = server.rules();
+        let stream = Arc::clone(&connection.stream);
+        let cancel = Arc::new(CancelToken::of_client(Arc::clone(&stream), Arc::clone(&server.stopping)));
+        if connection.closed {
+            cancel.cancel();
+        }
         Self {
-            stream: line.stream,
-            token: line.token,
-            returns: line.returns,
-            cancel: line.cancel,
-            seen: line.seen,
-            version,
-            head_only,
-            keep,
-            write_timeout: line.write_timeout,
-            blocking: false,
-            may_block: line.may_block,
+            connection: Some(connection),
+            stream,
+            server: Arc::clone(server),
+            cancel,
+            version: to.version,
+            head_only: to.head_only,
+            keep: to.keep && !server.is_draining(),
+            write_timeout: rules.write_timeout,
+            may_block: to.may_block,
             state: State::Fresh,
-            pending: Unsent::new(line.held),
+            pending: Unsent::new(rules.budget.hold(to.client)),
             sent: 0,
             late: false,
+            reset: false,
         }
     }
 
-    /// The connection is closed after this answer.
-    pub(crate) fn close_after(&mut self) {
-        self.keep = false;
+    /// Cancelled when the client hangs up.
+    pub(super) fn cancel(&self) -> &Arc<CancelToken> {
+        &self.cancel
     }
 
-    /// From now on nothing is waited for: what the client does not take at once, the event loop sends later.
-    pub(super) fn never_block(&mut self) {
-        self.may_block = false;
+    /// Takes this response away from its worker, which goes on with other requests. Its connection goes back to the event
+    /// loop when the new owner drops it.
+    #[must_use]
+    pub(crate) fn detach(&mut self) -> Self {
+        Self {
+            connection: self.connection.take(),
+            stream: Arc::clone(&self.stream),
+            server: Arc::clone(&self.server),
+            cancel: Arc::clone(&self.cancel),
+            state: std::mem::replace(&mut self.state, State::Done),
+            pending: self.pending.take(),
+            ..*self
+        }
+    }
+
+    /// Ends the answer if nobody has, and returns the connection, ready for what comes next. None when there is none any
+    /// more.
+    pub(super) fn give_back(&mut self) -> Option<Box<Connection>> {
+        match self.state {
+            State::Done => {}
+            State::Open { .. } => self.abort(),
+            // Only a panic leads here: the client gets a clean 500 instead of silence.
+            State::Fresh if self.connection.is_some() => {
+                self.keep = false;
+                let body = Failure::new(Kind::Internal, "An internal error; the log has the details.");
+                let body = body.body(Dialect::OpenAi);
+                let mut fields = Fields::default();
+                fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                self.send(StatusCode::INTERNAL_SERVER_ERROR, &fields, &body);
+            }
+            State::Fresh => {}
+        }
+        let mut connection = self.connection.take().filter(|_| !self.reset)?;
+        let after = AfterResponse { rest: self.pending.take(), keep: self.keep, late: self.late };
+        connection.after_response(after, time::now(), &self.server.rules(), self.server.is_draining());
+        Some(connection)
     }
 
     /// From now on each write waits for the client, for `writeTimeout` at most, and the kernel holds little for it: one
@@ -180,7 +183,7 @@ impl Response {
     }
 
     /// A whole answer with its body: head and body leave in one write.
-    pub fn send(mut self, status: StatusCode, fields: &Fields, body: &[u8]) {
+    pub fn send(&mut self, status: StatusCode, fields: &Fields, body: &[u8]) {
         let length = if forbids_body(status) { Length::Empty } else { Length::Sized(body.len() as u64) };
         self.start(status, fields, length);
         match self.write_chunk(body) {
@@ -189,7 +192,7 @@ impl Response {
         }
     }
 
-    /// Prepares the head. It leaves with the first piece, or by [`Reply::flush`].
+    /// Prepares the head. It leaves with the first bytes of the body, or by [`Response::flush`].
     pub fn start(&mut self, status: StatusCode, fields: &Fields, length: Length) {
         let length = if forbids_body(status) { Length::Empty } else { length };
         let old = self.version == Version::Http10;
@@ -242,13 +245,13 @@ impl Response {
         self.write(&[])
     }
 
-    /// Sends one piece of the body, at once.
+    /// Sends some bytes of the body, at once.
     ///
     /// # Errors
     /// The client has left or did not read for `writeTimeout`; more bytes than declared.
     pub(crate) fn write_chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
         let State::Open { chunked, left, silent } = &mut self.state else {
-            return Err(io::Error::other("a piece needs a head"));
+            return Err(io::Error::other("a body needs a head"));
         };
         if *silent {
             return self.write(&[]);
@@ -272,51 +275,31 @@ impl Response {
         }
     }
 
-    /// Ends the answer as complete and gives the connection back.
-    pub(crate) fn finish(mut self) {
+    /// Ends the answer as complete.
+    pub(crate) fn finish(&mut self) {
         let whole = match &self.state {
             State::Open { chunked: true, silent: false, .. } => self.write(&[b"0\r\n\r\n"]).is_ok(),
             State::Open { left, silent, .. } => (*silent || left.is_none_or(|left| left == 0)) && self.flush().is_ok(),
             State::Fresh | State::Done => false,
         };
-        let keep = whole && self.keep;
-        self.give_back(keep);
+        self.keep &= whole;
+        self.state = State::Done;
     }
 
     /// Ends the answer so that the client sees that it is not complete.
-    pub(crate) fn abort(mut self) {
-        self.break_off();
-    }
-
-    fn break_off(&mut self) {
+    pub(crate) fn abort(&mut self) {
         if let State::Open { chunked, silent: false, .. } = self.state {
             // nginx takes the end of a connection for the end of an HTTP/1.0 body, but not a reset.
-            let reset = Some(Duration::ZERO);
-            if self.version == Version::Http10 && SockRef::from(&*self.stream).set_linger(reset).is_ok() {
-                return self.return_to_front(false, true);
-            }
+            let reset = || SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO)).is_ok();
+            self.reset = self.version == Version::Http10 && reset();
             // Some clients (Node 20's fetch) take the end of a chunked body for its proper end when the head
             // said `Connection: close`; no client takes this for a chunk.
-            if chunked && !self.keep {
+            if !self.reset && chunked && !self.keep {
                 let _ = (&*self.stream).write(b"!\r\n");
             }
         }
-        self.give_back(false);
-    }
-
-    fn give_back(&mut self, keep: bool) {
-        if !keep && self.pending.is_empty() {
-            // The front closes; the client must not wait for that.
-            let _ = self.stream.shutdown(Shutdown::Write);
-        }
-        self.return_to_front(keep, false);
-    }
-
-    fn return_to_front(&mut self, keep: bool, reset: bool) {
+        self.keep = false;
         self.state = State::Done;
-        let rest = self.pending.take();
-        let back = Returned { token: self.token, rest, keep, reset, late: self.late, blocking: self.blocking };
-        self.returns.give(back, &self.seen);
     }
 
     /// Writes what is pending, then `parts`.
@@ -350,8 +333,6 @@ impl Response {
         Err(io::ErrorKind::OutOfMemory.into())
     }
 
-    /// The socket is non-blocking while the event loop owns it. The first write that would block turns
-    /// that off, which most answers never need.
     fn write_all(&mut self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
         let mut stuck_since = None;
         IoSlice::advance_slices(&mut slices, 0);
@@ -363,21 +344,17 @@ impl Response {
                     IoSlice::advance_slices(&mut slices, n);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if self.cancel.is_cancelled() {
                         return Err(io::ErrorKind::ConnectionAborted.into());
                     }
                     let now = time::now();
-                    let since = *stuck_since.get_or_insert(now);
-                    if now.saturating_duration_since(since) >= self.write_timeout {
+                    let stuck = now.saturating_duration_since(*stuck_since.get_or_insert(now));
+                    if stuck >= self.write_timeout {
                         self.cancel.cancel();
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    if !self.blocking {
-                        self.stream.set_nonblocking(false)?;
-                        self.stream.set_write_timeout(Some(WRITE_TICK.min(self.write_timeout)))?;
-                        self.blocking = true;
-                    }
+                    ready(&*self.stream, PollFlags::OUT, Some(&self.cancel), self.write_timeout - stuck)?;
                 }
                 Err(e) => return Err(e),
             }
@@ -388,20 +365,8 @@ impl Response {
 
 impl Drop for Response {
     fn drop(&mut self) {
-        match self.state {
-            State::Done => {}
-            State::Open { .. } => self.break_off(),
-            // Only a panic leads here: the client gets a clean 500 instead of silence.
-            State::Fresh => {
-                let body = Failure::new(Kind::Internal, "An internal error; the log has the details.");
-                let body = body.body(Dialect::OpenAi);
-                let mut fields = Fields::default();
-                fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                self.keep = false;
-                self.start(StatusCode::INTERNAL_SERVER_ERROR, &fields, Length::Sized(body.len() as u64));
-                let _ = self.write_chunk(&body);
-                self.give_back(false);
-            }
+        if let Some(connection) = self.give_back() {
+            self.server.returns.give(connection);
         }
     }
 }

@@ -1,40 +1,40 @@
-//! The event loop: one thread that accepts, reads heads and bodies of parked connections within bounds, hands
-//! complete requests (or the beginning of an upload) to the lanes, and hears a client hang up while a worker
-//! serves it. Knows no routes.
+//! The event loop: one thread that accepts connections, reads heads and bodies within their limits, and moves each
+//! connection with a complete request (or the beginning of a large one) to a worker, which moves it back. Owns every
+//! connection that no worker owns. Knows no routes.
 
-use super::head::{Head, Version};
-use super::request::Request;
+use super::admission::Pool;
+use super::connection::{Arrived, Connection, Rejected, State, Step};
+use super::handler::{Handler, ServerConfig, ServerHandle, refuse};
+use super::limits::{OpenConnections, Rules};
+use super::state::{ReturnQueue, ServerState};
+use super::workers::{Exchange, WorkerPool};
 use crate::api::errors::{Failure, Kind};
-use crate::http::connection::{Arrived, Conn, Rules, State, Step};
-use crate::http::handler::{Handler, Pool, Refused, ServerConfig, ServerHandle, ServerState};
-use crate::http::limits::PerIpLimit;
-use crate::http::response::{Line, Response, ReturnQueue, Returned};
-use crate::http::workers::{Exchange, WorkerPool};
-use crate::util::cancel::CancelToken;
-use crate::util::lock::lock;
 use crate::util::time;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 const WAKE: Token = Token(0);
 /// Tokens 1..=LISTENERS are listeners, the rest connections.
 pub(super) const LISTENERS: usize = 64;
 const SCRATCH: usize = 64 << 10;
-/// So many waits that failed in a row are not going to succeed (FAULTS E9).
+/// After so many failed waits in a row no wait is going to succeed (FAULTS E9).
 const HOPELESS: u32 = 100;
-/// The longest sleep while a worker may give a connection back without waking us.
-const GLANCE: Duration = Duration::from_secs(1);
+/// The longest sleep: how soon a waker that failed is made up for.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// The longest sleep while the proxy is being stopped.
+const DRAIN_TICK: Duration = Duration::from_millis(20);
+/// How long requests have for their end after `ServerHandle::stop`; they see it within 250 ms.
+const STOP: Duration = Duration::from_millis(500);
 
-/// The front's own state; lives on its thread.
+/// The event loop's own state; lives on its thread.
 pub struct EventLoop {
     pub(super) poll: Poll,
     /// At most `LISTENERS`.
@@ -43,25 +43,27 @@ pub struct EventLoop {
     pub(super) waiting_listeners: VecDeque<usize>,
     pub(super) accept_pause: Option<(Instant, Duration)>,
     /// At most `max_connections`, and one that is being told so.
-    pub(super) conns: Vec<Option<Conn>>,
-    /// Empty places in `conns`; each once.
-    pub(super) free: Vec<usize>,
-    pub(super) per_ip: PerIpLimit,
-    pub(super) rules: Rules,
+    pub(super) connections: Vec<Option<Box<Connection>>>,
+    /// Empty places in `connections`; each once.
+    free: Vec<usize>,
+    pub(super) rules: Arc<Rules>,
     pub(super) max_connections: usize,
-    pub(super) handler: Arc<dyn Handler>,
-    pub(super) control: WorkerPool,
-    pub(super) proxy: WorkerPool,
+    handler: Arc<dyn Handler>,
     pub(super) shared: Arc<ServerState>,
-    /// Room for what workers give back: one at most for each connection.
-    pub(super) returned: Vec<Returned>,
-    /// A client left while its request was with a worker, or waited for one.
-    pub(super) leavers: bool,
+    control: Backlog,
+    proxy: Backlog,
     /// Connections that have more to be read than one turn allows; each once.
-    pub(super) again: Vec<usize>,
-    pub(super) scratch: Vec<u8>,
-    pub(super) next_deadline: Option<Instant>,
-    pub(super) served: usize,
+    again: Vec<usize>,
+    scratch: Vec<u8>,
+    next_deadline: Option<Instant>,
+}
+
+/// A pool of workers, and the connections that wait for one, in the order they came.
+struct Backlog {
+    workers: WorkerPool,
+    /// Each is `State::Queued`; at most `limit`.
+    waiting: VecDeque<usize>,
+    limit: usize,
 }
 
 /// A listener with room for a burst: mio asks for a queue of 1,024 connections, std for 128.
@@ -70,296 +72,312 @@ pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl EventLoop {
-    /// Prepares the loop; nothing is accepted before [`EventLoop::run`].
+    /// Prepares the loop and starts the workers; nothing is accepted before [`EventLoop::run`].
     ///
     /// # Errors
-    /// The kernel refuses an epoll or kqueue, or a listener cannot be made non-blocking.
+    /// The kernel refuses an epoll or kqueue or every thread, or a listener cannot be made non-blocking.
     pub fn new(config: ServerConfig) -> io::Result<(Self, ServerHandle)> {
         let poll = Poll::new()?;
-        let returns = Arc::new(ReturnQueue::new(mio::Waker::new(poll.registry(), WAKE)?));
+        let returns = ReturnQueue::new(mio::Waker::new(poll.registry(), WAKE)?);
         for (n, listener) in config.listeners.iter().enumerate().take(LISTENERS) {
             listener.set_nonblocking(true)?;
             poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), Token(n + 1), Interest::READABLE)?;
         }
+        let handler = config.handler;
+        let rules = Arc::new(Rules::new(&config.server, config.budget, Arc::clone(&handler) as _));
         let shared = Arc::new(ServerState {
+            rules: RwLock::new(Arc::clone(&rules)),
+            open: Arc::new(OpenConnections::new(&config.server)),
             returns,
-            bounds: Mutex::new(None),
             draining: AtomicBool::new(false),
-            hurry: AtomicBool::new(false),
-            connections: AtomicUsize::new(0),
+            stopping: Arc::default(),
             beats: AtomicU64::new(0),
         });
-        let server = &config.server;
-        let front = Self {
+        let backlog = |name, size: super::handler::PoolSize, pool| {
+            let workers = WorkerPool::start(name, size, pool, &shared, &handler)?;
+            io::Result::Ok(Backlog { workers, waiting: VecDeque::new(), limit: size.backlog })
+        };
+        let (control, proxy) =
+            (backlog("control", config.control, Pool::Control)?, backlog("proxy", config.proxy, Pool::Proxy)?);
+        let server = Self {
             poll,
             waiting_listeners: (0..config.listeners.len()).collect(),
             listeners: config.listeners,
             accept_pause: None,
-            conns: Vec::new(),
+            connections: Vec::new(),
             free: Vec::new(),
-            per_ip: PerIpLimit::new(server.per_client, server.trusted_proxies.clone()),
-            rules: Rules::new(server, config.budget, Arc::clone(&config.handler)),
+            rules,
             max_connections: config.max_connections,
-            handler: config.handler,
-            control: config.control,
-            proxy: config.proxy,
+            handler,
             shared: Arc::clone(&shared),
-            returned: Vec::new(),
-            leavers: false,
+            control,
+            proxy,
             again: Vec::new(),
             scratch: vec![0; SCRATCH],
             next_deadline: None,
-            served: 0,
         };
-        Ok((front, ServerHandle { shared }))
+        Ok((server, ServerHandle { shared }))
     }
 
-    /// Serves until drained, or until the system does not tell any more what comes in. Workers end with it.
+    /// Serves until drained, or until the system no longer tells what comes in. The workers end with it.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(256);
-        let (mut drained, mut failed) = (false, 0);
+        let (mut drained, mut stop_by, mut failed) = (false, None, 0);
         loop {
-            let now = time::now();
-            match self.poll.poll(&mut events, self.patience(now)) {
+            match self.poll.poll(&mut events, self.patience(time::now())) {
                 Err(e) if e.kind() != io::ErrorKind::Interrupted => {
                     failed += 1;
                     if failed == 1 {
                         log::error!("waiting for connections: {e}");
                     }
                     if failed == HOPELESS {
-                        return;
+                        break;
                     }
                 }
                 _ => failed = 0,
             }
             let now = time::now();
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
-            self.take_back(now);
-            if let Some(server) = lock(&self.shared.bounds).take() {
-                self.rules.obey(&server);
-                self.per_ip.limit(server.per_client, server.trusted_proxies);
-            }
+            self.rules = self.shared.rules();
             for event in &events {
                 match event.token() {
                     WAKE => {}
                     Token(n) if n <= LISTENERS => self.note_listener(n - 1),
-                    Token(n) => {
-                        let slot = n - LISTENERS - 1;
-                        self.guard(slot, |front| front.on_event(slot, event, now));
-                    }
-                }
-            }
-            // A connection whose event was just noted may have come back meanwhile (see `ReturnQueue::give`).
-            self.take_back(now);
-            if std::mem::take(&mut self.leavers) {
-                for Exchange { request, response } in self.proxy.left() {
-                    // The reply gives the connection back even if this panics.
-                    drop(catch_unwind(AssertUnwindSafe(|| self.handler.left(&request, response))));
+                    Token(n) => self.guard(n - LISTENERS - 1, |server, slot| server.on_event(slot, event, now)),
                 }
             }
             for slot in std::mem::take(&mut self.again) {
-                if let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) {
-                    conn.again = false;
-                }
-                self.guard(slot, |front| front.advance(slot, now));
+                self.guard(slot, |server, slot| server.advance(slot, now));
             }
+            self.dispatch_waiting();
             // Last, so that no event of this batch can meet a reused slot.
+            for connection in self.shared.returns.take() {
+                self.insert(connection, now);
+            }
             self.accept(now);
             self.expire(now);
-            if self.shared.draining.load(Ordering::SeqCst) {
+            if self.shared.is_draining() {
                 if !std::mem::replace(&mut drained, true) {
                     self.start_drain(now);
                 }
-                if self.shared.hurry.load(Ordering::SeqCst) {
-                    self.end_all();
-                    break;
+                if self.shared.stopping.load(Ordering::SeqCst) {
+                    self.connections.clear();
+                    stop_by.get_or_insert(now + STOP);
                 }
-                if self.shared.connections.load(Ordering::Relaxed) == 0 {
-                    self.control.close();
-                    self.proxy.close();
+                if self.shared.open.count() == 0 || stop_by.is_some_and(|by| by <= now) {
                     break;
                 }
             }
         }
+        self.shared.returns.close();
+        let all_ended = self.shared.open.count() == 0;
+        self.control.workers.close(all_ended);
+        self.proxy.workers.close(all_ended);
     }
 
     fn patience(&self, now: Instant) -> Option<Duration> {
         if !self.again.is_empty() || (self.accept_pause.is_none() && !self.waiting_listeners.is_empty()) {
             return Some(Duration::ZERO);
         }
-        let mut until = self.next_deadline;
-        if let Some((at, _)) = self.accept_pause {
-            until = Some(until.map_or(at, |u| u.min(at)));
-        }
-        let wait = until.map(|at| at.saturating_duration_since(now) + Duration::from_millis(1));
-        if self.served > 0 { Some(wait.map_or(GLANCE, |w| w.min(GLANCE))) } else { wait }
+        let wait = |at: Instant| at.saturating_duration_since(now) + Duration::from_millis(1);
+        let longest = if self.shared.is_draining() { DRAIN_TICK } else { LONGEST_SLEEP };
+        let deadlines = self.next_deadline.into_iter().chain(self.accept_pause.map(|(at, _)| at));
+        Some(deadlines.map(wait).min().map_or(longest, |wait| wait.min(longest)))
     }
 
     /// A panic while one connection is looked at is the end of that connection and of nothing else (the hook has logged).
-    pub(super) fn guard(&mut self, slot: usize, act: impl FnOnce(&mut Self)) {
-        if catch_unwind(AssertUnwindSafe(|| act(self))).is_ok() {
-            return;
-        }
-        // One that is served comes back by its reply, which unwinding has dropped or a worker holds.
-        let conn = self.conns.get(slot).and_then(Option::as_ref);
-        if conn.is_some_and(|conn| !matches!(conn.state, State::Served { .. })) {
+    fn guard(&mut self, slot: usize, act: impl FnOnce(&mut Self, usize)) {
+        if catch_unwind(AssertUnwindSafe(|| act(self, slot))).is_err() {
             self.close(slot);
         }
     }
 
+    /// A connection that was accepted, or that a worker gave back. The kernel tells of what is there to be read already.
+    pub(super) fn insert(&mut self, connection: Box<Connection>, now: Instant) {
+        let fd = connection.stream.as_raw_fd();
+        let interest = match connection.state {
+            State::Flush { .. } => Interest::READABLE | Interest::WRITABLE,
+            _ => Interest::READABLE,
+        };
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            self.connections.len() - 1
+        });
+        // While the proxy is being stopped nothing is waited for that has not come yet.
+        let look = connection.has_unread() || (self.shared.is_draining() && connection.is_idle());
+        let is_queued = matches!(connection.state, State::Queued(_));
+        self.connections[slot] = Some(connection);
+        if self.poll.registry().register(&mut SourceFd(&fd), Token(slot + LISTENERS + 1), interest).is_err() {
+            self.close(slot);
+        } else if is_queued {
+            self.guard(slot, |server, slot| server.dispatch(slot, now));
+        } else {
+            self.note_deadline(slot);
+            if look {
+                self.guard(slot, |server, slot| server.look(slot, now));
+            }
+        }
+    }
+
+    fn look(&mut self, slot: usize, now: Instant) {
+        if let Some(connection) = self.connections[slot].as_mut() {
+            connection.note_unread();
+        }
+        self.advance(slot, now);
+        let is_idle = self.connections[slot].as_ref().is_some_and(|connection| connection.is_idle());
+        if is_idle && self.shared.is_draining() {
+            self.close(slot);
+        }
+    }
+
+    /// Takes a connection out, to be moved on or closed.
+    pub(super) fn remove(&mut self, slot: usize) -> Option<Box<Connection>> {
+        let connection = self.connections.get_mut(slot).and_then(Option::take)?;
+        if let State::Queued(arrived) = &connection.state {
+            self.backlog(arrived.pool).waiting.retain(|other| *other != slot);
+        }
+        let _ = self.poll.registry().deregister(&mut SourceFd(&connection.stream.as_raw_fd()));
+        self.again.retain(|other| *other != slot);
+        self.free.push(slot);
+        Some(connection)
+    }
+
+    pub(super) fn close(&mut self, slot: usize) {
+        drop(self.remove(slot));
+    }
+
     fn on_event(&mut self, slot: usize, event: &mio::event::Event, now: Instant) {
-        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
+        let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
-        if event.is_read_closed() || event.is_error() {
-            conn.closed = true;
-        }
-        conn.note_unread();
-        match &conn.state {
-            State::Served { cancel, seen } => {
-                seen.store(true, Ordering::SeqCst);
-                if conn.closed && !cancel.is_cancelled() {
-                    cancel.cancel();
-                    self.leavers = true;
-                }
-            }
+        connection.closed |= event.is_read_closed() || event.is_error();
+        connection.note_unread();
+        match &connection.state {
+            State::Queued(_) if connection.closed => self.left(slot),
+            State::Queued(_) => {}
             State::Flush { .. } => self.flush(slot, now),
             // It has its turn anyway, after the others.
-            _ if conn.again => {}
+            _ if self.again.contains(&slot) => {}
             State::Head { .. } | State::Body(_) | State::Linger { .. } => self.advance(slot, now),
         }
     }
 
     pub(super) fn advance(&mut self, slot: usize, now: Instant) {
-        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut) else {
-            return;
-        };
-        // A connection put off for its next turn may have been served meanwhile; then it is not ours to read.
-        if matches!(conn.state, State::Served { .. } | State::Flush { .. }) {
-            return conn.note_unread();
+        if let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) {
+            let step = connection.advance(&mut self.scratch, now, &self.rules);
+            self.act(slot, step, now);
         }
-        let step = conn.advance(&mut self.scratch, now, &self.rules);
-        self.act(slot, step);
     }
 
-    fn act(&mut self, slot: usize, step: Step) {
+    fn act(&mut self, slot: usize, step: Step, now: Instant) {
         match step {
             Step::Wait => self.note_deadline(slot),
             Step::Again => {
                 self.note_deadline(slot);
-                if let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_mut)
-                    && !std::mem::replace(&mut conn.again, true)
-                {
-                    self.again.push(slot);
-                }
+                self.again.push(slot);
             }
             Step::Close => self.close(slot),
-            Step::Serve(arrived) => self.serve(slot, *arrived),
-            Step::Refuse(head, failure, began) => self.refuse(slot, head.as_deref(), failure, began),
+            Step::Serve(arrived) => {
+                if let Some(connection) = self.connections[slot].as_mut() {
+                    connection.state = State::Queued(arrived);
+                }
+                self.dispatch(slot, now);
+            }
+            Step::Refuse(rejected) => {
+                if let Some(connection) = self.remove(slot) {
+                    self.answer_refusal(connection, *rejected, now);
+                }
+            }
         }
     }
 
     pub(super) fn note_deadline(&mut self, slot: usize) {
-        if let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) {
-            self.next_deadline = Some(self.next_deadline.map_or(conn.deadline, |at| at.min(conn.deadline)));
+        if let Some(connection) = self.connections.get(slot).and_then(Option::as_ref) {
+            self.next_deadline = Some(self.next_deadline.map_or(connection.deadline, |at| at.min(connection.deadline)));
         }
     }
 
-    /// Lends the connection to a worker.
-    fn lend(&mut self, slot: usize, head: Option<&Head>, may_block: bool) -> Option<(Response, Arc<CancelToken>)> {
-        let conn = self.conns.get_mut(slot).and_then(Option::as_mut)?;
-        let cancel = Arc::new(CancelToken::default());
-        // What lies unread in the kernel gives no new event: the event loop must look when it gets it back.
-        let seen = Arc::new(AtomicBool::new(conn.has_unread()));
-        if conn.closed {
-            cancel.cancel();
-            self.leavers = true;
-        }
-        let client = head.map_or(Some(conn.peer), |head| self.handler.client(head, conn.from()));
-        conn.state = State::Served { cancel: Arc::clone(&cancel), seen: Arc::clone(&seen) };
-        self.served += 1;
-        let line = Line {
-            stream: Arc::clone(&conn.stream),
-            token: slot,
-            returns: Arc::clone(&self.shared.returns),
-            cancel: Arc::clone(&cancel),
-            seen,
-            write_timeout: self.rules.write_timeout,
-            may_block,
-            held: self.rules.budget.hold(client),
-        };
-        let keep = head.is_some_and(|h| h.keep_alive) && !self.shared.draining.load(Ordering::SeqCst);
-        let version = head.map_or(Version::Http11, |h| h.version);
-        let head_only = head.is_some_and(|h| h.method == http::Method::HEAD);
-        Some((Response::new(line, version, head_only, keep), cancel))
-    }
-
-    fn serve(&mut self, slot: usize, arrived: Arrived) {
-        let Arrived { head, body, mut rest, began } = arrived;
-        let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
-            return;
-        };
-        let pool = self.handler.pool(&head, conn.listener);
-        let Some((mut response, cancel)) = self.lend(slot, Some(&head), pool == Pool::Proxy) else {
-            return;
-        };
-        if let Some(rest) = &mut rest {
-            rest.hear(&cancel);
-            response.close_after();
-        }
-        let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
-            return;
-        };
-        let request = Request {
-            head,
-            body,
-            rest: rest.map(RefCell::new),
-            peer: conn.peer,
-            peer_text: Arc::clone(&conn.peer_text),
-            listener: conn.listener,
-            began,
-            cancel,
-        };
-        let pool = if pool == Pool::Proxy { &self.proxy } else { &self.control };
-        if let Err(job) = pool.offer(Exchange { request, response }) {
-            let text = "All workers are busy and the backlog is full (server.workers, server.backlog).";
-            let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
-            self.turn_away(*job, failure);
+    fn backlog(&mut self, pool: Pool) -> &mut Backlog {
+        match pool {
+            Pool::Control => &mut self.control,
+            Pool::Proxy => &mut self.proxy,
         }
     }
 
-    fn turn_away(&self, job: Exchange, failure: Failure) {
-        let Exchange { request, mut response } = job;
-        response.never_block();
-        let refused = Refused { from: request.from(), head: Some(&request.head), failure, began: request.began };
-        self.handler.refuse(refused, response);
+    /// Moves a connection with a complete request to a worker, lets it wait for one, or refuses it.
+    fn dispatch(&mut self, slot: usize, now: Instant) {
+        let Some(State::Queued(arrived)) = self.connections[slot].as_ref().map(|connection| &connection.state) else {
+            return;
+        };
+        let backlog = self.backlog(arrived.pool);
+        if backlog.waiting.len() < backlog.limit || backlog.workers.has_idle() {
+            backlog.waiting.push_back(slot);
+            return self.dispatch_waiting();
+        }
+        let text = "All workers are busy and the backlog is full (server.workers, server.backlog).";
+        let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
+        self.refuse_queued(slot, failure, now);
+    }
+
+    /// Gives waiting connections to workers, as far as there are idle ones.
+    fn dispatch_waiting(&mut self) {
+        for pool in [Pool::Control, Pool::Proxy] {
+            loop {
+                let backlog = self.backlog(pool);
+                // Before the look at the idle workers: one that becomes idle after it wakes the loop.
+                backlog.workers.set_waiting(backlog.waiting.len());
+                let next = backlog.waiting.front().copied().filter(|_| backlog.workers.has_idle());
+                let Some((mut connection, arrived)) = next.and_then(|slot| self.take_queued(slot)) else { break };
+                connection.state = State::Head { since: None };
+                self.backlog(pool).workers.offer(Exchange { connection, arrived });
+            }
+        }
+    }
+
+    fn take_queued(&mut self, slot: usize) -> Option<(Box<Connection>, Box<Arrived>)> {
+        let mut connection = self.remove(slot)?;
+        match std::mem::replace(&mut connection.state, State::Head { since: None }) {
+            State::Queued(arrived) => Some((connection, arrived)),
+            _ => None,
+        }
+    }
+
+    fn refuse_queued(&mut self, slot: usize, failure: Failure, now: Instant) {
+        if let Some((connection, arrived)) = self.take_queued(slot) {
+            self.answer_refusal(connection, arrived.rejected(failure), now);
+        }
     }
 
     /// Answers from here and closes; nothing reaches an upstream.
-    pub(super) fn refuse(&mut self, slot: usize, head: Option<&Head>, failure: Failure, began: Instant) {
-        let Some((mut response, _)) = self.lend(slot, head, false) else {
-            return;
-        };
-        response.close_after();
-        let Some(conn) = self.conns.get(slot).and_then(Option::as_ref) else {
-            return;
-        };
-        self.handler.refuse(Refused { from: conn.from(), head, failure, began }, response);
+    pub(super) fn answer_refusal(&mut self, connection: Box<Connection>, rejected: Rejected, now: Instant) {
+        // The response gives the connection back even if this panics.
+        let refused = AssertUnwindSafe(|| refuse(&*self.handler, &self.shared, connection, rejected));
+        if let Ok(Some(connection)) = catch_unwind(refused) {
+            self.insert(connection, now);
+        }
     }
 
-    pub(super) fn close(&mut self, slot: usize) {
-        let Some(conn) = self.conns.get_mut(slot).and_then(Option::take) else {
+    /// The client left before a worker took its request.
+    fn left(&mut self, slot: usize) {
+        if let Some((connection, arrived)) = self.take_queued(slot) {
+            self.handler.left(&arrived.head, connection.from(), arrived.began);
+        }
+    }
+
+    fn flush(&mut self, slot: usize, now: Instant) {
+        let draining = self.shared.is_draining();
+        let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
             return;
         };
-        if let State::Served { cancel, .. } = &conn.state {
-            cancel.cancel();
-            self.served -= 1;
+        match connection.flush(now, &self.rules, draining) {
+            Ok(false) if connection.deadline > now => self.note_deadline(slot),
+            Ok(true) => {
+                if let Some(connection) = self.remove(slot) {
+                    self.insert(connection, now);
+                }
+            }
+            Ok(false) | Err(_) => self.close(slot),
         }
-        let _ = self.poll.registry().deregister(&mut SourceFd(&conn.stream.as_raw_fd()));
-        self.per_ip.leave(conn.peer);
-        self.again.retain(|other| *other != slot);
-        self.free.push(slot);
-        self.shared.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn expire(&mut self, now: Instant) {
@@ -367,26 +385,21 @@ impl EventLoop {
             return;
         }
         self.next_deadline = None;
-        for slot in 0..self.conns.len() {
-            let Some(conn) = self.conns[slot].as_mut() else {
-                continue;
-            };
-            if conn.deadline <= now {
-                self.guard(slot, |front| front.expire_one(slot, now));
+        for slot in 0..self.connections.len() {
+            if self.connections[slot].as_ref().is_some_and(|connection| connection.deadline <= now) {
+                self.guard(slot, |server, slot| server.expire_one(slot, now));
             }
-            if self.conns[slot].as_ref().is_some_and(|c| !matches!(c.state, State::Served { .. })) {
-                self.note_deadline(slot);
-            }
+            self.note_deadline(slot);
         }
     }
 
     fn expire_one(&mut self, slot: usize, now: Instant) {
-        match self.conns.get_mut(slot).and_then(Option::as_mut) {
+        match self.connections[slot].as_mut() {
             // The kernel tells of room only when there is much: a slow reader may have taken some.
-            Some(conn) if matches!(conn.state, State::Flush { .. }) => self.flush(slot, now),
-            Some(conn) => {
-                let step = conn.expire(now, &self.rules);
-                self.act(slot, step);
+            Some(connection) if matches!(connection.state, State::Flush { .. }) => self.flush(slot, now),
+            Some(connection) => {
+                let step = connection.expire(now, &self.rules);
+                self.act(slot, step, now);
             }
             None => {}
         }
@@ -395,27 +408,18 @@ impl EventLoop {
     fn start_drain(&mut self, now: Instant) {
         self.listeners.clear();
         self.waiting_listeners.clear();
-        for job in self.proxy.unserved() {
-            let failure =
-                Failure::new(Kind::Draining, "The proxy is being stopped.").retry_after(Duration::from_secs(5));
-            drop(catch_unwind(AssertUnwindSafe(|| self.turn_away(job, failure))));
+        for slot in self.proxy.waiting.clone() {
+            let failure = Failure::new(Kind::Draining, "The proxy is being stopped.");
+            self.refuse_queued(slot, failure.retry_after(Duration::from_secs(5)), now);
         }
-        for slot in 0..self.conns.len() {
-            let Some(conn) = self.conns[slot].as_mut() else { continue };
-            if conn.is_idle() {
+        for slot in 0..self.connections.len() {
+            let Some(connection) = self.connections[slot].as_mut() else { continue };
+            if connection.is_idle() {
                 self.close(slot);
             } else {
-                conn.hasten(now);
+                connection.hasten(now);
                 self.note_deadline(slot);
             }
         }
-    }
-
-    fn end_all(&mut self) {
-        for slot in 0..self.conns.len() {
-            self.close(slot);
-        }
-        self.control.abandon();
-        self.proxy.abandon();
     }
 }

@@ -4,31 +4,22 @@
 use crate::api::chunked::Decoder;
 use crate::api::errors::Failure;
 use crate::http::min_rate::MinRate;
-use crate::util::cancel::CancelToken;
+use crate::util::cancel::{CancelToken, ready};
 use crate::util::time;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use rustix::event::PollFlags;
 use std::io::{self, Read};
 use std::net::TcpStream;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// So much of a body is collected before it is large: up to here any endpoint can still be tried.
 pub(super) const LARGE: usize = 1 << 20;
 const SCRATCH: usize = 64 << 10;
-/// Longest single wait: how soon it is noticed that nobody wants the body any more.
-const TICK: Duration = Duration::from_millis(250);
-/// And between looks where waiting is not possible.
-const GLANCE: Duration = Duration::from_millis(20);
-
 /// The rest of one body. Its connection serves no other request.
 pub(crate) struct Upload {
     stream: Arc<TcpStream>,
     decoder: Decoder,
     min_rate: MinRate,
     cancel: Arc<CancelToken>,
-    poll: Option<Poll>,
     /// As they came, room for one read.
     scratch: Vec<u8>,
     /// Decoded, at most one read of it, and read up to `at`.
@@ -49,7 +40,7 @@ impl Upload {
     /// `place` counts it among those at once.
     pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, min_rate: MinRate, place: Arc<()>) -> Self {
         let (cancel, state, scratch, ready) = (Arc::default(), State::Untouched, Vec::new(), Vec::new());
-        Self { stream, decoder, min_rate, cancel, poll: None, scratch, ready, at: 0, state, _place: place }
+        Self { stream, decoder, min_rate, cancel, scratch, ready, at: 0, state, _place: place }
     }
 
     /// From now on it ends when this client leaves.
@@ -83,19 +74,8 @@ impl Upload {
         if let Some(failure) = self.min_rate.refusal(now) {
             return Err(self.refuse(failure));
         }
-        if self.poll.is_none() {
-            self.poll = readiness(&self.stream).ok();
-        }
-        let Some(poll) = &mut self.poll else {
-            // Out of descriptors: a look now and then has to do.
-            self.cancel.wait_until(now + GLANCE, time::now);
-            return Ok(());
-        };
-        let patience = self.min_rate.next_look(now).saturating_duration_since(now).min(TICK);
-        match poll.poll(&mut Events::with_capacity(1), Some(patience)) {
-            Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
-            _ => Ok(()),
-        }
+        let patience = self.min_rate.next_look(now).saturating_duration_since(now);
+        ready(&*self.stream, PollFlags::IN, Some(&self.cancel), patience).map(drop)
     }
 
     /// The next bytes of the socket into `ready`.
@@ -134,12 +114,6 @@ impl Upload {
         }
         Ok(())
     }
-}
-
-fn readiness(stream: &TcpStream) -> io::Result<Poll> {
-    let poll = Poll::new()?;
-    poll.registry().register(&mut SourceFd(&stream.as_raw_fd()), Token(0), Interest::READABLE)?;
-    Ok(poll)
 }
 
 impl Read for Upload {

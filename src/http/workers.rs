@@ -1,70 +1,89 @@
-//! The fixed pool: two lanes of workers over one design, and the way back of their connections.
+//! The fixed pools of workers. A worker gets a connection with a complete request, answers it, and goes on with the next
+//! request of that connection if it comes at once; else the connection goes back to the event loop.
 
+use super::admission::Pool;
+use super::connection::{Arrived, Connection, State, Step};
+use super::handler::{self, Handler, PoolSize};
 use super::request::Request;
-use super::response::Response;
+use super::response::{Response, ResponseTo};
+use super::state::ServerState;
+use crate::util::cancel::ready;
 use crate::util::lock::lock;
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crate::util::time;
+use rustix::event::PollFlags;
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
 
 /// Enough for the deepest call chain (TLS) several times over; 64 of them are virtual memory only.
 const STACK: usize = 512 << 10;
+/// One read of a worker.
+const SCRATCH: usize = 16 << 10;
+/// How long a worker waits for the next request of its connection: the longest delay of another request that finds all
+/// workers waiting like this.
+const NEXT_REQUEST: Duration = Duration::from_millis(1);
 
-/// A complete request and the way to answer it.
-pub struct Exchange {
-    pub request: Request,
-    pub response: Response,
+/// A connection with its complete request.
+pub(super) struct Exchange {
+    pub(super) connection: Box<Connection>,
+    pub(super) arrived: Box<Arrived>,
 }
 
-/// A bounded queue with its workers. Closing it ends them after what they hold.
-pub struct WorkerPool {
-    shared: Arc<Queue>,
+/// One pool. Closing it ends its workers after what they serve.
+pub(super) struct WorkerPool {
+    shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
 
-struct Queue {
-    /// As many as `room` at first.
-    jobs: Sender<Exchange>,
-    waiting: Receiver<Exchange>,
-    /// Jobs in the queue and with workers.
-    held: AtomicUsize,
-    /// Most jobs at once: one for each worker, and the backlog.
-    room: AtomicUsize,
-    /// Workers without a job, each once, the one that worked last on top: its stack and caches are warm.
-    idle: Mutex<Vec<Thread>>,
+struct Shared {
+    pool: Pool,
+    server: Arc<ServerState>,
+    handler: Arc<dyn Handler>,
+    /// Each idle worker once, the one that worked last on top: its stack and caches are warm.
+    idle: Mutex<Vec<Arc<Worker>>>,
+    /// Requests that wait in the event loop for a worker of this pool.
+    waiting: AtomicUsize,
     closed: AtomicBool,
 }
 
+#[derive(Default)]
+struct Worker {
+    exchange: Mutex<Option<Exchange>>,
+    thread: OnceLock<Thread>,
+}
+
 impl WorkerPool {
-    /// Starts up to `threads` workers named `NAME-N` over a queue of `backlog` jobs. Fewer start when
-    /// the system allows fewer.
-    pub fn start(
+    /// Starts workers named `NAME-N`; fewer when the system allows fewer.
+    ///
+    /// # Errors
+    /// Not one can be started.
+    pub(super) fn start(
         name: &'static str,
-        threads: usize,
-        backlog: usize,
-        work: Arc<dyn Fn(Exchange) + Send + Sync>,
+        size: PoolSize,
+        pool: Pool,
+        server: &Arc<ServerState>,
+        handler: &Arc<dyn Handler>,
     ) -> std::io::Result<Self> {
-        let (jobs, waiting) = bounded::<Exchange>(threads + backlog);
-        let shared = Arc::new(Queue {
-            jobs,
-            waiting,
-            held: AtomicUsize::new(0),
-            room: AtomicUsize::new(threads + backlog),
-            idle: Mutex::new(Vec::with_capacity(threads)),
+        let shared = Arc::new(Shared {
+            pool,
+            server: Arc::clone(server),
+            handler: Arc::clone(handler),
+            idle: Mutex::new(Vec::with_capacity(size.threads)),
+            waiting: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
         });
-        let mut workers = Vec::with_capacity(threads);
-        for n in 0..threads {
-            let (queue, work) = (Arc::clone(&shared), Arc::clone(&work));
+        let mut workers = Vec::with_capacity(size.threads);
+        for n in 0..size.threads {
+            let own = Arc::clone(&shared);
             let builder = std::thread::Builder::new().name(format!("{name}-{n}")).stack_size(STACK);
-            match builder.spawn(move || queue.serve(&*work)) {
+            match builder.spawn(move || own.work()) {
                 Ok(worker) => workers.push(worker),
                 Err(e) if workers.is_empty() => return Err(e),
                 Err(e) => {
-                    log::warn!("only {n} of {threads} {name} workers could be started: {e}");
-                    shared.room.store(n + backlog, Ordering::Relaxed);
+                    log::warn!("only {n} of {} {name} workers could be started: {e}", size.threads);
                     break;
                 }
             }
@@ -72,106 +91,123 @@ impl WorkerPool {
         Ok(Self { shared, workers })
     }
 
-    /// Hands a job over, or back when every worker is busy and the backlog is full.
-    pub(super) fn offer(&self, job: Exchange) -> Result<(), Box<Exchange>> {
-        let queue = &self.shared;
-        if queue.held.fetch_add(1, Ordering::SeqCst) >= queue.room.load(Ordering::Relaxed) {
-            queue.held.fetch_sub(1, Ordering::SeqCst);
-            return Err(Box::new(job));
-        }
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = queue.jobs.try_send(job) {
-            queue.held.fetch_sub(1, Ordering::SeqCst);
-            return Err(Box::new(job));
-        }
-        let idle = lock(&queue.idle).pop();
-        if let Some(worker) = idle {
+    /// Hands a request to an idle worker. Only the event loop does, after it saw one.
+    pub(super) fn offer(&self, exchange: Exchange) {
+        if let Some(worker) = lock(&self.shared.idle).pop() {
+            *lock(&worker.exchange) = Some(exchange);
             worker.unpark();
         }
-        Ok(())
     }
 
-    /// Takes out what no worker has taken yet.
-    pub(super) fn unserved(&self) -> Vec<Exchange> {
-        let jobs: Vec<Exchange> = self.shared.waiting.try_iter().collect();
-        self.shared.held.fetch_sub(jobs.len(), Ordering::SeqCst);
-        jobs
+    /// Whether a worker is idle.
+    pub(super) fn has_idle(&self) -> bool {
+        !lock(&self.shared.idle).is_empty()
     }
 
-    /// Takes out the waiting jobs whose client has left; the others keep their order.
-    pub(super) fn left(&self) -> Vec<Exchange> {
-        if self.shared.waiting.is_empty() {
-            return Vec::new();
+    /// So many requests wait now: the next worker that becomes idle wakes the event loop.
+    pub(super) fn set_waiting(&self, requests: usize) {
+        self.shared.waiting.store(requests, Ordering::SeqCst);
+    }
+
+    /// Lets the workers end after what they serve, and waits for them if so.
+    pub(super) fn close(&mut self, waits: bool) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        for worker in lock(&self.shared.idle).drain(..) {
+            worker.unpark();
         }
-        let (left, stay): (Vec<Exchange>, Vec<Exchange>) =
-            self.unserved().into_iter().partition(|j| j.request.cancel.is_cancelled());
-        for job in stay {
-            // Cannot be refused: its place was given back a moment ago, and only this thread offers.
-            drop(self.offer(job));
-        }
-        left
-    }
-
-    /// Lets the workers end after what they hold, and waits for them.
-    pub(crate) fn close(&mut self) {
-        self.shared.close();
-        for worker in self.workers.drain(..) {
+        for worker in self.workers.drain(..).filter(|_| waits) {
             let _ = worker.join();
         }
     }
+}
 
-    /// Lets the workers end after what they hold, without waiting.
-    pub(crate) fn abandon(&mut self) {
-        self.shared.close();
-        self.workers.clear();
+impl Worker {
+    fn unpark(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
     }
 }
 
-impl Queue {
-    fn serve(&self, work: &dyn Fn(Exchange)) {
-        while let Some(job) = self.next() {
-            // The reply answers 500 or cuts when it is dropped by the unwinding; the hook has logged.
-            let _ = catch_unwind(AssertUnwindSafe(|| work(job)));
-            self.held.fetch_sub(1, Ordering::SeqCst);
+impl Shared {
+    fn work(&self) {
+        let me = Arc::new(Worker::default());
+        let _ = me.thread.set(std::thread::current());
+        let mut scratch = vec![0; SCRATCH];
+        while let Some(exchange) = self.next(&me) {
+            // The response answers 500 or aborts when the unwinding drops it; the hook has logged.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.serve(exchange, &mut scratch)));
         }
     }
 
-    /// The next job; none when the lane is closed. A channel's own blocking receive wakes the workers
-    /// in turn and yields before it sleeps: measured, a third of a request's time on one core.
-    fn next(&self) -> Option<Exchange> {
+    /// Waits for a connection; none when the pool is closed.
+    fn next(&self, me: &Arc<Worker>) -> Option<Exchange> {
+        lock(&self.idle).push(Arc::clone(me));
+        // After it stands there, so that no request is left waiting.
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.server.returns.wake();
+        }
         loop {
-            if let Ok(job) = self.waiting.try_recv() {
-                return Some(job);
+            if let Some(exchange) = lock(&me.exchange).take() {
+                return Some(exchange);
             }
             if self.closed.load(Ordering::SeqCst) {
                 return None;
             }
-            std::thread::yield_now();
-            if let Ok(job) = self.waiting.try_recv() {
-                return Some(job);
-            }
-            lock(&self.idle).push(std::thread::current());
-            // A job or the end that came before we stood in the list woke nobody.
-            if self.waiting.is_empty() && !self.closed.load(Ordering::SeqCst) {
-                std::thread::park();
-            }
-            self.leave_idle();
+            std::thread::park();
         }
     }
 
-    /// Takes this worker off the list, unless it was taken off to be woken. No job is left behind: whoever
-    /// is woken looks into the queue, and so does whoever is about to sleep.
-    fn leave_idle(&self) {
-        let me = std::thread::current().id();
-        let mut idle = lock(&self.idle);
-        if let Some(at) = idle.iter().rposition(|worker| worker.id() == me) {
-            idle.remove(at);
+    /// Serves the requests of one connection, as long as they come at once.
+    fn serve(&self, exchange: Exchange, scratch: &mut [u8]) {
+        let Exchange { mut connection, mut arrived } = exchange;
+        loop {
+            let Some(mut back) = self.answer(connection, *arrived) else { return };
+            match self.next_step(&mut back, scratch) {
+                Step::Serve(next) if next.pool == self.pool => (connection, arrived) = (back, next),
+                Step::Serve(next) => {
+                    back.state = State::Queued(next);
+                    return self.server.returns.give(back);
+                }
+                Step::Refuse(rejected) => {
+                    if let Some(back) = handler::refuse(&*self.handler, &self.server, back, *rejected) {
+                        self.server.returns.give(back);
+                    }
+                    return;
+                }
+                Step::Wait | Step::Again => return self.server.returns.give(back),
+                Step::Close => return,
+            }
         }
     }
 
-    fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        for worker in lock(&self.idle).drain(..) {
-            worker.unpark();
+    fn answer(&self, connection: Box<Connection>, arrived: Arrived) -> Option<Box<Connection>> {
+        let Arrived { head, pool, client, body, mut rest, began } = arrived;
+        let (peer, peer_text, listener) = (connection.peer, Arc::clone(&connection.peer_text), connection.listener);
+        let mut to = ResponseTo::head(Some(&head), client, pool == Pool::Proxy);
+        to.keep &= rest.is_none();
+        let mut response = Response::new(connection, &self.server, to);
+        let cancel = Arc::clone(response.cancel());
+        if let Some(rest) = &mut rest {
+            rest.hear(&cancel);
         }
+        let rest = rest.map(RefCell::new);
+        self.handler.serve(Request { head, body, rest, peer, peer_text, listener, began, cancel }, &mut response);
+        response.give_back()
+    }
+
+    /// The next request of a connection that has its answer, if it comes now and no other request waits for a worker.
+    fn next_step(&self, connection: &mut Connection, scratch: &mut [u8]) -> Step {
+        let may_go_on = self.waiting.load(Ordering::SeqCst) == 0 && !self.server.is_draining();
+        if !connection.is_idle() || !may_go_on {
+            return Step::Wait;
+        }
+        if !connection.has_buffered() {
+            match ready(&*connection.stream, PollFlags::IN, None, NEXT_REQUEST) {
+                Ok(seen) if !seen.is_empty() => connection.note_unread(),
+                _ => return Step::Wait,
+            }
+        }
+        connection.advance(scratch, time::now(), &self.server.rules())
     }
 }

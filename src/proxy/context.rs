@@ -126,14 +126,14 @@ impl RequestContext {
         }
     }
 
-    pub(crate) fn json(&self, response: Response, request: &Request, status: StatusCode, body: &[u8]) {
+    pub(crate) fn json(&self, response: &mut Response, request: &Request, status: StatusCode, body: &[u8]) {
         let mut fields = Fields::clone(&self.common);
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.send(response, &request.head, status, &fields, body);
     }
 
     /// Answers with this, unless too much waits for clients that do not read.
-    fn send(&self, mut response: Response, head: &Head, status: StatusCode, fields: &Fields, body: &[u8]) {
+    fn send(&self, response: &mut Response, head: &Head, status: StatusCode, fields: &Fields, body: &[u8]) {
         if let Err(failure) = response.afford(body.len()) {
             return self.refuse(response, head, &failure);
         }
@@ -142,7 +142,7 @@ impl RequestContext {
     }
 
     /// Answers with what somebody else has to say.
-    pub(crate) fn told(&self, response: Response, request: &Request, told: &LocalResponse) {
+    pub(crate) fn told(&self, response: &mut Response, request: &Request, told: &LocalResponse) {
         let mut fields = Fields::clone(&self.common);
         if !told.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
             fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -154,14 +154,14 @@ impl RequestContext {
     }
 
     /// Answers with text, as Prometheus wants it (exposition format 0.0.4).
-    pub(crate) fn text(&self, response: Response, request: &Request, body: &str) {
+    pub(crate) fn text(&self, response: &mut Response, request: &Request, body: &str) {
         let mut fields = Fields::clone(&self.common);
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         fields.push(header::CONTENT_TYPE, kind);
         self.send(response, &request.head, StatusCode::OK, &fields, body.as_bytes());
     }
 
-    pub(crate) fn preflight(&self, response: Response, request: &Request, cors: &[CorsOrigin]) {
+    pub(crate) fn preflight(&self, response: &mut Response, request: &Request, cors: &[CorsOrigin]) {
         match cors::preflight(cors, &request.head) {
             Err(failure) => self.refuse(response, &request.head, &failure),
             Ok(answer) => {
@@ -176,7 +176,7 @@ impl RequestContext {
     }
 
     /// Answers 405.
-    pub(crate) fn not_allowed(&self, response: Response, head: &Head, methods: &'static str) {
+    pub(crate) fn not_allowed(&self, response: &mut Response, head: &Head, methods: &'static str) {
         let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
         let (mut fields, body) = downstream::refusal(&failure, self.dialect, &self.common);
         fields.push(header::ALLOW, HeaderValue::from_static(methods));
@@ -184,21 +184,27 @@ impl RequestContext {
         self.done(head, downstream::status(&failure), body.len());
     }
 
-    pub(crate) fn refuse(&self, response: Response, head: &Head, failure: &Failure) {
+    pub(crate) fn refuse(&self, response: &mut Response, head: &Head, failure: &Failure) {
         self.refuse_model(response, head, None, failure);
     }
 
     /// Answers a failure of a request that names a model.
-    pub(crate) fn refuse_model(&self, response: Response, head: &Head, model: Option<&str>, failure: &Failure) {
+    pub(crate) fn refuse_model(&self, response: &mut Response, head: &Head, model: Option<&str>, failure: &Failure) {
         self.answer_failure(response, (head.method.as_str(), head.target.path()), model, failure);
     }
 
     /// Answers a failure of a request that may have no head.
-    pub(crate) fn turn_away(&self, response: Response, method: &str, path: &str, failure: &Failure) {
+    pub(crate) fn turn_away(&self, response: &mut Response, method: &str, path: &str, failure: &Failure) {
         self.answer_failure(response, (method, path), None, failure);
     }
 
-    fn answer_failure(&self, response: Response, (method, path): (&str, &str), model: Option<&str>, failure: &Failure) {
+    fn answer_failure(
+        &self,
+        response: &mut Response,
+        (method, path): (&str, &str),
+        model: Option<&str>,
+        failure: &Failure,
+    ) {
         let (fields, body) = downstream::refusal(failure, self.dialect, &self.common);
         response.send(downstream::status(failure), &fields, &body);
         let (status, _, code) = failure.kind.wire();

@@ -146,20 +146,25 @@ impl Downstream {
     }
 
     pub(crate) fn finish(&self) {
-        if let Some(response) = self.response.take() {
+        if let Some(response) = self.response.borrow_mut().as_mut() {
             response.finish();
         }
     }
 
     /// Ends the answer so that the client sees that it is not complete.
     pub(crate) fn abort(&self) {
-        if let Some(response) = self.response.take() {
+        if let Some(response) = self.response.borrow_mut().as_mut() {
             response.abort();
         }
     }
 
+    /// Takes the response back.
+    pub(super) fn take_response(&self) -> Option<Response> {
+        self.response.take()
+    }
+
     pub(crate) fn send(&self, status: StatusCode, fields: &Fields, body: &[u8]) {
-        if let Some(response) = self.response.take() {
+        if let Some(response) = self.response.borrow_mut().as_mut() {
             self.sent.set(body.len() as u64);
             response.send(status, fields, body);
         }

@@ -71,13 +71,14 @@ impl Proxy {
     }
 
     /// Tells of what is kept. What works with the disk waits for its turn there, and holds no other control thread up.
-    pub(super) fn kept(&self, context: RequestContext, route: Route, response: Response, request: Request) {
+    pub(super) fn kept(&self, context: RequestContext, route: Route, response: &mut Response, request: Request) {
         let Some(later) = self.later() else { return };
         let Route::Job(id) = route else {
             let told = later.list(context.key.as_deref(), request.head.target.query().unwrap_or_default());
             return context.told(response, &request, &told);
         };
         let mut held = self.budget.hold(Some(context.client));
+        let mut response = response.detach();
         self.disk.run(Box::new(move |has_room| {
             let owner = context.key.as_deref();
             let told = match request.head.method == http::Method::DELETE {
@@ -88,8 +89,8 @@ impl Proxy {
             // From here on the reply counts what the client does not take.
             drop(held);
             match told {
-                Ok(told) => context.told(response, &request, &told),
-                Err(failure) => context.refuse(response, &request.head, &failure),
+                Ok(told) => context.told(&mut response, &request, &told),
+                Err(failure) => context.refuse(&mut response, &request.head, &failure),
             }
         }));
     }

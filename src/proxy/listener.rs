@@ -4,7 +4,8 @@ use super::state::{ListenerKind, Opened, Proxy};
 use crate::api::errors::{Failure, Kind};
 use crate::api::query;
 use crate::config::{CorsOrigin, KeysFor, ListenerPolicy, Mode};
-use crate::http::handler::{Handler, Pool, Refused};
+use crate::http::admission::{Admission, Admit, Pool};
+use crate::http::handler::{Handler, Refused};
 use crate::http::head::Head;
 use crate::http::request::{From, Request};
 use crate::http::response::Response;
@@ -18,7 +19,6 @@ use crate::routing::snapshot::Snapshot;
 use crate::upstream::headers::Policy;
 use crate::util::time;
 use http::{Method, header};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -181,23 +181,22 @@ impl Proxy {
     }
 }
 
-impl Handler for Proxy {
-    fn admit(&self, head: &Head, from: From) -> Result<(), Failure> {
+impl Admit for Proxy {
+    fn admit(&self, head: &Head, from: From) -> Admission {
         let snapshot = self.shared.load();
         let route = self.route(head, from.listener, &snapshot);
-        match self.page(&snapshot, from.listener) {
+        let trusted = &snapshot.config.server.trusted_proxies;
+        let client = cors::client(head, from.peer, trusted);
+        let client = (!trusted.iter().any(|network| network.contains(client))).then_some(client);
+        let is_forwarded = matches!(route, Route::Forward(_));
+        let pool = if is_forwarded && !self.draining.load(Ordering::SeqCst) { Pool::Proxy } else { Pool::Control };
+        let refusal = (head.has_body() || is_forwarded).then(|| match self.page(&snapshot, from.listener) {
             Some(page) if route == Route::Admin => page.admit(head, from).map(drop),
             // What is open to everybody is so without a body.
             _ if head.has_body() => self.client_key(head, from, &Route::Unknown, &snapshot).map(drop),
             _ => self.client_key(head, from, &route, &snapshot).map(drop),
-        }
-    }
-
-    fn client(&self, head: &Head, from: From) -> Option<IpAddr> {
-        let snapshot = self.shared.load();
-        let trusted = &snapshot.config.server.trusted_proxies;
-        let client = cors::client(head, from.peer, trusted);
-        (!trusted.iter().any(|network| network.contains(client))).then_some(client)
+        });
+        Admission { pool, client, refusal: refusal.and_then(Result::err) }
     }
 
     fn passes_on(&self, head: &Head, listener: usize) -> bool {
@@ -208,17 +207,17 @@ impl Handler for Proxy {
                 snapshot.key_ring.identify(key).is_some_and(|client_key| !client_key.scope.models.is_empty())
             })
         };
-        self.mode(&snapshot, listener) == Mode::Raw && self.pool(head, listener) == Pool::Proxy && !must_read()
+        let is_forwarded = || matches!(self.route(head, listener, &snapshot), Route::Forward(_));
+        self.mode(&snapshot, listener) == Mode::Raw && is_forwarded() && !must_read()
+    }
+}
+
+impl Handler for Proxy {
+    fn serve(&self, request: Request, response: &mut Response) {
+        self.serve_request(request, response);
     }
 
-    fn pool(&self, head: &Head, listener: usize) -> Pool {
-        match self.route(head, listener, &self.shared.load()) {
-            Route::Forward(_) if !self.draining.load(Ordering::SeqCst) => Pool::Proxy,
-            _ => Pool::Control,
-        }
-    }
-
-    fn refuse(&self, refused: Refused<'_>, response: Response) {
+    fn refuse(&self, refused: Refused<'_>, response: &mut Response) {
         let snapshot = self.shared.load();
         match refused.head {
             Some(head) => {
@@ -230,11 +229,10 @@ impl Handler for Proxy {
         }
     }
 
-    fn left(&self, request: &Request, response: Response) {
-        response.abort();
-        let context = self.context(&request.head, request.from(), request.began, &self.shared.load());
+    fn left(&self, head: &Head, from: From, began: Instant) {
+        let context = self.context(head, from, began, &self.shared.load());
         let relayed = nothing_relayed(End::ClientGone);
-        context.log(&request.head, 499, 0, &Summary { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
+        context.log(head, 499, 0, &Summary { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
     }
 }
 

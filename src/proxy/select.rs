@@ -10,17 +10,13 @@ use crate::routing::endpoint::Live;
 use crate::routing::plan::{self, Plan, PlanResult};
 use crate::routing::slots::{Entry, Slot, WaitResult, Waiting, Wanted};
 use crate::routing::strategy::{self, CandidateLoad};
-use crate::util::cancel::OnCancel;
 use crate::util::{random, time};
-use crossbeam_channel::{Sender, bounded};
 use http::HeaderName;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How soon a client should come back that found the line full, or waited in vain.
 const COME_BACK: Duration = Duration::from_secs(5);
-/// Who waits looks this often whether endpoints came back that would do as well.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What clients name their conversation by, the most explicit first.
 const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
@@ -46,14 +42,6 @@ pub(crate) struct Selector<'a> {
     hashes: Option<PrefixHashes>,
     /// The word for what became of the favourite.
     word: Option<&'static str>,
-}
-
-struct CancelWaker(Sender<()>);
-
-impl OnCancel for CancelWaker {
-    fn on_cancel(&self) {
-        let _ = self.0.try_send(());
-    }
 }
 
 impl<'a> Selector<'a> {
@@ -145,10 +133,6 @@ impl<'a> Selector<'a> {
     }
 
     fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Admitted {
-        let (ring, bell) = bounded(1);
-        let line: Arc<dyn OnCancel> = Arc::new(CancelWaker(ring));
-        let cancel = &self.ctx.request.cancel;
-        cancel.attach(Arc::downgrade(&line));
         let began = time::now();
         let until = began + self.ctx.snapshot.config.queue.timeout;
         let admitted = loop {
@@ -158,16 +142,15 @@ impl<'a> Selector<'a> {
                 break refused(Kind::QueueTimeout, text);
             }
             let due = self.ctx.watch.silent(now).unwrap_or(until);
-            match waiting.wait(&bell, until.min(due).min(now + LOOK_AGAIN)) {
+            match waiting.wait(&self.ctx.request.cancel, until.min(due)) {
                 WaitResult::In(index, slot) if is_first => break Admitted::At(index, Some(slot)),
                 WaitResult::In(at, slot) => break Admitted::At(self.left[at], Some(slot)),
                 WaitResult::Closed => break refused(Kind::Draining, "The proxy is being stopped."),
-                WaitResult::Rung => break Admitted::ClientGone,
+                WaitResult::ClientGone => break Admitted::ClientGone,
                 WaitResult::Late if is_first => self.look_again(waiting, now),
                 WaitResult::Late => {}
             }
         };
-        cancel.detach();
         self.queued += time::now().saturating_duration_since(began);
         self.ctx.queued.set(self.queued);
         admitted

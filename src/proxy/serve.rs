@@ -9,7 +9,6 @@ use crate::http::handler::ServerHandle;
 use crate::http::head::Head;
 use crate::http::request::Request;
 use crate::http::response::Response;
-use crate::http::workers::Exchange;
 use crate::observe::access::End;
 use crate::observe::active::{Activity, Started};
 use crate::observe::exposition::Gauge;
@@ -38,9 +37,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 impl Proxy {
-    /// Serves one request of either lane.
-    pub(crate) fn serve(&self, exchange: Exchange) {
-        let Exchange { request, response } = exchange;
+    /// Serves one request.
+    pub(super) fn serve_request(&self, request: Request, response: &mut Response) {
         let snapshot = self.shared.load();
         let mut context = self.context(&request.head, request.from(), request.began, &snapshot);
         let state = &self.listeners[request.listener];
@@ -147,16 +145,17 @@ impl Proxy {
     }
 
     /// Answered by the health thread when its round is done: no worker waits.
-    fn force_check(&self, context: RequestContext, scope: Arc<Scope>, response: Response, request: Request) {
+    fn force_check(&self, context: RequestContext, scope: Arc<Scope>, response: &mut Response, request: Request) {
         let shared = Arc::clone(&self.shared);
+        let mut response = response.detach();
         let answer = Box::new(move || {
             let body = status::health(&shared.load(), &scope, shared.capacity().waiting(), false).to_string();
-            context.json(response, &request, StatusCode::OK, body.as_bytes());
+            context.json(&mut response, &request, StatusCode::OK, body.as_bytes());
         });
         self.shared.notify(HealthEvent::Force(answer));
     }
 
-    fn forward(&self, party: &Authorized, response: Response, request: &Request, forward: &Forward) {
+    fn forward(&self, party: &Authorized, response: &mut Response, request: &Request, forward: &Forward) {
         let Authorized { context, client_key, snapshot } = party;
         let _busy = Busy::new(&self.busy);
         let ask = match body::ask(request, forward) {
@@ -197,7 +196,7 @@ impl Proxy {
             cancel: &request.cancel,
         });
         let (cancel, ongoing) = (Arc::clone(&request.cancel), shown.ongoing());
-        let client = Rc::new(Downstream::new(response, common, context.dialect, cancel, ping, ongoing));
+        let client = Rc::new(Downstream::new(response.detach(), common, context.dialect, cancel, ping, ongoing));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
         let queued = Cell::default();
         let ctx = ForwardContext {
@@ -255,6 +254,9 @@ impl Proxy {
             client.sent(),
             &Summary { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() },
         );
+        if let Some(done) = client.take_response() {
+            *response = done;
+        }
     }
 
     /// The plan, after one refresh of the catalogue if nobody is known to serve the name.

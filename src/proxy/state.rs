@@ -162,7 +162,7 @@ pub(crate) trait AdminHandler: Send + Sync {
     /// Whether a request may come in at all, before its body is read.
     fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure>;
     /// Answers a request that was admitted.
-    fn serve(&self, context: RequestContext, request: Request, response: Response);
+    fn serve(&self, context: RequestContext, request: Request, response: &mut Response);
 }
 
 /// How a request to the page was let in.

@@ -21,7 +21,7 @@ impl Proxy {
         &self,
         context: &RequestContext,
         client_key: &ClientKey,
-        response: Response,
+        response: &mut Response,
         request: &Request,
     ) {
         let draining = self.draining.load(Ordering::SeqCst);

@@ -3,18 +3,23 @@
 
 use crate::routing::endpoint::Live;
 use crate::routing::strategy::Turn;
+use crate::util::cancel::{CancelToken, ready};
 use crate::util::lock::lock;
 use crate::util::time;
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use rustix::event::PollFlags;
 use std::collections::HashMap;
 use std::fmt;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A request in the background lane waits for at most this many others (SPEC section 5).
 const MOST_OTHERS: u32 = 10;
 /// Routes whose turn is remembered: every name of a catalogue of ordinary size. Beyond it all start anew.
 const MOST_TURNS: usize = 4_096;
+/// How often a slot is looked for when nothing can tell of one.
+const BLIND: Duration = Duration::from_millis(20);
 
 /// The places at all endpoints and who waits for one. One per process.
 #[derive(Default)]
@@ -45,6 +50,8 @@ struct Waiter {
     /// Others that were let in since it came.
     others: u32,
     grant: Sender<(usize, Slot)>,
+    /// Closed with the waiter, which wakes the thread that waits.
+    _wake: Option<UnixStream>,
 }
 
 impl Waiter {
@@ -82,7 +89,8 @@ pub(crate) enum Entry {
 pub(crate) enum WaitResult {
     /// A place at this one of the wanted endpoints.
     In(usize, Slot),
-    Rung,
+    ClientGone,
+    /// Nothing happened for a while.
     Late,
     Closed,
 }
@@ -127,23 +135,29 @@ pub(crate) struct Waiting {
     number: u64,
     capacity: Arc<Capacity>,
     grant: Receiver<(usize, Slot)>,
+    /// None when the system has no descriptors left.
+    wake: Option<UnixStream>,
 }
 
 impl Waiting {
-    /// Waits for a place, for `bell` or until a time.
-    pub(crate) fn wait(&self, bell: &Receiver<()>, until: Instant) -> WaitResult {
-        select! {
-            recv(self.grant) -> granted => match granted {
-                Ok((index, slot)) => WaitResult::In(index, slot),
-                Err(_) => WaitResult::Closed,
-            },
-            recv(bell) -> _ => WaitResult::Rung,
-            default(until.saturating_duration_since(time::now())) => WaitResult::Late,
+    /// Waits for a slot or the client's hang-up, until a time or for a quarter of a second.
+    pub(crate) fn wait(&self, cancel: &CancelToken, until: Instant) -> WaitResult {
+        let now = time::now();
+        let slept = match &self.wake {
+            Some(wake) => ready(wake, PollFlags::IN, Some(cancel), until.saturating_duration_since(now)).is_ok(),
+            None => false,
+        };
+        if !slept {
+            cancel.wait_until(until.min(now + BLIND), time::now);
+        }
+        match self.grant.try_recv() {
+            _ if cancel.is_cancelled() => WaitResult::ClientGone,
+            Ok((index, slot)) => WaitResult::In(index, slot),
+            Err(TryRecvError::Empty) => WaitResult::Late,
+            Err(TryRecvError::Disconnected) => WaitResult::Closed,
         }
     }
-}
 
-impl Waiting {
     /// From now on these endpoints would do, in this order. False if a place was granted already.
     pub(crate) fn widen(&self, lives: Vec<Arc<Live>>) -> bool {
         let mut floor = lock(&self.capacity.floor);
@@ -179,11 +193,12 @@ impl Capacity {
             return Entry::Full;
         }
         let (grant, granted) = bounded(1);
+        let (wake, woken) = UnixStream::pair().ok().unzip();
         let number = floor.arrivals;
         floor.arrivals += 1;
         let (lives, background) = (wanted.lives.to_vec(), wanted.background);
-        floor.line.push(Waiter { number, lives, order, background, others: 0, grant });
-        Entry::Wait(Waiting { number, capacity: Arc::clone(self), grant: granted })
+        floor.line.push(Waiter { number, lives, order, background, others: 0, grant, _wake: wake });
+        Entry::Wait(Waiting { number, capacity: Arc::clone(self), grant: granted, wake: woken })
     }
 
     /// The slots that are abandoned from now on; may be called once.

@@ -1,14 +1,11 @@
 //! One call as its transport sees it: which stage it is in, until when it may wait, who interrupts it.
 
 use crate::config::Timeouts;
-use crate::util::cancel::{CancelToken, OnCancel};
+use crate::util::cancel::{CancelToken, TICK};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Longest single wait in a blocked read or connect; a backstop, since a client that leaves hangs up at once.
-pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// A connection that its peer closed while it was pooled is known to be dead after one round trip.
 const STALE: Duration = Duration::from_secs(1);
@@ -84,13 +81,10 @@ pub(super) fn current() -> Option<Rc<Call>> {
 }
 
 /// Keeps a call current on its thread.
-pub(super) struct Entered(Rc<Call>);
+pub(super) struct Entered;
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if let Some(cancel) = &self.0.cancel {
-            cancel.detach();
-        }
         CURRENT.set(None);
     }
 }
@@ -138,7 +132,7 @@ impl Call {
 
     pub(crate) fn enter(self: &Rc<Self>) -> Entered {
         CURRENT.set(Some(Rc::clone(self)));
-        Entered(Rc::clone(self))
+        Entered
     }
 
     pub(crate) fn stage(&self) -> Stage {
@@ -157,21 +151,6 @@ impl Call {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled())
-    }
-
-    pub(crate) fn attach(&self, line: Weak<dyn OnCancel>) {
-        if let Some(cancel) = &self.cancel {
-            cancel.attach(line);
-        }
-    }
-
-    /// The connection goes back to its pool: a client that leaves from now on does not concern it. False
-    /// when it may not.
-    pub(crate) fn release(&self) -> bool {
-        if let Some(cancel) = &self.cancel {
-            cancel.detach();
-        }
-        !self.is_cancelled() && !self.spoiled.get()
     }
 
     /// Whether a lost connection was dead before it was used again: taken from the pool, silent, and lost at

@@ -1,9 +1,10 @@
 //! Opens TCP connections: every address of a name gets its turn, and none is waited for alone (RFC 8305). Knows nothing of HTTP.
 
 use super::call::Call;
+use crate::util::cancel::{CancelToken, TICK, wait};
 use crate::util::lock::lock;
 use crate::util::time;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 use std::io;
@@ -14,8 +15,6 @@ use ureq::{Error, Timeout};
 
 /// Between the beginnings of two attempts (RFC 8305 5, "Connection Attempt Delay").
 const NEXT_AFTER: Duration = Duration::from_millis(250);
-/// How soon it is noticed that the client has left.
-const TICK: Duration = Duration::from_millis(100);
 /// Addresses that failed and are remembered, as many as one name has at most.
 const MOST: usize = 16;
 
@@ -96,7 +95,7 @@ impl Addresses {
                 }
             }
             let more = waiting.len() > 0;
-            wait(&trying, until_next(more, next_at, now).min(patience))?;
+            wait_for_any(&trying, call.cancel.as_deref(), until_next(more, next_at, now).min(patience))?;
             let mut refused = false;
             for (socket, addr) in std::mem::take(&mut trying) {
                 match outcome(&socket) {
@@ -105,7 +104,6 @@ impl Addresses {
                         // Those that were asked before it and are silent must not delay the next connection.
                         trying.iter().for_each(|(_, slower)| self.failed(*slower));
                         self.worked(addr);
-                        socket.set_nonblocking(false)?;
                         return Ok(socket.into());
                     }
                     Err(e) => {
@@ -135,13 +133,15 @@ fn begin(addr: SocketAddr) -> io::Result<Socket> {
     }
 }
 
-/// Waits until one of these is connected or refused.
-fn wait(trying: &[(Socket, SocketAddr)], patience: Duration) -> io::Result<()> {
-    let mut fds: Vec<_> = trying.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::OUT)).collect();
-    match poll(&mut fds, Timespec::try_from(patience).ok().as_ref()) {
-        Err(e) if e != Errno::INTR => Err(e.into()),
-        _ => Ok(()),
+/// Waits until one of these is connected or refused, or the client hangs up.
+fn wait_for_any(trying: &[(Socket, SocketAddr)], cancel: Option<&CancelToken>, timeout: Duration) -> io::Result<()> {
+    let client = cancel.and_then(CancelToken::client);
+    let mut fds: Vec<_> = trying.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::OUT)).chain(client).collect();
+    wait(&mut fds, timeout)?;
+    if let Some(cancel) = cancel {
+        cancel.note(fds.get(trying.len()));
     }
+    Ok(())
 }
 
 /// Whether it is connected by now.

@@ -3,15 +3,13 @@
 
 use super::call::{Call, Stage, current};
 use super::connect::Addresses;
-use crate::util::cancel::OnCancel;
+use crate::util::cancel::ready;
 use crate::util::time;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
-use std::io::{self, IoSlice, Read};
-use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::io::{self, IoSlice};
+use std::net::TcpStream;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport,
 };
@@ -35,38 +33,28 @@ impl<In: Transport> Connector<In> for TcpConnector {
         stream.set_nodelay(true)?;
         let config = details.config;
         let wire = TcpTransport {
-            socket: Arc::new(Socket(stream)),
+            socket: stream,
             buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
             held: Vec::new(),
-            wait: None,
+            may_have_more: false,
             deaf: false,
             calls: 0,
             idle: false,
         };
-        call.attach(wire.line());
         Ok(Some(Either::B(wire)))
-    }
-}
-
-/// A socket that another thread may shut down.
-#[derive(Debug)]
-struct Socket(TcpStream);
-
-impl OnCancel for Socket {
-    fn on_cancel(&self) {
-        let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
 #[derive(Debug)]
 pub(super) struct TcpTransport {
-    socket: Arc<Socket>,
+    /// Non-blocking.
+    socket: TcpStream,
     buffers: LazyBuffers,
     /// What is to be sent before anything else: the head, until the first bytes of the body join it or an answer is
     /// awaited; and of a piece of the body what the socket did not take when something could be read.
     held: Vec<u8>,
-    /// The read time-out that the kernel has.
-    wait: Option<Duration>,
+    /// The last read filled its buffer, so the next one need not be waited for.
+    may_have_more: bool,
     /// A write failed: the rest of the request is dropped and the answer, if any, is read.
     deaf: bool,
     calls: u32,
@@ -74,18 +62,22 @@ pub(super) struct TcpTransport {
 }
 
 impl TcpTransport {
-    fn line(&self) -> Weak<dyn OnCancel> {
-        let line: Arc<dyn OnCancel> = Arc::clone(&self.socket) as _;
-        Arc::downgrade(&line)
-    }
-
-    fn begin(&mut self, call: &Call) {
-        call.attach(self.line());
+    /// A request begins. A pooled connection has nothing to say before that: bytes would be an answer that nobody asked
+    /// for, an end a closed connection.
+    fn begin(&mut self, call: &Call) -> io::Result<()> {
         call.reused.set(self.calls > 0);
         call.enter_stage(Stage::Send, time::now());
+        if call.reused.get() {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            if !matches!(recv(&self.socket, &mut [0; 1], flags), Err(Errno::AGAIN)) {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+        }
         self.calls += 1;
         self.idle = false;
         self.deaf = false;
+        self.may_have_more = false;
+        Ok(())
     }
 
     /// Writes what is held, then the first `amount` bytes of the output buffer. When that must wait and something can be
@@ -104,14 +96,14 @@ impl TcpTransport {
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
             }
             // SIGPIPE is ignored in every Rust program.
-            match sendmsg(&self.socket.0, slices, &mut SendAncillaryBuffer::default(), SendFlags::DONTWAIT) {
+            match sendmsg(&self.socket, slices, &mut SendAncillaryBuffer::default(), SendFlags::DONTWAIT) {
                 Ok(n) => {
                     call.progress();
                     IoSlice::advance_slices(&mut slices, n);
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
-                    if can_read(&self.socket.0, call)? {
+                    if can_read(&self.socket, call)? {
                         self.held = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
                         call.interrupted.set(true);
                         return Ok(());
@@ -129,18 +121,28 @@ impl TcpTransport {
         Ok(())
     }
 
-    /// Reads what is there, or waits for it as long as the kernel was told; `None` when nothing came.
-    fn receive(&mut self, call: &Call) -> io::Result<Option<usize>> {
+    /// Reads what is there; unless the call only peeks, waits for it a while first. `None` when nothing came.
+    fn receive(&mut self, call: &Call) -> Result<Option<usize>, Error> {
+        let peeking = call.peeking.get();
+        if !peeking && !self.may_have_more {
+            let patience = call.patience(time::now()).ok_or(Error::Timeout(Timeout::RecvBody))?;
+            let seen = ready(&self.socket, PollFlags::IN, call.cancel.as_deref(), patience)?;
+            if seen.is_empty() || call.is_cancelled() {
+                return Ok(None);
+            }
+        }
         let buffer = self.buffers.input_append_buf();
-        let result = if call.peeking.get() {
-            recv(&self.socket.0, buffer, RecvFlags::DONTWAIT).map(|(n, _)| n).map_err(io::Error::from)
-        } else {
-            (&self.socket.0).read(buffer)
-        };
-        match result {
-            Err(e) if is_wait(&e) && !call.peeking.get() => Ok(None),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
-            result => result.map(Some),
+        let room = buffer.len();
+        match recv(&self.socket, buffer, RecvFlags::DONTWAIT) {
+            Ok((n, _)) => {
+                self.may_have_more = n == room;
+                Ok(Some(n))
+            }
+            Err(Errno::AGAIN | Errno::INTR) if !peeking => {
+                self.may_have_more = false;
+                Ok(None)
+            }
+            Err(e) => Err(io::Error::from(e).into()),
         }
     }
 }
@@ -149,13 +151,8 @@ impl TcpTransport {
 fn can_read(socket: &TcpStream, call: &Call) -> Result<bool, Error> {
     let patience = call.patience(time::now()).ok_or(Error::Timeout(Timeout::SendBody))?;
     let listening = if call.listening.get() { PollFlags::IN } else { PollFlags::empty() };
-    let mut fds = [PollFd::new(socket, PollFlags::OUT | listening)];
-    match poll(&mut fds, Timespec::try_from(patience).ok().as_ref()) {
-        Err(e) if e != Errno::INTR => return Err(io::Error::from(e).into()),
-        _ => {}
-    }
-    let ready = fds[0].revents();
-    Ok(ready.contains(PollFlags::IN) && !ready.contains(PollFlags::OUT))
+    let seen = ready(socket, PollFlags::OUT | listening, call.cancel.as_deref(), patience)?;
+    Ok(seen.contains(PollFlags::IN) && !seen.contains(PollFlags::OUT))
 }
 
 impl Transport for TcpTransport {
@@ -167,7 +164,7 @@ impl Transport for TcpTransport {
         let call = current().ok_or_else(|| io::Error::other("a write needs a call"))?;
         // TLS and CONNECT talk before the request does.
         if call.stage() == Stage::Connect && timeout.reason != Timeout::Connect {
-            self.begin(&call);
+            self.begin(&call)?;
         }
         if timeout.reason == Timeout::SendRequest {
             let output = &self.buffers.output()[..amount];
@@ -193,16 +190,6 @@ impl Transport for TcpTransport {
             if call.is_cancelled() {
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
             }
-            if !peeking {
-                let Some(wait) = call.patience(time::now()) else {
-                    return Err(Error::Timeout(Timeout::RecvBody));
-                };
-                // Nearly always the same tick, so nearly never a system call.
-                if self.wait != Some(wait) {
-                    self.socket.0.set_read_timeout(Some(wait))?;
-                    self.wait = Some(wait);
-                }
-            }
             match self.receive(&call) {
                 Ok(None) => {}
                 Ok(Some(n)) => {
@@ -216,28 +203,19 @@ impl Transport for TcpTransport {
                     return Ok(n > 0);
                 }
                 // ureq takes a reset for the proper end of a body that ends by close; under another kind not.
-                Err(e) if call.headed.get() => return Err(io::Error::other(e).into()),
-                Err(e) => return Err(e.into()),
+                Err(Error::Io(e)) if call.headed.get() => return Err(io::Error::other(e).into()),
+                Err(e) => return Err(e),
             }
         }
     }
 
-    /// Asked when a connection goes back to the pool and when it is taken out. Going in, the socket was
-    /// just read to the end of an answer; only coming out does the kernel know more.
+    /// Asked when a connection goes back to the pool, and when it is taken out, under the pool's lock.
     fn is_open(&mut self) -> bool {
-        if !std::mem::replace(&mut self.idle, true) {
-            let clean = !self.deaf && self.held.is_empty() && self.buffers.input().is_empty();
-            return clean && current().is_none_or(|call| call.release());
+        let call = current();
+        if std::mem::replace(&mut self.idle, true) {
+            return call.is_none_or(|call| !call.fresh.get());
         }
-        if current().is_some_and(|call| call.fresh.get()) {
-            return false;
-        }
-        // Bytes would be an answer that nobody asked for, an end a closed connection.
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        matches!(recv(&self.socket.0, &mut [0; 1], flags), Err(Errno::AGAIN))
+        let clean = !self.deaf && self.held.is_empty() && self.buffers.input().is_empty();
+        clean && call.is_none_or(|call| !call.spoiled.get())
     }
-}
-
-fn is_wait(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

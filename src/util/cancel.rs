@@ -1,72 +1,126 @@
-//! A client that has left: set once by whoever notices, heard at once by whoever works for that client.
+//! Ends the work for one request early, and waits in a way that notices it: while a thread waits for anything else it
+//! polls its own client's socket too, so no other thread has to tell it that the client has gone.
 
-use crate::util::lock::lock;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// Something that can be interrupted from another thread: a socket that a worker is blocked on.
-pub(crate) trait OnCancel: Send + Sync {
-    /// Ends blocked reads and writes at once. Must not block itself.
-    fn on_cancel(&self);
-}
+/// How soon a token that another thread cancelled is noticed.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
 
-/// The flag of one request. Once the client has left it never comes back.
-#[derive(Default)]
+/// The flag of one request or job. Once set it stays set.
+#[derive(Debug, Default)]
 pub(crate) struct CancelToken {
-    left: AtomicBool,
-    upstream: Mutex<Option<Weak<dyn OnCancel>>>,
-    changed: Condvar,
+    cancelled: AtomicBool,
+    /// Set when the whole server stops at once.
+    all: Option<Arc<AtomicBool>>,
+    client: Option<Arc<TcpStream>>,
+    /// Where a hang-up can only be seen by reading: the client has sent its next request already.
+    #[cfg(not(target_os = "linux"))]
+    pipelined: AtomicBool,
 }
 
 impl CancelToken {
-    /// The client has left: hangs up what is attached and wakes who waits.
+    /// Cancelled when this client hangs up, or when `all` is set.
+    pub(crate) fn of_client(client: Arc<TcpStream>, all: Arc<AtomicBool>) -> Self {
+        Self { client: Some(client), all: Some(all), ..Self::default() }
+    }
+
     pub(crate) fn cancel(&self) {
-        // Under the lock: a line that was detached in time must not be hung up by a leave under way.
-        let mut upstream = lock(&self.upstream);
-        self.left.store(true, Ordering::SeqCst);
-        self.changed.notify_all();
-        if let Some(line) = upstream.take().and_then(|weak| weak.upgrade()) {
-            line.on_cancel();
-        }
+        self.cancelled.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.left.load(Ordering::SeqCst)
+        self.cancelled.load(Ordering::SeqCst) || self.all.as_ref().is_some_and(|all| all.load(Ordering::SeqCst))
     }
 
-    /// From now on a leaving client hangs this up; at once if it has left already.
-    pub(crate) fn attach(&self, line: Weak<dyn OnCancel>) {
-        let mut upstream = lock(&self.upstream);
-        if self.is_cancelled() {
-            drop(upstream);
-            if let Some(line) = line.upgrade() {
-                line.on_cancel();
-            }
-        } else {
-            *upstream = Some(line);
-        }
-    }
-
-    /// Nothing is to be hung up any more: the line goes back to its pool.
-    pub(crate) fn detach(&self) {
-        lock(&self.upstream).take();
-    }
-
-    /// Waits until the client leaves or `until` comes; tells whether it has left.
+    /// Waits until cancelled or until `until`; tells whether it is cancelled.
     pub(crate) fn wait_until(&self, until: Instant, now: impl Fn() -> Instant) -> bool {
-        let mut upstream = lock(&self.upstream);
-        while !self.is_cancelled() {
+        loop {
             let rest = until.saturating_duration_since(now());
-            if rest == Duration::ZERO {
-                break;
+            if self.is_cancelled() || rest.is_zero() {
+                return self.is_cancelled();
             }
-            upstream = match self.changed.wait_timeout(upstream, rest) {
-                Ok((guard, _)) => guard,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            let mut fds = Vec::from_iter(self.client());
+            if wait(&mut fds, rest.min(TICK)).is_err() {
+                std::thread::sleep(rest.min(TICK));
+            }
+            self.note(fds.last());
         }
-        self.is_cancelled()
+    }
+
+    /// The client's socket, to be polled last among others; [`CancelToken::note`] takes the result.
+    pub(crate) fn client(&self) -> Option<PollFd<'_>> {
+        let client = self.client.as_ref()?;
+        #[cfg(not(target_os = "linux"))]
+        if self.pipelined.load(Ordering::Relaxed) {
+            return None;
+        }
+        Some(PollFd::new(&**client, HANG_UP))
+    }
+
+    /// Cancels if this poll of the client's socket shows a hang-up.
+    pub(crate) fn note(&self, client: Option<&PollFd<'_>>) {
+        let seen = client.map_or(PollFlags::empty(), PollFd::revents);
+        if !seen.is_empty() && self.has_hung_up() {
+            self.cancel();
+        }
+    }
+
+    /// `POLLRDHUP` tells a hang-up apart from a pipelined request.
+    #[cfg(target_os = "linux")]
+    fn has_hung_up(&self) -> bool {
+        true
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn has_hung_up(&self) -> bool {
+        let pipelined = self.client.as_ref().is_some_and(|client| matches!(client.peek(&mut [0]), Ok(1..)));
+        self.pipelined.store(pipelined, Ordering::Relaxed);
+        !pipelined
+    }
+}
+
+#[cfg(target_os = "linux")]
+const HANG_UP: PollFlags = PollFlags::RDHUP;
+#[cfg(not(target_os = "linux"))]
+const HANG_UP: PollFlags = PollFlags::IN;
+
+/// Waits until a socket is ready for `wanted`, the token is cancelled, or `timeout` is over, and never longer than a
+/// [`TICK`]. Returns what the socket is ready for.
+///
+/// # Errors
+/// The kernel is out of memory.
+pub(crate) fn ready(
+    socket: &impl AsFd,
+    wanted: PollFlags,
+    cancel: Option<&CancelToken>,
+    timeout: Duration,
+) -> io::Result<PollFlags> {
+    let socket = PollFd::new(socket, wanted);
+    let Some(client) = cancel.and_then(CancelToken::client) else {
+        let mut fds = [socket];
+        wait(&mut fds, timeout.min(TICK))?;
+        return Ok(fds[0].revents());
+    };
+    let mut fds = [socket, client];
+    wait(&mut fds, timeout.min(TICK))?;
+    if let Some(cancel) = cancel {
+        cancel.note(fds.last());
+    }
+    Ok(fds[0].revents())
+}
+
+/// Polls; an interrupted wait is a short one.
+pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<()> {
+    match poll(fds, Timespec::try_from(timeout).ok().as_ref()) {
+        Err(e) if e != Errno::INTR => Err(e.into()),
+        _ => Ok(()),
     }
 }
 

@@ -6,16 +6,17 @@ use crate::support::proxy::{CHAT, chat, get, post};
 use http::{HeaderValue, StatusCode, header};
 use llmproxy::api::errors::{Failure, Kind};
 use llmproxy::config::Server;
-use llmproxy::http::handler::{Handler, Pool, Refused, ServerConfig};
+use llmproxy::http::admission::{Admission, Admit, Pool};
+use llmproxy::http::handler::{Handler, PoolSize, Refused, ServerConfig};
 use llmproxy::http::head::{Fields, Head};
 use llmproxy::http::request::{From, Request};
 use llmproxy::http::response::Response;
 use llmproxy::http::server::{EventLoop, listen};
-use llmproxy::http::workers::{Exchange, WorkerPool};
 use llmproxy::util::budget::Budget;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 /// Panics where the path says so.
 struct Clumsy;
@@ -24,26 +25,28 @@ fn falls(head: &Head, where_: &str) {
     assert!(head.target.path() != where_, "on purpose");
 }
 
-impl Handler for Clumsy {
-    fn admit(&self, head: &Head, _: From) -> Result<(), Failure> {
+impl Admit for Clumsy {
+    fn admit(&self, head: &Head, from: From) -> Admission {
         falls(head, "/admit");
-        if head.target.path() == "/refuse" { Err(Failure::new(Kind::Unauthorized, "no")) } else { Ok(()) }
-    }
-    fn client(&self, head: &Head, from: From) -> Option<IpAddr> {
-        falls(head, "/client");
-        Some(from.peer)
+        let refusal = (head.target.path() == "/refuse").then(|| Failure::new(Kind::Unauthorized, "no"));
+        Admission { pool: Pool::Proxy, client: Some(from.peer), refusal }
     }
     fn passes_on(&self, _: &Head, _: usize) -> bool {
         false
     }
-    fn pool(&self, head: &Head, _: usize) -> Pool {
-        falls(head, "/lane");
-        Pool::Proxy
+}
+
+impl Handler for Clumsy {
+    fn serve(&self, request: Request, response: &mut Response) {
+        falls(&request.head, "/serve");
+        let mut fields = Fields::default();
+        fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response.send(StatusCode::OK, &fields, b"ok");
     }
-    fn refuse(&self, _: Refused<'_>, _: Response) {
+    fn refuse(&self, _: Refused<'_>, _: &mut Response) {
         panic!("on purpose");
     }
-    fn left(&self, _: &Request, _: Response) {
+    fn left(&self, _: &Head, _: From, _: Instant) {
         panic!("on purpose");
     }
 }
@@ -53,35 +56,30 @@ fn a_panic_in_the_loop_is_one_closed_connection() {
     // S8
     let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let addr = listener.local_addr().expect("bound");
-    let work = Arc::new(|job: Exchange| {
-        let mut fields = Fields::default();
-        fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        job.response.send(StatusCode::OK, &fields, b"ok");
-    });
-    let lane = |name| WorkerPool::start(name, 1, 8, Arc::clone(&work) as _).expect("threads");
+    let one = PoolSize { threads: 1, backlog: 8 };
     let server_handle = ServerConfig {
         listeners: vec![listener],
         budget: Budget::new(256 << 20, 32 << 20),
         server: Server::default(),
         max_connections: 16,
         handler: Arc::new(Clumsy),
-        control: lane("control"),
-        proxy: lane("proxy"),
+        control: one,
+        proxy: one,
     };
     let (front, handle) = EventLoop::new(server_handle).expect("a front");
     let front = thread::spawn(move || front.run());
     let mut kept = Client::connect(addr);
     // More often than there are connections, so that none of them is left behind.
     for _ in 0..20 {
-        for path in ["/admit", "/client", "/lane"] {
+        let mut client = Client::connect(addr);
+        client.send(post("/admit", chat("m")));
+        client.expect_close(DEADLINE);
+        // The response that is dropped on the way answers.
+        for path in ["/refuse", "/serve"] {
             let mut client = Client::connect(addr);
             client.send(post(path, chat("m")));
-            client.expect_close(DEADLINE);
+            assert_eq!(client.answer().status(), 500);
         }
-        // The response that is dropped on the way answers.
-        let mut client = Client::connect(addr);
-        client.send(post("/refuse", chat("m")));
-        assert_eq!(client.answer().status(), 500);
         kept.send(post(CHAT, chat("m")));
         assert_eq!(kept.answer().text(), "ok");
         kept.send(get("/props"));

@@ -5,20 +5,20 @@ use crate::support::fact::DEADLINE;
 use crate::support::proxy::{CHAT, chat, get, post};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::api::errors::Failure;
 use llmproxy::config::Server;
-use llmproxy::http::handler::{Handler, Pool, Refused, ServerConfig};
+use llmproxy::http::admission::{Admission, Admit, Pool};
+use llmproxy::http::handler::{Handler, PoolSize, Refused, ServerConfig};
 use llmproxy::http::head::Head;
 use llmproxy::http::request::{From, Request};
 use llmproxy::http::response::Response;
 use llmproxy::http::server::{EventLoop, listen};
-use llmproxy::http::workers::{Exchange, WorkerPool};
 use llmproxy::util::time;
 use std::fs::OpenOptions;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 const ONE: &str = "127.0.0.1:0";
 
@@ -89,24 +89,26 @@ fn it_serves_on_when_nobody_can_hear_it() {
     drop(child.wait());
 }
 
-/// Lets everything in.
+/// Lets everything in, and panics.
 struct Open;
 
-impl Handler for Open {
+impl Admit for Open {
+    fn admit(&self, _: &Head, from: From) -> Admission {
+        Admission { pool: Pool::Proxy, client: Some(from.peer), refusal: None }
+    }
     fn passes_on(&self, _: &Head, _: usize) -> bool {
         false
     }
+}
 
-    fn admit(&self, _: &Head, _: From) -> Result<(), Failure> {
-        Ok(())
+impl Handler for Open {
+    fn serve(&self, request: Request, _: &mut Response) {
+        assert!(request.head.method == "NONE", "on purpose");
     }
-    fn pool(&self, _: &Head, _: usize) -> Pool {
-        Pool::Proxy
-    }
-    fn refuse(&self, _: Refused<'_>, _: Response) {
+    fn refuse(&self, _: Refused<'_>, _: &mut Response) {
         panic!("nothing is refused here");
     }
-    fn left(&self, _: &Request, _: Response) {}
+    fn left(&self, _: &Head, _: From, _: Instant) {}
 }
 
 #[test]
@@ -114,16 +116,15 @@ fn a_panic_in_a_request_is_one_500_and_the_pool_stays_whole() {
     // E9
     let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let addr = listener.local_addr().expect("bound");
-    let work = Arc::new(|job: Exchange| assert!(job.request.head.method == "NONE", "on purpose"));
-    let pool = |name| WorkerPool::start(name, 2, 8, Arc::clone(&work) as _).expect("threads");
+    let two = PoolSize { threads: 2, backlog: 8 };
     let server_handle = ServerConfig {
         listeners: vec![listener],
         budget: llmproxy::util::budget::Budget::new(256 << 20, 32 << 20),
         server: Server::default(),
         max_connections: 16,
         handler: Arc::new(Open),
-        control: pool("control"),
-        proxy: pool("proxy"),
+        control: two,
+        proxy: two,
     };
     let (front, handle) = EventLoop::new(server_handle).expect("a front");
     let front = thread::spawn(move || front.run());
