@@ -3,6 +3,7 @@
 use super::call::{Call, Entered, Stage, Watch};
 use super::error::{UpstreamError, UpstreamErrorKind, fault};
 use super::headers::{INSTANCE, Identity};
+use super::idle::Reusing;
 use super::tls;
 use super::transport::Http;
 use crate::config::{Base, Endpoint, Timeouts};
@@ -115,9 +116,7 @@ impl UpstreamClient {
             .user_agent("")
             .accept("")
             .accept_encoding("")
-            .max_idle_connections(kept)
-            .max_idle_connections_per_host(kept)
-            .max_idle_age(endpoint.keep_alive)
+            .max_idle_connections(0)
             .input_buffer_size(BUFFER)
             .output_buffer_size(BUFFER)
             .timeout_connect(Some(NEVER))
@@ -133,7 +132,8 @@ impl UpstreamClient {
         let tls = tls::client(&base, endpoint.ca_file.as_ref())?;
         let http = Http { authority: authority.clone(), tls };
         let chain = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(http);
-        Ok(Self { agent: Agent::with_parts(config, chain, names), scheme, authority, base, identity })
+        let connector = Reusing::new(chain, authority.clone(), kept, endpoint.keep_alive);
+        Ok(Self { agent: Agent::with_parts(config, connector, names), scheme, authority, base, identity })
     }
 
     /// Whether the endpoint is a proxy that a request with these `Via` lines came through.

@@ -6,6 +6,7 @@ mod client;
 mod connect;
 mod error;
 pub(crate) mod headers;
+mod idle;
 mod pool;
 pub(crate) mod post;
 mod resolver;

@@ -62,22 +62,13 @@ pub(super) struct TcpTransport {
 }
 
 impl TcpTransport {
-    /// A request begins. A pooled connection has nothing to say before that: bytes would be an answer that nobody asked
-    /// for, an end a closed connection.
-    fn begin(&mut self, call: &Call) -> io::Result<()> {
+    fn begin(&mut self, call: &Call) {
         call.reused.set(self.calls > 0);
         call.enter_stage(Stage::Send, time::now());
-        if call.reused.get() {
-            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            if !matches!(recv(&self.socket, &mut [0; 1], flags), Err(Errno::AGAIN)) {
-                return Err(io::ErrorKind::ConnectionReset.into());
-            }
-        }
         self.calls += 1;
         self.idle = false;
         self.deaf = false;
         self.may_have_more = false;
-        Ok(())
     }
 
     /// Writes what is held, then the first `amount` bytes of the output buffer. When that must wait and something can be
@@ -164,7 +155,7 @@ impl Transport for TcpTransport {
         let call = current().ok_or_else(|| io::Error::other("a write needs a call"))?;
         // TLS and CONNECT talk before the request does.
         if call.stage() == Stage::Connect && timeout.reason != Timeout::Connect {
-            self.begin(&call)?;
+            self.begin(&call);
         }
         if timeout.reason == Timeout::SendRequest {
             let output = &self.buffers.output()[..amount];
@@ -209,13 +200,15 @@ impl Transport for TcpTransport {
         }
     }
 
-    /// Asked when a connection goes back to the pool, and when it is taken out, under the pool's lock.
+    /// Asked when the connection becomes idle and when it is taken again. Becoming idle, the socket was just read to the
+    /// end of an answer; only later does the kernel know more.
     fn is_open(&mut self) -> bool {
-        let call = current();
-        if std::mem::replace(&mut self.idle, true) {
-            return call.is_none_or(|call| !call.fresh.get());
+        if !std::mem::replace(&mut self.idle, true) {
+            let clean = !self.deaf && self.held.is_empty() && self.buffers.input().is_empty();
+            return clean && current().is_none_or(|call| !call.spoiled.get());
         }
-        let clean = !self.deaf && self.held.is_empty() && self.buffers.input().is_empty();
-        clean && call.is_none_or(|call| !call.spoiled.get())
+        // Bytes would be an answer that nobody asked for, an end a closed connection.
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        matches!(recv(&self.socket, &mut [0; 1], flags), Err(Errno::AGAIN))
     }
 }

@@ -48,7 +48,7 @@ impl CancelToken {
             }
             let mut fds = Vec::from_iter(self.client());
             if wait(&mut fds, rest.min(TICK)).is_err() {
-                std::thread::sleep(rest.min(TICK));
+                std::thread::park_timeout(rest.min(TICK));
             }
             self.note(fds.last());
         }
