@@ -1,10 +1,12 @@
 //! The access line: what one request was and how it ended. Knows nothing of where lines go.
 
 use super::escape;
+use crate::api::usage::Tokens;
 use log::kv::{self, Key, Source, Value, VisitSource};
 use log::{Level, Record};
 use std::fmt::{self, Display, Write};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) const TARGET: &str = "access";
@@ -16,23 +18,23 @@ const SHOWN: usize = 128;
 const POLLED: [&str; 7] =
     ["/health", "/v1/health", "/v1/models", "/models", "/metrics", "/admin/status", "/admin/events"];
 
-/// What is told of a request when it has ended. The time is taken when it is written.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Line<'a> {
+/// One ended request, made once and printed three times: in the log, in metrics and on the page.
+#[derive(Debug, Clone)]
+pub(crate) struct AccessRecord {
     /// The `x-request-id` of the answer.
-    pub(crate) request_id: &'a str,
+    pub(crate) request_id: String,
     pub(crate) client: IpAddr,
-    pub(crate) key: Option<&'a str>,
-    pub(crate) method: &'a str,
-    /// Path as sent; a query is left out.
-    pub path: &'a str,
-    pub(crate) model: Option<&'a str>,
+    pub(crate) key: Option<Arc<str>>,
+    pub(crate) method: String,
+    /// Path as sent, without its query.
+    pub(crate) path: String,
+    pub(crate) model: Option<String>,
     /// Endpoint that answered, or was tried last.
-    pub(crate) endpoint: Option<&'a str>,
+    pub(crate) endpoint: Option<String>,
     /// Why that endpoint, the word of `x-llmproxy-reason`.
-    pub(crate) reason: Option<&'a str>,
+    pub(crate) reason: Option<&'static str>,
     /// Status sent, or 499 when the client left before there was one.
-    pub status: u16,
+    pub(crate) status: u16,
     /// Upstream tries; 0 = nothing was sent to any.
     pub(crate) attempts: u32,
     pub(crate) queue: Option<Duration>,
@@ -42,12 +44,7 @@ pub(crate) struct Line<'a> {
     pub(crate) total: Duration,
     /// Body bytes sent to the client.
     pub(crate) bytes: u64,
-    /// Prompt tokens, as the upstream counted.
-    pub(crate) tokens_in: Option<u64>,
-    /// Prompt tokens that the upstream had in its cache.
-    pub(crate) tokens_cached: Option<u64>,
-    pub(crate) tokens_out: Option<u64>,
-    pub(crate) tokens_per_second: Option<f64>,
+    pub(crate) tokens: Tokens,
     pub(crate) end: End,
 }
 
@@ -77,24 +74,17 @@ impl End {
 /// Jobs, which their clients ask for again and again.
 const JOBS: [&str; 3] = ["/v1/jobs", "/v1/chat/completions/", "/chat/completions/"];
 
-/// Hands a line to the process logger: at `level`, at debug when the path is polled.
-pub(crate) fn record(line: &Line<'_>, level: Level) {
-    let level = line.level(level);
-    if level <= log::max_level() {
-        line.write(level, log::logger());
-    }
-}
-
-impl Line<'_> {
-    fn level(&self, level: Level) -> Level {
+impl AccessRecord {
+    /// Info, but debug for what machines ask again and again.
+    pub(super) fn level(&self) -> Level {
         // What the page reads for itself is no news; what it changes is.
         let reads = self.method == "GET" && self.is_polled();
-        if reads || POLLED.contains(&self.path()) { level.max(Level::Debug) } else { level }
+        if reads || POLLED.contains(&self.path.as_str()) { Level::Debug } else { Level::Info }
     }
 
     /// Whether nobody wants to see the request among others: machines ask again and again, and the page itself.
     pub(crate) fn is_polled(&self) -> bool {
-        let path = self.path();
+        let path = self.path.as_str();
         POLLED.contains(&path)
             || path == "/admin"
             || path.starts_with("/admin/")
@@ -102,57 +92,45 @@ impl Line<'_> {
     }
 
     /// Text loggers print the message, JSON loggers the pairs.
-    pub(super) fn write(&self, level: Level, logger: &dyn log::Log) {
-        logger.log(
-            &Record::builder()
-                .level(level)
-                .target(TARGET)
-                .module_path_static(Some(module_path!()))
-                .args(format_args!("{self}"))
-                .key_values(self)
-                .build(),
-        );
-    }
-
-    fn path(&self) -> &str {
-        self.path.split('?').next().unwrap_or_default()
+    pub(super) fn with_record<T>(&self, act: impl FnOnce(&Record<'_>) -> T) -> T {
+        act(&Record::builder().level(self.level()).target(TARGET).args(format_args!("{self}")).key_values(self).build())
     }
 }
 
 /// Every field that has a value, in the order in which both formats show them.
-impl Source for Line<'_> {
+impl Source for AccessRecord {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
         let mut pair = |key: &'static str, value: Option<Value<'kvs>>| match value {
             Some(value) => visitor.visit_pair(Key::from_str(key), value),
             None => Ok(()),
         };
         let millis = |time: Duration| Value::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        pair("method", Some(self.method.into()))?;
-        pair("path", Some(escape::cut(self.path(), SHOWN).into()))?;
+        pair("method", Some(self.method.as_str().into()))?;
+        pair("path", Some(escape::cut(&self.path, SHOWN).into()))?;
         pair("status", Some(self.status.into()))?;
-        pair("request_id", Some(self.request_id.into()))?;
+        pair("request_id", Some(self.request_id.as_str().into()))?;
         pair("client", Some(Value::from_display(&self.client)))?;
-        pair("key", self.key.map(Value::from))?;
-        pair("model", self.model.map(|model| escape::cut(model, SHOWN).into()))?;
-        pair("endpoint", self.endpoint.map(Value::from))?;
+        pair("key", self.key.as_deref().map(Value::from))?;
+        pair("model", self.model.as_deref().map(|model| escape::cut(model, SHOWN).into()))?;
+        pair("endpoint", self.endpoint.as_deref().map(Value::from))?;
         pair("reason", self.reason.map(Value::from))?;
         pair("attempts", (self.attempts > 0).then_some(self.attempts.into()))?;
         pair("queue_ms", self.queue.map(millis))?;
         pair("first_byte_ms", self.first_byte.map(millis))?;
         pair("total_ms", Some(millis(self.total)))?;
         pair("bytes", Some(self.bytes.into()))?;
-        pair("tokens_in", self.tokens_in.map(Value::from))?;
-        pair("tokens_cached", self.tokens_cached.map(Value::from))?;
-        pair("tokens_out", self.tokens_out.map(Value::from))?;
+        pair("tokens_in", self.tokens.prompt.map(Value::from))?;
+        pair("tokens_cached", self.tokens.cached.map(Value::from))?;
+        pair("tokens_out", self.tokens.completion.map(Value::from))?;
         // Infinity is not a number in JSON, and not one that tells anything in text.
-        let speed = self.tokens_per_second.filter(|speed| speed.is_finite());
+        let speed = self.tokens.per_second.filter(|speed| speed.is_finite());
         pair("tokens_per_second", speed.map(|speed| ((speed * 10.0).round() / 10.0).into()))?;
         pair("end", Some(self.end.as_str().into()))
     }
 }
 
 /// `POST /v1/chat/completions 200 request_id=... end=done`
-impl Display for Line<'_> {
+impl Display for AccessRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.visit(&mut Pairs(f)).map_err(|_| fmt::Error)
     }

@@ -1,7 +1,8 @@
 //! What is going on, for eyes and never for decisions: the requests in progress, and the last that ended.
 
-use super::access::Line;
+use super::access::AccessRecord;
 use super::escape;
+use crate::api::usage::Tokens;
 use crate::util::cancel::CancelToken;
 use crate::util::lock::lock;
 use crate::util::time;
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Requests that have ended and are still shown.
 const RECENT: usize = 200;
@@ -27,8 +28,16 @@ pub(crate) struct Activity {
 #[derive(Default)]
 struct Now {
     running: BTreeMap<String, Arc<ActiveRequest>>,
-    recent: VecDeque<(u64, Value)>,
+    recent: VecDeque<Ended>,
     ended: u64,
+}
+
+struct Ended {
+    number: u64,
+    at: SystemTime,
+    record: Arc<AccessRecord>,
+    /// By somebody at the page.
+    stopped: bool,
 }
 
 pub(crate) struct ActiveRequest {
@@ -186,28 +195,19 @@ impl Activity {
         true
     }
 
-    pub(crate) fn ended(&self, line: &Line<'_>) {
-        if self.off.load(Ordering::Relaxed) || line.is_polled() {
+    pub(crate) fn ended(&self, record: &Arc<AccessRecord>) {
+        if self.off.load(Ordering::Relaxed) || record.is_polled() {
             return;
         }
-        let at = time::iso(time::wall());
+        let at = time::wall();
         let mut now = lock(&self.now);
-        let stopped = now.running.get(line.request_id).is_some_and(|ongoing| ongoing.is_stopped());
+        let stopped = now.running.get(&record.request_id).is_some_and(|ongoing| ongoing.is_stopped());
         now.ended += 1;
-        let view = json!({
-            "seq": now.ended, "at": at, "id": line.request_id, "client": line.client.to_string(), "key": line.key, "method": line.method,
-            "path": escape::cut(line.path.split('?').next().unwrap_or_default(), SHOWN).to_string(),
-            "model": line.model.map(|model| escape::cut(model, SHOWN).to_string()), "endpoint": line.endpoint, "reason": line.reason,
-            "status": line.status, "attempts": line.attempts, "queue_ms": line.queue.map(millis), "first_byte_ms": line.first_byte.map(millis),
-            "total_ms": millis(line.total), "bytes": line.bytes, "tokens_in": line.tokens_in, "tokens_cached": line.tokens_cached,
-            "tokens_out": line.tokens_out, "tokens_per_second": line.tokens_per_second,
-            "end": if stopped { "stopped" } else { line.end.as_str() },
-        });
         if now.recent.len() == RECENT {
             now.recent.pop_front();
         }
         let number = now.ended;
-        now.recent.push_back((number, view));
+        now.recent.push_back(Ended { number, at, record: Arc::clone(record), stopped });
     }
 
     /// Requests in progress, the oldest first.
@@ -221,7 +221,24 @@ impl Activity {
     /// Requests that ended after this one, the oldest first, and the number of the last.
     pub(crate) fn recent(&self, after: u64) -> (Vec<Value>, u64) {
         let now = lock(&self.now);
-        let new = now.recent.iter().filter(|(number, _)| *number > after).map(|(_, view)| view.clone());
+        let new = now.recent.iter().filter(|ended| ended.number > after).map(Ended::view);
         (new.collect(), now.ended)
+    }
+}
+
+impl Ended {
+    fn view(&self) -> Value {
+        let record = &*self.record;
+        let Tokens { prompt, cached, completion, per_second } = record.tokens;
+        json!({
+            "seq": self.number, "at": time::iso(self.at), "id": record.request_id, "client": record.client.to_string(),
+            "key": record.key.as_deref(), "method": record.method, "path": escape::cut(&record.path, SHOWN),
+            "model": record.model.as_deref().map(|model| escape::cut(model, SHOWN)), "endpoint": record.endpoint,
+            "reason": record.reason, "status": record.status, "attempts": record.attempts,
+            "queue_ms": record.queue.map(millis), "first_byte_ms": record.first_byte.map(millis),
+            "total_ms": millis(record.total), "bytes": record.bytes, "tokens_in": prompt, "tokens_cached": cached,
+            "tokens_out": completion, "tokens_per_second": per_second,
+            "end": if self.stopped { "stopped" } else { record.end.as_str() },
+        })
     }
 }

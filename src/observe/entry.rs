@@ -11,6 +11,8 @@ use std::time::SystemTime;
 /// A finished line: no character in it, but for JSON's own ending, can end it early or command a terminal.
 pub(crate) struct Entry {
     pub(crate) level: Level,
+    pub(super) at: SystemTime,
+    pub(super) is_access: bool,
     /// Target and message side by side for text, the whole line with its end for JSON.
     joined: String,
     target: usize,
@@ -24,7 +26,7 @@ impl Entry {
             LogFormat::Text => text(&mut joined, record)?,
             LogFormat::Json => json(&mut joined, record, at)?,
         };
-        Ok(Self { level: record.level(), joined, target })
+        Ok(Self { level: record.level(), at, is_access: record.target() == access::TARGET, joined, target })
     }
 
     /// Module or subject; empty for JSON, which holds it.

@@ -15,6 +15,9 @@ pub(crate) struct Gauge {
 const BUCKETS: [f64; 16] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
+/// Between the labels of a series, which hold none.
+pub(crate) const SEPARATOR: char = '\u{1f}';
+
 /// What kind of values a family has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -78,7 +81,7 @@ impl Value {
 }
 
 /// Appends a family, if it has any series.
-pub(crate) fn family(out: &mut String, spec: &Spec, series: &BTreeMap<Vec<String>, Value>) {
+pub(crate) fn family(out: &mut String, spec: &Spec, series: &BTreeMap<String, Value>) {
     if series.is_empty() {
         return;
     }
@@ -89,7 +92,7 @@ pub(crate) fn family(out: &mut String, spec: &Spec, series: &BTreeMap<Vec<String
     };
     head(out, spec.name, spec.help, kind);
     for (values, value) in series {
-        let labels: Vec<(&str, &str)> = spec.labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
+        let labels: Vec<(&str, &str)> = spec.labels.iter().copied().zip(values.split(SEPARATOR)).collect();
         match value {
             Value::Number(number) => sample(out, spec.name, &labels, *number),
             Value::Times(counts, sum) => {
@@ -147,7 +150,7 @@ mod tests {
         // F12
         let spec = Spec::new("x_total", Kind::Counter, &["a", "b"], "Some.");
         let mut series = BTreeMap::new();
-        series.insert(vec!["q\"\\\n".to_owned(), String::new()], Value::Number(2.5));
+        series.insert("q\"\\\n\u{1f}\u{1f}".to_owned(), Value::Number(2.5));
         let mut out = String::new();
         family(&mut out, &spec, &series);
         assert_eq!(out, "# HELP x_total Some.\n# TYPE x_total counter\nx_total{a=\"q\\\"\\\\\\n\",b=\"\"} 2.5\n");
@@ -164,7 +167,7 @@ mod tests {
         }
         let spec = Spec::new("t_seconds", Kind::Histogram, &[], "T.");
         let mut out = String::new();
-        family(&mut out, &spec, &BTreeMap::from([(vec![], value)]));
+        family(&mut out, &spec, &BTreeMap::from([(String::new(), value)]));
         for line in [
             "t_seconds_bucket{le=\"0.005\"} 2",
             "t_seconds_bucket{le=\"0.01\"} 3",

@@ -1,8 +1,9 @@
 //! The process log, behind the `log` crate. Threads hand lines over and never wait; one thread writes them to stderr.
 //! A line that finds no room or cannot be written is dropped and counted. Knows nothing of requests.
 
+use super::access::AccessRecord;
 use super::entry::Entry;
-use super::{access, escape};
+use super::escape;
 use crate::config::{self, LogFormat};
 use crate::util::lock::lock;
 use crate::util::time;
@@ -15,7 +16,7 @@ use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Lines that may wait for a slow stderr.
 const WAITING: usize = 1024;
@@ -94,25 +95,57 @@ impl LoggerHandle {
 
 enum Item {
     Line(Entry),
+    /// Rendered by the thread that writes, so that no request waits for it.
+    Access(Arc<AccessRecord>, SystemTime),
     /// Dropped when its turn comes, which tells the other end.
     Flush(Sender<()>),
 }
 
-/// Where lines go. Called on one thread only; may fail, panic and block as it likes.
-type Sink = Box<dyn FnMut(&Entry) -> io::Result<()> + Send>;
+/// Where lines go, or `None` when there is none for now. Called on one thread only; may panic and block as it likes.
+/// Returns how many lines are lost.
+type Sink = Box<dyn FnMut(Option<&Entry>) -> u64 + Send>;
+
+/// Access lines that are written together.
+const BATCH: usize = 32 << 10;
+/// How long the next lines are waited for before they are written together.
+const BATCH_TIME: Duration = Duration::from_millis(10);
 
 fn sink(format: LogFormat) -> Sink {
-    match format {
-        LogFormat::Json => Box::new(|entry| io::stderr().lock().write_all(entry.message().as_bytes())),
-        LogFormat::Text => {
-            let text = SimpleLogger::new();
-            Box::new(move |entry| {
-                let mut record = Record::builder();
-                record.level(entry.level).target(entry.target());
-                text.log(&record.args(format_args!("{}", entry.message())).build());
-                Ok(())
-            })
+    let text = SimpleLogger::new();
+    let (mut batch, mut lines) = (Vec::new(), 0);
+    Box::new(move |entry| {
+        let is_batched = entry.is_some_and(|entry| format == LogFormat::Json || entry.is_access);
+        if let Some(entry) = entry.filter(|_| is_batched) {
+            match format {
+                LogFormat::Json => batch.extend_from_slice(entry.message().as_bytes()),
+                // As simple_logger prints it.
+                LogFormat::Text => {
+                    let (at, level, target) = (time::iso(entry.at), entry.level, entry.target());
+                    let _ = writeln!(batch, "{at} {level:<5} [{target}] {}", entry.message());
+                }
+            }
+            lines += 1;
         }
+        let mut lost = 0;
+        if !is_batched || batch.len() >= BATCH {
+            let written = batch.is_empty() || io::stderr().lock().write_all(&batch).is_ok();
+            lost = if written { 0 } else { lines };
+            batch.clear();
+            lines = 0;
+        }
+        if let Some(entry) = entry.filter(|_| !is_batched) {
+            let mut record = Record::builder();
+            record.level(entry.level).target(entry.target());
+            text.log(&record.args(format_args!("{}", entry.message())).build());
+        }
+        lost
+    })
+}
+
+/// Writes the access line of an ended request.
+pub(crate) fn access(record: &Arc<AccessRecord>) {
+    if let Some(logger) = LOGGER.get().filter(|_| record.level() <= log::max_level()) {
+        logger.take_access(record);
     }
 }
 
@@ -130,8 +163,15 @@ impl Logger {
         let dropped = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&dropped);
         // On failure the closure is dropped, and with it the receiving end.
-        let _ = thread::Builder::new().name(THREAD.into()).spawn(move || drain(taken, sink, &count));
+        let _ = thread::Builder::new().name(THREAD.into()).spawn(move || drain(taken, format, sink, &count));
         Self { format, access: AtomicBool::new(true), items, dropped }
+    }
+
+    fn take_access(&self, record: &Arc<AccessRecord>) {
+        let item = || Item::Access(Arc::clone(record), time::wall());
+        if self.access.load(Ordering::Relaxed) && self.items.try_send(item()).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn flush(&self, deadline: Instant) -> bool {
@@ -147,9 +187,6 @@ impl Logger {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        if metadata.target() == access::TARGET {
-            return self.access.load(Ordering::Relaxed);
-        }
         let origin = metadata.target().split("::").next().unwrap_or_default();
         metadata.level() <= CAP || !CAPPED.contains(&origin)
     }
@@ -168,20 +205,35 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-fn drain(items: Receiver<Item>, mut sink: Sink, dropped: &AtomicU64) {
-    for item in items {
-        let entry = match item {
-            Item::Line(entry) => entry,
-            Item::Flush(turn) => {
-                drop(turn);
-                continue;
-            }
-        };
-        remember(&entry);
+fn drain(items: Receiver<Item>, format: LogFormat, mut sink: Sink, dropped: &AtomicU64) {
+    let mut write = |entry: Option<&Entry>| {
         // simple_logger prints with `eprintln!`, which panics when stderr is a full disk or a closed pipe.
-        let written = panic::catch_unwind(AssertUnwindSafe(|| sink(&entry)));
-        if !matches!(written, Ok(Ok(()))) {
-            dropped.fetch_add(1, Ordering::Relaxed);
+        let lost = panic::catch_unwind(AssertUnwindSafe(|| sink(entry))).unwrap_or(1);
+        dropped.fetch_add(lost, Ordering::Relaxed);
+    };
+    let mut first = items.recv().ok();
+    while let Some(item) = first.take() {
+        for item in std::iter::once(item).chain(items.try_iter()) {
+            let entry = match item {
+                Item::Line(entry) => Some(entry),
+                Item::Access(record, at) => record.with_record(|record| Entry::new(record, format, at)).ok(),
+                Item::Flush(turn) => {
+                    write(None);
+                    drop(turn);
+                    continue;
+                }
+            };
+            if let Some(entry) = entry {
+                remember(&entry);
+                write(Some(&entry));
+            }
+        }
+        // Not listening meanwhile: a busy proxy does not wake this thread for each line.
+        thread::park_timeout(BATCH_TIME);
+        first = items.try_recv().ok();
+        if first.is_none() {
+            write(None);
+            first = items.recv().ok();
         }
     }
 }

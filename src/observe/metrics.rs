@@ -1,8 +1,9 @@
 //! What is counted and measured, for Prometheus. Knows requests only by what their access line tells; gauges that
 //! others own are handed in when somebody looks, so they cannot drift.
 
-use super::access::{End, Line};
+use super::access::{AccessRecord, End};
 use super::exposition::{self, Gauge, Kind, Spec, Value};
+use crate::api::usage::Tokens;
 use crate::util::lock::lock;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -86,12 +87,19 @@ const FAMILIES: [Spec; 14] = [
 /// The counters of a process; they outlive reloads.
 pub(crate) struct Metrics {
     /// One lock: a handful of updates for each request, none for a piece of a stream.
-    families: Mutex<Vec<BTreeMap<Vec<String>, Value>>>,
+    families: Mutex<Families>,
+}
+
+struct Families {
+    /// By labels, each followed by `exposition::SEPARATOR`.
+    series: Vec<BTreeMap<String, Value>>,
+    /// The labels of an update, kept so that no update allocates.
+    key: String,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { families: Mutex::new(vec![BTreeMap::new(); FAMILIES.len()]) }
+        Self { families: Mutex::new(Families { series: vec![BTreeMap::new(); FAMILIES.len()], key: String::new() }) }
     }
 }
 
@@ -121,18 +129,27 @@ impl Metrics {
         let spec = &FAMILIES[family as usize];
         debug_assert_eq!(labels.len(), spec.labels.len(), "{}", spec.name);
         let mut families = lock(&self.families);
-        let series = &mut families[family as usize];
-        let key: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
-        let key = if series.len() >= MOST_SERIES && !series.contains_key(&key) {
-            vec!["other".to_owned(); labels.len()]
-        } else {
-            key
+        let Families { series, key } = &mut *families;
+        let series = &mut series[family as usize];
+        let write = |key: &mut String, labels: &mut dyn Iterator<Item = &str>| {
+            key.clear();
+            for label in labels {
+                key.extend(label.chars().filter(|c| *c != exposition::SEPARATOR));
+                key.push(exposition::SEPARATOR);
+            }
         };
-        act(series.entry(key).or_insert_with(|| Value::new(spec.kind)));
+        write(key, &mut labels.iter().copied());
+        if series.len() >= MOST_SERIES && !series.contains_key(key) {
+            write(key, &mut labels.iter().map(|_| "other"));
+        }
+        match series.get_mut(key) {
+            Some(value) => act(value),
+            None => act(series.entry(key.clone()).or_insert_with(|| Value::new(spec.kind))),
+        }
     }
 
-    pub(crate) fn ended(&self, line: &Line<'_>, at: Labels<'_>) {
-        let method = bounded_method(line.method);
+    pub(crate) fn ended(&self, line: &AccessRecord, at: Labels<'_>) {
+        let method = bounded_method(&line.method);
         self.count(Family::HttpRequests, &[at.forward, method, at.path]);
         self.time(Family::HttpDuration, &[at.forward, method, at.path], line.total);
         if line.status >= 400 && line.status != 499 {
@@ -153,7 +170,7 @@ impl Metrics {
             };
             self.count(Family::ClientGone, &[stage]);
         }
-        let Some(endpoint) = line.endpoint else { return };
+        let Some(endpoint) = line.endpoint.as_deref() else { return };
         let model = at.model.unwrap_or("other");
         if line.end == End::UpstreamLost {
             self.count(Family::UpstreamLost, &[endpoint]);
@@ -161,20 +178,19 @@ impl Metrics {
         if let Some(first) = line.first_byte {
             self.time(Family::FirstByte, &[endpoint, model], first);
         }
-        for (kind, tokens) in
-            [("prompt", line.tokens_in), ("cached", line.tokens_cached), ("completion", line.tokens_out)]
-        {
+        let Tokens { prompt, cached, completion, per_second } = line.tokens;
+        for (kind, tokens) in [("prompt", prompt), ("cached", cached), ("completion", completion)] {
             if let Some(tokens) = tokens {
                 self.add(Family::Tokens, &[endpoint, model, kind], tokens as f64);
             }
         }
-        if let Some(speed) = line.tokens_per_second.filter(|speed| speed.is_finite()) {
+        if let Some(speed) = per_second.filter(|speed| speed.is_finite()) {
             self.with(Family::TokensPerSecond, &[endpoint, model], |value| value.set(speed));
         }
     }
 
     pub(crate) fn render(&self, now: &[Gauge]) -> String {
-        let families = lock(&self.families).clone();
+        let families = lock(&self.families).series.clone();
         let mut out = String::new();
         for (spec, series) in FAMILIES.iter().zip(&families) {
             exposition::family(&mut out, spec, series);

@@ -4,7 +4,7 @@
 pub(crate) mod access;
 pub(crate) mod active;
 mod entry;
-mod escape;
+pub(crate) mod escape;
 pub(crate) mod exposition;
 pub(crate) mod log_writer;
 pub(crate) mod metrics;

@@ -7,8 +7,10 @@ use crate::config::CorsOrigin;
 use crate::http::head::{Fields, Head};
 use crate::http::request::Request;
 use crate::http::response::Response;
-use crate::observe::access::{self, End, Line};
+use crate::observe::access::{AccessRecord, End};
 use crate::observe::active::Activity;
+use crate::observe::escape;
+use crate::observe::log_writer;
 use crate::observe::metrics::{Labels, Metrics};
 use crate::proxy::body::RequestBody;
 use crate::proxy::{cors, downstream, paths};
@@ -20,6 +22,9 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// Characters of a path or method that are kept of an ended request.
+const SHOWN: usize = 256;
 
 /// One request as the access line and every answer of ours see it.
 pub(crate) struct RequestContext {
@@ -208,48 +213,43 @@ impl RequestContext {
         let (fields, body) = downstream::refusal(failure, self.dialect, &self.common);
         response.send(downstream::status(failure), &fields, &body);
         let (status, _, code) = failure.kind.wire();
-        self.write(
-            method,
-            path,
-            Line { end: End::Refused, reason: Some(code), model, ..self.line(status, body.len() as u64) },
-            false,
-        );
+        let model = model.map(|model| escape::cut(model, SHOWN).to_owned());
+        let record = self.record(method, status, body.len() as u64);
+        self.write(AccessRecord { end: End::Refused, reason: Some(code), model, ..record }, path, false);
         // Who speaks something else than HTTP here cannot read the answer: the log says what it was.
         let level = if path == "-" { log::Level::Info } else { log::Level::Debug };
         log::log!(level, "request {} of {} refused: {}", self.id, self.client, failure.message);
     }
 
     fn done(&self, head: &Head, status: StatusCode, bytes: usize) {
-        self.write(head.method.as_str(), head.target.path(), self.line(status.as_u16(), bytes as u64), false);
+        self.write(self.record(head.method.as_str(), status.as_u16(), bytes as u64), head.target.path(), false);
     }
 
     /// Writes the access line of a forwarded request.
     pub(crate) fn log(&self, head: &Head, status: u16, bytes: u64, outline: &Summary<'_>) {
         let Summary { ask, by, relayed, queued } = outline;
-        let line = Line {
-            model: by.and_then(|by| by.model.as_deref()).or_else(|| ask.and_then(RequestBody::name)),
-            endpoint: by.map(|by| by.endpoint.name()),
+        let model = by.and_then(|by| by.model.as_deref()).or_else(|| ask.and_then(RequestBody::name));
+        let record = AccessRecord {
+            model: model.map(|model| escape::cut(model, SHOWN).to_owned()),
+            endpoint: by.map(|by| by.endpoint.name().to_owned()),
             reason: by.map(|by| by.reason),
             attempts: by.map_or(0, |by| by.attempts),
             queue: Some(*queued).filter(|queued| !queued.is_zero()),
             first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
-            tokens_in: relayed.tokens.prompt,
-            tokens_cached: relayed.tokens.cached,
-            tokens_out: relayed.tokens.completion,
-            tokens_per_second: relayed.tokens.per_second,
+            tokens: relayed.tokens,
             end: relayed.end,
-            ..self.line(status, bytes)
+            ..self.record(head.method.as_str(), status, bytes)
         };
-        self.write(head.method.as_str(), head.target.path(), line, by.is_some_and(|by| by.named));
+        self.write(record, head.target.path(), by.is_some_and(|by| by.named));
     }
 
-    fn line(&self, status: u16, bytes: u64) -> Line<'_> {
-        Line {
-            request_id: &self.id,
+    fn record(&self, method: &str, status: u16, bytes: u64) -> AccessRecord {
+        AccessRecord {
+            request_id: self.id.clone(),
             client: self.client,
-            key: self.key.as_deref(),
-            method: "",
-            path: "",
+            key: self.key.clone(),
+            method: escape::cut(method, SHOWN).to_owned(),
+            path: String::new(),
             model: None,
             endpoint: None,
             reason: None,
@@ -259,22 +259,22 @@ impl RequestContext {
             first_byte: None,
             total: time::now().saturating_duration_since(self.began),
             bytes,
-            tokens_in: None,
-            tokens_cached: None,
-            tokens_out: None,
-            tokens_per_second: None,
+            tokens: Tokens::default(),
             end: End::Done,
         }
     }
 
-    fn write(&self, method: &str, path: &str, line: Line<'_>, named: bool) {
-        let line = Line { method, path, ..line };
+    fn write(&self, record: AccessRecord, path: &str, named: bool) {
+        // Clients choose names; the record is kept for a while.
+        let short = |text: &str| escape::cut(text, SHOWN).to_owned();
+        let record = Arc::new(AccessRecord { path: short(path.split('?').next().unwrap_or_default()), ..record });
         if let Some(Entry { forward, metrics, activity }) = &self.here {
-            activity.ended(&line);
-            metrics.ended(&line, Labels { forward, path: paths::pattern(path), model: line.model.filter(|_| named) });
+            activity.ended(&record);
+            let model = record.model.as_deref().filter(|_| named);
+            metrics.ended(&record, Labels { forward, path: paths::pattern(path), model });
         }
         if self.access {
-            access::record(&line, log::Level::Info);
+            log_writer::access(&record);
         }
     }
 }

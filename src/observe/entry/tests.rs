@@ -1,7 +1,7 @@
 //! Unit tests of `entry`.
 
 use super::*;
-use crate::observe::access::{Line, tests::CHAT};
+use crate::observe::access::{AccessRecord, tests::chat};
 use serde_json::{Value as Json, json};
 
 fn plain(message: &str, format: LogFormat) -> Entry {
@@ -44,9 +44,9 @@ fn json_lines_are_json_whatever_they_hold() {
 fn an_access_line_in_json_is_flat_and_typed() {
     // F12: a model may be called anything, a key `42`
     let hostile = "\"}\r\n{\"level\":\"\u{1b}";
-    let line = Line { model: Some(hostile), path: hostile, key: Some("42"), endpoint: None, ..CHAT };
-    let record = Record::builder().target(access::TARGET).key_values(&line).build();
-    let entry = Entry::new(&record, LogFormat::Json, SystemTime::UNIX_EPOCH).unwrap();
+    let (model, path, key) = (Some(hostile.into()), hostile.into(), Some("42".into()));
+    let line = AccessRecord { model, path, key, endpoint: None, ..chat() };
+    let entry = line.with_record(|record| Entry::new(record, LogFormat::Json, SystemTime::UNIX_EPOCH)).unwrap();
     assert_eq!(
         parsed(&entry),
         json!({

@@ -1,7 +1,7 @@
 //! Unit tests of `log_writer`.
 
 use super::*;
-use crate::observe::access::tests::CHAT;
+use crate::observe::access::tests::chat;
 use crate::util::child;
 use crossbeam_channel::unbounded;
 use std::fs::OpenOptions;
@@ -9,7 +9,8 @@ use std::fs::OpenOptions;
 /// A logger whose lines come out of the receiver; the writing thread ends with the logger.
 fn logger() -> (Logger, Receiver<String>) {
     let (lines, seen) = unbounded();
-    let sink: Sink = Box::new(move |entry| lines.send(entry.message().to_owned()).map_err(io::Error::other));
+    let sink: Sink =
+        Box::new(move |entry| entry.is_some_and(|entry| lines.send(entry.message().to_owned()).is_err()).into());
     (Logger::start(LogFormat::Text, sink), seen)
 }
 
@@ -29,7 +30,7 @@ fn lines_beyond_a_stuck_sink_are_dropped_and_counted_without_waiting() {
     let sink: Sink = Box::new(move |_| {
         let _ = entered.send(());
         let _ = gate.recv();
-        Ok(())
+        0
     });
     let logger = Logger::start(LogFormat::Text, sink);
     say(&logger, Level::Info, "t", "held by the sink");
@@ -52,10 +53,11 @@ fn lines_beyond_a_stuck_sink_are_dropped_and_counted_without_waiting() {
 fn a_sink_that_fails_or_panics_loses_its_line_only() {
     // E4
     let (lines, seen) = unbounded();
-    let sink: Sink = Box::new(move |entry| match entry.message() {
-        "fail" => Err(io::Error::other("disk full")),
-        "panic" => panic!("as simple_logger does"),
-        text => lines.send(text.to_owned()).map_err(io::Error::other),
+    let sink: Sink = Box::new(move |entry| match entry.map(Entry::message) {
+        None => 0,
+        Some("fail") => 1,
+        Some("panic") => panic!("as simple_logger does"),
+        Some(text) => lines.send(text.to_owned()).is_err().into(),
     });
     let logger = Logger::start(LogFormat::Text, sink);
     for message in ["one", "fail", "panic", "two"] {
@@ -82,13 +84,13 @@ fn libraries_that_dump_the_wire_never_say_more_than_warnings() {
 #[test]
 fn access_lines_can_be_switched_off_alone() {
     let (logger, seen) = logger();
-    CHAT.write(Level::Info, &logger);
+    logger.take_access(&Arc::new(chat()));
     logger.access.store(false, Ordering::Relaxed);
-    CHAT.write(Level::Info, &logger);
+    logger.take_access(&Arc::new(chat()));
     say(&logger, Level::Info, "t", "still here");
     assert!(logger.flush(soon()));
     let lines: Vec<String> = seen.try_iter().collect();
-    assert_eq!(lines, [CHAT.to_string(), "still here".to_owned()]);
+    assert_eq!(lines, [chat().to_string(), "still here".to_owned()]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Unit tests of `metrics`.
 
-use super::super::access::tests::CHAT;
+use super::super::access::tests::chat;
 use super::*;
 use std::thread;
 
@@ -10,9 +10,9 @@ const AT: Labels<'static> = Labels { forward: "main", path: "/v1/chat/completion
 fn an_ended_request_is_counted_where_it_belongs() {
     // S002-26, S002-27
     let metrics = Metrics::default();
-    metrics.ended(&CHAT, AT);
-    metrics.ended(&Line { status: 429, attempts: 0, endpoint: None, ..CHAT }, AT);
-    metrics.ended(&Line { status: 499, end: End::ClientGone, first_byte: None, ..CHAT }, AT);
+    metrics.ended(&chat(), AT);
+    metrics.ended(&AccessRecord { status: 429, attempts: 0, endpoint: None, ..chat() }, AT);
+    metrics.ended(&AccessRecord { status: 499, end: End::ClientGone, first_byte: None, ..chat() }, AT);
     let text = metrics.render(&[]);
     for line in [
         r#"llmproxy_http_requests_total{forward="main",method="POST",path="/v1/chat/completions"} 3"#,
@@ -31,7 +31,7 @@ fn any_number_of_names_leaves_the_size_flat() {
     for n in 0..10_000 {
         let name = format!("m{n}\"\\\n");
         metrics.count(Family::UpstreamRequests, &["default", &name]);
-        metrics.ended(&Line { method: &name, ..CHAT }, AT);
+        metrics.ended(&AccessRecord { method: name, ..chat() }, AT);
     }
     let text = metrics.render(&[]);
     assert!(text.lines().count() < 2 * MOST_SERIES + 200, "{}", text.lines().count());
@@ -43,7 +43,7 @@ fn counts_of_many_threads_add_up() {
     let metrics = Metrics::default();
     thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| (0..1000).for_each(|_| metrics.ended(&CHAT, AT)));
+            scope.spawn(|| (0..1000).for_each(|_| metrics.ended(&chat(), AT)));
         }
     });
     let text = metrics.render(&[]);
