@@ -3,6 +3,7 @@
 use super::head::Head;
 use super::request::From;
 use crate::api::errors::Failure;
+use std::any::Any;
 use std::net::IpAddr;
 
 /// Which workers a request goes to.
@@ -21,7 +22,12 @@ pub struct Admission {
     /// Why the request may not go on. Decided before a body is read and before a proxy worker is taken; what is answered
     /// from memory without a body is decided later.
     pub refusal: Option<Failure>,
+    /// What else the handler found out, for itself: it comes back in [`Request::decided`](super::request::Request).
+    pub decided: Option<Decided>,
 }
+
+/// Something of the handler's.
+pub type Decided = Box<dyn Any + Send>;
 
 /// Decides about heads, each once.
 pub trait Admit: Send + Sync + 'static {

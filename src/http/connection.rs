@@ -3,7 +3,7 @@
 //!
 //! Head -> Body -> Queued -> (a worker answers) -> Flush -> Head, or Linger and the end.
 
-use super::admission::{Admission, Pool};
+use super::admission::{Admission, Decided, Pool};
 use super::head::{Framing, Head, Parser};
 use super::limits::{ConnectionPermit, Rules};
 use super::min_rate::MinRate;
@@ -86,6 +86,7 @@ pub(super) struct Incoming {
 pub(super) struct Arrived {
     pub head: Head,
     pub(crate) pool: Pool,
+    pub(crate) decided: Option<Decided>,
     /// See [`Admission::client`].
     pub(crate) client: Option<IpAddr>,
     pub(crate) body: Body,
@@ -338,7 +339,7 @@ impl Connection {
     }
 
     fn begin_body(&mut self, head: Head, rest: &[u8], now: Instant, rules: &Rules) -> (Step, usize) {
-        let Admission { pool, client, refusal } = rules.admit.admit(&head, self.from());
+        let Admission { pool, client, refusal, decided } = rules.admit.admit(&head, self.from());
         let length = match head.framing {
             Framing::None => 0,
             Framing::Sized(length) => length,
@@ -351,7 +352,7 @@ impl Connection {
         let expects_continue = head.expect_continue;
         let decoder = Decoder::new(head.framing, rules.limits.body);
         let arrived =
-            Arrived { head, pool, client, body: Body::new(rules.budget.hold(client)), rest: None, began: now };
+            Arrived { head, pool, decided, client, body: Body::new(rules.budget.hold(client)), rest: None, began: now };
         if length == 0 {
             return (Step::Serve(Box::new(arrived)), rest.len());
         }

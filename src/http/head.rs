@@ -8,6 +8,7 @@ pub(crate) use super::target::Target;
 use super::framing::{self, refuse};
 use super::request_line::{self, RequestLine};
 use crate::api::errors::{Failure, Kind};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 
 /// How much a client may send.
@@ -152,6 +153,8 @@ impl Parser {
 }
 
 fn assemble(text: &[u8], count: usize, limits: &Limits) -> Result<Head, Failure> {
+    // One allocation for all values.
+    let text = &Bytes::copy_from_slice(text);
     let mut raw = vec![httparse::EMPTY_HEADER; count];
     let mut request = httparse::Request::new(&mut raw);
     // A9 and A11: folded lines, space around names and names that are not tokens are errors to httparse.
@@ -166,8 +169,8 @@ fn assemble(text: &[u8], count: usize, limits: &Limits) -> Result<Head, Failure>
             return Err(refuse("Transfer-Encoding is not exactly `chunked`"));
         }
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| refuse("a header name is not a token"))?;
-        let value =
-            HeaderValue::from_bytes(field.value).map_err(|_| refuse("a header value holds a control character"))?;
+        let value = HeaderValue::from_maybe_shared(text.slice_ref(field.value))
+            .map_err(|_| refuse("a header value holds a control character"))?;
         fields.push(name, value);
     }
     framing::check_host(&fields, version, authority)?;

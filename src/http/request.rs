@@ -4,6 +4,7 @@ use super::head::Head;
 use super::upload::Upload;
 use crate::util::budget::Held;
 use crate::util::cancel::CancelToken;
+use std::any::Any;
 use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Request {
     /// When it was complete; with a `rest`, when that was left to the worker. All times of a request count from here.
     pub(crate) began: Instant,
     pub(crate) cancel: Arc<CancelToken>,
+    /// What the handler decided by the head alone.
+    pub(crate) decided: Option<Box<dyn Any + Send>>,
 }
 
 impl Request {

@@ -182,7 +182,7 @@ impl Shared {
     }
 
     fn answer(&self, connection: Box<Connection>, arrived: Arrived) -> Option<Box<Connection>> {
-        let Arrived { head, pool, client, body, mut rest, began } = arrived;
+        let Arrived { head, pool, decided, client, body, mut rest, began } = arrived;
         let (peer, peer_text, listener) = (connection.peer, Arc::clone(&connection.peer_text), connection.listener);
         let mut to = ResponseTo::head(Some(&head), client, pool == Pool::Proxy);
         to.keep &= rest.is_none();
@@ -192,7 +192,8 @@ impl Shared {
             rest.hear(&cancel);
         }
         let rest = rest.map(RefCell::new);
-        self.handler.serve(Request { head, body, rest, peer, peer_text, listener, began, cancel }, &mut response);
+        let request = Request { head, body, rest, peer, peer_text, listener, began, cancel, decided };
+        self.handler.serve(request, &mut response);
         response.give_back()
     }
 

@@ -71,6 +71,7 @@ impl Proxy {
             listener: 0,
             began: time::now(),
             cancel: Arc::clone(order.cancel),
+            decided: None,
         };
         let ended = self.send(order, &request);
         *body = request.body;

@@ -68,7 +68,7 @@ fn without_port(host: &str) -> &str {
 }
 
 /// Refuses what a browser sends from a page that `rules` do not list, so that no web page uses a listener without keys.
-/// Programs send neither `Origin` nor `Sec-Fetch-ListenerPolicy`, and pass.
+/// Programs send neither `Origin` nor `Sec-Fetch-Site`, and pass.
 pub(crate) fn check_page(head: &Head, rules: &[CorsOrigin]) -> Result<(), Failure> {
     let host = head.fields.get(header::HOST).map(lower).unwrap_or_default();
     let is_own = |origin: &HeaderValue| lower(origin).split_once("://").is_some_and(|(_, own)| own == host);

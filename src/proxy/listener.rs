@@ -19,6 +19,7 @@ use crate::routing::snapshot::Snapshot;
 use crate::upstream::headers::Policy;
 use crate::util::time;
 use http::{Method, header};
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -166,7 +167,14 @@ impl Proxy {
         Policy { pages: raw, cors: self.cors(snapshot, listener).is_none(), limits: true }
     }
 
-    pub(super) fn context(&self, head: &Head, from: From, began: Instant, snapshot: &Snapshot) -> RequestContext {
+    pub(super) fn context(
+        &self,
+        head: &Head,
+        from: From,
+        began: Instant,
+        snapshot: &Snapshot,
+        route: &Route,
+    ) -> RequestContext {
         let here = Entry {
             forward: Arc::clone(&self.listeners[from.listener].name),
             metrics: Arc::clone(&self.metrics),
@@ -174,11 +182,31 @@ impl Proxy {
         };
         let context = RequestContext::new(head, from.peer, began, snapshot, here);
         let context = context.with_cors(head, self.cors(snapshot, from.listener).unwrap_or_default());
-        match self.route(head, from.listener, snapshot) {
+        match route {
             Route::Health | Route::Models | Route::Model(_) | Route::Metrics => context.never_stored(),
             _ => context,
         }
     }
+
+    /// The route of a request and who it is from: as decided when its head came, if nothing has changed since.
+    pub(super) fn decide(
+        &self,
+        request: &mut Request,
+        snapshot: &Arc<Snapshot>,
+    ) -> (Route, Option<Result<ClientKey, Failure>>) {
+        let decided = request.decided.take().and_then(|decided| decided.downcast::<Decided>().ok());
+        match decided.filter(|decided| Arc::ptr_eq(&decided.snapshot, snapshot)) {
+            Some(decided) => (decided.route, Some(Ok(decided.client_key))),
+            None => (self.route(&request.head, request.listener, snapshot), None),
+        }
+    }
+}
+
+/// What the head of a request to an endpoint decided, under this snapshot.
+struct Decided {
+    snapshot: Arc<Snapshot>,
+    route: Route,
+    client_key: ClientKey,
 }
 
 impl Admit for Proxy {
@@ -190,13 +218,20 @@ impl Admit for Proxy {
         let client = (!trusted.iter().any(|network| network.contains(client))).then_some(client);
         let is_forwarded = matches!(route, Route::Forward(_));
         let pool = if is_forwarded && !self.draining.load(Ordering::SeqCst) { Pool::Proxy } else { Pool::Control };
-        let refusal = (head.has_body() || is_forwarded).then(|| match self.page(&snapshot, from.listener) {
-            Some(page) if route == Route::Admin => page.admit(head, from).map(drop),
-            // What is open to everybody is so without a body.
-            _ if head.has_body() => self.client_key(head, from, &Route::Unknown, &snapshot).map(drop),
-            _ => self.client_key(head, from, &route, &snapshot).map(drop),
-        });
-        Admission { pool, client, refusal: refusal.and_then(Result::err) }
+        let (mut refusal, mut decided): (_, Option<Box<dyn Any + Send>>) = (None, None);
+        if is_forwarded {
+            match self.client_key(head, from, &route, &snapshot) {
+                Ok(client_key) => decided = Some(Box::new(Decided { snapshot, route, client_key })),
+                Err(failure) => refusal = Some(failure),
+            }
+        } else if head.has_body() {
+            refusal = match self.page(&snapshot, from.listener) {
+                Some(page) if route == Route::Admin => page.admit(head, from).err(),
+                // What is open to everybody is so without a body.
+                _ => self.client_key(head, from, &Route::Unknown, &snapshot).err(),
+            };
+        }
+        Admission { pool, client, refusal, decided }
     }
 
     fn passes_on(&self, head: &Head, listener: usize) -> bool {
@@ -221,7 +256,9 @@ impl Handler for Proxy {
         let snapshot = self.shared.load();
         match refused.head {
             Some(head) => {
-                self.context(head, refused.from, refused.began, &snapshot).refuse(response, head, &refused.failure)
+                let route = self.route(head, refused.from.listener, &snapshot);
+                let context = self.context(head, refused.from, refused.began, &snapshot, &route);
+                context.refuse(response, head, &refused.failure);
             }
             None => {
                 RequestContext::unread(refused.from.peer, refused.began).turn_away(response, "-", "-", &refused.failure)
@@ -230,7 +267,7 @@ impl Handler for Proxy {
     }
 
     fn left(&self, head: &Head, from: From, began: Instant) {
-        let context = self.context(head, from, began, &self.shared.load());
+        let context = self.context(head, from, began, &self.shared.load(), &Route::Unknown);
         let relayed = nothing_relayed(End::ClientGone);
         context.log(head, 499, 0, &Summary { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
     }

@@ -258,9 +258,9 @@ pub(crate) fn route(method: &Method, path: &str, has_model: bool) -> Route {
     if response_of(path).is_some() {
         let (deletes, cancels) = (*method == Method::DELETE, name.ends_with("/cancel"));
         match name.matches('/').count() {
-            1 if get || deletes => return forward(format!("/v1/{name}"), ModelSource::Response),
+            1 if get || deletes => return forward(["/v1/", name].concat(), ModelSource::Response),
             2 if (get && !cancels) || (post && cancels) => {
-                return forward(format!("/v1/{name}"), ModelSource::Response);
+                return forward(["/v1/", name].concat(), ModelSource::Response);
             }
             _ => {}
         }
@@ -272,16 +272,16 @@ pub(crate) fn route(method: &Method, path: &str, has_model: bool) -> Route {
     let is_in = |folders: &[&str]| folders.iter().any(|folder| name.len() > folder.len() && name.starts_with(folder));
     // `audio/voices` and the like
     if get && is_in(&API_FOLDERS) && !POSTED.contains(&name) {
-        return forward(format!("/v1/{name}"), ModelSource::Query);
+        return forward(["/v1/", name].concat(), ModelSource::Query);
     }
     if API.contains(&name) || is_in(&API_FOLDERS) || (post && is_in(&BELOW)) {
-        return only(post, "POST", forward(format!("/v1/{name}"), ModelSource::Body));
+        return only(post, "POST", forward(["/v1/", name].concat(), ModelSource::Body));
     }
     if NATIVE.contains(&name) {
-        return only(post, "POST", forward(format!("/{name}"), ModelSource::Body));
+        return only(post, "POST", forward(["/", name].concat(), ModelSource::Body));
     }
     if NATIVE_STATE.contains(&name) {
-        return only(get, "GET, HEAD", forward(format!("/{name}"), ModelSource::Query));
+        return only(get, "GET, HEAD", forward(["/", name].concat(), ModelSource::Query));
     }
     match () {
         // llama-server keeps a generation by `X-Conversation-Id` until this ends it.

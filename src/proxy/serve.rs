@@ -38,12 +38,12 @@ use std::time::Duration;
 
 impl Proxy {
     /// Serves one request.
-    pub(super) fn serve_request(&self, request: Request, response: &mut Response) {
+    pub(super) fn serve_request(&self, mut request: Request, response: &mut Response) {
         let snapshot = self.shared.load();
-        let mut context = self.context(&request.head, request.from(), request.began, &snapshot);
+        let (route, decided) = self.decide(&mut request, &snapshot);
+        let mut context = self.context(&request.head, request.from(), request.began, &snapshot, &route);
         let state = &self.listeners[request.listener];
         let mode = self.mode(&snapshot, request.listener);
-        let route = self.route(&request.head, request.listener, &snapshot);
         if route == Route::Admin
             && let Some(page) = self.page(&snapshot, request.listener)
         {
@@ -53,7 +53,8 @@ impl Proxy {
             let text = "This request has been here before: an endpoint of this proxy leads back to it.";
             return context.refuse(response, &request.head, &Failure::new(Kind::Loop, text));
         }
-        let client_key = self.client_key(&request.head, request.from(), &route, &snapshot).and_then(|client_key| {
+        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from(), &route, &snapshot));
+        let client_key = client_key.and_then(|client_key| {
             let limit = state.site(&snapshot.config).and_then(|policy| policy.rate_limit);
             if let Some(limit) = limit.filter(|_| route.is_limited()) {
                 let left = state.buckets.take(context.client, &limit, time::now());
@@ -69,7 +70,7 @@ impl Proxy {
         context.key.clone_from(&client_key.name);
         match route {
             Route::Models if request.head.fields.get(header::VIA).is_some() => {
-                context.tell(INSTANCE, self.net.pseudonym().value());
+                context.tell(INSTANCE, Some(self.net.pseudonym().name.clone()));
                 let listing = self.listing_for_proxy(&request.head, &snapshot, &client_key.scope);
                 context.json(response, &request, StatusCode::OK, &listing);
             }

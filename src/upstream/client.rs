@@ -24,7 +24,7 @@ use ureq::{Agent, Error, SendBody};
 
 /// Head of an answer and one read of a body; 40 KB heads are seen, so not less.
 const BUFFER: usize = 32 << 10;
-/// ureq's own clock must never fire: the transport decides.
+/// ureq's own clock never fires: the transport decides, and learns by these what is written.
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// An endpoint's agent. Cheap to share, keeps its idle connections.
@@ -122,8 +122,6 @@ impl UpstreamClient {
             .timeout_connect(Some(NEVER))
             .timeout_send_request(Some(NEVER))
             .timeout_send_body(Some(NEVER))
-            .timeout_recv_response(Some(NEVER))
-            .timeout_recv_body(Some(NEVER))
             .build();
         let base = endpoint.base.clone();
         let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
@@ -198,8 +196,8 @@ impl UpstreamClient {
         *request.method_mut() = order.method.clone();
         *request.uri_mut() = self.uri(order.path, order.raw)?;
         *request.headers_mut() = order.headers.clone();
-        if let Some(via) = self.identity.as_ref().and_then(|identity| identity.pseudonym.via()) {
-            request.headers_mut().append(http::header::VIA, via);
+        if let Some(identity) = &self.identity {
+            request.headers_mut().append(http::header::VIA, identity.pseudonym.via.clone());
         }
         let here = order.body.iter().map(|part| part.len() as u64).sum::<u64>();
         let length = order.rest.map_or(Some(here), |rest| rest.length.map(|rest| here + rest));

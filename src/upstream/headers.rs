@@ -280,28 +280,25 @@ impl Identity {
 
 /// A name of one proxy, which no other has.
 #[derive(Debug, Clone)]
-pub(crate) struct Pseudonym(String);
+pub(crate) struct Pseudonym {
+    /// The value of [`INSTANCE`].
+    pub(crate) name: HeaderValue,
+    /// The line that a request gets here (RFC 9110 7.6.3).
+    pub(super) via: HeaderValue,
+}
 
 impl Default for Pseudonym {
     fn default() -> Self {
-        Self(format!("llmproxy-{:08x}", random::number()))
+        let name = format!("llmproxy-{:08x}", random::number());
+        let value = |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("llmproxy"));
+        Self { via: value(&format!("1.1 {name}")), name: value(&name) }
     }
 }
 
 impl Pseudonym {
-    /// The line that a request gets here (RFC 9110 7.6.3).
-    pub(super) fn via(&self) -> Option<HeaderValue> {
-        HeaderValue::from_str(&format!("1.1 {}", self.0)).ok()
-    }
-
-    /// The value of [`INSTANCE`].
-    pub(crate) fn value(&self) -> Option<HeaderValue> {
-        HeaderValue::from_str(&self.0).ok()
-    }
-
     /// Whether a request with these `Via` lines has been here before.
     pub(crate) fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
-        is_in(self.0.as_bytes(), lines)
+        is_in(self.name.as_bytes(), lines)
     }
 }
 

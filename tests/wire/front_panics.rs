@@ -29,7 +29,7 @@ impl Admit for Clumsy {
     fn admit(&self, head: &Head, from: From) -> Admission {
         falls(head, "/admit");
         let refusal = (head.target.path() == "/refuse").then(|| Failure::new(Kind::Unauthorized, "no"));
-        Admission { pool: Pool::Proxy, client: Some(from.peer), refusal }
+        Admission { pool: Pool::Proxy, client: Some(from.peer), refusal, decided: None }
     }
     fn passes_on(&self, _: &Head, _: usize) -> bool {
         false

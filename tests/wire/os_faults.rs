@@ -94,7 +94,7 @@ struct Open;
 
 impl Admit for Open {
     fn admit(&self, _: &Head, from: From) -> Admission {
-        Admission { pool: Pool::Proxy, client: Some(from.peer), refusal: None }
+        Admission { pool: Pool::Proxy, client: Some(from.peer), refusal: None, decided: None }
     }
     fn passes_on(&self, _: &Head, _: usize) -> bool {
         false
