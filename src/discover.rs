@@ -82,7 +82,7 @@ pub(crate) fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
         method: Method::GET,
         path,
         raw: false,
-        headers: headers::own(endpoint),
+        headers: &|| headers::own(endpoint),
         body: [&[], &[], &[]],
         rest: None,
         timeouts: Timeouts { total: Some(PATIENCE), ..Timeouts::default() },

@@ -1,7 +1,8 @@
 //! Token counts read in passing: only what has not been looked through is kept, never the answer.
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 use serde::Deserialize;
+use std::sync::LazyLock;
 
 /// Longest object of counts that is waited for; llama-server's are under 1 KB together.
 const LONGEST: usize = 8 << 10;
@@ -56,6 +57,8 @@ struct Details {
 
 const USAGE: &[u8] = b"\"usage\"";
 const TIMINGS: &[u8] = b"\"timings\"";
+/// Made once: a finder costs more than a search through one chunk.
+static FINDERS: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| [Finder::new(USAGE), Finder::new(TIMINGS)]);
 
 impl Tail {
     pub(crate) fn push(&mut self, piece: &[u8]) {
@@ -69,8 +72,7 @@ impl Tail {
     /// Reads the counts in what came; how much of it is done with.
     fn look(&mut self) -> usize {
         // Forwards, since only that search is vectorised; there are one or two such keys.
-        let mut keys: Vec<usize> = memmem::find_iter(&self.rest, USAGE).collect();
-        keys.extend(memmem::find_iter(&self.rest, TIMINGS));
+        let mut keys: Vec<usize> = FINDERS.iter().flat_map(|finder| finder.find_iter(&self.rest)).collect();
         keys.sort_unstable();
         for at in keys {
             let text = &self.rest[at..];

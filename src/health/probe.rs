@@ -194,7 +194,7 @@ fn get(channel: &UpstreamClient, task: &Task, path: &str) -> Got {
         method: Method::GET,
         path,
         raw: false,
-        headers: headers::own(&task.endpoint.config),
+        headers: &|| headers::own(&task.endpoint.config),
         body: [&[], &[], &[]],
         rest: None,
         timeouts: Timeouts { connect, first_byte: None, idle: None, total: Some(total) },

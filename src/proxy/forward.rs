@@ -224,7 +224,6 @@ impl<'a> Attempts<'a> {
         if config.stream && (ask.stream || ask.sealed || request.rest.is_some()) {
             timeouts.total = None;
         }
-        let headers = headers::request(request.head.fields.iter(), &client, config, key);
         let sent = time::now();
         let watch = Rc::clone(self.ctx.watch);
         let live = Arc::clone(&candidate.endpoint.live);
@@ -234,7 +233,7 @@ impl<'a> Attempts<'a> {
             method: request.head.method.clone(),
             path: &path,
             raw: forward.names == ModelSource::Raw,
-            headers,
+            headers: &|| headers::request(request.head.fields.iter(), &client, config, key),
             body: rendered.parts(),
             rest: request.rest.as_ref().map(|rest| BodyTail { from: rest, length: rest.borrow().length() }),
             timeouts,

@@ -319,7 +319,7 @@ impl Proxy {
             method: http::Method::DELETE,
             path: &path,
             raw: false,
-            headers: crate::upstream::headers::own(&by.endpoint.config),
+            headers: &|| crate::upstream::headers::own(&by.endpoint.config),
             body: [&[], &[], &[]],
             rest: None,
             timeouts: crate::config::Timeouts { total: Some(Duration::from_secs(2)), ..by.endpoint.config.timeouts },

@@ -44,8 +44,8 @@ pub(crate) struct UpstreamRequest<'a> {
     pub path: &'a str,
     /// The path is below the base as the user gave it, but for a second `/v1`.
     pub(crate) raw: bool,
-    /// All fields; `Content-Length` is added here.
-    pub(crate) headers: HeaderMap,
+    /// Makes all fields, once for each connection that is tried; `Content-Length` is added here.
+    pub(crate) headers: &'a dyn Fn() -> HeaderMap,
     /// The body in parts that are sent one after another.
     pub(crate) body: [&'a [u8]; 3],
     /// What follows that, read as it is sent.
@@ -195,7 +195,7 @@ impl UpstreamClient {
         let mut request = http::Request::new(());
         *request.method_mut() = order.method.clone();
         *request.uri_mut() = self.uri(order.path, order.raw)?;
-        *request.headers_mut() = order.headers.clone();
+        *request.headers_mut() = (order.headers)();
         if let Some(identity) = &self.identity {
             request.headers_mut().append(http::header::VIA, identity.pseudonym.via.clone());
         }

@@ -38,7 +38,7 @@ pub(crate) fn deliver(
         method: Method::POST,
         path: post.path,
         raw: true,
-        headers,
+        headers: &|| headers.clone(),
         body: post.body,
         rest: None,
         timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(patience) },

@@ -3,7 +3,8 @@
 
 use crate::api::chunked::Decoder;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use httparse::{EMPTY_HEADER, Error, Header, Status};
+use httparse::{Error, Header, ParserConfig, Status};
+use std::mem::MaybeUninit;
 
 const HEAD: usize = 64 << 10;
 /// Fields of one head, as many as ureq takes.
@@ -180,9 +181,10 @@ fn frame(out: &mut Vec<u8>, start: usize) {
 
 /// The head at the start of `bytes`, if it is complete.
 fn parse(bytes: &[u8], is_head_request: bool) -> Result<Option<Head>, &'static str> {
-    let mut fields = [EMPTY_HEADER; FIELDS];
-    let mut response = httparse::Response::new(&mut fields);
-    let length = match response.parse(bytes) {
+    let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut fields);
+    let length = match parsed {
         Ok(Status::Complete(length)) => length,
         Ok(Status::Partial) => return Ok(None),
         Err(Error::TooManyHeaders) => return Err("it has too many fields"),
