@@ -1,7 +1,8 @@
 //! Accepting connections within their bounds. Its errors never end the loop (FAULTS E1, E2).
 
-use super::connection::{Connection, Rejected};
+use super::connection::Connection;
 use super::server::EventLoop;
+use super::step::Rejected;
 use crate::api::errors::{Failure, Kind};
 use std::io;
 use std::net::{IpAddr, TcpStream};
@@ -59,7 +60,8 @@ impl EventLoop {
         let (permit, fits) = self.shared.open.enter(peer);
         // An address that has its share takes nobody else's place; but what is said to it must end somewhere.
         let full = self.shared.open.count() > self.max_connections && !self.evict(!fits);
-        let connection = Box::new(Connection::new(stream, permit, peer, listener, now, &self.rules));
+        let place = (listener, self.token());
+        let connection = Box::new(Connection::new(stream, permit, peer, place, now, &self.rules));
         if fits && !full {
             return self.insert(connection, now);
         }
@@ -71,11 +73,11 @@ impl EventLoop {
 
     /// Closes the connection that is missed least; false if there is none.
     fn evict(&mut self, lingering_only: bool) -> bool {
-        let all = self.connections.iter().enumerate();
-        let expendable = all.filter_map(|(slot, conn)| Some((conn.as_ref()?.expendable()?, slot)));
+        let all = self.connections.iter();
+        let expendable = all.filter_map(|(token, connection)| Some((connection.expendable()?, *token)));
         match expendable.min() {
-            Some(((is_waiting, _), slot)) if !(is_waiting && lingering_only) => {
-                self.close(slot);
+            Some(((is_waiting, _), token)) if !(is_waiting && lingering_only) => {
+                self.close(token);
                 true
             }
             _ => false,

@@ -3,16 +3,18 @@
 //!
 //! Head -> Body -> Queued -> (a worker answers) -> Flush -> Head, or Linger and the end.
 
-use super::admission::{Admission, Decided, Pool};
+use super::admission::Admission;
 use super::head::{Framing, Head, Parser};
 use super::limits::{ConnectionPermit, Rules};
 use super::min_rate::MinRate;
 use super::request::{Body, From};
+use super::step::{Arrived, Rejected, Step};
 use super::unsent::Unsent;
 use super::upload::{LARGE, Upload};
 use crate::api::chunked::Decoder;
 use crate::api::errors::{Failure, Kind};
 use memchr::memmem;
+use mio::Token;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
@@ -32,6 +34,10 @@ pub(super) struct Connection {
     pub(crate) peer: IpAddr,
     pub(crate) peer_text: Arc<str>,
     pub(crate) listener: usize,
+    /// Its event token, which no other connection has had.
+    pub(crate) token: Token,
+    /// The event loop hears of its events.
+    pub(crate) is_registered: bool,
     _permit: ConnectionPermit,
     pub(crate) state: State,
     /// When `expire` wants to be asked.
@@ -82,39 +88,6 @@ pub(super) struct Incoming {
     min_rate: MinRate,
 }
 
-/// A request that a worker can begin with.
-pub(super) struct Arrived {
-    pub head: Head,
-    pub(crate) pool: Pool,
-    pub(crate) decided: Option<Decided>,
-    /// See [`Admission::client`].
-    pub(crate) client: Option<IpAddr>,
-    pub(crate) body: Body,
-    /// What follows `body`.
-    pub(crate) rest: Option<Upload>,
-    pub(crate) began: Instant,
-}
-
-/// What a look at a connection led to.
-pub(super) enum Step {
-    Wait,
-    /// There is more to read, but others wait too.
-    Again,
-    Serve(Box<Arrived>),
-    /// An answer that ends the connection.
-    Refuse(Box<Rejected>),
-    Close,
-}
-
-/// A request that is refused before a worker sees it.
-pub(super) struct Rejected {
-    /// As far as it was understood.
-    pub head: Option<Head>,
-    pub(crate) client: Option<IpAddr>,
-    pub(crate) failure: Failure,
-    pub(crate) began: Instant,
-}
-
 /// What an answer left behind.
 pub(super) struct AfterResponse {
     /// Bytes that would have blocked a control worker: the event loop writes them when the client reads.
@@ -124,23 +97,18 @@ pub(super) struct AfterResponse {
     pub(crate) late: bool,
 }
 
-impl Arrived {
-    pub(super) fn rejected(self, failure: Failure) -> Rejected {
-        let Self { head, client, began, .. } = self;
-        Rejected { head: Some(head), client, failure, began }
-    }
-}
-
 impl Connection {
     pub(super) fn new(
         stream: TcpStream,
         permit: ConnectionPermit,
         peer: IpAddr,
-        listener: usize,
+        (listener, token): (usize, Token),
         now: Instant,
         rules: &Rules,
     ) -> Self {
         Self {
+            token,
+            is_registered: false,
             _permit: permit,
             stream: Arc::new(stream),
             peer,
@@ -163,6 +131,11 @@ impl Connection {
     /// Parked without a started request: may be closed without loss.
     pub(crate) fn is_idle(&self) -> bool {
         matches!(self.state, State::Head { since: None })
+    }
+
+    /// Waits for its client, which owes it a head or a body.
+    pub(crate) fn is_parked(&self) -> bool {
+        matches!(self.state, State::Head { .. } | State::Body(_))
     }
 
     /// How soon it may be closed to make room, the least first: after its last answer, then without a whole head for the

@@ -1,11 +1,12 @@
 //! What the server asks of its request handler, and what others may ask of a running server.
 
 use super::admission::Admit;
-use super::connection::{Connection, Rejected};
+use super::connection::Connection;
 use super::head::Head;
 use super::request::{From, Request};
 use super::response::{Response, ResponseTo};
 use super::state::ServerState;
+use super::step::Rejected;
 use crate::api::errors::Failure;
 use crate::config;
 use crate::util::budget::Budget;

@@ -14,6 +14,7 @@ mod request_line;
 pub mod response;
 pub mod server;
 mod state;
+mod step;
 mod target;
 mod unsent;
 pub(crate) mod upload;

@@ -3,16 +3,17 @@
 //! connection that no worker owns. Knows no routes.
 
 use super::admission::Pool;
-use super::connection::{Arrived, Connection, Rejected, State, Step};
+use super::connection::{Connection, State};
 use super::handler::{Handler, ServerConfig, ServerHandle, refuse};
 use super::limits::{OpenConnections, Rules};
-use super::state::{ReturnQueue, ServerState};
+use super::state::{ReturnQueue, ServerState, register};
+use super::step::{Arrived, Rejected, Step};
 use super::workers::{Exchange, WorkerPool};
 use crate::api::errors::{Failure, Kind};
 use crate::util::time;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
@@ -31,6 +32,8 @@ const HOPELESS: u32 = 100;
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The longest sleep while the proxy is being stopped.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
+/// How long a request waits for a worker that runs when others are idle.
+const HASTEN: Duration = Duration::from_millis(1);
 /// How long requests have for their end after `ServerHandle::stop`; they see it within 250 ms.
 const STOP: Duration = Duration::from_millis(500);
 
@@ -43,9 +46,9 @@ pub struct EventLoop {
     pub(super) waiting_listeners: VecDeque<usize>,
     pub(super) accept_pause: Option<(Instant, Duration)>,
     /// At most `max_connections`, and one that is being told so.
-    pub(super) connections: Vec<Option<Box<Connection>>>,
-    /// Empty places in `connections`; each once.
-    free: Vec<usize>,
+    pub(super) connections: HashMap<Token, Box<Connection>>,
+    /// The token of the next connection.
+    next_token: usize,
     pub(super) rules: Arc<Rules>,
     pub(super) max_connections: usize,
     handler: Arc<dyn Handler>,
@@ -53,7 +56,7 @@ pub struct EventLoop {
     control: Backlog,
     proxy: Backlog,
     /// Connections that have more to be read than one turn allows; each once.
-    again: Vec<usize>,
+    again: Vec<Token>,
     scratch: Vec<u8>,
     next_deadline: Option<Instant>,
 }
@@ -62,8 +65,21 @@ pub struct EventLoop {
 struct Backlog {
     workers: WorkerPool,
     /// Each is `State::Queued`; at most `limit`.
-    waiting: VecDeque<usize>,
+    waiting: VecDeque<Token>,
     limit: usize,
+    /// Since when a request waits that has an idle worker.
+    ready_since: Option<Instant>,
+}
+
+impl Backlog {
+    /// Requests that have a worker wait for one that runs to wait or end, but not for long.
+    fn hasten(&mut self, now: Instant) {
+        let since = self.workers.has_ready().then(|| *self.ready_since.get_or_insert(now));
+        self.ready_since = since;
+        if since.is_some_and(|since| now.saturating_duration_since(since) >= HASTEN) {
+            self.workers.hasten();
+        }
+    }
 }
 
 /// A listener with room for a burst: mio asks for a queue of 1,024 connections, std for 128.
@@ -78,7 +94,7 @@ impl EventLoop {
     /// The kernel refuses an epoll or kqueue or every thread, or a listener cannot be made non-blocking.
     pub fn new(config: ServerConfig) -> io::Result<(Self, ServerHandle)> {
         let poll = Poll::new()?;
-        let returns = ReturnQueue::new(mio::Waker::new(poll.registry(), WAKE)?);
+        let returns = ReturnQueue::new(poll.registry().try_clone()?, mio::Waker::new(poll.registry(), WAKE)?);
         for (n, listener) in config.listeners.iter().enumerate().take(LISTENERS) {
             listener.set_nonblocking(true)?;
             poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), Token(n + 1), Interest::READABLE)?;
@@ -95,7 +111,7 @@ impl EventLoop {
         });
         let backlog = |name, size: super::handler::PoolSize, pool| {
             let workers = WorkerPool::start(name, size, pool, &shared, &handler)?;
-            io::Result::Ok(Backlog { workers, waiting: VecDeque::new(), limit: size.backlog })
+            io::Result::Ok(Backlog { workers, waiting: VecDeque::new(), limit: size.backlog, ready_since: None })
         };
         let (control, proxy) =
             (backlog("control", config.control, Pool::Control)?, backlog("proxy", config.proxy, Pool::Proxy)?);
@@ -104,8 +120,8 @@ impl EventLoop {
             waiting_listeners: (0..config.listeners.len()).collect(),
             listeners: config.listeners,
             accept_pause: None,
-            connections: Vec::new(),
-            free: Vec::new(),
+            connections: HashMap::new(),
+            next_token: LISTENERS + 1,
             rules,
             max_connections: config.max_connections,
             handler,
@@ -139,23 +155,26 @@ impl EventLoop {
             let now = time::now();
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
             self.rules = self.shared.rules();
+            // Before their events.
+            for connection in self.shared.returns.take() {
+                self.insert(connection, now);
+            }
             for event in &events {
                 match event.token() {
                     WAKE => {}
                     Token(n) if n <= LISTENERS => self.note_listener(n - 1),
-                    Token(n) => self.guard(n - LISTENERS - 1, |server, slot| server.on_event(slot, event, now)),
+                    token => self.guard(token, |server, token| server.on_event(token, event, now)),
                 }
             }
-            for slot in std::mem::take(&mut self.again) {
-                self.guard(slot, |server, slot| server.advance(slot, now));
+            for token in std::mem::take(&mut self.again) {
+                self.guard(token, |server, token| server.advance(token, now));
             }
             self.dispatch_waiting();
-            // Last, so that no event of this batch can meet a reused slot.
-            for connection in self.shared.returns.take() {
-                self.insert(connection, now);
-            }
             self.accept(now);
             self.expire(now);
+            for pool in [&mut self.control, &mut self.proxy] {
+                pool.hasten(now);
+            }
             if self.shared.is_draining() {
                 if !std::mem::replace(&mut drained, true) {
                     self.start_drain(now);
@@ -179,6 +198,9 @@ impl EventLoop {
         if !self.again.is_empty() || (self.accept_pause.is_none() && !self.waiting_listeners.is_empty()) {
             return Some(Duration::ZERO);
         }
+        if self.control.workers.has_ready() || self.proxy.workers.has_ready() {
+            return Some(HASTEN);
+        }
         let wait = |at: Instant| at.saturating_duration_since(now) + Duration::from_millis(1);
         let longest = if self.shared.is_draining() { DRAIN_TICK } else { LONGEST_SLEEP };
         let deadlines = self.next_deadline.into_iter().chain(self.accept_pause.map(|(at, _)| at));
@@ -186,113 +208,116 @@ impl EventLoop {
     }
 
     /// A panic while one connection is looked at is the end of that connection and of nothing else (the hook has logged).
-    fn guard(&mut self, slot: usize, act: impl FnOnce(&mut Self, usize)) {
-        if catch_unwind(AssertUnwindSafe(|| act(self, slot))).is_err() {
-            self.close(slot);
+    fn guard(&mut self, token: Token, act: impl FnOnce(&mut Self, Token)) {
+        if catch_unwind(AssertUnwindSafe(|| act(self, token))).is_err() {
+            self.close(token);
         }
     }
 
-    /// A connection that was accepted, or that a worker gave back. The kernel tells of what is there to be read already.
-    pub(super) fn insert(&mut self, connection: Box<Connection>, now: Instant) {
-        let fd = connection.stream.as_raw_fd();
+    /// A token for one more connection.
+    pub(super) fn token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token)
+    }
+
+    /// A connection that was accepted, or that a worker gave back.
+    pub(super) fn insert(&mut self, mut connection: Box<Connection>, now: Instant) {
+        let token = connection.token;
         let interest = match connection.state {
             State::Flush { .. } => Interest::READABLE | Interest::WRITABLE,
             _ => Interest::READABLE,
         };
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.connections.push(None);
-            self.connections.len() - 1
-        });
+        if !std::mem::replace(&mut connection.is_registered, true)
+            && register(self.poll.registry(), &connection.stream, token, interest).is_err()
+        {
+            return;
+        }
         // While the proxy is being stopped nothing is waited for that has not come yet.
         let look = connection.has_unread() || (self.shared.is_draining() && connection.is_idle());
         let is_queued = matches!(connection.state, State::Queued(_));
-        self.connections[slot] = Some(connection);
-        if self.poll.registry().register(&mut SourceFd(&fd), Token(slot + LISTENERS + 1), interest).is_err() {
-            self.close(slot);
-        } else if is_queued {
-            self.guard(slot, |server, slot| server.dispatch(slot, now));
-        } else {
-            self.note_deadline(slot);
-            if look {
-                self.guard(slot, |server, slot| server.look(slot, now));
-            }
+        self.connections.insert(token, connection);
+        self.note_deadline(token);
+        if is_queued {
+            self.guard(token, |server, token| server.dispatch(token, now));
+        } else if look {
+            self.guard(token, |server, token| server.look(token, now));
         }
     }
 
-    fn look(&mut self, slot: usize, now: Instant) {
-        if let Some(connection) = self.connections[slot].as_mut() {
+    fn look(&mut self, token: Token, now: Instant) {
+        if let Some(connection) = self.connections.get_mut(&token) {
             connection.note_unread();
         }
-        self.advance(slot, now);
-        let is_idle = self.connections[slot].as_ref().is_some_and(|connection| connection.is_idle());
+        self.advance(token, now);
+        let is_idle = self.connections.get(&token).is_some_and(|connection| connection.is_idle());
         if is_idle && self.shared.is_draining() {
-            self.close(slot);
+            self.close(token);
         }
     }
 
     /// Takes a connection out, to be moved on or closed.
-    pub(super) fn remove(&mut self, slot: usize) -> Option<Box<Connection>> {
-        let connection = self.connections.get_mut(slot).and_then(Option::take)?;
+    pub(super) fn remove(&mut self, token: Token) -> Option<Box<Connection>> {
+        let mut connection = self.connections.remove(&token)?;
         if let State::Queued(arrived) = &connection.state {
-            self.backlog(arrived.pool).waiting.retain(|other| *other != slot);
+            self.backlog(arrived.pool).waiting.retain(|other| *other != token);
         }
         let _ = self.poll.registry().deregister(&mut SourceFd(&connection.stream.as_raw_fd()));
-        self.again.retain(|other| *other != slot);
-        self.free.push(slot);
+        connection.is_registered = false;
+        self.again.retain(|other| *other != token);
         Some(connection)
     }
 
-    pub(super) fn close(&mut self, slot: usize) {
-        drop(self.remove(slot));
+    pub(super) fn close(&mut self, token: Token) {
+        drop(self.remove(token));
     }
 
-    fn on_event(&mut self, slot: usize, event: &mio::event::Event, now: Instant) {
-        let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
+    fn on_event(&mut self, token: Token, event: &mio::event::Event, now: Instant) {
+        let Some(connection) = self.connections.get_mut(&token) else {
             return;
         };
         connection.closed |= event.is_read_closed() || event.is_error();
         connection.note_unread();
         match &connection.state {
-            State::Queued(_) if connection.closed => self.left(slot),
+            State::Queued(_) if connection.closed => self.left(token),
             State::Queued(_) => {}
-            State::Flush { .. } => self.flush(slot, now),
+            State::Flush { .. } => self.flush(token, now),
             // It has its turn anyway, after the others.
-            _ if self.again.contains(&slot) => {}
-            State::Head { .. } | State::Body(_) | State::Linger { .. } => self.advance(slot, now),
+            _ if self.again.contains(&token) => {}
+            State::Head { .. } | State::Body(_) | State::Linger { .. } => self.advance(token, now),
         }
     }
 
-    pub(super) fn advance(&mut self, slot: usize, now: Instant) {
-        if let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) {
+    pub(super) fn advance(&mut self, token: Token, now: Instant) {
+        if let Some(connection) = self.connections.get_mut(&token) {
             let step = connection.advance(&mut self.scratch, now, &self.rules);
-            self.act(slot, step, now);
+            self.act(token, step, now);
         }
     }
 
-    fn act(&mut self, slot: usize, step: Step, now: Instant) {
+    fn act(&mut self, token: Token, step: Step, now: Instant) {
         match step {
-            Step::Wait => self.note_deadline(slot),
+            Step::Wait => self.note_deadline(token),
             Step::Again => {
-                self.note_deadline(slot);
-                self.again.push(slot);
+                self.note_deadline(token);
+                self.again.push(token);
             }
-            Step::Close => self.close(slot),
+            Step::Close => self.close(token),
             Step::Serve(arrived) => {
-                if let Some(connection) = self.connections[slot].as_mut() {
+                if let Some(connection) = self.connections.get_mut(&token) {
                     connection.state = State::Queued(arrived);
                 }
-                self.dispatch(slot, now);
+                self.dispatch(token, now);
             }
             Step::Refuse(rejected) => {
-                if let Some(connection) = self.remove(slot) {
+                if let Some(connection) = self.remove(token) {
                     self.answer_refusal(connection, *rejected, now);
                 }
             }
         }
     }
 
-    pub(super) fn note_deadline(&mut self, slot: usize) {
-        if let Some(connection) = self.connections.get(slot).and_then(Option::as_ref) {
+    pub(super) fn note_deadline(&mut self, token: Token) {
+        if let Some(connection) = self.connections.get(&token) {
             self.next_deadline = Some(self.next_deadline.map_or(connection.deadline, |at| at.min(connection.deadline)));
         }
     }
@@ -305,18 +330,18 @@ impl EventLoop {
     }
 
     /// Moves a connection with a complete request to a worker, lets it wait for one, or refuses it.
-    fn dispatch(&mut self, slot: usize, now: Instant) {
-        let Some(State::Queued(arrived)) = self.connections[slot].as_ref().map(|connection| &connection.state) else {
+    fn dispatch(&mut self, token: Token, now: Instant) {
+        let Some(State::Queued(arrived)) = self.connections.get(&token).map(|connection| &connection.state) else {
             return;
         };
         let backlog = self.backlog(arrived.pool);
         if backlog.waiting.len() < backlog.limit || backlog.workers.has_idle() {
-            backlog.waiting.push_back(slot);
+            backlog.waiting.push_back(token);
             return self.dispatch_waiting();
         }
         let text = "All workers are busy and the backlog is full (server.workers, server.backlog).";
         let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
-        self.refuse_queued(slot, failure, now);
+        self.refuse_queued(token, failure, now);
     }
 
     /// Gives waiting connections to workers, as far as there are idle ones.
@@ -327,23 +352,23 @@ impl EventLoop {
                 // Before the look at the idle workers: one that becomes idle after it wakes the loop.
                 backlog.workers.set_waiting(backlog.waiting.len());
                 let next = backlog.waiting.front().copied().filter(|_| backlog.workers.has_idle());
-                let Some((mut connection, arrived)) = next.and_then(|slot| self.take_queued(slot)) else { break };
+                let Some((mut connection, arrived)) = next.and_then(|token| self.take_queued(token)) else { break };
                 connection.state = State::Head { since: None };
                 self.backlog(pool).workers.offer(Exchange { connection, arrived });
             }
         }
     }
 
-    fn take_queued(&mut self, slot: usize) -> Option<(Box<Connection>, Box<Arrived>)> {
-        let mut connection = self.remove(slot)?;
+    fn take_queued(&mut self, token: Token) -> Option<(Box<Connection>, Box<Arrived>)> {
+        let mut connection = self.remove(token)?;
         match std::mem::replace(&mut connection.state, State::Head { since: None }) {
             State::Queued(arrived) => Some((connection, arrived)),
             _ => None,
         }
     }
 
-    fn refuse_queued(&mut self, slot: usize, failure: Failure, now: Instant) {
-        if let Some((connection, arrived)) = self.take_queued(slot) {
+    fn refuse_queued(&mut self, token: Token, failure: Failure, now: Instant) {
+        if let Some((connection, arrived)) = self.take_queued(token) {
             self.answer_refusal(connection, arrived.rejected(failure), now);
         }
     }
@@ -358,25 +383,25 @@ impl EventLoop {
     }
 
     /// The client left before a worker took its request.
-    fn left(&mut self, slot: usize) {
-        if let Some((connection, arrived)) = self.take_queued(slot) {
+    fn left(&mut self, token: Token) {
+        if let Some((connection, arrived)) = self.take_queued(token) {
             self.handler.left(&arrived.head, connection.from(), arrived.began);
         }
     }
 
-    fn flush(&mut self, slot: usize, now: Instant) {
+    fn flush(&mut self, token: Token, now: Instant) {
         let draining = self.shared.is_draining();
-        let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else {
+        let Some(connection) = self.connections.get_mut(&token) else {
             return;
         };
         match connection.flush(now, &self.rules, draining) {
-            Ok(false) if connection.deadline > now => self.note_deadline(slot),
+            Ok(false) if connection.deadline > now => self.note_deadline(token),
             Ok(true) => {
-                if let Some(connection) = self.remove(slot) {
+                if let Some(connection) = self.remove(token) {
                     self.insert(connection, now);
                 }
             }
-            Ok(false) | Err(_) => self.close(slot),
+            Ok(false) | Err(_) => self.close(token),
         }
     }
 
@@ -385,21 +410,21 @@ impl EventLoop {
             return;
         }
         self.next_deadline = None;
-        for slot in 0..self.connections.len() {
-            if self.connections[slot].as_ref().is_some_and(|connection| connection.deadline <= now) {
-                self.guard(slot, |server, slot| server.expire_one(slot, now));
+        for token in self.connections.keys().copied().collect::<Vec<_>>() {
+            if self.connections.get(&token).is_some_and(|connection| connection.deadline <= now) {
+                self.guard(token, |server, token| server.expire_one(token, now));
             }
-            self.note_deadline(slot);
+            self.note_deadline(token);
         }
     }
 
-    fn expire_one(&mut self, slot: usize, now: Instant) {
-        match self.connections[slot].as_mut() {
+    fn expire_one(&mut self, token: Token, now: Instant) {
+        match self.connections.get_mut(&token) {
             // The kernel tells of room only when there is much: a slow reader may have taken some.
-            Some(connection) if matches!(connection.state, State::Flush { .. }) => self.flush(slot, now),
+            Some(connection) if matches!(connection.state, State::Flush { .. }) => self.flush(token, now),
             Some(connection) => {
                 let step = connection.expire(now, &self.rules);
-                self.act(slot, step, now);
+                self.act(token, step, now);
             }
             None => {}
         }
@@ -408,17 +433,17 @@ impl EventLoop {
     fn start_drain(&mut self, now: Instant) {
         self.listeners.clear();
         self.waiting_listeners.clear();
-        for slot in self.proxy.waiting.clone() {
+        for token in self.proxy.waiting.clone() {
             let failure = Failure::new(Kind::Draining, "The proxy is being stopped.");
-            self.refuse_queued(slot, failure.retry_after(Duration::from_secs(5)), now);
+            self.refuse_queued(token, failure.retry_after(Duration::from_secs(5)), now);
         }
-        for slot in 0..self.connections.len() {
-            let Some(connection) = self.connections[slot].as_mut() else { continue };
+        for token in self.connections.keys().copied().collect::<Vec<_>>() {
+            let Some(connection) = self.connections.get_mut(&token) else { continue };
             if connection.is_idle() {
-                self.close(slot);
+                self.close(token);
             } else {
                 connection.hasten(now);
-                self.note_deadline(slot);
+                self.note_deadline(token);
             }
         }
     }

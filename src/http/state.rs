@@ -3,6 +3,11 @@
 use super::connection::Connection;
 use super::limits::{OpenConnections, Rules};
 use crate::util::lock::{lock, read};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token, Waker};
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -26,23 +31,40 @@ impl ServerState {
     }
 }
 
+/// Lets the event loop hear of a connection; of what there is to read already too.
+pub(super) fn register(registry: &Registry, stream: &TcpStream, token: Token, interest: Interest) -> io::Result<()> {
+    registry.register(&mut SourceFd(&stream.as_raw_fd()), token, interest)
+}
+
 /// Connections on their way from workers back to the event loop. Each connection is there once at most.
+#[allow(clippy::vec_box, reason = "connections move between threads as one pointer")]
 pub(super) struct ReturnQueue {
     /// None once the loop has ended: what comes back then is closed.
     connections: Mutex<Option<Vec<Box<Connection>>>>,
-    waker: mio::Waker,
+    registry: Registry,
+    waker: Waker,
 }
 
 impl ReturnQueue {
-    pub(super) fn new(waker: mio::Waker) -> Self {
-        Self { connections: Mutex::new(Some(Vec::new())), waker }
+    pub(super) fn new(registry: Registry, waker: Waker) -> Self {
+        Self { connections: Mutex::new(Some(Vec::new())), registry, waker }
     }
 
-    pub(super) fn give(&self, connection: Box<Connection>) {
-        if let Some(connections) = &mut *lock(&self.connections) {
-            connections.push(connection);
+    /// Gives a connection back. One that only waits for its client does not wake the event loop: its next event does, and
+    /// its deadline is looked at within a second.
+    pub(super) fn give(&self, mut connection: Box<Connection>) {
+        let parked = (connection.is_parked() && !connection.has_unread()).then(|| Arc::clone(&connection.stream));
+        let token = connection.token;
+        connection.is_registered = parked.is_some();
+        match &mut *lock(&self.connections) {
+            Some(connections) => connections.push(connection),
+            None => return,
         }
-        self.wake();
+        match parked {
+            // After it stands in the queue, so that its event finds it. If the kernel has no room, its deadline ends it.
+            Some(stream) => drop(register(&self.registry, &stream, token, Interest::READABLE)),
+            None => self.wake(),
+        }
     }
 
     pub(super) fn wake(&self) {
@@ -50,6 +72,7 @@ impl ReturnQueue {
         let _ = self.waker.wake();
     }
 
+    #[allow(clippy::vec_box, reason = "see ReturnQueue")]
     pub(super) fn take(&self) -> Vec<Box<Connection>> {
         lock(&self.connections).as_mut().map(std::mem::take).unwrap_or_default()
     }

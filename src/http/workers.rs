@@ -1,17 +1,21 @@
 //! The fixed pools of workers. A worker gets a connection with a complete request, answers it, and goes on with the next
-//! request of that connection if it comes at once; else the connection goes back to the event loop.
+//! request of that connection if it comes at once; else the connection goes back to the event loop. Requests that find
+//! enough workers running wait until one of those waits or ends, so that few workers do the work of many.
 
 use super::admission::Pool;
-use super::connection::{Arrived, Connection, State, Step};
+use super::connection::{Connection, State};
 use super::handler::{self, Handler, PoolSize};
 use super::request::Request;
 use super::response::{Response, ResponseTo};
 use super::state::ServerState;
-use crate::util::cancel::ready;
+use super::step::{Arrived, Step};
+use crate::util::cancel::{Blocking, ready, tell_blocking};
 use crate::util::lock::lock;
 use crate::util::time;
 use rustix::event::PollFlags;
 use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -25,6 +29,8 @@ const SCRATCH: usize = 16 << 10;
 /// How long a worker waits for the next request of its connection: the longest delay of another request that finds all
 /// workers waiting like this.
 const NEXT_REQUEST: Duration = Duration::from_millis(1);
+/// Workers that wait like this at once. Beyond it fewer workers with warm caches serve more connections.
+const MAX_LINGERING: usize = 16;
 
 /// A connection with its complete request.
 pub(super) struct Exchange {
@@ -42,16 +48,30 @@ struct Shared {
     pool: Pool,
     server: Arc<ServerState>,
     handler: Arc<dyn Handler>,
-    /// Each idle worker once, the one that worked last on top: its stack and caches are warm.
-    idle: Mutex<Vec<Arc<Worker>>>,
+    queue: Mutex<Queue>,
+    /// Length of `queue.ready`.
+    ready: AtomicUsize,
+    /// Workers that compute, and do not wait for a client or an endpoint.
+    running: AtomicUsize,
+    /// Workers that wait for the next request of their connection.
+    lingering: AtomicUsize,
     /// Requests that wait in the event loop for a worker of this pool.
     waiting: AtomicUsize,
+    /// As many as have a core, and one: more of them would only cool each other's caches.
+    max_running: usize,
     closed: AtomicBool,
 }
 
 #[derive(Default)]
+struct Queue {
+    /// Requests for which there is a worker, but not a core: never more than idle workers.
+    ready: VecDeque<Exchange>,
+    /// Each idle worker once, the one that worked last on top: its stack and caches are warm.
+    idle: Vec<Arc<Worker>>,
+}
+
+#[derive(Default)]
 struct Worker {
-    exchange: Mutex<Option<Exchange>>,
     thread: OnceLock<Thread>,
 }
 
@@ -71,8 +91,12 @@ impl WorkerPool {
             pool,
             server: Arc::clone(server),
             handler: Arc::clone(handler),
-            idle: Mutex::new(Vec::with_capacity(size.threads)),
+            queue: Mutex::default(),
+            ready: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            lingering: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            max_running: std::thread::available_parallelism().map_or(1, NonZero::get) + 1,
             closed: AtomicBool::new(false),
         });
         let mut workers = Vec::with_capacity(size.threads);
@@ -93,15 +117,30 @@ impl WorkerPool {
 
     /// Hands a request to an idle worker. Only the event loop does, after it saw one.
     pub(super) fn offer(&self, exchange: Exchange) {
-        if let Some(worker) = lock(&self.shared.idle).pop() {
-            *lock(&worker.exchange) = Some(exchange);
-            worker.unpark();
-        }
+        let mut queue = lock(&self.shared.queue);
+        queue.ready.push_back(exchange);
+        self.shared.ready.store(queue.ready.len(), Ordering::SeqCst);
+        drop(queue);
+        self.shared.wake_one();
     }
 
-    /// Whether a worker is idle.
+    /// Whether there is an idle worker for one more request.
     pub(super) fn has_idle(&self) -> bool {
-        !lock(&self.shared.idle).is_empty()
+        let queue = lock(&self.shared.queue);
+        queue.idle.len() > queue.ready.len()
+    }
+
+    /// Whether requests wait for a worker that is idle already.
+    pub(super) fn has_ready(&self) -> bool {
+        self.shared.ready.load(Ordering::SeqCst) > 0
+    }
+
+    /// Wakes a worker for each of them: those that run take too long.
+    pub(super) fn hasten(&self) {
+        let mut queue = lock(&self.shared.queue);
+        for _ in 0..queue.ready.len() {
+            self.shared.wake(&mut queue);
+        }
     }
 
     /// So many requests wait now: the next worker that becomes idle wakes the event loop.
@@ -112,7 +151,7 @@ impl WorkerPool {
     /// Lets the workers end after what they serve, and waits for them if so.
     pub(super) fn close(&mut self, waits: bool) {
         self.shared.closed.store(true, Ordering::SeqCst);
-        for worker in lock(&self.shared.idle).drain(..) {
+        for worker in lock(&self.shared.queue).idle.drain(..) {
             worker.unpark();
         }
         for worker in self.workers.drain(..).filter(|_| waits) {
@@ -129,32 +168,72 @@ impl Worker {
     }
 }
 
+impl Blocking for Shared {
+    fn block(&self) {
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        self.wake_one();
+    }
+
+    fn unblock(&self) {
+        self.running.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 impl Shared {
-    fn work(&self) {
+    fn work(self: &Arc<Self>) {
         let me = Arc::new(Worker::default());
         let _ = me.thread.set(std::thread::current());
+        tell_blocking(Arc::clone(self) as _);
         let mut scratch = vec![0; SCRATCH];
+        self.running.fetch_add(1, Ordering::SeqCst);
         while let Some(exchange) = self.next(&me) {
             // The response answers 500 or aborts when the unwinding drops it; the hook has logged.
             let _ = catch_unwind(AssertUnwindSafe(|| self.serve(exchange, &mut scratch)));
         }
     }
 
-    /// Waits for a connection; none when the pool is closed.
+    /// The next connection; waits for one, and is none when the pool is closed.
     fn next(&self, me: &Arc<Worker>) -> Option<Exchange> {
-        lock(&self.idle).push(Arc::clone(me));
-        // After it stands there, so that no request is left waiting.
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.server.returns.wake();
-        }
+        let mut queue = lock(&self.queue);
         loop {
-            if let Some(exchange) = lock(&me.exchange).take() {
+            if let Some(exchange) = queue.ready.pop_front() {
+                self.ready.store(queue.ready.len(), Ordering::SeqCst);
                 return Some(exchange);
             }
             if self.closed.load(Ordering::SeqCst) {
                 return None;
             }
-            std::thread::park();
+            queue.idle.push(Arc::clone(me));
+            self.running.fetch_sub(1, Ordering::SeqCst);
+            drop(queue);
+            // After it stands there, so that no request is left waiting.
+            if self.waiting.load(Ordering::SeqCst) > 0 {
+                self.server.returns.wake();
+            }
+            loop {
+                std::thread::park();
+                queue = lock(&self.queue);
+                // Who wakes a worker takes it off the list, and counts it as running.
+                if !queue.idle.iter().any(|idle| Arc::ptr_eq(idle, me)) {
+                    break;
+                }
+                drop(queue);
+            }
+        }
+    }
+
+    /// Wakes a worker if a request waits for one and a core is free for it.
+    fn wake_one(&self) {
+        if self.ready.load(Ordering::SeqCst) > 0 && self.running.load(Ordering::SeqCst) < self.max_running {
+            self.wake(&mut lock(&self.queue));
+        }
+    }
+
+    fn wake(&self, queue: &mut Queue) {
+        let worker = if queue.ready.is_empty() { None } else { queue.idle.pop() };
+        if let Some(worker) = worker {
+            self.running.fetch_add(1, Ordering::SeqCst);
+            worker.unpark();
         }
     }
 
@@ -199,12 +278,16 @@ impl Shared {
 
     /// The next request of a connection that has its answer, if it comes now and no other request waits for a worker.
     fn next_step(&self, connection: &mut Connection, scratch: &mut [u8]) -> Step {
-        let may_go_on = self.waiting.load(Ordering::SeqCst) == 0 && !self.server.is_draining();
-        if !connection.is_idle() || !may_go_on {
+        let others_wait = self.waiting.load(Ordering::SeqCst) + self.ready.load(Ordering::SeqCst) > 0;
+        if !connection.is_idle() || others_wait || self.server.is_draining() {
             return Step::Wait;
         }
         if !connection.has_buffered() {
-            match ready(&*connection.stream, PollFlags::IN, None, NEXT_REQUEST) {
+            let lingering = self.lingering.fetch_add(1, Ordering::SeqCst);
+            let timeout = if lingering < MAX_LINGERING { NEXT_REQUEST } else { Duration::ZERO };
+            let seen = ready(&*connection.stream, PollFlags::IN, None, timeout);
+            self.lingering.fetch_sub(1, Ordering::SeqCst);
+            match seen {
                 Ok(seen) if !seen.is_empty() => connection.note_unread(),
                 _ => return Step::Wait,
             }

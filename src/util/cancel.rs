@@ -3,6 +3,7 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use std::cell::RefCell;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -116,9 +117,27 @@ pub(crate) fn ready(
     Ok(fds[0].revents())
 }
 
+/// Learns when a thread waits.
+pub(crate) trait Blocking {
+    fn block(&self);
+    fn unblock(&self);
+}
+
+thread_local! {
+    static BLOCKING: RefCell<Option<Arc<dyn Blocking>>> = const { RefCell::new(None) };
+}
+
+/// From now on `blocking` learns when this thread waits.
+pub(crate) fn tell_blocking(blocking: Arc<dyn Blocking>) {
+    BLOCKING.set(Some(blocking));
+}
+
 /// Polls; an interrupted wait is a short one.
 pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<()> {
-    match poll(fds, Timespec::try_from(timeout).ok().as_ref()) {
+    BLOCKING.with_borrow(|blocking| blocking.iter().for_each(|blocking| blocking.block()));
+    let polled = poll(fds, Timespec::try_from(timeout).ok().as_ref());
+    BLOCKING.with_borrow(|blocking| blocking.iter().for_each(|blocking| blocking.unblock()));
+    match polled {
         Err(e) if e != Errno::INTR => Err(e.into()),
         _ => Ok(()),
     }
