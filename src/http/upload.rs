@@ -4,9 +4,8 @@
 use crate::api::chunked::Decoder;
 use crate::api::errors::Failure;
 use crate::http::min_rate::MinRate;
-use crate::util::cancel::{CancelToken, ready};
+use crate::util::cancel::{CancelToken, PollFlags, ready};
 use crate::util::time;
-use rustix::event::PollFlags;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::sync::Arc;

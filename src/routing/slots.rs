@@ -3,14 +3,12 @@
 
 use crate::routing::endpoint::Live;
 use crate::routing::strategy::Turn;
-use crate::util::cancel::{CancelToken, ready};
+use crate::util::cancel::{CancelToken, PollFlags, WakeEnd, ready, wake_pair};
 use crate::util::lock::lock;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
-use rustix::event::PollFlags;
 use std::collections::HashMap;
 use std::fmt;
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -51,7 +49,7 @@ struct Waiter {
     others: u32,
     grant: Sender<(usize, Slot)>,
     /// Closed with the waiter, which wakes the thread that waits.
-    _wake: Option<UnixStream>,
+    _wake: Option<WakeEnd>,
 }
 
 impl Waiter {
@@ -136,7 +134,7 @@ pub(crate) struct Waiting {
     capacity: Arc<Capacity>,
     grant: Receiver<(usize, Slot)>,
     /// None when the system has no descriptors left.
-    wake: Option<UnixStream>,
+    wake: Option<WakeEnd>,
 }
 
 impl Waiting {
@@ -193,7 +191,7 @@ impl Capacity {
             return Entry::Full;
         }
         let (grant, granted) = bounded(1);
-        let (wake, woken) = UnixStream::pair().ok().unzip();
+        let (wake, woken) = wake_pair().unzip();
         let number = floor.arrivals;
         floor.arrivals += 1;
         let (lives, background) = (wanted.lives.to_vec(), wanted.background);

@@ -1,10 +1,9 @@
 //! Opens TCP connections: every address of a name gets its turn, and none is waited for alone (RFC 8305). Knows nothing of HTTP.
 
 use super::call::Call;
-use crate::util::cancel::{CancelToken, TICK, wait};
+use crate::util::cancel::{CancelToken, PollFd, PollFlags, TICK, wait};
 use crate::util::lock::lock;
 use crate::util::time;
-use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 use std::io;

@@ -3,9 +3,8 @@
 
 use super::call::{Call, Stage, current};
 use super::connect::Addresses;
-use crate::util::cancel::ready;
+use crate::util::cancel::{PollFlags, ready};
 use crate::util::time;
-use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use std::io::{self, IoSlice};

@@ -1,12 +1,14 @@
 //! Ends the work for one request early, and waits in a way that notices it: while a thread waits for anything else it
 //! polls its own client's socket too, so no other thread has to tell it that the client has gone.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+pub(crate) use rustix::event::{PollFd, PollFlags};
+use rustix::event::{Timespec, poll};
 use rustix::io::Errno;
 use std::cell::RefCell;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -115,6 +117,14 @@ pub(crate) fn ready(
         cancel.note(fds.last());
     }
     Ok(fds[0].revents())
+}
+
+/// One end of a pair: it becomes readable when the other one is dropped.
+pub(crate) type WakeEnd = UnixStream;
+
+/// Lets one thread wake another that waits for a client too. None when the system has no descriptors left.
+pub(crate) fn wake_pair() -> Option<(WakeEnd, WakeEnd)> {
+    UnixStream::pair().ok()
 }
 
 /// Learns when a thread waits.
