@@ -1,4 +1,4 @@
-//! The client's end while an answer is awaited and relayed: keeps a silent stream alive with comment lines,
+//! Where an answer goes while it is awaited and relayed: keeps a silent stream alive with comment lines,
 //! and says what went wrong in the way that is still open: a status, an event, or a cut.
 
 use crate::api::errors::{Dialect, Failure, Kind};
@@ -18,8 +18,29 @@ use std::time::{Duration, Instant};
 /// A comment, which every parser of event streams skips (WHATWG HTML 9.2.6).
 const PING: &[u8] = b": ping\n\n";
 
+/// Where an answer goes.
+pub(crate) enum Sink {
+    Client(Response),
+    /// For a job: read whole, and nobody waits for a first byte.
+    Memory(Collected),
+}
+
+/// An answer in memory.
+#[derive(Default)]
+pub(crate) struct Collected {
+    pub(crate) status: u16,
+    pub(crate) is_events: bool,
+    pub(crate) body: Vec<u8>,
+    pub(crate) is_complete: bool,
+    pub(crate) failure: Option<Failure>,
+}
+
+/// What is kept of an answer to a job at most.
+const COLLECTED: usize = 32 << 20;
+
 pub(crate) struct Downstream {
-    response: RefCell<Option<Response>>,
+    /// None once it was taken back.
+    sink: RefCell<Option<Sink>>,
     /// Fields of every answer of ours: request id, CORS.
     common: Arc<Fields>,
     dialect: Dialect,
@@ -38,7 +59,7 @@ pub(crate) struct Downstream {
 impl Downstream {
     /// A client that is sent pings, if wanted, counted from when it `asked`.
     pub(super) fn new(
-        response: Response,
+        sink: Sink,
         common: Arc<Fields>,
         dialect: Dialect,
         cancel: Arc<CancelToken>,
@@ -46,7 +67,7 @@ impl Downstream {
         ongoing: Arc<ActiveRequest>,
     ) -> Self {
         Self {
-            response: RefCell::new(Some(response)),
+            sink: RefCell::new(Some(sink)),
             common,
             dialect,
             cancel,
@@ -91,6 +112,9 @@ impl Downstream {
     /// Passes on comments of an endpoint before its first event, whole lines, under the head that `fields` makes if
     /// none is out.
     pub(crate) fn comments(&self, lines: &[u8], fields: impl FnOnce() -> Fields) -> io::Result<()> {
+        if self.is_collected() {
+            return Ok(());
+        }
         if !self.early.replace(true) {
             self.start(StatusCode::OK, &fields(), Length::Open);
         }
@@ -120,62 +144,82 @@ impl Downstream {
         self.sent.get()
     }
 
+    /// No client reads along.
+    pub(crate) fn is_collected(&self) -> bool {
+        matches!(*self.sink.borrow(), Some(Sink::Memory(_)))
+    }
+
     /// Prepares the head of an answer.
     pub(super) fn start(&self, status: StatusCode, fields: &Fields, length: Length) {
-        if let Some(response) = self.response.borrow_mut().as_mut() {
-            response.start(status, fields, length);
+        match self.sink.borrow_mut().as_mut() {
+            Some(Sink::Client(response)) => response.start(status, fields, length),
+            Some(Sink::Memory(collected)) => collected.start(status, fields),
+            None => {}
         }
     }
 
-    /// Sends one piece.
+    /// Sends some bytes of the body.
     pub(crate) fn write_chunk(&self, bytes: &[u8]) -> io::Result<()> {
-        self.with(|response| response.write_chunk(bytes))
-    }
-
-    fn with(&self, act: impl FnOnce(&mut Response) -> io::Result<()>) -> io::Result<()> {
-        let mut response = self.response.borrow_mut();
-        let Some(response) = response.as_mut() else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let result = act(response);
-        self.sent.set(response.sent());
-        if result.is_err() {
-            self.cancel.cancel();
+        let mut sink = self.sink.borrow_mut();
+        match sink.as_mut() {
+            Some(Sink::Client(response)) => {
+                let result = response.write_chunk(bytes);
+                self.sent.set(response.sent());
+                if result.is_err() {
+                    self.cancel.cancel();
+                }
+                result
+            }
+            Some(Sink::Memory(collected)) => {
+                let result = collected.write(bytes);
+                self.sent.set(collected.body.len() as u64);
+                result
+            }
+            None => Err(io::ErrorKind::NotConnected.into()),
         }
-        result
     }
 
     pub(crate) fn finish(&self) {
-        if let Some(response) = self.response.borrow_mut().as_mut() {
-            response.finish();
+        match self.sink.borrow_mut().as_mut() {
+            Some(Sink::Client(response)) => response.finish(),
+            Some(Sink::Memory(collected)) => collected.is_complete = true,
+            None => {}
         }
     }
 
     /// Ends the answer so that the client sees that it is not complete.
     pub(crate) fn abort(&self) {
-        if let Some(response) = self.response.borrow_mut().as_mut() {
+        if let Some(Sink::Client(response)) = self.sink.borrow_mut().as_mut() {
             response.abort();
         }
     }
 
-    /// Takes the response back.
-    pub(super) fn take_response(&self) -> Option<Response> {
-        self.response.take()
+    /// Takes back what it was made with.
+    pub(super) fn take_sink(&self) -> Option<Sink> {
+        self.sink.take()
     }
 
     pub(crate) fn send(&self, status: StatusCode, fields: &Fields, body: &[u8]) {
-        if let Some(response) = self.response.borrow_mut().as_mut() {
-            self.sent.set(body.len() as u64);
-            response.send(status, fields, body);
+        self.sent.set(body.len() as u64);
+        match self.sink.borrow_mut().as_mut() {
+            Some(Sink::Client(response)) => response.send(status, fields, body),
+            Some(Sink::Memory(collected)) => {
+                collected.start(status, fields);
+                collected.is_complete = collected.write(body).is_ok();
+            }
+            None => {}
         }
     }
 
     /// Tells a failure: as an answer while no head is out, else as an event, then the cut.
     pub(crate) fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
         self.stop_pings();
-        if self.is_early() {
-            self.tell_in_band(failure, true);
+        if let Some(Sink::Memory(collected)) = self.sink.borrow_mut().as_mut() {
+            collected.failure = Some(failure.clone());
             return;
+        }
+        if self.is_early() {
+            return self.tell_in_band(failure, true);
         }
         let (mut fields, body) = refusal(failure, self.dialect, &self.common);
         for (name, value) in extra {
@@ -187,6 +231,9 @@ impl Downstream {
     /// One error event, after the end of the one that broke off unless it `follows` a whole one; then the cut: never
     /// a made-up end.
     pub(crate) fn tell_in_band(&self, failure: &Failure, follows: bool) {
+        if self.is_collected() {
+            return self.fail(failure, &[]);
+        }
         let mut event = Vec::new();
         if !follows {
             event.extend_from_slice(b"\n\n");
@@ -197,14 +244,35 @@ impl Downstream {
     }
 }
 
+impl Collected {
+    fn start(&mut self, status: StatusCode, fields: &Fields) {
+        self.status = status.as_u16();
+        let kind = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        self.is_events = kind.get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"));
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.body.len() + bytes.len() > COLLECTED {
+            let text = "The answer is longer than the 32 MiB that are kept for a job.";
+            self.failure = Some(Failure::new(Kind::Upstream, text));
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.body.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
 impl Watch for Downstream {
     fn silent(&self, now: Instant) -> Option<Instant> {
         let due = self.due.get().filter(|_| !self.held.get())?;
         if now < due {
             return Some(due);
         }
-        let started = self.response.borrow().as_ref().is_none_or(Response::is_started);
-        if !started {
+        let is_started = match &*self.sink.borrow() {
+            Some(Sink::Client(response)) => response.is_started(),
+            _ => true,
+        };
+        if !is_started {
             let mut fields = Fields::clone(&self.common);
             event_stream(&mut fields);
             for (name, value) in self.asked.take() {

@@ -47,10 +47,8 @@ pub(crate) fn wait(
     if wants_stream && answer.status.is_success() && !(is_stream && is_plain) {
         by.endpoint.live.note_streamless(&ctx.forward.path, by.model.as_deref());
     }
-    if let Some(client) = ctx.client {
-        // Comments of ours have no place in such an answer.
-        client.hold_pings(!(is_stream && is_plain));
-    }
+    // Comments of ours have no place in such an answer.
+    ctx.client.hold_pings(!(is_stream && is_plain));
     let has_none = matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if has_none || answer.length == Some(0) || ctx.request.head.method == Method::HEAD {
         return Ok(());
@@ -94,10 +92,8 @@ fn first(
         let whole = memchr::memrchr(b'\n', &held).map_or(0, |at| at + 1);
         let comments: Vec<u8> = held.drain(..whole).collect();
         let cancels = by.endpoint.config.on_client_gone == OnClientGone::Cancel;
-        if let Some(client) = ctx.client
-            && client.comments(&comments, || relay::fields(&answer.headers, client, by, true)).is_err()
-            && cancels
-        {
+        let client = ctx.client;
+        if client.comments(&comments, || relay::fields(&answer.headers, client, by, true)).is_err() && cancels {
             return Err(UpstreamError { trouble: UpstreamErrorKind::ClientGone, cause: "the client has left".into() });
         }
     }

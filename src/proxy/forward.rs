@@ -13,7 +13,9 @@ use crate::routing::health_status::{Observation, State};
 use crate::routing::plan::{Candidate, Plan};
 use crate::routing::slots::Slot;
 use crate::routing::snapshot::HealthEvent;
-use crate::upstream::{BodyTail, Stage, UpstreamError, UpstreamErrorKind, UpstreamRequest, UpstreamResponse, headers};
+use crate::upstream::{
+    BodyTail, Stage, UpstreamError, UpstreamErrorKind, UpstreamRequest, UpstreamResponse, Watch, headers,
+};
 use crate::util::{random, time};
 use http::StatusCode;
 use std::rc::Rc;
@@ -50,9 +52,7 @@ enum Step {
 /// Tries the candidates of a plan, the strategy's choice first, then in rounds as `retry` allows.
 pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
-    if let Some(client) = ctx.client {
-        client.hold_pings(plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));
-    }
+    ctx.client.hold_pings(plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));
     let mut admission = Selector::new(ctx, plan);
     let mut attempts_so_far = Attempts::new(ctx, retry);
     let mut tried = 0;
@@ -137,10 +137,8 @@ impl<'a> Attempts<'a> {
             });
             self.last = Some(Rc::clone(&by));
             self.ctx.ongoing.at(endpoint.name());
-            if let Some(client) = self.ctx.client {
-                client.hold_pings(self.ctx.is_streamless(candidate));
-                client.asking(|| relay::told(&by));
-            }
+            self.ctx.client.hold_pings(self.ctx.is_streamless(candidate));
+            self.ctx.client.asking(|| relay::told(&by));
             let labels = [self.group(), endpoint.name()];
             let began = time::now();
             let sent = self.send(candidate, key.map(|key| key.reveal()), left.candidates);
@@ -225,7 +223,7 @@ impl<'a> Attempts<'a> {
             timeouts.total = None;
         }
         let sent = time::now();
-        let watch = Rc::clone(self.ctx.watch);
+        let watch: Rc<dyn Watch> = Rc::clone(self.ctx.client) as _;
         let live = Arc::clone(&candidate.endpoint.live);
         let watch = if replaceable { Rc::new(first_byte::Replaceable { watch, live, sent }) } else { watch };
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;

@@ -15,7 +15,7 @@ use crate::routing::plan::Candidate;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{Snapshot, SnapshotStore};
 use crate::upstream::headers::Policy;
-use crate::upstream::{ClientPool, UpstreamResponse, Watch};
+use crate::upstream::{ClientPool, UpstreamResponse};
 use http::{HeaderMap, StatusCode};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -33,10 +33,8 @@ pub(crate) struct ForwardContext<'a> {
     pub(crate) ask: &'a RequestBody,
     /// Where it goes below an endpoint's base.
     pub(crate) forward: &'a Forward,
-    /// Who is kept alive in silence.
-    pub(crate) watch: &'a Rc<dyn Watch>,
-    /// The client, if there is one: it gets the comments that come before the first event.
-    pub(crate) client: Option<&'a Downstream>,
+    /// Where the answer goes.
+    pub(crate) client: &'a Rc<Downstream>,
     /// Time spent in the line for a place, also by who never got one.
     pub(crate) queued: &'a Cell<Duration>,
     pub(crate) request_id: &'a str,

@@ -196,7 +196,7 @@ fn lost(fault: &UpstreamError, client: &Downstream, by: &ServedBy, is_events: bo
     let word = if matches!(fault.trouble, UpstreamErrorKind::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
     let (what, id) = (retry::sentence(fault), client.request_id());
     log::warn!("{word}: endpoint {name} {what}: {} request_id={id}", fault.cause);
-    if is_events {
+    if is_events || client.is_collected() {
         let (kind, what) = match fault.trouble {
             UpstreamErrorKind::Timeout(_) => (Kind::UpstreamTimeout, retry::sentence(fault)),
             _ => (Kind::Upstream, "was lost in the middle of its answer".to_owned()),

@@ -9,7 +9,8 @@ use crate::routing::affinity::{self, Known, Spill};
 use crate::routing::endpoint::Live;
 use crate::routing::plan::{self, Plan, PlanResult};
 use crate::routing::slots::{Entry, Slot, WaitResult, Waiting, Wanted};
-use crate::routing::strategy::{self, CandidateLoad};
+use crate::routing::strategy::{self, CandidateLoad, Turn};
+use crate::upstream::Watch;
 use crate::util::{random, time};
 use http::HeaderName;
 use std::sync::Arc;
@@ -108,14 +109,13 @@ impl<'a> Selector<'a> {
         };
         let favourite = self.favourite().filter(|_| is_first);
         let (left, plan, word) = (&mut self.left, &self.plan, &mut self.word);
+        // Under the lock of the slots: two requests at once must not choose by the same loads.
         let entry = self.ctx.shared.capacity().enter(&wanted, |turn| {
-            if is_first {
-                let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
-                *left = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
-                *word = favour(favourite, &loads, left);
-                return left.clone();
+            if !is_first {
+                return (0..left.len()).collect();
             }
-            (0..left.len()).collect()
+            (*left, *word) = preference(plan, favourite, turn);
+            left.clone()
         });
         match entry {
             // The first choice was made among all, later ones among those left.
@@ -141,7 +141,7 @@ impl<'a> Selector<'a> {
                 let text = "No endpoint became free within queue.timeout.";
                 break refused(Kind::QueueTimeout, text);
             }
-            let due = self.ctx.watch.silent(now).unwrap_or(until);
+            let due = self.ctx.client.silent(now).unwrap_or(until);
             match waiting.wait(&self.ctx.request.cancel, until.min(due)) {
                 WaitResult::In(index, slot) if is_first => break Admitted::At(index, Some(slot)),
                 WaitResult::In(at, slot) => break Admitted::At(self.left[at], Some(slot)),
@@ -183,6 +183,15 @@ impl<'a> Selector<'a> {
             strategy => strategy.as_str(),
         }
     }
+}
+
+/// The order in which the candidates of a first attempt are preferred: the strategy's, with the endpoint that still has the
+/// conversation in its cache in front. The first of them that has room gets the request; if none has, it waits.
+fn preference(plan: &Plan, favourite: Option<(usize, Known)>, turn: &mut Turn) -> (Vec<usize>, Option<&'static str>) {
+    let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
+    let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
+    let word = favour(favourite, &loads, &mut order);
+    (order, word)
 }
 
 /// Puts the favourite first, unless the request is better off elsewhere; the word for that.

@@ -15,7 +15,7 @@ use crate::observe::exposition::Gauge;
 use crate::observe::metrics::Family;
 use crate::proxy::body::{self, RequestBody};
 use crate::proxy::context::{RequestContext, Summary, nothing_relayed};
-use crate::proxy::downstream::Downstream;
+use crate::proxy::downstream::{Downstream, Sink};
 use crate::proxy::paths::{self, Forward, Route};
 use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
@@ -26,7 +26,6 @@ use crate::routing::plan::{self, Plan, PlanResult};
 use crate::routing::rate_limit::Quota;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{HealthEvent, Snapshot};
-use crate::upstream::Watch;
 use crate::upstream::headers::INSTANCE;
 use crate::util::time;
 use http::{StatusCode, header};
@@ -197,9 +196,9 @@ impl Proxy {
             cancel: &request.cancel,
         });
         let (cancel, ongoing) = (Arc::clone(&request.cancel), shown.ongoing());
-        let client = Rc::new(Downstream::new(response.detach(), common, context.dialect, cancel, ping, ongoing));
+        let client =
+            Rc::new(Downstream::new(Sink::Client(response.detach()), common, context.dialect, cancel, ping, ongoing));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
-        let queued = Cell::default();
         let ctx = ForwardContext {
             net: &self.net,
             shared: &self.shared,
@@ -207,9 +206,8 @@ impl Proxy {
             request,
             ask: &ask,
             forward,
-            watch: &(Rc::clone(&client) as Rc<dyn Watch>),
-            client: Some(&client),
-            queued: &queued,
+            client: &client,
+            queued: &Cell::default(),
             request_id: &context.id,
             trusted,
             scope: &client_key.scope,
@@ -219,21 +217,28 @@ impl Proxy {
             metrics: &self.metrics,
             ongoing: &shown,
         };
+        self.send(&ctx, context, plan);
+        if let Some(Sink::Client(done)) = client.take_sink() {
+            *response = done;
+        }
+    }
+
+    /// Sends a planned request, a client's or a job's, delivers what comes of it, and writes its access line.
+    pub(super) fn send(&self, ctx: &ForwardContext<'_>, context: &RequestContext, plan: Plan) {
+        let ForwardContext { request, ask, client, ongoing, .. } = *ctx;
         let is_head = request.head.method == http::Method::HEAD;
-        let (status, by, relayed) = match forward::forward(&ctx, plan) {
+        let (status, by, relayed) = match forward::forward(ctx, plan) {
             Outcome::Response(answer, by) => {
-                let status = answer.status;
-                let relayed = relay::relay(*answer, &client, &by, is_head, forward.has_end());
-                (status.as_u16(), Some(by), relayed)
+                let status = answer.status.as_u16();
+                let relayed = relay::relay(*answer, client, &by, is_head, ctx.forward.has_end());
+                (status, Some(by), relayed)
             }
-            Outcome::Buffered(kept, by) => {
-                (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, &client, &by))
-            }
+            Outcome::Buffered(kept, by) => (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, client, &by)),
             Outcome::Failed(failure, by) => {
                 client.fail(&failure, &by.as_deref().map(relay::told).unwrap_or_default());
                 (failure.kind.status(), by, nothing_relayed(relay::end(failure.kind)))
             }
-            Outcome::ClientGone(by) if shown.is_stopped() => {
+            Outcome::ClientGone(by) if ongoing.is_stopped() => {
                 client.fail(&relay::stopped(), &by.as_deref().map(relay::told).unwrap_or_default());
                 (Kind::Stopped.status(), by, nothing_relayed(End::Refused))
             }
@@ -246,18 +251,15 @@ impl Proxy {
         if let Some(by) = &by {
             relay::note_tokens(&relayed, by, ask.stream);
         }
-        if relayed.end == End::ClientGone || shown.is_stopped() {
+        if relayed.end == End::ClientGone || ongoing.is_stopped() {
             self.end_conversation(request, by.as_deref());
         }
         context.log(
             &request.head,
             status,
             client.sent(),
-            &Summary { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() },
+            &Summary { ask: Some(ask), by: by.as_deref(), relayed: &relayed, queued: ctx.queued.get() },
         );
-        if let Some(done) = client.take_response() {
-            *response = done;
-        }
     }
 
     /// The plan, after one refresh of the catalogue if nobody is known to serve the name.
