@@ -75,7 +75,7 @@ impl Proxy {
         let Some(later) = self.later() else { return };
         let Route::Job(id) = route else {
             let told = later.list(context.key.as_deref(), request.head.target.query().unwrap_or_default());
-            return context.told(response, &request, &told);
+            return context.told(response, &told);
         };
         let mut held = self.budget.hold(Some(context.client));
         let mut response = response.detach();
@@ -89,8 +89,8 @@ impl Proxy {
             // From here on the reply counts what the client does not take.
             drop(held);
             match told {
-                Ok(told) => context.told(&mut response, &request, &told),
-                Err(failure) => context.refuse(&mut response, &request.head, &failure),
+                Ok(told) => context.told(&mut response, &told),
+                Err(failure) => context.refuse(&mut response, &failure),
             }
         }));
     }

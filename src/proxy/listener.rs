@@ -258,18 +258,16 @@ impl Handler for Proxy {
             Some(head) => {
                 let route = self.route(head, refused.from.listener, &snapshot);
                 let context = self.context(head, refused.from, refused.began, &snapshot, &route);
-                context.refuse(response, head, &refused.failure);
+                context.refuse(response, &refused.failure);
             }
-            None => {
-                RequestContext::unread(refused.from.peer, refused.began).turn_away(response, "-", "-", &refused.failure)
-            }
+            None => RequestContext::unread(refused.from.peer, refused.began).refuse(response, &refused.failure),
         }
     }
 
     fn left(&self, head: &Head, from: From, began: Instant) {
         let context = self.context(head, from, began, &self.shared.load(), &Route::Unknown);
         let relayed = nothing_relayed(End::ClientGone);
-        context.log(head, 499, 0, &Summary { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
+        context.log(499, 0, &Summary { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
     }
 }
 

@@ -50,7 +50,7 @@ impl Proxy {
         }
         if self.net.pseudonym().is_in(request.head.fields.all("via")) {
             let text = "This request has been here before: an endpoint of this proxy leads back to it.";
-            return context.refuse(response, &request.head, &Failure::new(Kind::Loop, text));
+            return context.refuse(response, &Failure::new(Kind::Loop, text));
         }
         let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from(), &route, &snapshot));
         let client_key = client_key.and_then(|client_key| {
@@ -64,50 +64,48 @@ impl Proxy {
         });
         let client_key = match client_key {
             Ok(client_key) => client_key,
-            Err(failure) => return context.refuse(response, &request.head, &failure),
+            Err(failure) => return context.refuse(response, &failure),
         };
         context.key.clone_from(&client_key.name);
         match route {
             Route::Models if request.head.fields.get(header::VIA).is_some() => {
                 context.tell(INSTANCE, Some(self.net.pseudonym().name.clone()));
                 let listing = self.listing_for_proxy(&request.head, &snapshot, &client_key.scope);
-                context.json(response, &request, StatusCode::OK, &listing);
+                context.json(response, StatusCode::OK, &listing);
             }
-            Route::Models => {
-                context.json(response, &request, StatusCode::OK, &snapshot.listing(&client_key.scope).text)
-            }
+            Route::Models => context.json(response, StatusCode::OK, &snapshot.listing(&client_key.scope).text),
             Route::Model(id) => match snapshot.listing(&client_key.scope).entry(&id) {
-                Some(entry) => context.json(response, &request, StatusCode::OK, entry),
-                None => context.refuse(response, &request.head, &plan::not_found(&snapshot, &id, &client_key.scope)),
+                Some(entry) => context.json(response, StatusCode::OK, entry),
+                None => context.refuse(response, &plan::not_found(&snapshot, &id, &client_key.scope)),
             },
-            Route::Health if mode == Mode::Status => context.text(response, &request, "OK"),
-            Route::Health => self.health(&context, &client_key, response, &request),
+            Route::Health if mode == Mode::Status => context.text(response, "OK"),
+            Route::Health => self.health(&context, &client_key, response, request.head.target.query()),
             Route::Metrics if self.has_metrics(&snapshot, request.listener) => {
-                context.text(response, &request, &self.metrics.render(&self.gauges(&snapshot)));
+                context.text(response, &self.metrics.render(&self.gauges(&snapshot)));
             }
-            Route::ForceCheck => self.force_check(context, client_key.scope, response, request),
+            Route::ForceCheck => self.force_check(context, client_key.scope, response),
             Route::Preflight => {
                 let rules = self.cors(&snapshot, request.listener).unwrap_or_default();
-                context.preflight(response, &request, rules);
+                context.preflight(response, &request.head, rules);
             }
-            Route::NotAllowed(methods) => context.not_allowed(response, &request.head, methods),
+            Route::NotAllowed(methods) => context.not_allowed(response, methods),
             Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(context, route, response, request),
             Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Admin => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
-                context.refuse(response, &request.head, &Failure::new(Kind::PathNotFound, text));
+                context.refuse(response, &Failure::new(Kind::PathNotFound, text));
             }
             Route::Forward(forward) => {
                 if let Err(failure) = body::check_models(&request, &forward, &client_key.scope) {
-                    return context.refuse(response, &request.head, &failure);
+                    return context.refuse(response, &failure);
                 }
                 let _pass = match admitted(&mut context, &client_key) {
                     Ok(pass) => pass,
-                    Err(failure) => return context.refuse(response, &request.head, &failure),
+                    Err(failure) => return context.refuse(response, &failure),
                 };
                 if let Some(told) = self.keep(&context, &client_key, &request, &forward) {
                     return match told {
-                        Ok(told) => context.told(response, &request, &told),
-                        Err(failure) => context.refuse(response, &request.head, &failure),
+                        Ok(told) => context.told(response, &told),
+                        Err(failure) => context.refuse(response, &failure),
                     };
                 }
                 self.forward(&Authorized { context, client_key, snapshot }, response, &request, &forward);
@@ -145,12 +143,12 @@ impl Proxy {
     }
 
     /// Answered by the health thread when its round is done: no worker waits.
-    fn force_check(&self, context: RequestContext, scope: Arc<Scope>, response: &mut Response, request: Request) {
+    fn force_check(&self, context: RequestContext, scope: Arc<Scope>, response: &mut Response) {
         let shared = Arc::clone(&self.shared);
         let mut response = response.detach();
         let answer = Box::new(move || {
             let body = status::health(&shared.load(), &scope, shared.capacity().waiting(), false).to_string();
-            context.json(&mut response, &request, StatusCode::OK, body.as_bytes());
+            context.json(&mut response, StatusCode::OK, body.as_bytes());
         });
         self.shared.notify(HealthEvent::Force(answer));
     }
@@ -160,7 +158,7 @@ impl Proxy {
         let _busy = Busy::new(&self.busy);
         let ask = match body::ask(request, forward) {
             Ok(ask) => ask,
-            Err(failure) => return context.refuse(response, &request.head, &failure),
+            Err(failure) => return context.refuse(response, &failure),
         };
         let id = forward.conversation(&request.head);
         let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &client_key.scope));
@@ -175,7 +173,7 @@ impl Proxy {
                     let group = client_key.scope.group.as_ref().map_or("default", |group| &group.config.name);
                     self.metrics.count(Family::UpstreamErrors, &["select_error", group, "none"]);
                 }
-                return context.refuse_model(response, &request.head, ask.name(), &failure);
+                return context.refuse_model(response, ask.name(), &failure);
             }
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
@@ -255,7 +253,6 @@ impl Proxy {
             self.end_conversation(request, by.as_deref());
         }
         context.log(
-            &request.head,
             status,
             client.sent(),
             &Summary { ask: Some(ask), by: by.as_deref(), relayed: &relayed, queued: ctx.queued.get() },
