@@ -84,7 +84,7 @@ pub(crate) fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
         raw: false,
         headers: &|| headers::own(endpoint),
         body: [&[], &[], &[]],
-        rest: None,
+        tail: None,
         timeouts: Timeouts { total: Some(PATIENCE), ..Timeouts::default() },
         cancel: None,
         watch: None,

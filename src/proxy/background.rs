@@ -86,7 +86,7 @@ impl Proxy {
         let sink = Sink::Memory(Collected::default());
         let client = Rc::new(Downstream::new(sink, common, context.dialect, cancel, None, shown.ongoing()));
         let ctx = ForwardContext {
-            net: &self.net,
+            clients: &self.clients,
             shared: &self.shared,
             snapshot: fresh.as_deref().unwrap_or(&snapshot),
             request,

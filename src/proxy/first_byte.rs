@@ -74,7 +74,7 @@ fn first(
         let n = answer.peek(buffer)?;
         if n == 0 && is_stream && answer.until_close {
             return Err(UpstreamError {
-                trouble: UpstreamErrorKind::Reset,
+                kind: UpstreamErrorKind::Reset,
                 cause: "closed before the first event".into(),
             });
         }
@@ -94,7 +94,7 @@ fn first(
         let cancels = by.endpoint.config.on_client_gone == OnClientGone::Cancel;
         let client = ctx.client;
         if client.comments(&comments, || relay::fields(&answer.headers, client, by, true)).is_err() && cancels {
-            return Err(UpstreamError { trouble: UpstreamErrorKind::ClientGone, cause: "the client has left".into() });
+            return Err(UpstreamError { kind: UpstreamErrorKind::ClientGone, cause: "the client has left".into() });
         }
     }
 }

@@ -199,7 +199,7 @@ impl<'a> Attempts<'a> {
         key: Option<&str>,
         replaceable: bool,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        let ForwardContext { net, request, ask, forward, .. } = self.ctx;
+        let ForwardContext { clients, request, ask, forward, .. } = self.ctx;
         let config = &candidate.endpoint.config;
         let rendered = ask.render(request, candidate.rename.as_deref());
         let path = match &rendered.query {
@@ -233,17 +233,17 @@ impl<'a> Attempts<'a> {
             raw: forward.names == ModelSource::Raw,
             headers: &|| headers::request(request.head.fields.iter(), &client, config, key),
             body: rendered.parts(),
-            rest: request.rest.as_ref().map(|rest| BodyTail { from: rest, length: rest.borrow().length() }),
+            tail: request.rest.as_ref().map(|rest| BodyTail { from: rest, length: rest.borrow().length() }),
             timeouts,
             cancel: cancels.then(|| Arc::clone(&request.cancel)),
             watch: Some(watch),
         };
-        let channel = net.channel(config)?;
+        let client = clients.client(config)?;
         if let Some(id) = request.head.fields.get(paths::CONVERSATION) {
             self.ctx.shared.note_conversation(id.as_bytes(), candidate.endpoint.name());
         }
         candidate.endpoint.live.sent(sent, timeouts.first_byte);
-        let result = channel.send(&order);
+        let result = client.send(&order);
         if result.is_ok() {
             let endpoint = &candidate.endpoint;
             endpoint.live.moved(time::now());
@@ -288,14 +288,14 @@ impl<'a> Attempts<'a> {
             match answer.read(&mut piece) {
                 Ok(0) => break None,
                 Ok(n) => body.extend_from_slice(&piece[..n]),
-                Err(fault) if fault.trouble == UpstreamErrorKind::ClientGone => {
+                Err(fault) if fault.kind == UpstreamErrorKind::ClientGone => {
                     return Some(Outcome::ClientGone(Some(by)));
                 }
                 Err(fault) => break Some(fault),
             }
         };
         // An error that broke off is worth less than none; one that takes too long still has its status.
-        if let Some(fault) = fault.filter(|fault| !matches!(fault.trouble, UpstreamErrorKind::Timeout(_))) {
+        if let Some(fault) = fault.filter(|fault| !matches!(fault.kind, UpstreamErrorKind::Timeout(_))) {
             self.faults.push((by.endpoint.name().to_owned(), fault));
             return None;
         }
@@ -313,7 +313,7 @@ impl<'a> Attempts<'a> {
 
     fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: UpstreamError, retry: &Retry, slot: Option<Slot>) -> Step {
         give_up(slot, endpoint, &fault);
-        if fault.trouble == UpstreamErrorKind::ClientGone || self.ctx.request.cancel.is_cancelled() {
+        if fault.kind == UpstreamErrorKind::ClientGone || self.ctx.request.cancel.is_cancelled() {
             return Step::End(Outcome::ClientGone(self.last.take()));
         }
         let rest = self.ctx.request.rest.as_ref();
@@ -323,13 +323,13 @@ impl<'a> Attempts<'a> {
         let (what, id) = (retry::sentence(&fault), self.ctx.request_id);
         log::warn!("endpoint {} {what}: {} request_id={id}", endpoint.name(), fault.cause);
         let cause = || fault.cause.clone();
-        let seen = match fault.trouble {
+        let seen = match fault.kind {
             UpstreamErrorKind::Refused => Some(Observation::Refused(cause())),
             UpstreamErrorKind::Connect => Some(Observation::Down(cause())),
             UpstreamErrorKind::Timeout(Stage::Connect) => Some(Observation::Down(what)),
             _ => None,
         };
-        if fault.trouble == UpstreamErrorKind::Refused {
+        if fault.kind == UpstreamErrorKind::Refused {
             endpoint.live.note_refused(time::now());
         }
         if let Some(seen) = seen {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// Everything the attempts need, and nothing of how the answer is delivered.
 pub(crate) struct ForwardContext<'a> {
-    pub(crate) net: &'a ClientPool,
+    pub(crate) clients: &'a ClientPool,
     /// For what real requests find out about endpoints.
     pub(crate) shared: &'a SnapshotStore,
     /// What was so when the request began.

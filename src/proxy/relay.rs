@@ -100,7 +100,7 @@ fn body(
         match answer.read(buffer) {
             Ok(0) if is_events && answer.until_close && !passed.is_whole(has_end) => {
                 let fault =
-                    UpstreamError { trouble: UpstreamErrorKind::Reset, cause: "closed without an end marker".into() };
+                    UpstreamError { kind: UpstreamErrorKind::Reset, cause: "closed without an end marker".into() };
                 return lost(&fault, client, by, is_events, passed);
             }
             Ok(0) => {
@@ -138,12 +138,12 @@ fn body(
             }
             // Over TLS a close may come without its close_notify; the API's own end counts as well.
             Err(fault)
-                if fault.trouble == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() =>
+                if fault.kind == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() =>
             {
                 client.finish();
                 return passed.ended(End::Done);
             }
-            Err(fault) if fault.trouble == UpstreamErrorKind::ClientGone => {
+            Err(fault) if fault.kind == UpstreamErrorKind::ClientGone => {
                 part(client, is_events, &passed.events);
                 return left(answer, by, passed);
             }
@@ -193,11 +193,11 @@ fn left(mut answer: UpstreamResponse, by: &ServedBy, mut passed: Passed) -> Rela
 /// The upstream is lost inside its answer: nothing is retried, nothing is made up.
 fn lost(fault: &UpstreamError, client: &Downstream, by: &ServedBy, is_events: bool, passed: Passed) -> Relayed {
     let name = by.endpoint.name();
-    let word = if matches!(fault.trouble, UpstreamErrorKind::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
+    let word = if matches!(fault.kind, UpstreamErrorKind::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
     let (what, id) = (retry::sentence(fault), client.request_id());
     log::warn!("{word}: endpoint {name} {what}: {} request_id={id}", fault.cause);
     if is_events || client.is_collected() {
-        let (kind, what) = match fault.trouble {
+        let (kind, what) = match fault.kind {
             UpstreamErrorKind::Timeout(_) => (Kind::UpstreamTimeout, retry::sentence(fault)),
             _ => (Kind::Upstream, "was lost in the middle of its answer".to_owned()),
         };
@@ -206,7 +206,7 @@ fn lost(fault: &UpstreamError, client: &Downstream, by: &ServedBy, is_events: bo
     } else {
         client.abort();
     }
-    passed.ended(match fault.trouble {
+    passed.ended(match fault.kind {
         UpstreamErrorKind::Timeout(_) => End::Timeout,
         _ => End::UpstreamLost,
     })

@@ -36,7 +36,7 @@ impl RetryDecision {
 
 /// The word for a fault after which another try is made: those of `retry.on`.
 pub(crate) fn word(fault: &UpstreamError) -> &'static str {
-    match fault.trouble {
+    match fault.kind {
         UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::Timeout(Stage::Connect) => {
             "connect"
         }
@@ -77,7 +77,7 @@ pub(crate) fn answer(status: StatusCode, retry: &Retry, left: Remaining) -> Retr
 
 /// Whether a fault lets another try be made.
 pub(crate) fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
-    match fault.trouble {
+    match fault.kind {
         UpstreamErrorKind::ClientGone => false,
         UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::Timeout(Stage::Connect) => {
             retry.on_connect
@@ -91,7 +91,7 @@ pub(crate) fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
 /// Whether a server may still work on an attempt that was given up: llama-server notices only with its next token that
 /// nobody waits for it (LLAMA-SERVER facts).
 pub(crate) fn works_on(fault: &UpstreamError) -> bool {
-    match fault.trouble {
+    match fault.kind {
         UpstreamErrorKind::ClientGone => true,
         UpstreamErrorKind::Timeout(stage) => stage != Stage::Connect,
         UpstreamErrorKind::Refused
@@ -104,7 +104,7 @@ pub(crate) fn works_on(fault: &UpstreamError) -> bool {
 
 /// One sentence about a fault for the client; names the time-out that ran out, never an address.
 pub(crate) fn sentence(fault: &UpstreamError) -> String {
-    match fault.trouble {
+    match fault.kind {
         UpstreamErrorKind::ClientGone => "the client left".into(),
         UpstreamErrorKind::Refused => "refused the connection".into(),
         UpstreamErrorKind::Connect => "could not be connected to".into(),
@@ -125,7 +125,7 @@ pub(crate) fn sentence(fault: &UpstreamError) -> String {
 
 /// The failure after the last try, when no endpoint gave an HTTP answer.
 pub(crate) fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
-    let timeout = |fault: &UpstreamError| matches!(fault.trouble, UpstreamErrorKind::Timeout(_));
+    let timeout = |fault: &UpstreamError| matches!(fault.kind, UpstreamErrorKind::Timeout(_));
     let timeouts = faults.iter().filter(|(_, fault)| timeout(fault)).count();
     let names = faults.iter().map(|(name, _)| name).collect::<std::collections::HashSet<_>>().len();
     let kind = match timeouts {
@@ -134,7 +134,7 @@ pub(crate) fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
         _ if names > 1 => Kind::NoEndpoint,
         _ => Kind::Upstream,
     };
-    let same_kind = faults.windows(2).all(|pair| pair[0].1.trouble == pair[1].1.trouble);
+    let same_kind = faults.windows(2).all(|pair| pair[0].1.kind == pair[1].1.kind);
     let kind = if names > 1 && !same_kind && kind == Kind::Upstream { Kind::NoEndpoint } else { kind };
     let message = match faults {
         [] => "No endpoint could be tried.".to_owned(),
@@ -144,7 +144,7 @@ pub(crate) fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
     let mut failure = Failure::new(kind, message);
     let away = |fault: &UpstreamError| {
         matches!(
-            fault.trouble,
+            fault.kind,
             UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::ShuttingDown
         )
     };

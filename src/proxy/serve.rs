@@ -48,7 +48,7 @@ impl Proxy {
         {
             return page.serve(context, request, response);
         }
-        if self.net.pseudonym().is_in(request.head.fields.all("via")) {
+        if self.clients.pseudonym().is_in(request.head.fields.all("via")) {
             let text = "This request has been here before: an endpoint of this proxy leads back to it.";
             return context.refuse(response, &Failure::new(Kind::Loop, text));
         }
@@ -69,7 +69,7 @@ impl Proxy {
         context.key.clone_from(&client_key.name);
         match route {
             Route::Models if request.head.fields.get(header::VIA).is_some() => {
-                context.tell(INSTANCE, Some(self.net.pseudonym().name.clone()));
+                context.tell(INSTANCE, Some(self.clients.pseudonym().name.clone()));
                 let listing = self.listing_for_proxy(&request.head, &snapshot, &client_key.scope);
                 context.json(response, StatusCode::OK, &listing);
             }
@@ -117,7 +117,7 @@ impl Proxy {
     /// dead server alive.
     fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
         let asks = |endpoint: &Endpoint| {
-            self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
+            self.clients.client(&endpoint.config).is_ok_and(|client| client.is_in(head.fields.all("via")))
         };
         let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
         catalog::listing(&others, &snapshot.config.models, scope).text
@@ -198,7 +198,7 @@ impl Proxy {
             Rc::new(Downstream::new(Sink::Client(response.detach()), common, context.dialect, cancel, ping, ongoing));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
         let ctx = ForwardContext {
-            net: &self.net,
+            clients: &self.clients,
             shared: &self.shared,
             snapshot,
             request,
@@ -320,12 +320,12 @@ impl Proxy {
             raw: false,
             headers: &|| crate::upstream::headers::own(&by.endpoint.config),
             body: [&[], &[], &[]],
-            rest: None,
+            tail: None,
             timeouts: crate::config::Timeouts { total: Some(Duration::from_secs(2)), ..by.endpoint.config.timeouts },
             cancel: None,
             watch: None,
         };
-        let sent = self.net.channel(&by.endpoint.config).and_then(|channel| channel.send(&order));
+        let sent = self.clients.client(&by.endpoint.config).and_then(|client| client.send(&order));
         if let Err(fault) = sent {
             log::debug!("endpoint {}: the conversation could not be ended: {}", by.endpoint.name(), fault.cause);
         }

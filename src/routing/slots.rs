@@ -22,7 +22,7 @@ const BLIND: Duration = Duration::from_millis(20);
 /// The places at all endpoints and who waits for one. One per process.
 #[derive(Default)]
 pub(crate) struct Capacity {
-    floor: Mutex<State>,
+    state: Mutex<State>,
     abandoned: OnceLock<Sender<Slot>>,
 }
 
@@ -32,7 +32,7 @@ const MOST_ABANDONED: usize = 256;
 #[derive(Default)]
 struct State {
     /// Who waits, in order of arrival; bounded by `queue.length`.
-    line: Vec<Waiter>,
+    queue: Vec<Waiter>,
     turns: HashMap<String, Turn>,
     arrivals: u64,
     /// The last place handed out went to the background lane.
@@ -122,9 +122,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut floor = lock(&self.capacity.floor);
+        let mut state = lock(&self.capacity.state);
         self.live.leave(self.is_abandoned);
-        floor.hand_out(&self.capacity);
+        state.hand_out(&self.capacity);
     }
 }
 
@@ -158,13 +158,13 @@ impl Waiting {
 
     /// From now on these endpoints would do, in this order. False if a place was granted already.
     pub(crate) fn widen(&self, lives: Vec<Arc<Live>>) -> bool {
-        let mut floor = lock(&self.capacity.floor);
-        let Some(waiter) = floor.line.iter_mut().find(|waiter| waiter.number == self.number) else {
+        let mut state = lock(&self.capacity.state);
+        let Some(waiter) = state.queue.iter_mut().find(|waiter| waiter.number == self.number) else {
             return false;
         };
         waiter.order = (0..lives.len()).collect();
         waiter.lives = lives;
-        floor.hand_out(&self.capacity);
+        state.hand_out(&self.capacity);
         true
     }
 }
@@ -172,30 +172,30 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         // A place that was granted meanwhile lies in the channel, and is given back with it.
-        lock(&self.capacity.floor).line.retain(|waiter| waiter.number != self.number);
+        lock(&self.capacity.state).queue.retain(|waiter| waiter.number != self.number);
     }
 }
 
 impl Capacity {
     /// Takes the first free place in the order that `order` makes of the route's turn, or one in the line.
     pub(crate) fn enter(self: &Arc<Self>, wanted: &Wanted<'_>, order: impl FnOnce(&mut Turn) -> Vec<usize>) -> Entry {
-        let mut floor = lock(&self.floor);
-        let order = order(floor.turn(wanted.route));
+        let mut state = lock(&self.state);
+        let order = order(state.turn(wanted.route));
         if let Some(&index) = order.iter().find(|&&index| wanted.lives[index].has_room()) {
             return Entry::In(index, self.take(&wanted.lives[index]));
         }
-        if floor.closed {
+        if state.closed {
             return Entry::Closed;
         }
-        if floor.line.len() >= wanted.length {
+        if state.queue.len() >= wanted.length {
             return Entry::Full;
         }
         let (grant, granted) = bounded(1);
         let (wake, woken) = wake_pair().unzip();
-        let number = floor.arrivals;
-        floor.arrivals += 1;
+        let number = state.arrivals;
+        state.arrivals += 1;
         let (lives, background) = (wanted.lives.to_vec(), wanted.background);
-        floor.line.push(Waiter { number, lives, order, background, others: 0, grant, _wake: wake });
+        state.queue.push(Waiter { number, lives, order, background, others: 0, grant, _wake: wake });
         Entry::Wait(Waiting { number, capacity: Arc::clone(self), grant: granted, wake: woken })
     }
 
@@ -208,22 +208,22 @@ impl Capacity {
 
     /// Limits may have changed: whoever fits now goes in.
     pub(crate) fn resize<'a>(self: &Arc<Self>, limits: impl Iterator<Item = (&'a Live, Option<u32>)>) {
-        let mut floor = lock(&self.floor);
+        let mut state = lock(&self.state);
         for (live, limit) in limits {
             live.set_limit(limit);
         }
-        floor.hand_out(self);
+        state.hand_out(self);
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        lock(&self.floor).line.len()
+        lock(&self.state).queue.len()
     }
 
     /// Sends everybody away who waits, from now on too.
     pub(crate) fn close(&self) {
-        let mut floor = lock(&self.floor);
-        floor.closed = true;
-        floor.line.clear();
+        let mut state = lock(&self.state);
+        state.closed = true;
+        state.queue.clear();
     }
 
     fn take(self: &Arc<Self>, live: &Arc<Live>) -> Slot {
@@ -243,10 +243,10 @@ impl State {
     /// Gives free places to who waits for them, until nobody who waits could go anywhere.
     fn hand_out(&mut self, capacity: &Arc<Capacity>) {
         while let Some(next) = self.next() {
-            let waiter = self.line.remove(next);
+            let waiter = self.queue.remove(next);
             self.background_went = waiter.background;
             let Some(index) = waiter.open() else { continue };
-            for other in self.line.iter_mut().filter(|other| other.open().is_some()) {
+            for other in self.queue.iter_mut().filter(|other| other.open().is_some()) {
                 other.others += 1;
             }
             let slot = capacity.take(&waiter.lives[index]);
@@ -260,7 +260,7 @@ impl State {
     /// of others; never two of the background in a row while somebody interactive waits.
     fn next(&self) -> Option<usize> {
         let first =
-            |of: &dyn Fn(&Waiter) -> bool| self.line.iter().position(|waiter| of(waiter) && waiter.open().is_some());
+            |of: &dyn Fn(&Waiter) -> bool| self.queue.iter().position(|waiter| of(waiter) && waiter.open().is_some());
         let starved = first(&|waiter| waiter.background && waiter.others >= MOST_OTHERS);
         let interactive = first(&|waiter| !waiter.background);
         match (starved, interactive) {

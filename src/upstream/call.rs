@@ -182,12 +182,12 @@ impl Call {
         }
         let mut wait = TICK;
         if let Some((by, stage)) = first {
-            let rest = by.saturating_duration_since(now);
-            if rest.is_zero() {
+            let tail = by.saturating_duration_since(now);
+            if tail.is_zero() {
                 self.expired.set(Some(stage));
                 return None;
             }
-            wait = wait.min(rest);
+            wait = wait.min(tail);
         }
         if let Some(next) = self.watch.as_ref().and_then(|watch| watch.silent(now)) {
             wait = wait.min(next.saturating_duration_since(now));

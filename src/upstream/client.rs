@@ -49,7 +49,7 @@ pub(crate) struct UpstreamRequest<'a> {
     /// The body in parts that are sent one after another.
     pub(crate) body: [&'a [u8]; 3],
     /// What follows that, read as it is sent.
-    pub(crate) rest: Option<BodyTail<'a>>,
+    pub(crate) tail: Option<BodyTail<'a>>,
     /// Stage limits.
     pub(crate) timeouts: Timeouts,
     pub(crate) cancel: Option<Arc<CancelToken>>,
@@ -143,24 +143,24 @@ impl UpstreamClient {
     ///
     /// # Errors
     /// A [`UpstreamError`] when no complete head came.
-    pub(crate) fn send(&self, order: &UpstreamRequest<'_>) -> Result<UpstreamResponse, UpstreamError> {
-        let is_head = order.method == Method::HEAD;
-        let call = Call::new(order.timeouts, is_head, order.cancel.clone(), order.watch.clone(), time::now());
+    pub(crate) fn send(&self, request: &UpstreamRequest<'_>) -> Result<UpstreamResponse, UpstreamError> {
+        let is_head = request.method == Method::HEAD;
+        let call = Call::new(request.timeouts, is_head, request.cancel.clone(), request.watch.clone(), time::now());
         let entered = call.enter();
         // What can be sent once must not meet a connection that died in the pool.
-        call.fresh.set(order.rest.is_some());
-        let mut result = self.exchange(order, &call);
+        call.fresh.set(request.tail.is_some());
+        let mut result = self.exchange(request, &call);
         if let Err(fault) = &result
-            && order.rest.is_none()
-            && (call.stray.get() || fault.trouble == UpstreamErrorKind::Reset && call.is_stale(time::now()))
+            && request.tail.is_none()
+            && (call.stray.get() || fault.kind == UpstreamErrorKind::Reset && call.is_stale(time::now()))
         {
             call.restart(time::now());
-            result = self.exchange(order, &call);
+            result = self.exchange(request, &call);
         }
         let (parts, body) = result?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamError {
-                trouble: UpstreamErrorKind::Garbled,
+                kind: UpstreamErrorKind::Garbled,
                 cause: "switched protocols unasked".into(),
             });
         }
@@ -189,30 +189,30 @@ impl UpstreamClient {
 
     fn exchange(
         &self,
-        order: &UpstreamRequest<'_>,
+        request: &UpstreamRequest<'_>,
         call: &Rc<Call>,
     ) -> Result<http::Response<ureq::Body>, UpstreamError> {
-        let mut request = http::Request::new(());
-        *request.method_mut() = order.method.clone();
-        *request.uri_mut() = self.uri(order.path, order.raw)?;
-        *request.headers_mut() = (order.headers)();
+        let mut sent = http::Request::new(());
+        *sent.method_mut() = request.method.clone();
+        *sent.uri_mut() = self.uri(request.path, request.raw)?;
+        *sent.headers_mut() = (request.headers)();
         if let Some(identity) = &self.identity {
-            request.headers_mut().append(http::header::VIA, identity.pseudonym.via.clone());
+            sent.headers_mut().append(http::header::VIA, identity.pseudonym.via.clone());
         }
-        let here = order.body.iter().map(|part| part.len() as u64).sum::<u64>();
-        let length = order.rest.map_or(Some(here), |rest| rest.length.map(|rest| here + rest));
-        let rest = Following { rest: order.rest, call };
-        let parts = order.body[0].chain(order.body[1]).chain(order.body[2]).chain(rest);
+        let here = request.body.iter().map(|part| part.len() as u64).sum::<u64>();
+        let length = request.tail.map_or(Some(here), |tail| tail.length.map(|tail| here + tail));
+        let tail = Following { tail: request.tail, call };
+        let parts = request.body[0].chain(request.body[1]).chain(request.body[2]).chain(tail);
         let mut parts = Upload { parts, left: length, call };
-        let has_body = length != Some(0) || matches!(order.method, Method::POST | Method::PUT | Method::PATCH);
+        let has_body = length != Some(0) || matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
         let result = if has_body {
             // With its length declared, a reader is sent as it is, not in chunks.
             if let Some(length) = length {
-                request.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
+                sent.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
             }
-            self.agent.run(request.map(|()| SendBody::from_reader(&mut parts)))
+            self.agent.run(sent.map(|()| SendBody::from_reader(&mut parts)))
         } else {
-            self.agent.run(request)
+            self.agent.run(sent)
         };
         result.map_err(|e| fault(&e, call))
     }
@@ -220,17 +220,17 @@ impl UpstreamClient {
     /// Exactly one `/v1`, whatever the base was written like; scheme, host and port are the endpoint's, whatever the
     /// path is.
     fn uri(&self, path: &str, raw: bool) -> Result<Uri, UpstreamError> {
-        let refused = || UpstreamError { trouble: UpstreamErrorKind::Garbled, cause: "the path cannot be sent".into() };
+        let refused = || UpstreamError { kind: UpstreamErrorKind::Garbled, cause: "the path cannot be sent".into() };
         if !path.starts_with('/') {
             return Err(refused());
         }
-        let (prefix, rest) = match path.strip_prefix("/v1") {
-            Some(rest) if rest.is_empty() || rest.starts_with(['/', '?']) => (&self.base.api, rest),
+        let (prefix, tail) = match path.strip_prefix("/v1") {
+            Some(tail) if tail.is_empty() || tail.starts_with(['/', '?']) => (&self.base.api, tail),
             _ if raw => (&self.base.given, path),
             _ => (&self.base.root, path),
         };
         let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
-        let uri = uri.path_and_query(format!("{prefix}{rest}")).build();
+        let uri = uri.path_and_query(format!("{prefix}{tail}")).build();
         uri.ok().filter(|uri| uri.authority() == Some(&self.authority)).ok_or_else(refused)
     }
 }
@@ -253,14 +253,14 @@ impl<R: Read> Read for Upload<'_, R> {
 
 /// Reads the rest of a body. While it does not come, the upstream is not the one who is silent.
 struct Following<'a> {
-    rest: Option<BodyTail<'a>>,
+    tail: Option<BodyTail<'a>>,
     call: &'a Call,
 }
 
 impl Read for Following<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let Some(rest) = self.rest else { return Ok(0) };
-        let read = rest.from.borrow_mut().read(buf);
+        let Some(tail) = self.tail else { return Ok(0) };
+        let read = tail.from.borrow_mut().read(buf);
         self.call.progress();
         read
     }
@@ -307,7 +307,7 @@ impl UpstreamResponse {
         match self.body.read(buf) {
             // A body that ends by close ends the same way when we hang up ourselves.
             Ok(0) if self.until_close && self.call.is_cancelled() => {
-                Err(UpstreamError { trouble: UpstreamErrorKind::ClientGone, cause: "the client has left".into() })
+                Err(UpstreamError { kind: UpstreamErrorKind::ClientGone, cause: "the client has left".into() })
             }
             Ok(n) => {
                 if let Some(left) = &mut self.left {

@@ -9,8 +9,8 @@ fn judge(status: u16, left: Remaining) -> RetryDecision {
     answer(StatusCode::from_u16(status).expect("a status"), &Retry::default(), left)
 }
 
-fn fault(trouble: UpstreamErrorKind) -> UpstreamError {
-    UpstreamError { trouble, cause: String::new() }
+fn fault(kind: UpstreamErrorKind) -> UpstreamError {
+    UpstreamError { kind, cause: String::new() }
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn an_endpoint_asks_for_rest_in_seconds_milliseconds_or_until_a_date() {
 
 #[test]
 fn a_client_of_a_server_that_is_away_is_told_to_come_back() {
-    let wait = |trouble: UpstreamErrorKind| all_failed(&[("a".to_owned(), fault(trouble))]).retry_after;
+    let wait = |kind: UpstreamErrorKind| all_failed(&[("a".to_owned(), fault(kind))]).retry_after;
     assert_eq!([wait(UpstreamErrorKind::Refused), wait(UpstreamErrorKind::Connect)], [Some(BACK_SOON); 2]);
     assert_eq!(wait(UpstreamErrorKind::Garbled), None);
 }
