@@ -216,10 +216,7 @@ fn read_all(answer: &mut UpstreamResponse) -> Result<Vec<u8>, UpstreamError> {
             0 => return Ok(body),
             n if body.len() + n <= MOST => body.extend_from_slice(&piece[..n]),
             _ => {
-                return Err(UpstreamError {
-                    kind: UpstreamErrorKind::Garbled,
-                    cause: "the answer is too long".into(),
-                });
+                return Err(UpstreamError { kind: UpstreamErrorKind::Garbled, cause: "the answer is too long".into() });
             }
         }
     }

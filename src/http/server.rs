@@ -2,8 +2,8 @@
 //! connection with a complete request (or the beginning of a large one) to a worker, which moves it back. Owns every
 //! connection that no worker owns. Knows no routes.
 
-use super::admission::Pool;
 use super::connection::{Connection, State};
+use super::decision::Pool;
 use super::handler::{Handler, ServerConfig, ServerHandle, refuse};
 use super::limits::{OpenConnections, Rules};
 use super::state::{ReturnQueue, ServerState, register};

@@ -84,7 +84,7 @@ impl Proxy {
         });
         let (common, cancel) = (Arc::clone(&context.common), Arc::clone(order.cancel));
         let sink = Sink::Memory(Collected::default());
-        let client = Rc::new(Downstream::new(sink, common, context.dialect, cancel, None, shown.ongoing()));
+        let client = Rc::new(Downstream::new(sink, common, context.dialect, cancel, None, shown.active()));
         let ctx = ForwardContext {
             clients: &self.clients,
             shared: &self.shared,
@@ -101,7 +101,7 @@ impl Proxy {
             keyed: true,
             policy: Policy::default(),
             metrics: &self.metrics,
-            ongoing: &shown,
+            active: &shown,
         };
         self.send(&ctx, &context, plan);
         match client.take_sink() {

@@ -55,7 +55,7 @@ pub(crate) struct Entry {
 /// What became of a forwarded request.
 pub(crate) struct Summary<'a> {
     pub(crate) ask: Option<&'a RequestBody>,
-    pub(crate) by: Option<&'a ServedBy>,
+    pub(crate) served_by: Option<&'a ServedBy>,
     pub(crate) relayed: &'a Relayed,
     /// Time spent in the line for a place.
     pub(crate) queued: Duration,
@@ -237,21 +237,22 @@ impl RequestContext {
     }
 
     /// Writes the access line of a forwarded request.
-    pub(crate) fn log(&self, status: u16, bytes: u64, outline: &Summary<'_>) {
-        let Summary { ask, by, relayed, queued } = outline;
-        let model = by.and_then(|by| by.model.as_deref()).or_else(|| ask.and_then(RequestBody::name));
+    pub(crate) fn log(&self, status: u16, bytes: u64, summary: &Summary<'_>) {
+        let Summary { ask, served_by, relayed, queued } = summary;
+        let model =
+            served_by.and_then(|served_by| served_by.model.as_deref()).or_else(|| ask.and_then(RequestBody::name));
         let record = AccessRecord {
             model: model.map(short),
-            endpoint: by.map(|by| by.endpoint.name().to_owned()),
-            reason: by.map(|by| by.reason),
-            attempts: by.map_or(0, |by| by.attempts),
+            endpoint: served_by.map(|served_by| served_by.endpoint.name().to_owned()),
+            reason: served_by.map(|served_by| served_by.reason),
+            attempts: served_by.map_or(0, |served_by| served_by.attempts),
             queue: Some(*queued).filter(|queued| !queued.is_zero()),
             first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
             tokens: relayed.tokens,
             end: relayed.end,
             ..self.record(status, bytes)
         };
-        self.write(record, by.is_some_and(|by| by.named));
+        self.write(record, served_by.is_some_and(|served_by| served_by.named));
     }
 
     fn record(&self, status: u16, bytes: u64) -> AccessRecord {

@@ -53,7 +53,7 @@ pub(crate) struct Downstream {
     asked: RefCell<Vec<(HeaderName, HeaderValue)>>,
     early: Cell<bool>,
     sent: Cell<u64>,
-    ongoing: Arc<ActiveRequest>,
+    active: Arc<ActiveRequest>,
 }
 
 impl Downstream {
@@ -64,7 +64,7 @@ impl Downstream {
         dialect: Dialect,
         cancel: Arc<CancelToken>,
         ping: Option<(SsePing, Instant)>,
-        ongoing: Arc<ActiveRequest>,
+        active: Arc<ActiveRequest>,
     ) -> Self {
         Self {
             sink: RefCell::new(Some(sink)),
@@ -77,7 +77,7 @@ impl Downstream {
             asked: RefCell::default(),
             early: Cell::new(false),
             sent: Cell::new(0),
-            ongoing,
+            active,
         }
     }
 
@@ -135,8 +135,8 @@ impl Downstream {
         self.due.set(None);
     }
 
-    pub(crate) fn ongoing(&self) -> &ActiveRequest {
-        &self.ongoing
+    pub(crate) fn active(&self) -> &ActiveRequest {
+        &self.active
     }
 
     /// Body bytes given to the client.

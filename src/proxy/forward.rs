@@ -37,8 +37,8 @@ struct Attempts<'a> {
     named: bool,
     attempts: u32,
     faults: Vec<(String, UpstreamError)>,
-    kept: Option<(BufferedResponse, Rc<ServedBy>)>,
-    told: Option<Duration>,
+    buffered: Option<(BufferedResponse, Rc<ServedBy>)>,
+    retry_after: Option<Duration>,
     last: Option<Rc<ServedBy>>,
 }
 
@@ -53,47 +53,47 @@ enum Step {
 pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
     ctx.client.hold_pings(plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));
-    let mut admission = Selector::new(ctx, plan);
-    let mut attempts_so_far = Attempts::new(ctx, retry);
+    let mut selector = Selector::new(ctx, plan);
+    let mut attempts = Attempts::new(ctx, retry);
     let mut tried = 0;
     for round in 0.. {
         if round > 0 {
-            admission.next_round();
-            let pause = retry::pause(retry, round, attempts_so_far.told.take(), random::unit());
+            selector.next_round();
+            let pause = retry::pause(retry, round, attempts.retry_after.take(), random::unit());
             if ctx.request.cancel.wait_until(time::now() + pause, time::now) {
-                return Outcome::ClientGone(attempts_so_far.last);
+                return Outcome::ClientGone(attempts.last);
             }
         }
-        while !admission.left().is_empty() {
-            let (index, slot) = match admission.next() {
+        while !selector.left().is_empty() {
+            let (index, slot) = match selector.next() {
                 Admitted::At(index, slot) => (index, slot),
-                Admitted::ClientGone => return Outcome::ClientGone(attempts_so_far.last),
-                Admitted::Refused(failure) if attempts_so_far.last.is_none() => return Outcome::Failed(failure, None),
-                Admitted::Refused(_) => return attempts_so_far.give_up(),
+                Admitted::ClientGone => return Outcome::ClientGone(attempts.last),
+                Admitted::Refused(failure) if attempts.last.is_none() => return Outcome::Failed(failure, None),
+                Admitted::Refused(_) => return attempts.give_up(),
             };
             if tried == 0 {
-                attempts_so_far.reason = admission.reason(index);
-                attempts_so_far.named = admission.plan.is_named;
+                attempts.reason = selector.reason(index);
+                attempts.named = selector.plan.is_named;
             }
-            attempts_so_far.queued = admission.queued;
+            attempts.queued = selector.queued;
             tried += 1;
             // The plan may have grown in the line.
-            let any = tried < retry.attempts.unwrap_or(admission.plan.candidates.len() as u32);
-            let candidate = &admission.plan.candidates[index];
-            let larger = admission.has_larger(candidate.context);
-            let left = Remaining { keys: false, candidates: any && !admission.left().is_empty(), any, larger };
-            match attempts_so_far.candidate(candidate, left, slot) {
+            let any = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
+            let candidate = &selector.plan.candidates[index];
+            let larger = selector.has_larger(candidate.context);
+            let left = Remaining { keys: false, candidates: any && !selector.left().is_empty(), any, larger };
+            match attempts.candidate(candidate, left, slot) {
                 Step::End(outcome) => return outcome,
-                Step::Next if !any => return attempts_so_far.give_up(),
-                Step::Next => attempts_so_far.reason = "retry",
+                Step::Next if !any => return attempts.give_up(),
+                Step::Next => attempts.reason = "retry",
                 Step::Larger(context) => {
-                    attempts_so_far.reason = "context";
-                    admission.only_larger(context);
+                    attempts.reason = "context";
+                    selector.only_larger(context);
                 }
             }
         }
     }
-    attempts_so_far.give_up()
+    attempts.give_up()
 }
 
 impl<'a> Attempts<'a> {
@@ -107,8 +107,8 @@ impl<'a> Attempts<'a> {
             named: false,
             attempts: 0,
             faults: Vec::new(),
-            kept: None,
-            told: None,
+            buffered: None,
+            retry_after: None,
             last: None,
         }
     }
@@ -126,7 +126,7 @@ impl<'a> Attempts<'a> {
             let left = Remaining { keys: turn + 1 < keys, ..left };
             let key = endpoint.config.api_keys.get((first + turn) % keys.max(1));
             self.attempts += 1;
-            let by = Rc::new(ServedBy {
+            let served_by = Rc::new(ServedBy {
                 endpoint: Arc::clone(endpoint),
                 model: candidate.rename.clone().or_else(|| self.ctx.ask.name().map(str::to_owned)),
                 attempts: self.attempts,
@@ -135,10 +135,10 @@ impl<'a> Attempts<'a> {
                 named: self.named,
                 policy: self.ctx.policy,
             });
-            self.last = Some(Rc::clone(&by));
-            self.ctx.ongoing.at(endpoint.name());
+            self.last = Some(Rc::clone(&served_by));
+            self.ctx.active.at(endpoint.name());
             self.ctx.client.hold_pings(self.ctx.is_streamless(candidate));
-            self.ctx.client.asking(|| relay::told(&by));
+            self.ctx.client.asking(|| relay::routing_fields(&served_by));
             let labels = [self.group(), endpoint.name()];
             let began = time::now();
             let sent = self.send(candidate, key.map(|key| key.reveal()), left.candidates);
@@ -148,27 +148,27 @@ impl<'a> Attempts<'a> {
                 Ok(answer) => answer,
                 Err(fault) => return self.faulted(endpoint, fault, retry, slot),
             };
-            let verdict = self.weighed(&answer, endpoint, retry, left);
+            let decision = self.weighed(&answer, endpoint, retry, left);
             let (name, id) = (endpoint.name(), self.ctx.request_id);
             let answered = || headers::answered(answer.status, &answer.headers);
-            if verdict == RetryDecision::Permit {
+            if decision == RetryDecision::Permit {
                 if answer.headers.contains_key(http::header::LOCATION) {
                     log::info!("endpoint {name} {} request_id={id}", answered());
                 }
                 answer.place = slot;
-                return match first_byte::wait(&mut answer, self.ctx, &by) {
-                    Ok(()) => Step::End(Outcome::Response(Box::new(answer), by)),
+                return match first_byte::wait(&mut answer, self.ctx, &served_by) {
+                    Ok(()) => Step::End(Outcome::Response(Box::new(answer), served_by)),
                     Err(fault) => self.faulted(endpoint, fault, retry, answer.place.take()),
                 };
             }
             // S003-32: which key, never the key.
             let key = if keys > 1 { format!(" (key {} of {keys})", (first + turn) % keys + 1) } else { String::new() };
             log::info!("endpoint {name} {}{key}; trying elsewhere request_id={id}", answered());
-            if let Some(outcome) = self.keep(answer, by, &mut slot) {
+            if let Some(outcome) = self.keep(answer, served_by, &mut slot) {
                 return Step::End(outcome);
             }
-            self.ctx.metrics.count(Family::Retries, &[endpoint.name(), verdict.as_str()]);
-            match verdict {
+            self.ctx.metrics.count(Family::Retries, &[endpoint.name(), decision.as_str()]);
+            match decision {
                 RetryDecision::NextKey => {}
                 RetryDecision::Look => return self.looked_into(candidate.context),
                 RetryDecision::Next | RetryDecision::Permit => return Step::Next,
@@ -183,11 +183,11 @@ impl<'a> Attempts<'a> {
 
     /// A 400 that may say that the prompt is too long; any other is the client's.
     fn looked_into(&mut self, context: Option<u64>) -> Step {
-        let told = self.kept.as_ref().and_then(|(kept, _)| retry::exceeded_context(&kept.body));
-        match told.map(|told| told.or(context).unwrap_or(0)) {
+        let retry_after = self.buffered.as_ref().and_then(|(buffered, _)| retry::exceeded_context(&buffered.body));
+        match retry_after.map(|retry_after| retry_after.or(context).unwrap_or(0)) {
             Some(context) => Step::Larger(context),
-            None => match self.kept.take() {
-                Some((kept, by)) => Step::End(Outcome::Buffered(kept, by)),
+            None => match self.buffered.take() {
+                Some((buffered, served_by)) => Step::End(Outcome::Buffered(buffered, served_by)),
                 None => Step::Next,
             },
         }
@@ -262,11 +262,11 @@ impl<'a> Attempts<'a> {
         retry: &Retry,
         left: Remaining,
     ) -> RetryDecision {
-        let told = retry::retry_after(&answer.headers, time::wall);
-        if let (StatusCode::TOO_MANY_REQUESTS, Some(told)) = (answer.status, told) {
-            endpoint.live.cool_down(time::now(), told);
+        let retry_after = retry::retry_after(&answer.headers, time::wall);
+        if let (StatusCode::TOO_MANY_REQUESTS, Some(retry_after)) = (answer.status, retry_after) {
+            endpoint.live.cool_down(time::now(), retry_after);
         }
-        self.told = self.told.max(told);
+        self.retry_after = self.retry_after.max(retry_after);
         if self.ctx.request.is_spent() {
             return RetryDecision::Permit;
         }
@@ -274,39 +274,44 @@ impl<'a> Attempts<'a> {
     }
 
     /// Keeps an error answer while others are tried; too long a one is the client's at once, from its first byte on.
-    fn keep(&mut self, mut answer: UpstreamResponse, by: Rc<ServedBy>, slot: &mut Option<Slot>) -> Option<Outcome> {
+    fn keep(
+        &mut self,
+        mut answer: UpstreamResponse,
+        served_by: Rc<ServedBy>,
+        slot: &mut Option<Slot>,
+    ) -> Option<Outcome> {
         let mut body = Vec::new();
-        let mut piece = [0; 4096];
+        let mut chunk = [0; 4096];
         let usual = answer.end_by(Some(time::now() + KEEP_FOR));
         let fault = loop {
             if body.len() > KEEP || answer.length.is_some_and(|length| length > KEEP as u64) {
                 answer.end_by(usual);
                 answer.unread(body);
                 answer.place = slot.take();
-                return Some(Outcome::Response(Box::new(answer), by));
+                return Some(Outcome::Response(Box::new(answer), served_by));
             }
-            match answer.read(&mut piece) {
+            match answer.read(&mut chunk) {
                 Ok(0) => break None,
-                Ok(n) => body.extend_from_slice(&piece[..n]),
+                Ok(n) => body.extend_from_slice(&chunk[..n]),
                 Err(fault) if fault.kind == UpstreamErrorKind::ClientGone => {
-                    return Some(Outcome::ClientGone(Some(by)));
+                    return Some(Outcome::ClientGone(Some(served_by)));
                 }
                 Err(fault) => break Some(fault),
             }
         };
         // An error that broke off is worth less than none; one that takes too long still has its status.
         if let Some(fault) = fault.filter(|fault| !matches!(fault.kind, UpstreamErrorKind::Timeout(_))) {
-            self.faults.push((by.endpoint.name().to_owned(), fault));
+            self.faults.push((served_by.endpoint.name().to_owned(), fault));
             return None;
         }
         if answer.status == StatusCode::SERVICE_UNAVAILABLE && retry::is_loading(&body) {
-            self.tell(&by.endpoint, Observation::Loading);
+            self.tell(&served_by.endpoint, Observation::Loading);
         }
-        let kept = BufferedResponse { status: answer.status, headers: answer.headers, body };
+        let buffered = BufferedResponse { status: answer.status, headers: answer.headers, body };
         // A refusal of one endpoint's key or catalogue says less than a real error of another.
         let says_less = |status: StatusCode| matches!(status.as_u16(), 401..=404);
-        if self.kept.as_ref().is_none_or(|(old, _)| !says_less(kept.status) || says_less(old.status)) {
-            self.kept = Some((kept, by));
+        if self.buffered.as_ref().is_none_or(|(old, _)| !says_less(buffered.status) || says_less(old.status)) {
+            self.buffered = Some((buffered, served_by));
         }
         None
     }
@@ -338,7 +343,7 @@ impl<'a> Attempts<'a> {
         self.ctx.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
         let again = retry::may_retry(&fault, retry) && !self.ctx.request.is_spent();
         if again {
-            self.ctx.metrics.count(Family::Retries, &[endpoint.name(), retry::word(&fault)]);
+            self.ctx.metrics.count(Family::Retries, &[endpoint.name(), retry::reason(&fault)]);
         }
         self.faults.push((endpoint.name().to_owned(), fault));
         if again {
@@ -356,12 +361,12 @@ impl<'a> Attempts<'a> {
     }
 
     fn give_up(self) -> Outcome {
-        match self.kept {
-            Some((kept, by)) => {
-                let (endpoint, model) = (Arc::clone(&by.endpoint), by.model.clone());
-                let ServedBy { reason, queued, named, policy, .. } = *by;
+        match self.buffered {
+            Some((buffered, served_by)) => {
+                let (endpoint, model) = (Arc::clone(&served_by.endpoint), served_by.model.clone());
+                let ServedBy { reason, queued, named, policy, .. } = *served_by;
                 Outcome::Buffered(
-                    kept,
+                    buffered,
                     Rc::new(ServedBy { endpoint, model, attempts: self.attempts, reason, queued, named, policy }),
                 )
             }

@@ -4,7 +4,7 @@ use super::state::{ListenerKind, Opened, Proxy};
 use crate::api::errors::{Failure, Kind};
 use crate::api::query;
 use crate::config::{CorsOrigin, KeysFor, ListenerPolicy, Mode};
-use crate::http::admission::{Admission, Admit, Pool};
+use crate::http::decision::{Decide, HeadDecision, Pool};
 use crate::http::handler::{Handler, Refused};
 use crate::http::head::Head;
 use crate::http::request::{From, Request};
@@ -209,8 +209,8 @@ struct Decided {
     client_key: ClientKey,
 }
 
-impl Admit for Proxy {
-    fn admit(&self, head: &Head, from: From) -> Admission {
+impl Decide for Proxy {
+    fn decide(&self, head: &Head, from: From) -> HeadDecision {
         let snapshot = self.shared.load();
         let route = self.route(head, from.listener, &snapshot);
         let trusted = &snapshot.config.server.trusted_proxies;
@@ -231,7 +231,7 @@ impl Admit for Proxy {
                 _ => self.client_key(head, from, &Route::Unknown, &snapshot).err(),
             };
         }
-        Admission { pool, client, refusal, decided }
+        HeadDecision { pool, client, refusal, decided }
     }
 
     fn passes_on(&self, head: &Head, listener: usize) -> bool {
@@ -267,7 +267,7 @@ impl Handler for Proxy {
     fn left(&self, head: &Head, from: From, began: Instant) {
         let context = self.context(head, from, began, &self.shared.load(), &Route::Unknown);
         let relayed = nothing_relayed(End::ClientGone);
-        context.log(499, 0, &Summary { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
+        context.log(499, 0, &Summary { ask: None, served_by: None, relayed: &relayed, queued: Duration::ZERO });
     }
 }
 

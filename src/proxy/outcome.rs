@@ -45,7 +45,7 @@ pub(crate) struct ForwardContext<'a> {
     /// What its listener leaves to endpoints.
     pub(crate) policy: Policy,
     pub(crate) metrics: &'a Metrics,
-    pub(crate) ongoing: &'a ActiveRequest,
+    pub(crate) active: &'a ActiveRequest,
 }
 
 impl ForwardContext<'_> {

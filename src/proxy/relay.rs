@@ -20,7 +20,7 @@ use std::cell::RefCell;
 use std::time::Instant;
 
 /// One read of a body, and so one write: what ureq holds at most.
-pub(super) const PIECE: usize = 32 << 10;
+pub(super) const CHUNK: usize = 32 << 10;
 
 /// What is read of an error that comes after the head is out; the message stands in its first lines.
 const LATE: usize = 64 << 10;
@@ -58,7 +58,7 @@ impl Passed {
 pub(crate) fn relay(
     answer: UpstreamResponse,
     client: &Downstream,
-    by: &ServedBy,
+    served_by: &ServedBy,
     is_head: bool,
     has_end: bool,
 ) -> Relayed {
@@ -66,7 +66,7 @@ pub(crate) fn relay(
     // Comment lines and error events fit only into a stream that is not compressed.
     let is_plain = !is_compressed(&answer.headers);
     if client.is_early() && !(answer.status == StatusCode::OK && is_events && is_plain) {
-        return tell_late(answer, client, by);
+        return tell_late(answer, client, served_by);
     }
     if !client.is_early() {
         let length = match (is_head, answer.length) {
@@ -75,13 +75,13 @@ pub(crate) fn relay(
             (false, Some(bytes)) if !(is_events && is_plain) => Length::Sized(bytes),
             (false, _) => Length::Open,
         };
-        client.start(answer.status, &fields(&answer.headers, client, by, is_events), length);
+        client.start(answer.status, &fields(&answer.headers, client, served_by, is_events), length);
     }
     // Its first byte is here.
     client.stop_pings();
     let mut buffer = BUFFER.take();
-    buffer.resize(PIECE, 0);
-    let relayed = body(answer, client, by, is_events && is_plain, has_end, &mut buffer);
+    buffer.resize(CHUNK, 0);
+    let relayed = body(answer, client, served_by, is_events && is_plain, has_end, &mut buffer);
     BUFFER.set(buffer);
     relayed
 }
@@ -89,7 +89,7 @@ pub(crate) fn relay(
 fn body(
     mut answer: UpstreamResponse,
     client: &Downstream,
-    by: &ServedBy,
+    served_by: &ServedBy,
     is_events: bool,
     has_end: bool,
     buffer: &mut [u8],
@@ -101,53 +101,51 @@ fn body(
             Ok(0) if is_events && answer.until_close && !passed.is_whole(has_end) => {
                 let fault =
                     UpstreamError { kind: UpstreamErrorKind::Reset, cause: "closed without an end marker".into() };
-                return lost(&fault, client, by, is_events, passed);
+                return lost(&fault, client, served_by, is_events, passed);
             }
             Ok(0) => {
                 client.finish();
                 return passed.ended(End::Done);
             }
             Ok(n) => {
-                let piece = &buffer[..n];
+                let chunk = &buffer[..n];
                 // Known before the client can ask for it.
                 if let Some(ids) = &mut ids {
-                    ids.push(piece, |id| by.endpoint.live.responses.add(id));
+                    ids.push(chunk, |id| served_by.endpoint.live.responses.add(id));
                 }
-                let sent = client.write_chunk(piece);
+                let sent = client.write_chunk(chunk);
                 // The piece is on its way; the bookkeeping may take its time.
                 let now = time::now();
                 passed.first_byte.get_or_insert(now);
-                by.endpoint.live.moved(now);
-                passed.tail.push(piece);
+                served_by.endpoint.live.moved(now);
+                passed.tail.push(chunk);
                 let before = passed.events.tokens();
                 if is_events {
-                    passed.events.push(piece);
+                    passed.events.push(chunk);
                 }
-                if client.ongoing().is_shown() {
+                if client.active().is_shown() {
                     let new = passed.events.tokens() - before;
-                    client.ongoing().moved(now, new);
-                    by.endpoint.live.count_tokens([new, 0, 0]);
+                    client.active().moved(now, new);
+                    served_by.endpoint.live.count_tokens([new, 0, 0]);
                 }
-                if client.ongoing().is_stopped() {
+                if client.active().is_stopped() {
                     part(client, is_events, &passed.events);
-                    return left(answer, by, passed);
+                    return left(answer, served_by, passed);
                 }
                 if sent.is_err() {
-                    return left(answer, by, passed);
+                    return left(answer, served_by, passed);
                 }
             }
             // Over TLS a close may come without its close_notify; the API's own end counts as well.
-            Err(fault)
-                if fault.kind == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() =>
-            {
+            Err(fault) if fault.kind == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() => {
                 client.finish();
                 return passed.ended(End::Done);
             }
             Err(fault) if fault.kind == UpstreamErrorKind::ClientGone => {
                 part(client, is_events, &passed.events);
-                return left(answer, by, passed);
+                return left(answer, served_by, passed);
             }
-            Err(fault) => return lost(&fault, client, by, is_events, passed),
+            Err(fault) => return lost(&fault, client, served_by, is_events, passed),
         }
     }
 }
@@ -168,7 +166,7 @@ pub(crate) fn stopped() -> Failure {
 
 /// Ends an answer in its midst, for a client that has left or one that is to leave.
 fn part(client: &Downstream, is_events: bool, events: &Events) {
-    if is_events && client.ongoing().is_stopped() {
+    if is_events && client.active().is_stopped() {
         client.tell_in_band(&stopped(), events.is_between_events());
     } else {
         client.abort();
@@ -176,14 +174,14 @@ fn part(client: &Downstream, is_events: bool, events: &Events) {
 }
 
 /// The client has left. Many leave as soon as they have seen the end marker: those have all they wanted.
-fn left(mut answer: UpstreamResponse, by: &ServedBy, mut passed: Passed) -> Relayed {
+fn left(mut answer: UpstreamResponse, served_by: &ServedBy, mut passed: Passed) -> Relayed {
     if passed.events.has_ended() {
         return passed.ended(End::Done);
     }
-    if by.endpoint.config.on_client_gone == OnClientGone::Finish {
-        let mut rest = vec![0; PIECE];
+    if served_by.endpoint.config.on_client_gone == OnClientGone::Finish {
+        let mut rest = vec![0; CHUNK];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
-            by.endpoint.live.moved(time::now());
+            served_by.endpoint.live.moved(time::now());
             passed.tail.push(&rest[..n]);
         }
     }
@@ -191,8 +189,8 @@ fn left(mut answer: UpstreamResponse, by: &ServedBy, mut passed: Passed) -> Rela
 }
 
 /// The upstream is lost inside its answer: nothing is retried, nothing is made up.
-fn lost(fault: &UpstreamError, client: &Downstream, by: &ServedBy, is_events: bool, passed: Passed) -> Relayed {
-    let name = by.endpoint.name();
+fn lost(fault: &UpstreamError, client: &Downstream, served_by: &ServedBy, is_events: bool, passed: Passed) -> Relayed {
+    let name = served_by.endpoint.name();
     let word = if matches!(fault.kind, UpstreamErrorKind::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
     let (what, id) = (retry::sentence(fault), client.request_id());
     log::warn!("{word}: endpoint {name} {what}: {} request_id={id}", fault.cause);
@@ -213,9 +211,9 @@ fn lost(fault: &UpstreamError, client: &Downstream, by: &ServedBy, is_events: bo
 }
 
 /// The head of an event stream is out already: anything else can only be told as an error event.
-fn tell_late(mut answer: UpstreamResponse, client: &Downstream, by: &ServedBy) -> Relayed {
+fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if answer.status.is_success() {
-        let name = by.endpoint.name();
+        let name = served_by.endpoint.name();
         let what = match is_compressed(&answer.headers) {
             true => "sent a compressed stream, which cannot follow the pings that were already sent uncompressed",
             false => {
@@ -228,30 +226,30 @@ fn tell_late(mut answer: UpstreamResponse, client: &Downstream, by: &ServedBy) -
         client.fail(&Failure::new(Kind::Upstream, text), &[]);
         return Relayed { end: End::Refused, first_byte: None, tokens: Tokens::default() };
     }
-    let (mut body, mut piece) = (Vec::new(), [0; 4096]);
-    while let Ok(n @ 1..) = answer.read(&mut piece) {
-        body.extend_from_slice(&piece[..n]);
+    let (mut body, mut chunk) = (Vec::new(), [0; 4096]);
+    while let Ok(n @ 1..) = answer.read(&mut chunk) {
+        body.extend_from_slice(&chunk[..n]);
         if body.len() > LATE {
             break;
         }
     }
-    deliver(&BufferedResponse { status: answer.status, headers: answer.headers.clone(), body }, client, by)
+    deliver(&BufferedResponse { status: answer.status, headers: answer.headers.clone(), body }, client, served_by)
 }
 
 /// Sends an answer that was kept while others were tried.
-pub(crate) fn deliver(kept: &BufferedResponse, client: &Downstream, by: &ServedBy) -> Relayed {
+pub(crate) fn deliver(buffered: &BufferedResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if client.is_early() {
-        let status = kept.status.as_u16();
-        let said = serde_json::from_slice::<serde_json::Value>(&kept.body).ok();
+        let status = buffered.status.as_u16();
+        let said = serde_json::from_slice::<serde_json::Value>(&buffered.body).ok();
         let said = said.as_ref().and_then(|body| body.get("error")?.get("message")?.as_str());
-        let name = by.endpoint.name();
-        let what = headers::answered(kept.status, &kept.headers);
+        let name = served_by.endpoint.name();
+        let what = headers::answered(buffered.status, &buffered.headers);
         let text = said.map_or_else(|| format!("The endpoint `{name}` {what}, no stream."), str::to_owned);
         let mut failure = Failure::new(kind_of(status), text);
         failure.attempts = vec![Attempted { endpoint: name.to_owned(), what }];
         client.fail(&failure, &[]);
     } else {
-        client.send(kept.status, &fields(&kept.headers, client, by, false), &kept.body);
+        client.send(buffered.status, &fields(&buffered.headers, client, served_by, false), &buffered.body);
     }
     Relayed { end: End::Done, first_byte: None, tokens: Tokens::default() }
 }
@@ -269,12 +267,12 @@ fn kind_of(status: u16) -> Kind {
 }
 
 /// The fields of a proxied answer: the endpoint's, then ours.
-pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, by: &ServedBy, is_events: bool) -> Fields {
+pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, served_by: &ServedBy, is_events: bool) -> Fields {
     let connection = theirs.get_all(header::CONNECTION).into_iter().flat_map(headers::tokens);
     let named: Vec<String> = connection.collect();
     let mut fields = Fields::with_capacity(theirs.len() + 12);
     let is_limited = client.common().iter().any(|(name, _)| name.as_str().starts_with("x-ratelimit-"));
-    let policy = Policy { limits: !is_limited, ..by.policy };
+    let policy = Policy { limits: !is_limited, ..served_by.policy };
     for (name, value) in theirs {
         let replaced = is_events && (*name == header::CACHE_CONTROL || name == "x-accel-buffering");
         if headers::passes_to_client(name, &named, policy) && !replaced {
@@ -287,36 +285,36 @@ pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, by: &ServedBy, is_
     if is_events {
         downstream::unbuffered(&mut fields);
     }
-    for (name, value) in told(by) {
+    for (name, value) in routing_fields(served_by) {
         fields.push(name, value);
     }
     fields
 }
 
 /// `x-llmproxy-*`: who answered, as what, at which try, and why.
-pub(crate) fn told(by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
-    let mut told = vec![
-        (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(by.attempts)),
-        (HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(by.reason)),
+pub(crate) fn routing_fields(served_by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
+    let mut routing_fields = vec![
+        (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(served_by.attempts)),
+        (HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(served_by.reason)),
     ];
-    if !by.queued.is_zero() {
-        let waited = u64::try_from(by.queued.as_millis()).unwrap_or(u64::MAX);
-        told.push((HeaderName::from_static("x-llmproxy-queue-ms"), HeaderValue::from(waited)));
+    if !served_by.queued.is_zero() {
+        let waited = u64::try_from(served_by.queued.as_millis()).unwrap_or(u64::MAX);
+        routing_fields.push((HeaderName::from_static("x-llmproxy-queue-ms"), HeaderValue::from(waited)));
     }
-    if let Ok(name) = HeaderValue::from_bytes(by.endpoint.name().as_bytes()) {
-        told.push((HeaderName::from_static("x-llmproxy-endpoint"), name));
+    if let Ok(name) = HeaderValue::from_bytes(served_by.endpoint.name().as_bytes()) {
+        routing_fields.push((HeaderName::from_static("x-llmproxy-endpoint"), name));
     }
-    if let Some(Ok(model)) = by.model.as_deref().map(|model| HeaderValue::from_bytes(model.as_bytes())) {
-        told.push((HeaderName::from_static("x-llmproxy-model"), model));
+    if let Some(Ok(model)) = served_by.model.as_deref().map(|model| HeaderValue::from_bytes(model.as_bytes())) {
+        routing_fields.push((HeaderName::from_static("x-llmproxy-model"), model));
     }
-    told
+    routing_fields
 }
 
 /// Notes what a whole answer cost; of a stream the tokens were counted as they came.
-pub(crate) fn note_tokens(relayed: &Relayed, by: &ServedBy, streamed: bool) {
+pub(crate) fn note_tokens(relayed: &Relayed, served_by: &ServedBy, streamed: bool) {
     let tokens = &relayed.tokens;
     let generated = if streamed { None } else { tokens.completion };
-    by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));
+    served_by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));
 }
 
 pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {

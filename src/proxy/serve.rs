@@ -153,8 +153,8 @@ impl Proxy {
         self.shared.notify(HealthEvent::Force(answer));
     }
 
-    fn forward(&self, party: &Authorized, response: &mut Response, request: &Request, forward: &Forward) {
-        let Authorized { context, client_key, snapshot } = party;
+    fn forward(&self, authorized: &Authorized, response: &mut Response, request: &Request, forward: &Forward) {
+        let Authorized { context, client_key, snapshot } = authorized;
         let _busy = Busy::new(&self.busy);
         let ask = match body::ask(request, forward) {
             Ok(ask) => ask,
@@ -193,9 +193,9 @@ impl Proxy {
             began: request.began,
             cancel: &request.cancel,
         });
-        let (cancel, ongoing) = (Arc::clone(&request.cancel), shown.ongoing());
+        let (cancel, active) = (Arc::clone(&request.cancel), shown.active());
         let client =
-            Rc::new(Downstream::new(Sink::Client(response.detach()), common, context.dialect, cancel, ping, ongoing));
+            Rc::new(Downstream::new(Sink::Client(response.detach()), common, context.dialect, cancel, ping, active));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
         let ctx = ForwardContext {
             clients: &self.clients,
@@ -213,7 +213,7 @@ impl Proxy {
             keyed: !self.asks_nothing(snapshot, request.listener) || auth::is_ours(&request.head, snapshot),
             policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
-            ongoing: &shown,
+            active: &shown,
         };
         self.send(&ctx, context, plan);
         if let Some(Sink::Client(done)) = client.take_sink() {
@@ -223,39 +223,41 @@ impl Proxy {
 
     /// Sends a planned request, a client's or a job's, delivers what comes of it, and writes its access line.
     pub(super) fn send(&self, ctx: &ForwardContext<'_>, context: &RequestContext, plan: Plan) {
-        let ForwardContext { request, ask, client, ongoing, .. } = *ctx;
+        let ForwardContext { request, ask, client, active, .. } = *ctx;
         let is_head = request.head.method == http::Method::HEAD;
-        let (status, by, relayed) = match forward::forward(ctx, plan) {
-            Outcome::Response(answer, by) => {
+        let (status, served_by, relayed) = match forward::forward(ctx, plan) {
+            Outcome::Response(answer, served_by) => {
                 let status = answer.status.as_u16();
-                let relayed = relay::relay(*answer, client, &by, is_head, ctx.forward.has_end());
-                (status, Some(by), relayed)
+                let relayed = relay::relay(*answer, client, &served_by, is_head, ctx.forward.has_end());
+                (status, Some(served_by), relayed)
             }
-            Outcome::Buffered(kept, by) => (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, client, &by)),
-            Outcome::Failed(failure, by) => {
-                client.fail(&failure, &by.as_deref().map(relay::told).unwrap_or_default());
-                (failure.kind.status(), by, nothing_relayed(relay::end(failure.kind)))
+            Outcome::Buffered(buffered, served_by) => {
+                (buffered.status.as_u16(), Some(served_by.clone()), relay::deliver(&buffered, client, &served_by))
             }
-            Outcome::ClientGone(by) if ongoing.is_stopped() => {
-                client.fail(&relay::stopped(), &by.as_deref().map(relay::told).unwrap_or_default());
-                (Kind::Stopped.status(), by, nothing_relayed(End::Refused))
+            Outcome::Failed(failure, served_by) => {
+                client.fail(&failure, &served_by.as_deref().map(relay::routing_fields).unwrap_or_default());
+                (failure.kind.status(), served_by, nothing_relayed(relay::end(failure.kind)))
             }
-            Outcome::ClientGone(by) => {
+            Outcome::ClientGone(served_by) if active.is_stopped() => {
+                client.fail(&relay::stopped(), &served_by.as_deref().map(relay::routing_fields).unwrap_or_default());
+                (Kind::Stopped.status(), served_by, nothing_relayed(End::Refused))
+            }
+            Outcome::ClientGone(served_by) => {
                 client.abort();
-                (499, by, nothing_relayed(End::ClientGone))
+                (499, served_by, nothing_relayed(End::ClientGone))
             }
         };
         let status = if relayed.end == End::ClientGone { 499 } else { status };
-        if let Some(by) = &by {
-            relay::note_tokens(&relayed, by, ask.stream);
+        if let Some(served_by) = &served_by {
+            relay::note_tokens(&relayed, served_by, ask.stream);
         }
-        if relayed.end == End::ClientGone || ongoing.is_stopped() {
-            self.end_conversation(request, by.as_deref());
+        if relayed.end == End::ClientGone || active.is_stopped() {
+            self.end_conversation(request, served_by.as_deref());
         }
         context.log(
             status,
             client.sent(),
-            &Summary { ask: Some(ask), by: by.as_deref(), relayed: &relayed, queued: ctx.queued.get() },
+            &Summary { ask: Some(ask), served_by: served_by.as_deref(), relayed: &relayed, queued: ctx.queued.get() },
         );
     }
 
@@ -301,12 +303,13 @@ impl Proxy {
 
     /// llama-server keeps a generation alive for `X-Conversation-Id` after its client has left: since the
     /// client's leaving is passed on, that is ended too (LLAMA-SERVER facts).
-    fn end_conversation(&self, request: &Request, by: Option<&ServedBy>) {
-        let (Some(by), Some(id)) = (by, request.head.fields.get(paths::CONVERSATION).and_then(|v| v.to_str().ok()))
+    fn end_conversation(&self, request: &Request, served_by: Option<&ServedBy>) {
+        let (Some(served_by), Some(id)) =
+            (served_by, request.head.fields.get(paths::CONVERSATION).and_then(|v| v.to_str().ok()))
         else {
             return;
         };
-        if by.endpoint.config.on_client_gone == crate::config::OnClientGone::Finish {
+        if served_by.endpoint.config.on_client_gone == crate::config::OnClientGone::Finish {
             return;
         }
         let id: String = id
@@ -318,16 +321,19 @@ impl Proxy {
             method: http::Method::DELETE,
             path: &path,
             raw: false,
-            headers: &|| crate::upstream::headers::own(&by.endpoint.config),
+            headers: &|| crate::upstream::headers::own(&served_by.endpoint.config),
             body: [&[], &[], &[]],
             tail: None,
-            timeouts: crate::config::Timeouts { total: Some(Duration::from_secs(2)), ..by.endpoint.config.timeouts },
+            timeouts: crate::config::Timeouts {
+                total: Some(Duration::from_secs(2)),
+                ..served_by.endpoint.config.timeouts
+            },
             cancel: None,
             watch: None,
         };
-        let sent = self.clients.client(&by.endpoint.config).and_then(|client| client.send(&order));
+        let sent = self.clients.client(&served_by.endpoint.config).and_then(|client| client.send(&order));
         if let Err(fault) = sent {
-            log::debug!("endpoint {}: the conversation could not be ended: {}", by.endpoint.name(), fault.cause);
+            log::debug!("endpoint {}: the conversation could not be ended: {}", served_by.endpoint.name(), fault.cause);
         }
     }
 }

@@ -159,10 +159,7 @@ impl UpstreamClient {
         }
         let (parts, body) = result?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(UpstreamError {
-                kind: UpstreamErrorKind::Garbled,
-                cause: "switched protocols unasked".into(),
-            });
+            return Err(UpstreamError { kind: UpstreamErrorKind::Garbled, cause: "switched protocols unasked".into() });
         }
         if let (Some(identity), Some(name)) = (&self.identity, parts.headers.get(INSTANCE)) {
             identity.note(&self.authority, name);

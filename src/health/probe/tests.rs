@@ -46,8 +46,7 @@ fn what_a_probe_got_is_judged() {
     let wanted = Wanted { lives: &[Arc::clone(live)], background: false, length: 0, route: "" };
     let _there = Arc::<Capacity>::default().enter(&wanted, |_| vec![0]);
     assert_eq!(judge(&fault(UpstreamErrorKind::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
-    for kind in [UpstreamErrorKind::Timeout(Stage::Connect), UpstreamErrorKind::Connect, UpstreamErrorKind::Refused]
-    {
+    for kind in [UpstreamErrorKind::Timeout(Stage::Connect), UpstreamErrorKind::Connect, UpstreamErrorKind::Refused] {
         assert_ne!(judge(&fault(kind), &task.endpoint), Observation::Busy, "{kind:?}");
     }
 }

@@ -119,25 +119,25 @@ fn pauses_double_with_jitter_and_obey_retry_after_up_to_the_bound() {
 fn an_endpoint_asks_for_rest_in_seconds_milliseconds_or_until_a_date() {
     // R11
     let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-    let told = |pairs: &[(&'static str, &str)]| {
+    let retry_after = |pairs: &[(&'static str, &str)]| {
         let pairs = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("a value")));
         retry_after(&pairs.collect(), || wall)
     };
     let ms = Duration::from_millis;
-    assert_eq!(told(&[("retry-after", "3")]), Some(ms(3000)));
-    assert_eq!(told(&[("retry-after", "0.5")]), Some(ms(500)));
-    assert_eq!(told(&[("retry-after-ms", "250"), ("retry-after", "3")]), Some(ms(250)));
-    assert_eq!(told(&[("retry-after-ms", "soon"), ("retry-after", "3")]), Some(ms(3000)));
+    assert_eq!(retry_after(&[("retry-after", "3")]), Some(ms(3000)));
+    assert_eq!(retry_after(&[("retry-after", "0.5")]), Some(ms(500)));
+    assert_eq!(retry_after(&[("retry-after-ms", "250"), ("retry-after", "3")]), Some(ms(250)));
+    assert_eq!(retry_after(&[("retry-after-ms", "soon"), ("retry-after", "3")]), Some(ms(3000)));
     for date in ["Sun, 06 Nov 1994 08:49:57 GMT", "Sunday, 06-Nov-94 08:49:57 GMT", "Sun Nov  6 08:49:57 1994"] {
-        assert_eq!(told(&[("retry-after", date)]), Some(ms(20_000)), "{date}");
+        assert_eq!(retry_after(&[("retry-after", date)]), Some(ms(20_000)), "{date}");
     }
-    assert_eq!(told(&[("retry-after", "Sun, 06 Nov 1994 08:49:17 GMT")]), Some(ms(0)), "a date in the past");
+    assert_eq!(retry_after(&[("retry-after", "Sun, 06 Nov 1994 08:49:17 GMT")]), Some(ms(0)), "a date in the past");
     let dated = [("date", "Mon, 01 Jan 2024 00:00:00 GMT"), ("retry-after", "Mon, 01 Jan 2024 00:00:09 GMT")];
-    assert_eq!(told(&dated), Some(ms(9000)), "by the endpoint's clock");
+    assert_eq!(retry_after(&dated), Some(ms(9000)), "by the endpoint's clock");
     for other in ["", "-1", "soon", "NaN", "Sun, 06 Nov 1994", "Sun, 06 Foo 1994 08:49:57 GMT"] {
-        assert_eq!(told(&[("retry-after", other)]), None, "{other}");
+        assert_eq!(retry_after(&[("retry-after", other)]), None, "{other}");
     }
-    assert_eq!(told(&[]), None);
+    assert_eq!(retry_after(&[]), None);
 }
 
 #[test]
