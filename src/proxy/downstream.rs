@@ -1,5 +1,5 @@
-//! Where an answer goes while it is awaited and relayed: keeps a silent stream alive with comment lines,
-//! and says what went wrong in the way that is still open: a status, an event, or a cut.
+//! Where an answer goes: to a client, or into memory for a job. Keeps a silent stream alive with comment lines, and reports
+//! a failure in the way that is still open: a status, an error event, or an aborted answer.
 
 use crate::api::errors::{Dialect, Failure, Kind};
 use crate::config::SsePing;
@@ -21,7 +21,7 @@ const PING: &[u8] = b": ping\n\n";
 /// Where an answer goes.
 pub(crate) enum Sink {
     Client(Response),
-    /// For a job: read whole, and nobody waits for a first byte.
+    /// For a job: the whole answer is collected.
     Memory(Collected),
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Collected {
     pub(crate) failure: Option<Failure>,
 }
 
-/// What is kept of an answer to a job at most.
+/// The longest answer to a job, in bytes.
 const COLLECTED: usize = 32 << 20;
 
 pub(crate) struct Downstream {
@@ -47,9 +47,9 @@ pub(crate) struct Downstream {
     cancel: Arc<CancelToken>,
     every: Duration,
     due: Cell<Option<Instant>>,
-    /// What is being waited for takes no pings.
+    /// The answer being waited for cannot follow pings.
     held: Cell<bool>,
-    /// Who is being asked: the fields of a head that goes out early.
+    /// The `x-llmproxy-*` fields of the current attempt, for a head that is sent early.
     asked: RefCell<Vec<(HeaderName, HeaderValue)>>,
     early: Cell<bool>,
     sent: Cell<u64>,
@@ -57,7 +57,7 @@ pub(crate) struct Downstream {
 }
 
 impl Downstream {
-    /// A client that is sent pings, if wanted, counted from when it `asked`.
+    /// Pings, if wanted, are timed from the arrival of the request.
     pub(super) fn new(
         sink: Sink,
         common: Arc<Fields>,
@@ -86,31 +86,30 @@ impl Downstream {
         &self.common
     }
 
-    /// What the client and the log call this request.
+    /// The `x-request-id`.
     pub(crate) fn request_id(&self) -> &str {
         let field = self.common.get(HeaderName::from_static("x-request-id"));
         field.and_then(|value| value.to_str().ok()).unwrap_or("-")
     }
 
-    /// Whose answers carry ids that later requests name.
+    /// Whether the answer has an id that later requests refer to (Responses API).
     pub(crate) fn makes_responses(&self) -> bool {
         self.dialect == Dialect::Responses
     }
 
-    /// No comment lines until further notice, if so: they would spoil what is being waited for.
+    /// Suspends pings while the answer being waited for cannot follow them.
     pub(crate) fn hold_pings(&self, held: bool) {
         self.held.set(held);
     }
 
-    /// What an early head tells of who is being asked.
+    /// Sets the fields of a head that is sent early.
     pub(crate) fn asking(&self, asked: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>) {
         if self.due.get().is_some() {
             self.asked.replace(asked());
         }
     }
 
-    /// Passes on comments of an endpoint before its first event, whole lines, under the head that `fields` makes if
-    /// none is out.
+    /// Forwards whole comment lines that an endpoint sent before its first event. If no head was sent, `fields` makes it.
     pub(crate) fn comments(&self, lines: &[u8], fields: impl FnOnce() -> Fields) -> io::Result<()> {
         if self.is_collected() {
             return Ok(());
@@ -125,12 +124,12 @@ impl Downstream {
         Ok(())
     }
 
-    /// A 200 head of an event stream went out before the first event.
+    /// The 200 head of an event stream was sent before the first event.
     pub(crate) fn is_early(&self) -> bool {
         self.early.get()
     }
 
-    /// No comment lines any more: real bytes follow.
+    /// The body follows.
     pub(crate) fn stop_pings(&self) {
         self.due.set(None);
     }
@@ -144,7 +143,7 @@ impl Downstream {
         self.sent.get()
     }
 
-    /// No client reads along.
+    /// The answer is collected for a job.
     pub(crate) fn is_collected(&self) -> bool {
         matches!(*self.sink.borrow(), Some(Sink::Memory(_)))
     }
@@ -194,7 +193,7 @@ impl Downstream {
         }
     }
 
-    /// Takes back what it was made with.
+    /// Returns the sink.
     pub(super) fn take_sink(&self) -> Option<Sink> {
         self.sink.take()
     }
@@ -211,7 +210,7 @@ impl Downstream {
         }
     }
 
-    /// Tells a failure: as an answer while no head is out, else as an event, then the cut.
+    /// Reports a failure: as an answer while no head was sent, else as an error event before the answer is aborted.
     pub(crate) fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
         self.stop_pings();
         if let Some(Sink::Memory(collected)) = self.sink.borrow_mut().as_mut() {
@@ -228,8 +227,7 @@ impl Downstream {
         self.send(status(failure), &fields, &body);
     }
 
-    /// One error event, after the end of the one that broke off unless it `follows` a whole one; then the cut: never
-    /// a made-up end.
+    /// Sends one error event and aborts the answer. Unless it `follows` a whole event, it first ends the one that broke off.
     pub(crate) fn tell_in_band(&self, failure: &Failure, follows: bool) {
         if self.is_collected() {
             return self.fail(failure, &[]);
@@ -290,13 +288,13 @@ impl Watch for Downstream {
     }
 }
 
-/// The fields that every event stream needs to pass other proxies unbuffered.
+/// The fields of an event stream of ours.
 pub(crate) fn event_stream(fields: &mut Fields) {
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     unbuffered(fields);
 }
 
-/// Added to every event stream, ours or an endpoint's.
+/// Keeps other proxies from buffering an event stream.
 pub(crate) fn unbuffered(fields: &mut Fields) {
     fields.push(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     fields.push(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -306,7 +304,7 @@ pub(super) fn status(failure: &Failure) -> StatusCode {
     StatusCode::from_u16(failure.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Fields and body that tell a failure.
+/// The fields and the body of an error answer.
 pub(crate) fn refusal(failure: &Failure, dialect: Dialect, common: &Fields) -> (Fields, Vec<u8>) {
     let mut fields = common.clone();
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,5 +1,5 @@
-//! The attempts: one candidate after another until somebody gives an answer worth passing on. Up to here
-//! every fault may still become another attempt or a clean status.
+//! The attempts: one candidate after another until one gives an answer worth forwarding. Up to here every fault may still
+//! become another attempt or a clean status.
 
 use super::outcome::{BufferedResponse, ForwardContext, Outcome, ServedBy};
 use super::{first_byte, relay};
@@ -22,11 +22,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// An error answer that may yet be the last word is kept whole up to this size; a longer one is passed on.
+/// An error answer is buffered up to this size while other endpoints are tried; a longer one is forwarded.
 const KEEP: usize = 1 << 20;
-/// And read for so long: errors are short, and the slot and the client wait for it.
+/// And for so long: the slot and the client wait for it.
 const KEEP_FOR: Duration = Duration::from_secs(2);
-/// How long one that nobody probes is left alone after it was away, while others are there.
+/// How long an endpoint without probes is skipped after it failed, while others are available.
 const REST: Duration = Duration::from_secs(5);
 
 struct Attempts<'a> {
@@ -44,7 +44,7 @@ struct Attempts<'a> {
 
 enum Step {
     Next,
-    /// The prompt is longer than this context: only a larger one will do.
+    /// The prompt is longer than this context; only a larger one helps.
     Larger(u64),
     End(Outcome),
 }
@@ -77,7 +77,7 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
             }
             attempts.queued = selector.queued;
             tried += 1;
-            // The plan may have grown in the line.
+            // The plan may have grown while the request was queued.
             let any = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
             let candidate = &selector.plan.candidates[index];
             let larger = selector.has_larger(candidate.context);
@@ -181,7 +181,7 @@ impl<'a> Attempts<'a> {
         self.ctx.scope.group.as_ref().map_or("default", |group| &group.config.name)
     }
 
-    /// A 400 that may say that the prompt is too long; any other is the client's.
+    /// Decides about a 400: a prompt that is too long goes to a larger context, any other 400 to the client.
     fn looked_into(&mut self, context: Option<u64>) -> Step {
         let retry_after = self.buffered.as_ref().and_then(|(buffered, _)| retry::exceeded_context(&buffered.body));
         match retry_after.map(|retry_after| retry_after.or(context).unwrap_or(0)) {
@@ -206,7 +206,7 @@ impl<'a> Attempts<'a> {
             Some(query) => format!("{}?{query}", forward.path),
             None => forward.path.clone(),
         };
-        // What follows a ping must be readable, and so must the id of a response.
+        // Pings cannot precede a compressed stream, and the id of a response must be readable.
         let pinged = ask.stream && forward.streams_events() && self.ctx.snapshot.config.server.sse_ping.is_some();
         let client = headers::ClientInfo {
             peer: &request.peer_text,
@@ -218,7 +218,7 @@ impl<'a> Attempts<'a> {
             may_compress: !pinged && !forward.makes_response(),
         };
         let mut timeouts = config.timeouts;
-        // Whether a large body asks for a stream is not known.
+        // A large body is not searched for `stream`.
         if config.stream && (ask.stream || ask.sealed || request.rest.is_some()) {
             timeouts.total = None;
         }
@@ -247,7 +247,7 @@ impl<'a> Attempts<'a> {
         if result.is_ok() {
             let endpoint = &candidate.endpoint;
             endpoint.live.moved(time::now());
-            // No probe tells that it is back.
+            // No probe will notice that it is back.
             if config.probe == Probe::Never && endpoint.health.state == State::Failing {
                 self.tell(endpoint, Observation::Up);
             }
@@ -273,7 +273,7 @@ impl<'a> Attempts<'a> {
         retry::answer(answer.status, retry, left)
     }
 
-    /// Keeps an error answer while others are tried; too long a one is the client's at once, from its first byte on.
+    /// Buffers an error answer while others are tried. One that is too long goes to the client at once, from its first byte.
     fn keep(
         &mut self,
         mut answer: UpstreamResponse,
@@ -299,7 +299,7 @@ impl<'a> Attempts<'a> {
                 Err(fault) => break Some(fault),
             }
         };
-        // An error that broke off is worth less than none; one that takes too long still has its status.
+        // An error answer that broke off is dropped; of one that takes too long the status is kept.
         if let Some(fault) = fault.filter(|fault| !matches!(fault.kind, UpstreamErrorKind::Timeout(_))) {
             self.faults.push((served_by.endpoint.name().to_owned(), fault));
             return None;
@@ -308,7 +308,7 @@ impl<'a> Attempts<'a> {
             self.tell(&served_by.endpoint, Observation::Loading);
         }
         let buffered = BufferedResponse { status: answer.status, headers: answer.headers, body };
-        // A refusal of one endpoint's key or catalogue says less than a real error of another.
+        // That one endpoint rejects its key or lacks the model says less than a real error of another.
         let says_less = |status: StatusCode| matches!(status.as_u16(), 401..=404);
         if self.buffered.as_ref().is_none_or(|(old, _)| !says_less(buffered.status) || says_less(old.status)) {
             self.buffered = Some((buffered, served_by));
@@ -352,7 +352,7 @@ impl<'a> Attempts<'a> {
         Step::End(Outcome::Failed(retry::all_failed(&self.faults), self.last.take()))
     }
 
-    /// Tells the health thread what a request found out. One that no probe would bring back rests from this moment on.
+    /// Reports an observation to the health thread. An endpoint without probes is skipped from now on for a while.
     fn tell(&self, endpoint: &Endpoint, seen: Observation) {
         if endpoint.config.probe == Probe::Never && seen != Observation::Up {
             endpoint.live.cool_down(time::now(), REST);
@@ -375,7 +375,7 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// Gives back the slot of an attempt that failed, at once or when its server is through.
+/// Releases the slot of a failed attempt: at once, or when the server has finished working on it.
 fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &UpstreamError) {
     if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && retry::works_on(fault)) {
         slot.abandon();

@@ -1,5 +1,5 @@
-//! The answer on its way to the client, piece by piece. After the line of no return: there is neither a plan
-//! nor an error page here; an answer is finished or cut.
+//! Copies the answer to the client, chunk by chunk. This is past the line of no return: nothing is retried and no error page
+//! is possible; an answer is finished or aborted.
 
 use super::outcome::{BufferedResponse, Relayed, ServedBy};
 use crate::api::errors::{Attempted, Failure, Kind};
@@ -19,10 +19,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::cell::RefCell;
 use std::time::Instant;
 
-/// One read of a body, and so one write: what ureq holds at most.
+/// One read of a body, and so one write: the size of ureq's buffer.
 pub(super) const CHUNK: usize = 32 << 10;
 
-/// What is read of an error that comes after the head is out; the message stands in its first lines.
+/// How much is read of an error answer that comes after a head was sent early.
 const LATE: usize = 64 << 10;
 
 thread_local! {
@@ -33,20 +33,21 @@ thread_local! {
 #[derive(Default)]
 struct Passed {
     tail: Tail,
-    /// Looked into when it is an event stream that can be read.
+    /// Fed only with uncompressed event streams.
     events: Events,
     first_byte: Option<Instant>,
 }
 
 impl Passed {
-    /// Whether a stream that ended with its connection is whole: by its API's own end, else by its last line.
+    /// Whether a stream that ended with its connection is whole: it has its API's end marker, or where the API has none, its
+    /// last line is complete.
     fn is_whole(&self, has_end: bool) -> bool {
         self.events.has_ended() || !(has_end || self.events.is_torn())
     }
 
     fn ended(self, end: End) -> Relayed {
         let mut tokens = self.tail.tokens();
-        // Of a stream that was not heard to its end nobody tells the counts; what was seen is true.
+        // A stream that was not read to its end has no usage object; the events that were seen count.
         if end != End::Done && self.events.tokens() > tokens.completion.unwrap_or(0) {
             tokens.completion = Some(self.events.tokens());
         }
@@ -54,7 +55,7 @@ impl Passed {
     }
 }
 
-/// Sends an answer on as it comes. Without `has_end` a clean close is the end of a stream that is delimited by it.
+/// Forwards an answer as it comes. Without `has_end` a clean close ends a stream that is delimited by it.
 pub(crate) fn relay(
     answer: UpstreamResponse,
     client: &Downstream,
@@ -77,7 +78,6 @@ pub(crate) fn relay(
         };
         client.start(answer.status, &fields(&answer.headers, client, served_by, is_events), length);
     }
-    // Its first byte is here.
     client.stop_pings();
     let mut buffer = BUFFER.take();
     buffer.resize(CHUNK, 0);
@@ -109,12 +109,12 @@ fn body(
             }
             Ok(n) => {
                 let chunk = &buffer[..n];
-                // Known before the client can ask for it.
+                // Before the client can use it.
                 if let Some(ids) = &mut ids {
                     ids.push(chunk, |id| served_by.endpoint.live.responses.add(id));
                 }
                 let sent = client.write_chunk(chunk);
-                // The piece is on its way; the bookkeeping may take its time.
+                // After the write, so that bookkeeping delays no chunk.
                 let now = time::now();
                 passed.first_byte.get_or_insert(now);
                 served_by.endpoint.live.moved(now);
@@ -136,7 +136,7 @@ fn body(
                     return left(answer, served_by, passed);
                 }
             }
-            // Over TLS a close may come without its close_notify; the API's own end counts as well.
+            // A TLS connection closed without close_notify: the API's end marker proves that the stream is whole.
             Err(fault) if fault.kind == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() => {
                 client.finish();
                 return passed.ended(End::Done);
@@ -150,7 +150,7 @@ fn body(
     }
 }
 
-/// How a request ended that got no answer.
+/// The `end` of a request without an answer.
 pub(crate) fn end(kind: Kind) -> End {
     match kind {
         Kind::UpstreamTimeout => End::Timeout,
@@ -159,12 +159,11 @@ pub(crate) fn end(kind: Kind) -> End {
     }
 }
 
-/// What a client hears whose request was stopped.
 pub(crate) fn stopped() -> Failure {
     Failure::new(Kind::Stopped, "An administrator stopped this request.")
 }
 
-/// Ends an answer in its midst, for a client that has left or one that is to leave.
+/// Ends an incomplete answer: its client has gone, or an administrator stopped the request.
 fn part(client: &Downstream, is_events: bool, events: &Events) {
     if is_events && client.active().is_stopped() {
         client.tell_in_band(&stopped(), events.is_between_events());
@@ -173,7 +172,7 @@ fn part(client: &Downstream, is_events: bool, events: &Events) {
     }
 }
 
-/// The client has left. Many leave as soon as they have seen the end marker: those have all they wanted.
+/// The client has gone. Many close as soon as they have seen the end marker, and have the whole answer.
 fn left(mut answer: UpstreamResponse, served_by: &ServedBy, mut passed: Passed) -> Relayed {
     if passed.events.has_ended() {
         return passed.ended(End::Done);
@@ -188,7 +187,7 @@ fn left(mut answer: UpstreamResponse, served_by: &ServedBy, mut passed: Passed) 
     passed.ended(End::ClientGone)
 }
 
-/// The upstream is lost inside its answer: nothing is retried, nothing is made up.
+/// The upstream was lost inside its answer.
 fn lost(fault: &UpstreamError, client: &Downstream, served_by: &ServedBy, is_events: bool, passed: Passed) -> Relayed {
     let name = served_by.endpoint.name();
     let word = if matches!(fault.kind, UpstreamErrorKind::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
@@ -210,7 +209,7 @@ fn lost(fault: &UpstreamError, client: &Downstream, served_by: &ServedBy, is_eve
     })
 }
 
-/// The head of an event stream is out already: anything else can only be told as an error event.
+/// The head of an event stream was sent early: an answer of any other kind can only become an error event.
 fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if answer.status.is_success() {
         let name = served_by.endpoint.name();
@@ -236,7 +235,7 @@ fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &Serv
     deliver(&BufferedResponse { status: answer.status, headers: answer.headers.clone(), body }, client, served_by)
 }
 
-/// Sends an answer that was kept while others were tried.
+/// Sends an answer that was buffered while others were tried.
 pub(crate) fn deliver(buffered: &BufferedResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if client.is_early() {
         let status = buffered.status.as_u16();
@@ -291,7 +290,7 @@ pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, served_by: &Served
     fields
 }
 
-/// `x-llmproxy-*`: who answered, as what, at which try, and why.
+/// `x-llmproxy-*`: which endpoint answered, under which model name, at which attempt, and why.
 pub(crate) fn routing_fields(served_by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
     let mut routing_fields = vec![
         (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(served_by.attempts)),
@@ -310,7 +309,7 @@ pub(crate) fn routing_fields(served_by: &ServedBy) -> Vec<(HeaderName, HeaderVal
     routing_fields
 }
 
-/// Notes what a whole answer cost; of a stream the tokens were counted as they came.
+/// Adds the tokens of an answer to the endpoint's; generated tokens of a stream were counted as they came.
 pub(crate) fn note_tokens(relayed: &Relayed, served_by: &ServedBy, streamed: bool) {
     let tokens = &relayed.tokens;
     let generated = if streamed { None } else { tokens.completion };
@@ -322,7 +321,7 @@ pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
     value.get(..17).is_some_and(|start| start.eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// Whether a body is in a coding that nothing of ours fits into.
+/// Whether a body is compressed, so that nothing can be inserted.
 pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::CONTENT_ENCODING).into_iter();
     codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))

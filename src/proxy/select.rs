@@ -1,5 +1,5 @@
-//! The way to a place at an endpoint: the strategy's first choice that has room, else the line, where the client is
-//! kept alive and heard leaving.
+//! Gets a slot at an endpoint: the first in the order of preference that has one free, else a place in the queue, where the
+//! client gets its pings and a hang-up is noticed.
 
 use super::outcome::ForwardContext;
 use crate::api::errors::{Failure, Kind};
@@ -16,22 +16,22 @@ use http::HeaderName;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How soon a client should come back that found the line full, or waited in vain.
+/// `Retry-After` when the queue is full, or when `queue.timeout` has passed.
 const COME_BACK: Duration = Duration::from_secs(5);
 
-/// What clients name their conversation by, the most explicit first.
+/// Fields that identify a conversation, the most explicit first.
 const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
 
-/// What came of asking for a place.
+/// The result of asking for a slot.
 pub(crate) enum Admitted {
     /// At this candidate; no slot where none is needed.
     At(usize, Option<Slot>),
     ClientGone,
-    /// No place in time, or at all.
+    /// No slot in time, or the queue is full.
     Refused(Failure),
 }
 
-/// A request on its way to places: which candidates are left in this round, in which order.
+/// The candidates of one request: which are left in this round, in which order.
 pub(crate) struct Selector<'a> {
     ctx: &'a ForwardContext<'a>,
     pub(crate) plan: Plan,
@@ -39,16 +39,16 @@ pub(crate) struct Selector<'a> {
     order: Vec<usize>,
     left: Vec<usize>,
     pub(crate) queued: Duration,
-    /// What the conversation is recognised by, where that counts.
+    /// Identify the conversation, for the affinity strategy.
     hashes: Option<PrefixHashes>,
-    /// The word for what became of the favourite.
+    /// Whether the favourite was chosen, as a reason for `x-llmproxy-reason`.
     word: Option<&'static str>,
 }
 
 impl<'a> Selector<'a> {
     pub(super) fn new(ctx: &'a ForwardContext<'a>, plan: Plan) -> Self {
         let left = (0..plan.candidates.len()).collect();
-        // Also while only one is available: the others come back.
+        // Also while only one is available, since the others may come back.
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
         let counts = plan.strategy == Strategy::Affinity && others && ctx.takes_place();
         let hashes = counts.then(|| {
@@ -69,7 +69,7 @@ impl<'a> Selector<'a> {
         self.left.clone_from(&self.order);
     }
 
-    /// Whether a candidate that is left tells a larger context than this, or any if this one is not known.
+    /// Whether a candidate that is left has a larger context, or a known one if this is unknown.
     pub(crate) fn has_larger(&self, context: Option<u64>) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].context;
         self.left.iter().any(|index| size(index) > context)
@@ -82,7 +82,7 @@ impl<'a> Selector<'a> {
         self.left.sort_by_key(size);
     }
 
-    /// A place at the next candidate, which is then no longer left.
+    /// A slot at the next candidate, which is then no longer left.
     pub(crate) fn next(&mut self) -> Admitted {
         let admitted = if self.ctx.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
         if let Admitted::At(index, _) = admitted {
@@ -118,7 +118,7 @@ impl<'a> Selector<'a> {
             left.clone()
         });
         match entry {
-            // The first choice was made among all, later ones among those left.
+            // The first index is one of all candidates, later ones are positions in `left`.
             Entry::In(index, slot) if is_first => Admitted::At(index, Some(slot)),
             Entry::In(at, slot) => Admitted::At(self.left[at], Some(slot)),
             Entry::Full => refused(Kind::Overloaded, "All matching endpoints are busy and the queue is full."),
@@ -156,7 +156,7 @@ impl<'a> Selector<'a> {
         admitted
     }
 
-    /// Endpoints that came back since are waited for too, at the same place in the line.
+    /// Endpoints that came back meanwhile are waited for too, at the same position in the queue.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
         let ForwardContext { shared, ask, scope, .. } = self.ctx;
         let PlanResult::Plan(plan) = plan::plan(&shared.load(), ask.query(), scope, now) else {
@@ -172,7 +172,7 @@ impl<'a> Selector<'a> {
         }
     }
 
-    /// The word for a first choice.
+    /// The reason of the first attempt.
     pub(crate) fn reason(&self, index: usize) -> &'static str {
         match self.plan.strategy {
             _ if !self.queued.is_zero() => "queued",
@@ -194,7 +194,7 @@ fn preference(plan: &Plan, favourite: Option<(usize, Known)>, turn: &mut Turn) -
     (order, word)
 }
 
-/// Puts the favourite first, unless the request is better off elsewhere; the word for that.
+/// Puts the favourite first, unless it is full or much busier than another; returns the reason.
 fn favour(favourite: Option<(usize, Known)>, loads: &[CandidateLoad], order: &mut Vec<usize>) -> Option<&'static str> {
     let (index, known) = favourite?;
     let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);

@@ -1,4 +1,4 @@
-//! The straight line of one request: route, gate, snapshot, ask, plan, forward, relay, access line.
+//! One request in a straight line: snapshot, route, key, body, plan, attempts, relay, access line.
 
 use super::outcome::{ForwardContext, Outcome, ServedBy};
 use super::state::Proxy;
@@ -113,8 +113,8 @@ impl Proxy {
         }
     }
 
-    /// The list for another proxy, without what is known from that proxy alone: two in a ring would keep the models of a
-    /// dead server alive.
+    /// The model list for another proxy, without models known from that proxy alone: two proxies in a ring would keep the
+    /// models of a dead server alive.
     fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
         let asks = |endpoint: &Endpoint| {
             self.clients.client(&endpoint.config).is_ok_and(|client| client.is_in(head.fields.all("via")))
@@ -131,7 +131,7 @@ impl Proxy {
         status::gauges(snapshot, &self.stats())
     }
 
-    /// Figures that are true at this moment.
+    /// Current values of the gauges.
     pub(crate) fn stats(&self) -> RuntimeStats {
         RuntimeStats {
             waiting: self.shared.capacity().waiting(),
@@ -261,7 +261,7 @@ impl Proxy {
         );
     }
 
-    /// The plan, after one refresh of the catalogue if nobody is known to serve the name.
+    /// The plan, after one refresh of the catalog if no endpoint is known to serve the model.
     pub(super) fn plan(
         &self,
         request: &Request,
@@ -301,8 +301,8 @@ impl Proxy {
         }
     }
 
-    /// llama-server keeps a generation alive for `X-Conversation-Id` after its client has left: since the
-    /// client's leaving is passed on, that is ended too (LLAMA-SERVER facts).
+    /// llama-server continues a generation with an `X-Conversation-Id` after its client has gone, so it is ended explicitly
+    /// (LLAMA-SERVER facts).
     fn end_conversation(&self, request: &Request, served_by: Option<&ServedBy>) {
         let (Some(served_by), Some(id)) =
             (served_by, request.head.fields.get(paths::CONVERSATION).and_then(|v| v.to_str().ok()))
@@ -354,14 +354,14 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Who asks for what, under which snapshot.
+/// A request that may be forwarded.
 struct Authorized {
     context: RequestContext,
     client_key: ClientKey,
     snapshot: Arc<Snapshot>,
 }
 
-/// A right to be forwarded, within what the caller's key allows at once and over time.
+/// A permit within `maxParallel` and `rateLimit` of the key.
 fn admitted(context: &mut RequestContext, client_key: &ClientKey) -> Result<Permit, Failure> {
     let second = Duration::from_secs(1);
     let Some(pass) = client_key.enter() else {

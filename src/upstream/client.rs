@@ -1,4 +1,4 @@
-//! One endpoint's way out: an agent with its connections, and one try of one request on it.
+//! The HTTP client of one endpoint: a ureq agent with its connections, and one attempt of one request on it.
 
 use super::call::{Call, Entered, Stage, Watch};
 use super::error::{UpstreamError, UpstreamErrorKind, fault};
@@ -30,11 +30,11 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// An endpoint's agent. Cheap to share, keeps its idle connections.
 pub(crate) struct UpstreamClient {
     agent: Agent,
-    /// Where every request goes, whatever its target is.
+    /// Where every request goes, whatever its target says.
     scheme: Scheme,
     authority: Authority,
     base: Base,
-    /// For endpoints: tells them that a request came through here.
+    /// For the `Via` of requests to endpoints.
     identity: Option<Arc<Identity>>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) headers: &'a dyn Fn() -> HeaderMap,
     /// The body in parts that are sent one after another.
     pub(crate) body: [&'a [u8]; 3],
-    /// What follows that, read as it is sent.
+    /// What follows `body`, read while it is sent.
     pub(crate) tail: Option<BodyTail<'a>>,
     /// Stage limits.
     pub(crate) timeouts: Timeouts,
@@ -56,7 +56,7 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) watch: Option<Rc<dyn Watch>>,
 }
 
-/// The end of a body that is not here yet. It can be sent once.
+/// The rest of a body that has not arrived yet. It can be sent once.
 #[derive(Clone, Copy)]
 pub(crate) struct BodyTail<'a> {
     pub(crate) from: &'a RefCell<dyn Read>,
@@ -72,7 +72,7 @@ pub(crate) struct UpstreamResponse {
     pub(crate) length: Option<u64>,
     /// The body ends when the upstream closes: its end cannot be told from a loss.
     pub(crate) until_close: bool,
-    /// The place at the endpoint, free as soon as the last byte is here: the client may ask on at once.
+    /// The slot at the endpoint, released with the last byte, before the client can send its next request.
     pub(crate) place: Option<Slot>,
     left: Option<u64>,
     /// Bytes that were read and given back.
@@ -83,7 +83,7 @@ pub(crate) struct UpstreamResponse {
 }
 
 impl UpstreamClient {
-    /// A channel to one endpoint with at most `connections` idle connections.
+    /// A client that keeps at most `connections` idle connections.
     ///
     /// # Errors
     /// The endpoint's proxy is not a URL that can be used.
@@ -91,7 +91,7 @@ impl UpstreamClient {
         Self::with(endpoint, connections, CachedResolver::default(), None)
     }
 
-    /// A channel for one request, which connects only to addresses that pass.
+    /// A client for one request, which connects only to addresses that pass.
     pub(super) fn guarded(endpoint: &Endpoint, guard: Guard) -> Result<Self, String> {
         Self::with(endpoint, 0, CachedResolver::guarded(guard), None)
     }
@@ -139,7 +139,7 @@ impl UpstreamClient {
         self.identity.as_ref().is_some_and(|identity| identity.is_in(&self.authority, lines))
     }
 
-    /// One try. A pooled connection that turns out dead before any answer byte is replaced once.
+    /// One attempt. A pooled connection that turns out dead before any byte of an answer is replaced once.
     ///
     /// # Errors
     /// A [`UpstreamError`] when no complete head came.
@@ -147,7 +147,7 @@ impl UpstreamClient {
         let is_head = request.method == Method::HEAD;
         let call = Call::new(request.timeouts, is_head, request.cancel.clone(), request.watch.clone(), time::now());
         let entered = call.enter();
-        // What can be sent once must not meet a connection that died in the pool.
+        // What can be sent only once must not meet a dead pooled connection.
         call.fresh.set(request.tail.is_some());
         let mut result = self.exchange(request, &call);
         if let Err(fault) = &result
@@ -232,7 +232,7 @@ impl UpstreamClient {
     }
 }
 
-/// Reads a whole body, until its end does not matter any more: then only its length counts, and nothing is read.
+/// Reads a whole body; once the upstream has answered, only its length counts and nothing more is read.
 struct Upload<'a, R> {
     parts: R,
     left: Option<u64>,
@@ -248,7 +248,7 @@ impl<R: Read> Read for Upload<'_, R> {
     }
 }
 
-/// Reads the rest of a body. While it does not come, the upstream is not the one who is silent.
+/// Reads the rest of a body. While the client is slow, the upstream's time-outs do not run.
 struct Following<'a> {
     tail: Option<BodyTail<'a>>,
     call: &'a Call,
@@ -264,7 +264,7 @@ impl Read for Following<'_> {
 }
 
 impl UpstreamResponse {
-    /// Sets when the whole answer must be here, instead of `timeouts.total`, and tells when that was.
+    /// Replaces the deadline of the whole answer (`timeouts.total`); returns the old one.
     pub(crate) fn end_by(&self, by: Option<Instant>) -> Option<Instant> {
         self.call.whole_by.replace(by)
     }
@@ -299,10 +299,9 @@ impl UpstreamResponse {
         }
     }
 
-    /// Bytes of the body that need not be its beginning: `timeouts.firstByte` goes on.
+    /// Reads bytes of the body without ending the stage of `timeouts.firstByte`.
     pub(crate) fn peek(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
         match self.body.read(buf) {
-            // A body that ends by close ends the same way when we hang up ourselves.
             Ok(0) if self.until_close && self.call.is_cancelled() => {
                 Err(UpstreamError { kind: UpstreamErrorKind::ClientGone, cause: "the client has left".into() })
             }

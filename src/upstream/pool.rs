@@ -1,4 +1,4 @@
-//! All ways out, one channel per endpoint, made when first needed and anew when its configuration changes.
+//! The clients of all endpoints, each made when first needed and anew when its configuration changes.
 
 use super::error::{UpstreamError, UpstreamErrorKind};
 use super::headers::{Identity, Pseudonym};
@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-/// Channels that are kept at most; beyond it the one that was not asked for longest is forgotten.
+/// Clients that are kept; beyond it the least recently used is dropped.
 const MOST: usize = 256;
 
-/// The channels, found by all that makes one differ from another.
+/// The clients, found by everything that makes one differ from another.
 pub struct ClientPool {
     clients: RwLock<Vec<Known>>,
     connections: usize,
@@ -22,14 +22,14 @@ pub struct ClientPool {
     turn: AtomicU64,
 }
 
-/// A channel and what it was made from.
+/// A client and what it was made from.
 struct Known {
     base: Base,
     proxy: Option<Secret>,
     ca_file: Option<CaFile>,
     keep_alive: Duration,
     client: Arc<UpstreamClient>,
-    /// The last turn in which it was asked for.
+    /// The turn of its last use.
     used: AtomicU64,
 }
 
@@ -43,22 +43,21 @@ impl Known {
 }
 
 impl ClientPool {
-    /// Channels that keep up to `connections` idle connections each.
+    /// Clients that keep up to `connections` idle connections each.
     pub fn new(connections: usize) -> Self {
         Self { clients: RwLock::new(Vec::new()), connections, identity: Arc::default(), turn: AtomicU64::new(0) }
     }
 
-    /// Others of the same proxy, which keep no connections: for probes, which are to find out whether one can be made.
+    /// Clients of the same proxy that keep no connections, for probes: they find out whether a connection can be made.
     pub(crate) fn for_probes(&self) -> Self {
         Self { identity: Arc::clone(&self.identity), ..Self::new(0) }
     }
 
-    /// What this proxy calls itself to others.
     pub(crate) fn pseudonym(&self) -> &Pseudonym {
         &self.identity.pseudonym
     }
 
-    /// The way to an endpoint.
+    /// The client of an endpoint.
     pub(crate) fn client(&self, endpoint: &Endpoint) -> Result<Arc<UpstreamClient>, UpstreamError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if let Some(known) = read(&self.clients).iter().find(|known| known.fits(endpoint)) {

@@ -1,4 +1,4 @@
-//! Letters to strangers: one POST, no redirects, to an address that was looked at before it is connected to.
+//! One POST to an address that users chose (webhooks): no redirects, and every address is checked before it is connected to.
 
 use super::error::{UpstreamError, UpstreamErrorKind};
 use crate::config::{Base, Endpoint, Timeouts};
@@ -17,7 +17,7 @@ pub(crate) struct Post<'a> {
     pub(crate) body: [&'a [u8]; 3],
 }
 
-/// Delivers a letter; `guard` decides about every address that the host's name has.
+/// Sends it; `guard` decides about every address of the host.
 pub(crate) fn deliver(
     post: &Post<'_>,
     patience: Duration,
