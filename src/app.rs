@@ -120,7 +120,7 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
     let budget = Budget::new(server.body_memory, server.max_body);
     // Before the workers, which may take what threads there are: with a few of them it can still serve.
     let (hand_over, take_over) = bounded::<EventLoop>(1);
-    let front = std::thread::Builder::new().name("front".into());
+    let front = std::thread::Builder::new().name("server".into());
     let front = front.spawn(move || take_over.into_iter().for_each(EventLoop::run)).map_err(StartError::System)?;
     let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&clients), listener_states, Arc::clone(&budget)));
     let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
