@@ -78,7 +78,7 @@ fn is_proxy(endpoint: &Endpoint) -> bool {
 
 /// A GET within a second: status and body.
 pub(crate) fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
-    let order = UpstreamRequest {
+    let request = UpstreamRequest {
         method: Method::GET,
         path,
         raw: false,
@@ -89,16 +89,10 @@ pub(crate) fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
         cancel: None,
         watch: None,
     };
-    let mut answer = UpstreamClient::new(endpoint, 1).ok()?.send(&order).ok()?;
-    let until = time::now() + PATIENCE;
-    let (mut body, mut piece) = (Vec::new(), [0; 4096]);
-    loop {
-        match answer.read(&mut piece).ok()? {
-            0 => return Some((answer.status.as_u16(), body)),
-            n if body.len() < MOST && time::now() < until => body.extend_from_slice(&piece[..n]),
-            _ => return None,
-        }
-    }
+    let mut answer = UpstreamClient::new(endpoint, 1).ok()?.send(&request).ok()?;
+    let mut body = Vec::new();
+    let is_whole = answer.read_to_end(&mut body, MOST).ok()?;
+    is_whole.then_some((answer.status.as_u16(), body))
 }
 
 /// A configuration file that serves these servers.

@@ -5,9 +5,7 @@ use crate::api::model_list::{Model, list_of};
 use crate::config::Timeouts;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::health_status::Observation;
-use crate::upstream::{
-    ClientPool, Stage, UpstreamClient, UpstreamError, UpstreamErrorKind, UpstreamRequest, UpstreamResponse, headers,
-};
+use crate::upstream::{ClientPool, Stage, UpstreamClient, UpstreamError, UpstreamErrorKind, UpstreamRequest, headers};
 use crate::util::time;
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -190,7 +188,7 @@ fn get(client: &UpstreamClient, task: &Task, path: &str) -> Got {
     let total = until.saturating_duration_since(time::now()).max(Duration::from_millis(1));
     // Before the total, so that the time-out says which of the two it was.
     let connect = Some(task.connect.min(total - total / 16));
-    let order = UpstreamRequest {
+    let request = UpstreamRequest {
         method: Method::GET,
         path,
         raw: false,
@@ -201,24 +199,15 @@ fn get(client: &UpstreamClient, task: &Task, path: &str) -> Got {
         cancel: None,
         watch: None,
     };
-    let mut answer = client.send(&order)?;
+    let mut answer = client.send(&request)?;
     if answer.status.is_redirection() {
         // Never followed; where it leads says what is wrong with the base URL.
         return Ok((answer.status, headers::answered(answer.status, &answer.headers).into_bytes()));
     }
-    Ok((answer.status, read_all(&mut answer)?))
-}
-
-fn read_all(answer: &mut UpstreamResponse) -> Result<Vec<u8>, UpstreamError> {
-    let (mut body, mut piece) = (Vec::new(), vec![0; 16 << 10]);
-    loop {
-        match answer.read(&mut piece)? {
-            0 => return Ok(body),
-            n if body.len() + n <= MOST => body.extend_from_slice(&piece[..n]),
-            _ => {
-                return Err(UpstreamError { kind: UpstreamErrorKind::Garbled, cause: "the answer is too long".into() });
-            }
-        }
+    let mut body = Vec::new();
+    match answer.read_to_end(&mut body, MOST)? {
+        true => Ok((answer.status, body)),
+        false => Err(UpstreamError { kind: UpstreamErrorKind::Garbled, cause: "the answer is too long".into() }),
     }
 }
 

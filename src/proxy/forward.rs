@@ -281,23 +281,20 @@ impl<'a> Attempts<'a> {
         slot: &mut Option<Slot>,
     ) -> Option<Outcome> {
         let mut body = Vec::new();
-        let mut chunk = [0; 4096];
         let usual = answer.end_by(Some(time::now() + KEEP_FOR));
-        let fault = loop {
-            if body.len() > KEEP || answer.length.is_some_and(|length| length > KEEP as u64) {
+        let is_long = answer.length.is_some_and(|length| length > KEEP as u64);
+        let fault = match if is_long { Ok(false) } else { answer.read_to_end(&mut body, KEEP) } {
+            Ok(true) => None,
+            Ok(false) => {
                 answer.end_by(usual);
                 answer.unread(body);
                 answer.place = slot.take();
                 return Some(Outcome::Response(Box::new(answer), served_by));
             }
-            match answer.read(&mut chunk) {
-                Ok(0) => break None,
-                Ok(n) => body.extend_from_slice(&chunk[..n]),
-                Err(fault) if fault.kind == UpstreamErrorKind::ClientGone => {
-                    return Some(Outcome::ClientGone(Some(served_by)));
-                }
-                Err(fault) => break Some(fault),
+            Err(fault) if fault.kind == UpstreamErrorKind::ClientGone => {
+                return Some(Outcome::ClientGone(Some(served_by)));
             }
+            Err(fault) => Some(fault),
         };
         // An error answer that broke off is dropped; of one that takes too long the status is kept.
         if let Some(fault) = fault.filter(|fault| !matches!(fault.kind, UpstreamErrorKind::Timeout(_))) {

@@ -225,13 +225,9 @@ fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &Serv
         client.fail(&Failure::new(Kind::Upstream, text), &[]);
         return Relayed { end: End::Refused, first_byte: None, tokens: Tokens::default() };
     }
-    let (mut body, mut chunk) = (Vec::new(), [0; 4096]);
-    while let Ok(n @ 1..) = answer.read(&mut chunk) {
-        body.extend_from_slice(&chunk[..n]);
-        if body.len() > LATE {
-            break;
-        }
-    }
+    let mut body = Vec::new();
+    // Its beginning is enough.
+    let _ = answer.read_to_end(&mut body, LATE);
     deliver(&BufferedResponse { status: answer.status, headers: answer.headers.clone(), body }, client, served_by)
 }
 

@@ -287,6 +287,23 @@ impl UpstreamResponse {
         Ok(n)
     }
 
+    /// Appends the rest of the body; false when that made `body` longer than `limit`.
+    ///
+    /// # Errors
+    /// Those of [`UpstreamResponse::read`]; what came before is in `body`.
+    pub(crate) fn read_to_end(&mut self, body: &mut Vec<u8>, limit: usize) -> Result<bool, UpstreamError> {
+        let mut chunk = [0; 8 << 10];
+        loop {
+            match self.read(&mut chunk)? {
+                0 => return Ok(true),
+                n => body.extend_from_slice(&chunk[..n]),
+            }
+            if body.len() > limit {
+                return Ok(false);
+            }
+        }
+    }
+
     /// Gives back what was read by [`UpstreamResponse::peek`]: the body begins here.
     pub(crate) fn unread(&mut self, bytes: Vec<u8>) {
         self.ahead = bytes;
