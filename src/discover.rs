@@ -3,7 +3,6 @@
 use crate::api::model_list::list_of;
 use crate::config::{Endpoint, Timeouts};
 use crate::upstream::{UpstreamClient, UpstreamRequest, headers};
-use crate::util::time;
 use http::Method;
 use serde_json::Value;
 use std::fmt::Write;

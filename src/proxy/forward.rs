@@ -27,7 +27,7 @@ const KEEP: usize = 1 << 20;
 /// And for so long: the slot and the client wait for it.
 const KEEP_FOR: Duration = Duration::from_secs(2);
 /// How long an endpoint without probes is skipped after it failed, while others are available.
-const REST: Duration = Duration::from_secs(5);
+const COOL_DOWN: Duration = Duration::from_secs(5);
 
 struct Attempts<'a> {
     ctx: &'a ForwardContext<'a>,
@@ -77,7 +77,7 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
             }
             attempts.queued = selector.queued;
             tried += 1;
-            // The plan may have grown while the request was queued.
+            // Keys of one endpoint do not count. The plan may have grown while the request was queued.
             let any = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
             let candidate = &selector.plan.candidates[index];
             let larger = selector.has_larger(candidate.context);
@@ -115,92 +115,109 @@ impl<'a> Attempts<'a> {
 
     /// One endpoint, with its keys in turn.
     fn candidate(&mut self, candidate: &Candidate, left: Remaining, mut slot: Option<Slot>) -> Step {
-        let endpoint = &candidate.endpoint;
-        let retry = self.retry;
-        let keys = endpoint.config.api_keys.len();
-        let first = endpoint.live.next_key(keys);
+        let keys = candidate.endpoint.config.api_keys.len();
+        let first = candidate.endpoint.live.next_key(keys);
         for turn in 0..keys.max(1) {
             if self.ctx.request.cancel.is_cancelled() {
                 return Step::End(Outcome::ClientGone(self.last.take()));
             }
             let left = Remaining { keys: turn + 1 < keys, ..left };
-            let key = endpoint.config.api_keys.get((first + turn) % keys.max(1));
-            self.attempts += 1;
-            let served_by = Rc::new(ServedBy {
-                endpoint: Arc::clone(endpoint),
-                model: candidate.rename.clone().or_else(|| self.ctx.ask.name().map(str::to_owned)),
-                attempts: self.attempts,
-                reason: self.reason,
-                queued: self.queued,
-                named: self.named,
-                policy: self.ctx.policy,
-            });
-            self.last = Some(Rc::clone(&served_by));
-            self.ctx.active.at(endpoint.name());
-            self.ctx.client.hold_pings(self.ctx.is_streamless(candidate));
-            self.ctx.client.asking(|| relay::routing_fields(&served_by));
-            let labels = [self.group(), endpoint.name()];
-            let began = time::now();
-            let sent = self.send(candidate, key.map(|key| key.reveal()), left.candidates);
-            self.ctx.metrics.count(Family::UpstreamRequests, &labels);
-            self.ctx.metrics.time(Family::UpstreamDuration, &labels, time::now().saturating_duration_since(began));
-            let mut answer = match sent {
-                Ok(answer) => answer,
-                Err(fault) => return self.faulted(endpoint, fault, retry, slot),
-            };
-            let decision = self.weighed(&answer, endpoint, retry, left);
-            let (name, id) = (endpoint.name(), self.ctx.request_id);
-            let answered = || headers::answered(answer.status, &answer.headers);
-            if decision == RetryDecision::Permit {
-                if answer.headers.contains_key(http::header::LOCATION) {
-                    log::info!("endpoint {name} {} request_id={id}", answered());
-                }
-                answer.place = slot;
-                return match first_byte::wait(&mut answer, self.ctx, &served_by) {
-                    Ok(()) => Step::End(Outcome::Response(Box::new(answer), served_by)),
-                    Err(fault) => self.faulted(endpoint, fault, retry, answer.place.take()),
-                };
-            }
-            // S003-32: which key, never the key.
-            let key = if keys > 1 { format!(" (key {} of {keys})", (first + turn) % keys + 1) } else { String::new() };
-            log::info!("endpoint {name} {}{key}; trying elsewhere request_id={id}", answered());
-            if let Some(outcome) = self.keep(answer, served_by, &mut slot) {
-                return Step::End(outcome);
-            }
-            self.ctx.metrics.count(Family::Retries, &[endpoint.name(), decision.as_str()]);
-            match decision {
-                RetryDecision::NextKey => {}
-                RetryDecision::Look => return self.looked_into(candidate.context),
-                RetryDecision::Next | RetryDecision::Permit => return Step::Next,
+            if let Some(step) = self.attempt(candidate, (first + turn) % keys.max(1), left, &mut slot) {
+                return step;
             }
         }
         Step::Next
+    }
+
+    /// One attempt with one key; `None` calls for the next key.
+    fn attempt(&mut self, candidate: &Candidate, key: usize, left: Remaining, slot: &mut Option<Slot>) -> Option<Step> {
+        let endpoint = &candidate.endpoint;
+        self.attempts += 1;
+        let served_by = Rc::new(ServedBy {
+            endpoint: Arc::clone(endpoint),
+            model: candidate.rename.clone().or_else(|| self.ctx.ask.name().map(str::to_owned)),
+            attempts: self.attempts,
+            reason: self.reason,
+            queued: self.queued,
+            named: self.named,
+            policy: self.ctx.policy,
+        });
+        self.last = Some(Rc::clone(&served_by));
+        self.ctx.active.at(endpoint.name());
+        // Comments before the answer would spoil one that is no stream.
+        self.ctx.client.hold_pings(self.ctx.is_streamless(candidate));
+        self.ctx.client.asking(|| relay::routing_fields(&served_by));
+        let labels = [self.group(), endpoint.name()];
+        let began = time::now();
+        let sent = self.send(candidate, key, left.candidates);
+        self.ctx.metrics.count(Family::UpstreamRequests, &labels);
+        self.ctx.metrics.time(Family::UpstreamDuration, &labels, time::now().saturating_duration_since(began));
+        match sent {
+            Ok(answer) => self.judge(answer, served_by, candidate, key, left, slot),
+            Err(fault) => Some(self.faulted(endpoint, fault, slot.take())),
+        }
+    }
+
+    /// Forwards an answer, or buffers it and says what is tried next.
+    fn judge(
+        &mut self,
+        mut answer: UpstreamResponse,
+        served_by: Rc<ServedBy>,
+        candidate: &Candidate,
+        key: usize,
+        left: Remaining,
+        slot: &mut Option<Slot>,
+    ) -> Option<Step> {
+        let endpoint = &candidate.endpoint;
+        let decision = self.weighed(&answer, endpoint, left);
+        let (name, id) = (endpoint.name(), self.ctx.request_id);
+        let answered = || headers::answered(answer.status, &answer.headers);
+        if decision == RetryDecision::Forward {
+            if answer.headers.contains_key(http::header::LOCATION) {
+                log::info!("endpoint {name} {} request_id={id}", answered());
+            }
+            answer.slot = slot.take();
+            return Some(match first_byte::wait(&mut answer, self.ctx, &served_by) {
+                Ok(()) => Step::End(Outcome::Response(Box::new(answer), served_by)),
+                Err(fault) => self.faulted(endpoint, fault, answer.slot.take()),
+            });
+        }
+        let keys = endpoint.config.api_keys.len();
+        // S003-32: which key, never the key.
+        let which = if keys > 1 { format!(" (key {} of {keys})", key + 1) } else { String::new() };
+        log::info!("endpoint {name} {}{which}; trying again request_id={id}", answered());
+        let is_buffered = match self.buffer(answer, served_by, slot) {
+            Ok(is_buffered) => is_buffered,
+            Err(outcome) => return Some(Step::End(outcome)),
+        };
+        self.ctx.metrics.count(Family::Retries, &[name, decision.as_str()]);
+        match decision {
+            RetryDecision::NextKey => None,
+            RetryDecision::Look if is_buffered => Some(self.bad_request(candidate.context)),
+            RetryDecision::Look | RetryDecision::Next | RetryDecision::Forward => Some(Step::Next),
+        }
     }
 
     fn group(&self) -> &'a str {
         self.ctx.scope.group.as_ref().map_or("default", |group| &group.config.name)
     }
 
-    /// Decides about a 400: a prompt that is too long goes to a larger context, any other 400 to the client.
-    fn looked_into(&mut self, context: Option<u64>) -> Step {
-        let retry_after = self.buffered.as_ref().and_then(|(buffered, _)| retry::exceeded_context(&buffered.body));
-        match retry_after.map(|retry_after| retry_after.or(context).unwrap_or(0)) {
-            Some(context) => Step::Larger(context),
-            None => match self.buffered.take() {
-                Some((buffered, served_by)) => Step::End(Outcome::Buffered(buffered, served_by)),
-                None => Step::Next,
-            },
+    /// Decides about the 400 that was just buffered: a prompt that is too long goes to a larger context, any other 400 to
+    /// the client.
+    fn bad_request(&mut self, context: Option<u64>) -> Step {
+        let exceeded = self.buffered.as_ref().and_then(|(buffered, _)| retry::exceeded_context(&buffered.body));
+        match (exceeded, self.buffered.take_if(|_| exceeded.is_none())) {
+            // Of an unknown context any known one is larger.
+            (Some(exceeded), _) => Step::Larger(exceeded.or(context).unwrap_or(0)),
+            (None, Some((buffered, served_by))) => Step::End(Outcome::Buffered(buffered, served_by)),
+            (None, None) => Step::Next,
         }
     }
 
-    fn send(
-        &self,
-        candidate: &Candidate,
-        key: Option<&str>,
-        replaceable: bool,
-    ) -> Result<UpstreamResponse, UpstreamError> {
+    fn send(&self, candidate: &Candidate, key: usize, replaceable: bool) -> Result<UpstreamResponse, UpstreamError> {
         let ForwardContext { clients, request, ask, forward, .. } = self.ctx;
         let config = &candidate.endpoint.config;
+        let key = config.api_keys.get(key).map(|key| key.reveal());
         let rendered = ask.render(request, candidate.rename.as_deref());
         let path = match &rendered.query {
             Some(query) => format!("{}?{query}", forward.path),
@@ -255,31 +272,26 @@ impl<'a> Attempts<'a> {
         result
     }
 
-    fn weighed(
-        &mut self,
-        answer: &UpstreamResponse,
-        endpoint: &Endpoint,
-        retry: &Retry,
-        left: Remaining,
-    ) -> RetryDecision {
+    fn weighed(&mut self, answer: &UpstreamResponse, endpoint: &Endpoint, left: Remaining) -> RetryDecision {
         let retry_after = retry::retry_after(&answer.headers, time::wall);
         if let (StatusCode::TOO_MANY_REQUESTS, Some(retry_after)) = (answer.status, retry_after) {
             endpoint.live.cool_down(time::now(), retry_after);
         }
         self.retry_after = self.retry_after.max(retry_after);
         if self.ctx.request.is_spent() {
-            return RetryDecision::Permit;
+            return RetryDecision::Forward;
         }
-        retry::answer(answer.status, retry, left)
+        retry::answer(answer.status, self.retry, left)
     }
 
-    /// Buffers an error answer while others are tried. One that is too long goes to the client at once, from its first byte.
-    fn keep(
+    /// Buffers an error answer while others are tried, and tells whether it was worth that. One that is too long is the
+    /// outcome: it goes to the client at once, from its first byte.
+    fn buffer(
         &mut self,
         mut answer: UpstreamResponse,
         served_by: Rc<ServedBy>,
         slot: &mut Option<Slot>,
-    ) -> Option<Outcome> {
+    ) -> Result<bool, Outcome> {
         let mut body = Vec::new();
         let usual = answer.end_by(Some(time::now() + KEEP_FOR));
         let is_long = answer.length.is_some_and(|length| length > KEEP as u64);
@@ -288,18 +300,18 @@ impl<'a> Attempts<'a> {
             Ok(false) => {
                 answer.end_by(usual);
                 answer.unread(body);
-                answer.place = slot.take();
-                return Some(Outcome::Response(Box::new(answer), served_by));
+                answer.slot = slot.take();
+                return Err(Outcome::Response(Box::new(answer), served_by));
             }
             Err(fault) if fault.kind == UpstreamErrorKind::ClientGone => {
-                return Some(Outcome::ClientGone(Some(served_by)));
+                return Err(Outcome::ClientGone(Some(served_by)));
             }
             Err(fault) => Some(fault),
         };
         // An error answer that broke off is dropped; of one that takes too long the status is kept.
         if let Some(fault) = fault.filter(|fault| !matches!(fault.kind, UpstreamErrorKind::Timeout(_))) {
             self.faults.push((served_by.endpoint.name().to_owned(), fault));
-            return None;
+            return Ok(false);
         }
         if answer.status == StatusCode::SERVICE_UNAVAILABLE && retry::is_loading(&body) {
             self.tell(&served_by.endpoint, Observation::Loading);
@@ -307,14 +319,16 @@ impl<'a> Attempts<'a> {
         let buffered = BufferedResponse { status: answer.status, headers: answer.headers, body };
         // That one endpoint rejects its key or lacks the model says less than a real error of another.
         let says_less = |status: StatusCode| matches!(status.as_u16(), 401..=404);
-        if self.buffered.as_ref().is_none_or(|(old, _)| !says_less(buffered.status) || says_less(old.status)) {
+        let is_better =
+            self.buffered.as_ref().is_none_or(|(old, _)| !says_less(buffered.status) || says_less(old.status));
+        if is_better {
             self.buffered = Some((buffered, served_by));
         }
-        None
+        Ok(is_better)
     }
 
-    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: UpstreamError, retry: &Retry, slot: Option<Slot>) -> Step {
-        give_up(slot, endpoint, &fault);
+    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: UpstreamError, slot: Option<Slot>) -> Step {
+        release(slot, endpoint, &fault);
         if fault.kind == UpstreamErrorKind::ClientGone || self.ctx.request.cancel.is_cancelled() {
             return Step::End(Outcome::ClientGone(self.last.take()));
         }
@@ -338,7 +352,7 @@ impl<'a> Attempts<'a> {
             self.tell(endpoint, seen);
         }
         self.ctx.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
-        let again = retry::may_retry(&fault, retry) && !self.ctx.request.is_spent();
+        let again = retry::may_retry(&fault, self.retry) && !self.ctx.request.is_spent();
         if again {
             self.ctx.metrics.count(Family::Retries, &[endpoint.name(), retry::reason(&fault)]);
         }
@@ -352,7 +366,7 @@ impl<'a> Attempts<'a> {
     /// Reports an observation to the health thread. An endpoint without probes is skipped from now on for a while.
     fn tell(&self, endpoint: &Endpoint, seen: Observation) {
         if endpoint.config.probe == Probe::Never && seen != Observation::Up {
-            endpoint.live.cool_down(time::now(), REST);
+            endpoint.live.cool_down(time::now(), COOL_DOWN);
         }
         self.ctx.shared.notify(HealthEvent::Seen(endpoint.name().to_owned(), seen));
     }
@@ -373,7 +387,7 @@ impl<'a> Attempts<'a> {
 }
 
 /// Releases the slot of a failed attempt: at once, or when the server has finished working on it.
-fn give_up(slot: Option<Slot>, endpoint: &Endpoint, fault: &UpstreamError) {
+fn release(slot: Option<Slot>, endpoint: &Endpoint, fault: &UpstreamError) {
     if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && retry::works_on(fault)) {
         slot.abandon();
     }

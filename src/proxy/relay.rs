@@ -55,7 +55,7 @@ impl Passed {
     }
 }
 
-/// Forwards an answer as it comes. Without `has_end` a clean close ends a stream that is delimited by it.
+/// Forwards an answer as it comes. `has_end`: the API has an end marker; without one a clean close is the end of a stream.
 pub(crate) fn relay(
     answer: UpstreamResponse,
     client: &Downstream,
@@ -129,11 +129,11 @@ fn body(
                     served_by.endpoint.live.count_tokens([new, 0, 0]);
                 }
                 if client.active().is_stopped() {
-                    part(client, is_events, &passed.events);
-                    return left(answer, served_by, passed);
+                    end_early(client, is_events, &passed.events);
+                    return client_left(answer, client, served_by, passed);
                 }
                 if sent.is_err() {
-                    return left(answer, served_by, passed);
+                    return client_left(answer, client, served_by, passed);
                 }
             }
             // A TLS connection closed without close_notify: the API's end marker proves that the stream is whole.
@@ -142,8 +142,8 @@ fn body(
                 return passed.ended(End::Done);
             }
             Err(fault) if fault.kind == UpstreamErrorKind::ClientGone => {
-                part(client, is_events, &passed.events);
-                return left(answer, served_by, passed);
+                end_early(client, is_events, &passed.events);
+                return client_left(answer, client, served_by, passed);
             }
             Err(fault) => return lost(&fault, client, served_by, is_events, passed),
         }
@@ -164,7 +164,7 @@ pub(crate) fn stopped() -> Failure {
 }
 
 /// Ends an incomplete answer: its client has gone, or an administrator stopped the request.
-fn part(client: &Downstream, is_events: bool, events: &Events) {
+fn end_early(client: &Downstream, is_events: bool, events: &Events) {
     if is_events && client.active().is_stopped() {
         client.tell_in_band(&stopped(), events.is_between_events());
     } else {
@@ -173,11 +173,11 @@ fn part(client: &Downstream, is_events: bool, events: &Events) {
 }
 
 /// The client has gone. Many close as soon as they have seen the end marker, and have the whole answer.
-fn left(mut answer: UpstreamResponse, served_by: &ServedBy, mut passed: Passed) -> Relayed {
+fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy, mut passed: Passed) -> Relayed {
     if passed.events.has_ended() {
         return passed.ended(End::Done);
     }
-    if served_by.endpoint.config.on_client_gone == OnClientGone::Finish {
+    if served_by.endpoint.config.on_client_gone == OnClientGone::Finish && !client.active().is_stopped() {
         let mut rest = vec![0; CHUNK];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
             served_by.endpoint.live.moved(time::now());

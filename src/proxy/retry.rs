@@ -14,7 +14,7 @@ const BACK_SOON: Duration = Duration::from_secs(2);
 /// What to do with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryDecision {
-    Permit,
+    Forward,
     /// Another key of the same endpoint may fare better, and after the last key another endpoint.
     NextKey,
     Next,
@@ -26,7 +26,7 @@ impl RetryDecision {
     /// The word for why another try is made.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Permit => "none",
+            Self::Forward => "none",
             Self::NextKey => "key",
             Self::Next => "status",
             Self::Look => "context",
@@ -72,7 +72,7 @@ pub(crate) fn answer(status: StatusCode, retry: &Retry, left: Remaining) -> Retr
         return RetryDecision::Look;
     }
     let elsewhere = matches!(status.as_u16(), 401..=404) && left.candidates;
-    if left.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Permit }
+    if left.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Forward }
 }
 
 /// Whether a fault lets another try be made.

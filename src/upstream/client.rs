@@ -73,7 +73,7 @@ pub(crate) struct UpstreamResponse {
     /// The body ends when the upstream closes: its end cannot be told from a loss.
     pub(crate) until_close: bool,
     /// The slot at the endpoint, released with the last byte, before the client can send its next request.
-    pub(crate) place: Option<Slot>,
+    pub(crate) slot: Option<Slot>,
     left: Option<u64>,
     /// Bytes that were read and given back.
     ahead: Vec<u8>,
@@ -175,7 +175,7 @@ impl UpstreamClient {
             headers: parts.headers,
             length,
             until_close: !chunked && length.is_none(),
-            place: None,
+            slot: None,
             left: length,
             ahead: Vec::new(),
             body: Box::new(body.into_reader()),
@@ -329,11 +329,11 @@ impl UpstreamResponse {
                     // wants and leaves.
                     if n > 0 && *left == 0 {
                         let _ = self.body.read(&mut [0]);
-                        self.place = None;
+                        self.slot = None;
                     }
                 }
                 if n == 0 {
-                    self.place = None;
+                    self.slot = None;
                 }
                 Ok(n)
             }

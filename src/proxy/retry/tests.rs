@@ -20,13 +20,13 @@ fn statuses_that_another_endpoint_may_better_are_retried_and_others_pass() {
     let passing = [408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 529, 530];
     for status in passing.into_iter().chain([401, 402, 403, 404]) {
         assert_eq!(judge(status, elsewhere), RetryDecision::Next, "{status}");
-        assert_eq!(judge(status, LAST), RetryDecision::Permit, "{status}");
+        assert_eq!(judge(status, LAST), RetryDecision::Forward, "{status}");
     }
     for status in passing {
         assert_eq!(judge(status, Remaining { candidates: false, ..elsewhere }), RetryDecision::Next, "{status}");
     }
     for status in [200, 204, 301, 400, 405, 409, 413, 415, 422, 501, 505] {
-        assert_eq!(judge(status, ALL), RetryDecision::Permit, "{status}");
+        assert_eq!(judge(status, ALL), RetryDecision::Forward, "{status}");
     }
 }
 
@@ -41,15 +41,15 @@ fn a_key_is_changed_before_the_endpoint() {
 #[test]
 fn in_a_second_round_of_one_candidate_a_401_is_final() {
     let again = Remaining { keys: false, candidates: false, any: true, larger: false };
-    assert_eq!(judge(401, again), RetryDecision::Permit);
+    assert_eq!(judge(401, again), RetryDecision::Forward);
     assert_eq!(judge(503, again), RetryDecision::Next);
 }
 
 #[test]
 fn a_400_is_looked_into_only_when_a_larger_context_is_left() {
     let larger = Remaining { larger: true, ..ALL };
-    assert_eq!((judge(400, larger), judge(413, larger)), (RetryDecision::Look, RetryDecision::Permit));
-    assert_eq!(judge(400, Remaining { any: false, ..larger }), RetryDecision::Permit);
+    assert_eq!((judge(400, larger), judge(413, larger)), (RetryDecision::Look, RetryDecision::Forward));
+    assert_eq!(judge(400, Remaining { any: false, ..larger }), RetryDecision::Forward);
     let recorded = include_str!("../../../tests/data/err_context.raw");
     let body = recorded.split("\r\n\r\n").nth(1).expect("a body");
     assert!(matches!(exceeded_context(body.as_bytes()), Some(Some(1..))));
