@@ -188,7 +188,7 @@ impl<'a> Attempts<'a> {
         log::info!("endpoint {name} {}{which}; trying again request_id={id}", answered());
         let is_buffered = match self.buffer(answer, served_by, slot) {
             Ok(is_buffered) => is_buffered,
-            Err(outcome) => return Some(Step::End(outcome)),
+            Err(outcome) => return Some(Step::End(*outcome)),
         };
         self.ctx.metrics.count(Family::Retries, &[name, decision.as_str()]);
         match decision {
@@ -291,7 +291,7 @@ impl<'a> Attempts<'a> {
         mut answer: UpstreamResponse,
         served_by: Rc<ServedBy>,
         slot: &mut Option<Slot>,
-    ) -> Result<bool, Outcome> {
+    ) -> Result<bool, Box<Outcome>> {
         let mut body = Vec::new();
         let usual = answer.end_by(Some(time::now() + KEEP_FOR));
         let is_long = answer.length.is_some_and(|length| length > KEEP as u64);
@@ -301,10 +301,10 @@ impl<'a> Attempts<'a> {
                 answer.end_by(usual);
                 answer.unread(body);
                 answer.slot = slot.take();
-                return Err(Outcome::Response(Box::new(answer), served_by));
+                return Err(Outcome::Response(Box::new(answer), served_by).into());
             }
             Err(fault) if fault.kind == UpstreamErrorKind::ClientGone => {
-                return Err(Outcome::ClientGone(Some(served_by)));
+                return Err(Outcome::ClientGone(Some(served_by)).into());
             }
             Err(fault) => Some(fault),
         };
