@@ -261,6 +261,10 @@ impl Collected {
 }
 
 impl Watch for Downstream {
+    fn is_stopped(&self) -> bool {
+        self.active.is_stopped()
+    }
+
     fn silent(&self, now: Instant) -> Option<Instant> {
         let due = self.due.get().filter(|_| !self.held.get())?;
         if now < due {

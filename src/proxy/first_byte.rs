@@ -25,6 +25,10 @@ impl Watch for Replaceable {
         self.watch.silent(now)
     }
 
+    fn is_stopped(&self) -> bool {
+        self.watch.is_stopped()
+    }
+
     fn gives_up(&self) -> bool {
         self.live.refused_since(self.sent)
     }

@@ -34,6 +34,11 @@ pub(crate) trait Watch {
     fn gives_up(&self) -> bool {
         false
     }
+
+    /// Whether an administrator stopped the request, which ends it with `onClientGone: finish` too.
+    fn is_stopped(&self) -> bool {
+        false
+    }
 }
 
 pub(super) struct Call {
@@ -151,6 +156,7 @@ impl Call {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled())
+            || self.watch.as_ref().is_some_and(|watch| watch.is_stopped())
     }
 
     /// Whether a lost connection was dead before it was used again: taken from the pool, silent, and lost at
