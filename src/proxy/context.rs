@@ -304,7 +304,7 @@ fn with_id(id: &str) -> Fields {
 
 /// No byte of an answer reached the client.
 pub(crate) fn nothing_relayed(end: End) -> Relayed {
-    Relayed { end, first_byte: None, tokens: Tokens::default() }
+    Relayed { end, first_byte: None, tokens: Tokens::default(), counted: 0 }
 }
 
 /// An answer of ours that another module made.

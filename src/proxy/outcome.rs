@@ -97,4 +97,6 @@ pub(crate) struct Relayed {
     /// When its first body byte came.
     pub(crate) first_byte: Option<Instant>,
     pub(crate) tokens: Tokens,
+    /// Generated tokens that were added to the endpoint's while they came.
+    pub(crate) counted: u64,
 }

@@ -4,11 +4,12 @@
 use super::outcome::{BufferedResponse, Relayed, ServedBy};
 use crate::api::errors::{Attempted, Failure, Kind};
 use crate::api::stream::Events;
-use crate::api::usage::{Tail, Tokens};
+use crate::api::usage::Tail;
 use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::response::Length;
 use crate::observe::access::End;
+use crate::proxy::context::nothing_relayed;
 use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::retry;
 use crate::routing::responses::IdReader;
@@ -36,6 +37,8 @@ struct Passed {
     /// Fed only with uncompressed event streams.
     events: Events,
     first_byte: Option<Instant>,
+    /// See [`Relayed::counted`].
+    counted: u64,
 }
 
 impl Passed {
@@ -51,7 +54,7 @@ impl Passed {
         if end != End::Done && self.events.tokens() > tokens.completion.unwrap_or(0) {
             tokens.completion = Some(self.events.tokens());
         }
-        Relayed { end, first_byte: self.first_byte, tokens }
+        Relayed { end, first_byte: self.first_byte, tokens, counted: self.counted }
     }
 }
 
@@ -127,6 +130,7 @@ fn body(
                     let new = passed.events.tokens() - before;
                     client.active().moved(now, new);
                     served_by.endpoint.live.count_tokens([new, 0, 0]);
+                    passed.counted += new;
                 }
                 if client.active().is_stopped() {
                     end_early(client, is_events, &passed.events);
@@ -223,7 +227,7 @@ fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &Serv
         let text = format!("The endpoint `{name}` {what}. Send the request again: it gets no pings from now on.");
         log::warn!("endpoint {name} {what} request_id={}", client.request_id());
         client.fail(&Failure::new(Kind::Upstream, text), &[]);
-        return Relayed { end: End::Refused, first_byte: None, tokens: Tokens::default() };
+        return nothing_relayed(End::Refused);
     }
     let mut body = Vec::new();
     // Its beginning is enough.
@@ -246,7 +250,7 @@ pub(crate) fn deliver(buffered: &BufferedResponse, client: &Downstream, served_b
     } else {
         client.send(buffered.status, &fields(&buffered.headers, client, served_by, false), &buffered.body);
     }
-    Relayed { end: End::Done, first_byte: None, tokens: Tokens::default() }
+    nothing_relayed(End::Done)
 }
 
 fn kind_of(status: u16) -> Kind {
@@ -305,10 +309,10 @@ pub(crate) fn routing_fields(served_by: &ServedBy) -> Vec<(HeaderName, HeaderVal
     routing_fields
 }
 
-/// Adds the tokens of an answer to the endpoint's; generated tokens of a stream were counted as they came.
-pub(crate) fn note_tokens(relayed: &Relayed, served_by: &ServedBy, streamed: bool) {
+/// Adds the tokens of an answer to the endpoint's, but those that were added while they came.
+pub(crate) fn note_tokens(relayed: &Relayed, served_by: &ServedBy) {
     let tokens = &relayed.tokens;
-    let generated = if streamed { None } else { tokens.completion };
+    let generated = tokens.completion.map(|count| count.saturating_sub(relayed.counted));
     served_by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));
 }
 

@@ -249,7 +249,7 @@ impl Proxy {
         };
         let status = if relayed.end == End::ClientGone { 499 } else { status };
         if let Some(served_by) = &served_by {
-            relay::note_tokens(&relayed, served_by, ask.stream);
+            relay::note_tokens(&relayed, served_by);
         }
         if relayed.end == End::ClientGone || active.is_stopped() {
             self.end_conversation(request, served_by.as_deref());
