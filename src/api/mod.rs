@@ -6,6 +6,7 @@ pub mod errors;
 pub mod json_object;
 pub mod model_list;
 pub mod multipart;
+pub(crate) mod paths;
 pub mod prefix;
 pub mod query;
 pub(crate) mod scan;

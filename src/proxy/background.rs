@@ -4,6 +4,7 @@ use super::outcome::{ForwardContext, Outcome, Relayed, ServedBy};
 use super::state::Proxy;
 use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
+use crate::api::paths::Forward;
 use crate::api::usage::Tail;
 use crate::http::head::{Head, Limits, Parser};
 use crate::http::request::{Body, Request};
@@ -11,7 +12,6 @@ use crate::observe::access::End;
 use crate::observe::active::{ActiveRequest, Started};
 use crate::proxy::body::ask;
 use crate::proxy::context::{Entry, RequestContext, Summary, nothing_relayed};
-use crate::proxy::paths::{Forward, ModelSource};
 use crate::routing::scope::Scope;
 use crate::upstream::headers::Policy;
 use crate::upstream::{UpstreamError, UpstreamErrorKind, UpstreamResponse, Watch};
@@ -84,7 +84,7 @@ impl Proxy {
         let activity = Arc::clone(&self.activity);
         let here = Entry { forward: "jobs".into(), metrics: Arc::clone(&self.metrics), activity };
         let context = RequestContext::new(&request.head, peer, request.began, &snapshot, here);
-        let forward = Forward { path: order.path.to_owned(), names: ModelSource::Body };
+        let forward = Forward::post(order.path);
         let planned =
             ask(request, &forward).and_then(|ask| Ok((self.plan(request, &ask, &snapshot, &order.scope)?, ask)));
         let ((plan, fresh), ask) = match planned {

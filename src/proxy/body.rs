@@ -3,9 +3,9 @@
 use crate::api::body::{self, Named, Peek};
 use crate::api::errors::{Failure, Kind};
 use crate::api::multipart::multipart;
+use crate::api::paths::{Forward, ModelSource};
 use crate::api::query;
 use crate::http::request::Request;
-use crate::proxy::paths::{Forward, ModelSource, response_of};
 use crate::routing::plan::ModelQuery;
 use crate::routing::scope::Scope;
 use http::header;
@@ -61,9 +61,7 @@ pub(crate) fn ask(request: &Request, forward: &Forward) -> Result<RequestBody, F
             Ok(RequestBody { named: None, place: Place::Whole, stream, optional: true, previous: None, sealed: false })
         }
         ModelSource::Query | ModelSource::QueryOnly | ModelSource::Response => {
-            let previous = Some(&forward.path).filter(|_| forward.names == ModelSource::Response);
-            let previous = previous.and_then(|path| response_of(path));
-            let named = from_query()?;
+            let (named, previous) = (from_query()?, forward.response());
             Ok(RequestBody { named, place: Place::Query, stream: false, optional: true, previous, sealed: false })
         }
         ModelSource::Body | ModelSource::BodyOnly if is_compressed(request) => {

@@ -1,7 +1,8 @@
 //! One request as the access line and every answer of ours see it.
 
 use super::outcome::{Relayed, ServedBy};
-use crate::api::errors::{Dialect, Failure, Kind};
+use crate::api::errors::{Failure, Kind};
+use crate::api::paths::{self, PathRow};
 use crate::api::usage::Tokens;
 use crate::config::CorsOrigin;
 use crate::http::head::{Fields, Head};
@@ -13,7 +14,7 @@ use crate::observe::escape;
 use crate::observe::log_writer;
 use crate::observe::metrics::{Labels, Metrics};
 use crate::proxy::body::RequestBody;
-use crate::proxy::{cors, downstream, paths};
+use crate::proxy::{cors, downstream};
 use crate::routing::rate_limit::Quota;
 use crate::routing::snapshot::Snapshot;
 use crate::util::units::print_duration;
@@ -33,7 +34,7 @@ pub(crate) struct RequestContext {
     pub(crate) client: IpAddr,
     pub(crate) key: Option<Arc<str>>,
     began: Instant,
-    pub(crate) dialect: Dialect,
+    pub(crate) row: &'static PathRow,
     /// Request id, CORS and limits, on every answer.
     pub(crate) common: Arc<Fields>,
     access: bool,
@@ -62,26 +63,26 @@ impl RequestContext {
     pub(crate) fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Entry) -> Self {
         let id = cors::request_id(head).unwrap_or_else(random::request_id);
         let mut common = with_id(&id);
-        if paths::is_page(&head.target.canonical()) {
+        let row = paths::find(&head.method, &head.target.canonical());
+        if row.is_page() {
             page_fields().into_iter().for_each(|(name, value)| common.push(name, value));
         }
-        let dialect = Dialect::of(&paths::tidy(&head.target.canonical()));
         let access = snapshot.config.log.access;
         let client = cors::client(head, peer, &snapshot.config.server.trusted_proxies);
         // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
         let jobs = &snapshot.config.jobs;
-        if jobs.enabled && jobs.always && !paths::is_page(&head.target.canonical()) {
+        if jobs.enabled && jobs.always && !row.is_page() {
             common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
             common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
         }
         let common = Arc::new(common);
-        Self { id, client, key: None, began, dialect, common, access, here: Some(here), told: None }
+        Self { id, client, key: None, began, row, common, access, here: Some(here), told: None }
     }
 
     /// Tells browsers which pages may read the answers. No other page may read ours, whatever the rules say.
     #[must_use]
     pub(crate) fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
-        if !paths::is_page(&head.target.canonical()) {
+        if !self.row.is_page() {
             cors::add_cors(Arc::make_mut(&mut self.common), rules, head);
         }
         self
@@ -98,8 +99,8 @@ impl RequestContext {
     pub(crate) fn unread(peer: IpAddr, began: Instant) -> Self {
         let id = random::request_id();
         let common = Arc::new(with_id(&id));
-        let dialect = Dialect::OpenAi;
-        Self { id, client: peer, key: None, began, dialect, common, access: true, here: None, told: None }
+        let row = &paths::OTHER;
+        Self { id, client: peer, key: None, began, row, common, access: true, here: None, told: None }
     }
 
     /// Tells on every answer what the caller's rate limit leaves.
@@ -183,7 +184,7 @@ impl RequestContext {
     /// Answers 405.
     pub(crate) fn not_allowed(&self, response: &mut Response, head: &Head, methods: &'static str) {
         let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
-        let (mut fields, body) = downstream::refusal(&failure, self.dialect, &self.common);
+        let (mut fields, body) = downstream::refusal(&failure, self.row.dialect, &self.common);
         fields.push(header::ALLOW, HeaderValue::from_static(methods));
         response.send(downstream::status(&failure), &fields, &body);
         self.done(head, downstream::status(&failure), body.len());
@@ -210,7 +211,7 @@ impl RequestContext {
         model: Option<&str>,
         failure: &Failure,
     ) {
-        let (fields, body) = downstream::refusal(failure, self.dialect, &self.common);
+        let (fields, body) = downstream::refusal(failure, self.row.dialect, &self.common);
         response.send(downstream::status(failure), &fields, &body);
         let (status, _, code) = failure.kind.wire();
         let model = model.map(|model| escape::cut(model, SHOWN).to_owned());
@@ -250,6 +251,7 @@ impl RequestContext {
             key: self.key.clone(),
             method: escape::cut(method, SHOWN).to_owned(),
             path: String::new(),
+            row: self.row,
             model: None,
             endpoint: None,
             reason: None,
@@ -271,7 +273,7 @@ impl RequestContext {
         if let Some(Entry { forward, metrics, activity }) = &self.here {
             activity.ended(&record);
             let model = record.model.as_deref().filter(|_| named);
-            metrics.ended(&record, Labels { forward, path: paths::pattern(path), model });
+            metrics.ended(&record, Labels { forward, path: record.row.label, model });
         }
         if self.access {
             log_writer::access(&record);

@@ -4,6 +4,7 @@ use super::outcome::{ForwardContext, Outcome, ServedBy};
 use super::state::Proxy;
 use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
+use crate::api::paths::{self, Forward, Route};
 use crate::config::Mode;
 use crate::http::handler::ServerHandle;
 use crate::http::head::Head;
@@ -16,7 +17,6 @@ use crate::observe::metrics::Family;
 use crate::proxy::body::{self, RequestBody};
 use crate::proxy::context::{RequestContext, Summary, nothing_relayed};
 use crate::proxy::downstream::Downstream;
-use crate::proxy::paths::{self, Forward, Route};
 use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
 use crate::routing::catalog;
@@ -163,7 +163,8 @@ impl Proxy {
             Ok(ask) => ask,
             Err(failure) => return context.refuse(response, &request.head, &failure),
         };
-        let id = forward.conversation(&request.head);
+        let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
+        let id = forward.conversation(request.head.target.query(), named);
         let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &client_key.scope));
         let planned = match known {
             Some(plan) => Ok((plan, None)),
@@ -197,7 +198,7 @@ impl Proxy {
             cancel: &request.cancel,
         });
         let (cancel, ongoing) = (Arc::clone(&request.cancel), shown.ongoing());
-        let client = Rc::new(Downstream::new(response.detach(), common, context.dialect, cancel, ping, ongoing));
+        let client = Rc::new(Downstream::new(response.detach(), common, context.row.dialect, cancel, ping, ongoing));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
         let queued = Cell::default();
         let ctx = ForwardContext {
