@@ -51,7 +51,7 @@ pub(crate) struct Entry {
 
 /// What became of a forwarded request.
 pub(crate) struct Summary<'a> {
-    pub(crate) ask: Option<&'a RequestBody>,
+    pub(crate) ask: Option<&'a RequestBody<'a>>,
     pub(crate) by: Option<&'a ServedBy>,
     pub(crate) relayed: &'a Relayed,
     /// Time spent in the line for a place.

@@ -2,8 +2,8 @@
 //! nothing of disks and queues.
 
 use super::state::{JobRequest, Proxy};
+use crate::api::body::has_webhook;
 use crate::api::errors::{Failure, Kind};
-use crate::api::json_object::has_webhook;
 use crate::api::paths::{Forward, Route};
 use crate::config::Jobs;
 use crate::http::head::Head;

@@ -30,7 +30,7 @@ pub(crate) struct ForwardContext<'a> {
     /// What was so when the request began.
     pub(crate) snapshot: &'a Snapshot,
     pub request: &'a Request,
-    pub(crate) ask: &'a RequestBody,
+    pub(crate) ask: &'a RequestBody<'a>,
     /// Where it goes below an endpoint's base.
     pub(crate) forward: &'a Forward,
     /// Who is kept alive in silence.

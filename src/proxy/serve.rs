@@ -265,7 +265,7 @@ impl Proxy {
     pub(super) fn plan(
         &self,
         request: &Request,
-        ask: &RequestBody,
+        ask: &RequestBody<'_>,
         snapshot: &Snapshot,
         scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
