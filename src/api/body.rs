@@ -33,8 +33,7 @@ const NAMES: [&str; 20] = [
     "model",
     "stream",
     "previous_response_id",
-    // What a conversation is recognised by.
-    "messages",
+    // What a conversation is recognised by, with `messages`.
     "prompt",
     "input",
     "tools",
@@ -45,6 +44,7 @@ const NAMES: [&str; 20] = [
     "metadata",
     "user",
     // What a job is checked for.
+    "messages",
     "temperature",
     "presence_penalty",
     "frequency_penalty",
@@ -53,6 +53,9 @@ const NAMES: [&str; 20] = [
     "max_completion_tokens",
     WEBHOOK,
 ];
+
+/// From here on a name that stands there twice is refused, where a job is checked.
+const CHECKED: usize = 12;
 
 /// As long as the longest of [`NAMES`] is with each letter as `\u0061`; nothing longer is worth decoding.
 const LONGEST_NAME: usize = 6 * "max_completion_tokens".len();
@@ -64,7 +67,7 @@ pub struct JsonBody<'a> {
     members: [Option<(&'a RawValue, &'a RawValue)>; NAMES.len()],
     /// Members called `model`, in upper or lower case.
     models: usize,
-    /// Stands there more than once.
+    /// One of those that are checked for a job stands there more than once.
     repeated: Option<&'static str>,
 }
 
@@ -72,7 +75,7 @@ impl<'a> JsonBody<'a> {
     /// Reads a body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
     ///
     /// # Errors
-    /// It is no JSON object, or one of insane depth.
+    /// It is no JSON object, or nested too deep.
     pub fn read(body: &'a [u8]) -> Result<Self, Failure> {
         let text = text(body)?;
         let mut found = Self { text, members: [None; NAMES.len()], models: 0, repeated: None };
@@ -80,7 +83,7 @@ impl<'a> JsonBody<'a> {
             let Some(plain) = unescaped(name, LONGEST_NAME) else { return };
             found.models += usize::from(plain.eq_ignore_ascii_case("model"));
             let Some(at) = NAMES.iter().position(|known| *known == plain) else { return };
-            if found.members[at].replace((name, value)).is_some() {
+            if found.members[at].replace((name, value)).is_some() && at >= CHECKED {
                 found.repeated = Some(NAMES[at]);
             }
         })
@@ -97,16 +100,22 @@ impl<'a> JsonBody<'a> {
         self.members[NAMES.iter().position(|known| *known == name)?]
     }
 
-    /// The model asked for; none when the body has no such field. Servers that match names without case take `Model` for
-    /// it, and the last of several: no body may say it in two ways.
-    pub fn model(&self) -> Result<Option<Named>, Failure> {
+    /// Servers that match names without case take `Model` for `model`, and the last of several: no body may say it in two
+    /// ways.
+    fn raw_model(&self) -> Result<Option<&'a RawValue>, Failure> {
         let refused = |text: &str| Err(invalid(text).param("model"));
-        let raw = match (self.models, self.get("model")) {
-            (0, _) => return Ok(None),
-            (1, Some(raw)) => raw,
-            (1, None) => return refused("The body writes `model` with capital letters: write it in lower case."),
-            _ => return refused("The body names `model` more than once."),
-        };
+        match (self.models, self.get("model")) {
+            (0, _) => Ok(None),
+            (1, Some(raw)) => Ok(Some(raw)),
+            (1, None) => refused("The body writes `model` with capital letters: write it in lower case."),
+            _ => refused("The body names `model` more than once."),
+        }
+    }
+
+    /// The model asked for; none when the body has no such field.
+    pub fn model(&self) -> Result<Option<Named>, Failure> {
+        let Some(raw) = self.raw_model()? else { return Ok(None) };
+        let refused = |text: &str| Err(invalid(text).param("model"));
         let what = match raw.get().as_bytes()[0] {
             // The grammar was checked, so only half of a surrogate pair is left to go wrong.
             b'"' if raw.get().len() <= MAX_NAME => match serde_json::from_str(raw.get()) {
@@ -135,13 +144,11 @@ impl<'a> JsonBody<'a> {
     }
 
     /// # Errors
-    /// A member that matters stands there more than once.
+    /// What a job is checked for stands there more than once.
     pub fn check_once(&self) -> Result<(), Failure> {
-        match self.repeated {
-            _ if self.models > 1 => Err(invalid("The body names `model` more than once.").param("model")),
-            Some(name) => Err(invalid(&format!("The body says `{name}` more than once."))),
-            None => Ok(()),
-        }
+        self.raw_model()?;
+        let refused = |name| Err(invalid(&format!("The body says `{name}` more than once.")));
+        self.repeated.map_or(Ok(()), refused)
     }
 
     /// The body with `name` as its model: in the place of the old one, else as its first member.
