@@ -3,13 +3,13 @@
 use super::outcome::ForwardContext;
 use super::state::Proxy;
 use crate::api::errors::{Failure, Kind};
+use crate::api::paths::Forward;
 use crate::http::head::{Head, Limits, Parser};
 use crate::http::request::{Body, Request};
 use crate::observe::active::Started;
 use crate::proxy::body::ask;
 use crate::proxy::context::{Entry, RequestContext};
 use crate::proxy::downstream::{Collected, Downstream, Sink};
-use crate::proxy::paths::{Forward, ModelSource};
 use crate::routing::scope::Scope;
 use crate::upstream::headers::Policy;
 use crate::util::cancel::CancelToken;
@@ -66,7 +66,7 @@ impl Proxy {
         let activity = Arc::clone(&self.activity);
         let here = Entry { forward: "jobs".into(), metrics: Arc::clone(&self.metrics), activity };
         let context = RequestContext::new(&request.head, request.peer, request.began, &snapshot, here);
-        let forward = Forward { path: order.path.to_owned(), names: ModelSource::Body };
+        let forward = Forward::post(order.path);
         let planned =
             ask(request, &forward).and_then(|ask| Ok((self.plan(request, &ask, &snapshot, &order.scope)?, ask)));
         let ((plan, fresh), ask) = match planned {
@@ -84,7 +84,7 @@ impl Proxy {
         });
         let (common, cancel) = (Arc::clone(&context.common), Arc::clone(order.cancel));
         let sink = Sink::Memory(Collected::default());
-        let client = Rc::new(Downstream::new(sink, common, context.dialect, cancel, None, shown.active()));
+        let client = Rc::new(Downstream::new(sink, common, context.row.dialect, cancel, None, shown.active()));
         let ctx = ForwardContext {
             clients: &self.clients,
             shared: &self.shared,

@@ -1,7 +1,8 @@
 //! One request as the access line and every answer of ours see it.
 
 use super::outcome::{Relayed, ServedBy};
-use crate::api::errors::{Dialect, Failure, Kind};
+use crate::api::errors::{Failure, Kind};
+use crate::api::paths::{self, PathRow};
 use crate::api::usage::Tokens;
 use crate::config::CorsOrigin;
 use crate::http::head::{Fields, Head};
@@ -12,7 +13,7 @@ use crate::observe::escape;
 use crate::observe::log_writer;
 use crate::observe::metrics::{Labels, Metrics};
 use crate::proxy::body::RequestBody;
-use crate::proxy::{cors, downstream, paths};
+use crate::proxy::{cors, downstream};
 use crate::routing::rate_limit::Quota;
 use crate::routing::snapshot::Snapshot;
 use crate::util::units::print_duration;
@@ -34,10 +35,8 @@ pub(crate) struct RequestContext {
     method: String,
     /// As sent, without its query.
     path: String,
-    /// The path as metrics tell it.
-    pattern: &'static str,
     began: Instant,
-    pub(crate) dialect: Dialect,
+    pub(crate) row: &'static PathRow,
     /// Request id, CORS and limits, on every answer.
     pub(crate) common: Arc<Fields>,
     access: bool,
@@ -54,7 +53,7 @@ pub(crate) struct Entry {
 
 /// What became of a forwarded request.
 pub(crate) struct Summary<'a> {
-    pub(crate) ask: Option<&'a RequestBody>,
+    pub(crate) ask: Option<&'a RequestBody<'a>>,
     pub(crate) served_by: Option<&'a ServedBy>,
     pub(crate) relayed: &'a Relayed,
     /// Time spent in the line for a place.
@@ -66,14 +65,14 @@ impl RequestContext {
     pub(crate) fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Entry) -> Self {
         let id = cors::request_id(head).unwrap_or_else(random::request_id);
         let mut common = with_id(&id);
-        if paths::is_page(&head.target.canonical()) {
+        let row = paths::find(&head.method, &head.target.canonical());
+        if row.is_page() {
             page_fields().into_iter().for_each(|(name, value)| common.push(name, value));
         }
-        let dialect = Dialect::of(&paths::tidy(&head.target.canonical()));
         let client = cors::client(head, peer, &snapshot.config.server.trusted_proxies);
         // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
         let jobs = &snapshot.config.jobs;
-        if jobs.enabled && jobs.always && !paths::is_page(&head.target.canonical()) {
+        if jobs.enabled && jobs.always && !row.is_page() {
             common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
             common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
         }
@@ -83,9 +82,8 @@ impl RequestContext {
             key: None,
             method: short(head.method.as_str()),
             path: short(head.target.path()),
-            pattern: paths::pattern(head.target.path()),
             began,
-            dialect,
+            row,
             common: Arc::new(common),
             access: snapshot.config.log.access,
             here: Some(here),
@@ -96,7 +94,7 @@ impl RequestContext {
     /// Tells browsers which pages may read the answers. No other page may read ours, whatever the rules say.
     #[must_use]
     pub(crate) fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
-        if !paths::is_page(&head.target.canonical()) {
+        if !self.row.is_page() {
             cors::add_cors(Arc::make_mut(&mut self.common), rules, head);
         }
         self
@@ -119,9 +117,8 @@ impl RequestContext {
             key: None,
             method: "-".into(),
             path: "-".into(),
-            pattern: "other",
             began,
-            dialect: Dialect::OpenAi,
+            row: &paths::OTHER,
             common,
             access: true,
             here: None,
@@ -210,7 +207,7 @@ impl RequestContext {
     /// Answers 405.
     pub(crate) fn not_allowed(&self, response: &mut Response, methods: &'static str) {
         let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
-        let (mut fields, body) = downstream::refusal(&failure, self.dialect, &self.common);
+        let (mut fields, body) = downstream::refusal(&failure, self.row.dialect, &self.common);
         fields.push(header::ALLOW, HeaderValue::from_static(methods));
         response.send(downstream::status(&failure), &fields, &body);
         self.done(downstream::status(&failure), body.len());
@@ -222,7 +219,7 @@ impl RequestContext {
 
     /// Answers a failure of a request that names a model.
     pub(crate) fn refuse_model(&self, response: &mut Response, model: Option<&str>, failure: &Failure) {
-        let (fields, body) = downstream::refusal(failure, self.dialect, &self.common);
+        let (fields, body) = downstream::refusal(failure, self.row.dialect, &self.common);
         response.send(downstream::status(failure), &fields, &body);
         let (status, _, code) = failure.kind.wire();
         let record = self.record(status, body.len() as u64);
@@ -262,6 +259,7 @@ impl RequestContext {
             key: self.key.clone(),
             method: self.method.clone(),
             path: self.path.clone(),
+            row: self.row,
             model: None,
             endpoint: None,
             reason: None,
@@ -281,7 +279,7 @@ impl RequestContext {
         if let Some(Entry { forward, metrics, activity }) = &self.here {
             activity.ended(&record);
             let model = record.model.as_deref().filter(|_| named);
-            metrics.ended(&record, Labels { forward, path: self.pattern, model });
+            metrics.ended(&record, Labels { forward, path: record.row.label, model });
         }
         if self.access {
             log_writer::access(&record);

@@ -3,9 +3,9 @@
 
 use super::outcome::{BufferedResponse, ForwardContext, Outcome, ServedBy};
 use super::{first_byte, relay};
+use crate::api::paths::{self, ModelSource};
 use crate::config::{Probe, Retry};
 use crate::observe::metrics::Family;
-use crate::proxy::paths::{self, ModelSource};
 use crate::proxy::retry::{self, Remaining, RetryDecision};
 use crate::proxy::select::{Admitted, Selector};
 use crate::routing::endpoint::Endpoint;

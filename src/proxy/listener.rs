@@ -2,6 +2,7 @@
 
 use super::state::{ListenerKind, Opened, Proxy};
 use crate::api::errors::{Failure, Kind};
+use crate::api::paths::{self, Route};
 use crate::api::query;
 use crate::config::{CorsOrigin, KeysFor, ListenerPolicy, Mode};
 use crate::http::decision::{Decide, HeadDecision, Pool};
@@ -11,7 +12,6 @@ use crate::http::request::{From, Request};
 use crate::http::response::Response;
 use crate::observe::access::End;
 use crate::proxy::context::{Entry, RequestContext, Summary, nothing_relayed};
-use crate::proxy::paths::{self, Route, route};
 use crate::proxy::{auth, cors};
 use crate::routing::keys::ClientKey;
 use crate::routing::scope::Scope;
@@ -151,7 +151,8 @@ impl Proxy {
         let mode = self.mode(snapshot, listener);
         let is_preflight = head.method == Method::OPTIONS && head.fields.get(header::ORIGIN).is_some();
         let has_model = head.target.query().is_some_and(|q| matches!(query::query_model(q), Ok(Some(_))));
-        match paths::special(mode, head.target.path(), route(&head.method, &head.target.canonical(), has_model)) {
+        let api = paths::route(&head.method, &head.target.canonical(), has_model);
+        match paths::special(mode, head.target.path(), api) {
             Route::Forward(_) if is_preflight && mode == Mode::Raw && self.cors(snapshot, listener).is_some() => {
                 Route::Preflight
             }

@@ -2,6 +2,7 @@
 //! other in a ring.
 
 use crate::api::errors::Failure;
+use crate::api::paths::Forward;
 use crate::api::usage::Tokens;
 use crate::http::request::Request;
 use crate::observe::access::End;
@@ -9,7 +10,6 @@ use crate::observe::active::ActiveRequest;
 use crate::observe::metrics::Metrics;
 use crate::proxy::body::RequestBody;
 use crate::proxy::downstream::Downstream;
-use crate::proxy::paths::Forward;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::plan::Candidate;
 use crate::routing::scope::Scope;
@@ -30,7 +30,7 @@ pub(crate) struct ForwardContext<'a> {
     /// What was so when the request began.
     pub(crate) snapshot: &'a Snapshot,
     pub request: &'a Request,
-    pub(crate) ask: &'a RequestBody,
+    pub(crate) ask: &'a RequestBody<'a>,
     /// Where it goes below an endpoint's base.
     pub(crate) forward: &'a Forward,
     /// Where the answer goes.

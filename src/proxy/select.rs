@@ -55,7 +55,7 @@ impl<'a> Selector<'a> {
             let fields = &ctx.request.head.fields;
             let sessions =
                 SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
-            ctx.shared.affinity().hashes(ctx.request.body.bytes(), &plan.route, sessions)
+            ctx.shared.affinity().hashes(ctx.ask.json.as_ref(), &plan.route, sessions)
         });
         Self { ctx, plan, order: Vec::new(), left, queued: Duration::ZERO, hashes, word: None }
     }

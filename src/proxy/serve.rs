@@ -4,6 +4,7 @@ use super::outcome::{ForwardContext, Outcome, ServedBy};
 use super::state::Proxy;
 use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
+use crate::api::paths::{self, Forward, Route};
 use crate::config::Mode;
 use crate::http::handler::ServerHandle;
 use crate::http::head::Head;
@@ -16,7 +17,6 @@ use crate::observe::metrics::Family;
 use crate::proxy::body::{self, RequestBody};
 use crate::proxy::context::{RequestContext, Summary, nothing_relayed};
 use crate::proxy::downstream::{Downstream, Sink};
-use crate::proxy::paths::{self, Forward, Route};
 use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
 use crate::routing::catalog;
@@ -160,7 +160,8 @@ impl Proxy {
             Ok(ask) => ask,
             Err(failure) => return context.refuse(response, &failure),
         };
-        let id = forward.conversation(&request.head);
+        let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
+        let id = forward.conversation(request.head.target.query(), named);
         let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &client_key.scope));
         let planned = match known {
             Some(plan) => Ok((plan, None)),
@@ -194,8 +195,14 @@ impl Proxy {
             cancel: &request.cancel,
         });
         let (cancel, active) = (Arc::clone(&request.cancel), shown.active());
-        let client =
-            Rc::new(Downstream::new(Sink::Client(response.detach()), common, context.dialect, cancel, ping, active));
+        let client = Rc::new(Downstream::new(
+            Sink::Client(response.detach()),
+            common,
+            context.row.dialect,
+            cancel,
+            ping,
+            active,
+        ));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
         let ctx = ForwardContext {
             clients: &self.clients,
@@ -265,7 +272,7 @@ impl Proxy {
     pub(super) fn plan(
         &self,
         request: &Request,
-        ask: &RequestBody,
+        ask: &RequestBody<'_>,
         snapshot: &Snapshot,
         scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
