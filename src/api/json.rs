@@ -18,13 +18,13 @@ pub(crate) fn each_element<'a>(text: &'a str, element: impl FnMut(&'a RawValue))
     reader.deserialize_seq(Elements(element)).and_then(|()| reader.end())
 }
 
-/// A raw JSON string without its escapes; none if it has half of a surrogate pair, or more than `longest` bytes as written.
+/// A raw JSON string without its escapes; none for other values, for half of a surrogate pair, and for more than `longest`
+/// bytes as written.
 pub(crate) fn unescaped(raw: &RawValue, longest: usize) -> Option<Cow<'_, str>> {
-    let raw = raw.get();
-    let text = &raw[1..raw.len() - 1];
+    let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
     match text.contains('\\') {
         _ if text.len() > longest => None,
-        true => serde_json::from_str(raw).ok().map(Cow::Owned),
+        true => serde_json::from_str(raw.get()).ok().map(Cow::Owned),
         false => Some(Cow::Borrowed(text)),
     }
 }

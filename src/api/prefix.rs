@@ -2,6 +2,7 @@
 //! request holds every link of the shorter one before it. Keeps no text. Pure but for the hash's keys.
 
 use crate::api::body::JsonBody;
+use crate::api::json::{each_element, each_member, unescaped};
 use memchr::memmem;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -21,6 +22,8 @@ const MARKER: &str = "cache_control";
 const BILLING_LINE: &str = "x-anthropic-billing-header:";
 /// The hash of what is no part of the prompt: a text of nothing but that line, and the block or message that holds it.
 const NOTHING: u64 = 0;
+/// `developer` with each letter as `\u0061`.
+const LONGEST_ROLE: usize = 6 * "developer".len();
 
 /// What a request is recognised by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,7 +42,7 @@ pub(crate) fn hashes<'a>(
     keys: &RandomState,
 ) -> PrefixHashes {
     // A body with half a character in it cannot be decoded; its session headers still count.
-    let found = body.and_then(|body| Found::of(body, keys).ok()).unwrap_or_default();
+    let found = body.and_then(|body| Found::of(body, keys)).unwrap_or_default();
     let seed = keys.hash_one((model, found.tools, found.system));
     let links = found.chain.links.iter().map(|link| keys.hash_one((seed, link))).collect();
     let mut session_keys: Vec<u64> = sessions.map(|session| keys.hash_one(("session", model, session))).collect();
@@ -47,12 +50,6 @@ pub(crate) fn hashes<'a>(
     session_keys.extend(found.session.map(|session| keys.hash_one(("metadata", model, session))));
     session_keys.extend(found.user.map(|user| keys.hash_one(("user", model, user))));
     PrefixHashes { links, session_keys }
-}
-
-#[derive(Clone, Copy)]
-struct Part {
-    hash: u64,
-    is_system: bool,
 }
 
 /// The links of the parts so far, the newest `MOST_LINKS` of them: a body may have millions of parts.
@@ -65,13 +62,47 @@ struct Chain {
 }
 
 impl Chain {
-    fn push(&mut self, part: Part, keys: &RandomState) {
-        if part.hash == NOTHING {
-            return;
+    /// The chain of a list of messages or tokens, of a single message, or of a text.
+    fn of(prompt: &RawValue, keys: &RandomState) -> Option<Self> {
+        let mut chain = Self::default();
+        match prompt.get().as_bytes()[0] {
+            b'"' => chain.push_blocks(&serde_json::from_str::<String>(prompt.get()).ok()?, keys),
+            b'{' => chain.push_message(prompt, keys)?,
+            b'[' => {
+                let mut is_sound = true;
+                let read = each_element(prompt.get(), |part| is_sound &= chain.push_message(part, keys).is_some());
+                read.ok().filter(|()| is_sound)?;
+            }
+            b'n' => {}
+            _ => return None,
         }
-        self.link = keys.hash_one((self.link, part.hash));
-        // Every endpoint has seen the system prompt: it tells nothing about whose conversation this is.
-        self.begun |= !part.is_system;
+        Some(chain)
+    }
+
+    fn push_message(&mut self, message: &RawValue, keys: &RandomState) -> Option<()> {
+        let hash = canonical(message, keys)?;
+        if hash != NOTHING {
+            // Every endpoint has seen the system prompt: it tells nothing about whose conversation this is.
+            self.begun = self.begun || !is_system(message);
+            self.push(hash, keys);
+        }
+        Some(())
+    }
+
+    fn push_blocks(&mut self, text: &str, keys: &RandomState) {
+        self.begun = true;
+        let text = lasting(text);
+        let (blocks, rest) = text.as_bytes().as_chunks::<BLOCK>();
+        // What stands after the last whole block will be another block in the next request.
+        if blocks.is_empty() {
+            self.push(keys.hash_one(rest), keys);
+        } else {
+            blocks.iter().for_each(|block| self.push(keys.hash_one(&block[..]), keys));
+        }
+    }
+
+    fn push(&mut self, hash: u64, keys: &RandomState) {
+        self.link = keys.hash_one((self.link, hash));
         if self.begun {
             if self.links.len() == MOST_LINKS {
                 self.links.pop_front();
@@ -79,6 +110,17 @@ impl Chain {
             self.links.push_back(self.link);
         }
     }
+}
+
+/// Whether a message is of the role that servers put in front of a conversation.
+fn is_system(message: &RawValue) -> bool {
+    let mut is_system = false;
+    let read = each_member(message.get(), |name, value| {
+        if unescaped(name, LONGEST_ROLE).is_some_and(|name| name == "role") {
+            is_system |= unescaped(value, LONGEST_ROLE).is_some_and(|role| role == "system" || role == "developer");
+        }
+    });
+    is_system && read.is_ok()
 }
 
 #[derive(Default)]
@@ -92,23 +134,20 @@ struct Found {
 }
 
 impl Found {
-    fn of(body: &JsonBody<'_>, keys: &RandomState) -> serde_json::Result<Self> {
-        fn read<'a, S: DeserializeSeed<'a>>(
-            raw: Option<&'a RawValue>,
-            seed: S,
-        ) -> serde_json::Result<Option<S::Value>> {
-            raw.map(|raw| seed.deserialize(&mut serde_json::Deserializer::from_str(raw.get()))).transpose()
-        }
-        let hash = |name| read(body.get(name), Canonical(keys));
+    /// None if something in it cannot be decoded.
+    fn of(body: &JsonBody<'_>, keys: &RandomState) -> Option<Self> {
+        // What is not there is fine.
+        let hash = |raw: Option<&RawValue>| raw.map_or(Some(None), |raw| canonical(raw, keys).map(Some));
         let prompt = ["messages", "prompt", "input"].iter().find_map(|name| body.get(name));
         let system = ["system", "instructions"].iter().find_map(|name| body.get(name));
-        Ok(Self {
-            chain: read(prompt, Parts(keys))?.unwrap_or_default(),
-            tools: hash("tools")?.unwrap_or(0).wrapping_add(hash("functions")?.unwrap_or(0)),
-            system: read(system, Canonical(keys))?.unwrap_or(0),
-            cache_key: hash("prompt_cache_key")?,
+        let [tools, functions] = [hash(body.get("tools"))?, hash(body.get("functions"))?];
+        Some(Self {
+            chain: prompt.map_or(Some(Chain::default()), |prompt| Chain::of(prompt, keys))?,
+            tools: tools.unwrap_or(0).wrapping_add(functions.unwrap_or(0)),
+            system: hash(system)?.unwrap_or(0),
+            cache_key: hash(body.get("prompt_cache_key"))?,
             session: body.get("metadata").and_then(|raw| session(raw.get())),
-            user: hash("user")?,
+            user: hash(body.get("user"))?,
         })
     }
 }
@@ -146,89 +185,9 @@ fn lasting(text: &str) -> Cow<'_, str> {
     if rest.len() == text.len() { Cow::Borrowed(text) } else { Cow::Owned(kept + rest) }
 }
 
-/// A list of messages, or a text.
-struct Parts<'k>(&'k RandomState);
-
-impl<'de> DeserializeSeed<'de> for Parts<'_> {
-    type Value = Chain;
-
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Chain, D::Error> {
-        reader.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Parts<'_> {
-    type Value = Chain;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("messages or text")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Chain, E> {
-        let text = lasting(text);
-        let mut chain = Chain::default();
-        let mut push = |block: &[u8]| chain.push(Part { hash: self.0.hash_one(block), is_system: false }, self.0);
-        let (blocks, rest) = text.as_bytes().as_chunks::<BLOCK>();
-        // What stands after the last whole block will be another block in the next request.
-        if blocks.is_empty() {
-            push(rest)
-        } else {
-            blocks.iter().for_each(|block| push(block))
-        }
-        Ok(chain)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Chain, A::Error> {
-        let mut chain = Chain::default();
-        while let Some(part) = list.next_element_seed(Message(self.0))? {
-            chain.push(part, self.0);
-        }
-        Ok(chain)
-    }
-
-    fn visit_unit<E>(self) -> Result<Chain, E> {
-        Ok(Chain::default())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Chain, A::Error> {
-        let mut chain = Chain::default();
-        chain.push(Message(self.0).visit_map(map)?, self.0);
-        Ok(chain)
-    }
-}
-
-/// One message: its role is looked at on the way.
-struct Message<'k>(&'k RandomState);
-
-impl<'de> DeserializeSeed<'de> for Message<'_> {
-    type Value = Part;
-
-    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Part, D::Error> {
-        reader.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Message<'_> {
-    type Value = Part;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a message")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Part, A::Error> {
-        let mut is_system = false;
-        let roles = ["system", "developer"].map(|role| self.0.hash_one(role));
-        let hash = members(self.0, map, |key, value| is_system |= key == "role" && roles.contains(&value))?;
-        Ok(Part { hash, is_system })
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Part, E> {
-        Ok(Part { hash: self.0.hash_one(text), is_system: false })
-    }
-
-    fn visit_u64<E>(self, token: u64) -> Result<Part, E> {
-        Ok(Part { hash: self.0.hash_one(token), is_system: false })
-    }
+/// The hash of a value by what it means; none if half of a character is in it.
+fn canonical(raw: &RawValue, keys: &RandomState) -> Option<u64> {
+    Canonical(keys).deserialize(&mut serde_json::Deserializer::from_str(raw.get())).ok()
 }
 
 /// Hashes a value by what it means: spacing, escapes and the order of members make no difference.
@@ -284,29 +243,20 @@ impl<'de> Visitor<'de> for Canonical<'_> {
         Ok(hash)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<u64, A::Error> {
-        members(self.0, map, |_, _| ())
-    }
-}
-
-/// The sum over all members: it does not depend on their order. `see` is told of each. `NOTHING` if its text is.
-fn members<'de, A: MapAccess<'de>>(
-    keys: &RandomState,
-    mut map: A,
-    mut see: impl FnMut(&str, u64),
-) -> Result<u64, A::Error> {
-    let (mut sum, mut is_nothing) = (keys.hash_one("{"), false);
-    while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-        if key == MARKER {
-            map.next_value::<IgnoredAny>()?;
-            continue;
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<u64, A::Error> {
+        // The sum over all members: it does not depend on their order.
+        let (mut sum, mut is_nothing) = (self.0.hash_one("{"), false);
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key == MARKER {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let value = map.next_value_seed(Canonical(self.0))?;
+            is_nothing |= value == NOTHING;
+            sum = sum.wrapping_add(self.0.hash_one((&*key, value)));
         }
-        let value = map.next_value_seed(Canonical(keys))?;
-        see(&key, value);
-        is_nothing |= value == NOTHING;
-        sum = sum.wrapping_add(keys.hash_one((&*key, value)));
+        Ok(if is_nothing { NOTHING } else { sum })
     }
-    Ok(if is_nothing { NOTHING } else { sum })
 }
 
 #[cfg(test)]

@@ -30,6 +30,11 @@ fn the_next_turn_holds_every_link_of_the_one_before() {
 #[test]
 fn the_same_system_prompt_alone_makes_no_conversation() {
     assert_eq!(chat(&[("system", "s"), ("developer", "t")]).links.len(), 0);
+    for (message, links) in
+        [(r#"{"\u0072ole":"syste\u006d"}"#, 0), (r#"{"role":1}"#, 1), (r#"{"role":""}"#, 1), ("7", 1), (r#""a""#, 1)]
+    {
+        assert_eq!(of(&format!(r#"{{"messages":[{message}]}}"#)).links.len(), links, "{message}");
+    }
     let (a, b) = (chat(&[("system", "s"), ("user", "a")]), chat(&[("system", "s"), ("user", "b")]));
     assert_ne!(a.links, b.links);
     let other = chat(&[("system", "t"), ("user", "a")]);
