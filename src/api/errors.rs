@@ -1,5 +1,7 @@
-//! Everything that can go wrong with a request, and how a client is told in the dialect it speaks.
+//! Everything that can go wrong with a request, how a client is told in the dialect it speaks, and what the errors of
+//! endpoints say.
 
+use memchr::memmem;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -36,7 +38,6 @@ pub enum Kind {
     InvalidBody,
     /// 400: no model, and nothing to stand in for it.
     ModelRequired,
-    /// 401
     Unauthorized,
     /// 403: preflight of an origin that is not allowed.
     OriginRefused,
@@ -52,19 +53,14 @@ pub enum Kind {
     MethodNotAllowed,
     /// 408: head or body took too long.
     RequestTimeout,
-    /// 413
     BodyTooLarge,
     /// 412: it is not what the client thinks it is.
     Changed,
-    /// 415
     NotJson,
-    /// 414
     TargetTooLong,
     /// 421: a loopback listener called by a foreign name.
     Misdirected,
-    /// 429
     RateLimited,
-    /// 431
     HeadTooLarge,
     /// 500: a bug of ours.
     Internal,
@@ -82,7 +78,6 @@ pub enum Kind {
     Draining,
     /// 504: a stage time-out ran out.
     UpstreamTimeout,
-    /// 505
     VersionUnsupported,
     /// 508: the request has been here before.
     Loop,
@@ -223,34 +218,32 @@ fn anthropic_type(status: u16) -> &'static str {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unknown_model_names_what_is_there() {
-        let mut failure = Failure::new(Kind::ModelNotFound, "The model `x` is not served here.").param("model");
-        failure.available_models = Some(vec!["a".into(), "b".into()]);
-        let body: Value = serde_json::from_slice(&failure.body(Dialect::OpenAi)).expect("JSON");
-        assert_eq!(body["error"]["code"], "model_not_found");
-        assert_eq!(body["error"]["type"], "invalid_request_error");
-        assert_eq!(body["error"]["param"], "model");
-        assert_eq!(body["error"]["available_models"], json!(["a", "b"]));
-    }
-
-    #[test]
-    fn anthropic_has_an_error_shape_of_its_own() {
-        let failure = Failure::new(Kind::NoEndpoint, "x");
-        let body: Value = serde_json::from_slice(&failure.body(Dialect::Anthropic)).expect("JSON");
-        assert_eq!((&body["type"], &body["error"]["type"]), (&json!("error"), &json!("overloaded_error")));
-    }
-
-    #[test]
-    fn an_event_ends_with_an_empty_line_and_is_no_end_marker() {
-        for dialect in [Dialect::OpenAi, Dialect::Responses, Dialect::Anthropic] {
-            let event = String::from_utf8(Failure::new(Kind::Upstream, "lost").event(dialect)).expect("UTF-8");
-            assert!(event.ends_with("\n\n") && event.contains("lost"));
-            assert!(!event.contains("[DONE]") && !event.contains("stop"));
-        }
-    }
+/// Whether an error body says that the prompt is longer than the endpoint's context, and that context's size if
+/// told: llama-server's type, OpenAI's code, vLLM's sentences, which have neither.
+pub(crate) fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    // Older releases of vLLM tell the message without an `error` around it.
+    let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
+    let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+    let size = number_after(text("message"), &CONTEXT_IS);
+    let known = text("type") == "exceed_context_size_error" || text("code") == "context_length_exceeded";
+    (known || size.is_some()).then(|| error.get("n_ctx").and_then(Value::as_u64).or(size))
 }
+
+/// What stands before the size in the messages of OpenAI and vLLM.
+const CONTEXT_IS: [&str; 3] =
+    ["maximum context length is ", "model's context length is only ", "maximum model length of "];
+
+fn number_after(text: &str, phrases: &[&str]) -> Option<u64> {
+    let rest = phrases.iter().find_map(|phrase| Some(text.split_once(phrase)?.1))?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().ok()
+}
+
+/// llama-server's `503 Loading model`.
+pub(crate) fn is_loading(body: &[u8]) -> bool {
+    memmem::find(body, b"Loading model").is_some()
+}
+
+#[cfg(test)]
+mod tests;

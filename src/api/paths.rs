@@ -23,7 +23,7 @@ const RESPONSE: Service = Service::Endpoint(ModelSource::Response);
 
 /// Path, methods, what serves them (for an endpoint: where the model is named), traits. The label in metrics is the
 /// path and the dialect is OpenAI's, unless the row ends with another. The first row that fits counts.
-static PATHS: [PathRow; 44] = [
+static PATHS: &[PathRow] = &[
     row("/", READ, Here(|_| Route::Unknown), &[Open]),
     row("/v1/models", READ, Here(|_| Route::Models), &[Polled]),
     row("/v1/models/*", READ, Here(|id| Route::Model(decoded_id(id))), &[]).label("/v1/models/{id}"),

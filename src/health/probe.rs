@@ -1,6 +1,7 @@
 //! One probe: what an endpoint is asked, and what its answers mean. On a thread of its own, within its own time, on
 //! connections of its own, since only a new connection shows that the endpoint still takes any.
 
+use crate::api::errors::is_loading;
 use crate::api::model_list::{Model, list_of};
 use crate::config::Timeouts;
 use crate::routing::endpoint::Endpoint;
@@ -160,9 +161,7 @@ fn judge(got: &Got, endpoint: &Endpoint) -> Observation {
     match got {
         // Who asks too often is answered by somebody who lives.
         Ok((status, _)) if status.is_success() || *status == StatusCode::TOO_MANY_REQUESTS => Observation::Up,
-        Ok((StatusCode::SERVICE_UNAVAILABLE, body)) if body.windows(13).any(|w| w == b"Loading model") => {
-            Observation::Loading
-        }
+        Ok((StatusCode::SERVICE_UNAVAILABLE, body)) if is_loading(body) => Observation::Loading,
         Ok((status, text)) if status.is_redirection() => Observation::Down(String::from_utf8_lossy(text).into_owned()),
         Ok((status, _)) => Observation::Down(format!("answered {}", status.as_u16())),
         Err(UpstreamError { kind: UpstreamErrorKind::Timeout(Stage::Connect), .. }) => {

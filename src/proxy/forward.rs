@@ -3,6 +3,7 @@
 
 use super::outcome::{BufferedResponse, ForwardContext, Outcome, ServedBy};
 use super::{first_byte, relay};
+use crate::api::errors;
 use crate::api::paths::{self, ModelSource};
 use crate::config::{Probe, Retry};
 use crate::observe::metrics::Family;
@@ -205,7 +206,7 @@ impl<'a> Attempts<'a> {
     /// Decides about the 400 that was just buffered: a prompt that is too long goes to a larger context, any other 400 to
     /// the client.
     fn bad_request(&mut self, context: Option<u64>) -> Step {
-        let exceeded = self.buffered.as_ref().and_then(|(buffered, _)| retry::exceeded_context(&buffered.body));
+        let exceeded = self.buffered.as_ref().and_then(|(buffered, _)| errors::exceeded_context(&buffered.body));
         match (exceeded, self.buffered.take_if(|_| exceeded.is_none())) {
             // Of an unknown context any known one is larger.
             (Some(exceeded), _) => Step::Larger(exceeded.or(context).unwrap_or(0)),
@@ -313,7 +314,7 @@ impl<'a> Attempts<'a> {
             self.faults.push((served_by.endpoint.name().to_owned(), fault));
             return Ok(false);
         }
-        if answer.status == StatusCode::SERVICE_UNAVAILABLE && retry::is_loading(&body) {
+        if answer.status == StatusCode::SERVICE_UNAVAILABLE && errors::is_loading(&body) {
             self.tell(&served_by.endpoint, Observation::Loading);
         }
         let buffered = BufferedResponse { status: answer.status, headers: answer.headers, body };

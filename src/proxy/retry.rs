@@ -5,7 +5,6 @@ use crate::config::Retry;
 use crate::upstream::{Stage, UpstreamError, UpstreamErrorKind};
 use crate::util::time::parse_http_date;
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use serde_json::Value;
 use std::time::{Duration, SystemTime};
 
 /// A server that is away is probed this often, and may be back then.
@@ -161,33 +160,6 @@ pub(crate) fn pause(retry: &Retry, round: u32, retry_after: Option<Duration>, un
     let doubled = retry.initial_delay.saturating_mul(1u32.checked_shl(round - 1).unwrap_or(u32::MAX));
     let jittered = doubled.min(retry.max_delay).mul_f64(0.5 + unit / 2.0);
     retry_after.map_or(jittered, |retry_after| retry_after.max(jittered)).min(retry.max_delay)
-}
-
-/// Whether an error body says that the prompt is longer than the endpoint's context, and that context's size if
-/// told: llama-server's type, OpenAI's code, vLLM's sentences, which have neither.
-pub(crate) fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    // Older releases of vLLM tell the message without an `error` around it.
-    let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
-    let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
-    let retry_after = number_after(text("message"), &CONTEXT_IS);
-    let known = text("type") == "exceed_context_size_error" || text("code") == "context_length_exceeded";
-    (known || retry_after.is_some()).then(|| error.get("n_ctx").and_then(Value::as_u64).or(retry_after))
-}
-
-/// What stands before the size in the messages of OpenAI and vLLM.
-const CONTEXT_IS: [&str; 3] =
-    ["maximum context length is ", "model's context length is only ", "maximum model length of "];
-
-fn number_after(text: &str, phrases: &[&str]) -> Option<u64> {
-    let rest = phrases.iter().find_map(|phrase| Some(text.split_once(phrase)?.1))?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    rest[..digits].parse().ok()
-}
-
-/// llama-server's `503 Loading model`.
-pub(crate) fn is_loading(body: &[u8]) -> bool {
-    body.windows(13).any(|window| window == b"Loading model")
 }
 
 /// How long an endpoint asks to be left alone: OpenAI's `retry-after-ms`, else `Retry-After` in seconds or as a date
