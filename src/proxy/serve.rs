@@ -194,15 +194,8 @@ impl Proxy {
             began: request.began,
             cancel: &request.cancel,
         });
-        let (cancel, active) = (Arc::clone(&request.cancel), shown.active());
-        let client = Rc::new(Downstream::new(
-            Sink::Client(response.detach()),
-            common,
-            context.row.dialect,
-            cancel,
-            ping,
-            active,
-        ));
+        let (cancel, active, dialect) = (Arc::clone(&request.cancel), shown.active(), context.row.dialect);
+        let client = Rc::new(Downstream::new(Sink::Client(response.detach()), common, dialect, cancel, ping, active));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
         let ctx = ForwardContext {
             clients: &self.clients,
