@@ -288,11 +288,13 @@ pub(crate) fn route(method: &Method, path: &str, has_model: bool) -> Route {
     }
     let (row, allows) = look_up(method, path);
     let (has_v1, bare) = without_v1(path);
-    let forward = |path: String, names| Route::Forward(Forward { path, names, row });
+    let forward = |path: String, source| Route::Forward(Forward { path, source, row });
     match (allows, row.service) {
         (Some(false), _) => Route::NotAllowed(row.methods),
         (Some(true), Here(route)) => route(&bare[row.start.len()..]),
-        (Some(true), Service::Endpoint(names)) => forward([if row.has_v1 { "/v1" } else { "" }, bare].concat(), names),
+        (Some(true), Service::Endpoint(source)) => {
+            forward([if row.has_v1 { "/v1" } else { "" }, bare].concat(), source)
+        }
         (None, _) if has_v1 && method == Method::POST => forward(path.to_owned(), ModelSource::BodyOnly),
         (None, _) if has_model && is_among(method, READ) && path.len() > 1 => {
             forward(path.to_owned(), ModelSource::QueryOnly)
@@ -326,7 +328,7 @@ pub(crate) fn special(mode: Mode, path: &str, api: Route) -> Route {
 pub(crate) struct Forward {
     /// Path below the base: with `/v1` for the API, without for llama-server's own.
     pub path: String,
-    pub(crate) names: ModelSource,
+    pub(crate) source: ModelSource,
     row: &'static PathRow,
 }
 
@@ -334,19 +336,19 @@ impl Forward {
     /// As it came. An API may stand below any path.
     fn raw(path: String) -> Self {
         let row = find(&Method::POST, &path[path.rfind("/v1/").unwrap_or(0)..]);
-        Self { path, names: ModelSource::Raw, row }
+        Self { path, source: ModelSource::Raw, row }
     }
 
     /// To a path that takes the model in the body.
     pub(crate) fn post(path: &str) -> Self {
-        Self { path: path.to_owned(), names: ModelSource::Body, row: find(&Method::POST, path) }
+        Self { path: path.to_owned(), source: ModelSource::Body, row: find(&Method::POST, path) }
     }
 
     /// Whether the endpoint computes for it.
-    pub(crate) fn takes_place(&self, method: &Method) -> bool {
+    pub(crate) fn takes_slot(&self, method: &Method) -> bool {
         let reads = *method == Method::GET || *method == Method::HEAD;
         let last = self.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        let in_body = matches!(self.names, ModelSource::Body | ModelSource::BodyOnly | ModelSource::Raw);
+        let in_body = matches!(self.source, ModelSource::Body | ModelSource::BodyOnly | ModelSource::Raw);
         !reads && in_body && !NO_SLOT.contains(&last)
     }
 
@@ -356,7 +358,7 @@ impl Forward {
     }
 
     pub(crate) fn makes_response(&self) -> bool {
-        self.row.has(MakesResponse) && self.names != ModelSource::Raw
+        self.row.has(MakesResponse) && self.source != ModelSource::Raw
     }
 
     pub(crate) fn has_end(&self) -> bool {
@@ -364,12 +366,12 @@ impl Forward {
     }
 
     pub(crate) fn may_be_job(&self) -> bool {
-        self.row.has(MayBeJob) && self.names == ModelSource::Body
+        self.row.has(MayBeJob) && self.source == ModelSource::Body
     }
 
     /// The conversation that this ends or steers, by which its endpoint is known: `conv_id` of the query, else the field.
     pub(crate) fn conversation(&self, query: Option<&str>, field: Option<&[u8]>) -> Option<Vec<u8>> {
-        if !self.row.has(Conversation) || self.names == ModelSource::Raw {
+        if !self.row.has(Conversation) || self.source == ModelSource::Raw {
             return None;
         }
         let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
@@ -379,7 +381,7 @@ impl Forward {
 
     /// The id of the response that the path is about.
     pub(crate) fn response(&self) -> Option<String> {
-        let path = self.path.strip_prefix("/v1/responses/").filter(|_| self.names == ModelSource::Response)?;
+        let path = self.path.strip_prefix("/v1/responses/").filter(|_| self.source == ModelSource::Response)?;
         path.split('/').next().map(decoded_id).filter(|id| !id.is_empty())
     }
 }

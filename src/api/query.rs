@@ -36,13 +36,19 @@ pub fn query_renamed(query: &str, span: &std::ops::Range<usize>, name: &str) -> 
     if !text.ends_with('=') {
         text.push('=');
     }
-    for byte in name.bytes() {
+    text + &encoded(name) + &query[span.end..]
+}
+
+/// Everything but the unreserved characters of RFC 3986 percent-encoded.
+pub(crate) fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => text.push(byte.into()),
-            _ => text.push_str(&format!("%{byte:02X}")),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(byte.into()),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
-    text + &query[span.end..]
+    encoded
 }
 
 /// The bytes that percent-encoded text stands for, with `+` as a space where forms are spoken; none if a `%` starts no escape.

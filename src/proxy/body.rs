@@ -56,7 +56,7 @@ pub(crate) fn ask<'a>(request: &'a Request, forward: &Forward) -> Result<Request
     let body = request.body.bytes();
     let query = request.head.target.query();
     let from_query = || query.map_or(Ok(None), query::query_model);
-    match forward.names {
+    match forward.source {
         ModelSource::Raw => {
             // Only whether it is a stream is of interest, and only of what can be understood.
             let json = JsonBody::read(body).ok();
@@ -71,7 +71,7 @@ pub(crate) fn ask<'a>(request: &'a Request, forward: &Forward) -> Result<Request
             Ok(RequestBody { sealed: true, optional: true, ..RequestBody::new(Place::Query, from_query()?) })
         }
         ModelSource::Body | ModelSource::BodyOnly => {
-            let must_name = forward.names == ModelSource::BodyOnly;
+            let must_name = forward.source == ModelSource::BodyOnly;
             let ask = match in_body(request, body) {
                 Ok(ask) => ask,
                 Err(_) if must_name && from_query()?.is_none() => return Err(unknown_path()),
@@ -121,7 +121,7 @@ fn in_body<'a>(request: &Request, body: &'a [u8]) -> Result<RequestBody<'a>, Fai
 /// # Errors
 /// 403 where none can be read, or one is outside of the scope.
 pub(crate) fn check_models(request: &Request, forward: &Forward, scope: &Scope) -> Result<(), Failure> {
-    if forward.names != ModelSource::Raw || scope.models.is_empty() {
+    if forward.source != ModelSource::Raw || scope.models.is_empty() {
         return Ok(());
     }
     let refused =

@@ -248,7 +248,7 @@ impl<'a> Attempts<'a> {
         let order = UpstreamRequest {
             method: request.head.method.clone(),
             path: &path,
-            raw: forward.names == ModelSource::Raw,
+            raw: forward.source == ModelSource::Raw,
             headers: &|| headers::request(request.head.fields.iter(), &client, config, key),
             body: rendered.parts(),
             tail: request.rest.as_ref().map(|rest| BodyTail { from: rest, length: rest.borrow().length() }),

@@ -49,9 +49,8 @@ pub(crate) struct ForwardContext<'a> {
 }
 
 impl ForwardContext<'_> {
-    /// Whether it takes a place at an endpoint.
-    pub(crate) fn takes_place(&self) -> bool {
-        self.forward.takes_place(&self.request.head.method)
+    pub(crate) fn takes_slot(&self) -> bool {
+        self.forward.takes_slot(&self.request.head.method)
     }
 
     /// Whether an endpoint is known to answer such a stream with something else.

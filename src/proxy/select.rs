@@ -50,7 +50,7 @@ impl<'a> Selector<'a> {
         let left = (0..plan.candidates.len()).collect();
         // Also while only one is available, since the others may come back.
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
-        let counts = plan.strategy == Strategy::Affinity && others && ctx.takes_place();
+        let counts = plan.strategy == Strategy::Affinity && others && ctx.takes_slot();
         let hashes = counts.then(|| {
             let fields = &ctx.request.head.fields;
             let sessions =
@@ -84,7 +84,7 @@ impl<'a> Selector<'a> {
 
     /// A slot at the next candidate, which is then no longer left.
     pub(crate) fn next(&mut self) -> Admitted {
-        let admitted = if self.ctx.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
+        let admitted = if self.ctx.takes_slot() { self.place() } else { Admitted::At(self.left[0], None) };
         if let Admitted::At(index, _) = admitted {
             if let Some(hashes) = &self.hashes {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();

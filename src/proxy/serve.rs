@@ -5,6 +5,7 @@ use super::state::Proxy;
 use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, Forward, Route};
+use crate::api::query::encoded;
 use crate::config::Mode;
 use crate::http::handler::ServerHandle;
 use crate::http::head::Head;
@@ -312,11 +313,7 @@ impl Proxy {
         if served_by.endpoint.config.on_client_gone == crate::config::OnClientGone::Finish {
             return;
         }
-        let id: String = id
-            .bytes()
-            .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
-            .collect();
-        let path = format!("/v1/stream?conv_id={id}");
+        let path = format!("/v1/stream?conv_id={}", encoded(id));
         let order = crate::upstream::UpstreamRequest {
             method: http::Method::DELETE,
             path: &path,

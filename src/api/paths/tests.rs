@@ -12,12 +12,12 @@ struct To(String, ModelSource);
 
 impl PartialEq<To> for Route {
     fn eq(&self, other: &To) -> bool {
-        matches!(self, Self::Forward(forward) if (&forward.path, forward.names) == (&other.0, other.1))
+        matches!(self, Self::Forward(forward) if (&forward.path, forward.source) == (&other.0, other.1))
     }
 }
 
-fn to(path: &str, names: ModelSource) -> To {
-    To(path.into(), names)
+fn to(path: &str, source: ModelSource) -> To {
+    To(path.into(), source)
 }
 
 fn pattern(path: &str) -> &'static str {
@@ -78,7 +78,7 @@ fn voices_are_read_with_and_without_a_model() {
 fn what_steers_or_counts_takes_no_slot() {
     // D3, D4
     let takes = |path: &str| match of("POST", path) {
-        Route::Forward(forward) => forward.takes_place(&Method::POST),
+        Route::Forward(forward) => forward.takes_slot(&Method::POST),
         other => panic!("{path}: {other:?}"),
     };
     for name in [
@@ -92,7 +92,7 @@ fn what_steers_or_counts_takes_no_slot() {
     ] {
         assert!(!takes(&format!("/{name}")) && !takes(&format!("/v1/{name}")), "{name}");
         let raw = Forward::raw(format!("/base/v1/{name}"));
-        assert!(!raw.takes_place(&Method::POST), "{name}");
+        assert!(!raw.takes_slot(&Method::POST), "{name}");
     }
     for name in posted(true).chain(posted(false)).filter(|name| !NO_SLOT.iter().any(|last| name.ends_with(last))) {
         assert!(takes(&format!("/{name}")) && takes(&format!("/v1/{name}")), "{name}");
