@@ -1,7 +1,7 @@
 //! Token counts read in passing: only what has not been looked through is kept, never the answer.
 
+use crate::api::json::each_member;
 use memchr::memmem::Finder;
-use serde::Deserialize;
 use std::sync::LazyLock;
 
 /// Longest object of counts that is waited for; llama-server's are under 1 KB together.
@@ -13,8 +13,8 @@ const LONGEST: usize = 8 << 10;
 pub(crate) struct Tail {
     /// The end of what came: a key that may be torn, or one whose value is not whole.
     rest: Vec<u8>,
-    usage: Usage,
-    timings: Timings,
+    counts: [Option<u64>; COUNTS.len()],
+    per_second: Option<f64>,
 }
 
 /// What an answer cost, as far as it told.
@@ -28,32 +28,22 @@ pub(crate) struct Tokens {
     pub(crate) per_second: Option<f64>,
 }
 
-/// llama-server's, unasked, in every final object.
-#[derive(Default, Deserialize)]
-struct Timings {
-    cache_n: Option<u64>,
-    prompt_n: Option<u64>,
-    predicted_n: Option<u64>,
-    predicted_per_second: Option<f64>,
-}
-
-/// OpenAI's, in its two spellings, and Anthropic's, whose `input_tokens` are those that no cache took part in.
-#[derive(Default, Deserialize)]
-struct Usage {
-    prompt_tokens: Option<u64>,
-    input_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    prompt_tokens_details: Option<Details>,
-    input_tokens_details: Option<Details>,
-    cache_read_input_tokens: Option<u64>,
-    cache_creation_input_tokens: Option<u64>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-struct Details {
-    cached_tokens: Option<u64>,
-}
+/// The counts in `usage` and `timings`.
+const COUNTS: [&str; 10] = [
+    // OpenAI's, in its two spellings.
+    "prompt_tokens",
+    "completion_tokens",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    // Anthropic's, whose `input_tokens` are those that no cache took part in.
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    // llama-server's, unasked, in every final object.
+    "prompt_n",
+    "cache_n",
+    "predicted_n",
+];
 
 const USAGE: &[u8] = b"\"usage\"";
 const TIMINGS: &[u8] = b"\"timings\"";
@@ -76,10 +66,11 @@ impl Tail {
         keys.sort_unstable();
         for at in keys {
             let text = &self.rest[at..];
-            let whole = match text.starts_with(USAGE) {
-                true => value::<Usage>(&text[USAGE.len()..]).map(|usage| usage.map(|usage| self.usage.merge(usage))),
-                false => value::<Timings>(&text[TIMINGS.len()..]).map(|new| new.map(|new| self.timings = new)),
-            };
+            let key = if text.starts_with(USAGE) { USAGE } else { TIMINGS };
+            let whole = object(&text[key.len()..]);
+            if let Some(Some(object)) = whole {
+                keep(object, &mut self.counts, &mut self.per_second);
+            }
             if whole.is_none() && text.len() < LONGEST {
                 return at;
             }
@@ -88,48 +79,45 @@ impl Tail {
     }
 
     pub(crate) fn tokens(&self) -> Tokens {
-        let (usage, timings) = (&self.usage, &self.timings);
-        let read = usage.cache_read_input_tokens;
-        let input = usage.input_tokens.map(|n| n + read.unwrap_or(0) + usage.cache_creation_input_tokens.unwrap_or(0));
-        let details = usage.prompt_tokens_details.or(usage.input_tokens_details);
-        let timed = timings.prompt_n.map(|n| n + timings.cache_n.unwrap_or(0));
-        let completion = usage.completion_tokens.or(usage.output_tokens).or(timings.predicted_n);
+        let count = |name: &str| self.counts[COUNTS.iter().position(|known| *known == name)?];
+        let read = count("cache_read_input_tokens");
+        let beside = read.unwrap_or(0) + count("cache_creation_input_tokens").unwrap_or(0);
+        let input = count("input_tokens").map(|n| n + beside);
+        let timed = count("prompt_n").map(|n| n + count("cache_n").unwrap_or(0));
+        let completion = count("completion_tokens").or(count("output_tokens")).or(count("predicted_n"));
         // A speed needs two tokens and the time between them.
-        let speed = timings.predicted_per_second.filter(|speed| speed.is_finite() && *speed > 0.0);
+        let speed = self.per_second.filter(|speed| speed.is_finite() && *speed > 0.0);
         Tokens {
-            prompt: usage.prompt_tokens.or(input).or(timed),
-            cached: details.and_then(|details| details.cached_tokens).or(read).or(timings.cache_n),
+            prompt: count("prompt_tokens").or(input).or(timed),
+            cached: count("cached_tokens").or(read).or(count("cache_n")),
             completion,
             per_second: speed.filter(|_| completion.is_none_or(|tokens| tokens > 1)),
         }
     }
 }
 
-impl Usage {
-    /// Later counts replace earlier ones; what they do not tell stays.
-    fn merge(&mut self, new: Self) {
-        fn later<T>(old: &mut Option<T>, new: Option<T>) {
-            *old = new.or(old.take());
+/// Takes the counts of an object. Later ones replace earlier ones; what an object does not tell stays.
+fn keep(object: &str, counts: &mut [Option<u64>; COUNTS.len()], per_second: &mut Option<f64>) {
+    // Of an object that is broken, what stands before the fault counts.
+    let _ = each_member(object, |name, value| {
+        let (name, value) = (name.get().trim_matches('"'), value.get());
+        match COUNTS.iter().position(|known| *known == name) {
+            Some(at) => counts[at] = value.parse().ok().or(counts[at]),
+            None if name == "predicted_per_second" => *per_second = value.parse().ok().or(*per_second),
+            None if matches!(name, "prompt_tokens_details" | "input_tokens_details") => keep(value, counts, per_second),
+            None => {}
         }
-        later(&mut self.prompt_tokens, new.prompt_tokens);
-        later(&mut self.input_tokens, new.input_tokens);
-        later(&mut self.completion_tokens, new.completion_tokens);
-        later(&mut self.output_tokens, new.output_tokens);
-        later(&mut self.prompt_tokens_details, new.prompt_tokens_details);
-        later(&mut self.input_tokens_details, new.input_tokens_details);
-        later(&mut self.cache_read_input_tokens, new.cache_read_input_tokens);
-        later(&mut self.cache_creation_input_tokens, new.cache_creation_input_tokens);
-    }
+    });
 }
 
 /// The object that follows a key: `Some(None)` if something else does, `None` if it is not whole yet.
-fn value<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Option<Option<T>> {
+fn object(text: &[u8]) -> Option<Option<&str>> {
     let text = text.trim_ascii_start();
     let Some(value) = text.strip_prefix(b":").map(<[u8]>::trim_ascii_start) else {
         return (!text.is_empty()).then_some(None);
     };
     match value.first()? {
-        b'{' => Some(serde_json::from_slice(&value[..object_end(value)?]).ok()),
+        b'{' => Some(str::from_utf8(&value[..object_end(value)?]).ok()),
         _ => Some(None),
     }
 }
