@@ -8,6 +8,7 @@ use crate::util::systemd::{Notifier, watchdog_interval};
 use crate::util::time;
 use crate::util::units::print_size;
 
+use crate::config::features::DEMO;
 use crate::config::{Config, Endpoint, Overrides, Server, print};
 use crate::demo::{self, Demo};
 use crate::discover;
@@ -220,6 +221,7 @@ fn healthcheck(options: &Options) -> Result<(), End> {
 }
 
 fn try_out(options: &Options) -> Result<(), End> {
+    DEMO.require().map_err(|absent| End::new(CONFIG, absent))?;
     let demo = demo::start().map_err(|e| End::new(1, format!("the demo servers cannot start: {e}")))?;
     let mut config = demo::config(&demo);
     override_by(options, &mut config)?;

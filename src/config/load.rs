@@ -126,9 +126,9 @@ pub fn from_environment() -> Option<Result<Config, LoadError>> {
         // A key in it may be what keeps others out.
         Err(error) => return Some(Err(error)),
     };
-    let beside = legacy::format_004::dotenv(&text);
+    let beside = super::dotenv(&text);
     let variable = |name: &str| env(name).or_else(|| beside.get(name).cloned());
-    legacy::format_004::read(&variable).map(|read| read.map_err(LoadError::Bad))
+    legacy::from_environment(&variable).map(|read| read.map_err(LoadError::Bad))
 }
 
 /// Checks a text as [`load`] does, with `variable` for the environment and `file` for files of secrets.

@@ -1,6 +1,7 @@
 //! A cursor over the tree of a file: typed values out, every problem noted, every key asked for known.
 //! Knows no section by name.
 
+use super::features::Feature;
 use super::node::{Entry, Node, Value, snake};
 use super::problem::Diagnostics;
 use super::shown;
@@ -225,6 +226,15 @@ impl<'a> Field<'a> {
             Value::Text { text, .. } if text == "false" => Ok(false),
             other => Err(format!("{} is not true or false", self.shown_as(other))),
         })
+    }
+
+    /// `true` or `false`, where `true` needs a part of the program that a build may leave out.
+    pub(super) fn switch(&self, feature: &Feature) -> Option<bool> {
+        let flag = self.flag();
+        if let (Some(true), Err(absent)) = (flag, feature.require()) {
+            self.problem(absent);
+        }
+        flag
     }
 
     /// A whole number; `what` is the noun for the message, `a port`.

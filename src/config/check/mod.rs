@@ -23,7 +23,7 @@ use super::node::{self, Node, Value};
 use super::problem::{Diagnostics, Problem};
 use super::reader::Section;
 use super::{Config, ListenerPolicy, MINIMAL, Metrics, Mode, Retry, env};
-use crate::config::legacy;
+use crate::config::{format, legacy};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -61,7 +61,7 @@ pub(super) fn check(name: &str, text: &str, outside: Env) -> Result<Checked, Vec
     let problems = notes.problems(name, text);
     if problems.is_empty() {
         let (warnings, exposed) = notes.asides();
-        Ok(Checked { config, warnings, is_paged: legacy::is_paged(&tree), exposed })
+        Ok(Checked { config, warnings, is_paged: format::is_paged(&tree), exposed })
     } else {
         Err(problems)
     }
@@ -156,7 +156,13 @@ fn read(tree: &Node, notes: &Diagnostics) -> Config {
 /// A file in the format of an older proxy, or in none at all, which gets one problem instead of one per key.
 fn foreign(tree: &Node, notes: &Diagnostics) -> Option<Config> {
     match &tree.value {
-        Value::Map(_) => return legacy::read(tree, notes),
+        Value::Map(_) => match format::older(tree) {
+            Ok(mark) => return mark.map(|(format, mark)| legacy::read(format, mark, tree, notes)),
+            Err(mark) => {
+                let text = "marks the format of an older proxy, and the file has keys of another format too; keep to one of them";
+                notes.problem(mark.at, &mark.key, text);
+            }
+        },
         Value::Null => notes.problem(tree.at, "", format!("is empty; a useful file is\n{MINIMAL}")),
         _ => notes.problem(tree.at, "", format!("is not a map of sections; a useful file is\n{MINIMAL}")),
     }

@@ -4,9 +4,13 @@
 mod format_001;
 mod format_002;
 mod format_003;
-pub(super) mod format_004;
+mod format_004;
 
-use super::node::{Node, Value};
+pub(super) use format_004::read as from_environment;
+
+use super::features::ADMIN;
+use super::format::{self, Format};
+use super::node::{Entry, Node};
 use super::problem::Diagnostics;
 use super::reader::{Field, Section};
 use super::{Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
@@ -14,61 +18,28 @@ use crate::config::check::endpoint::no_key;
 use crate::util::secret::Secret;
 use std::collections::HashMap;
 
-/// The formats, by the key that tells them.
-#[derive(Clone, Copy, PartialEq)]
-enum Dialect {
-    /// 001
-    Go,
-    /// 002
-    Rust,
-    /// 003
-    Manager,
-}
-
-/// Whether a file is one of routes, which the page may write.
-pub(super) fn is_paged(tree: &Node) -> bool {
-    let Value::Map(entries) = &tree.value else { return false };
-    let has = |key: &str| entries.iter().any(|entry| entry.key.eq_ignore_ascii_case(key));
-    has("models") && !has("endpoints")
-}
-
 /// Adds the routes of the page's file, and the endpoints that they bring.
 pub(super) fn add_routes(tree: &Node, notes: &Diagnostics, config: &mut Config) {
     notes.be_lenient();
-    if !is_paged(tree) {
+    if !format::is_paged(tree) {
         return notes.problem(tree.at, "", "is not a map with `Models`");
     }
     Section::root(&format_003::spelled(tree), notes, |root| format_003::add(root, config));
 }
 
-/// The configuration of a file in an older format; `None` if it is native. A file that mixes formats is a problem.
-pub(super) fn read(tree: &Node, notes: &Diagnostics) -> Option<Config> {
-    let Value::Map(entries) = &tree.value else {
-        return None;
-    };
-    let mark = |key: &str| match key {
-        "backends" => Some(Dialect::Go),
-        "http_server" | "upstream_groups" => Some(Dialect::Rust),
-        _ if key.eq_ignore_ascii_case("models") => Some(Dialect::Manager),
-        _ => None,
-    };
-    let native = entries.iter().any(|entry| entry.key == "endpoints");
-    let mut marks = entries.iter().filter_map(|entry| Some((mark(&entry.key)?, entry)));
-    // `models` is a section of the native format too.
-    let (dialect, first) =
-        marks.clone().find(|(dialect, entry)| *dialect != Dialect::Manager || entry.key == "Models" || !native)?;
-    if native || marks.any(|(other, _)| other != dialect) {
-        let text =
-            "marks the format of an older proxy, and the file has keys of another format too; keep to one of them";
-        notes.problem(first.at, &first.key, text);
-        return Some(Config::default());
-    }
+/// The configuration of a file in an older format, which `mark` tells.
+pub(super) fn read(format: Format, mark: &Entry, tree: &Node, notes: &Diagnostics) -> Config {
     notes.be_lenient();
-    Some(match dialect {
-        Dialect::Go => Section::root(tree, notes, format_001::read),
-        Dialect::Rust => Section::root(tree, notes, format_002::read),
-        Dialect::Manager => Section::root(&format_003::spelled(tree), notes, format_003::read),
-    })
+    match format {
+        Format::F001 => Section::root(tree, notes, format_001::read),
+        Format::F002 => Section::root(tree, notes, format_002::read),
+        Format::F003 => {
+            if let Err(absent) = ADMIN.require() {
+                notes.problem(mark.at, &mark.key, absent);
+            }
+            Section::root(&format_003::spelled(tree), notes, format_003::read)
+        }
+    }
 }
 
 /// What all of them have in common: every address, every web page, no probing.
