@@ -42,7 +42,7 @@ environment (an option wins over it, it wins over the file):
   LLMPROXY_LOG             as --log-level
 
 files:
-  data/jobs                jobs that were handed in for later (jobs.dir)
+  data/jobs                submitted jobs (jobs.dir)
 
 signals:
   SIGTERM, SIGINT          finish what is in progress, then stop; twice: at once

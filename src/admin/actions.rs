@@ -66,7 +66,7 @@ impl Admin {
                 let later = self
                     .config_manager()
                     .ok_or_else(cancel)?
-                    .reload()
+                    .reload_file()
                     .map_err(|why| Failure::new(Kind::InvalidBody, why))?;
                 Ok(LocalResponse::json(
                     StatusCode::OK,
@@ -79,7 +79,10 @@ impl Admin {
                     return Err(Failure::new(Kind::PathNotFound, "There is no endpoint of this name."));
                 }
                 lock(&self.switched).insert(name.clone(), button == "enable");
-                self.config_manager().ok_or_else(cancel)?.steer().map_err(|why| Failure::new(Kind::Internal, why))?;
+                self.config_manager()
+                    .ok_or_else(cancel)?
+                    .apply_routes()
+                    .map_err(|why| Failure::new(Kind::Internal, why))?;
                 log::info!("admin: endpoint {name} was switched {}", if button == "enable" { "on" } else { "off" });
                 Ok(done(format!("The endpoint {name} is {button}d until the next start.")))
             }
@@ -152,7 +155,7 @@ impl Admin {
         self.write(by_hand.as_deref(), &text)?;
         let tag = etag(&text);
         *lock(&self.file) = text;
-        config_manager.steer().map_err(|why| {
+        config_manager.apply_routes().map_err(|why| {
             Failure::new(Kind::Internal, format!("The file of routes was written, but is not in force: {why}"))
         })?;
         log::info!("admin: {message}");

@@ -36,9 +36,9 @@ const SCRIPT: &str = include_str!("page.js");
 
 pub(crate) trait ConfigControl: Send + Sync {
     /// What the file says, with the routes of the page's file and its switches, comes into force; what needs a restart.
-    fn steer(&self) -> Result<Vec<&'static str>, String>;
+    fn apply_routes(&self) -> Result<Vec<&'static str>, String>;
     /// Reads the configuration again.
-    fn reload(&self) -> Result<Vec<&'static str>, String>;
+    fn reload_file(&self) -> Result<Vec<&'static str>, String>;
     fn base(&self) -> Config;
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// Fields of a delta that are told once and not in pieces.
+/// Fields of a delta that come whole, not in pieces.
 const WHOLE: [&str; 4] = ["role", "id", "type", "name"];
 
 #[derive(Default)]

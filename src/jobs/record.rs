@@ -1,8 +1,8 @@
 //! One job as it lies on disk: its name, which tells all that a start needs, and its content.
 //!
-//! `SEQUENCE.ID.OWNER.STATE.NUMBER[.owed]`: when it was handed in (milliseconds since 1970 times 65,536, plus a count; 16
+//! `SEQUENCE.ID.OWNER.STATE.NUMBER[.owed]`: when it was submitted (milliseconds since 1970 times 65,536, plus a count; 16
 //! hexadecimal digits), its id, the SHA-256 of its owner's name (64 digits; 8 zeros for nobody), its state, a number
-//! (tries so far, or the second since 1970 when it ended), and `owed` while somebody waits to be told.
+//! (tries so far, or the second since 1970 when it ended), and `owed` until the webhook is delivered.
 //! The content is JSON, see [`Record`] and [`Bodies`]. Both are stable: a newer version reads what an older one wrote;
 //! the first release wrote 8 digits of the SHA-256.
 
@@ -49,7 +49,7 @@ pub(crate) struct Name {
     pub(crate) state: State,
     /// Tries so far, or the second when it ended.
     pub(crate) number: u64,
-    /// Somebody is still to be told.
+    /// Its webhook is still to be delivered.
     pub(crate) webhook_pending: bool,
 }
 
@@ -78,7 +78,7 @@ impl Name {
         })
     }
 
-    /// When it was handed in, in milliseconds since 1970.
+    /// When it was submitted, in milliseconds since 1970.
     pub(crate) fn timestamp(&self) -> u64 {
         self.sequence >> 16
     }
@@ -126,7 +126,7 @@ pub(crate) struct Record {
     pub path: String,
     pub(crate) webhook: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<Trouble>,
+    pub(crate) error: Option<JobError>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) delivery: Option<Delivery>,
 }
@@ -165,16 +165,16 @@ pub(crate) fn size(pieces: &[&[u8]]) -> u64 {
     pieces.iter().map(|piece| piece.len() as u64).sum()
 }
 
-/// Why a job came to nothing.
+/// Why a job failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Trouble {
+pub(crate) struct JobError {
     pub(crate) message: String,
     #[serde(rename = "type")]
     pub(crate) kind: String,
     pub(crate) attempts: u64,
 }
 
-impl Trouble {
+impl JobError {
     pub(crate) const CANCELLED: &str = "cancelled";
 
     pub(crate) fn cancelled(attempts: u64) -> Self {

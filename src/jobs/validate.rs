@@ -1,4 +1,4 @@
-//! Whether a job can be run at all, told as a list of what is wrong [S004-05..07].
+//! Whether a job can be run at all; every mistake is listed [S004-05..07].
 
 use super::address;
 use crate::api::body::MAX_NAME;

@@ -1,6 +1,6 @@
-//! What is told of jobs [S004-09..11].
+//! Jobs as clients see them [S004-09..11].
 
-use super::record::{Name, Record, State, Trouble};
+use super::record::{JobError, Name, Record, State};
 use crate::proxy::context::LocalResponse;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -17,7 +17,7 @@ struct View<'a> {
     request_id: &'a str,
     status: State,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Trouble>,
+    error: Option<JobError>,
     timestamp: u64,
     queue_position: usize,
     active_requests: usize,
@@ -35,7 +35,7 @@ pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize
     let request = place(bodies.request);
     let response = bodies.response.filter(|_| name.state == State::Completed).map(place);
     // A full disk can keep the end of a job from being written, but not from being known.
-    let lost = || Trouble {
+    let lost = || JobError {
         message: "The end of this job could not be stored; the log has the details.".into(),
         kind: "storage_error".into(),
         attempts: 0,
@@ -74,9 +74,9 @@ pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize
 /// The disk, or a want of descriptors, is in the way.
 pub(crate) fn unreadable() -> LocalResponse {
     let error = json!({"message": "The job cannot be read at the moment; ask again.", "type": "storage_error"});
-    let mut told = LocalResponse::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error }));
-    told.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
-    told
+    let mut response = LocalResponse::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error }));
+    response.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
+    response
 }
 
 /// No such job, or somebody else's [S004-11].
@@ -135,8 +135,8 @@ mod tests {
             r#""response":[ 1.0 ]"#,
         );
         for file in [[about, request, response], [response, request, about], [request, response, about]] {
-            let told = job(&name, format!("{{{}}}", file.join(",")).into_bytes(), 0, 3).expect("a job");
-            let text = String::from_utf8(told.body).expect("text");
+            let shown = job(&name, format!("{{{}}}", file.join(",")).into_bytes(), 0, 3).expect("a job");
+            let text = String::from_utf8(shown.body).expect("text");
             assert!(
                 text.contains(request) && text.contains(response) && text.contains(r#""active_requests":3"#),
                 "{text}"

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 pub(crate) trait ConfigControl: Send + Sync {
-    fn steer(&self) -> Result<Vec<&'static str>, String>;
-    fn reload(&self) -> Result<Vec<&'static str>, String>;
+    fn apply_routes(&self) -> Result<Vec<&'static str>, String>;
+    fn reload_file(&self) -> Result<Vec<&'static str>, String>;
     fn base(&self) -> Config;
 }
 
