@@ -2,7 +2,7 @@
 //! Knows nothing of the proxy but its configuration; loopback only.
 
 mod answer;
-mod gate;
+mod relay;
 mod server;
 
 use crate::config::{Config, Endpoint, HealthCheck};
