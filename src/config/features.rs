@@ -1,4 +1,4 @@
-//! The parts that a build may leave out (cargo features), and what a configuration that asks for one gets to read.
+//! The parts that a build may leave out (cargo features), and the error of a configuration that asks for one.
 
 pub(crate) struct Feature {
     is_built: bool,

@@ -1,5 +1,4 @@
-//! A cursor over the tree of a file: typed values out, every problem noted, every key asked for known.
-//! Knows no section by name.
+//! A cursor over the tree of a file: returns typed values, notes every problem and every key that is read.
 
 use super::features::Feature;
 use super::node::{Entry, Node, Value, snake};
@@ -38,7 +37,7 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// Reads a whole file; what `read` does not ask for is an unknown key.
+    /// Reads a whole file; a key that `read` does not read is unknown.
     pub(super) fn root<T>(tree: &'a Node, notes: &'a Diagnostics<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
         Field { node: Some(tree), path: String::new(), at: tree.at, guarded: false, notes }.section(read)
     }
@@ -102,11 +101,11 @@ impl<'a> Section<'a> {
     }
 
     fn finish(&self) {
-        // At the top `x-...` keeps what anchors are for.
+        // At the top `x-...` is for anchors.
         let is_ours = |entry: &&Entry| !self.path.is_empty() || !entry.key.starts_with("x-");
         for entry in self.entries.iter().filter(is_ours) {
             if !self.asked.iter().any(|key| entry.key == *key || entry.key == snake(key)) {
-                self.notes.stray(entry.at, &self.path, &entry.key, &self.asked, self.guarded);
+                self.notes.unknown_key(entry.at, &self.path, &entry.key, &self.asked, self.guarded);
             }
         }
     }
@@ -156,7 +155,7 @@ impl<'a> Field<'a> {
         result
     }
 
-    /// A map that is one item of a list; nothing is asked of anything else.
+    /// A map that is one item of a list; anything else is a problem.
     pub(super) fn item<T>(&self, read: impl FnOnce(&mut Section<'a>) -> Option<T>) -> Option<T> {
         if self.is_given() && !self.is_map() {
             self.section(|_| ());

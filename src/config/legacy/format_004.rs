@@ -8,7 +8,7 @@ use crate::config::{ClientKey, Config, KeyText, Problem, UnknownModel};
 use crate::util::secret::Secret;
 use crate::util::units::unquoted;
 
-/// What an environment means, if it names a server; the variables at fault otherwise.
+/// The configuration of an environment that names a server, or the problems of its variables.
 pub(crate) fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, Vec<Problem>>> {
     let given =
         |name: &str| variable(name).map(|text| unquoted(text.trim()).to_owned()).filter(|text| !text.is_empty());
@@ -32,7 +32,7 @@ pub(crate) fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<C
     let mut config = open(3000);
     config.jobs.enabled = true;
     config.jobs.always = true;
-    // There is one server, and it knows best what it serves.
+    // The one server decides which models exist.
     config.routing.unknown_model = UnknownModel::Passthrough;
     if let Some(text) = given("PORT") {
         match text.parse() {

@@ -1,5 +1,5 @@
-//! The files of earlier proxies, read as what they mean here. Each becomes a native configuration; what its document does
-//! not know is a warning, not an error.
+//! The formats of older proxies, converted to a native configuration. A key that the format's document does not have is a
+//! warning, not an error.
 
 mod format_001;
 mod format_002;
@@ -42,7 +42,7 @@ pub(super) fn read(format: Format, mark: &Entry, tree: &Node, notes: &Diagnostic
     }
 }
 
-/// What all of them have in common: every address, every web page, no probing.
+/// What all formats have in common: open to every address and every web page.
 fn open(port: u16) -> Config {
     let mut config = Config::default();
     config.server.host = "0.0.0.0".into();
@@ -51,7 +51,7 @@ fn open(port: u16) -> Config {
     config
 }
 
-/// An endpoint that is never probed. Without a key the client's is not passed on either.
+/// An endpoint that is never probed. Without a key of its own it does not get the client's either.
 fn endpoint(name: String, base: super::Base, keys: Vec<Secret>) -> Endpoint {
     let mut endpoint = Endpoint { base, probe: Probe::Never, ..Endpoint::plain(name, "", 1) };
     if keys.is_empty() {
@@ -64,21 +64,21 @@ fn endpoint(name: String, base: super::Base, keys: Vec<Secret>) -> Endpoint {
     endpoint
 }
 
-/// A name, which may be any text; an empty one is none.
+/// A name: any text that is not empty.
 fn named(field: &Field) -> Option<String> {
     field.parse(no_key).filter(|name| !name.is_empty())
 }
 
-/// Names that are taken, and the last number that was put behind each.
+/// Names in use, and the last number that was appended to each.
 #[derive(Default)]
-struct Names(HashMap<String, u32>);
+struct UniqueNames(HashMap<String, u32>);
 
-impl Names {
+impl UniqueNames {
     fn of(endpoints: &[Endpoint]) -> Self {
         Self(endpoints.iter().map(|endpoint| (endpoint.name.clone(), 1)).collect())
     }
 
-    /// The name, with a number behind it if it is taken.
+    /// The name, with a number appended if it is in use.
     fn unique(&mut self, name: String) -> String {
         let Some(mut number) = self.0.get(&name).copied() else {
             self.0.insert(name.clone(), 1);
