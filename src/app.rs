@@ -87,7 +87,7 @@ pub struct Running {
 /// Binds the main listener and starts to serve.
 ///
 /// # Errors
-/// The address cannot be had, or the system is out of threads.
+/// The address cannot be bound, or the system is out of threads.
 pub fn start(config: Config) -> Result<Running, StartError> {
     start_on(config, None, None)
 }
@@ -194,7 +194,7 @@ impl Running {
         &self.addrs
     }
 
-    /// The page's address with the token that was made for it; none where the configuration has a token, or no page.
+    /// The page's address with the token that was made for it; `None` with a configured token, or without the page.
     pub fn admin_link(&self) -> Option<String> {
         let admin = &self.shared.load().config.admin;
         let token = admin.token.as_ref().filter(|token| admin.enabled && **token == self.config_manager.token)?;
@@ -208,7 +208,7 @@ impl Running {
         Some(format!("http://{addr}/admin/#token={}", token.reveal()))
     }
 
-    /// The server: whether its loop turns, its connections.
+    /// The event loop and its connections.
     pub(crate) fn server_handle(&self) -> &ServerHandle {
         &self.handle
     }

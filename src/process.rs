@@ -27,10 +27,10 @@ const CONFIG: u8 = 78;
 
 /// How often the process looks whether the event loop still runs.
 const TICK: Duration = Duration::from_secs(1);
-/// How long the last log lines may take to get out.
+/// How long the last log lines may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A reason to end, and the exit code that goes with it.
+/// An exit code and its reason.
 struct End(u8, String);
 
 impl End {
@@ -56,7 +56,7 @@ impl From<StartError> for End {
     }
 }
 
-/// Does what a command says; the result is the process's exit code.
+/// Runs a command; the result is the exit code.
 pub fn run(command: Command) -> u8 {
     let done = match command {
         Command::Help => print(HELP),
@@ -78,14 +78,14 @@ pub fn run(command: Command) -> u8 {
     }
 }
 
-/// A closed or full stdout must end nothing.
+/// A closed or full stdout is no reason to end.
 fn print(text: &str) -> Result<(), End> {
     let mut out = std::io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     Ok(())
 }
 
-/// A configuration, where it is from, and what is to be said about it.
+/// A configuration, its source and its warnings.
 struct Loaded {
     config: Config,
     file: Option<PathBuf>,
@@ -146,7 +146,7 @@ fn configuration(options: &Options) -> Result<Loaded, End> {
     Ok(loaded)
 }
 
-/// Bodies may take a quarter of the memory there is: what is freed does not go back to the system at once.
+/// Limits bodies to a quarter of the memory: what is freed does not go back to the system at once.
 fn fit_memory(server: &mut Server, memory: Option<u64>) -> Option<String> {
     let mib = memory? >> 20;
     let room = (mib / 4).max(1) << 20;
@@ -200,7 +200,7 @@ fn check(options: &Options) -> Result<(), End> {
     print(&print::summary(&loaded.config))
 }
 
-/// Asks the proxy that this configuration describes; any answer but 200 is a no.
+/// Asks the `/health` of the proxy that this configuration describes; anything but 200 is a failure.
 fn healthcheck(options: &Options) -> Result<(), End> {
     let mut server = match load::find(options.config.as_deref()) {
         Some(file) => load::load(&file)?.config,

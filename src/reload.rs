@@ -19,10 +19,10 @@ pub(crate) struct ConfigManager {
     pub(crate) shared: Arc<SnapshotStore>,
     /// What the file says, without the page's routes. Held while a configuration comes into force.
     pub(crate) base: Mutex<Config>,
-    /// What opens the page while the configuration has no token; made at each start.
+    /// The token of the page while the configuration has none; made at each start.
     pub(crate) token: Secret,
     pub(crate) admin: Option<Arc<Admin>>,
-    /// Bounds of heads and bodies change there.
+    /// Gets the new limits of heads and bodies.
     pub(crate) server_handle: OnceLock<ServerHandle>,
     /// How the file is read again.
     pub read: OnceLock<Read>,
@@ -76,7 +76,7 @@ impl ConfigManager {
         needs_restart("admin.enabled", theirs.enabled != ours.enabled);
         needs_restart("admin.routesFile", theirs.routes_file != ours.routes_file);
         needs_restart("admin.port", (theirs.port, &theirs.host) != (ours.port, &ours.host));
-        // A removed token is replaced by the one made at the start, which was never printed.
+        // A removed token is replaced by the one made at the start, which the user may never have seen.
         let is_gone = theirs.token.is_none() && ours.token.as_ref().is_some_and(|token| *token != self.token);
         needs_restart("admin.token", theirs.enabled && is_gone);
         merged.jobs.enabled = snapshot.config.jobs.enabled;

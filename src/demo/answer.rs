@@ -1,4 +1,4 @@
-//! What a toy server says, in llama-server's shapes: requests parsed, answers and events built. No I/O, no time.
+//! The answers of a toy server in llama-server's formats. Pure.
 
 use super::Toy;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Context length a toy claims to have.
 const CONTEXT: u32 = 4096;
 const DIMENSIONS: usize = 16;
-/// What a request whose last message says `slow` or `queued` waits for its first token.
+/// How long the first token takes when the last message says `slow` or `queued`.
 const LONG_WAIT: Duration = Duration::from_secs(3);
 
 /// Which of the two text APIs was called.

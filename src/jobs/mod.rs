@@ -33,7 +33,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// Threads that deliver webhooks (SPEC section 7).
 const WEBHOOK_THREADS: usize = 4;
-/// A thread that panicked goes on after this.
+/// The pause after a panic.
 const RECOVERY: Duration = Duration::from_secs(1);
 
 /// The threads of this module.
@@ -47,7 +47,7 @@ struct JobManager {
     proxy: Arc<Proxy>,
     shared: Arc<SnapshotStore>,
     spool: Spool,
-    /// Jobs at once, fixed at the start.
+    /// Jobs that run at once; fixed at the start.
     most: usize,
     state: Mutex<QueueState>,
     changed: Condvar,
@@ -63,7 +63,7 @@ struct QueueState {
     closed: bool,
 }
 
-/// Takes up what lies in the folder, and starts to work.
+/// Loads the jobs of the folder and starts the threads.
 ///
 /// # Errors
 /// The folder cannot be used, or the system is out of threads.
@@ -76,11 +76,11 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore
     for mut stored in stored {
         widen_owner(&spool, &mut stored);
         let name = match stored.name.state {
-            // It was running when the last process ended: once more, which counts.
+            // It was running when the last process ended; it runs again, and that try counts.
             State::Processing => stored.name.to(State::Pending, stored.name.number),
             _ => stored.name.clone(),
         };
-        // A crash between writing the end and removing the beginning leaves both.
+        // After a crash between writing the finished job and removing the old file, both are there.
         match queue.name(&name.id) {
             Some(other) if other.state.is_final() && (!other.webhook_pending || !name.state.is_final()) => {
                 spool.remove(&stored.name);
@@ -168,7 +168,7 @@ impl Jobs {
         self.manager.changed.notify_all();
     }
 
-    /// Waits for the jobs that run until a time, then puts them back into the queue.
+    /// Waits for running jobs until a time; then puts them back into the queue.
     pub(crate) fn stop(&mut self, until: Instant) {
         self.close();
         let mut locked = self.manager.locked();
@@ -229,19 +229,19 @@ impl JobManager {
         others.iter().find_map(read).unwrap_or_else(|| Err(NotFound.into()))
     }
 
-    /// What the file of a job takes while it is looked at.
+    /// The memory that reading the file of a job takes.
     fn room(&self, name: &Name) -> u64 {
         self.locked().queue.size(&name.id) + ROOM as u64
     }
 
-    /// Forgets finished jobs whose time is over, or that take room which `bytes` more need; their files, to be removed.
+    /// Removes finished jobs that expired or whose space `bytes` more need; returns their files, which the caller removes.
     fn sweep(&self, locked: &mut QueueState, bytes: u64) -> Vec<Name> {
         let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
         let expired = locked.queue.expired(oldest, bytes);
         expired.iter().filter_map(|id| locked.queue.take_out(id)).collect()
     }
 
-    /// Ends jobs whose time is over, and forgets finished ones.
+    /// Ends jobs that run too long, and removes expired ones.
     fn expire_loop(&self) {
         let mut locked = self.locked();
         while !locked.closed {
@@ -262,7 +262,7 @@ impl JobManager {
     }
 }
 
-/// Seconds since 1970; only for what is shown and for how long is kept.
+/// Seconds since 1970; only for display and retention.
 fn seconds() -> u64 {
     millis() / 1000
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 /// Finished jobs that are kept at most, whatever `retention` says: the oldest go first.
 const MOST_FINISHED: usize = 200_000;
-/// Bytes of all jobs together; beyond it finished ones go, the oldest first, and then nothing more is taken.
+/// Bytes of all jobs together. Beyond it the oldest finished ones are removed; if that is not enough, new jobs are refused.
 pub(crate) const MOST_BYTES: u64 = 8 << 30;
 
 #[derive(Default)]
@@ -65,7 +65,7 @@ impl Queue {
         self.counts[state as usize] += 1;
         self.bytes += bytes;
         self.last = self.last.max(sequence);
-        // One copy of the owner for all that is theirs.
+        // All jobs of an owner share one copy of the name.
         let owner = self.owners.get_key_value(&owner).map_or(owner, |(known, _)| Arc::clone(known));
         insert(self.owners.entry(Arc::clone(&owner)).or_default(), sequence, &id);
         match state {
@@ -138,7 +138,7 @@ impl Queue {
         }
     }
 
-    /// Ends all jobs whose time is over, or all there are.
+    /// Interrupts the running jobs whose deadline `late` accepts.
     pub(crate) fn interrupt_all(&mut self, reason: StopReason, late: impl Fn(Instant) -> bool) {
         for running in self.running.values_mut().filter(|running| late(running.until)) {
             running.reason.get_or_insert(reason);

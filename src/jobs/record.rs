@@ -1,4 +1,4 @@
-//! One job as it lies on disk: its name, which tells all that a start needs, and its content.
+//! One job on disk: the name of its file, which is all that a start reads, and the content.
 //!
 //! `SEQUENCE.ID.OWNER.STATE.NUMBER[.owed]`: when it was submitted (milliseconds since 1970 times 65,536, plus a count; 16
 //! hexadecimal digits), its id, the SHA-256 of its owner's name (64 digits; 8 zeros for nobody), its state, a number
@@ -33,7 +33,7 @@ impl State {
         }
     }
 
-    /// Whether nothing more happens to it.
+    /// Whether the job has ended.
     pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Error)
     }
@@ -44,7 +44,7 @@ impl State {
 pub(crate) struct Name {
     pub(crate) sequence: u64,
     pub(crate) id: Arc<str>,
-    /// Whose it is, see [`owner_id`].
+    /// See [`owner_id`].
     pub(crate) owner: Arc<str>,
     pub(crate) state: State,
     /// Tries so far, or the second when it ended.
@@ -54,7 +54,7 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// Reads a name; `None` if it is not one of ours.
+    /// Parses a name; `None` if it is not a job's.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
         let mut next = || parts.next();
@@ -109,12 +109,12 @@ impl fmt::Display for Name {
 /// The owner of jobs that came without a key.
 const NOBODY: &str = "00000000";
 
-/// An owner in names: no two have the same.
+/// The owner as it is in names; unique.
 pub(crate) fn owner_id(owner: Option<&str>) -> Arc<str> {
     owner.map_or_else(|| NOBODY.into(), |owner| fingerprint(owner, 32).into())
 }
 
-/// What a job's file holds, but for the [`Bodies`], which may be long.
+/// The content of a job's file without the [`Bodies`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) version: u32,
@@ -131,7 +131,7 @@ pub(crate) struct Record {
     pub(crate) delivery: Option<Delivery>,
 }
 
-/// The members of the same object that may be long; they are read and written where they stand, never copied.
+/// The members of the same object that may be long; they are borrowed from the file's bytes, never copied.
 #[derive(Deserialize)]
 pub(crate) struct Bodies<'a> {
     #[serde(borrow)]
@@ -141,12 +141,12 @@ pub(crate) struct Bodies<'a> {
 }
 
 impl Record {
-    /// Reads a file.
+    /// Parses a file.
     pub(super) fn read(file: &[u8]) -> io::Result<(Self, Bodies<'_>)> {
         Ok((serde_json::from_slice(file)?, serde_json::from_slice(file)?))
     }
 
-    /// What a file holds before the request; see [`pieces`].
+    /// The part of a file before the request; see [`pieces`].
     pub(super) fn head(&self) -> String {
         let mut head = serde_json::to_string(self).unwrap_or_default();
         head.pop();

@@ -1,4 +1,4 @@
-//! What clients ask of jobs: to take one, to show one, to stop one, to list all.
+//! What clients can do with jobs: submit, look, cancel, list.
 
 use super::queue::StopReason;
 use super::record::{JobError, Name, Record, State, owner_id, pieces, size};
@@ -78,7 +78,7 @@ impl JobStore for JobManager {
     }
 
     fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure> {
-        // The file may get another name while we look.
+        // The file may be renamed meanwhile.
         for _ in 0..10 {
             let locked = self.locked();
             let Some(name) = self.known(&locked, id, owner) else { break };
@@ -89,7 +89,7 @@ impl JobStore for JobManager {
             }
             let seen = self.file(&name).and_then(|file| views::job(&name, file, position, active));
             match seen {
-                // It may have been written anew meanwhile, with its answer.
+                // It may have been replaced meanwhile by the finished one.
                 Ok(response) if held.resize(response.body.capacity() as u64) => return Ok(response),
                 Ok(_) => return Err(busy()),
                 Err(error) if is_hopeless(&error) => {}
@@ -116,7 +116,7 @@ impl JobStore for JobManager {
         match file.as_deref().and_then(|file| Record::read(file).ok()) {
             Some((mut record, bodies)) => {
                 record.error = Some(JobError::cancelled(0));
-                // Nobody waits here for a disk that gets better.
+                // A client does not wait for a disk to recover.
                 let impatient = CancelToken::default();
                 impatient.cancel();
                 self.finish(&name, &record, bodies.request.get().as_bytes(), None, &impatient);
@@ -157,14 +157,14 @@ impl JobStore for JobManager {
 }
 
 impl JobManager {
-    /// The job of an owner, unless its time is over.
+    /// The job of an owner, unless it has expired.
     fn known(&self, locked: &QueueState, id: &str, owner: Option<&str>) -> Option<Name> {
         let name = locked.queue.name(id).filter(|name| *name.owner == *owner_id(owner))?;
         let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
         (!name.state.is_final() || name.number >= oldest).then_some(name)
     }
 
-    /// A name for a new job, if there is room for one more.
+    /// The name of a new job, if the limits allow one more.
     fn reserve(&self, settings: &Settings, id: &Arc<str>, owner: Option<&str>, bytes: u64) -> Result<Name, Failure> {
         let mut locked = self.locked();
         if locked.closed {
@@ -187,7 +187,7 @@ impl JobManager {
     }
 }
 
-/// Too much is held for clients already.
+/// `server.bodyMemory` is used up.
 fn busy() -> Failure {
     let text = "Too much is held for clients (server.bodyMemory); try again shortly.";
     Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))

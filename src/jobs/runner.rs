@@ -54,7 +54,7 @@ impl JobManager {
     pub(super) fn run(&self) {
         while let Some((was, running)) = self.next() {
             let _running = RunningGuard(self, &was.id);
-            // A panic is one job's error; the hook has logged.
+            // A panic fails one job; the hook has logged it.
             if catch_unwind(AssertUnwindSafe(|| self.begin(&was, &running.cancel))).is_err() {
                 self.give_up(&was);
             }
@@ -84,7 +84,7 @@ impl JobManager {
         self.work(name, cancel);
     }
 
-    /// The record of a job that is to run, and what it asks for.
+    /// Record and request of a job that is to run.
     fn load(&self, name: &Name) -> io::Result<(Record, Body)> {
         let mut held = self.proxy.budget.hold(None);
         if !held.resize(self.room(name)) {
@@ -158,7 +158,7 @@ impl JobManager {
                 Try::Retry(error) if name.number >= most => return End::Error(error),
                 Try::Retry(error) => {
                     log::info!("job {}: try {} of {most} failed: {}", name.id, name.number, error.message);
-                    // That it was tried is known after a crash too; if this fails, it is tried once more.
+                    // The count of tries survives a crash; if this fails, there is one try more.
                     let next = name.to(State::Processing, name.number + 1);
                     if self.rename(name, &next).is_ok() {
                         *name = next;
@@ -207,7 +207,7 @@ impl JobManager {
         }
     }
 
-    /// What its owner may see, as the configuration says now.
+    /// The scope of its owner in the current configuration.
     fn scope(&self, record: &Record) -> Option<Arc<Scope>> {
         let snapshot = self.shared.load();
         let mut scope = match &record.owner {
@@ -223,7 +223,7 @@ impl JobManager {
     /// Puts an interrupted job back into the queue; the try does not count.
     fn requeue(&self, name: &Name) {
         let again = name.to(State::Pending, name.number - 1);
-        // If this fails, the next start finds it as running, and takes it up too.
+        // If this fails, the next start finds it as running and runs it again.
         if let Err(error) = self.rename(name, &again) {
             log::warn!("job {}: it cannot be put back into the queue: {error}", name.id);
         }

@@ -9,14 +9,14 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::fmt;
 
-/// As many details as anybody reads.
+/// The most details that are reported.
 const MOST: usize = 50;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detail {
     pub(crate) code: &'static str,
     pub(crate) message: String,
-    /// Names and indexes down to it.
+    /// Path to the member: names and indexes.
     pub path: Vec<Value>,
 }
 
@@ -88,7 +88,7 @@ pub fn check(path: &str, members: &JsonObject<'_>, webhooks: &Webhooks) -> Vec<D
     found
 }
 
-/// The text that a member is; none for other kinds, and for one with half of a surrogate pair.
+/// The text of a member; `None` for other types and for a lone surrogate.
 pub(crate) fn text(raw: &RawValue) -> Option<String> {
     is_text(raw).then(|| serde_json::from_str(raw.get()).ok()).flatten()
 }
@@ -104,7 +104,7 @@ fn number(raw: &RawValue) -> Option<f64> {
         .flatten()
 }
 
-/// Looks at every message, one at a time: a list can be as long as a body.
+/// Checks every message, one at a time: a list can be as long as a body.
 struct Messages<'a>(&'a mut Vec<Detail>);
 
 impl<'de> Visitor<'de> for Messages<'_> {

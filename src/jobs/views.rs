@@ -11,7 +11,7 @@ use std::io;
 /// Jobs in one answer at most, and without `limit`.
 pub(crate) const MOST_LISTED: usize = 1000;
 
-/// One job but for its request and response; what it has not is left out.
+/// A job without its request and response; missing members are left out.
 #[derive(Serialize)]
 struct View<'a> {
     request_id: &'a str,
@@ -25,7 +25,7 @@ struct View<'a> {
     webhook: Option<serde_json::Value>,
 }
 
-/// One job whole, made of its file, which may be long.
+/// A whole job, built in the buffer of its file, which may be long.
 pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io::Result<LocalResponse> {
     let (record, bodies) = Record::read(&file)?;
     let place = |raw: &RawValue| {
@@ -34,7 +34,7 @@ pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize
     };
     let request = place(bodies.request);
     let response = bodies.response.filter(|_| name.state == State::Completed).map(place);
-    // A full disk can keep the end of a job from being written, but not from being known.
+    // On a full disk the end of a job is known but not written.
     let lost = || JobError {
         message: "The end of this job could not be stored; the log has the details.".into(),
         kind: "storage_error".into(),
@@ -58,7 +58,7 @@ pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize
     };
     let mut head = serde_json::to_string(&view)?;
     head.pop();
-    // The two stand side by side: what is there already is neither copied nor held twice.
+    // Request and response are adjacent in the buffer, and are not copied.
     let (first, span) = match response {
         None => ("request", request),
         Some(response) if response.start < request.start => ("response", response.start..request.end),
@@ -71,7 +71,7 @@ pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize
     Ok(LocalResponse { body: file, ..LocalResponse::json(StatusCode::OK, &json!({})) })
 }
 
-/// The disk, or a want of descriptors, is in the way.
+/// The file cannot be read at the moment.
 pub(crate) fn unreadable() -> LocalResponse {
     let error = json!({"message": "The job cannot be read at the moment; ask again.", "type": "storage_error"});
     let mut response = LocalResponse::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error }));
@@ -79,13 +79,13 @@ pub(crate) fn unreadable() -> LocalResponse {
     response
 }
 
-/// No such job, or somebody else's [S004-11].
+/// No such job, or another owner's [S004-11].
 pub(crate) fn not_found() -> LocalResponse {
     let body = json!({"error": {"message": "Request not found", "type": "request_not_found", "code": "request_not_found", "param": null}});
     LocalResponse::json(StatusCode::NOT_FOUND, &body)
 }
 
-/// A job was cancelled, or what came of it dropped.
+/// A job was cancelled or removed.
 pub(crate) fn cancelled(name: &Name) -> LocalResponse {
     LocalResponse::json(
         StatusCode::OK,
@@ -93,14 +93,14 @@ pub(crate) fn cancelled(name: &Name) -> LocalResponse {
     )
 }
 
-/// Which jobs a list is to hold: `limit` of them that came before `after`.
+/// The page of a list: `limit` jobs that came before `after`.
 pub(crate) struct Page<'a> {
     pub(crate) limit: usize,
     pub(crate) after: Option<&'a str>,
 }
 
 impl<'a> Page<'a> {
-    /// What a query asks for, as OpenAI's lists do; a `limit` that is none is as if it were not there.
+    /// From a query, as in OpenAI's lists; a `limit` that is no number is ignored.
     pub(crate) fn of(query: &'a str) -> Self {
         let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         let limit = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(MOST_LISTED);
@@ -108,7 +108,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Jobs with their places in the line, whether there are more, and how many there are in all.
+/// Jobs with their positions in the queue, whether there are more, and the counts of all.
 pub(crate) fn list(jobs: &[(usize, Name)], has_more: bool, counts: [usize; 4]) -> LocalResponse {
     let data: Vec<_> = jobs
         .iter()

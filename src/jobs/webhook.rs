@@ -39,7 +39,7 @@ impl JobManager {
     /// The loop of a webhook thread.
     pub(super) fn deliver_webhooks(&self) {
         while let Some(call) = self.next_call() {
-            // A panic ends one call; the hook has logged.
+            // A panic ends one delivery; the hook has logged it.
             let again = catch_unwind(AssertUnwindSafe(|| self.call(&call))).unwrap_or(None);
             let mut queue = lock(&self.webhooks);
             queue.done(&call.target);
@@ -132,7 +132,7 @@ impl JobManager {
             return log::warn!("job {}: the result of its webhook cannot be written: {error}", name.id);
         }
         let mut locked = self.locked();
-        // Its owner may have dropped it meanwhile.
+        // Its owner may have removed it meanwhile.
         let is_there = locked.queue.name(&name.id).is_some();
         if is_there {
             locked.queue.put(&to, size(&pieces));
