@@ -1,4 +1,4 @@
-//! Puts the rooms together: binds, starts every thread, and stops them in an order that loses nothing.
+//! Wires the modules together: binds, starts every thread, and stops them in an order that loses nothing.
 
 use crate::admin::{Admin, Unusable};
 use crate::config::{Config, Problem};
@@ -37,7 +37,7 @@ pub enum StartError {
     Jobs(PathBuf, io::Error),
     /// The page's file of routes cannot be used.
     Routes(Unusable),
-    /// The page's routes do not fit to the configuration.
+    /// The page's routes do not fit the configuration.
     ConfigControl(String),
     /// The system gave no thread or no epoll.
     System(io::Error),
@@ -77,7 +77,7 @@ impl std::error::Error for StartError {}
 pub struct Running {
     addrs: Vec<SocketAddr>,
     handle: ServerHandle,
-    front: Option<JoinHandle<()>>,
+    event_loop: Option<JoinHandle<()>>,
     config_manager: Arc<ConfigManager>,
     health: Health,
     jobs: Option<Jobs>,
@@ -87,12 +87,12 @@ pub struct Running {
 /// Binds the main listener and starts to serve.
 ///
 /// # Errors
-/// The address cannot be had, or the system is out of threads.
+/// The address cannot be bound, or the system is out of threads.
 pub fn start(config: Config) -> Result<Running, StartError> {
     start_on(config, None, None)
 }
 
-/// Like [`start`], on a socket that somebody else bound (systemd), within a limit of open files.
+/// Like [`start`], on a socket that systemd bound, within a limit of open files.
 pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) -> Result<Running, StartError> {
     let mut listeners = vec![match given {
         Some(listener) => listener,
@@ -118,10 +118,11 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
     let (shared, inbox) = SnapshotStore::new(Snapshot::new(Arc::new(config.clone()), endpoints));
     let clients = Arc::new(ClientPool::new(server.workers));
     let budget = Budget::new(server.body_memory, server.max_body);
-    // Before the workers, which may take what threads there are: with a few of them it can still serve.
+    // Before the workers, which may use up the threads: with a few workers it can still serve.
     let (hand_over, take_over) = bounded::<EventLoop>(1);
-    let front = std::thread::Builder::new().name("server".into());
-    let front = front.spawn(move || take_over.into_iter().for_each(EventLoop::run)).map_err(StartError::System)?;
+    let event_loop = std::thread::Builder::new().name("server".into());
+    let event_loop =
+        event_loop.spawn(move || take_over.into_iter().for_each(EventLoop::run)).map_err(StartError::System)?;
     let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&clients), listener_states, Arc::clone(&budget)));
     let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
     let admin = admin.map_err(StartError::Routes)?;
@@ -130,11 +131,11 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
     let (server_handle, read) = (OnceLock::new(), OnceLock::new());
     let config_manager = Arc::new(ConfigManager { proxy, shared, base, admin, token, server_handle, read });
     let ConfigManager { proxy, shared, .. } = &*config_manager;
-    // The page's routes are there before anybody asks.
-    config_manager.put(None).map_err(StartError::ConfigControl)?;
+    // The page's routes are in force before the first request.
+    config_manager.apply(None).map_err(StartError::ConfigControl)?;
     proxy.warn_of_open_listeners();
     let health = health::start(shared, inbox, &clients).map_err(StartError::System)?;
-    let server_handle = ServerConfig {
+    let server_config = ServerConfig {
         listeners,
         max_connections: connections(server.max_connections, server.workers, files),
         handler: Arc::clone(proxy) as _,
@@ -143,7 +144,7 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
         server: server.clone(),
         budget: Arc::clone(&budget),
     };
-    let (ready, handle) = EventLoop::new(server_handle).map_err(StartError::System)?;
+    let (ready, handle) = EventLoop::new(server_config).map_err(StartError::System)?;
     proxy.meet(handle.clone());
     let settings = shared.load().config.jobs.clone();
     let jobs = settings.enabled.then(|| jobs::start(&settings, proxy, shared)).transpose();
@@ -153,10 +154,10 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
         let weak = Arc::downgrade(&config_manager);
         admin.set_config_control(weak);
     }
-    // Never full: it is the only one.
+    // Never full: nothing else is sent.
     let _ = hand_over.send(ready);
     let shared = Arc::clone(shared);
-    Ok(Running { addrs, handle, front: Some(front), config_manager, health, jobs, shared })
+    Ok(Running { addrs, handle, event_loop: Some(event_loop), config_manager, health, jobs, shared })
 }
 
 /// `maxConnections`, lowered so that connections to endpoints still find descriptors.
@@ -193,7 +194,7 @@ impl Running {
         &self.addrs
     }
 
-    /// The page's address with the token that was made for it; none where the configuration has a token, or no page.
+    /// The page's address with the token that was made for it; `None` with a configured token, or without the page.
     pub fn admin_link(&self) -> Option<String> {
         let admin = &self.shared.load().config.admin;
         let token = admin.token.as_ref().filter(|token| admin.enabled && **token == self.config_manager.token)?;
@@ -207,7 +208,7 @@ impl Running {
         Some(format!("http://{addr}/admin/#token={}", token.reveal()))
     }
 
-    /// The server: whether its loop turns, its connections.
+    /// The event loop and its connections.
     pub(crate) fn server_handle(&self) -> &ServerHandle {
         &self.handle
     }
@@ -216,13 +217,13 @@ impl Running {
         self.shared.load()
     }
 
-    /// Puts another configuration in force: new requests see it, those in progress keep the old one. Tells what
+    /// Puts another configuration in force: new requests see it, those in progress keep the old one. Returns what
     /// takes effect only after a restart.
     ///
     /// # Errors
-    /// The page's file of routes does not fit to it; the old one stays in force.
+    /// The page's file of routes does not fit it; the old one stays in force.
     pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, String> {
-        self.config_manager.take(config)
+        self.config_manager.reload(config)
     }
 
     pub(crate) fn note_failed_reload(&self) {
@@ -234,9 +235,9 @@ impl Running {
         let _ = self.config_manager.read.set(read);
     }
 
-    /// Whether the event loop has ended without being asked: nothing can be served any more.
+    /// Whether the event loop has ended by itself: nothing is served any more.
     pub(crate) fn has_died(&self) -> bool {
-        self.front.as_ref().is_none_or(JoinHandle::is_finished)
+        self.event_loop.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Drains: no new connections, requests in progress finish within `drainTimeout`, then all ends.
@@ -245,7 +246,7 @@ impl Running {
     }
 
     fn drain(&mut self) {
-        let Some(front) = self.front.take() else {
+        let Some(event_loop) = self.event_loop.take() else {
             return;
         };
         let until = time::now() + self.shared.load().config.server.drain_timeout;
@@ -259,7 +260,7 @@ impl Running {
         self.handle.drain();
         let (ended, end) = crossbeam_channel::bounded::<()>(1);
         let waiter = std::thread::Builder::new().name("drain".into()).spawn(move || {
-            let _ = front.join();
+            let _ = event_loop.join();
             let _ = ended.send(());
         });
         if waiter.is_ok() && end.recv_timeout(self.shared.load().config.server.drain_timeout).is_err() {

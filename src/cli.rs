@@ -1,4 +1,4 @@
-//! The command line: arguments to a [`Command`], or what is wrong with them. Knows nothing of the program.
+//! The command line: arguments to a [`Command`], or what is wrong with them.
 
 use lexopt::{Arg, Parser, ValueExt};
 use std::ffi::OsString;
@@ -42,7 +42,7 @@ environment (an option wins over it, it wins over the file):
   LLMPROXY_LOG             as --log-level
 
 files:
-  data/jobs                jobs that were handed in for later (jobs.dir)
+  data/jobs                submitted jobs (jobs.dir)
 
 signals:
   SIGTERM, SIGINT          finish what is in progress, then stop; twice: at once
@@ -64,7 +64,7 @@ pub enum Command {
     Check(Options),
     PrintConfig(Options),
     Demo(Options),
-    /// Print a configuration for what runs here.
+    /// Print a configuration for the model servers of this machine.
     Discover(Options),
     HealthCheck(Options),
     /// Print [`HELP`].
@@ -72,7 +72,7 @@ pub enum Command {
     Version,
 }
 
-/// What the command line says about the configuration.
+/// Options that concern the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     /// `--config`
@@ -138,7 +138,7 @@ fn choose(command: &mut Option<Chosen>, name: &'static str, make: fn(Options) ->
     }
 }
 
-/// The value of the option just read; an empty one is a slip of a script.
+/// The value of the option just read; an empty one comes from a broken script.
 fn value(parser: &mut Parser) -> Result<OsString, String> {
     let value = parser.value().map_err(|error| error.to_string())?;
     if value.is_empty() { Err("an option has an empty value".into()) } else { Ok(value) }

@@ -2,7 +2,7 @@
 //! Knows nothing of the proxy but its configuration; loopback only.
 
 mod answer;
-mod gate;
+mod relay;
 mod server;
 
 use crate::config::{Config, Endpoint, HealthCheck};
@@ -44,14 +44,14 @@ pub(crate) fn config(demo: &Demo) -> Config {
     let mut config = Config::default();
     config.server.port = free_port(&config.server.host, config.server.port);
     config.endpoints = demo.servers.iter().map(endpoint).collect();
-    // Quick, so that a paused toy is seen while one watches.
+    // Short, so that a paused toy is noticed at once.
     config.health_check = HealthCheck {
         interval: Duration::from_secs(2),
         timeout: Duration::from_secs(1),
         path: "/health".into(),
         failure_threshold: 1,
     };
-    // The page too; what it changes is gone with the demo.
+    // With the page; its changes are not stored.
     config.admin.enabled = true;
     config.admin.routes_file = PathBuf::new();
     config

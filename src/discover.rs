@@ -16,7 +16,7 @@ const MOST: usize = 4 << 20;
 /// Where the proxy listens by default, as llama-server does.
 const OWN_PORT: u16 = 8080;
 
-/// Said when there is neither a configuration nor a server.
+/// The error without a configuration and without a server.
 pub(crate) const NOTHING: &str = "\
 there is no configuration file, and no model server answers on this machine's well-known ports.
 Write config/endpoints.yml, four lines are enough:
@@ -29,23 +29,23 @@ endpoints:
 `llmproxy --demo` shows how it works without any model server,
 `llmproxy --discover` looks for servers and prints a configuration.";
 
-/// Said when every server that was found asks for a key.
+/// The error when every server that was found asks for a key.
 pub(crate) const LOCKED: &str = "\
 there is no configuration file, and the model servers on this machine ask for a key.
 `llmproxy --discover` prints a configuration with a place for it.";
 
 pub struct Server {
     pub endpoint: Endpoint,
-    /// It answers to key holders only.
+    /// It needs a key.
     pub wants_key: bool,
 }
 
-/// The servers on the well-known ports, in their order.
+/// The servers on the well-known ports, in their request.
 pub(crate) fn look() -> Vec<Server> {
     look_at(&PORTS)
 }
 
-/// The servers on these ports of the loopback address, in their order.
+/// The servers on these ports of the loopback address, in their request.
 pub fn look_at(ports: &[u16]) -> Vec<Server> {
     let asked: Vec<_> = ports
         .iter()
@@ -57,13 +57,13 @@ pub fn look_at(ports: &[u16]) -> Vec<Server> {
     asked.into_iter().filter_map(|thread| thread.ok()?.join().ok().flatten()).collect()
 }
 
-/// What answers there, if it is a model server and no proxy of this kind: to stand behind oneself would be a circle.
+/// The model server there. Another llmproxy is left out: it could be this one, which would be a loop.
 fn server(endpoint: Endpoint) -> Option<Server> {
     let (status, body) = get(&endpoint, "/v1/models")?;
     let wants_key = match status {
         200 => list_of(&body).map(|_| false).ok()?,
         401 => true,
-        // Others that forbid, such as AirPlay on port 5000, do not speak JSON.
+        // Other services that answer 403, such as AirPlay on port 5000, do not send JSON.
         403 => serde_json::from_slice::<Value>(&body).map(|_| true).ok()?,
         _ => return None,
     };

@@ -31,20 +31,30 @@
 //! [`jobs`] keeps requests on disk and sends them behind all others; [`admin`] serves the page and edits routes.
 //! `reload` applies a configuration: the file's, with the routes of the page.
 //!
+//! [`jobs`], [`admin`], `demo` and the formats of older proxies are cargo features. In a build without one, a file of
+//! `src/without/` stands in for the module, and a configuration that asks for it is refused.
+//!
 //! Imports go one way: `util` <- `config` <- `api` <- `routing` <- `http`, `upstream`, `observe` <- `proxy`, `health` <-
 //! `jobs`, `admin` <- `reload` <- `app` <- `process`; `scripts/check` proves it.
 
 #![warn(unreachable_pub)]
+#![cfg_attr(
+    not(all(feature = "jobs", feature = "admin", feature = "legacy")),
+    allow(dead_code, reason = "a few functions serve only a part that this build leaves out")
+)]
 
+#[cfg_attr(not(feature = "admin"), path = "without/admin.rs")]
 mod admin;
 pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
+#[cfg_attr(not(feature = "demo"), path = "without/demo.rs")]
 mod demo;
 pub mod discover;
 mod health;
 pub mod http;
+#[cfg_attr(not(feature = "jobs"), path = "without/jobs.rs")]
 pub mod jobs;
 mod observe;
 pub mod process;

@@ -8,6 +8,7 @@ use crate::util::systemd::{Notifier, watchdog_interval};
 use crate::util::time;
 use crate::util::units::print_size;
 
+use crate::config::features::DEMO;
 use crate::config::{Config, Endpoint, Overrides, Server, print};
 use crate::demo::{self, Demo};
 use crate::discover;
@@ -24,12 +25,12 @@ pub const USAGE: u8 = 64;
 const OS_ERROR: u8 = 71;
 const CONFIG: u8 = 78;
 
-/// How often the process looks whether its front still turns.
-const PULSE: Duration = Duration::from_secs(1);
-/// How long the last log lines may take to get out.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How often the process looks whether the event loop still runs.
+const TICK: Duration = Duration::from_secs(1);
+/// How long the last log lines may take.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A reason to end, and the exit code that goes with it.
+/// An exit code and its reason.
 struct End(u8, String);
 
 impl End {
@@ -55,7 +56,7 @@ impl From<StartError> for End {
     }
 }
 
-/// Does what a command says; the result is the process's exit code.
+/// Runs a command; the result is the exit code.
 pub fn run(command: Command) -> u8 {
     let done = match command {
         Command::Help => print(HELP),
@@ -64,7 +65,7 @@ pub fn run(command: Command) -> u8 {
         Command::PrintConfig(options) => print_config(&options),
         Command::Discover(_) => found().and_then(|found| print(&discover::configuration(&found))),
         Command::HealthCheck(options) => healthcheck(&options),
-        Command::Demo(options) => try_out(&options),
+        Command::Demo(options) => run_demo(&options),
         Command::Serve(options) => serve(&options),
     };
     match done {
@@ -77,19 +78,19 @@ pub fn run(command: Command) -> u8 {
     }
 }
 
-/// A closed or full stdout must end nothing.
+/// A closed or full stdout is no reason to end.
 fn print(text: &str) -> Result<(), End> {
     let mut out = std::io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     Ok(())
 }
 
-/// A configuration, where it is from, and what is to be said about it.
+/// A configuration, its source and its warnings.
 struct Loaded {
     config: Config,
     file: Option<PathBuf>,
     warnings: Vec<String>,
-    /// The file is one of routes: the page brings what stands in it.
+    /// The file is one of routes (format 003): the page adds its routes.
     is_paged: bool,
     /// The endpoints are what discovery found.
     is_found: bool,
@@ -100,7 +101,7 @@ impl Loaded {
         Self { config, file, warnings, is_paged: false, is_found: false }
     }
 
-    /// What is in force before the page adds its routes.
+    /// The configuration without the routes that the page adds.
     fn base(&self) -> Config {
         let mut base = self.config.clone();
         if self.is_paged {
@@ -137,7 +138,7 @@ fn configuration(options: &Options) -> Result<Loaded, End> {
         Loaded { is_found, ..Loaded::new(config, None, std::iter::once(said).chain(locked).collect()) }
     };
     override_by(options, &mut loaded.config)?;
-    // What discovery found is no choice of the user: its port is only taken by now.
+    // The user did not choose what discovery found: its port is merely in use.
     if !loaded.is_found {
         let place = loaded.file.as_ref().map_or("environment".into(), |file| file.display().to_string());
         load::refuse_own_addresses(&place, &loaded.config)?;
@@ -145,7 +146,7 @@ fn configuration(options: &Options) -> Result<Loaded, End> {
     Ok(loaded)
 }
 
-/// Bodies may take a quarter of the memory there is: what is freed does not go back to the system at once.
+/// Limits bodies to a quarter of the memory: what is freed does not go back to the system at once.
 fn fit_memory(server: &mut Server, memory: Option<u64>) -> Option<String> {
     let mib = memory? >> 20;
     let room = (mib / 4).max(1) << 20;
@@ -186,7 +187,7 @@ fn found() -> Result<Vec<discover::Server>, End> {
 
 fn print_config(options: &Options) -> Result<(), End> {
     let mut loaded = configuration(options)?;
-    // What the page would add stands in the text already.
+    // The routes of the page are in the text already.
     loaded.config.admin.enabled &= !loaded.is_paged;
     print(&print::yaml(&loaded.config))
 }
@@ -199,7 +200,7 @@ fn check(options: &Options) -> Result<(), End> {
     print(&print::summary(&loaded.config))
 }
 
-/// Asks the proxy that this configuration describes; any answer but 200 is a no.
+/// Asks the `/health` of the proxy that this configuration describes; anything but 200 is a failure.
 fn healthcheck(options: &Options) -> Result<(), End> {
     let mut server = match load::find(options.config.as_deref()) {
         Some(file) => load::load(&file)?.config,
@@ -219,7 +220,8 @@ fn healthcheck(options: &Options) -> Result<(), End> {
     }
 }
 
-fn try_out(options: &Options) -> Result<(), End> {
+fn run_demo(options: &Options) -> Result<(), End> {
+    DEMO.require().map_err(|absent| End::new(CONFIG, absent))?;
     let demo = demo::start().map_err(|e| End::new(1, format!("the demo servers cannot start: {e}")))?;
     let mut config = demo::config(&demo);
     override_by(options, &mut config)?;
@@ -234,7 +236,7 @@ fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>
     let memory = load::memory_limit();
     loaded.warnings.extend(fit_memory(&mut loaded.config.server, memory));
     let log = log_writer::install(&loaded.config.log);
-    let signals = signals::listen().map_err(|e| End::new(1, format!("signals cannot be heard: {e}")))?;
+    let signals = signals::listen().map_err(|e| End::new(1, format!("cannot listen for signals: {e}")))?;
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
@@ -270,7 +272,7 @@ fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>
     let link = running.admin_link();
     match (demo, &link) {
         (Some(demo), _) => print(&demo::banner(running.addr(), link.as_deref().unwrap_or_default(), demo))?,
-        // Never the log: who has the link has the page.
+        // Never the log: the link holds the token.
         (None, Some(link)) => print(&format!("llmproxy admin page: {link}\n"))?,
         (None, None) => {}
     }
@@ -286,7 +288,7 @@ fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>
     end
 }
 
-/// The main thread's life: signals, and whether the event loop still turns.
+/// The loop of the main thread: signals, and whether the event loop still runs.
 fn watch(
     running: &Running,
     signals: &Receiver<Signal>,
@@ -294,10 +296,10 @@ fn watch(
     load: &dyn Fn() -> Result<Loaded, End>,
 ) -> Result<(), End> {
     let watchdog = watchdog_interval(load::env("WATCHDOG_USEC"), load::env("WATCHDOG_PID"));
-    let pulse = watchdog.map_or(PULSE, |interval| interval.min(PULSE));
+    let tick = watchdog.map_or(TICK, |interval| interval.min(TICK));
     let mut beats = running.server_handle().beats();
     loop {
-        match signals.recv_timeout(pulse) {
+        match signals.recv_timeout(tick) {
             Ok(Signal::Stop) => return Ok(()),
             Ok(Signal::Reload) => {
                 service.reloading(time::now());
@@ -316,7 +318,7 @@ fn watch(
                     running.server_handle().nudge();
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(End::new(1, "signals cannot be heard any more")),
+            Err(RecvTimeoutError::Disconnected) => return Err(End::new(1, "cannot listen for signals any more")),
         }
     }
 }
@@ -354,7 +356,7 @@ fn handed_over() -> Option<TcpListener> {
 }
 
 fn flush_logs(log: LoggerHandle) {
-    let _ = log.flush(time::now() + LAST_WORDS);
+    let _ = log.flush(time::now() + FLUSH_TIMEOUT);
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Puts configurations in force, one at a time: what the file says, and what the page adds to it.
+//! Puts configurations in force, one at a time: the file's, with the routes of the page.
 
 use crate::admin::{Admin, ConfigControl};
 use crate::config::{Config, Problem};
@@ -13,37 +13,37 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 type Read = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
 
-/// Whoever changes the configuration of a running proxy.
+/// The one place where the configuration of a running proxy changes.
 pub(crate) struct ConfigManager {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) shared: Arc<SnapshotStore>,
     /// What the file says, without the page's routes. Held while a configuration comes into force.
     pub(crate) base: Mutex<Config>,
-    /// What opens the page while the configuration has no token; made at each start.
+    /// The token of the page while the configuration has none; made at each start.
     pub(crate) token: Secret,
     pub(crate) admin: Option<Arc<Admin>>,
-    /// Bounds of heads and bodies change there.
+    /// Gets the new limits of heads and bodies.
     pub(crate) server_handle: OnceLock<ServerHandle>,
     /// How the file is read again.
     pub read: OnceLock<Read>,
 }
 
 impl ConfigManager {
-    /// A configuration that was read comes into force; what needs a restart.
-    pub(crate) fn take(&self, config: Config) -> Result<Vec<&'static str>, String> {
+    /// Puts a configuration in force that was read again; returns what needs a restart.
+    pub(crate) fn reload(&self, config: Config) -> Result<Vec<&'static str>, String> {
         if let Some(admin) = &self.admin {
             admin.read_again(&config)?;
         }
-        let later = self.put(Some(config))?;
+        let later = self.apply(Some(config))?;
         self.proxy.warn_of_open_listeners();
         Ok(later)
     }
 
-    /// A new base, or the one there is, comes into force with what the page adds to it.
+    /// Puts a new base, or the current one, in force with the routes of the page; returns what needs a restart.
     ///
     /// # Errors
-    /// The page's routes do not fit to it, or an address that it takes away would be left without keys.
-    pub(crate) fn put(&self, config: Option<Config>) -> Result<Vec<&'static str>, String> {
+    /// The page's routes do not fit it, or an address that it takes away would be left without keys.
+    pub(crate) fn apply(&self, config: Option<Config>) -> Result<Vec<&'static str>, String> {
         let mut base = lock(&self.base);
         let config = config.unwrap_or_else(|| base.clone());
         let mut merged = self.merged(&config)?;
@@ -57,28 +57,28 @@ impl ConfigManager {
             return Err(text.into());
         }
         let mut later = Vec::new();
-        let mut keep = |key, differs: bool| later.extend(differs.then_some(key));
-        keep("server.host", new.host != old.host);
-        keep("server.port", new.port != old.port);
-        keep("server.workers", new.workers != old.workers);
-        keep("server.backlog", new.backlog != old.backlog);
-        keep("server.maxConnections", new.max_connections != old.max_connections);
-        keep("server.bodyMemory", new.body_memory != old.body_memory);
+        let mut needs_restart = |key, differs: bool| later.extend(differs.then_some(key));
+        needs_restart("server.host", new.host != old.host);
+        needs_restart("server.port", new.port != old.port);
+        needs_restart("server.workers", new.workers != old.workers);
+        needs_restart("server.backlog", new.backlog != old.backlog);
+        needs_restart("server.maxConnections", new.max_connections != old.max_connections);
+        needs_restart("server.bodyMemory", new.body_memory != old.body_memory);
         let listeners = |config: &Config| -> Vec<(String, String, u16)> {
             config.listeners.iter().map(|one| (one.name.clone(), one.host.clone(), one.port)).collect()
         };
-        keep("listeners", listeners(&merged) != listeners(&snapshot.config));
+        needs_restart("listeners", listeners(&merged) != listeners(&snapshot.config));
         let (ours, theirs) = (&snapshot.config.jobs, &merged.jobs);
-        keep("jobs.enabled", theirs.enabled != ours.enabled);
-        keep("jobs.dir", theirs.dir != ours.dir);
-        keep("jobs.maxConcurrent", theirs.max_concurrent != ours.max_concurrent);
+        needs_restart("jobs.enabled", theirs.enabled != ours.enabled);
+        needs_restart("jobs.dir", theirs.dir != ours.dir);
+        needs_restart("jobs.maxConcurrent", theirs.max_concurrent != ours.max_concurrent);
         let (ours, theirs) = (&snapshot.config.admin, &merged.admin);
-        keep("admin.enabled", theirs.enabled != ours.enabled);
-        keep("admin.routesFile", theirs.routes_file != ours.routes_file);
-        keep("admin.port", (theirs.port, &theirs.host) != (ours.port, &ours.host));
-        // Nobody was told the token that stands in for the one that is gone.
+        needs_restart("admin.enabled", theirs.enabled != ours.enabled);
+        needs_restart("admin.routesFile", theirs.routes_file != ours.routes_file);
+        needs_restart("admin.port", (theirs.port, &theirs.host) != (ours.port, &ours.host));
+        // A removed token is replaced by the one made at the start, which the user may never have seen.
         let is_gone = theirs.token.is_none() && ours.token.as_ref().is_some_and(|token| *token != self.token);
-        keep("admin.token", theirs.enabled && is_gone);
+        needs_restart("admin.token", theirs.enabled && is_gone);
         merged.jobs.enabled = snapshot.config.jobs.enabled;
         merged.admin.enabled = ours.enabled;
         (merged.admin.port, merged.admin.routes_file) = (ours.port, ours.routes_file.clone());
@@ -94,7 +94,7 @@ impl ConfigManager {
             server_handle.configure(new);
         }
         self.shared.update(|old| old.reconfigured(merged, time::now()));
-        // Endpoints that are new, or elsewhere now, are asked at once.
+        // New and moved endpoints are probed at once.
         if self.server_handle.get().is_some() {
             self.shared.notify(HealthEvent::Force(Box::new(|| ())));
         }
@@ -109,14 +109,14 @@ impl ConfigManager {
 }
 
 impl ConfigControl for ConfigManager {
-    fn steer(&self) -> Result<Vec<&'static str>, String> {
-        self.put(None)
+    fn apply_routes(&self) -> Result<Vec<&'static str>, String> {
+        self.apply(None)
     }
 
-    fn reload(&self) -> Result<Vec<&'static str>, String> {
+    fn reload_file(&self) -> Result<Vec<&'static str>, String> {
         let read =
             self.read.get().ok_or("it was started without a configuration file; there is nothing to read again")?;
-        let loaded = read().and_then(|config| self.take(config));
+        let loaded = read().and_then(|config| self.reload(config));
         match &loaded {
             Ok(_) => log::info!("the configuration was reloaded from the page"),
             Err(why) => {

@@ -1,5 +1,5 @@
-//! What the page can do: change the file of routes, press buttons. Every change is checked whole, written whole, then in
-//! force.
+//! The page's changes: the file of routes, endpoints, requests in progress. A change is checked and written whole before it
+//! comes into force.
 
 use super::{Admin, routes, routes_file};
 use crate::api::errors::{Failure, Kind};
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use std::io::ErrorKind;
 
 impl Admin {
-    /// `GET /admin/config`: keys as masks, in clear only for who has the token.
+    /// `GET /admin/config`: keys as masks, in clear text only with the token.
     pub(super) fn shown(&self, request: &Request, opened: Opened) -> Result<LocalResponse, Failure> {
         let reveal = request.head.target.query().is_some_and(|query| query.split('&').any(|pair| pair == "reveal=1"));
         if reveal && opened != Opened::Token {
@@ -28,9 +28,9 @@ impl Admin {
         let mut file = load::json(&text).map_err(|why| unreadable(&why))?;
         let models = Value::Object(routes::models(&mut file).clone());
         let models = if reveal { models } else { routes::masked(&models) };
-        let mut told = LocalResponse::json(StatusCode::OK, &json!({"Models": models}));
-        told.fields.push((header::ETAG, etag(&text)));
-        Ok(told)
+        let mut answer = LocalResponse::json(StatusCode::OK, &json!({"Models": models}));
+        answer.fields.push((header::ETAG, etag(&text)));
+        Ok(answer)
     }
 
     pub(super) fn act(&self, request: &Request, rest: &str) -> Result<LocalResponse, Failure> {
@@ -66,7 +66,7 @@ impl Admin {
                 let later = self
                     .config_manager()
                     .ok_or_else(cancel)?
-                    .reload()
+                    .reload_file()
                     .map_err(|why| Failure::new(Kind::InvalidBody, why))?;
                 Ok(LocalResponse::json(
                     StatusCode::OK,
@@ -79,7 +79,10 @@ impl Admin {
                     return Err(Failure::new(Kind::PathNotFound, "There is no endpoint of this name."));
                 }
                 lock(&self.switched).insert(name.clone(), button == "enable");
-                self.config_manager().ok_or_else(cancel)?.steer().map_err(|why| Failure::new(Kind::Internal, why))?;
+                self.config_manager()
+                    .ok_or_else(cancel)?
+                    .apply_routes()
+                    .map_err(|why| Failure::new(Kind::Internal, why))?;
                 log::info!("admin: endpoint {name} was switched {}", if button == "enable" { "on" } else { "off" });
                 Ok(done(format!("The endpoint {name} is {button}d until the next start.")))
             }
@@ -118,7 +121,7 @@ impl Admin {
         let base = config_manager.base();
         let _turn = lock(&self.changing);
         let disk = self.on_disk().map_err(|error| unreadable(&error.to_string()))?;
-        // What somebody wrote by hand meanwhile is not lost.
+        // Manual edits made meanwhile are kept.
         let text = disk.unwrap_or_else(|| lock(&self.file).clone());
         let wanted = request.head.fields.get(header::IF_MATCH);
         if wanted.is_some_and(|wanted| *wanted != etag(&text) && wanted != "*") {
@@ -128,7 +131,7 @@ impl Admin {
             ));
         }
         let mut file = load::json(&text).map_err(|why| unreadable(&why))?;
-        // Comments are somebody's work, and are not written again.
+        // The file is written without comments; a text that has some is kept beside it.
         let by_hand = serde_json::from_str::<IgnoredAny>(&text).is_err().then_some(text);
         let Some((message, mut problems)) = change(&mut file) else {
             let name = request.head.target.path().rsplit('/').next().and_then(|raw| name(raw).ok()).unwrap_or_default();
@@ -152,18 +155,18 @@ impl Admin {
         self.write(by_hand.as_deref(), &text)?;
         let tag = etag(&text);
         *lock(&self.file) = text;
-        config_manager.steer().map_err(|why| {
+        config_manager.apply_routes().map_err(|why| {
             Failure::new(Kind::Internal, format!("The file of routes was written, but is not in force: {why}"))
         })?;
         log::info!("admin: {message}");
-        let mut told = LocalResponse::json(StatusCode::OK, &json!({"message": message}));
-        told.fields.push((header::ETAG, tag));
-        Ok(told)
+        let mut answer = LocalResponse::json(StatusCode::OK, &json!({"message": message}));
+        answer.fields.push((header::ETAG, tag));
+        Ok(answer)
     }
 }
 
 impl Admin {
-    /// Writes the file of routes, and what somebody wrote by hand beside it.
+    /// Writes the file of routes; a text that was edited by hand is kept in a file beside it.
     fn write(&self, by_hand: Option<&str>, text: &str) -> Result<(), Failure> {
         if self.path.as_os_str().is_empty() {
             return Ok(());
@@ -184,7 +187,7 @@ impl Admin {
     }
 }
 
-/// 400 with every problem, each with the field it stands beside.
+/// 400 with every problem and its field.
 fn refusal(problems: &[(String, String)]) -> LocalResponse {
     let details: Vec<_> = problems.iter().map(|(path, text)| json!({"path": path, "message": text})).collect();
     let text = "The model cannot be used like this; nothing was changed.";
@@ -192,7 +195,7 @@ fn refusal(problems: &[(String, String)]) -> LocalResponse {
     LocalResponse::json(StatusCode::BAD_REQUEST, &json!({ "error": error }))
 }
 
-/// The one decoding of a name in a path.
+/// A percent-decoded name of a path.
 fn name(raw: &str) -> Result<String, Failure> {
     let bytes = decoded(raw, false).and_then(|bytes| String::from_utf8(bytes).ok());
     bytes.ok_or_else(|| Failure::new(Kind::InvalidBody, "The name in the path is not UTF-8, percent-encoded."))
@@ -215,7 +218,7 @@ pub(super) fn pretty(file: &Value) -> String {
     serde_json::to_string_pretty(file).unwrap_or_default() + "\n"
 }
 
-/// What tells one content of the file from another.
+/// The entity tag of a content of the file.
 fn etag(text: &str) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{}\"", fingerprint(text, 8))).unwrap_or(HeaderValue::from_static("\"\""))
 }

@@ -1,4 +1,4 @@
-//! Who watches the page live: a thread each, a few at most, and an event a second.
+//! The live view of the page: a thread per viewer, a few at most, one event a second.
 
 use super::Admin;
 use crate::api::errors::{Failure, Kind};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Pages that are watched live at once.
+/// Live views at once.
 const MOST: usize = 8;
 const EVERY: Duration = Duration::from_secs(1);
 /// An event is counted so many times: as text, and as the values that it is made of and compared with.
@@ -30,7 +30,7 @@ impl Drop for Seat {
     }
 }
 
-/// Takes a seat if one is free.
+/// Counts a viewer, unless there are too many.
 fn seat(admin: &Arc<Admin>, viewers: &AtomicUsize) -> Option<Seat> {
     let taken = viewers.fetch_add(1, Ordering::SeqCst);
     let seat = Seat(Arc::clone(admin));
@@ -72,7 +72,7 @@ fn show(seat: &Seat, context: &RequestContext, request: &Request, response: &mut
     while !admin.closed.is_cancelled() {
         let mut status = admin.status(&seen);
         seen = status["seen"].take();
-        // Models change seldom, and are long.
+        // Models are long and change seldom.
         if status["models"] == models {
             status.as_object_mut().map(|all| all.shift_remove("models"));
         } else {
@@ -89,8 +89,8 @@ fn show(seat: &Seat, context: &RequestContext, request: &Request, response: &mut
     response.finish();
 }
 
-/// Leaves of requests that were told of before only what has changed, and not their age, which the page reckons.
-/// Returns all of them whole, by id, for the next time.
+/// Reduces requests that were sent before to what has changed; the page computes their age itself. Returns all of them
+/// whole, by id, for the next event.
 fn shorten(running: &mut Value, before: &HashMap<String, Value>) -> HashMap<String, Value> {
     let mut now = HashMap::new();
     for one in running.as_array_mut().into_iter().flatten() {

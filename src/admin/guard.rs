@@ -1,4 +1,5 @@
-//! Who may use the page: who has the token, or with `admin.open` this machine; called by its own name; from its own pages (FAULTS F5 to F9).
+//! Access to the page: the token, or with `admin.open` a loopback peer; a known `Host`; no foreign `Origin` (FAULTS F5 to
+//! F9).
 
 use crate::api::errors::{Failure, Kind};
 use crate::config::{Admin, Network};
@@ -11,12 +12,12 @@ use http::{HeaderName, Method, header};
 use std::net::IpAddr;
 use std::time::Instant;
 
-/// What a request to the page is measured by.
+/// The rules for requests to the page.
 pub(crate) struct Rules<'a> {
     pub(crate) admin: &'a Admin,
-    /// Keys, of which some open the page; they count wrong tokens too.
+    /// Client keys, some of which open the page; it counts wrong tokens too.
     pub(crate) key_ring: &'a KeyRing,
-    /// More names that this proxy may be called by.
+    /// More names that `Host` may have.
     pub(crate) hosts: &'a [String],
     /// Peers whose `X-Forwarded-For` is believed.
     pub(crate) trusted: &'a [Network],
@@ -25,8 +26,8 @@ pub(crate) struct Rules<'a> {
 /// Whether a request may come in.
 ///
 /// # Errors
-/// 421 for a foreign name, 403 for another page, 401 without a right, 429 after too many guesses, 415 for what is not
-/// JSON.
+/// 421 for an unknown `Host`, 403 for a foreign page, 401 without a valid token, 429 after too many wrong ones, 415 for a
+/// body that is not JSON.
 pub(crate) fn admit(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<Opened, Failure> {
     let hosts: Vec<String> = rules.hosts.iter().chain(&rules.admin.allowed_hosts).cloned().collect();
     cors::check_host(head.fields.get(header::HOST), &hosts)?;
@@ -42,7 +43,7 @@ pub(crate) fn admit(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) 
     Ok(opened)
 }
 
-/// The page's own files, and the way to them.
+/// The page's own files, and the redirect to them.
 fn is_shell(path: &str) -> bool {
     matches!(path, "/" | "/admin" | "/admin.html" | "/admin/" | "/admin/page.css" | "/admin/page.js")
 }
@@ -72,7 +73,7 @@ fn came_through(head: &Head) -> bool {
     head.version == Version::Http10 || head.fields.iter().any(|(name, _)| is_mark(name.as_str()))
 }
 
-/// A browser tells who wrote a request; other programs tell nothing.
+/// Browsers say which page a request is from; other programs do not.
 fn same_site(head: &Head) -> Result<(), Failure> {
     let refused = || Failure::new(Kind::Forbidden, "Another web page may not use this one.");
     let text = |name: HeaderName| {

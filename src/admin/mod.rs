@@ -1,4 +1,4 @@
-//! The page: what is going on, what goes where, and a few buttons. Its own rules of who may come in stand in `guard`.
+//! The admin page: status, routes, a few actions. Its access rules are in `guard`.
 
 mod actions;
 mod events;
@@ -35,21 +35,21 @@ const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
 pub(crate) trait ConfigControl: Send + Sync {
-    /// What the file says, with the routes of the page's file and its switches, comes into force; what needs a restart.
-    fn steer(&self) -> Result<Vec<&'static str>, String>;
-    /// Reads the configuration again.
-    fn reload(&self) -> Result<Vec<&'static str>, String>;
+    /// Puts the configuration in force with the current routes and switches of the page; returns what needs a restart.
+    fn apply_routes(&self) -> Result<Vec<&'static str>, String>;
+    /// Reads the file again and puts it in force; returns what needs a restart.
+    fn reload_file(&self) -> Result<Vec<&'static str>, String>;
     fn base(&self) -> Config;
 }
 
-/// The page and what it knows.
+/// The page and its state.
 pub(crate) struct Admin {
     proxy: Arc<Proxy>,
     shared: Arc<SnapshotStore>,
     path: PathBuf,
     /// The file of routes as it was last read or written.
     file: Mutex<String>,
-    /// Held while the file is read, changed and written. Nobody but who works with the disk waits for it.
+    /// Held while the file is read, changed and written; only threads of the disk queue wait for it.
     changing: Mutex<()>,
     /// Endpoints switched by hand, until the next start.
     switched: Mutex<BTreeMap<String, bool>>,
@@ -69,7 +69,7 @@ pub enum Unusable {
 }
 
 impl Admin {
-    /// The page over a proxy; a file of routes that is missing or empty is made, without any.
+    /// The page over a proxy. A file of routes that is missing or empty is created.
     ///
     /// # Errors
     /// The file is there and cannot be used: it is not overwritten.
@@ -83,7 +83,7 @@ impl Admin {
             String::from_utf8(bytes).map_err(|error| Unusable::File(path.clone(), std::io::Error::other(error)))?;
         if text.trim().is_empty() {
             text = "{\"Models\": {}}\n".into();
-            // Made now, so that a folder that cannot be written is known before somebody saves.
+            // Created now, so that a folder that is not writable is known before a user saves.
             if !path.as_os_str().is_empty()
                 && let Err(error) = routes_file::write(&path, text.as_bytes())
             {
@@ -106,7 +106,7 @@ impl Admin {
         Ok(Arc::new(admin))
     }
 
-    /// From now on changes come into force through this.
+    /// How changes come into force.
     pub(crate) fn set_config_control(self: &Arc<Self>, config_manager: Weak<dyn ConfigControl>) {
         let _ = self.config_manager.set(config_manager);
         let _ = self.me.set(Arc::downgrade(self));
@@ -129,7 +129,7 @@ impl Admin {
         Ok(config)
     }
 
-    /// Reads the file of routes again, as somebody may have edited it by hand.
+    /// Reads the file of routes again; it may have been edited by hand.
     ///
     /// # Errors
     /// It cannot be read, or says something wrong; what was read before stays.
@@ -179,7 +179,7 @@ impl AdminHandler for Admin {
     }
 
     fn serve(&self, context: RequestContext, request: Request, response: &mut Response) {
-        // Asked again, because who may come in can have changed while the body came.
+        // Again, because the rules can have changed while the body was read.
         let opened = match self.opened(&request.head, request.peer) {
             Ok(opened) => opened,
             Err(failure) => return context.refuse(response, &failure),
@@ -189,7 +189,7 @@ impl AdminHandler for Admin {
         if !(rest.starts_with("/config") || rest == "/reload") {
             return self.answer(context, request, response, &rest, opened);
         }
-        // What works with the disk waits for its turn there, and holds no other control thread up.
+        // Disk work is queued, so that a slow disk does not block the control threads.
         let Some(admin) = self.me() else { return context.refuse(response, &actions::cancel()) };
         let mut response = response.detach();
         self.proxy.disk.run(Box::new(move |has_room| match has_room {
@@ -211,7 +211,7 @@ impl Admin {
             body: text.as_bytes().to_vec(),
             fields: vec![(header::CONTENT_TYPE, HeaderValue::from_static(kind))],
         };
-        let told = match rest {
+        let answer = match rest {
             "" | ".html" if is_read => Ok(LocalResponse {
                 status: StatusCode::FOUND,
                 body: Vec::new(),
@@ -225,8 +225,8 @@ impl Admin {
             "/config" if is_read => self.shown(&request, opened),
             _ => self.act(&request, rest),
         };
-        match told {
-            Ok(told) => context.told(response, &told),
+        match answer {
+            Ok(answer) => context.told(response, &answer),
             Err(failure) => context.refuse(response, &failure),
         }
     }

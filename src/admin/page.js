@@ -109,7 +109,7 @@ document.addEventListener('visibilitychange', () => {
 function show(now) {
   const up = now.endpoints.filter((one) => one.enabled && one.state !== 'unhealthy' && one.state !== 'loading').length;
   const jobs = now.jobs.pending === undefined ? '' : `, jobs ${now.jobs.pending} waiting ${now.jobs.processing} running`;
-  // Those that wait are in progress too.
+  // Queued requests are in progress too.
   const working = Math.max(0, now.running.length - now.queue);
   $('summary').textContent = `${up} of ${now.endpoints.length} endpoints available, ${working} running, ${now.queue} waiting, ` +
     `${now.connections} connections${jobs}, ${now.version}` + (now.reload_success ? '' : ' — the last reload failed, see the log');
@@ -178,10 +178,10 @@ function endpoint(one) {
   card.querySelector('polyline').setAttribute('points', points.join(' '));
 }
 
-// Of those that are known only what has changed comes.
-function running(news) {
+// Of known requests only changes are sent.
+function running(updates) {
   const known = new Map(state.running.map((one) => [one.id, one]));
-  const all = news.map((one) => ({ began: performance.now() - one.age_ms, ...known.get(one.id), ...one }));
+  const all = updates.map((one) => ({ began: performance.now() - one.age_ms, ...known.get(one.id), ...one }));
   state.running = all;
   const focused = document.activeElement?.dataset?.id;
   $('running').replaceChildren(...all.map((one) => {
@@ -286,7 +286,7 @@ async function routes() {
   if (!answer.ok) { $('routes-told').textContent = (await told(answer)).text; return; }
   state.etag = answer.headers.get('etag');
   const { Models } = await answer.json();
-  // What is being edited is not thrown away.
+  // Unsaved edits are kept.
   const edited = [...document.querySelectorAll('.route.changed')];
   const fresh = Object.entries(Models).map(([name, model]) => routeOf(name, model));
   $('routes').replaceChildren(...fresh.map((one) => edited.find((other) => other.dataset.name === one.dataset.name) || one), ...edited.filter((one) => !(one.dataset.name in Models)));
@@ -335,7 +335,7 @@ $('chat').addEventListener('submit', async (event) => {
   };
   try {
     const headers = { 'Content-Type': 'application/json', Prefer: 'wait' };
-    // At an address of its own the token opens the API too; elsewhere it must not go there.
+    // On a listener of its own the token opens the API too; elsewhere it must not be sent there.
     if (state.apart && state.token) headers.Authorization = `Bearer ${state.token}`;
     if ($('chat-key').value) headers.Authorization = `Bearer ${$('chat-key').value}`;
     const body = { model: $('chat-model').value, stream: true, messages: [{ role: 'user', content: $('chat-text').value }] };

@@ -1,5 +1,5 @@
-//! What the file of routes says, as the page edits it: models in the form of format 003. Keys are shown as masks, and a
-//! mask that comes back stands for the key it was made of. Pure.
+//! The file of routes as the page edits it: models in format 003. Keys are shown as masks; a mask that is sent back stands
+//! for its key. Pure.
 
 use crate::util::secret::fingerprint;
 use serde_json::{Map, Value, json};
@@ -122,7 +122,7 @@ fn field<'a>(map: &'a Map<String, Value>, name: &str) -> &'a Value {
 
 const MASK: &str = "***";
 
-/// What is shown of a key: enough to tell it from others, and nothing of it.
+/// A mask: enough to tell keys apart, and nothing of the key.
 fn mask(key: &str) -> String {
     format!("{MASK}{}", fingerprint(key, 4))
 }

@@ -1,14 +1,14 @@
-//! The file of routes on disk: read whole, written whole or not at all. Knows bytes, not what they mean.
+//! The file of routes on disk: read whole, written whole or not at all.
 
 use crate::util::random;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// No file of routes comes near.
+/// More than any file of routes.
 pub(crate) const MOST: u64 = 1 << 20;
 
-/// What the file holds; nothing where there is none.
+/// The content of the file; empty if there is none.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     match File::open(path) {
@@ -26,8 +26,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_by(path, bytes, sync)
 }
 
-fn write_by(path: &Path, bytes: &[u8], settle: fn(&Path) -> io::Result<()>) -> io::Result<()> {
-    // A link stays one.
+fn write_by(path: &Path, bytes: &[u8], sync_folder: fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    // A symbolic link is kept.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = folder(path);
     fs::create_dir_all(&folder)?;
@@ -41,8 +41,8 @@ fn write_by(path: &Path, bytes: &[u8], settle: fn(&Path) -> io::Result<()>) -> i
     });
     let placed = written.and_then(|()| fs::rename(&unfinished, path));
     placed.inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
-    // The new file is there, whatever this says; only a loss of power could still bring the old one back.
-    if let Err(error) = settle(&folder) {
+    // The new file is in place even if this fails; only a power cut could bring the old one back.
+    if let Err(error) = sync_folder(&folder) {
         log::warn!("admin: {} was written, but its folder was not synced: {error}", path.display());
     }
     Ok(())
@@ -100,7 +100,7 @@ mod tests {
             assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
         }
         assert!(write(&path.join("x"), b"three").is_err());
-        // S11: what is there is told to be there.
+        // S11: a file that is in place is reported as written.
         write_by(&path, b"five", |_| Err(io::Error::other("no sync"))).expect("it is in its place");
         assert_eq!(read(&path).expect("a file"), b"five");
         #[cfg(unix)]

@@ -10,7 +10,7 @@ use crate::util::time;
 use serde_json::{Value, json};
 
 impl Admin {
-    /// All of it; of what only grows, what is new since the numbers of `seen`.
+    /// Everything; of requests and log lines only those after the numbers of `seen`.
     pub(super) fn status(&self, seen: &Value) -> Value {
         let snapshot = self.shared.load();
         let stats = self.proxy.stats();
@@ -22,7 +22,7 @@ impl Admin {
             .get()
             .and_then(std::sync::Weak::upgrade)
             .map(|config_manager: std::sync::Arc<dyn ConfigControl>| config_manager.base());
-        // One that only a route brings which does not use it is nothing to look at.
+        // An endpoint that only a disabled backend of a route brings is not shown.
         let is_known =
             |name: &str| base.as_ref().is_none_or(|base: &Config| base.endpoints.iter().any(|one| one.name == name));
         let switched = lock(&self.switched).clone();
@@ -81,7 +81,7 @@ fn view(endpoint: &Endpoint, speed: f64) -> Value {
     })
 }
 
-/// Every model with who serves it, and where that is said: the configuration, the page, or the endpoints themselves.
+/// Every model, who serves it, and where it is from: the configuration, the page, or the endpoints' lists.
 fn models(config: &Config, base: Option<&Config>, endpoints: &[std::sync::Arc<Endpoint>]) -> Vec<Value> {
     let mut out = Vec::new();
     for route in &config.models {

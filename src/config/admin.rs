@@ -1,4 +1,4 @@
-//! The page: where it is, who may use it, and the file it writes.
+//! `admin`
 
 use crate::util::secret::Secret;
 use std::path::PathBuf;
@@ -11,12 +11,12 @@ pub struct Admin {
     pub host: String,
     /// Its port; none = the main listener.
     pub port: Option<u16>,
-    /// What opens it; without one a token is made at each start.
+    /// Without one a token is made at each start.
     pub token: Option<Secret>,
     pub open: bool,
-    /// The file of routes that the page writes, in the form of format 003; without a name (the demo) nothing is written.
+    /// The file of routes that the page writes, in format 003; without a name (the demo) nothing is written.
     pub routes_file: PathBuf,
-    /// More names that it may be called by.
+    /// More names that `Host` may have.
     pub allowed_hosts: Vec<String>,
     /// Endpoints that only the page's routes have are probed; not where the file is one of routes (format 003).
     pub probe: bool,

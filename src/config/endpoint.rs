@@ -1,4 +1,4 @@
-//! An endpoint as the user wrote it: where it is, how it is asked, what is sent along.
+//! An endpoint as configured: its address, how it is probed, what is sent to it.
 
 use super::{CaFile, Timeouts};
 use crate::util::secret::Secret;
@@ -22,11 +22,11 @@ pub struct Endpoint {
     pub models: Vec<String>,
     /// Used for `auto`, an empty or a missing model.
     pub default_model: Option<String>,
-    /// Its share where a strategy goes by weight, at least 1.
+    /// Its share with a strategy that uses weights, at least 1.
     pub weight: u16,
-    /// Requests there at once.
+    /// Requests in progress there at once.
     pub max_concurrent: MaxConcurrent,
-    /// What happens upstream when the client leaves.
+    /// What happens upstream when the client disconnects.
     pub on_client_gone: OnClientGone,
     /// Stage time-outs with the endpoint's overrides applied.
     pub timeouts: Timeouts,
@@ -36,9 +36,9 @@ pub struct Endpoint {
     pub user_agent: Option<String>,
     /// Authorities whose certificates are trusted here besides the built-in ones.
     pub ca_file: Option<CaFile>,
-    /// `timeouts.total` does not bound answers that are streamed. Only a group says otherwise.
+    /// `timeouts.total` does not bound answers that are streamed. Only a group can change it.
     pub stream: bool,
-    /// How long idle connections are kept. Only a group says otherwise.
+    /// How long idle connections are kept. Only a group can change it.
     pub keep_alive: Duration,
 }
 
@@ -79,7 +79,7 @@ pub struct Base {
     /// Host name or address, IPv6 without brackets.
     pub host: String,
     pub port: u16,
-    /// The path as it was given, no trailing slash: what paths that are passed on as they are stand below.
+    /// The path as given, no trailing slash: the prefix of raw paths.
     pub given: String,
     /// Path put before paths outside `/v1` (`/health`, `/props`): no trailing slash, maybe empty.
     pub root: String,
@@ -95,7 +95,7 @@ impl Base {
     }
 }
 
-/// What the health thread asks an endpoint.
+/// The path that the health thread probes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
     /// `healthCheck: false`: never probed, counts as available.
@@ -153,7 +153,7 @@ pub enum OnClientGone {
 /// `endpoints[].maxConcurrent`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxConcurrent {
-    /// llama-server's `total_slots` when it tells, else no limit.
+    /// llama-server's `total_slots` if it reports them, else no limit.
     Auto,
     /// No limit.
     Unlimited,

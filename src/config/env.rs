@@ -1,6 +1,7 @@
-//! Variables in texts: `${NAME}`, `${NAME:-text}`, `$$`. Asks for values, never shows one, knows no key.
+//! Variables in texts: `${NAME}`, `${NAME:-text}`, `$$`; and those of a `.env` file. Never shows a value.
 
 use super::node::{Node, Value};
+use std::collections::HashMap;
 
 /// Puts variables into every text of a tree; a text that cannot be completed becomes [`Value::Broken`].
 pub(super) fn fill_in(node: &mut Node, variable: &dyn Fn(&str) -> Option<String>) {
@@ -63,6 +64,26 @@ fn value(inside: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Stri
     }
 }
 
+/// The variables of a `.env` file: `NAME=value` lines, quotes and comments as dotenv takes them.
+pub fn dotenv(text: &str) -> HashMap<String, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let pair = |line: &str| {
+        let line = line.trim();
+        let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+        let (name, value) = (name.trim(), value.trim());
+        if name.is_empty() || name.starts_with('#') {
+            return None;
+        }
+        let quoted = ['"', '\'', '`'].into_iter().find(|quote| value.starts_with(*quote));
+        let value = match quoted.and_then(|quote| value[1..].split_once(quote)) {
+            Some((inside, _)) => inside,
+            None => value.split(" #").next().and_then(|value| value.split("\t#").next()).unwrap_or_default().trim_end(),
+        };
+        Some((name.to_owned(), value.to_owned()))
+    };
+    text.lines().filter_map(pair).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +114,13 @@ mod tests {
         for text in ["${}", "${a b}", "${1A}", "${a-b}"] {
             assert!(of(text).unwrap_err().contains("no variable's name"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_dotenv_file_is_read_as_dotenv_reads_it() {
+        let read = dotenv("# c\nexport A=1\nB = \"x # y\" # z\nC='q' \nD=a b # c\nE=\n F=g=h\nnothing\n");
+        let mut all: Vec<_> = read.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        all.sort();
+        assert_eq!(all, ["A=1", "B=x # y", "C=q", "D=a b", "E=", "F=g=h"]);
     }
 }

@@ -1,10 +1,10 @@
-//! Several addresses, each with a part of the endpoints behind it.
+//! Groups of endpoints, and the listeners in front of them.
 
 use super::{CorsOrigin, Endpoint, RateLimit, Retry, Strategy, Timeouts};
 use crate::util::secret::Secret;
 use std::time::Duration;
 
-/// One entry of `groups`: endpoints under conditions of their own.
+/// One entry of `groups`: a set of endpoints with settings of its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     pub name: String,
@@ -33,7 +33,7 @@ pub struct Member {
     pub weight: Option<u16>,
 }
 
-/// Stage limits that stand in for others: `None` leaves the other, zero is no limit.
+/// Limits that replace an endpoint's own: `None` keeps that one, zero is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Stages {
     /// See [`Timeouts`].
@@ -47,7 +47,7 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// `base` with these in place of its own.
+    /// `base`, overridden by these.
     pub fn over(&self, base: &Timeouts) -> Timeouts {
         let limit = |ours: Option<Duration>, theirs| match ours {
             None => theirs,
@@ -93,9 +93,9 @@ pub struct Listener {
 /// What clients may do at an address.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ListenerPolicy {
-    /// Name of the group it sees; none = all endpoints.
+    /// Name of the group behind it; none = all endpoints.
     pub group: Option<String>,
-    /// Which of `auth.keys` open it.
+    /// Which of `auth.keys` it accepts.
     pub keys: KeysFor,
     pub rate_limit: Option<RateLimit>,
     pub mode: Mode,
@@ -118,7 +118,7 @@ pub enum KeysFor {
 pub enum Mode {
     #[default]
     Models,
-    /// Everything goes to the group's endpoints as it is.
+    /// Everything is passed to the group's endpoints unchanged.
     Raw,
     /// `/health` and `/metrics` only, the former as the text `OK`.
     Status,

@@ -1,4 +1,4 @@
-//! Work that is handed in now and read later.
+//! `jobs`: submit now, read later.
 
 use crate::util::secret::Secret;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// `jobs` (SPEC section 7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jobs {
-    /// Requests may be handed in for later.
+    /// Requests may be submitted as jobs.
     pub enabled: bool,
     /// Jobs that run at once.
     pub max_concurrent: usize,
@@ -17,7 +17,7 @@ pub struct Jobs {
     /// How long one may run, all tries together.
     pub timeout: Duration,
     pub max_queued: usize,
-    /// Where they lie, relative to the working directory.
+    /// Their folder, relative to the working directory.
     pub dir: PathBuf,
     /// Every request is a job, unless it says `Prefer: wait`.
     pub always: bool,
@@ -27,9 +27,9 @@ pub struct Jobs {
 /// `jobs.webhooks`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Webhooks {
-    /// Hosts that may be told although their addresses are private.
+    /// Hosts that may get webhooks although their addresses are private.
     pub allow: Vec<String>,
-    /// Signs what is told (Standard Webhooks).
+    /// Signs webhooks (Standard Webhooks).
     pub secret: Option<Secret>,
     pub attempts: u32,
 }

@@ -1,11 +1,11 @@
-//! Who may come in, and how far.
+//! Client keys and their limits.
 
 use crate::util::secret::Secret;
 
 /// One entry of `auth.keys`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClientKey {
-    /// What logs and limits call it.
+    /// Its name in logs and limits.
     pub name: String,
     pub key: KeyText,
     /// Patterns of model names with `*`; empty = all.
@@ -46,6 +46,6 @@ pub enum KeyText {
 pub struct RateLimit {
     /// Requests a second in the long run, more than 0.
     pub per_second: f64,
-    /// Requests at once after a pause, at least 1.
+    /// Requests that may come at once, at least 1.
     pub burst: u32,
 }

@@ -1,4 +1,4 @@
-//! The edge to the system: the only reader of configuration files, secret files and the environment.
+//! The only reader of configuration files, secret files and the environment.
 
 use super::authorities::certificates;
 use super::check::{self, Env};
@@ -13,13 +13,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// No file written by hand comes near.
+/// More than any file written by hand.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// Where a configuration is looked for when nobody names one.
+/// Where a configuration is looked for when none is named.
 const PLACES: [&str; 3] = ["config/endpoints.yml", "config.yaml", "/etc/llmproxy/endpoints.yml"];
 
-/// A configuration that may be used, and what should be said about it.
+/// A valid configuration and its warnings.
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
@@ -63,7 +63,7 @@ impl std::error::Error for LoadError {}
 
 /// The file to load: the flag's, the variable's, else the first well-known one that exists.
 pub fn find(flag: Option<&Path>) -> Option<PathBuf> {
-    // One that may not be looked at is tried, so that its owner learns why.
+    // One that cannot be examined is chosen too, so that the error says why.
     search(flag, env("LLMPROXY_CONFIG"), &|path| path.try_exists().unwrap_or(true))
 }
 
@@ -79,13 +79,13 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     let file = |secret: &Path| {
         let path = folder.join(secret);
         let text = self::text(&path)?;
-        // Certificates are for everybody.
+        // Certificates are public.
         let is_secret = !text.contains("-----BEGIN CERTIFICATE-----");
         exposed_files.borrow_mut().extend((is_secret && is_world_readable(&path)).then_some(path));
         Ok(text)
     };
-    let outside = Env { variable: &env, file: &file };
-    let checked = check::check(&path.display().to_string(), &text, outside).map_err(LoadError::Bad)?;
+    let checked = check::check(&path.display().to_string(), &text, Env { variable: &env, file: &file })
+        .map_err(LoadError::Bad)?;
     let mut warnings = checked.warnings;
     if !checked.exposed.is_empty() && is_world_readable(path) {
         warnings.push(format!(
@@ -100,7 +100,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         config.admin.enabled = true;
         config.admin.routes_file = path.to_owned();
         config.admin.probe = false;
-        // As the document of that format says: whoever reaches it from this machine may edit the routes.
+        // As the document of that format says: from this machine the routes may be edited without a token.
         config.admin.open = true;
         warnings.push(check::OPEN.to_owned());
     } else if config.admin.enabled {
@@ -117,18 +117,18 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     Ok(Loaded { config, warnings, is_paged: checked.is_paged })
 }
 
-/// The configuration that the environment is (format 004), with a `.env` file of this folder; a variable that is set
+/// The configuration in the environment (format 004) and the `.env` file of this folder; a variable that is set
 /// wins over the file.
 pub fn from_environment() -> Option<Result<Config, LoadError>> {
     let text = match read_text(Path::new(".env")) {
         Ok(text) => text,
         Err(LoadError::Missing(_) | LoadError::Directory(_)) => String::new(),
-        // A key in it may be what keeps others out.
+        // Without a key in it the proxy would be open.
         Err(error) => return Some(Err(error)),
     };
-    let beside = legacy::format_004::dotenv(&text);
+    let beside = super::dotenv(&text);
     let variable = |name: &str| env(name).or_else(|| beside.get(name).cloned());
-    legacy::format_004::read(&variable).map(|read| read.map_err(LoadError::Bad))
+    legacy::from_environment(&variable).map(|read| read.map_err(LoadError::Bad))
 }
 
 /// Checks a text as [`load`] does, with `variable` for the environment and `file` for files of secrets.
@@ -146,7 +146,7 @@ pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Ve
     check::with_routes(name, text, config)
 }
 
-/// Refuses endpoints whose address is this proxy's own. For a configuration with all that overrides its file.
+/// Refuses endpoints whose address is this proxy's own. Called when all overrides are applied.
 ///
 /// # Errors
 /// A problem for each, with the file's name as its place.
@@ -166,7 +166,7 @@ fn is_own(address: IpAddr) -> bool {
     chosen.is_ok_and(|chosen| chosen.ip() == address)
 }
 
-/// A JSON text with `//` comments, as the value it is.
+/// Parses JSON with `//` comments.
 pub fn json(text: &str) -> Result<serde_json::Value, String> {
     check::json(text)
 }
@@ -195,12 +195,12 @@ pub fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// How many files and sockets this process may hold open; Linux tells.
+/// How many files and sockets this process may hold open; Linux only.
 pub fn descriptor_limit() -> Option<u64> {
     soft_limit(&fs::read_to_string("/proc/self/limits").ok()?)
 }
 
-/// Bytes of memory this process may have: the machine's, or less where a control group says so; Linux tells.
+/// Bytes of memory this process may have: the machine's, or less where a control group says so; Linux only.
 pub fn memory_limit() -> Option<u64> {
     let read = |path: &str| fs::read_to_string(path).ok();
     let machine = read("/proc/meminfo").and_then(|text| total_memory(&text));

@@ -1,7 +1,7 @@
-//! What the user wants, complete and checked: plain data that every other room may read.
+//! The configuration, complete and checked: plain data that every other module may read.
 //!
 //! Knows nothing of sockets, threads or requests. `load` reads files, `node` is what a file said, `reader` walks
-//! it, `check` turns it into a [`Config`] or into every [`Problem`] at once, `show` prints it back.
+//! it, `check` turns it into a [`Config`] or into every [`Problem`] at once, `print` prints it back.
 
 mod admin;
 mod authorities;
@@ -9,9 +9,12 @@ mod check;
 mod defaults;
 mod endpoint;
 mod env;
+pub(crate) mod features;
+mod format;
 mod gateway;
 mod jobs;
 mod keys;
+#[cfg_attr(not(feature = "legacy"), path = "../without/legacy.rs")]
 mod legacy;
 pub mod load;
 mod node;
@@ -26,10 +29,10 @@ mod spelling;
 pub use admin::Admin;
 pub use authorities::CaFile;
 pub use endpoint::{Auth, Base, Endpoint, HeaderOp, KEEP_ALIVE, MaxConcurrent, OnClientGone, Op, Probe};
+pub use env::dotenv;
 pub use gateway::{Group, KeysFor, Listener, ListenerPolicy, Member, Metrics, Mode, Stages};
 pub use jobs::{Jobs, Webhooks};
 pub use keys::{ClientKey, KeyText, RateLimit};
-pub use legacy::format_004::dotenv;
 pub use load::system_authorities;
 pub use overrides::Overrides;
 pub use problem::Problem;
@@ -43,20 +46,20 @@ use std::time::Duration;
 pub struct Config {
     /// The main listener and its limits.
     pub server: Server,
-    /// Places to send to, in the order of the file. Names are unique.
+    /// In the order of the file. Names are unique.
     pub endpoints: Vec<Endpoint>,
     pub health_check: HealthCheck,
     /// How long a list of models is fresh.
     pub cache: Cache,
     /// Stage time-outs; each endpoint holds its own copy with its overrides applied.
     pub timeouts: Timeouts,
-    /// What happens to a model by default.
+    /// The default for every model.
     pub routing: Routing,
     /// Names with a route of their own. Unique.
     pub models: Vec<Route>,
-    /// Requests that wait for a place at an endpoint.
+    /// Requests that wait for a slot at an endpoint.
     pub queue: Queue,
-    /// Parts of the endpoints, under conditions of their own. Names are unique.
+    /// Sets of endpoints with settings of their own. Names are unique.
     pub groups: Vec<Group>,
     /// What clients may do at the main listener.
     pub site: ListenerPolicy,
@@ -65,20 +68,20 @@ pub struct Config {
     pub metrics: Metrics,
     pub jobs: Jobs,
     pub admin: Admin,
-    /// `auth.keys`: who may come in; none = everybody. Names are unique.
+    /// `auth.keys`; without any the proxy is open. Names are unique.
     pub keys: Vec<ClientKey>,
     pub retry: Retry,
     pub log: Log,
 }
 
-/// `server`: the main listener and the bounds of everything a client can make us hold.
+/// `server`: the main listener and the limits on what a client can make the proxy hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Server {
     /// Address or name to listen on; `::` is IPv6 and IPv4.
     pub host: String,
     /// TCP port; 0 takes a free one.
     pub port: u16,
-    /// Threads of the proxy lane: requests in progress at once.
+    /// Threads of the proxy pool: requests in progress at once.
     pub workers: usize,
     /// Complete requests waiting for a worker.
     pub backlog: usize,
@@ -155,7 +158,7 @@ pub struct SsePing {
 pub struct HealthCheck {
     pub interval: Duration,
     pub timeout: Duration,
-    /// Path asked when an endpoint names none.
+    /// Path of a probe when an endpoint names none.
     pub path: String,
     /// Failures in a row that make an endpoint unhealthy, at least 1.
     pub failure_threshold: u32,
@@ -164,7 +167,7 @@ pub struct HealthCheck {
 /// `cache`: see [`Config::models_ttl`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cache {
-    /// Age at which a list of models is asked again; `Some(0)` = every round.
+    /// Age at which a list of models is read again; `Some(0)` = every round.
     pub ttl: Option<Duration>,
     /// The same as a multiple of `healthCheck.interval`.
     pub ttl_multiplier: Option<f64>,
@@ -207,7 +210,7 @@ endpoints:
 ";
 
 impl Config {
-    /// Age at which a list of models is asked again: the smaller of both options, the interval when
+    /// Age at which a list of models is read again: the smaller of both options, the interval when
     /// neither is set [S000-09].
     pub fn models_ttl(&self) -> Duration {
         let interval = self.health_check.interval;
@@ -219,7 +222,7 @@ impl Config {
         }
     }
 
-    /// Whether any address goes by models; where all is passed on raw nobody asks for them.
+    /// Whether any listener routes by model; raw listeners need no lists of models.
     pub fn knows_models(&self) -> bool {
         self.listeners.iter().map(|listener| &listener.site).chain([&self.site]).any(|site| site.mode == Mode::Models)
     }

@@ -33,7 +33,7 @@ pub(super) fn without_comments(text: &str) -> Cow<'_, str> {
         }
         escaped = in_text && c == '\\' && !escaped;
         before = c;
-        // As wide as what it stands for, so that places stay right.
+        // As wide as the comment, so that positions stay right.
         out.push(if in_comment { ' ' } else { c });
     }
     Cow::Owned(out)
@@ -41,7 +41,7 @@ pub(super) fn without_comments(text: &str) -> Cow<'_, str> {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
-    /// Its number in reading order; [`locate`] turns it into line and column.
+    /// Its number in the order of the file; [`locate`] turns it into line and column.
     pub at: u32,
     pub value: Value,
 }
@@ -63,7 +63,7 @@ pub(super) enum Value {
     List(Vec<Node>),
     /// A map in the order of the file, repeated keys included.
     Map(Vec<Entry>),
-    /// What cannot be read, and why: for whoever asks for it.
+    /// A value that cannot be read, and why.
     Broken(String),
 }
 
@@ -119,7 +119,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Fault> {
 
 /// Line and column, both from 1, of node `at` of a text that [`parse`] accepted.
 ///
-/// The YAML reader tells a place only with an error, so the text is read again up to that node, which then fails.
+/// The YAML reader reports a position only with an error, so the text is read again up to that node, which then fails.
 pub(super) fn locate(text: &str, at: u32) -> Option<(usize, usize)> {
     let error = build(text, Some(at)).err()?;
     error.location().map(|place| (place.line(), place.column()))
@@ -316,7 +316,7 @@ fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
         return Fault { place, text: "a second document begins; a file holds one".into() };
     }
     if let Some((before, offset)) = message.split_once(" at position ") {
-        // The reader of characters knows an offset only.
+        // This error has an offset only.
         let offset = offset.chars().map_while(|c| c.to_digit(10)).fold(0, |all, digit| all * 10 + digit as usize);
         return Fault { place: Some(line_and_column(text, offset)), text: before.into() };
     }
@@ -324,7 +324,7 @@ fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
         return Fault { place: None, text: message };
     };
     let mut message = message.replacen(&format!(" at line {} column {}", place.0, place.1), "", 1);
-    // In front stand the keys above, one of which may be a secret; the place tells as much.
+    // The message begins with the keys above, one of which may be a secret; the position is enough.
     if let Some(own) = [NO_KEY, NO_TAG, "recursion limit exceeded"].into_iter().find(|own| message.ends_with(own)) {
         message = own.into();
     }

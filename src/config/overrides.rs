@@ -1,4 +1,4 @@
-//! What the command line and the environment say instead of the file: flag before variable before file.
+//! Options and variables that override the file: an option wins over a variable, a variable over the file.
 
 use super::check::{LOG_FORMATS, LOG_LEVELS, listen_host};
 use super::reader::not_one_of;
@@ -19,7 +19,7 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// Changes a configuration; every wrong value is a problem that names its option or variable.
+    /// Applies them; every wrong value is a problem that names its option or variable.
     pub fn apply(&self, config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), Vec<Problem>> {
         let mut problems = Vec::new();
         let mut set = |given: Option<Given>, take: &mut dyn FnMut(&str) -> Result<(), String>| {

@@ -238,7 +238,7 @@ fn is_plain(base: &Base) -> bool {
     !base.tls && base.given.is_empty()
 }
 
-/// `given` says all: the others follow from it.
+/// Only what was given; the rest follows from it.
 fn url(base: &Base) -> String {
     let scheme = if base.tls { "https" } else { "http" };
     let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };

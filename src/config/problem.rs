@@ -7,11 +7,11 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-/// Problems told at once: enough for any file written by hand, and a bound on looking up places.
+/// Problems reported at once: enough for any file written by hand, and a bound on looking up places.
 const MOST: usize = 50;
-/// Problems noted at all; then reading stops to look closely.
+/// Problems collected at all.
 const MOST_NOTED: usize = 4 * MOST;
-/// Bytes read again to look up places. A file of usual size has all of its places told.
+/// Bytes read again to look up places. A file of usual size has all positions reported.
 const MOST_READ_AGAIN: usize = 1 << 20;
 
 /// One thing wrong with a file: where, what, and what to do.
@@ -49,7 +49,7 @@ struct Found {
     text: String,
 }
 
-/// A key that no section asked for.
+/// A key that no section reads.
 struct UnknownKey {
     at: u32,
     section: String,
@@ -58,10 +58,10 @@ struct UnknownKey {
     guarded: bool,
 }
 
-/// All that is noted while one file is read.
+/// Everything collected while one file is read.
 pub(super) struct Diagnostics<'a> {
     found: RefCell<Vec<Found>>,
-    strays: RefCell<Vec<UnknownKey>>,
+    unknown_keys: RefCell<Vec<UnknownKey>>,
     keys: RefCell<BTreeSet<String>>,
     warnings: RefCell<Vec<String>>,
     exposed: RefCell<Vec<String>>,
@@ -70,11 +70,11 @@ pub(super) struct Diagnostics<'a> {
 }
 
 impl<'a> Diagnostics<'a> {
-    /// Nothing noted yet; `file` reads what an `xxxFile` key names.
+    /// `file` reads what an `xxxFile` key names.
     pub(super) fn new(file: &'a dyn Fn(&Path) -> io::Result<String>) -> Self {
         Self {
             found: RefCell::default(),
-            strays: RefCell::default(),
+            unknown_keys: RefCell::default(),
             keys: RefCell::default(),
             warnings: RefCell::default(),
             exposed: RefCell::default(),
@@ -95,22 +95,22 @@ impl<'a> Diagnostics<'a> {
         self.found.borrow().len() >= MOST_NOTED
     }
 
-    /// From now on a key nobody asked for is only worth a warning.
+    /// From now on an unknown key is a warning.
     pub(super) fn be_lenient(&self) {
         self.lenient.set(true);
     }
 
-    /// Notes a key nobody asked for; the right spelling is looked for when all keys are known.
-    pub(super) fn stray(&self, at: u32, section: &str, key: &str, siblings: &[String], guarded: bool) {
-        let mut strays = self.strays.borrow_mut();
-        if strays.len() >= MOST_NOTED {
+    /// Notes an unknown key; the right spelling is looked up when all keys are known.
+    pub(super) fn unknown_key(&self, at: u32, section: &str, key: &str, siblings: &[String], guarded: bool) {
+        let mut unknown_keys = self.unknown_keys.borrow_mut();
+        if unknown_keys.len() >= MOST_NOTED {
             return;
         }
-        let stray = UnknownKey { at, section: section.into(), key: key.into(), siblings: siblings.to_vec(), guarded };
+        let unknown = UnknownKey { at, section: section.into(), key: key.into(), siblings: siblings.to_vec(), guarded };
         if self.lenient.get() {
-            self.warn(format!("{} means nothing here and is ignored", stray.path(!guarded)));
+            self.warn(format!("{} means nothing here and is ignored", unknown.path(!guarded)));
         }
-        strays.push(stray);
+        unknown_keys.push(unknown);
     }
 
     /// Notes that the reader knows a key, `endpoints[2].port` as `endpoints[].port`.
@@ -118,7 +118,7 @@ impl<'a> Diagnostics<'a> {
         self.keys.borrow_mut().insert(without_indices(key));
     }
 
-    /// Notes something worth saying that stops nothing.
+    /// Notes a warning.
     pub(super) fn warn(&self, text: impl Into<String>) {
         self.warnings.borrow_mut().push(text.into());
     }
@@ -133,7 +133,7 @@ impl<'a> Diagnostics<'a> {
         (self.file)(path)
     }
 
-    /// Every key asked for so far.
+    /// Every key read so far.
     pub(super) fn keys(&self) -> BTreeSet<String> {
         self.keys.borrow().clone()
     }
@@ -146,10 +146,10 @@ impl<'a> Diagnostics<'a> {
     /// Every problem in the order of the file, with its place in `text`, which is called `name`.
     pub(super) fn problems(&self, name: &str, text: &str) -> Vec<Problem> {
         let keys = self.keys.borrow();
-        let strays = self.strays.borrow();
+        let unknown_keys = self.unknown_keys.borrow();
         let found = self.found.borrow();
-        let strays = strays.iter().filter(|_| !self.lenient.get());
-        let mut all: Vec<_> = found.iter().map(One::Found).chain(strays.map(One::UnknownKey)).collect();
+        let unknown_keys = unknown_keys.iter().filter(|_| !self.lenient.get());
+        let mut all: Vec<_> = found.iter().map(One::Found).chain(unknown_keys.map(One::UnknownKey)).collect();
         all.sort_by_key(One::at);
         all.dedup_by(|one, before| one.says_the_same(before));
         let mut left = MOST_READ_AGAIN.max(text.len());
@@ -162,7 +162,7 @@ impl<'a> Diagnostics<'a> {
         };
         let told = all.iter().take(MOST).map(|one| match one {
             One::Found(found) => (found.at, found.key.clone(), found.text.clone()),
-            One::UnknownKey(stray) => stray.explained(&keys),
+            One::UnknownKey(unknown) => unknown.explained(&keys),
         });
         let mut problems: Vec<_> = told.map(|(at, key, text)| Problem { place: place(at), key, text }).collect();
         if let Some(more) = all.len().checked_sub(MOST).filter(|more| *more > 0) {
@@ -182,18 +182,18 @@ impl One<'_> {
     fn at(&self) -> u32 {
         match self {
             Self::Found(found) => found.at,
-            Self::UnknownKey(stray) => stray.at,
+            Self::UnknownKey(unknown) => unknown.at,
         }
     }
 
-    /// A value that two readers asked for is told once.
+    /// The problem of a value that is read twice is reported once.
     fn says_the_same(&self, other: &Self) -> bool {
         matches!((self, other), (Self::Found(a), Self::Found(b)) if a.at == b.at && a.key == b.key && a.text == b.text)
     }
 }
 
 impl UnknownKey {
-    /// The key with its section. What may be a secret in the wrong place is left out; its line tells where it is.
+    /// The key with its section. What may be a secret in the wrong place is left out; its line number is enough.
     fn path(&self, is_known: bool) -> String {
         let hidden = !is_known && self.guarded || shown::looks_secret(&self.key);
         let key = if hidden { "***" } else { self.key.as_str() };

@@ -1,6 +1,6 @@
-//! A cursor over the tree of a file: typed values out, every problem noted, every key asked for known.
-//! Knows no section by name.
+//! A cursor over the tree of a file: returns typed values, notes every problem and every key that is read.
 
+use super::features::Feature;
 use super::node::{Entry, Node, Value, snake};
 use super::problem::Diagnostics;
 use super::shown;
@@ -37,7 +37,7 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// Reads a whole file; what `read` does not ask for is an unknown key.
+    /// Reads a whole file; a key that `read` does not read is unknown.
     pub(super) fn root<T>(tree: &'a Node, notes: &'a Diagnostics<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
         Field { node: Some(tree), path: String::new(), at: tree.at, guarded: false, notes }.section(read)
     }
@@ -101,11 +101,11 @@ impl<'a> Section<'a> {
     }
 
     fn finish(&self) {
-        // At the top `x-...` keeps what anchors are for.
+        // At the top `x-...` is for anchors.
         let is_ours = |entry: &&Entry| !self.path.is_empty() || !entry.key.starts_with("x-");
         for entry in self.entries.iter().filter(is_ours) {
             if !self.asked.iter().any(|key| entry.key == *key || entry.key == snake(key)) {
-                self.notes.stray(entry.at, &self.path, &entry.key, &self.asked, self.guarded);
+                self.notes.unknown_key(entry.at, &self.path, &entry.key, &self.asked, self.guarded);
             }
         }
     }
@@ -155,7 +155,7 @@ impl<'a> Field<'a> {
         result
     }
 
-    /// A map that is one item of a list; nothing is asked of anything else.
+    /// A map that is one item of a list; anything else is a problem.
     pub(super) fn item<T>(&self, read: impl FnOnce(&mut Section<'a>) -> Option<T>) -> Option<T> {
         if self.is_given() && !self.is_map() {
             self.section(|_| ());
@@ -225,6 +225,15 @@ impl<'a> Field<'a> {
             Value::Text { text, .. } if text == "false" => Ok(false),
             other => Err(format!("{} is not true or false", self.shown_as(other))),
         })
+    }
+
+    /// `true` or `false`, where `true` needs a part of the program that a build may leave out.
+    pub(super) fn switch(&self, feature: &Feature) -> Option<bool> {
+        let flag = self.flag();
+        if let (Some(true), Err(absent)) = (flag, feature.require()) {
+            self.problem(absent);
+        }
+        flag
     }
 
     /// A whole number; `what` is the noun for the message, `a port`.

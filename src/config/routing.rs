@@ -1,4 +1,4 @@
-//! Where a model goes, in which order, how often it is tried and how long it may wait.
+//! Routes, strategies, retries and the queue.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routing {
     pub strategy: Strategy,
-    /// What is done with a name that nobody serves.
+    /// What happens to a name that no endpoint serves.
     pub unknown_model: UnknownModel,
 }
 
@@ -20,7 +20,7 @@ pub enum Strategy {
     Random,
     /// Fewest in flight for its capacity first.
     LeastBusy,
-    /// Where the conversation's prompt most likely still is in the cache.
+    /// The one that most likely still has the conversation in its cache.
     Affinity,
 }
 
@@ -45,7 +45,7 @@ pub struct Route {
     pub name: String,
     /// Instead of `routing.strategy`.
     pub strategy: Option<Strategy>,
-    /// Where it goes; one endpoint may stand here several times, with several models.
+    /// One endpoint may be listed several times, with several models.
     pub backends: Vec<Backend>,
 }
 
@@ -63,7 +63,7 @@ pub struct Backend {
 /// `queue`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queue {
-    /// Requests that may wait for a place at an endpoint.
+    /// Requests that may wait for a slot.
     pub length: usize,
     pub timeout: Duration,
 }

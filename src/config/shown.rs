@@ -1,4 +1,4 @@
-//! What an error may show of a value: nothing that is, or may be, a secret.
+//! What an error shows of a value: nothing that may be a secret.
 
 use super::node::Value;
 

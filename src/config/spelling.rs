@@ -1,4 +1,4 @@
-//! The nearest right spelling of a wrong word. Knows words only.
+//! The nearest right spelling of a wrong word.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ pub(super) fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> 
     let folded = fold(wrong);
     // A third of the letters may be wrong: `healtCheck` is a slip, `foo` for `log` is another word.
     let most = folded.len() / 3;
-    // No key is that long; a distance costs the product of both lengths.
+    // No key is longer; the time grows with the product of both lengths.
     let words = words.take(MOST_WORDS).filter(|_| folded.len() <= 64);
     words.map(|word| (distance(&folded, &fold(word)), word)).filter(|(d, _)| *d <= most).min().map(|(_, word)| word)
 }

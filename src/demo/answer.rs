@@ -1,4 +1,4 @@
-//! What a toy server says, in llama-server's shapes: requests parsed, answers and events built. No I/O, no time.
+//! The answers of a toy server in llama-server's formats. Pure.
 
 use super::Toy;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Context length a toy claims to have.
 const CONTEXT: u32 = 4096;
 const DIMENSIONS: usize = 16;
-/// What a request whose last message says `slow` or `queued` waits for its first token.
+/// How long the first token takes when the last message says `slow` or `queued`.
 const LONG_WAIT: Duration = Duration::from_secs(3);
 
 /// Which of the two text APIs was called.
@@ -21,7 +21,7 @@ pub(crate) enum Kind {
 
 /// A request for text, as far as a toy reads it.
 #[derive(Debug)]
-pub(crate) struct Ask {
+pub(crate) struct TextRequest {
     pub(crate) kind: Kind,
     /// Time without a byte, as while all slots are taken: not zero when the last message says `queued`.
     pub(crate) queued: Duration,
@@ -43,9 +43,9 @@ pub(crate) struct Spent {
     pub(crate) predicted: Duration,
 }
 
-/// One answer in the making: what all of its objects and events share.
-pub(crate) struct Answer {
-    ask: Ask,
+/// What all objects and events of one answer share.
+pub(crate) struct TextResponse {
+    request: TextRequest,
     id: String,
     created: u64,
     server: &'static str,
@@ -64,7 +64,7 @@ pub(super) fn parse(body: &[u8], toy: &Toy) -> Result<(Value, String), String> {
     Ok((body, model))
 }
 
-impl Ask {
+impl TextRequest {
     /// Reads the fields a toy knows; it ignores all others.
     pub(super) fn new(kind: Kind, body: &Value, model: String) -> Self {
         let prompts: Vec<String> = match (kind, &body["messages"]) {
@@ -87,17 +87,17 @@ impl Ask {
     }
 }
 
-impl Answer {
-    /// The answer of `server` to `ask`; `number` makes its id, `created` is in seconds since 1970.
-    pub(super) fn new(ask: Ask, server: &'static str, number: u64, created: u64) -> Self {
+impl TextResponse {
+    /// The answer of `server` to `request`; `number` makes its id, `created` is in seconds since 1970.
+    pub(super) fn new(request: TextRequest, server: &'static str, number: u64, created: u64) -> Self {
         let all = speech(server);
-        let words: Vec<String> = all.split_inclusive(' ').take(ask.limit).map(str::to_owned).collect();
+        let words: Vec<String> = all.split_inclusive(' ').take(request.limit).map(str::to_owned).collect();
         let finish_reason = if words.concat().len() < all.len() { "length" } else { "stop" };
-        Self { id: format!("chatcmpl-{server}-{number}"), created, server, words, finish_reason, ask }
+        Self { id: format!("chatcmpl-{server}-{number}"), created, server, words, finish_reason, request }
     }
 
-    pub(crate) fn ask(&self) -> &Ask {
-        &self.ask
+    pub(crate) fn request(&self) -> &TextRequest {
+        &self.request
     }
 
     pub(crate) fn words(&self) -> &[String] {
@@ -105,9 +105,9 @@ impl Answer {
     }
 
     /// Events for one word; the first is led by the role, as llama-server does.
-    pub(crate) fn piece(&self, index: usize) -> String {
+    pub(crate) fn events(&self, index: usize) -> String {
         let word = &self.words[index];
-        match self.ask.kind {
+        match self.request.kind {
             Kind::Chat if index == 0 => self.delta(&json!({"role": "assistant", "content": null})) + &self.word(word),
             Kind::Chat => self.word(word),
             Kind::Completion => event(&self.object(json!([choice_of_text(word, Value::Null)]))),
@@ -116,14 +116,14 @@ impl Answer {
 
     /// Events after the last word, without `[DONE]`.
     pub(crate) fn ending(&self, spent: Spent) -> String {
-        if self.ask.kind == Kind::Completion {
+        if self.request.kind == Kind::Completion {
             let mut last = self.object(json!([choice_of_text("", self.finish_reason.into())]));
             last["usage"] = self.usage();
             last["timings"] = self.timings(spent);
             return event(&last);
         }
         let mut last = self.object(json!([{"finish_reason": self.finish_reason, "index": 0, "delta": {}}]));
-        if !self.ask.include_usage {
+        if !self.request.include_usage {
             last["timings"] = self.timings(spent);
             return event(&last);
         }
@@ -136,14 +136,14 @@ impl Answer {
     /// The whole answer as one object.
     pub(crate) fn whole(&self, spent: Spent) -> Value {
         let text = self.words.concat();
-        let mut whole = match self.ask.kind {
+        let mut whole = match self.request.kind {
             Kind::Completion => self.object(json!([choice_of_text(&text, self.finish_reason.into())])),
             Kind::Chat => self.object(json!([{
                 "finish_reason": self.finish_reason, "index": 0,
                 "message": {"role": "assistant", "content": text},
             }])),
         };
-        if self.ask.kind == Kind::Chat {
+        if self.request.kind == Kind::Chat {
             whole["object"] = "chat.completion".into();
         }
         whole["usage"] = self.usage();
@@ -160,15 +160,15 @@ impl Answer {
     }
 
     fn object(&self, choices: Value) -> Value {
-        let object = if self.ask.kind == Kind::Chat { "chat.completion.chunk" } else { "text_completion" };
+        let object = if self.request.kind == Kind::Chat { "chat.completion.chunk" } else { "text_completion" };
         json!({
-            "choices": choices, "created": self.created, "id": self.id, "model": self.ask.model,
+            "choices": choices, "created": self.created, "id": self.id, "model": self.request.model,
             "system_fingerprint": self.server, "object": object,
         })
     }
 
     fn usage(&self) -> Value {
-        let (prompt, completion) = (self.ask.prompt_tokens, self.words.len());
+        let (prompt, completion) = (self.request.prompt_tokens, self.words.len());
         json!({
             "completion_tokens": completion, "prompt_tokens": prompt, "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": 0},
@@ -176,7 +176,7 @@ impl Answer {
     }
 
     fn timings(&self, spent: Spent) -> Value {
-        let (prompt_n, predicted_n) = (self.ask.prompt_tokens, self.words.len());
+        let (prompt_n, predicted_n) = (self.request.prompt_tokens, self.words.len());
         // A microsecond at least: rates are numbers, never infinite.
         let ms = |time: Duration| time.as_secs_f64().max(1e-6) * 1e3;
         let (prompt_ms, predicted_ms) = (ms(spent.prompt), ms(spent.predicted));
@@ -323,8 +323,8 @@ mod tests {
     #[test]
     fn the_last_message_decides_how_long_the_first_token_takes() {
         let waits = |messages: Value| {
-            let ask = Ask::new(Kind::Chat, &json!({"messages": messages}), SHARED.into());
-            (ask.queued, ask.prompt)
+            let request = TextRequest::new(Kind::Chat, &json!({"messages": messages}), SHARED.into());
+            (request.queued, request.prompt)
         };
         let none = Duration::ZERO;
         assert_eq!(waits(json!([{"content": "slow"}, {"content": "now"}])), (none, none));

@@ -1,9 +1,9 @@
-//! One toy server: tiny_http behind a gate, its routes, the pace of its answers, its counters.
-//! It answers as llama-server would, but never runs a model; what it says is `answer`'s.
+//! One toy server: tiny_http behind a relay, its routes, the pace of its answers, its counters.
+//! It answers as llama-server would, but never runs a model; its texts come from `answer`.
 
 use super::Toy;
-use super::answer::{self, Answer, Ask, Kind, Spent};
-use super::gate::{Gate, Link, Links, State};
+use super::answer::{self, Kind, Spent, TextRequest, TextResponse};
+use super::relay::{Link, Links, Relay, State};
 use crate::util::time;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 use tiny_http::{Method, Request};
 
-/// Requests in progress at one toy; one more is cut.
+/// Requests in progress at one toy; one more is aborted.
 const THREADS: usize = 64;
 /// The longest body read: what the proxy lets through by default.
 const MAX_BODY: usize = 32 << 20;
@@ -27,7 +27,7 @@ const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\nServer: llmproxy-demo\r\nAccess-Co
 
 /// A running toy; dropping it closes its port and its connections.
 pub(crate) struct Server {
-    gate: Option<Gate>,
+    relay: Option<Relay>,
     http: Arc<tiny_http::Server>,
     thread: Option<JoinHandle<()>>,
 }
@@ -41,7 +41,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// Requests for text so far, as `/demo/stats` tells them.
+/// Requests for text so far, as `/demo/stats` shows them.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Counts {
     paused: bool,
@@ -49,7 +49,7 @@ struct Counts {
     in_flight: u64,
     finished: u64,
     cancelled: u64,
-    /// A pause or the end of the demo came first.
+    /// Ended by a pause, or by the end of the demo.
     cut: u64,
 }
 
@@ -58,46 +58,46 @@ pub(super) fn start(name: &'static str, models: [&'static str; 2]) -> io::Result
     let http = tiny_http::Server::http((Ipv4Addr::LOCALHOST, 0)).map_err(io::Error::other)?;
     let http = Arc::new(http);
     let inner: SocketAddr = http.server_addr().to_ip().expect("bound to an IP address above");
-    let gate = Gate::open(inner)?;
-    let toy = Toy { name, addr: gate.addr(), models };
+    let relay = Relay::open(inner)?;
+    let toy = Toy { name, addr: relay.addr(), models };
     let created = time::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (counts, changed) = Default::default();
-    let shared = Shared { toy: toy.clone(), created, links: gate.links(), counts, changed };
+    let shared = Shared { toy: toy.clone(), created, links: relay.links(), counts, changed };
     let taken = Arc::clone(&http);
-    let thread = thread::Builder::new().name(name.into()).spawn(move || take(&taken, &Arc::new(shared)))?;
-    Ok((toy, Server { gate: Some(gate), http, thread: Some(thread) }))
+    let thread = thread::Builder::new().name(name.into()).spawn(move || serve_all(&taken, &Arc::new(shared)))?;
+    Ok((toy, Server { relay: Some(relay), http, thread: Some(thread) }))
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The gate goes first: with its connections cut, every request in progress ends.
-        drop(self.gate.take());
+        // The relay goes first: without its connections every request in progress ends.
+        drop(self.relay.take());
         self.http.unblock();
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-fn take(http: &tiny_http::Server, shared: &Arc<Shared>) {
-    let places = Arc::new(());
+fn serve_all(http: &tiny_http::Server, shared: &Arc<Shared>) {
+    let running = Arc::new(());
     // An error is `unblock`, or a failed accept, after which tiny_http accepts no more: this toy is dead.
     while let Ok(request) = http.recv() {
         let link = request.remote_addr().and_then(|peer| shared.links.find(*peer));
         if request.body_length().is_some_and(|length| length > MAX_BODY) {
             // tiny_http allocates the unread rest of a declared length when the request is dropped: it never is.
             std::mem::forget(request);
-            let _ = link.map(|link| link.cut());
+            let _ = link.map(|link| link.abort());
             continue;
         }
         let Some(link) = link else { continue };
-        if Arc::strong_count(&places) > THREADS {
-            link.cut();
+        if Arc::strong_count(&running) > THREADS {
+            link.abort();
             continue;
         }
-        let (shared, place) = (Arc::clone(shared), Arc::clone(&places));
+        let (shared, slot) = (Arc::clone(shared), Arc::clone(&running));
         let serve = move || {
-            let _place = place;
+            let _slot = slot;
             if shared.serve(request, &link).is_err() {
-                link.cut();
+                link.abort();
             }
         };
         let _ = thread::Builder::new().name("demo-request".into()).spawn(serve);
@@ -105,12 +105,12 @@ fn take(http: &tiny_http::Server, shared: &Arc<Shared>) {
 }
 
 impl Shared {
-    /// Answers one request; an error means that its connection is of no more use.
+    /// Answers one request; after an error its connection cannot be used any more.
     fn serve(&self, mut request: Request, link: &Arc<Link>) -> io::Result<()> {
         let (path, query) = request.url().split_once('?').unwrap_or((request.url(), ""));
         let (path, query) = (path.to_owned(), query.to_owned());
         if self.counts().paused && !path.starts_with("/demo/") {
-            link.cut();
+            link.abort();
             return Ok(());
         }
         let mut body = Vec::new();
@@ -133,7 +133,7 @@ impl Shared {
             (Method::Get, "/demo/stats") => answer(out, 200, &self.stats(&query)),
             (Method::Post, "/demo/pause") => {
                 self.counts().paused = true;
-                self.links.cut_all_but(Some(link));
+                self.links.abort_all_but(Some(link));
                 answer(out, 200, &self.stats(""))
             }
             (Method::Post, "/demo/resume") => {
@@ -151,8 +151,8 @@ impl Shared {
         };
         let mut work = Work::begin(self, link);
         let pace = super::pace(&model);
-        let text = Answer::new(Ask::new(kind, &body, model), self.toy.name, work.number, self.created);
-        say(&text, pace, link, out)?;
+        let text = TextResponse::new(TextRequest::new(kind, &body, model), self.toy.name, work.number, self.created);
+        write_text(&text, pace, link, out)?;
         work.done = true;
         Ok(())
     }
@@ -174,21 +174,21 @@ impl Shared {
 }
 
 /// Writes an answer at the model's pace, and stops as soon as the client is gone.
-fn say(text: &Answer, pace: Duration, link: &Link, out: &mut dyn Write) -> io::Result<()> {
+fn write_text(text: &TextResponse, pace: Duration, link: &Link, out: &mut dyn Write) -> io::Result<()> {
     let began = time::now();
-    let stream = text.ask().stream;
-    hold(link, text.ask().queued)?;
+    let stream = text.request().stream;
+    pause(link, text.request().queued)?;
     if stream {
         send(out, STREAM_HEAD.as_bytes())?;
     }
-    hold(link, text.ask().prompt)?;
+    pause(link, text.request().prompt)?;
     let first = time::now();
     for index in 0..text.words().len() {
         if index > 0 {
-            hold(link, pace)?;
+            pause(link, pace)?;
         }
         if stream {
-            send(out, chunk(&text.piece(index)).as_bytes())?;
+            send(out, chunk(&text.events(index)).as_bytes())?;
         }
     }
     let spent = Spent { prompt: first - began, predicted: time::now() - first };
@@ -199,10 +199,10 @@ fn say(text: &Answer, pace: Duration, link: &Link, out: &mut dyn Write) -> io::R
     send(out, ending.as_bytes())
 }
 
-fn hold(link: &Link, time: Duration) -> io::Result<()> {
+fn pause(link: &Link, time: Duration) -> io::Result<()> {
     match link.wait(time) {
         State::Open => Ok(()),
-        State::Left | State::Cut => Err(io::ErrorKind::ConnectionAborted.into()),
+        State::ClientGone | State::Aborted => Err(io::ErrorKind::ConnectionAborted.into()),
     }
 }
 
@@ -252,8 +252,8 @@ impl Drop for Work<'_> {
         counts.in_flight -= 1;
         match how {
             _ if self.done => counts.finished += 1,
-            State::Cut => counts.cut += 1,
-            State::Open | State::Left => counts.cancelled += 1,
+            State::Aborted => counts.cut += 1,
+            State::Open | State::ClientGone => counts.cancelled += 1,
         }
         self.shared.changed.notify_all();
     }

@@ -19,7 +19,7 @@ fn send(addr: SocketAddr, method: &str, path: &str, body: &str) -> TcpStream {
 }
 
 /// Head and body; both are empty when the server closed without an answer.
-fn ask(addr: SocketAddr, method: &str, path: &str, body: &Value) -> (String, String) {
+fn request(addr: SocketAddr, method: &str, path: &str, body: &Value) -> (String, String) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let mut answer = String::new();
     // A reset counts as a close.
@@ -29,16 +29,16 @@ fn ask(addr: SocketAddr, method: &str, path: &str, body: &Value) -> (String, Str
 }
 
 fn get(addr: SocketAddr, path: &str) -> Value {
-    serde_json::from_str(&ask(addr, "GET", path, &Value::Null).1).unwrap()
+    serde_json::from_str(&request(addr, "GET", path, &Value::Null).1).unwrap()
 }
 
 fn post(addr: SocketAddr, path: &str, body: Value) -> Value {
-    serde_json::from_str(&ask(addr, "POST", path, &body).1).unwrap()
+    serde_json::from_str(&request(addr, "POST", path, &body).1).unwrap()
 }
 
 /// Events of a stream, chunk frames taken off; each event must lie in one chunk.
 fn events(addr: SocketAddr, path: &str, body: Value) -> Vec<String> {
-    let (head, body) = ask(addr, "POST", path, &body);
+    let (head, body) = request(addr, "POST", path, &body);
     assert!(head.contains("text/event-stream") && head.contains("chunked"), "{head}");
     let mut rest = body.as_str();
     let mut text = String::new();
@@ -153,7 +153,7 @@ fn embeddings_are_the_same_for_the_same_text_as_numbers_and_as_base64() {
 fn what_a_toy_does_not_know_is_an_error_in_llama_servers_shape() {
     let demo = start().unwrap();
     let addr = demo.servers[0].addr;
-    let (head, body) = ask(addr, "POST", "/v1/chat/completions", &json!({"model": "no-such"}));
+    let (head, body) = request(addr, "POST", "/v1/chat/completions", &json!({"model": "no-such"}));
     assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{head}");
     let expected = r#"{"error":{"code":400,"message":"model 'no-such' not found","type":"invalid_request_error"}}"#;
     assert_eq!(body, expected);
@@ -166,8 +166,8 @@ fn a_paused_toy_closes_without_an_answer_until_it_is_resumed() {
     let demo = start().unwrap();
     let addr = demo.servers[0].addr;
     assert_eq!(post(addr, "/demo/pause", Value::Null)["paused"], true);
-    assert_eq!(ask(addr, "GET", "/health", &Value::Null).0, "");
-    assert_eq!(ask(addr, "POST", "/v1/chat/completions", &chat("hi", json!({}))).0, "");
+    assert_eq!(request(addr, "GET", "/health", &Value::Null).0, "");
+    assert_eq!(request(addr, "POST", "/v1/chat/completions", &chat("hi", json!({}))).0, "");
     assert_eq!(get(demo.servers[1].addr, "/health"), json!({"status": "ok"}));
     assert_eq!(post(addr, "/demo/resume", Value::Null)["paused"], false);
     assert_eq!(get(addr, "/health"), json!({"status": "ok"}));

@@ -1,4 +1,4 @@
-//! Where a webhook may go: nowhere inside of this house (FAULTS F10). Pure; who resolves names asks here for each address.
+//! Where webhooks may go: to public addresses and to listed hosts (FAULTS F10). Pure; the resolver asks for every address.
 
 use crate::config::{Base, Webhooks};
 use http::Uri;
@@ -8,11 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(crate) struct Target {
     pub(crate) base: Base,
     pub path: String,
-    /// The host is on the list of those that may be private.
+    /// The host is in `jobs.webhooks.allow`.
     pub(crate) allowed: bool,
 }
 
-/// Reads an address and refuses those that are forbidden without looking a name up.
+/// Parses a URL, and refuses what is forbidden without a look-up of its name.
 pub(crate) fn check(url: &str, webhooks: &Webhooks) -> Result<Target, String> {
     const SHAPE: &str = "must be a URL such as https://example.com/done";
     if url.bytes().any(|byte| byte <= b' ' || byte >= 0x7f || byte == b'\\') {
@@ -60,7 +60,7 @@ pub(crate) fn check(url: &str, webhooks: &Webhooks) -> Result<Target, String> {
     Ok(Target { base, path: if path.starts_with('/') { path } else { format!("/{path}") }, allowed })
 }
 
-/// Names that never stand for a machine elsewhere (RFC 6761, 6762, 8375).
+/// Names that are always local (RFC 6761, 6762, 8375).
 fn is_local_name(host: &str) -> bool {
     let inside = ["localhost", "local", "internal", "lan", "home.arpa", "localdomain", "intranet"];
     !host.contains('.') || inside.iter().any(|name| host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')))
@@ -92,7 +92,7 @@ fn number(host: &str) -> Result<Option<Ipv4Addr>, String> {
     Ok(u32::try_from(high + last).ok().map(Ipv4Addr::from_bits))
 }
 
-/// Whether an address is one of the open internet (IANA's special-purpose registries).
+/// Whether an address is public (IANA's special-purpose registries).
 pub(crate) fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_public_v4(ip),
@@ -126,7 +126,7 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     let bits = ip.to_bits();
     let low = |shift: u32| Ipv4Addr::from_bits(u32::try_from((bits >> shift) & 0xffff_ffff).unwrap_or(0));
     match parts {
-        // ::, ::1, and IPv4 in its clothes
+        // ::, ::1, and mapped or translated IPv4 addresses
         [0, 0, 0, 0, 0, 0 | 0xffff, ..] => parts[5] == 0xffff && is_public_v4(low(0)),
         [0, 0, 0, 0, 0xffff, 0, ..] => is_public_v4(low(0)),
         [0x64, 0xff9b, 0, 0, 0, 0, ..] => is_public_v4(low(0)),
@@ -135,7 +135,7 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
         [0x2002, ..] => is_public_v4(low(80)),
         [0x3fff, second, ..] if second < 0x1000 => false,
-        // Only this block is handed out.
+        // The only block that is assigned.
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }

@@ -1,31 +1,31 @@
-//! An event stream put together to the answer that it would have been without `stream` [S004-19]. Pure.
+//! Turns an event stream into the answer that it would have been without `stream` [S004-19]. Pure.
 
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// Fields of a delta that are told once and not in pieces.
+/// Fields of a delta that come whole, not in pieces.
 const WHOLE: [&str; 4] = ["role", "id", "type", "name"];
 
 #[derive(Default)]
 struct Choice {
     members: Map<String, Value>,
     message: Option<Map<String, Value>>,
-    /// Lists of the message whose items come in pieces and say their place, such as `tool_calls`.
+    /// Lists of the message whose items come in pieces with an `index`, such as `tool_calls`.
     lists: BTreeMap<String, BTreeMap<u64, Value>>,
     is_finished: bool,
 }
 
-/// The answer that a stream of chat or completion chunks amounts to.
+/// The answer of a stream of chat or completion chunks.
 ///
 /// # Errors
-/// The stream tells an error, or does not come to its end.
+/// The stream has an error event, or no end.
 pub(crate) fn collect(body: &[u8]) -> Result<Value, String> {
     let mut answer = Map::new();
     let mut choices: BTreeMap<u64, Choice> = BTreeMap::new();
     let mut is_done = false;
     let text = String::from_utf8_lossy(body);
     for (kind, data) in events(&text) {
-        // The end is an event of its own: text that says so is no end.
+        // Only an event of its own is the end, not a text with these words.
         if data.trim() == "[DONE]" {
             is_done = true;
             break;
@@ -64,7 +64,7 @@ pub(crate) fn collect(body: &[u8]) -> Result<Value, String> {
     Ok(Value::Object(answer))
 }
 
-/// The type and the data of each event that has data (WHATWG HTML 9.2.6). What the end of the stream cuts counts too:
+/// The type and the data of each event that has data (WHATWG HTML 9.2.6). An event that the end of the stream cuts off counts too:
 /// some servers leave out the last empty line.
 fn events(text: &str) -> impl Iterator<Item = (&str, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -88,7 +88,7 @@ fn events(text: &str) -> impl Iterator<Item = (&str, String)> {
 }
 
 impl Choice {
-    /// Adds a chunk's choice to what came before.
+    /// Merges a chunk's choice.
     fn add(&mut self, part: Map<String, Value>) {
         for (name, value) in part {
             match (name.as_str(), value) {

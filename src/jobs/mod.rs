@@ -1,5 +1,5 @@
-//! Submit now, read later: jobs that survive a power cut. The folder is the truth, the queue is what is known of it; who
-//! works on a job holds it in `running`.
+//! Submit now, read later: jobs that survive a power cut. The folder is the truth; the queue is an index of it, with
+//! the jobs in progress in `running`.
 
 mod address;
 mod collect;
@@ -13,7 +13,7 @@ mod views;
 mod webhook;
 mod webhook_queue;
 
-use self::queue::{Queue, Running, Why};
+use self::queue::{Queue, Running, StopReason};
 use self::record::{Name, Record, State, owner_id};
 use self::spool::{ROOM, Spool, Stored};
 use self::webhook_queue::WebhookQueue;
@@ -31,56 +31,56 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-/// Threads that tell of ends (SPEC section 7).
+/// Threads that deliver webhooks (SPEC section 7).
 const WEBHOOK_THREADS: usize = 4;
-/// A thread that panicked goes on after this.
+/// The pause after a panic.
 const RECOVERY: Duration = Duration::from_secs(1);
 
-/// The running threads of the room.
+/// The threads of this module.
 pub struct Jobs {
     manager: Arc<JobManager>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What the threads of the room share.
+/// What those threads share.
 struct JobManager {
     proxy: Arc<Proxy>,
     shared: Arc<SnapshotStore>,
     spool: Spool,
-    /// Jobs at once, fixed at the start.
+    /// Jobs that run at once; fixed at the start.
     most: usize,
-    floor: Mutex<Shared>,
+    state: Mutex<QueueState>,
     changed: Condvar,
-    /// Whom to tell of which ends.
+    /// Webhooks that wait to be delivered.
     webhooks: Mutex<WebhookQueue>,
     webhook_due: Condvar,
     stopped: Arc<CancelToken>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct QueueState {
     queue: Queue,
     closed: bool,
 }
 
-/// Takes up what lies in the folder, and starts to work.
+/// Loads the jobs of the folder and starts the threads.
 ///
 /// # Errors
 /// The folder cannot be used, or the system is out of threads.
 pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore>) -> io::Result<Jobs> {
     let (spool, mut stored) = Spool::open(&settings.dir)?;
-    // In order, so that each is the last one in its line.
+    // In order, so that each is inserted at an end.
     stored.sort_unstable_by_key(|stored| stored.name.sequence);
     stored.shrink_to_fit();
-    let mut queue = Queue::with_room(stored.len());
+    let mut queue = Queue::with_capacity(stored.len());
     for mut stored in stored {
         widen_owner(&spool, &mut stored);
         let name = match stored.name.state {
-            // It was running when the last process ended: once more, which counts.
+            // It was running when the last process ended; it runs again, and that try counts.
             State::Processing => stored.name.to(State::Pending, stored.name.number),
             _ => stored.name.clone(),
         };
-        // A crash between writing the end and removing the beginning leaves both.
+        // After a crash between writing the finished job and removing the old file, both are there.
         match queue.name(&name.id) {
             Some(other) if other.state.is_final() && (!other.webhook_pending || !name.state.is_final()) => {
                 spool.remove(&stored.name);
@@ -101,16 +101,16 @@ pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore
         shared: Arc::clone(shared),
         spool,
         most: settings.max_concurrent,
-        floor: Mutex::new(Shared { queue, closed: false }),
+        state: Mutex::new(QueueState { queue, closed: false }),
         changed: Condvar::new(),
         webhooks: Mutex::new(webhooks),
         webhook_due: Condvar::new(),
         stopped: Arc::default(),
     });
-    Jobs::set_job_store(manager)
+    Jobs::start_threads(manager)
 }
 
-/// Gives a job of the first release the whole of its owner's name.
+/// A file of the first release has only the beginning of its owner's hash; it is renamed.
 fn widen_owner(spool: &Spool, stored: &mut Stored) {
     if !stored.name.has_short_owner() {
         return;
@@ -125,8 +125,8 @@ fn widen_owner(spool: &Spool, stored: &mut Stored) {
     }
 }
 
-/// Does work that ends by itself; a panic (the hook has logged it) only interrupts it.
-fn survive(stopped: &CancelToken, work: impl Fn()) {
+/// Runs work until it returns; after a panic (the hook has logged it) it is run again.
+fn restart_on_panic(stopped: &CancelToken, work: impl Fn()) {
     while catch_unwind(AssertUnwindSafe(&work)).is_err() {
         stopped.wait_until(time::now() + RECOVERY, time::now);
     }
@@ -138,13 +138,13 @@ fn is_hopeless(error: &io::Error) -> bool {
 }
 
 impl Jobs {
-    fn set_job_store(manager: Arc<JobManager>) -> io::Result<Self> {
+    fn start_threads(manager: Arc<JobManager>) -> io::Result<Self> {
         let mut jobs = Self { manager, threads: Vec::new() };
         for number in 0..jobs.manager.most {
             jobs.spawn(format!("job-{number}"), JobManager::run)?;
         }
         for number in 0..WEBHOOK_THREADS {
-            jobs.spawn(format!("webhook-{number}"), JobManager::tell)?;
+            jobs.spawn(format!("webhook-{number}"), JobManager::deliver_webhooks)?;
         }
         jobs.spawn("expire".into(), JobManager::expire_loop)?;
         let keeper: Arc<dyn JobStore> = Arc::clone(&jobs.manager) as _;
@@ -154,31 +154,34 @@ impl Jobs {
 
     fn spawn(&mut self, name: String, work: fn(&JobManager)) -> io::Result<()> {
         let manager = Arc::clone(&self.manager);
-        self.threads
-            .push(std::thread::Builder::new().name(name).spawn(move || survive(&manager.stopped, || work(&manager)))?);
+        self.threads.push(
+            std::thread::Builder::new()
+                .name(name)
+                .spawn(move || restart_on_panic(&manager.stopped, || work(&manager)))?,
+        );
         Ok(())
     }
 
     /// No job is started any more; those that run may finish.
     pub(crate) fn close(&self) {
-        self.manager.floor().closed = true;
+        self.manager.locked().closed = true;
         self.manager.changed.notify_all();
     }
 
-    /// Waits for the jobs that run until a time, then puts them back into the line.
+    /// Waits for running jobs until a time; then puts them back into the queue.
     pub(crate) fn stop(&mut self, until: Instant) {
         self.close();
-        let mut floor = self.manager.floor();
-        while floor.queue.active() > 0 {
+        let mut locked = self.manager.locked();
+        while locked.queue.active() > 0 {
             let rest = until.saturating_duration_since(time::now());
             if rest.is_zero() {
-                floor.queue.interrupt_all(Why::Stopping, |_| true);
+                locked.queue.interrupt_all(StopReason::Stopping, |_| true);
                 break;
             }
-            floor = self.manager.wait(floor, rest);
+            locked = self.manager.wait(locked, rest);
         }
-        drop(floor);
-        // What is not told now is told after the next start.
+        drop(locked);
+        // A webhook that was not delivered is delivered after the next start.
         self.manager.stopped.cancel();
         self.manager.webhook_due.notify_all();
         for thread in self.threads.drain(..) {
@@ -194,13 +197,13 @@ impl Drop for Jobs {
 }
 
 impl JobManager {
-    fn floor(&self) -> MutexGuard<'_, Shared> {
-        lock(&self.floor)
+    fn locked(&self) -> MutexGuard<'_, QueueState> {
+        lock(&self.state)
     }
 
-    fn wait<'a>(&self, floor: MutexGuard<'a, Shared>, time: Duration) -> MutexGuard<'a, Shared> {
-        match self.changed.wait_timeout(floor, time) {
-            Ok((floor, _)) => floor,
+    fn wait<'a>(&self, locked: MutexGuard<'a, QueueState>, time: Duration) -> MutexGuard<'a, QueueState> {
+        match self.changed.wait_timeout(locked, time) {
+            Ok((locked, _)) => locked,
             Err(poisoned) => poisoned.into_inner().0,
         }
     }
@@ -226,40 +229,40 @@ impl JobManager {
         others.iter().find_map(read).unwrap_or_else(|| Err(NotFound.into()))
     }
 
-    /// What the file of a job takes while it is looked at.
+    /// The memory that reading the file of a job takes.
     fn room(&self, name: &Name) -> u64 {
-        self.floor().queue.size(&name.id) + ROOM as u64
+        self.locked().queue.size(&name.id) + ROOM as u64
     }
 
-    /// Forgets finished jobs whose time is over, or that take room which `bytes` more need; their files, to be removed.
-    fn sweep(&self, floor: &mut Shared, bytes: u64) -> Vec<Name> {
+    /// Removes finished jobs that expired or whose space `bytes` more need; returns their files, which the caller removes.
+    fn sweep(&self, locked: &mut QueueState, bytes: u64) -> Vec<Name> {
         let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
-        let expired = floor.queue.expired(oldest, bytes);
-        expired.iter().filter_map(|id| floor.queue.take_out(id)).collect()
+        let expired = locked.queue.expired(oldest, bytes);
+        expired.iter().filter_map(|id| locked.queue.take_out(id)).collect()
     }
 
-    /// Ends jobs whose time is over, and forgets finished ones.
+    /// Ends jobs that run too long, and removes expired ones.
     fn expire_loop(&self) {
-        let mut floor = self.floor();
-        while !floor.closed {
+        let mut locked = self.locked();
+        while !locked.closed {
             let now = time::now();
-            floor.queue.interrupt_all(Why::Late, |until| until <= now);
-            let old = self.sweep(&mut floor, 0);
+            locked.queue.interrupt_all(StopReason::Late, |until| until <= now);
+            let old = self.sweep(&mut locked, 0);
             if !old.is_empty() {
-                drop(floor);
+                drop(locked);
                 old.iter().for_each(|name| self.spool.remove(name));
-                floor = self.floor();
+                locked = self.locked();
                 continue;
             }
             let pause = (self.settings().retention / 10).clamp(Duration::from_millis(100), Duration::from_secs(30));
-            let end = floor.queue.next_end().filter(|end| *end > now);
+            let end = locked.queue.next_end().filter(|end| *end > now);
             let pause = end.map_or(pause, |end| pause.min(end - now));
-            floor = self.wait(floor, pause);
+            locked = self.wait(locked, pause);
         }
     }
 }
 
-/// Seconds since 1970; only for what is shown and for how long is kept.
+/// Seconds since 1970; only for display and retention.
 fn seconds() -> u64 {
     millis() / 1000
 }
@@ -279,7 +282,7 @@ mod tests {
     fn a_thread_goes_on_after_a_panic() {
         let (over, times) = (CancelToken::default(), Cell::new(0));
         over.cancel();
-        survive(&over, || {
+        restart_on_panic(&over, || {
             times.set(times.get() + 1);
             assert!(times.get() == 3, "on purpose");
         });

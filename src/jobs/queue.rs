@@ -8,13 +8,13 @@ use std::time::Instant;
 
 /// Finished jobs that are kept at most, whatever `retention` says: the oldest go first.
 const MOST_FINISHED: usize = 200_000;
-/// Bytes of all jobs together; beyond it finished ones go, the oldest first, and then nothing more is taken.
+/// Bytes of all jobs together. Beyond it the oldest finished ones are removed; if that is not enough, new jobs are refused.
 pub(crate) const MOST_BYTES: u64 = 8 << 30;
 
 #[derive(Default)]
 pub(crate) struct Queue {
     known: HashMap<Arc<str>, Entry>,
-    /// By order of arrival, so that a place is found by halving; bounded by `maxQueued`, and what a start finds.
+    /// By order of arrival, so that a position is found by binary search; bounded by `maxQueued`, and what a start finds.
     waiting: VecDeque<(u64, Arc<str>)>,
     /// Bounded by `maxConcurrent`.
     running: HashMap<Arc<str>, Running>,
@@ -40,32 +40,32 @@ struct Entry {
 pub(crate) struct Running {
     pub(crate) cancel: Arc<CancelToken>,
     pub(crate) until: Instant,
-    pub(crate) why: Option<Why>,
+    pub(crate) reason: Option<StopReason>,
 }
 
-/// Why a job in progress was ended.
+/// Why a job in progress was interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum StopReason {
     Cancelled,
     Late,
-    /// The proxy is being stopped: it goes on after the next start.
+    /// The proxy is stopping; the job runs after the next start.
     Stopping,
 }
 
 impl Queue {
-    /// Empty, with room for so many.
-    pub(crate) fn with_room(jobs: usize) -> Self {
+    /// Empty, with capacity for so many jobs.
+    pub(crate) fn with_capacity(jobs: usize) -> Self {
         Self { known: HashMap::with_capacity(jobs), ..Self::default() }
     }
 
-    /// Takes in a job, as new or from the disk.
+    /// Adds a job, new or from the disk; it replaces the entry of the same id.
     pub(crate) fn put(&mut self, name: &Name, bytes: u64) {
         self.take_out(&name.id);
         let Name { sequence, id, owner, state, number, webhook_pending } = name.clone();
         self.counts[state as usize] += 1;
         self.bytes += bytes;
         self.last = self.last.max(sequence);
-        // One copy of the owner for all that is theirs.
+        // All jobs of an owner share one copy of the name.
         let owner = self.owners.get_key_value(&owner).map_or(owner, |(known, _)| Arc::clone(known));
         insert(self.owners.entry(Arc::clone(&owner)).or_default(), sequence, &id);
         match state {
@@ -106,13 +106,13 @@ impl Queue {
         self.known.get(id).map_or(0, |entry| entry.bytes)
     }
 
-    /// The next number in order for a job handed in at this millisecond.
+    /// The sequence number of a job submitted in this millisecond.
     pub(crate) fn next_sequence(&mut self, millis: u64) -> u64 {
         self.last = (millis << 16).max(self.last + 1);
         self.last
     }
 
-    /// Starts the job that came first, if there is one and room for it.
+    /// Starts the job at the head of the queue, if there is one and fewer than `most` run.
     pub(super) fn start(&mut self, most: usize, run: impl FnOnce() -> Running) -> Option<Name> {
         if self.running.len() >= most {
             return None;
@@ -130,25 +130,25 @@ impl Queue {
         self.running.get(id)
     }
 
-    /// Ends a job in progress, for the first reason that is given.
-    pub(crate) fn interrupt(&mut self, id: &str, why: Why) {
+    /// Ends a job in progress. Of several reasons the first one counts.
+    pub(crate) fn interrupt(&mut self, id: &str, reason: StopReason) {
         if let Some(running) = self.running.get_mut(id) {
-            running.why.get_or_insert(why);
+            running.reason.get_or_insert(reason);
             running.cancel.cancel();
         }
     }
 
-    /// Ends all jobs whose time is over, or all there are.
-    pub(crate) fn interrupt_all(&mut self, why: Why, late: impl Fn(Instant) -> bool) {
+    /// Interrupts the running jobs whose deadline `late` accepts.
+    pub(crate) fn interrupt_all(&mut self, reason: StopReason, late: impl Fn(Instant) -> bool) {
         for running in self.running.values_mut().filter(|running| late(running.until)) {
-            running.why.get_or_insert(why);
+            running.reason.get_or_insert(reason);
             running.cancel.cancel();
         }
     }
 
-    /// A job is no longer in progress; why it was ended, if it was.
-    pub(crate) fn done(&mut self, id: &str) -> Option<Why> {
-        self.running.remove(id)?.why
+    /// A job is no longer in progress; why it was interrupted, if it was.
+    pub(crate) fn done(&mut self, id: &str) -> Option<StopReason> {
+        self.running.remove(id)?.reason
     }
 
     pub(crate) fn active(&self) -> usize {
@@ -159,7 +159,7 @@ impl Queue {
         self.waiting.len()
     }
 
-    /// How many go before this one, itself counted; 0 once it runs or is about to.
+    /// Its position in the queue, from 1; 0 once it runs or is about to.
     pub(crate) fn position(&self, id: &str, most: usize) -> usize {
         let Some(entry) = self.known.get(id).filter(|entry| entry.state == State::Pending) else {
             return 0;
@@ -172,7 +172,7 @@ impl Queue {
         self.counts
     }
 
-    /// Whether so many bytes more have room, once finished jobs made some.
+    /// Whether so many bytes more fit.
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
         self.bytes + bytes <= MOST_BYTES
     }
@@ -199,31 +199,31 @@ impl Queue {
         all.filter_map(|(_, id)| self.name(id))
     }
 
-    /// Finished jobs of which somebody is still to be told.
+    /// Finished jobs whose webhook is still to be delivered.
     pub(crate) fn webhook_pending(&self) -> impl Iterator<Item = Arc<str>> {
         let webhook_pending = self.known.iter().filter(|(_, entry)| entry.webhook_pending && entry.state.is_final());
         webhook_pending.map(|(id, _)| Arc::clone(id))
     }
 
-    /// When the time of the first one is over.
+    /// The earliest deadline of a job in progress.
     pub(crate) fn next_end(&self) -> Option<Instant> {
         self.running.values().map(|running| running.until).min()
     }
 }
 
-/// Where this number stands, or would stand.
-fn place_of(line: &VecDeque<(u64, Arc<str>)>, sequence: u64) -> usize {
-    line.partition_point(|(other, _)| *other < sequence)
+/// The index of this number, or where it would be inserted.
+fn place_of(list: &VecDeque<(u64, Arc<str>)>, sequence: u64) -> usize {
+    list.partition_point(|(other, _)| *other < sequence)
 }
 
-fn insert(line: &mut VecDeque<(u64, Arc<str>)>, sequence: u64, id: &Arc<str>) {
-    line.insert(place_of(line, sequence), (sequence, Arc::clone(id)));
+fn insert(list: &mut VecDeque<(u64, Arc<str>)>, sequence: u64, id: &Arc<str>) {
+    list.insert(place_of(list, sequence), (sequence, Arc::clone(id)));
 }
 
-fn remove(line: &mut VecDeque<(u64, Arc<str>)>, sequence: u64) {
-    let at = place_of(line, sequence);
-    if line.get(at).is_some_and(|(other, _)| *other == sequence) {
-        line.remove(at);
+fn remove(list: &mut VecDeque<(u64, Arc<str>)>, sequence: u64) {
+    let at = place_of(list, sequence);
+    if list.get(at).is_some_and(|(other, _)| *other == sequence) {
+        list.remove(at);
     }
 }
 

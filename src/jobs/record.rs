@@ -1,8 +1,8 @@
-//! One job as it lies on disk: its name, which tells all that a start needs, and its content.
+//! One job on disk: the name of its file, which is all that a start reads, and the content.
 //!
-//! `SEQUENCE.ID.OWNER.STATE.NUMBER[.owed]`: when it was handed in (milliseconds since 1970 times 65,536, plus a count; 16
+//! `SEQUENCE.ID.OWNER.STATE.NUMBER[.owed]`: when it was submitted (milliseconds since 1970 times 65,536, plus a count; 16
 //! hexadecimal digits), its id, the SHA-256 of its owner's name (64 digits; 8 zeros for nobody), its state, a number
-//! (tries so far, or the second since 1970 when it ended), and `owed` while somebody waits to be told.
+//! (tries so far, or the second since 1970 when it ended), and `owed` until the webhook is delivered.
 //! The content is JSON, see [`Record`] and [`Bodies`]. Both are stable: a newer version reads what an older one wrote;
 //! the first release wrote 8 digits of the SHA-256.
 
@@ -33,7 +33,7 @@ impl State {
         }
     }
 
-    /// Whether nothing more happens to it.
+    /// Whether the job has ended.
     pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Error)
     }
@@ -44,17 +44,17 @@ impl State {
 pub(crate) struct Name {
     pub(crate) sequence: u64,
     pub(crate) id: Arc<str>,
-    /// Whose it is, see [`owner_id`].
+    /// See [`owner_id`].
     pub(crate) owner: Arc<str>,
     pub(crate) state: State,
     /// Tries so far, or the second when it ended.
     pub(crate) number: u64,
-    /// Somebody is still to be told.
+    /// Its webhook is still to be delivered.
     pub(crate) webhook_pending: bool,
 }
 
 impl Name {
-    /// Reads a name; `None` if it is not one of ours.
+    /// Parses a name; `None` if it is not a job's.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
         let mut next = || parts.next();
@@ -78,7 +78,7 @@ impl Name {
         })
     }
 
-    /// When it was handed in, in milliseconds since 1970.
+    /// When it was submitted, in milliseconds since 1970.
     pub(crate) fn timestamp(&self) -> u64 {
         self.sequence >> 16
     }
@@ -109,12 +109,12 @@ impl fmt::Display for Name {
 /// The owner of jobs that came without a key.
 const NOBODY: &str = "00000000";
 
-/// An owner in names: no two have the same.
+/// The owner as it is in names; unique.
 pub(crate) fn owner_id(owner: Option<&str>) -> Arc<str> {
     owner.map_or_else(|| NOBODY.into(), |owner| fingerprint(owner, 32).into())
 }
 
-/// What a job's file holds, but for the [`Bodies`], which may be long.
+/// The content of a job's file without the [`Bodies`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) version: u32,
@@ -126,12 +126,12 @@ pub(crate) struct Record {
     pub path: String,
     pub(crate) webhook: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<Trouble>,
+    pub(crate) error: Option<JobError>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) delivery: Option<Delivery>,
 }
 
-/// The members of the same object that may be long; they are read and written where they stand, never copied.
+/// The members of the same object that may be long; they are borrowed from the file's bytes, never copied.
 #[derive(Deserialize)]
 pub(crate) struct Bodies<'a> {
     #[serde(borrow)]
@@ -141,12 +141,12 @@ pub(crate) struct Bodies<'a> {
 }
 
 impl Record {
-    /// Reads a file.
+    /// Parses a file.
     pub(super) fn read(file: &[u8]) -> io::Result<(Self, Bodies<'_>)> {
         Ok((serde_json::from_slice(file)?, serde_json::from_slice(file)?))
     }
 
-    /// What a file holds before the request; see [`pieces`].
+    /// The part of a file before the request; see [`pieces`].
     pub(super) fn head(&self) -> String {
         let mut head = serde_json::to_string(self).unwrap_or_default();
         head.pop();
@@ -165,16 +165,16 @@ pub(crate) fn size(pieces: &[&[u8]]) -> u64 {
     pieces.iter().map(|piece| piece.len() as u64).sum()
 }
 
-/// Why a job came to nothing.
+/// Why a job failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Trouble {
+pub(crate) struct JobError {
     pub(crate) message: String,
     #[serde(rename = "type")]
     pub(crate) kind: String,
     pub(crate) attempts: u64,
 }
 
-impl Trouble {
+impl JobError {
     pub(crate) const CANCELLED: &str = "cancelled";
 
     pub(crate) fn cancelled(attempts: u64) -> Self {

@@ -1,10 +1,10 @@
-//! What clients ask of jobs: to take one, to show one, to stop one, to list all.
+//! What clients can do with jobs: submit, look, cancel, list.
 
-use super::queue::Why;
-use super::record::{Name, Record, State, Trouble, owner_id, pieces, size};
+use super::queue::StopReason;
+use super::record::{JobError, Name, Record, State, owner_id, pieces, size};
 use super::spool::ROOM;
 use super::views::{self, Page};
-use super::{JobManager, Shared, is_hopeless, millis, seconds};
+use super::{JobManager, QueueState, is_hopeless, millis, seconds};
 use crate::api::body::{JsonBody, WEBHOOK};
 use crate::api::errors::{Failure, Kind};
 use crate::config::Jobs as Settings;
@@ -21,7 +21,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Come again when the line of jobs is full.
+/// `Retry-After` when the queue of jobs is full.
 const COME_BACK: Duration = Duration::from_secs(30);
 
 impl JobStore for JobManager {
@@ -53,7 +53,7 @@ impl JobStore for JobManager {
         let pieces = pieces(&head, [&request[0], &request[2]], None);
         let bytes = size(&pieces);
         let name = self.reserve(&settings, &id, job_request.owner, bytes)?;
-        // Outside of the lock: the disk may take its time.
+        // Without the lock: the disk may be slow.
         if let Err(error) = self.spool.write(&name, &pieces) {
             log::error!("jobs: a job cannot be kept in {}: {error}", self.spool.dir().display());
             let (kind, text) = match is_full(&error) {
@@ -62,37 +62,37 @@ impl JobStore for JobManager {
             };
             return Err(Failure::new(kind, text));
         }
-        let mut floor = self.floor();
-        floor.queue.put(&name, bytes);
-        let (position, active) = (floor.queue.position(&id, self.most), floor.queue.active());
-        drop(floor);
+        let mut locked = self.locked();
+        locked.queue.put(&name, bytes);
+        let (position, active) = (locked.queue.position(&id, self.most), locked.queue.active());
+        drop(locked);
         self.changed.notify_all();
         let body = json!({"request_id": &*id, "status": "pending", "queue_position": position, "active_requests": active + usize::from(position == 0)});
-        let mut told = LocalResponse::json(StatusCode::ACCEPTED, &body);
+        let mut response = LocalResponse::json(StatusCode::ACCEPTED, &body);
         if let Ok(place) = HeaderValue::from_str(&format!("/v1/chat/completions/{id}")) {
-            told.fields.push((header::LOCATION, place));
+            response.fields.push((header::LOCATION, place));
         }
         if job_request.preferred {
             let applied = HeaderName::from_static("preference-applied");
-            told.fields.push((applied, HeaderValue::from_static("respond-async")));
+            response.fields.push((applied, HeaderValue::from_static("respond-async")));
         }
-        Ok(told)
+        Ok(response)
     }
 
     fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure> {
-        // The file may get another name while we look.
+        // The file may be renamed meanwhile.
         for _ in 0..10 {
-            let floor = self.floor();
-            let Some(name) = self.known(&floor, id, owner) else { break };
-            let (position, active) = (floor.queue.position(id, self.most), floor.queue.active());
-            drop(floor);
+            let locked = self.locked();
+            let Some(name) = self.known(&locked, id, owner) else { break };
+            let (position, active) = (locked.queue.position(id, self.most), locked.queue.active());
+            drop(locked);
             if !held.resize(self.room(&name)) {
                 return Err(busy());
             }
             let seen = self.file(&name).and_then(|file| views::job(&name, file, position, active));
             match seen {
-                // It may have been written anew meanwhile, with its answer.
-                Ok(told) if held.resize(told.body.capacity() as u64) => return Ok(told),
+                // It may have been replaced meanwhile by the finished one.
+                Ok(response) if held.resize(response.body.capacity() as u64) => return Ok(response),
                 Ok(_) => return Err(busy()),
                 Err(error) if is_hopeless(&error) => {}
                 Err(_) => return Ok(views::unreadable()),
@@ -102,23 +102,23 @@ impl JobStore for JobManager {
     }
 
     fn cancel(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure> {
-        let mut floor = self.floor();
-        let Some(name) = self.known(&floor, id, owner) else {
+        let mut locked = self.locked();
+        let Some(name) = self.known(&locked, id, owner) else {
             return Ok(views::not_found());
         };
-        if name.state == State::Pending && !held.resize(floor.queue.size(id) + ROOM as u64) {
+        if name.state == State::Pending && !held.resize(locked.queue.size(id) + ROOM as u64) {
             return Err(busy());
         }
         match name.state {
-            State::Processing => floor.queue.interrupt(id, Why::Cancelled),
-            _ => drop(floor.queue.take_out(id)),
+            State::Processing => locked.queue.interrupt(id, StopReason::Cancelled),
+            _ => drop(locked.queue.take_out(id)),
         }
-        drop(floor);
+        drop(locked);
         let file = if name.state == State::Pending { self.file(&name).ok() } else { None };
         match file.as_deref().and_then(|file| Record::read(file).ok()) {
             Some((mut record, bodies)) => {
-                record.error = Some(Trouble::cancelled(0));
-                // Nobody waits here for a disk that gets better.
+                record.error = Some(JobError::cancelled(0));
+                // A client does not wait for a disk to recover.
                 let impatient = CancelToken::default();
                 impatient.cancel();
                 self.finish(&name, &record, bodies.request.get().as_bytes(), None, &impatient);
@@ -135,51 +135,51 @@ impl JobStore for JobManager {
         let page = Page::of(query);
         let owner = owner_id(owner);
         let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
-        let floor = self.floor();
-        let after = page.after.map(|id| floor.queue.name(id).filter(|name| name.owner == owner));
+        let locked = self.locked();
+        let after = page.after.map(|id| locked.queue.name(id).filter(|name| name.owner == owner));
         let before = match after {
             None => u64::MAX,
             Some(Some(name)) => name.sequence,
             Some(None) => return views::not_found(),
         };
-        let names = floor.queue.of(&owner, before);
+        let names = locked.queue.of(&owner, before);
         let mut names = names.filter(|name| !name.state.is_final() || name.number >= oldest);
-        let place = |name: Name| (floor.queue.position(&name.id, self.most), name);
+        let place = |name: Name| (locked.queue.position(&name.id, self.most), name);
         let listed: Vec<_> = names.by_ref().take(page.limit).map(place).collect();
-        let (has_more, counts) = (names.next().is_some(), floor.queue.counts());
+        let (has_more, counts) = (names.next().is_some(), locked.queue.counts());
         drop(names);
-        drop(floor);
+        drop(locked);
         views::list(&listed, has_more, counts)
     }
 
     fn counts(&self) -> [(&'static str, usize); 4] {
-        let counts = self.floor().queue.counts();
+        let counts = self.locked().queue.counts();
         State::ALL.map(|state| (state.as_str(), counts[state as usize]))
     }
 }
 
 impl JobManager {
-    /// The job of an owner, unless its time is over.
-    fn known(&self, floor: &Shared, id: &str, owner: Option<&str>) -> Option<Name> {
-        let name = floor.queue.name(id).filter(|name| *name.owner == *owner_id(owner))?;
+    /// The job of an owner, unless it has expired.
+    fn known(&self, locked: &QueueState, id: &str, owner: Option<&str>) -> Option<Name> {
+        let name = locked.queue.name(id).filter(|name| *name.owner == *owner_id(owner))?;
         let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
         (!name.state.is_final() || name.number >= oldest).then_some(name)
     }
 
-    /// A name for a new job, if there is room for one more.
+    /// The name of a new job, if the limits allow one more.
     fn reserve(&self, settings: &Settings, id: &Arc<str>, owner: Option<&str>, bytes: u64) -> Result<Name, Failure> {
-        let mut floor = self.floor();
-        if floor.closed {
+        let mut locked = self.locked();
+        if locked.closed {
             return Err(Failure::new(Kind::Draining, "The proxy is being stopped."));
         }
-        if floor.queue.waiting() >= settings.max_queued {
+        if locked.queue.waiting() >= settings.max_queued {
             let text = "The job queue is full (jobs.maxQueued); try again later.";
             return Err(Failure::new(Kind::Overloaded, text).retry_after(COME_BACK));
         }
-        let old = self.sweep(&mut floor, bytes);
-        let has_room = floor.queue.has_room(bytes);
-        let sequence = floor.queue.next_sequence(millis());
-        drop(floor);
+        let old = self.sweep(&mut locked, bytes);
+        let has_room = locked.queue.has_room(bytes);
+        let sequence = locked.queue.next_sequence(millis());
+        drop(locked);
         old.iter().for_each(|name| self.spool.remove(name));
         if !has_room {
             return Err(Failure::new(Kind::StorageFull, "There is no disk space for more jobs; try again later."));
@@ -189,7 +189,7 @@ impl JobManager {
     }
 }
 
-/// Too much is held for clients already.
+/// `server.bodyMemory` is used up.
 fn busy() -> Failure {
     let text = "Too much is held for clients (server.bodyMemory); try again shortly.";
     Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))

@@ -1,8 +1,8 @@
-//! The life of one job: it is taken from the line, tried, and comes to its end, which is written before it is told.
+//! The life of one job: it is taken from the queue and tried; its end is on disk before clients see it.
 
 use super::collect::collect;
-use super::record::{Name, Record, State, Trouble, pieces, size};
-use super::{JobManager, Running, Why, seconds};
+use super::record::{JobError, Name, Record, State, pieces, size};
+use super::{JobManager, Running, StopReason, seconds};
 use crate::api::errors::{Failure, Kind};
 use crate::http::request::Body;
 use crate::proxy::background::{Background, Ended};
@@ -20,32 +20,32 @@ use std::time::Duration;
 /// The pause after the first try, doubled after each [S004-15].
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// While nobody can be asked, which does not count as a try.
-const NOBODY: Duration = Duration::from_secs(2);
-/// Tries to write an end down.
+/// The pause while no endpoint is available (which does not count as a try), or the disk is full.
+const WAIT: Duration = Duration::from_secs(2);
+/// Attempts to write a finished job.
 const WRITES: u32 = 3;
 
 enum Try {
-    Answer(Box<RawValue>),
-    Again(Trouble),
-    Nobody(Trouble),
-    Never(Trouble),
+    Answered(Box<RawValue>),
+    Retry(JobError),
+    NoEndpoint(JobError),
+    Refused(JobError),
     Interrupted,
 }
 
 enum End {
     Completed(Box<RawValue>),
-    Error(Trouble),
-    /// It goes back into the line, as if this try had not been.
+    Error(JobError),
+    /// It goes back into the queue; this try does not count.
     Stopped,
 }
 
-/// A job that runs takes its place until this is dropped, whatever happens.
-struct Place<'a>(&'a JobManager, &'a str);
+/// A job in progress; dropping this frees its slot.
+struct RunningGuard<'a>(&'a JobManager, &'a str);
 
-impl Drop for Place<'_> {
+impl Drop for RunningGuard<'_> {
     fn drop(&mut self) {
-        self.0.floor().queue.done(self.1);
+        self.0.locked().queue.done(self.1);
         self.0.changed.notify_all();
     }
 }
@@ -53,8 +53,8 @@ impl Drop for Place<'_> {
 impl JobManager {
     pub(super) fn run(&self) {
         while let Some((was, running)) = self.next() {
-            let _place = Place(self, &was.id);
-            // A panic is one job's error; the hook has logged.
+            let _running = RunningGuard(self, &was.id);
+            // A panic fails one job; the hook has logged it.
             if catch_unwind(AssertUnwindSafe(|| self.begin(&was, &running.cancel))).is_err() {
                 self.give_up(&was);
             }
@@ -62,13 +62,14 @@ impl JobManager {
     }
 
     fn next(&self) -> Option<(Name, Running)> {
-        let mut floor = self.floor();
-        while !floor.closed {
-            let running = Running { cancel: Arc::default(), until: time::now() + self.settings().timeout, why: None };
-            if let Some(was) = floor.queue.start(self.most, || running.clone()) {
+        let mut locked = self.locked();
+        while !locked.closed {
+            let running =
+                Running { cancel: Arc::default(), until: time::now() + self.settings().timeout, reason: None };
+            if let Some(was) = locked.queue.start(self.most, || running.clone()) {
                 return Some((was, running));
             }
-            floor = self.wait(floor, Duration::from_secs(60));
+            locked = self.wait(locked, Duration::from_secs(60));
         }
         None
     }
@@ -78,12 +79,12 @@ impl JobManager {
         if let Err(error) = self.spool.rename(was, &name) {
             log::error!("job {}: it cannot be started: {error}", name.id);
         }
-        // The housekeeper has a new end to watch.
+        // `expire_loop` has a new deadline to watch.
         self.changed.notify_all();
         self.work(name, cancel);
     }
 
-    /// The record of a job that is to run, and what it asks for.
+    /// Record and request of a job that is to run.
     fn load(&self, name: &Name) -> io::Result<(Record, Body)> {
         let mut held = self.proxy.budget.hold(None);
         if !held.resize(self.room(name)) {
@@ -106,29 +107,31 @@ impl JobManager {
             Err(error) => {
                 log::error!("job {}: it cannot be read: {error}", name.id);
                 return match error.kind() {
-                    ErrorKind::NotFound => drop(self.floor().queue.take_out(&name.id)),
+                    ErrorKind::NotFound => drop(self.locked().queue.take_out(&name.id)),
                     ErrorKind::InvalidData | ErrorKind::UnexpectedEof => self.give_up(&name),
-                    // Out of memory or descriptors, or a disk that is away: it waits for better times.
+                    // Out of memory or descriptors, or a disk that is away: it is tried again later.
                     _ => {
                         cancel.wait_until(time::now() + PAUSE, time::now);
-                        self.put_back(&name);
+                        self.requeue(&name);
                     }
                 };
             }
         };
         log::info!("job {}: started, try {}", name.id, name.number);
         let end = self.tries(&mut name, &record, &mut body, cancel);
-        let why = self.why(&name.id);
+        let reason = self.stop_reason(&name.id);
         let tries = name.number;
-        let trouble =
-            |message: &str, kind: &str| Trouble { message: message.into(), kind: kind.into(), attempts: tries };
-        let end = match (end, why) {
-            (End::Stopped, Some(Why::Late)) => End::Error(trouble("The job took longer than jobs.timeout.", "timeout")),
-            (End::Stopped, Some(Why::Cancelled)) => End::Error(Trouble::cancelled(tries)),
+        let error =
+            |message: &str, kind: &str| JobError { message: message.into(), kind: kind.into(), attempts: tries };
+        let end = match (end, reason) {
+            (End::Stopped, Some(StopReason::Late)) => {
+                End::Error(error("The job took longer than jobs.timeout.", "timeout"))
+            }
+            (End::Stopped, Some(StopReason::Cancelled)) => End::Error(JobError::cancelled(tries)),
             (end, _) => end,
         };
         match end {
-            End::Stopped => self.put_back(&name),
+            End::Stopped => self.requeue(&name),
             End::Completed(response) => self.finish(&name, &record, body.bytes(), Some(&response), cancel),
             End::Error(error) => {
                 record.error = Some(error);
@@ -143,19 +146,19 @@ impl JobManager {
         let most = u64::from(settings.attempts);
         if name.number > most {
             let message = "The proxy was stopped or lost power each time while the job was running.".into();
-            return End::Error(Trouble { message, kind: "interrupted".into(), attempts: name.number - 1 });
+            return End::Error(JobError { message, kind: "interrupted".into(), attempts: name.number - 1 });
         }
         let mut pause = PAUSE;
         loop {
             let tried = self.attempt(name, record, body, cancel);
             let wait = match tried {
                 Try::Interrupted => return End::Stopped,
-                Try::Answer(response) => return End::Completed(response),
-                Try::Never(trouble) => return End::Error(trouble),
-                Try::Again(trouble) if name.number >= most => return End::Error(trouble),
-                Try::Again(trouble) => {
-                    log::info!("job {}: try {} of {most} failed: {}", name.id, name.number, trouble.message);
-                    // That it was tried is known after a crash too; if this fails, it is tried once more.
+                Try::Answered(response) => return End::Completed(response),
+                Try::Refused(error) => return End::Error(error),
+                Try::Retry(error) if name.number >= most => return End::Error(error),
+                Try::Retry(error) => {
+                    log::info!("job {}: try {} of {most} failed: {}", name.id, name.number, error.message);
+                    // The count of tries survives a crash; if this fails, there is one try more.
                     let next = name.to(State::Processing, name.number + 1);
                     if self.rename(name, &next).is_ok() {
                         *name = next;
@@ -164,9 +167,9 @@ impl JobManager {
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     wait
                 }
-                Try::Nobody(trouble) => {
-                    log::debug!("job {}: waits: {}", name.id, trouble.message);
-                    NOBODY
+                Try::NoEndpoint(error) => {
+                    log::debug!("job {}: waits: {}", name.id, error.message);
+                    WAIT
                 }
             };
             if cancel.wait_until(time::now() + wait, time::now) {
@@ -176,35 +179,35 @@ impl JobManager {
     }
 
     fn attempt(&self, name: &Name, record: &Record, body: &mut Body, cancel: &Arc<CancelToken>) -> Try {
-        let trouble = |message: String, kind: &str| Trouble { message, kind: kind.into(), attempts: name.number };
+        let error = |message: String, kind: &str| JobError { message, kind: kind.into(), attempts: name.number };
         let Some(scope) = self.scope(record) else {
-            return Try::Never(trouble("The key it came with is no longer known.".into(), "unauthorized"));
+            return Try::Refused(error("The key it came with is no longer known.".into(), "unauthorized"));
         };
         let order = Background { id: &name.id, path: &record.path, scope, cancel };
         match self.proxy.run(&order, body) {
             Ended::ClientGone => Try::Interrupted,
             Ended::Answered { status: 200..=299, events, body } => match answer(events, body) {
-                Ok(response) => Try::Answer(response),
-                Err(message) => Try::Again(trouble(message, "upstream_error")),
+                Ok(response) => Try::Answered(response),
+                Err(message) => Try::Retry(error(message, "upstream_error")),
             },
             Ended::Answered { status, body, .. } => {
-                let (message, kind) = told(status, &body);
-                let trouble = trouble(message, &kind);
-                if matches!(status, 408 | 429 | 500..) { Try::Again(trouble) } else { Try::Never(trouble) }
+                let (message, kind) = endpoint_error(status, &body);
+                let error = error(message, &kind);
+                if matches!(status, 408 | 429 | 500..) { Try::Retry(error) } else { Try::Refused(error) }
             }
             Ended::Failed(Failure { kind: Kind::Draining, .. }) => Try::Interrupted,
             Ended::Failed(failure) => {
-                let trouble = trouble(failure.message.clone(), failure.kind.wire().1);
+                let error = error(failure.message.clone(), failure.kind.wire().1);
                 match failure.kind {
-                    Kind::NoEndpoint | Kind::Overloaded | Kind::QueueTimeout => Try::Nobody(trouble),
-                    _ if failure.kind.status() >= 500 => Try::Again(trouble),
-                    _ => Try::Never(trouble),
+                    Kind::NoEndpoint | Kind::Overloaded | Kind::QueueTimeout => Try::NoEndpoint(error),
+                    _ if failure.kind.status() >= 500 => Try::Retry(error),
+                    _ => Try::Refused(error),
                 }
             }
         }
     }
 
-    /// What its owner may see, as the configuration says now.
+    /// The scope of its owner in the current configuration.
     fn scope(&self, record: &Record) -> Option<Arc<Scope>> {
         let snapshot = self.shared.load();
         let mut scope = match &record.owner {
@@ -217,18 +220,18 @@ impl JobManager {
         Some(Arc::new(scope))
     }
 
-    /// Interrupted by a stop: it waits again, and the try does not count.
-    fn put_back(&self, name: &Name) {
+    /// Puts an interrupted job back into the queue; the try does not count.
+    fn requeue(&self, name: &Name) {
         let again = name.to(State::Pending, name.number - 1);
-        // If this fails, the next start finds it as running, and takes it up too.
+        // If this fails, the next start finds it as running and runs it again.
         if let Err(error) = self.rename(name, &again) {
-            log::warn!("job {}: it cannot be put back: {error}", name.id);
+            log::warn!("job {}: it cannot be put back into the queue: {error}", name.id);
         }
     }
 
-    /// Nothing can come of it any more. Its file only gets another name.
+    /// Ends a job that cannot be read or that panicked. Its file is only renamed.
     fn give_up(&self, name: &Name) {
-        let Some(name) = self.floor().queue.name(&name.id).filter(|name| !name.state.is_final()) else { return };
+        let Some(name) = self.locked().queue.name(&name.id).filter(|name| !name.state.is_final()) else { return };
         if let Err(error) = self.rename(&name, &name.to(State::Error, seconds())) {
             log::error!("job {}: it cannot be given up: {error}", name.id);
         }
@@ -236,19 +239,19 @@ impl JobManager {
 
     fn rename(&self, from: &Name, to: &Name) -> io::Result<()> {
         self.spool.rename(from, to)?;
-        let mut floor = self.floor();
-        let bytes = floor.queue.size(&from.id);
-        floor.queue.put(to, bytes);
+        let mut locked = self.locked();
+        let bytes = locked.queue.size(&from.id);
+        locked.queue.put(to, bytes);
         Ok(())
     }
 
-    /// Why a job in progress is to end.
-    fn why(&self, id: &str) -> Option<Why> {
-        self.floor().queue.running(id).and_then(|running| running.why)
+    /// Why a job in progress was interrupted, if it was.
+    fn stop_reason(&self, id: &str) -> Option<StopReason> {
+        self.locked().queue.running(id).and_then(|running| running.reason)
     }
 
-    /// Writes the end of a job down, and only then lets it be known. On a full disk an answer waits for room until
-    /// `gone`: nobody computes it again.
+    /// Writes a finished job, and only then makes it visible. On a full disk a response is kept and written later, until
+    /// `cancel`: it is expensive to compute again.
     pub(super) fn finish(
         &self,
         name: &Name,
@@ -257,7 +260,7 @@ impl JobManager {
         response: Option<&RawValue>,
         cancel: &CancelToken,
     ) {
-        let is_cancelled = record.error.as_ref().is_some_and(|error| error.kind == Trouble::CANCELLED);
+        let is_cancelled = record.error.as_ref().is_some_and(|error| error.kind == JobError::CANCELLED);
         let webhook_pending = record.webhook.is_some() && !is_cancelled;
         let state = if response.is_some() { State::Completed } else { State::Error };
         let mut to = Name { webhook_pending, ..name.to(state, seconds()) };
@@ -269,21 +272,21 @@ impl JobManager {
                 Ok(()) => break,
                 Err(error) if is_full(&error) && state == State::Completed && !cancel.is_cancelled() => {
                     if written == 1 {
-                        log::warn!("job {}: its answer waits for room on the disk: {error}", name.id);
+                        log::warn!("job {}: its response waits for free space on the disk: {error}", name.id);
                     }
-                    cancel.wait_until(time::now() + NOBODY, time::now);
+                    cancel.wait_until(time::now() + WAIT, time::now);
                 }
                 Err(error) if written < WRITES && !is_full(&error) => {
                     log::warn!("job {}: its end cannot be written: {error}; once more", name.id);
                     cancel.wait_until(time::now() + PAUSE, time::now);
                 }
-                // It is done once more after the next start.
-                Err(_) if self.why(&name.id) == Some(Why::Stopping) => return self.put_back(name),
-                // A name takes no room.
+                // It runs again after the next start.
+                Err(_) if self.stop_reason(&name.id) == Some(StopReason::Stopping) => return self.requeue(name),
+                // Renaming needs no space.
                 Err(error) => {
                     log::error!("job {}: its end is lost: {error}", name.id);
                     to = to.to(State::Error, to.number);
-                    bytes = self.floor().queue.size(&name.id);
+                    bytes = self.locked().queue.size(&name.id);
                     if self.spool.rename(name, &to).is_err() {
                         to.clone_from(name);
                     }
@@ -292,17 +295,17 @@ impl JobManager {
             }
         }
         log::info!("job {}: {} after {} tries", name.id, to.state.as_str(), name.number);
-        self.floor().queue.put(&to, bytes);
+        self.locked().queue.put(&to, bytes);
         if to != *name {
             self.spool.remove(name);
         }
         if to.webhook_pending {
-            self.announce(&to.id, record);
+            self.queue_webhook(&to.id, record);
         }
     }
 }
 
-/// An answer as it is kept.
+/// A response in the form in which it is stored.
 fn answer(events: bool, body: Vec<u8>) -> Result<Box<RawValue>, String> {
     let text = match events {
         true => collect(&body)?.to_string(),
@@ -311,8 +314,8 @@ fn answer(events: bool, body: Vec<u8>) -> Result<Box<RawValue>, String> {
     RawValue::from_string(text).map_err(|_| "The answer is no JSON.".into())
 }
 
-/// What an endpoint says is wrong.
-fn told(status: u16, body: &[u8]) -> (String, String) {
+/// Message and type of an endpoint's error.
+fn endpoint_error(status: u16, body: &[u8]) -> (String, String) {
     let body = serde_json::from_slice::<Value>(body).unwrap_or_else(|_| json!({}));
     let error = &body["error"];
     let message = error["message"]

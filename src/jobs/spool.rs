@@ -1,4 +1,4 @@
-//! The folder of jobs: a file each, written whole or not at all. Knows names and bytes, no more.
+//! The folder of jobs: a file each, written whole or not at all.
 
 use super::record::Name;
 use std::collections::HashSet;
@@ -7,17 +7,17 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Files that are being written start so; what is left of them after a crash is removed.
+/// The prefix of files that are being written; after a crash they are removed.
 const UNFINISHED: &str = "tmp-";
 const LOCK: &str = "lock";
-/// What an answer about a job is longer than its file, at most in most cases.
+/// By how much an answer about a job is usually longer than its file, at most.
 pub(crate) const ROOM: usize = 4 << 10;
 
 /// The folder, held by this process alone.
 pub(crate) struct Spool {
     dir: PathBuf,
     folder: File,
-    /// Locked for as long as it is open.
+    /// Locked while it is open.
     _lock: File,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Stored {
 }
 
 impl Spool {
-    /// Opens the folder, makes it if there is none, and tells what lies there.
+    /// Opens or creates the folder; returns the files in it.
     ///
     /// # Errors
     /// It cannot be made or read, or another process holds it.
@@ -53,7 +53,7 @@ impl Spool {
             if text.starts_with(UNFINISHED) {
                 fs::remove_file(entry.path())?;
             } else if let Some(mut name) = Name::parse(text) {
-                // One copy of the owner for all that is theirs.
+                // All jobs of an owner share one copy of the name.
                 match owners.get(&name.owner) {
                     Some(known) => name.owner = Arc::clone(known),
                     None => drop(owners.insert(Arc::clone(&name.owner))),
@@ -65,7 +65,7 @@ impl Spool {
         Ok((Self { dir: dir.to_owned(), folder, _lock: lock }, stored))
     }
 
-    /// Puts a file there, piece by piece. It is there for good when this returns.
+    /// Writes a file. When this returns it survives a power cut.
     pub(crate) fn write(&self, name: &Name, pieces: &[&[u8]]) -> io::Result<()> {
         let unfinished = self.dir.join(format!("{UNFINISHED}{}", name.id));
         let written = private().write(true).create(true).truncate(true).open(&unfinished).and_then(|mut file| {
@@ -77,7 +77,7 @@ impl Spool {
             let _ = fs::remove_file(&unfinished);
         })?;
         match self.folder.sync_all() {
-            // It has its name already: without a promise that this lasts it must not be there at all.
+            // The file has its name already, but it might not survive a power cut: it is removed.
             Err(error) if fs::remove_file(self.path(name)).is_ok() => Err(error),
             Err(error) => {
                 log::warn!("jobs: {} is there, but a power cut may undo it: {error}", self.path(name).display());
@@ -87,12 +87,12 @@ impl Spool {
         }
     }
 
-    /// Gives a file another name. A power cut may undo it.
+    /// Renames a file. A power cut may undo it.
     pub(crate) fn rename(&self, from: &Name, to: &Name) -> io::Result<()> {
         fs::rename(self.path(from), self.path(to))
     }
 
-    /// What a file holds, with room for a little more.
+    /// The content of a file, with capacity for a little more.
     pub(super) fn read(&self, name: &Name) -> io::Result<Vec<u8>> {
         let mut file = File::open(self.path(name))?;
         let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
@@ -102,7 +102,7 @@ impl Spool {
         Ok(bytes)
     }
 
-    /// Takes a file away; one that is not there is no error.
+    /// Removes a file; a missing one is no error.
     pub(crate) fn remove(&self, name: &Name) {
         match fs::remove_file(self.path(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

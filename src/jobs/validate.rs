@@ -1,4 +1,4 @@
-//! Whether a job can be run at all, told as a list of what is wrong [S004-05..07].
+//! Whether a job can be run at all; every mistake is listed [S004-05..07].
 
 use super::address;
 use crate::api::body::{JsonBody, MAX_NAME, WEBHOOK};
@@ -7,7 +7,7 @@ use crate::config::Webhooks;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// As many details as anybody reads.
+/// The most details that are reported.
 const MOST: usize = 50;
 
 /// `role` with each letter as `\u0061`.
@@ -17,7 +17,7 @@ const LONGEST_ROLE: usize = 6 * "role".len();
 pub struct Detail {
     pub(crate) code: &'static str,
     pub(crate) message: String,
-    /// Names and indexes down to it.
+    /// Path to the member: names and indexes.
     pub path: Vec<Value>,
 }
 
@@ -89,7 +89,7 @@ pub fn check(path: &str, members: &JsonBody<'_>, webhooks: &Webhooks) -> Vec<Det
     found
 }
 
-/// The text that a member is; none for other kinds, and for one with half of a surrogate pair.
+/// The text of a member; `None` for other types and for a lone surrogate.
 pub(crate) fn text(raw: &RawValue) -> Option<String> {
     is_text(raw).then(|| serde_json::from_str(raw.get()).ok()).flatten()
 }

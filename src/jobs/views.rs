@@ -1,6 +1,6 @@
-//! What is told of jobs [S004-09..11].
+//! Jobs as clients see them [S004-09..11].
 
-use super::record::{Name, Record, State, Trouble};
+use super::record::{JobError, Name, Record, State};
 use crate::proxy::context::LocalResponse;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -11,13 +11,13 @@ use std::io;
 /// Jobs in one answer at most, and without `limit`.
 pub(crate) const MOST_LISTED: usize = 1000;
 
-/// One job but for its request and response; what it has not is left out.
+/// A job without its request and response; missing members are left out.
 #[derive(Serialize)]
 struct View<'a> {
     request_id: &'a str,
     status: State,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<Trouble>,
+    error: Option<JobError>,
     timestamp: u64,
     queue_position: usize,
     active_requests: usize,
@@ -25,7 +25,7 @@ struct View<'a> {
     webhook: Option<serde_json::Value>,
 }
 
-/// One job whole, made of its file, which may be long.
+/// A whole job, built in the buffer of its file, which may be long.
 pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize) -> io::Result<LocalResponse> {
     let (record, bodies) = Record::read(&file)?;
     let place = |raw: &RawValue| {
@@ -34,8 +34,8 @@ pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize
     };
     let request = place(bodies.request);
     let response = bodies.response.filter(|_| name.state == State::Completed).map(place);
-    // A full disk can keep the end of a job from being written, but not from being known.
-    let lost = || Trouble {
+    // On a full disk the end of a job is known but not written.
+    let lost = || JobError {
         message: "The end of this job could not be stored; the log has the details.".into(),
         kind: "storage_error".into(),
         attempts: 0,
@@ -58,7 +58,7 @@ pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize
     };
     let mut head = serde_json::to_string(&view)?;
     head.pop();
-    // The two stand side by side: what is there already is neither copied nor held twice.
+    // Request and response are adjacent in the buffer, and are not copied.
     let (first, span) = match response {
         None => ("request", request),
         Some(response) if response.start < request.start => ("response", response.start..request.end),
@@ -71,21 +71,21 @@ pub(crate) fn job(name: &Name, mut file: Vec<u8>, position: usize, active: usize
     Ok(LocalResponse { body: file, ..LocalResponse::json(StatusCode::OK, &json!({})) })
 }
 
-/// The disk, or a want of descriptors, is in the way.
+/// The file cannot be read at the moment.
 pub(crate) fn unreadable() -> LocalResponse {
     let error = json!({"message": "The job cannot be read at the moment; ask again.", "type": "storage_error"});
-    let mut told = LocalResponse::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error }));
-    told.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
-    told
+    let mut response = LocalResponse::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": error }));
+    response.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
+    response
 }
 
-/// No such job, or somebody else's [S004-11].
+/// No such job, or another owner's [S004-11].
 pub(crate) fn not_found() -> LocalResponse {
     let body = json!({"error": {"message": "Request not found", "type": "request_not_found", "code": "request_not_found", "param": null}});
     LocalResponse::json(StatusCode::NOT_FOUND, &body)
 }
 
-/// A job was cancelled, or what came of it dropped.
+/// A job was cancelled or removed.
 pub(crate) fn cancelled(name: &Name) -> LocalResponse {
     LocalResponse::json(
         StatusCode::OK,
@@ -93,14 +93,14 @@ pub(crate) fn cancelled(name: &Name) -> LocalResponse {
     )
 }
 
-/// Which jobs a list is to hold: `limit` of them that came before `after`.
+/// The page of a list: `limit` jobs that came before `after`.
 pub(crate) struct Page<'a> {
     pub(crate) limit: usize,
     pub(crate) after: Option<&'a str>,
 }
 
 impl<'a> Page<'a> {
-    /// What a query asks for, as OpenAI's lists do; a `limit` that is none is as if it were not there.
+    /// From a query, as in OpenAI's lists; a `limit` that is no number is ignored.
     pub(crate) fn of(query: &'a str) -> Self {
         let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         let limit = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(MOST_LISTED);
@@ -108,7 +108,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Jobs with their places in the line, whether there are more, and how many there are in all.
+/// Jobs with their positions in the queue, whether there are more, and the counts of all.
 pub(crate) fn list(jobs: &[(usize, Name)], has_more: bool, counts: [usize; 4]) -> LocalResponse {
     let data: Vec<_> = jobs
         .iter()
@@ -135,8 +135,8 @@ mod tests {
             r#""response":[ 1.0 ]"#,
         );
         for file in [[about, request, response], [response, request, about], [request, response, about]] {
-            let told = job(&name, format!("{{{}}}", file.join(",")).into_bytes(), 0, 3).expect("a job");
-            let text = String::from_utf8(told.body).expect("text");
+            let shown = job(&name, format!("{{{}}}", file.join(",")).into_bytes(), 0, 3).expect("a job");
+            let text = String::from_utf8(shown.body).expect("text");
             assert!(
                 text.contains(request) && text.contains(response) && text.contains(r#""active_requests":3"#),
                 "{text}"

@@ -1,4 +1,4 @@
-//! Tells who asked for it that a job has ended: signed, tried again, never into this house.
+//! Delivers webhooks: signed, retried, never to an address of the local network that is not allowed.
 
 use super::record::{Bodies, Delivery, Name, Record, State, pieces, size};
 use super::webhook_queue::Call;
@@ -14,32 +14,32 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// One try to tell takes at most this long (SPEC section 7).
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The limit of one delivery (SPEC section 7).
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after the first try, doubled after each.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// How soon a stop is noticed.
-const GLANCE: Duration = Duration::from_millis(500);
+/// How often a waiting thread looks for a stop.
+const POLL: Duration = Duration::from_millis(500);
 
 impl JobManager {
-    /// A job has ended whose webhook is to be called.
-    pub(super) fn announce(&self, id: &Arc<str>, record: &Record) {
+    /// Queues the webhook of a finished job.
+    pub(super) fn queue_webhook(&self, id: &Arc<str>, record: &Record) {
         lock(&self.webhooks).put_new(Arc::clone(id), self.target(record), time::now());
         self.webhook_due.notify_one();
     }
 
-    /// Who is called for a job; nobody in particular if its address is not allowed (any more).
+    /// `host:port` of a job's webhook; empty if its address is not allowed (any more).
     fn target(&self, record: &Record) -> Arc<str> {
         let url = record.webhook.as_deref().unwrap_or_default();
         let target = address::check(url, &self.settings().webhooks);
         target.map_or_else(|_| "".into(), |target| format!("{}:{}", target.base.host, target.base.port).into())
     }
 
-    /// The life of one of the threads that tell.
-    pub(super) fn tell(&self) {
+    /// The loop of a webhook thread.
+    pub(super) fn deliver_webhooks(&self) {
         while let Some(call) = self.next_call() {
-            // A panic ends one call; the hook has logged.
+            // A panic ends one delivery; the hook has logged it.
             let again = catch_unwind(AssertUnwindSafe(|| self.call(&call))).unwrap_or(None);
             let mut queue = lock(&self.webhooks);
             queue.done(&call.target);
@@ -52,21 +52,21 @@ impl JobManager {
     }
 
     fn next_call(&self) -> Option<Call> {
-        while !self.floor().closed {
+        while !self.locked().closed {
             let now = time::now();
             let mut queue = lock(&self.webhooks);
             if let Some(call) = queue.take(now) {
                 return Some(call);
             }
-            let pause = queue.next_due().map_or(GLANCE, |due| (due - now).min(GLANCE));
+            let pause = queue.next_due().map_or(POLL, |due| (due - now).min(POLL));
             drop(self.webhook_due.wait_timeout(queue, pause));
         }
         None
     }
 
-    /// One try; the call and its time if it is to be made once more.
+    /// One delivery; what is to be tried again, and when.
     fn call(&self, call: &Call) -> Option<(Call, Instant)> {
-        let name = self.floor().queue.name(&call.id).filter(|name| name.webhook_pending)?;
+        let name = self.locked().queue.name(&call.id).filter(|name| name.webhook_pending)?;
         let mut held = self.proxy.budget.hold(None);
         if !held.resize(self.room(&name)) {
             return Some((call.clone(), time::now() + PAUSE));
@@ -85,7 +85,7 @@ impl JobManager {
         let settings = self.settings().webhooks;
         let url = record.webhook.clone()?;
         let attempts = call.attempts + 1;
-        let told = address::check(&url, &settings).and_then(|target| {
+        let sent = address::check(&url, &settings).and_then(|target| {
             let head = message(&name, &record, &bodies);
             let response = bodies.response.filter(|_| name.state == State::Completed);
             let body = [head.as_bytes(), response.map_or(b"", |response| response.get().as_bytes()), b"}"];
@@ -93,52 +93,56 @@ impl JobManager {
             let allowed = target.allowed;
             let guard = move |ip| allowed || address::is_public(ip);
             let post = Post { base: &target.base, path: &target.path, headers, body };
-            post::deliver(&post, PATIENCE, &self.stopped, Arc::new(guard))
+            post::deliver(&post, TIMEOUT, &self.stopped, Arc::new(guard))
         });
         if self.stopped.is_cancelled() {
             return None;
         }
-        let wrong = match told {
+        let wrong = match sent {
             Ok(200..=299) => None,
             Ok(status) => Some(format!("it answered {status}")),
             Err(why) => Some(why),
         };
         match &wrong {
-            None => log::info!("job {}: its webhook was told", name.id),
+            None => log::info!("job {}: its webhook was delivered", name.id),
             Some(why) if attempts < settings.attempts => {
-                log::info!("job {}: its webhook was not told, try {attempts} of {}: {why}", name.id, settings.attempts);
+                log::info!(
+                    "job {}: its webhook was not delivered, try {attempts} of {}: {why}",
+                    name.id,
+                    settings.attempts
+                );
                 let pause = PAUSE.saturating_mul(1 << (attempts - 1).min(16)).min(LONGEST_PAUSE);
                 return Some((Call { attempts, ..call.clone() }, time::now() + pause));
             }
-            Some(why) => log::warn!("job {}: its webhook was not told after {attempts} tries: {why}", name.id),
+            Some(why) => log::warn!("job {}: its webhook was not delivered after {attempts} tries: {why}", name.id),
         }
         let status = if wrong.is_none() { "delivered" } else { "failed" };
         record.delivery = Some(Delivery { status: status.into(), attempts, error: wrong });
-        self.note(&name, &record, &bodies);
+        self.note_delivery(&name, &record, &bodies);
         None
     }
 
-    /// Writes down that nobody waits to be told any more.
-    fn note(&self, name: &Name, record: &Record, bodies: &Bodies<'_>) {
+    /// Records the result of the delivery in the job's file.
+    fn note_delivery(&self, name: &Name, record: &Record, bodies: &Bodies<'_>) {
         let to = Name { webhook_pending: false, ..name.clone() };
         let head = record.head();
         let response = bodies.response.map(|response| response.get());
         let pieces = pieces(&head, [bodies.request.get().as_bytes(), &[]], response);
         if let Err(error) = self.spool.write(&to, &pieces) {
-            return log::warn!("job {}: it cannot be noted: {error}", name.id);
+            return log::warn!("job {}: the result of its webhook cannot be written: {error}", name.id);
         }
-        let mut floor = self.floor();
-        // Its owner may have dropped it meanwhile.
-        let is_there = floor.queue.name(&name.id).is_some();
+        let mut locked = self.locked();
+        // Its owner may have removed it meanwhile.
+        let is_there = locked.queue.name(&name.id).is_some();
         if is_there {
-            floor.queue.put(&to, size(&pieces));
+            locked.queue.put(&to, size(&pieces));
         }
-        drop(floor);
+        drop(locked);
         self.spool.remove(if is_there { name } else { &to });
     }
 }
 
-/// What is told, up to the response as it was answered, byte for byte, and the last brace [S004-16].
+/// The body, up to the response as it was answered, byte for byte, and the last brace [S004-16].
 fn message(name: &Name, record: &Record, bodies: &Bodies<'_>) -> String {
     let id = json!(&*name.id);
     match (bodies.response, name.state) {

@@ -1,19 +1,19 @@
-//! Which webhooks are to be called and when, one at a time for each target, so that none delays another. Pure.
+//! The webhooks to deliver and when; one at a time per target, so that no target delays another. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// One job whose webhook is to be called.
+/// A webhook to deliver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) id: Arc<str>,
     pub(crate) attempts: u32,
-    /// Host and port; empty while nobody has read the job since the start.
+    /// Host and port; empty until the job is read for the first time after a start.
     pub(crate) target: Arc<str>,
 }
 
-/// Calls that wait. Bounded by the finished jobs: those of a job that was forgotten end when their turn comes.
+/// Waiting calls. Bounded by the finished jobs: the call of a removed job is dropped when it is due.
 #[derive(Default)]
 pub(crate) struct WebhookQueue {
     targets: HashMap<Arc<str>, Target>,
@@ -35,12 +35,12 @@ impl Target {
 }
 
 impl WebhookQueue {
-    /// Takes in a job that has ended.
+    /// Adds the webhook of a finished job.
     pub(crate) fn put_new(&mut self, id: Arc<str>, target: Arc<str>, due: Instant) {
         self.put(Call { id, attempts: 0, target }, due);
     }
 
-    /// Takes in a call that is due at a time.
+    /// Adds a call that is due at a time.
     pub(crate) fn put(&mut self, call: Call, due: Instant) {
         self.count += 1;
         let place = (due, self.count);
@@ -56,12 +56,12 @@ impl WebhookQueue {
         })
     }
 
-    /// A call has come to its end.
+    /// A call has ended.
     pub(crate) fn done(&mut self, target: &Arc<str>) {
         self.change(target, |target| target.is_called = false);
     }
 
-    /// When something is to be done.
+    /// When the next call is due.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.ready.first().map(|(due, _)| *due)
     }

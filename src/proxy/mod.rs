@@ -2,6 +2,7 @@
 
 pub(crate) mod admin_handler;
 pub(crate) mod auth;
+#[cfg(feature = "jobs")]
 pub(crate) mod background;
 mod body;
 pub(crate) mod context;

@@ -8,6 +8,7 @@ mod error;
 pub(crate) mod headers;
 mod idle;
 mod pool;
+#[cfg(feature = "jobs")]
 pub(crate) mod post;
 mod resolver;
 pub mod response;

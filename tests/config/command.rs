@@ -5,10 +5,10 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A folder of one test, gone at its end.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("command-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -16,13 +16,13 @@ impl Folder {
         Self(path)
     }
 
-    fn file(&self, name: &str, text: impl AsRef<[u8]>) -> &Self {
+    pub fn file(&self, name: &str, text: impl AsRef<[u8]>) -> &Self {
         std::fs::write(self.0.join(name), text).unwrap();
         self
     }
 
     /// Runs the program in this folder with these variables and no others of its own.
-    fn run(&self, args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    pub fn run(&self, args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_llmproxy"));
         for name in ["PORT", "API_KEY", "OPENAI_API_BASE_URL", "OPENAI_API_KEY", "LLMPROXY_CONFIG", "LLMPROXY_HOST"] {
             command.env_remove(name);
@@ -79,6 +79,7 @@ fn the_time_outs_in_force_are_shown_and_a_bare_number_that_meant_seconds_is_a_wa
     );
 }
 
+#[cfg(all(feature = "legacy", feature = "jobs"))]
 #[test]
 fn a_dotenv_file_that_cannot_be_read_stops_the_start_instead_of_leaving_its_key_out() {
     let folder = Folder::new();

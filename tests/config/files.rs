@@ -144,6 +144,7 @@ fn endpoints_that_are_all_switched_off_are_a_warning() {
     assert_eq!(loaded.warnings, ["every endpoint is switched off (`enabled: false`)"]);
 }
 
+#[cfg(feature = "admin")]
 #[test]
 fn files_of_secrets_that_every_user_can_read_are_warned_of() {
     // U33
@@ -179,6 +180,7 @@ fn files_of_secrets_that_every_user_can_read_are_warned_of() {
     }
 }
 
+#[cfg(feature = "admin")]
 #[test]
 fn keys_that_can_be_guessed_and_an_open_page_are_warned_of() {
     let folder = Folder::new();

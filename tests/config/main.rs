@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[cfg(not(any(feature = "jobs", feature = "admin", feature = "legacy", feature = "demo")))]
+mod absent;
 mod command;
+#[cfg(all(feature = "jobs", feature = "admin"))]
 mod effective;
 mod endpoints;
 mod files;
 mod gateway;
 mod hostile;
 mod mutations;
+#[cfg(feature = "admin")]
 mod older;
 mod routes;
 mod samples;

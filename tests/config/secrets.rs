@@ -144,6 +144,7 @@ fn a_header_that_carries_no_secret_is_printed_as_it_is() {
     );
 }
 
+#[cfg(feature = "legacy")]
 #[test]
 fn a_002_file_converts_to_one_that_can_be_used_as_it_is() {
     // H4

@@ -237,3 +237,23 @@ fn the_address_of_the_page_opens_the_api_to_nobody_else() {
         upstream.take(CHAT);
     }
 }
+
+#[test]
+fn a_browser_that_asks_for_the_root_is_sent_to_the_page() {
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    let page = start(&folder, &[&upstream], |config| config.admin.open = false);
+    let html = "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8\r\nSec-Fetch-Site: none\r\n";
+    let answer = ask(&page, "GET", "/", html, "");
+    assert_eq!((answer.status(), answer.field("location")), (302, Some("/admin/")));
+    for fields in ["", "Accept: */*\r\n", "Accept: application/json\r\n"] {
+        let answer = ask(&page, "GET", "/", fields, "");
+        assert_eq!((answer.status(), answer.text().contains("admin")), (404, false), "{fields}");
+    }
+    let keys = vec![ClientKey::plain("k", KeyText::Plain(Secret::new("canary")))];
+    let keyed = start(&folder, &[&upstream], |config| config.keys = keys);
+    assert_eq!([ask(&keyed, "GET", "/", html, "").status(), ask(&keyed, "GET", "/", "", "").status()], [302, 401]);
+    let off = Setup::over(&[&upstream]).start();
+    assert_eq!(ask(&off, "GET", "/", html, "").status(), 404);
+    let foreign = page.ask(format!("GET / HTTP/1.1\r\nHost: evil.example\r\n{html}\r\n"));
+    assert_eq!((foreign.status(), foreign.text().contains("server.allowedHosts")), (421, true));
+}

@@ -1,7 +1,5 @@
 //! What web pages can make a browser do here: a listener without keys takes requests only from pages that `cors` lists.
 
-use crate::admin::start;
-use crate::jobs::Folder;
 use crate::support::client::{Answer, Client};
 use crate::support::proxy::{CHAT, Proxy, Setup, chat};
 use crate::support::script::Script;
@@ -163,24 +161,4 @@ fn answers_that_are_true_for_a_moment_are_not_stored() {
     let any = Setup::over(&[&upstream]).with(|config| config.server.cors = vec![CorsOrigin::Any]).start();
     let answer = ask(&any, 0, "GET", "/health", "Origin: https://x.example\r\n");
     assert_eq!((answer.field("access-control-allow-origin"), answer.field("vary")), (Some("*"), None));
-}
-
-#[test]
-fn a_browser_that_asks_for_the_root_is_sent_to_the_page() {
-    let (folder, upstream) = (Folder::new(), upstream());
-    let page = start(&folder, &[&upstream], |config| config.admin.open = false);
-    let html = "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8\r\nSec-Fetch-Site: none\r\n";
-    let answer = ask(&page, 0, "GET", "/", html);
-    assert_eq!((answer.status(), answer.field("location")), (302, Some("/admin/")));
-    for fields in ["", "Accept: */*\r\n", "Accept: application/json\r\n"] {
-        let answer = ask(&page, 0, "GET", "/", fields);
-        assert_eq!((answer.status(), answer.text().contains("admin")), (404, false), "{fields}");
-    }
-    let keys = vec![ClientKey::plain("k", KeyText::Plain(Secret::new("canary")))];
-    let keyed = start(&folder, &[&upstream], |config| config.keys = keys);
-    assert_eq!([ask(&keyed, 0, "GET", "/", html).status(), ask(&keyed, 0, "GET", "/", "").status()], [302, 401]);
-    let off = Setup::over(&[&upstream]).start();
-    assert_eq!(ask(&off, 0, "GET", "/", html).status(), 404);
-    let foreign = page.ask(format!("GET / HTTP/1.1\r\nHost: evil.example\r\n{html}\r\n"));
-    assert_eq!((foreign.status(), foreign.text().contains("server.allowedHosts")), (421, true));
 }

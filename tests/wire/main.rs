@@ -3,9 +3,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(all(feature = "admin", feature = "jobs"))]
 mod admin;
+#[cfg(all(feature = "admin", feature = "jobs"))]
 mod admin_events;
+#[cfg(all(feature = "admin", feature = "jobs"))]
 mod admin_faults;
+#[cfg(all(feature = "admin", feature = "jobs"))]
 mod admin_rules;
 mod affinity;
 mod answers;
@@ -30,17 +34,22 @@ mod header_table;
 mod headers;
 mod health;
 mod health_faults;
+#[cfg(feature = "jobs")]
 mod jobs;
+#[cfg(feature = "jobs")]
 mod jobs_bounds;
+#[cfg(feature = "jobs")]
 mod jobs_faults;
 mod json_faults;
 mod keys;
 mod lists;
 mod metrics;
+#[cfg(all(feature = "admin", feature = "jobs"))]
 mod older;
 mod older_faults;
 mod os_faults;
 mod outgoing;
+#[cfg(all(feature = "admin", feature = "jobs"))]
 mod page_rows;
 mod paths;
 mod pings;
@@ -49,9 +58,13 @@ mod reload;
 mod retry;
 mod routing;
 mod seed_000;
+#[cfg(all(feature = "admin", feature = "jobs"))]
 mod seed_001;
+#[cfg(all(feature = "admin", feature = "jobs"))]
 mod seed_002;
+#[cfg(all(feature = "admin", feature = "jobs"))]
 mod seed_003;
+#[cfg(all(feature = "admin", feature = "jobs"))]
 mod seed_004;
 mod slow_bodies;
 mod staying_up;
@@ -61,8 +74,11 @@ mod stream_faults;
 mod stress;
 mod tls;
 mod tokens;
+#[cfg(feature = "admin")]
 mod trust;
+#[cfg(feature = "jobs")]
 mod unread;
 mod uploads;
 mod upstream_faults;
+#[cfg(feature = "jobs")]
 mod webhooks;

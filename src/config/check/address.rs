@@ -1,5 +1,4 @@
-//! Texts that say where something is: hosts, base URLs, origins, networks, proxies. Pure; each error says what a
-//! text is not, so that the text can be put in front.
+//! Hosts, base URLs, origins, networks, proxies. Pure; an error is a predicate (`is not ...`) that follows the text.
 
 use crate::config::{Base, CorsOrigin, Network};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,7 +24,7 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
-/// What `server.host` takes.
+/// An address or a name to listen on.
 pub(crate) fn listen_host(text: &str) -> Result<String, String> {
     if text == "*" {
         return Err("is not an address; 0.0.0.0 is every IPv4 address, \"::\" IPv4 and IPv6".into());

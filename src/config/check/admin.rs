@@ -3,6 +3,7 @@
 use super::keys::SHORTEST;
 use super::{address, can_be_sent};
 use crate::config::Admin;
+use crate::config::features::ADMIN;
 use crate::config::reader::Section;
 
 /// What `admin.open` means.
@@ -24,7 +25,7 @@ pub(super) fn admin(s: &mut Section) -> Admin {
         s.warn(OPEN);
     }
     Admin {
-        enabled: s.field("enabled").flag().unwrap_or(default.enabled),
+        enabled: s.field("enabled").switch(&ADMIN).unwrap_or(default.enabled),
         host: s.field("host").parse(address::listen_host).unwrap_or(default.host),
         port: port.number("a port, or 0 for any free one", 0..=65_535),
         token,

@@ -1,4 +1,4 @@
-//! `endpoints`: places to send to, each complete by itself.
+//! `endpoints`
 
 use super::sections::{probe_path, timeouts, weight};
 use super::{address, header};
@@ -76,7 +76,7 @@ fn max_concurrent(field: &Field) -> MaxConcurrent {
     }
 }
 
-/// A name that nothing of its kind (`what`) has yet.
+/// A name that is unique among its kind (`what`).
 pub(crate) fn unique(field: &Field, what: &str, names: &mut Vec<String>) -> Option<String> {
     let name = field.parse(word)?;
     if let Some(index) = names.iter().position(|other| *other == name) {

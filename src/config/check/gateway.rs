@@ -1,4 +1,4 @@
-//! `groups`, `listeners` and what the main listener shares with them.
+//! `groups`, `listeners` and what the main listener has in common with them.
 
 use super::address::{listen_host, origin};
 use super::endpoint::{proxy, unique};
@@ -65,7 +65,7 @@ fn member(s: &mut Section, endpoints: &[Endpoint]) -> Option<Member> {
     Some(Member { endpoint: endpoint?, weight })
 }
 
-/// Stage limits of which each may be left to somebody else.
+/// Limits of which each may be missing.
 pub(super) fn stages(s: &mut Section) -> Stages {
     let mut limit = |key| s.field(key).duration(ANY_TIME);
     Stages { connect: limit("connect"), first_byte: limit("firstByte"), idle: limit("idle"), total: limit("total") }

@@ -1,13 +1,14 @@
 //! `jobs`
 
 use super::sections::SOME_TIME;
+use crate::config::features::JOBS;
 use crate::config::reader::{Field, Section};
 use crate::config::{Jobs, Webhooks};
 
 pub(super) fn jobs(s: &mut Section) -> Jobs {
     let default = Jobs::default();
     Jobs {
-        enabled: s.field("enabled").flag().unwrap_or(default.enabled),
+        enabled: s.field("enabled").switch(&JOBS).unwrap_or(default.enabled),
         max_concurrent: s.field("maxConcurrent").number("a number of jobs", 1..=256).unwrap_or(default.max_concurrent),
         attempts: s.field("attempts").number("a number of tries", 1..=100).unwrap_or(default.attempts),
         retention: s.field("retention").duration(SOME_TIME).unwrap_or(default.retention),

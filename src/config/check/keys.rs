@@ -1,4 +1,4 @@
-//! `auth.keys`: who may come in.
+//! `auth.keys`
 
 use super::endpoint::{unique, word};
 use super::header::can_be_sent;
@@ -8,7 +8,7 @@ use crate::config::{ClientKey, Endpoint, KeyText, RateLimit};
 use std::collections::HashMap;
 
 const SHA256: &str = "sha256:";
-/// Characters of a key that nobody guesses.
+/// The shortest key that cannot be guessed.
 pub(super) const SHORTEST: usize = 16;
 
 pub(super) fn keys(s: &mut Section, endpoints: &[Endpoint]) -> Vec<ClientKey> {

@@ -1,4 +1,4 @@
-//! From what a file said to a [`Config`], or to every problem of the file. Reads no file and no environment.
+//! Turns the tree of a file into a [`Config`], or into every problem of the file. Reads no file and no environment.
 
 pub(super) mod address;
 mod admin;
@@ -23,12 +23,12 @@ use super::node::{self, Node, Value};
 use super::problem::{Diagnostics, Problem};
 use super::reader::Section;
 use super::{Config, ListenerPolicy, MINIMAL, Metrics, Mode, Retry, env};
-use crate::config::legacy;
+use crate::config::{format, legacy};
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-/// What a file cannot say itself: variables, and the files that `xxxFile` keys name.
+/// What a file refers to: variables, and the files that `xxxFile` keys name.
 #[derive(Clone, Copy)]
 pub(super) struct Env<'a> {
     /// A variable's value, if it is set.
@@ -36,7 +36,7 @@ pub(super) struct Env<'a> {
     pub file: &'a dyn Fn(&Path) -> io::Result<String>,
 }
 
-/// A configuration and what is worth saying about it.
+/// A configuration and its warnings.
 #[derive(Debug)]
 pub(super) struct Checked {
     pub config: Config,
@@ -48,32 +48,32 @@ pub(super) struct Checked {
 }
 
 /// Checks the text of a file called `name`.
-pub(super) fn check(name: &str, text: &str, outside: Env) -> Result<Checked, Vec<Problem>> {
+pub(super) fn check(name: &str, text: &str, env: Env) -> Result<Checked, Vec<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = &*node::without_comments(text);
     let mut tree = node::parse(text).map_err(|fault| {
         let place = fault.place.map_or(name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"));
         vec![Problem { place, key: String::new(), text: fault.text }]
     })?;
-    let notes = Diagnostics::new(outside.file);
-    env::fill_in(&mut tree, outside.variable);
+    let notes = Diagnostics::new(env.file);
+    env::fill_in(&mut tree, env.variable);
     let config = read(&tree, &notes);
     let problems = notes.problems(name, text);
     if problems.is_empty() {
         let (warnings, exposed) = notes.asides();
-        Ok(Checked { config, warnings, is_paged: legacy::is_paged(&tree), exposed })
+        Ok(Checked { config, warnings, is_paged: format::is_paged(&tree), exposed })
     } else {
         Err(problems)
     }
 }
 
-/// A JSON text with `//` comments, as the value it is.
+/// Parses JSON with `//` comments.
 pub(super) fn json(text: &str) -> Result<serde_json::Value, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     serde_json::from_str(&node::without_comments(text)).map_err(|error| error.to_string())
 }
 
-/// A configuration with the routes of the page's file in it. Where both have a name, the page's route is the one.
+/// A configuration with the routes of the page's file. If both have a route of one name, the page's is used.
 pub(super) fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = &*node::without_comments(text);
@@ -89,7 +89,7 @@ pub(super) fn with_routes(name: &str, text: &str, config: &Config) -> Result<Con
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
-/// Whether a file of routes has a key of an endpoint in it.
+/// Whether a file of routes holds a key of an endpoint.
 pub(super) fn routes_hold_keys(text: &str) -> bool {
     fn holds(value: &serde_json::Value) -> bool {
         match value {
@@ -153,10 +153,16 @@ fn read(tree: &Node, notes: &Diagnostics) -> Config {
     })
 }
 
-/// A file in the format of an older proxy, or in none at all, which gets one problem instead of one per key.
+/// A file that is not in the native format: one of an older proxy is converted; any other is one problem, not one per key.
 fn foreign(tree: &Node, notes: &Diagnostics) -> Option<Config> {
     match &tree.value {
-        Value::Map(_) => return legacy::read(tree, notes),
+        Value::Map(_) => match format::older(tree) {
+            Ok(mark) => return mark.map(|(format, mark)| legacy::read(format, mark, tree, notes)),
+            Err(mark) => {
+                let text = "marks the format of an older proxy, and the file has keys of another format too; keep to one of them";
+                notes.problem(mark.at, &mark.key, text);
+            }
+        },
         Value::Null => notes.problem(tree.at, "", format!("is empty; a useful file is\n{MINIMAL}")),
         _ => notes.problem(tree.at, "", format!("is not a map of sections; a useful file is\n{MINIMAL}")),
     }

@@ -1,9 +1,9 @@
-//! Endpoints whose address is this proxy's own: each request to one would come back until nothing is left.
+//! Endpoints whose address is this proxy's own: a request to one would loop.
 
 use crate::config::{Config, Problem};
 use std::net::IpAddr;
 
-/// What the machine knows of itself.
+/// Name and addresses of this machine.
 pub(crate) struct Machine<'a> {
     pub name: Option<String>,
     /// Whether an address is one of its own.
@@ -42,7 +42,7 @@ fn reaches(host: &str, listener: &str, machine: &Machine) -> bool {
     let any = bound.is_some_and(|ip| ip.is_unspecified());
     let only_v4 = bound.is_some_and(|ip| ip.is_ipv4());
     match address(host) {
-        // Linux takes the unspecified address for loopback.
+        // On Linux a connection to the unspecified address goes to loopback.
         Some(ip) if ip.is_unspecified() => any || bound.is_some_and(|ip| ip.is_loopback()) || is_local_name(listener),
         Some(ip) if any && only_v4 && ip.is_ipv6() => false,
         Some(ip) if any => ip.is_loopback() || (machine.has)(ip),

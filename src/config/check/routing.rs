@@ -6,7 +6,7 @@ use crate::config::reader::{Field, Section, not_one_of};
 use crate::config::shown::has_key;
 use crate::config::{Backend, Endpoint, Queue, Retry, Route, Routing, Strategy, UnknownModel};
 
-/// Every accepted spelling of a strategy (SPEC section 5); the first of each is the one we print.
+/// Every accepted spelling of a strategy (SPEC section 5); the first of each is printed.
 const STRATEGIES: [(Strategy, &[&str]); 6] = [
     (Strategy::Failover, &["failover", "Failover", "priority"]),
     // S001-05: that README writes U+2011, a hyphen that does not break a line.
@@ -66,7 +66,7 @@ fn backend(s: &mut Section, endpoints: &[Endpoint]) -> Option<Backend> {
     Some(Backend { endpoint: endpoint?, model, weight, enabled })
 }
 
-/// The name of an endpoint that there is.
+/// The name of an endpoint that exists.
 pub(crate) fn known(text: &str, endpoints: &[Endpoint]) -> Result<String, String> {
     if endpoints.iter().any(|one| one.name == text) {
         return Ok(text.to_owned());
@@ -83,7 +83,7 @@ pub(super) fn queue(s: &mut Section) -> Queue {
     }
 }
 
-/// What is left out is as in `default`.
+/// Missing keys are as in `default`.
 pub(super) fn retry(s: &mut Section, default: &Retry) -> Retry {
     let attempts = s.field("attempts");
     let attempts = if attempts.is_word("auto") { None } else { attempts.number("auto or a number", 1..=101) };

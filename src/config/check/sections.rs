@@ -35,7 +35,7 @@ pub(super) fn health_check(s: &mut Section) -> HealthCheck {
     }
 }
 
-/// The path of a probe: the request line is no place for anything else.
+/// The path of a probe; it goes into a request line as it is.
 pub(super) fn probe_path(field: &Field) -> Option<String> {
     field.parse(|text| {
         if !text.starts_with('/') {
@@ -48,7 +48,7 @@ pub(super) fn probe_path(field: &Field) -> Option<String> {
     })
 }
 
-/// A section that is given says all: what it leaves out is not set [S000-09], [S000-10].
+/// In a section that is given, a missing key means not set, not the default [S000-09], [S000-10].
 pub(super) fn cache(root: &mut Section) -> Cache {
     let field = root.field("cache");
     let said = field.section(|s| Cache {

@@ -1,4 +1,4 @@
-//! `server`: the listener and the bounds of what clients can make us hold.
+//! `server`: the listener and the limits on what clients can make the proxy hold.
 
 use super::address;
 use super::sections::{ANY_TIME, SOME_TIME, sse_ping};

@@ -1,6 +1,6 @@
 //! Format 001: `backends` with static models, one mode for all.
 
-use super::{Names, endpoint, named, open};
+use super::{UniqueNames, endpoint, named, open};
 use crate::config::check::address::base;
 use crate::config::check::endpoint::no_key;
 use crate::config::check::header::can_be_sent;
@@ -21,7 +21,7 @@ pub(super) fn read(root: &mut Section) -> Config {
     config.retry.attempts = Some(retry.unwrap_or(3));
     config.routing.strategy = mode(root);
     config.routing.unknown_model = UnknownModel::Default;
-    let (mut endpoints, mut names): (Vec<Endpoint>, _) = (Vec::new(), Names::default());
+    let (mut endpoints, mut names): (Vec<Endpoint>, _) = (Vec::new(), UniqueNames::default());
     let field = root.required("backends");
     field.list(|item| {
         let mut one = item.item(|s| backend(s, endpoints.len() + 1, &mut names))?;
@@ -46,7 +46,7 @@ fn timeout(field: &Field) -> Duration {
     field.duration(Duration::from_millis(1)..=DAY).unwrap_or(TIMEOUT)
 }
 
-/// S001-05: any other text acts as random.
+/// S001-05: any other text means random.
 fn mode(root: &mut Section) -> Strategy {
     let field = root.field("mode");
     match field.text() {
@@ -59,7 +59,7 @@ fn mode(root: &mut Section) -> Strategy {
     }
 }
 
-fn backend(s: &mut Section, number: usize, names: &mut Names) -> Option<Endpoint> {
+fn backend(s: &mut Section, number: usize, names: &mut UniqueNames) -> Option<Endpoint> {
     let name = named(&s.field("name"));
     let base = s.required("url").parse(base);
     let key = s.field("api_key").secret_or_empty();

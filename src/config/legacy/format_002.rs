@@ -70,7 +70,7 @@ fn upstream(s: &mut Section, names: &mut Vec<String>) -> Option<Endpoint> {
     let (auth, key) = s.field("auth").guarded().section(auth);
     let headers = s.field("headers").guarded().list(|item| item.item(change)).unwrap_or_default();
     let mut one = endpoint(name?, base?, key.into_iter().collect());
-    // S002-09: without auth everything the client sent goes along.
+    // S002-09: without auth the client's credentials are passed on.
     one.headers = headers;
     if let Some(auth) = auth {
         one.auth = auth;
@@ -145,7 +145,7 @@ fn client(s: &mut Section, name: String, endpoints: Vec<Member>, strategy: Strat
             Some(Duration::from_secs(seconds))
         };
         let (connect, request) = (time("connect", 120, 10), time("request", 1200, 300));
-        // How long an idle connection lives is said by `keepalive`; silence in an answer has its own limit here.
+        // `keepalive` is for idle connections; silence in an answer has a limit of its own here.
         time("idle", 1800, 60);
         Stages { connect, first_byte: request, idle: None, total: request }
     });

@@ -1,6 +1,6 @@
 //! Format 003: `Models`, each with its strategy and backends. Property names are read in any case.
 
-use super::{Names, endpoint, named, open};
+use super::{UniqueNames, endpoint, named, open};
 use crate::config::check::address::base;
 use crate::config::check::endpoint::no_key;
 use crate::config::check::header::can_be_sent;
@@ -66,7 +66,7 @@ pub(super) fn read(root: &mut Section) -> Config {
     config.timeouts.first_byte = Some(TIMEOUT);
     config.timeouts.total = Some(TIMEOUT);
     add(root, &mut config);
-    // Nobody probes there [S003-21].
+    // That format probes no endpoint [S003-21].
     config.endpoints.iter_mut().for_each(|endpoint| endpoint.probe = Probe::Never);
     if config.endpoints.is_empty() {
         root.warn("no model has a backend yet; add one on the page, or to a model's `Backends`");
@@ -79,7 +79,7 @@ pub(super) fn add(root: &mut Section, config: &mut Config) {
     let field = root.field("models");
     let endpoints = config.endpoints.clone();
     let probe = if config.admin.probe { Probe::Default } else { Probe::Never };
-    let (known, names) = (endpoints.len(), Names::of(&endpoints));
+    let (known, names) = (endpoints.len(), UniqueNames::of(&endpoints));
     let mut fresh = Fresh { timeouts: config.timeouts, probe, known, names, endpoints };
     let added = field.map(|name, item| {
         if name.is_empty() {
@@ -100,10 +100,10 @@ pub(super) fn add(root: &mut Section, config: &mut Config) {
 struct Fresh {
     timeouts: Timeouts,
     probe: Probe,
-    /// Endpoints before these were there already: nothing is changed of them.
+    /// The endpoints before this index are the configuration's own and stay unchanged.
     known: usize,
     endpoints: Vec<Endpoint>,
-    names: Names,
+    names: UniqueNames,
 }
 
 fn route(s: &mut Section, name: &str, fresh: &mut Fresh) -> Option<Route> {
@@ -157,7 +157,7 @@ fn backend(s: &mut Section, model: &str, fresh: &mut Fresh) -> Option<Backend> {
         fresh.endpoints.len() - 1
     });
     let used = &mut fresh.endpoints[at];
-    // Where no model uses it, nobody goes there, not even to probe it.
+    // An endpoint that no model uses is not even probed.
     used.enabled |= enabled;
     if !used.models.iter().any(|known| known == model) {
         used.models.push(model.to_owned());

@@ -3,12 +3,12 @@
 use super::{endpoint, open};
 use crate::config::check::address::base;
 use crate::config::check::header::can_be_sent;
+use crate::config::features::JOBS;
 use crate::config::{ClientKey, Config, KeyText, Problem, UnknownModel};
 use crate::util::secret::Secret;
 use crate::util::units::unquoted;
-use std::collections::HashMap;
 
-/// What an environment means, if it names a server; the variables at fault otherwise.
+/// The configuration of an environment that names a server, or the problems of its variables.
 pub(crate) fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, Vec<Problem>>> {
     let given =
         |name: &str| variable(name).map(|text| unquoted(text.trim()).to_owned()).filter(|text| !text.is_empty());
@@ -17,6 +17,9 @@ pub(crate) fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<C
     let mut problem = |key: &str, text: String| {
         problems.push(Problem { place: "environment".into(), key: key.into(), text });
     };
+    if let Err(absent) = JOBS.require() {
+        problem("OPENAI_API_BASE_URL", absent.into());
+    }
     let base = base(&url).map_err(|text| problem("OPENAI_API_BASE_URL", text)).ok();
     let mut secret = |key: &str| {
         let value = given(key)?;
@@ -29,7 +32,7 @@ pub(crate) fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<C
     let mut config = open(3000);
     config.jobs.enabled = true;
     config.jobs.always = true;
-    // There is one server, and it knows best what it serves.
+    // The one server decides which models exist.
     config.routing.unknown_model = UnknownModel::Passthrough;
     if let Some(text) = given("PORT") {
         match text.parse() {
@@ -47,26 +50,6 @@ pub(crate) fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<C
     config.endpoints =
         base.map(|base| endpoint("openai".into(), base, theirs.into_iter().collect())).into_iter().collect();
     Some(if problems.is_empty() { Ok(config) } else { Err(problems) })
-}
-
-/// The variables of a `.env` file: `NAME=value` lines, quotes and comments as dotenv takes them.
-pub fn dotenv(text: &str) -> HashMap<String, String> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let pair = |line: &str| {
-        let line = line.trim();
-        let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
-        let (name, value) = (name.trim(), value.trim());
-        if name.is_empty() || name.starts_with('#') {
-            return None;
-        }
-        let quoted = ['"', '\'', '`'].into_iter().find(|quote| value.starts_with(*quote));
-        let value = match quoted.and_then(|quote| value[1..].split_once(quote)) {
-            Some((inside, _)) => inside,
-            None => value.split(" #").next().and_then(|value| value.split("\t#").next()).unwrap_or_default().trim_end(),
-        };
-        Some((name.to_owned(), value.to_owned()))
-    };
-    text.lines().filter_map(pair).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ fn name(queue: &mut Queue, id: &str) -> Name {
 }
 
 fn run() -> Running {
-    Running { cancel: Arc::default(), until: time::now(), why: None }
+    Running { cancel: Arc::default(), until: time::now(), reason: None }
 }
 
 #[test]
@@ -26,9 +26,9 @@ fn jobs_run_in_the_order_they_came_and_positions_are_true() {
     assert_eq!(["a", "b", "c", "d"].map(|id| queue.position(id, 2)), [0, 0, 1, 2]);
     assert_eq!((queue.active(), queue.waiting(), queue.counts()), (2, 2, [2, 2, 0, 0]));
     assert_eq!(queue.name("a").map(|name| (name.state, name.number)), Some((State::Processing, 1)));
-    queue.interrupt("a", Why::Cancelled);
-    queue.interrupt("a", Why::Stopping);
-    assert_eq!(queue.done("a"), Some(Why::Cancelled));
+    queue.interrupt("a", StopReason::Cancelled);
+    queue.interrupt("a", StopReason::Stopping);
+    assert_eq!(queue.done("a"), Some(StopReason::Cancelled));
     let ended = queue.name("a").expect("known").to(State::Error, 5);
     queue.put(&ended, 3);
     assert_eq!(queue.start(2, run).map(|name| name.id), Some("c".into()));
@@ -56,7 +56,7 @@ fn finished_jobs_go_by_age_and_never_those_that_wait() {
     assert_eq!(queue.of("1", u64::MAX).count(), 0);
 }
 
-// S16: with 30,000 waiting all places are told, and all leave, while one pass over all for each would take minutes.
+// S16: with 30,000 waiting all positions are listed, and all are removed, while one pass over all for each would take minutes.
 #[test]
 fn places_in_a_long_line_are_no_work() {
     let mut queue = Queue::default();

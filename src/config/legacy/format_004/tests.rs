@@ -1,6 +1,7 @@
 //! Unit tests of `format_004`.
 
 use super::*;
+use crate::config::dotenv;
 use crate::config::{Auth, CorsOrigin, Probe};
 
 fn of(text: &str) -> Option<Result<Config, Vec<Problem>>> {
@@ -47,12 +48,4 @@ fn what_is_wrong_is_named_and_no_value_is_told() {
     let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines.iter().all(|line| line.starts_with("environment: ") && !line.contains("canary")), "{lines:?}");
-}
-
-#[test]
-fn a_dotenv_file_is_read_as_dotenv_reads_it() {
-    let read = dotenv("# c\nexport A=1\nB = \"x # y\" # z\nC='q' \nD=a b # c\nE=\n F=g=h\nnothing\n");
-    let mut all: Vec<_> = read.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    all.sort();
-    assert_eq!(all, ["A=1", "B=x # y", "C=q", "D=a b", "E=", "F=g=h"]);
 }

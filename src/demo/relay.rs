@@ -1,6 +1,5 @@
-//! The socket a toy server is reached by: relays bytes to its tiny_http server, hears a client leave, can cut.
-//! Knows nothing of HTTP. tiny_http hides its sockets and never closes a kept connection by itself, so it can
-//! neither notice a hang-up in silence nor look dead; this stands in front of it.
+//! A TCP relay in front of a toy's tiny_http server. It notices when a client disconnects, and can abort connections:
+//! tiny_http hides its sockets and never closes a kept connection by itself, so it can do neither. Knows no HTTP.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +14,7 @@ use std::time::Duration;
 const CONNECTIONS: usize = 64;
 
 /// A loopback address whose connections are relayed to `inner`; dropping it closes them all.
-pub(crate) struct Gate {
+pub(crate) struct Relay {
     addr: SocketAddr,
     links: Arc<Links>,
     thread: Option<JoinHandle<()>>,
@@ -39,19 +38,19 @@ pub(crate) struct Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Open,
-    /// The client closed it, or its side of it: llama-server takes a half-close as a leave, too.
-    Left,
-    Cut,
+    /// The client closed it or its sending side: llama-server takes a half-close for a disconnect too.
+    ClientGone,
+    Aborted,
 }
 
-impl Gate {
+impl Relay {
     /// Listens on a free loopback port.
     pub(crate) fn open(inner: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let addr = listener.local_addr()?;
         let links = Arc::new(Links { inner, open: Mutex::default(), closing: AtomicBool::new(false) });
-        let at_gate = Arc::clone(&links);
-        let thread = thread::Builder::new().name("demo-gate".into()).spawn(move || at_gate.accept(&listener))?;
+        let own = Arc::clone(&links);
+        let thread = thread::Builder::new().name("demo-accept".into()).spawn(move || own.accept(&listener))?;
         Ok(Self { addr, links, thread: Some(thread) })
     }
 
@@ -59,21 +58,21 @@ impl Gate {
         self.addr
     }
 
-    /// The connections, for the server behind the gate.
+    /// The connections, for the server behind the relay.
     pub(crate) fn links(&self) -> Arc<Links> {
         Arc::clone(&self.links)
     }
 }
 
-impl Drop for Gate {
+impl Drop for Relay {
     fn drop(&mut self) {
         self.links.closing.store(true, SeqCst);
-        // Only a connection wakes a blocked accept; if none can be made, the thread is left to the process's end.
+        // Only a connection wakes a blocked accept; if none can be made, the thread lives until the process ends.
         let woken = TcpStream::connect(self.addr).is_ok();
         if let Some(thread) = self.thread.take().filter(|_| woken) {
             let _ = thread.join();
         }
-        self.links.cut_all_but(None);
+        self.links.abort_all_but(None);
     }
 }
 
@@ -83,10 +82,10 @@ impl Links {
         self.lock().get(&peer).cloned()
     }
 
-    pub(crate) fn cut_all_but(&self, kept: Option<&Arc<Link>>) {
+    pub(crate) fn abort_all_but(&self, kept: Option<&Arc<Link>>) {
         let open: Vec<_> = self.lock().values().cloned().collect();
         for link in open.iter().filter(|link| kept.is_none_or(|kept| !Arc::ptr_eq(kept, link))) {
-            link.cut();
+            link.abort();
         }
     }
 
@@ -99,7 +98,7 @@ impl Links {
             match client {
                 // A connection that cannot be served is closed: the client sees a server that went away.
                 Ok(client) => drop(self.join(client)),
-                // No descriptors left: wait, they come back.
+                // Out of descriptors: others will be closed.
                 Err(_) => drop(pause.recv_timeout(Duration::from_millis(100))),
             }
         }
@@ -121,7 +120,7 @@ impl Links {
             thread::scope(|scope| {
                 let up = thread::Builder::new().name("demo-up".into());
                 if up.spawn_scoped(scope, || link.relay(&link.client, &link.inner)).is_err() {
-                    link.cut();
+                    link.abort();
                 }
                 link.relay(&link.inner, &link.client);
             });
@@ -138,7 +137,7 @@ impl Links {
 }
 
 impl Link {
-    /// Waits until the connection ends or `time` is over, and tells which.
+    /// Waits until the connection ends, for `time` at most; its state.
     pub(crate) fn wait(&self, time: Duration) -> State {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.changed.wait_timeout_while(state, time, |state| *state == State::Open);
@@ -146,14 +145,14 @@ impl Link {
     }
 
     /// Closes both sides at once, whatever is under way.
-    pub(crate) fn cut(&self) {
-        self.end(State::Cut);
+    pub(crate) fn abort(&self) {
+        self.end(State::Aborted);
     }
 
     fn relay(&self, mut from: &TcpStream, mut to: &TcpStream) {
-        // A failed read and a failed write mean the same here: one side is gone, so the other goes, too.
+        // A failed read and a failed write mean the same: one side is gone, so the other is closed too.
         let _ = io::copy(&mut from, &mut to);
-        self.end(State::Left);
+        self.end(State::ClientGone);
     }
 
     fn end(&self, how: State) {

@@ -1,0 +1,21 @@
+//! The parts that a build may leave out (cargo features), and the error of a configuration that asks for one.
+
+pub(crate) struct Feature {
+    is_built: bool,
+    pub(crate) absent: &'static str,
+}
+
+pub(crate) const JOBS: Feature =
+    Feature { is_built: cfg!(feature = "jobs"), absent: "this build has no jobs; build with --features jobs" };
+pub(crate) const ADMIN: Feature =
+    Feature { is_built: cfg!(feature = "admin"), absent: "this build has no admin page; build with --features admin" };
+pub(crate) const DEMO: Feature =
+    Feature { is_built: cfg!(feature = "demo"), absent: "this build has no demo; build with --features demo" };
+
+impl Feature {
+    /// # Errors
+    /// This build was made without it; the error is the sentence for the user.
+    pub(crate) fn require(&self) -> Result<(), &'static str> {
+        if self.is_built { Ok(()) } else { Err(self.absent) }
+    }
+}
