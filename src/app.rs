@@ -116,14 +116,14 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
     let epoch = time::now();
     let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone(), epoch))).collect();
     let (shared, inbox) = SnapshotStore::new(Snapshot::new(Arc::new(config.clone()), endpoints));
-    let net = Arc::new(ClientPool::new(server.workers));
+    let clients = Arc::new(ClientPool::new(server.workers));
     let budget = Budget::new(server.body_memory, server.max_body);
     // Before the workers, which may use up the threads: with a few workers it can still serve.
     let (hand_over, take_over) = bounded::<EventLoop>(1);
     let event_loop = std::thread::Builder::new().name("server".into());
     let event_loop =
         event_loop.spawn(move || take_over.into_iter().for_each(EventLoop::run)).map_err(StartError::System)?;
-    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&net), listener_states, Arc::clone(&budget)));
+    let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&clients), listener_states, Arc::clone(&budget)));
     let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
     let admin = admin.map_err(StartError::Routes)?;
     let base = Mutex::new(config.clone());
@@ -134,7 +134,7 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
     // The page's routes are in force before the first request.
     config_manager.apply(None).map_err(StartError::ConfigControl)?;
     proxy.warn_of_open_listeners();
-    let health = health::start(shared, inbox, &net).map_err(StartError::System)?;
+    let health = health::start(shared, inbox, &clients).map_err(StartError::System)?;
     let server_config = ServerConfig {
         listeners,
         max_connections: connections(server.max_connections, server.workers, files),

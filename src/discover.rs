@@ -3,7 +3,6 @@
 use crate::api::model_list::list_of;
 use crate::config::{Endpoint, Timeouts};
 use crate::upstream::{UpstreamClient, UpstreamRequest, headers};
-use crate::util::time;
 use http::Method;
 use serde_json::Value;
 use std::fmt::Write;
@@ -84,21 +83,15 @@ pub(crate) fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
         raw: false,
         headers: &|| headers::own(endpoint),
         body: [&[], &[], &[]],
-        rest: None,
+        tail: None,
         timeouts: Timeouts { total: Some(PATIENCE), ..Timeouts::default() },
         cancel: None,
         watch: None,
     };
     let mut answer = UpstreamClient::new(endpoint, 1).ok()?.send(&request).ok()?;
-    let until = time::now() + PATIENCE;
-    let (mut body, mut buffer) = (Vec::new(), [0; 4096]);
-    loop {
-        match answer.read(&mut buffer).ok()? {
-            0 => return Some((answer.status.as_u16(), body)),
-            n if body.len() < MOST && time::now() < until => body.extend_from_slice(&buffer[..n]),
-            _ => return None,
-        }
-    }
+    let mut body = Vec::new();
+    let is_whole = answer.read_to_end(&mut body, MOST).ok()?;
+    is_whole.then_some((answer.status.as_u16(), body))
 }
 
 /// A configuration file that serves these servers.

@@ -40,13 +40,13 @@ pub(crate) struct Health {
 pub(crate) fn start(
     shared: &Arc<SnapshotStore>,
     inbox: Receiver<HealthEvent>,
-    net: &Arc<ClientPool>,
+    clients: &Arc<ClientPool>,
 ) -> std::io::Result<Health> {
     let (done, first) = bounded(1);
     let mut keeper = Keeper {
         abandoned: shared.capacity().abandoned(),
         shared: Arc::clone(shared),
-        net: Arc::new(net.for_probes()),
+        clients: Arc::new(clients.for_probes()),
         results: bounded(256),
         schedules: HashMap::new(),
         ghosts: Ghosts::default(),
@@ -84,7 +84,7 @@ type Waiting = Box<dyn FnOnce() + Send>;
 struct Keeper {
     shared: Arc<SnapshotStore>,
     /// Without a pool: every probe connects anew.
-    net: Arc<ClientPool>,
+    clients: Arc<ClientPool>,
     results: (Sender<Found>, Receiver<Found>),
     abandoned: Receiver<Slot>,
     schedules: HashMap<String, Schedule>,
@@ -192,7 +192,7 @@ impl Keeper {
             let (ghosts, abandoned) = self.ghosts.at(&endpoint.live);
             let view = View { config: &snapshot.config, endpoint, ghosts, abandoned };
             if let Some(task) = schedule.take(view, now)
-                && !spawn(&self.net, &self.results.0, task)
+                && !spawn(&self.clients, &self.results.0, task)
             {
                 schedule.fail_to_ask();
             }
@@ -295,10 +295,10 @@ fn unprobed(before: &HealthStatus, seen: Observation, at: SystemTime) -> HealthS
 }
 
 /// Starts a probe; false when the system is out of threads: the endpoint is asked when its next turn comes.
-fn spawn(net: &Arc<ClientPool>, results: &Sender<Found>, task: Task) -> bool {
-    let (net, results) = (Arc::clone(net), results.clone());
+fn spawn(clients: &Arc<ClientPool>, results: &Sender<Found>, task: Task) -> bool {
+    let (clients, results) = (Arc::clone(clients), results.clone());
     let work = move || {
-        let found = probe::guarded(&task, |task| probe::ask(&net, task));
+        let found = probe::guarded(&task, |task| probe::ask(&clients, task));
         let _ = results.send(found);
     };
     let spawned = std::thread::Builder::new().name("probe".into()).stack_size(512 << 10).spawn(work);

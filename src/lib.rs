@@ -1,19 +1,28 @@
 //! llmproxy: one OpenAI-compatible address in front of several model servers.
 //!
-//! One request, one straight line. The event loop ([`http::server`]) is a single thread that owns every parked client
-//! connection: it reads heads and bodies within limits and deadlines. When a request is complete, the connection goes to a
-//! worker of one of two fixed pools ([`http::workers`]): `control` answers from memory, `proxy` forwards. While a worker
-//! serves a request, the event loop still notices when the client disconnects, and cancels the request
-//! ([`util::cancel`]), which closes the upstream socket that the worker is blocked on. One exception: the end of a large
-//! body at a raw listener is read by the worker that sends it on ([`http::upload`]).
+//! One request, one straight line. A client connection ([`http::connection`]) is owned by exactly one thread at a time and
+//! moves by value. The event loop ([`http::server`]) is a single thread that owns the parked ones: it accepts, reads heads
+//! and bodies within limits and deadlines, and lets the handler check the key before a body is read. When a request is
+//! complete, its connection moves to a worker of one of two fixed pools ([`http::workers`]): `control` answers from memory,
+//! `proxy` forwards. The worker answers, reads the next request of the same connection if it comes within a millisecond,
+//! and else gives the connection back. One exception: the end of a large body at a raw listener is read by the worker that
+//! sends it on ([`http::upload`]); and what another thread finishes (a health check on demand, work with the disk, the live
+//! page) takes its connection along.
 //!
-//! The worker ([`proxy::serve`]) loads the snapshot ([`routing::snapshot`]) once: configuration, health of every endpoint,
-//! model catalog. It finds the API path, checks the key, reads the body as far as routing needs it, and makes a plan
-//! ([`routing::plan`]): the finite order of candidates. The attempts (`proxy::forward`) send the request through an
-//! endpoint's client ([`upstream`]) until one gives an answer worth passing on. The first byte of its body
-//! (`proxy::first_byte`) is the line of no return: before it every fault may still become another attempt or a clean
-//! status; after it the relay (`proxy::relay`) writes each chunk when it arrives and can only finish the answer or abort
-//! it, visibly.
+//! The worker ([`proxy::serve`]) works on one snapshot ([`routing::snapshot`]; only an unknown model takes a newer one): configuration, health of every endpoint,
+//! model catalog. It finds the route, reads the body as far as routing needs it, and makes a plan ([`routing::plan`]): the
+//! candidates. `proxy::select` orders them by the strategy and takes a slot at the first that has one free, or a place in the
+//! queue ([`routing::slots`]). The attempts (`proxy::forward`) send the request through an endpoint's client ([`upstream`])
+//! until one gives an answer worth forwarding. The first byte of its body (`proxy::first_byte`) is the line of no return:
+//! before it every fault may still become another attempt or a clean status (or, once a ping has sent the head, an error
+//! event); after it the relay (`proxy::relay`) writes each
+//! chunk when it arrives and can only finish the answer or abort it, visibly. The slot is released with the last byte, and
+//! the request's record ends as access line, metrics and a row of the page.
+//!
+//! Wherever a worker waits (for the upstream, a slot, a pause between attempts), it polls its client's socket too
+//! ([`util::cancel`]): a client that hangs up ends the wait, which closes the upstream's connection and releases the slot
+//! (unless `onClientGone: finish`; and a server that may still be computing keeps its slot until it is seen idle). Until the
+//! first event of a stream, the same waits send comment lines to the client (`proxy::downstream`).
 //!
 //! The health thread ([`health`]) is the only one that probes, and the only one that changes health states and the
 //! catalog. Requests report to it what they see; it publishes a new snapshot, whole.

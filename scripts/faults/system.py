@@ -74,6 +74,8 @@ class Proxy:
             except (BrokenPipeError, ConnectionResetError):
                 # Refused before the whole body was sent: the answer is here already.
                 status = connection.sock.recv(65536).split(b" ")
+                if len(status) < 2:
+                    raise http.client.RemoteDisconnected("closed without an answer")
                 return int(status[1]), b""
             answer = connection.getresponse()
             return answer.status, answer.read()
@@ -162,9 +164,9 @@ def e2_errors_of_single_calls():
         ends = injected("accept4", error, "2+3")
         assert ends == {200: 60}, ends
     assert injected("epoll_wait", "EINTR", "3+2") == {200: 60}
-    for call, error in [("recvfrom", "EINTR"), ("sendto", "EINTR"), ("poll", "EINTR")]:
+    for call, error in [("recvfrom", "EINTR"), ("sendmsg", "EINTR"), ("writev", "EINTR"), ("ppoll", "EINTR")]:
         assert injected(call, error, "5+3") == {200: 60}, call
-    for call, error in [("recvfrom", "ECONNRESET"), ("recvfrom", "ENOMEM"), ("sendto", "ENOMEM"), ("sendto", "EPIPE")]:
+    for call, error in [("recvfrom", "ECONNRESET"), ("recvfrom", "ENOMEM"), ("sendmsg", "ENOMEM"), ("writev", "ENOMEM"), ("writev", "EPIPE")]:
         ends = injected(call, error, "20+9")
         assert ends.get(200, 0) >= 20, ends
         strange = set(ends) - {200, 502, 503, "RemoteDisconnected", "ConnectionResetError", "BadStatusLine", "IncompleteRead"}

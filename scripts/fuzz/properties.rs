@@ -1,8 +1,8 @@
 //! What must hold for any bytes a client can send, or somebody can write into the file of routes. Shared by the fuzz targets and `tests/framing_fuzz.rs`.
 
+use llmproxy::api::body::{JsonBody, WEBHOOK};
 use llmproxy::api::chunked::{Decoder, Progress};
 use llmproxy::api::errors::Failure;
-use llmproxy::api::json_object::{JsonObject, WEBHOOK};
 use llmproxy::api::model_list::{MOST_MODELS, list_of};
 use llmproxy::api::prefix::PrefixHashes;
 use llmproxy::api::{body, multipart, query};
@@ -96,22 +96,19 @@ fn decoded(framing: Framing, pieces: &[&[u8]]) -> (Result<Progress, Failure>, Ve
 
 /// Nothing in a body or query can do more than be refused, and what is found is what serde_json finds.
 pub fn peek(data: &[u8]) {
-    let peek = body::json(data);
+    let peek = JsonBody::read(data).and_then(|json| Ok((json.model()?, json.stream())));
     let value = serde_json::from_slice(data);
     match (&peek, value) {
-        (Ok(peek), Ok(Value::Object(fields))) => {
-            assert_eq!(
-                peek.model.as_ref().map(|model| model.name.as_str()),
-                fields.get("model").and_then(Value::as_str)
-            );
-            assert_eq!(peek.stream, fields.get("stream") == Some(&Value::Bool(true)));
+        (Ok((model, stream)), Ok(Value::Object(fields))) => {
+            assert_eq!(model.as_ref().map(|model| model.name.as_str()), fields.get("model").and_then(Value::as_str));
+            assert_eq!(*stream, fields.get("stream") == Some(&Value::Bool(true)));
         }
         (Ok(peek), Ok(other)) => panic!("{peek:?} from {other:?}"),
         // Only what `model` may be is stricter here than JSON.
         (Err(failure), Ok(Value::Object(_))) => assert_eq!(failure.param, Some("model")),
         _ => {}
     }
-    if let Ok(Some(model)) = peek.map(|peek| peek.model) {
+    if let Ok((Some(model), _)) = peek {
         assert_eq!(serde_json::from_slice(&data[model.span]).ok(), Some(model.name));
     }
     let text = String::from_utf8_lossy(data);
@@ -136,11 +133,14 @@ pub fn multipart(data: &[u8]) {
 
 /// What a job's body says is what serde_json finds, its webhook goes and nothing else, and what passes can run.
 pub fn members(data: &[u8]) {
-    let Ok(members) = JsonObject::read(data) else { return };
+    let Ok(members) = JsonBody::read(data) else { return };
+    if members.check_once().is_err() {
+        return;
+    }
     let details = validate::check("/v1/chat/completions", &members, &Webhooks::default());
     assert!(details.len() < 100 && validate::refusal(&details).is_object());
     let rest = members.without_webhook().concat();
-    let again = JsonObject::read(rest.as_bytes()).expect("as sound as before");
+    let again = JsonBody::read(&rest).expect("as sound as before");
     assert!(again.get(WEBHOOK).is_none() && rest.len() <= data.len());
     // Numbers beyond any range and halves of characters are no matter for us, but for serde_json.
     let Ok(Value::Object(mut fields)) = serde_json::from_slice(data) else { return };
@@ -154,7 +154,7 @@ pub fn members(data: &[u8]) {
         assert!(!messages.is_empty() && messages.iter().all(|message| message["role"].is_string()));
     }
     fields.remove(WEBHOOK);
-    assert_eq!(serde_json::from_str::<Value>(&rest).expect("as sound as before"), Value::Object(fields));
+    assert_eq!(serde_json::from_slice::<Value>(&rest).expect("as sound as before"), Value::Object(fields));
 }
 
 /// Every variable of a `.env` file stands in one line of it, with a name and a value.
@@ -173,20 +173,21 @@ pub fn rename(data: &[u8]) {
     let (name, body) = data.split_at(data.iter().position(|byte| *byte == 0).unwrap_or(0));
     let body = body.strip_prefix(&[0]).unwrap_or(body);
     let name = String::from_utf8_lossy(name);
-    let Ok(before) = body::json(body) else { return };
-    let Some(model) = before.model else { return };
-    let pieces = body::renamed(body, &model.span, &name);
+    let Ok(before) = JsonBody::read(body) else { return };
+    let Ok(Some(model)) = before.model() else { return };
+    let pieces = before.with_model(&name);
     assert_eq!((&*pieces[0], &*pieces[2]), (&body[..model.span.start], &body[model.span.end..]));
-    let after = body::json(&pieces.concat()).expect("as sound as before");
-    let model = after.model.expect("still there");
-    assert_eq!((model.name.as_str(), model.span.len(), after.stream), (&*name, pieces[1].len(), before.stream));
+    let renamed = pieces.concat();
+    let after = JsonBody::read(&renamed).expect("as sound as before");
+    let model = after.model().expect("as sound as before").expect("still there");
+    assert_eq!((model.name.as_str(), model.span.len(), after.stream()), (&*name, pieces[1].len(), before.stream()));
 }
 
 /// What a conversation is recognised by does not depend on how it is written down, outlives the next turn, and takes no
 /// notice of the line that differs in every request of Claude Code.
 pub fn chain(data: &[u8]) {
     let affinity = Affinity::default();
-    let hashes = |body: &[u8]| affinity.hashes(body, "m", std::iter::empty());
+    let hashes = |body: &[u8]| affinity.hashes(JsonBody::read(body).ok().as_ref(), "m", std::iter::empty());
     let found = hashes(data);
     assert!(found.links.len() <= 256 && found.session_keys.len() <= 3);
     // A repeated member counts in the bytes, but not in the value.

@@ -56,7 +56,7 @@ impl Admin {
                 "The system gives no thread for a live view."
             }
         };
-        context.refuse(response, &request.head, &Failure::new(Kind::Overloaded, why).retry_after(EVERY));
+        context.refuse(response, &Failure::new(Kind::Overloaded, why).retry_after(EVERY));
     }
 }
 

@@ -182,7 +182,7 @@ impl AdminHandler for Admin {
         // Again, because the rules can have changed while the body was read.
         let opened = match self.opened(&request.head, request.peer) {
             Ok(opened) => opened,
-            Err(failure) => return context.refuse(response, &request.head, &failure),
+            Err(failure) => return context.refuse(response, &failure),
         };
         let path = request.head.target.canonical().into_owned();
         let rest = path.strip_prefix("/admin").unwrap_or_default().to_owned();
@@ -190,14 +190,14 @@ impl AdminHandler for Admin {
             return self.answer(context, request, response, &rest, opened);
         }
         // Disk work is queued, so that a slow disk does not block the control threads.
-        let Some(admin) = self.me() else { return context.refuse(response, &request.head, &actions::cancel()) };
+        let Some(admin) = self.me() else { return context.refuse(response, &actions::cancel()) };
         let mut response = response.detach();
         self.proxy.disk.run(Box::new(move |has_room| match has_room {
             true => admin.answer(context, request, &mut response, &rest, opened),
             false => {
                 let text = "Too many requests wait for the disk; try again later.";
                 let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
-                context.refuse(&mut response, &request.head, &failure);
+                context.refuse(&mut response, &failure);
             }
         }));
     }
@@ -226,8 +226,8 @@ impl Admin {
             _ => self.act(&request, rest),
         };
         match answer {
-            Ok(answer) => context.told(response, &request, &answer),
-            Err(failure) => context.refuse(response, &request.head, &failure),
+            Ok(answer) => context.told(response, &answer),
+            Err(failure) => context.refuse(response, &failure),
         }
     }
 }

@@ -1,21 +1,11 @@
-//! Which model a JSON body names and whether it wants a stream, read in passing: nothing else of the body is kept. Routes nothing.
+//! A JSON body, its outermost members found in one pass, and the same body with one of them changed. Routes nothing.
 
-use crate::api::errors::Failure;
-use crate::api::json_object::{self, ModelMember, invalid, spells};
+use crate::api::errors::{Failure, Kind};
+use crate::api::json::{each_member, unescaped};
+use memchr::{memchr2, memmem};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::ops::Range;
-
-/// What the proxy needs to know of a body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peek {
-    /// The model asked for; none when the body has no such field.
-    pub model: Option<Named>,
-    /// Whether the body says `"stream": true`.
-    pub stream: bool,
-    /// The response that this one follows (`previous_response_id`).
-    pub(crate) previous: Option<String>,
-}
 
 /// A model's name, and where the body or query says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,60 +21,240 @@ pub(crate) const MAX_NAME: usize = 64 * 1024;
 /// Longest id of a response that is looked at.
 const LONGEST_ID: usize = 1024;
 
-/// Reads a JSON body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
-pub fn json(body: &[u8]) -> Result<Peek, Failure> {
-    let (mut model, mut stream, mut previous) = (ModelMember::default(), false, None);
-    json_object::each_member(json_object::text(body)?, |name, value| {
-        if model.take(name, value) {
-            return;
-        }
-        if spells(name, "stream") {
-            stream = value.get() == "true";
-        } else if spells(name, "previous_response_id") && value.get().len() <= LONGEST_ID {
-            previous = serde_json::from_str(value.get()).ok();
-        }
-    })?;
-    let model = model.only()?.map(|raw| named(raw, body)).transpose()?;
-    Ok(Peek { model, stream, previous })
+/// Deepest nesting, the object itself included: what serde_json and nlohmann's users take for sane.
+const DEPTH: usize = 128;
+
+/// The member that is ours and goes no further.
+pub const WEBHOOK: &str = "webhookUrl";
+
+/// The members that are found; any others stay where they are, however many there are.
+const NAMES: [&str; 20] = [
+    // What decides where a request goes, and how.
+    "model",
+    "stream",
+    "previous_response_id",
+    // What a conversation is recognised by, with `messages`.
+    "prompt",
+    "input",
+    "tools",
+    "functions",
+    "system",
+    "instructions",
+    "prompt_cache_key",
+    "metadata",
+    "user",
+    // What a job is checked for.
+    "messages",
+    "temperature",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    WEBHOOK,
+];
+
+/// From here on a name that stands there twice is refused, where a job is checked.
+const CHECKED: usize = 12;
+
+/// As long as the longest of [`NAMES`] is with each letter as `\u0061`; nothing longer is worth decoding.
+const LONGEST_NAME: usize = 6 * "max_completion_tokens".len();
+
+/// A body, and where its members stand.
+pub struct JsonBody<'a> {
+    text: &'a str,
+    /// Name and value; of several the last.
+    members: [Option<(&'a RawValue, &'a RawValue)>; NAMES.len()],
+    /// Members called `model`, in upper or lower case.
+    models: usize,
+    /// One of those that are checked for a job stands there more than once.
+    repeated: Option<&'static str>,
 }
 
-/// The body with the JSON text at `span` replaced by `name`: three pieces to send one after another.
-pub fn renamed<'a>(body: &'a [u8], span: &Range<usize>, name: &str) -> [Cow<'a, [u8]>; 3] {
-    let quoted = serde_json::Value::from(name).to_string();
-    replaced(body, span, quoted.into_bytes())
+impl<'a> JsonBody<'a> {
+    /// Reads a body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
+    ///
+    /// # Errors
+    /// It is no JSON object, or nested too deep.
+    pub fn read(body: &'a [u8]) -> Result<Self, Failure> {
+        let text = text(body)?;
+        let mut found = Self { text, members: [None; NAMES.len()], models: 0, repeated: None };
+        each_member(text, |name, value| {
+            let Some(plain) = unescaped(name, LONGEST_NAME) else { return };
+            found.models += usize::from(plain.eq_ignore_ascii_case("model"));
+            let Some(at) = NAMES.iter().position(|known| *known == plain) else { return };
+            if found.members[at].replace((name, value)).is_some() && at >= CHECKED {
+                found.repeated = Some(NAMES[at]);
+            }
+        })
+        .map_err(|error| invalid(&format!("The body is not JSON: {error}.")))?;
+        Ok(found)
+    }
+
+    /// The value of one of [`NAMES`].
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.member(name).map(|(_, value)| value)
+    }
+
+    fn member(&self, name: &str) -> Option<(&'a RawValue, &'a RawValue)> {
+        self.members[NAMES.iter().position(|known| *known == name)?]
+    }
+
+    /// Servers that match names without case take `Model` for `model`, and the last of several: no body may say it in two
+    /// ways.
+    fn raw_model(&self) -> Result<Option<&'a RawValue>, Failure> {
+        let refused = |text: &str| Err(invalid(text).param("model"));
+        match (self.models, self.get("model")) {
+            (0, _) => Ok(None),
+            (1, Some(raw)) => Ok(Some(raw)),
+            (1, None) => refused("The body writes `model` with capital letters: write it in lower case."),
+            _ => refused("The body names `model` more than once."),
+        }
+    }
+
+    /// The model asked for; none when the body has no such field.
+    pub fn model(&self) -> Result<Option<Named>, Failure> {
+        let Some(raw) = self.raw_model()? else { return Ok(None) };
+        let refused = |text: &str| Err(invalid(text).param("model"));
+        let what = match raw.get().as_bytes()[0] {
+            // The grammar was checked, so only half of a surrogate pair is left to go wrong.
+            b'"' if raw.get().len() <= MAX_NAME => match serde_json::from_str(raw.get()) {
+                Ok(name) => return Ok(Some(Named { name, span: self.place(raw) })),
+                Err(_) => return refused("`model` holds an unpaired surrogate, which no name has."),
+            },
+            b'"' => "shorter",
+            b'[' => "text, not a list",
+            b'{' => "text, not an object",
+            b'n' => "text, not null; leave it out to get the default",
+            b't' | b'f' => "text, not a boolean",
+            _ => "text, not a number",
+        };
+        refused(&format!("`model` must be {what}."))
+    }
+
+    /// Whether the body says `"stream": true`.
+    pub fn stream(&self) -> bool {
+        self.get("stream").is_some_and(|raw| raw.get() == "true")
+    }
+
+    /// The response that this one follows.
+    pub(crate) fn previous(&self) -> Option<String> {
+        let raw = self.get("previous_response_id").filter(|raw| raw.get().len() <= LONGEST_ID)?;
+        serde_json::from_str(raw.get()).ok()
+    }
+
+    /// # Errors
+    /// What a job is checked for stands there more than once.
+    pub fn check_once(&self) -> Result<(), Failure> {
+        self.raw_model()?;
+        let refused = |name| Err(invalid(&format!("The body says `{name}` more than once.")));
+        self.repeated.map_or(Ok(()), refused)
+    }
+
+    /// The body with `name` as its model: in the place of the old one, else as its first member.
+    pub fn with_model(&self, name: &str) -> [Cow<'a, [u8]>; 3] {
+        let body = self.text.as_bytes();
+        let quoted = serde_json::Value::from(name).to_string();
+        if let Some(raw) = self.get("model") {
+            return replaced(body, &self.place(raw), quoted.into_bytes());
+        }
+        let open = self.text.find('{').map_or(0, |at| at + 1);
+        let comma = if self.text[open..].trim_ascii_start().starts_with('}') { "" } else { "," };
+        replaced(body, &(open..open), format!("\"model\":{quoted}{comma}").into_bytes())
+    }
+
+    /// The body without `webhookUrl`; every other byte stays as it was written.
+    pub fn without_webhook(&self) -> [Cow<'a, [u8]>; 3] {
+        let Some((name, value)) = self.member(WEBHOOK) else {
+            return replaced(self.text.as_bytes(), &(0..0), Vec::new());
+        };
+        let (mut start, mut end) = (self.place(name).start, self.place(value).end);
+        let (before, after) = (self.text[..start].trim_end(), self.text[end..].trim_start());
+        match after.strip_prefix(',') {
+            Some(after) => end = self.text.len() - after.trim_start().len(),
+            None => start = before.trim_end_matches(',').len(),
+        }
+        replaced(self.text.as_bytes(), &(start..end), Vec::new())
+    }
+
+    fn place(&self, raw: &RawValue) -> Range<usize> {
+        let start = raw.get().as_ptr() as usize - self.text.as_ptr() as usize;
+        start..start + raw.get().len()
+    }
 }
 
-/// The body with the bytes at `span` replaced, as for a form's field, which has no quotes.
+/// The body with the bytes at `span` replaced: three pieces to send one after another.
 pub fn replaced<'a>(body: &'a [u8], span: &Range<usize>, new: Vec<u8>) -> [Cow<'a, [u8]>; 3] {
     [Cow::Borrowed(&body[..span.start]), Cow::Owned(new), Cow::Borrowed(&body[span.end..])]
 }
 
-/// A body without `model` with `name` as its first member. It is an object: that was checked when it was peeked at.
-pub(crate) fn named_first<'a>(body: &'a [u8], name: &str) -> [Cow<'a, [u8]>; 3] {
-    let open = body.iter().position(|&byte| byte == b'{').map_or(0, |at| at + 1);
-    let is_empty = body[open..].iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
-    let member = format!("\"model\":{}{}", serde_json::Value::from(name), if is_empty { "" } else { "," });
-    replaced(body, &(open..open), member.into_bytes())
+/// Whether a body asks for a webhook; one that cannot be read does not.
+pub(crate) fn has_webhook(body: &[u8]) -> bool {
+    memmem::find(body, WEBHOOK.as_bytes()).is_some()
+        && JsonBody::read(body).is_ok_and(|json| json.check_once().is_ok() && json.get(WEBHOOK).is_some())
 }
 
-fn named(raw: &RawValue, body: &[u8]) -> Result<Named, Failure> {
-    let raw = raw.get();
-    let what = match raw.as_bytes()[0] {
-        b'"' if raw.len() <= MAX_NAME => {
-            let start = raw.as_ptr() as usize - body.as_ptr() as usize;
-            // The grammar was checked, so only half of a surrogate pair is left to go wrong.
-            let name = serde_json::from_str(raw)
-                .map_err(|_| invalid("`model` holds an unpaired surrogate, which no name has.").param("model"))?;
-            return Ok(Named { name, span: start..start + raw.len() });
+/// The text of a body that may be a JSON object of sane depth.
+fn text(body: &[u8]) -> Result<&str, Failure> {
+    if body.is_empty() {
+        return Err(invalid("The request body is empty: send a JSON object."));
+    }
+    // RFC 8259 8.1: a sender adds none, and a parser that skips it sees another body than one that does not.
+    if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| body.starts_with(mark)) {
+        return Err(invalid("The body starts with a byte order mark: send UTF-8 without one."));
+    }
+    let text = str::from_utf8(body)
+        .map_err(|error| invalid(&format!("The body is not valid UTF-8 at byte {}.", error.valid_up_to())))?;
+    if text.trim_ascii_start().as_bytes().first() != Some(&b'{') {
+        return Err(invalid("The body is not a JSON object: it does not start with `{`."));
+    }
+    if is_deep(body) {
+        return Err(invalid("The body is nested deeper than 128 levels."));
+    }
+    Ok(text)
+}
+
+/// Whether brackets are open beyond the limit. serde_json skips values without recursion and without a bound, but
+/// upstreams build trees; so this runs first, on text that may still turn out not to be JSON.
+fn is_deep(body: &[u8]) -> bool {
+    let mut depth = 0usize;
+    let mut rest = body;
+    while let Some(at) = quote_or_bracket(rest) {
+        let byte = rest[at];
+        rest = &rest[at + 1..];
+        match byte {
+            b'"' => rest = after_string(rest),
+            b'[' | b'{' if depth == DEPTH => return true,
+            b'[' | b'{' => depth += 1,
+            _ => depth = depth.saturating_sub(1),
         }
-        b'"' => "shorter",
-        b'[' => "text, not a list",
-        b'{' => "text, not an object",
-        b'n' => "text, not null; leave it out to get the default",
-        b't' | b'f' => "text, not a boolean",
-        _ => "text, not a number",
-    };
-    Err(invalid(&format!("`model` must be {what}.")).param("model"))
+    }
+    false
+}
+
+/// Whole blocks are tested without a branch, which compilers turn into vector instructions.
+fn quote_or_bracket(bytes: &[u8]) -> Option<usize> {
+    // One bit apart: `[` and `{`, `]` and `}`.
+    let wanted = |byte: u8| (byte == b'"') | (byte | 0x20 == b'{') | (byte | 0x20 == b'}');
+    let (blocks, _) = bytes.as_chunks::<32>();
+    let clean = blocks.iter().take_while(|block| !block.iter().fold(false, |any, byte| any | wanted(*byte)));
+    let start = clean.count() * 32;
+    bytes[start..].iter().position(|byte| wanted(*byte)).map(|at| start + at)
+}
+
+fn after_string(mut rest: &[u8]) -> &[u8] {
+    while let Some(at) = memchr2(b'"', b'\\', rest) {
+        let escape = rest[at] == b'\\';
+        rest = rest.get(at + 1 + usize::from(escape)..).unwrap_or_default();
+        if !escape {
+            return rest;
+        }
+    }
+    &[]
+}
+
+fn invalid(message: &str) -> Failure {
+    Failure::new(Kind::InvalidBody, message)
 }
 
 #[cfg(test)]

@@ -144,18 +144,6 @@ pub(crate) enum Dialect {
     Anthropic,
 }
 
-impl Dialect {
-    /// The dialect of a request path, with or without `/v1`, query excluded.
-    pub(crate) fn of(path: &str) -> Self {
-        let path = path.strip_prefix("/v1").unwrap_or(path);
-        match path.split('/').nth(1) {
-            Some("messages") => Self::Anthropic,
-            Some("responses") => Self::Responses,
-            _ => Self::OpenAi,
-        }
-    }
-}
-
 impl Failure {
     /// A failure with nothing but its sentence.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
@@ -251,11 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn each_path_gets_the_error_shape_of_its_api() {
-        assert_eq!(Dialect::of("/v1/messages"), Dialect::Anthropic);
-        assert_eq!(Dialect::of("/messages/count_tokens"), Dialect::Anthropic);
-        assert_eq!(Dialect::of("/v1/responses"), Dialect::Responses);
-        assert_eq!(Dialect::of("/v1/chat/completions"), Dialect::OpenAi);
+    fn anthropic_has_an_error_shape_of_its_own() {
         let failure = Failure::new(Kind::NoEndpoint, "x");
         let body: Value = serde_json::from_slice(&failure.body(Dialect::Anthropic)).expect("JSON");
         assert_eq!((&body["type"], &body["error"]["type"]), (&json!("error"), &json!("overloaded_error")));

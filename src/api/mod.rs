@@ -3,11 +3,11 @@
 pub mod body;
 pub mod chunked;
 pub mod errors;
-pub mod json_object;
+pub(crate) mod json;
 pub mod model_list;
 pub mod multipart;
+pub(crate) mod paths;
 pub mod prefix;
 pub mod query;
-pub(crate) mod scan;
 pub(crate) mod stream;
 pub(crate) mod usage;

@@ -1,11 +1,10 @@
 //! What an endpoint's `/v1/models` says, read in passing: nothing is built of it but what is kept, and that is bounded. Pure.
 
+use crate::api::json::{each_element, each_member, unescaped};
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::fmt;
 
 /// Entries taken of one list: more is a mistake or an attack.
 pub const MOST_MODELS: usize = 2_000;
@@ -49,98 +48,49 @@ pub fn list_of(body: &[u8]) -> Result<Vec<Model>, &'static str> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let is_html = body.trim_ascii_start().starts_with(b"<");
     let whole: &RawValue = serde_json::from_slice(body).map_err(|_| if is_html { "is HTML" } else { "is not JSON" })?;
-    let mut answer = Answer { list: Some(whole.get()), is_error: false };
+    let (mut list, mut is_error) = (Some(whole.get()), false);
     if whole.get().starts_with('{') {
-        answer = serde_json::Deserializer::from_str(whole.get()).deserialize_map(JsonObject).map_err(|_| NO_DATA)?;
+        let (mut data, mut models) = (None, None);
+        let read = each_member(whole.get(), |key, value| match key.get() {
+            r#""data""# => data = Some(value.get()),
+            r#""models""# => models = Some(value.get()),
+            key => is_error |= key == r#""error""#,
+        });
+        read.map_err(|_| NO_DATA)?;
+        list = data.filter(|list| *list != "null").or(models).or(data);
     }
-    let list = match answer.list {
+    let list = match list {
         // What Ollama says while it has no model.
         Some("null") if whole.get() != "null" => return Ok(Vec::new()),
         Some(list) => list,
-        None => return Err(if answer.is_error { "is an error" } else { NO_DATA }),
+        None => return Err(if is_error { "is an error" } else { NO_DATA }),
     };
-    let (models, is_empty) = serde_json::Deserializer::from_str(list).deserialize_seq(Entries).map_err(|_| NO_DATA)?;
+    let (mut models, mut is_empty) = (Vec::new(), true);
+    let read = each_element(list, |entry| {
+        is_empty = false;
+        if models.len() < MOST_MODELS {
+            models.extend(Entry::read(entry.get()).and_then(Entry::model));
+        }
+    });
+    read.map_err(|_| NO_DATA)?;
     if models.is_empty() && !is_empty { Err("has no entry with an `id`") } else { Ok(models) }
-}
-
-/// An answer that is an object.
-struct Answer<'a> {
-    list: Option<&'a str>,
-    is_error: bool,
-}
-
-struct JsonObject;
-
-impl<'a> Visitor<'a> for JsonObject {
-    type Value = Answer<'a>;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Answer<'a>, A::Error> {
-        let (mut data, mut models, mut is_error) = (None, None, false);
-        while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
-            match key.get() {
-                r#""data""# => data = Some(value.get()),
-                r#""models""# => models = Some(value.get()),
-                key => is_error |= key == r#""error""#,
-            }
-        }
-        Ok(Answer { list: data.filter(|list| *list != "null").or(models).or(data), is_error })
-    }
-}
-
-/// The first entries that are understood, and whether there are none at all.
-struct Entries;
-
-impl<'a> Visitor<'a> for Entries {
-    type Value = (Vec<Model>, bool);
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a list of models")
-    }
-
-    fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let (mut models, mut is_empty) = (Vec::new(), true);
-        while let Some(entry) = list.next_element::<&RawValue>()? {
-            is_empty = false;
-            if models.len() < MOST_MODELS {
-                models.extend(serde_json::from_str::<Entry>(entry.get()).ok().and_then(Entry::model));
-            }
-        }
-        Ok((models, is_empty))
-    }
 }
 
 /// An entry as it was written.
 struct Entry<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
-impl<'a> Deserialize<'a> for Entry<'a> {
-    fn deserialize<D: Deserializer<'a>>(reader: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'a> Visitor<'a> for Fields {
-            type Value = Entry<'a>;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a model")
-            }
-
-            fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Entry<'a>, A::Error> {
-                let mut fields = Vec::new();
-                while let Some((key, value)) = map.next_entry::<Cow<'a, str>, &'a RawValue>()? {
-                    if fields.len() < MOST_FIELDS && fields.iter().all(|(known, _)| *known != key) {
-                        fields.push((key, value.get()));
-                    }
-                }
-                Ok(Entry(fields))
-            }
-        }
-        reader.deserialize_map(Fields)
-    }
-}
-
 impl<'a> Entry<'a> {
+    fn read(raw: &'a str) -> Option<Self> {
+        let mut fields: Vec<(Cow<'a, str>, &'a str)> = Vec::new();
+        let read = each_member(raw, |key, value| {
+            let key = unescaped(key, usize::MAX).filter(|_| fields.len() < MOST_FIELDS);
+            if let Some(key) = key.filter(|key| fields.iter().all(|(known, _)| known != key)) {
+                fields.push((key, value.get()));
+            }
+        });
+        read.ok().map(|()| Self(fields))
+    }
+
     fn field(&self, name: &str) -> Option<&'a str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, raw)| *raw)
     }
@@ -219,24 +169,12 @@ fn name(raw: &str) -> Option<String> {
 
 /// The first names of a list, each once.
 fn first_names(raw: &str) -> Vec<String> {
-    struct Names;
-    impl<'a> Visitor<'a> for Names {
-        type Value = Vec<String>;
-
-        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-            f.write_str("names")
-        }
-
-        fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
-            let mut names: Vec<String> = Vec::new();
-            while let Some(raw) = list.next_element::<&RawValue>()? {
-                let next = if names.len() < MOST_ALIASES { name(raw.get()) } else { None };
-                names.extend(next.filter(|name| !names.contains(name)));
-            }
-            Ok(names)
-        }
-    }
-    serde_json::Deserializer::from_str(raw).deserialize_seq(Names).unwrap_or_default()
+    let mut names: Vec<String> = Vec::new();
+    let read = each_element(raw, |raw| {
+        let next = if names.len() < MOST_ALIASES { name(raw.get()) } else { None };
+        names.extend(next.filter(|name| !names.contains(name)));
+    });
+    if read.is_ok() { names } else { Vec::new() }
 }
 
 /// A number as a whole one, also where it is a float or a text.

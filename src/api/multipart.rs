@@ -2,7 +2,7 @@
 
 use crate::api::body::{MAX_NAME, Named};
 use crate::api::errors::{Failure, Kind};
-use crate::api::scan::find_text;
+use memchr::memmem;
 
 const MAX_HEAD: usize = 16 << 10;
 
@@ -12,7 +12,7 @@ const MAX_HEAD: usize = 16 << 10;
 pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failure> {
     let boundary = boundary(content_type)?;
     let (boundary, dashes) = (boundary.as_bytes(), &boundary.as_bytes()[2..]);
-    let start = find_text(body, dashes).ok_or_else(|| malformed("its boundary is missing"))?;
+    let start = memmem::find(body, dashes).ok_or_else(|| malformed("its boundary is missing"))?;
     if start > 0 && !body[..start].ends_with(b"\r\n") {
         return Err(malformed("its first boundary does not begin a line"));
     }
@@ -23,7 +23,7 @@ pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failu
         if let Some(after) = body[at..].strip_prefix(b"--") {
             let after = padding(after);
             return match after.is_empty() || after.starts_with(b"\r\n") {
-                true if find_text(after, dashes).is_none() => Ok(found),
+                true if memmem::find(after, dashes).is_none() => Ok(found),
                 true => Err(malformed("a boundary follows its end")),
                 false => Err(malformed("its last boundary is not followed by a line end")),
             };
@@ -33,16 +33,17 @@ pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failu
             return Err(malformed("a boundary is not followed by a line end"));
         }
         let head = &body[at..body.len().min(at + MAX_HEAD)];
-        let head = find_text(head, b"\r\n\r\n").ok_or_else(|| malformed("a part has no end of its head"))?;
+        let head = memmem::find(head, b"\r\n\r\n").ok_or_else(|| malformed("a part has no end of its head"))?;
         let (head, start) = (&body[at..at + head], at + head + 4);
         // The empty line may be the one that starts the next boundary, when a part has no content at all.
-        let end = find_text(&body[start - 2..], boundary).ok_or_else(|| malformed("its last boundary is missing"))?
+        let end = memmem::find(&body[start - 2..], boundary)
+            .ok_or_else(|| malformed("its last boundary is missing"))?
             + start
             - 2;
         if end < start {
             return Err(malformed("a part has no content"));
         }
-        if find_text(head, boundary).is_some() {
+        if memmem::find(head, boundary).is_some() {
             return Err(malformed("a boundary stands in the head of a part"));
         }
         if Part::parse(head)?.is_model()? {

@@ -1,6 +1,7 @@
 //! Which conversation a request continues: a growing chain of hashes, one link for each message, so that a longer
 //! request holds every link of the shorter one before it. Keeps no text. Pure but for the hash's keys.
 
+use crate::api::body::JsonBody;
 use memchr::memmem;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -30,16 +31,15 @@ pub struct PrefixHashes {
     pub session_keys: Vec<u64>,
 }
 
-/// The marks of a JSON body for `model`, and of session headers in their order of strength.
+/// The marks of a body for `model`, and of session headers in their order of strength.
 pub(crate) fn hashes<'a>(
-    body: &[u8],
+    body: Option<&JsonBody<'_>>,
     model: &str,
     sessions: impl Iterator<Item = &'a [u8]>,
     keys: &RandomState,
 ) -> PrefixHashes {
-    let mut reader = serde_json::Deserializer::from_slice(body);
     // A body with half a character in it cannot be decoded; its session headers still count.
-    let found = reader.deserialize_map(Body(keys)).unwrap_or_default();
+    let found = body.and_then(|body| Found::of(body, keys).ok()).unwrap_or_default();
     let seed = keys.hash_one((model, found.tools, found.system));
     let links = found.chain.links.iter().map(|link| keys.hash_one((seed, link))).collect();
     let mut session_keys: Vec<u64> = sessions.map(|session| keys.hash_one(("session", model, session))).collect();
@@ -91,30 +91,25 @@ struct Found {
     user: Option<u64>,
 }
 
-struct Body<'k>(&'k RandomState);
-
-impl<'de> Visitor<'de> for Body<'_> {
-    type Value = Found;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
-        let mut found = Found::default();
-        let value = || Canonical(self.0);
-        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            match &*key {
-                "messages" | "prompt" | "input" => found.chain = map.next_value_seed(Parts(self.0))?,
-                "tools" | "functions" => found.tools = found.tools.wrapping_add(map.next_value_seed(value())?),
-                "system" | "instructions" => found.system = map.next_value_seed(value())?,
-                "prompt_cache_key" => found.cache_key = Some(map.next_value_seed(value())?),
-                "metadata" => found.session = session(map.next_value::<&RawValue>()?.get()),
-                "user" => found.user = Some(map.next_value_seed(value())?),
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
+impl Found {
+    fn of(body: &JsonBody<'_>, keys: &RandomState) -> serde_json::Result<Self> {
+        fn read<'a, S: DeserializeSeed<'a>>(
+            raw: Option<&'a RawValue>,
+            seed: S,
+        ) -> serde_json::Result<Option<S::Value>> {
+            raw.map(|raw| seed.deserialize(&mut serde_json::Deserializer::from_str(raw.get()))).transpose()
         }
-        Ok(found)
+        let hash = |name| read(body.get(name), Canonical(keys));
+        let prompt = ["messages", "prompt", "input"].iter().find_map(|name| body.get(name));
+        let system = ["system", "instructions"].iter().find_map(|name| body.get(name));
+        Ok(Self {
+            chain: read(prompt, Parts(keys))?.unwrap_or_default(),
+            tools: hash("tools")?.unwrap_or(0).wrapping_add(hash("functions")?.unwrap_or(0)),
+            system: read(system, Canonical(keys))?.unwrap_or(0),
+            cache_key: hash("prompt_cache_key")?,
+            session: body.get("metadata").and_then(|raw| session(raw.get())),
+            user: hash("user")?,
+        })
     }
 }
 

@@ -5,9 +5,7 @@ use crate::api::model_list::{Model, list_of};
 use crate::config::Timeouts;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::health_status::Observation;
-use crate::upstream::{
-    ClientPool, Stage, UpstreamClient, UpstreamError, UpstreamErrorKind, UpstreamRequest, UpstreamResponse, headers,
-};
+use crate::upstream::{ClientPool, Stage, UpstreamClient, UpstreamError, UpstreamErrorKind, UpstreamRequest, headers};
 use crate::util::time;
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -90,16 +88,16 @@ pub(super) fn guarded(task: &Task, ask: impl FnOnce(&Task) -> Found) -> Found {
 }
 
 /// Asks one endpoint everything the task names.
-pub(super) fn ask(net: &ClientPool, task: &Task) -> Found {
+pub(super) fn ask(clients: &ClientPool, task: &Task) -> Found {
     let mut found = Found::nothing(task);
-    let channel = match net.channel(&task.endpoint.config) {
-        Ok(channel) => channel,
+    let client = match clients.client(&task.endpoint.config) {
+        Ok(client) => client,
         Err(fault) => {
             let seen = task.path.as_ref().map(|_| Observation::Down(fault.cause));
             return Found { seen, list: task.list.then_some(Listing::Failed), ..found };
         }
     };
-    let get = |path: &str| get(&channel, task, path);
+    let get = |path: &str| get(&client, task, path);
     let mut listed = None;
     if let Some(path) = &task.path {
         let got = get(path);
@@ -167,16 +165,16 @@ fn judge(got: &Got, endpoint: &Endpoint) -> Observation {
         }
         Ok((status, text)) if status.is_redirection() => Observation::Down(String::from_utf8_lossy(text).into_owned()),
         Ok((status, _)) => Observation::Down(format!("answered {}", status.as_u16())),
-        Err(UpstreamError { trouble: UpstreamErrorKind::Timeout(Stage::Connect), .. }) => {
+        Err(UpstreamError { kind: UpstreamErrorKind::Timeout(Stage::Connect), .. }) => {
             Observation::Down("could not be connected to in time".into())
         }
-        Err(UpstreamError { trouble: UpstreamErrorKind::Timeout(_), .. }) if endpoint.live.is_working(time::now()) => {
+        Err(UpstreamError { kind: UpstreamErrorKind::Timeout(_), .. }) if endpoint.live.is_working(time::now()) => {
             Observation::Busy
         }
-        Err(UpstreamError { trouble: UpstreamErrorKind::Timeout(_), .. }) => {
+        Err(UpstreamError { kind: UpstreamErrorKind::Timeout(_), .. }) => {
             Observation::Down("did not answer in time".into())
         }
-        Err(fault) if fault.trouble == UpstreamErrorKind::Refused => {
+        Err(fault) if fault.kind == UpstreamErrorKind::Refused => {
             // An attempt that still waits there is given up (SPEC 5).
             endpoint.live.note_refused(time::now());
             Observation::Refused(fault.cause.clone())
@@ -185,43 +183,31 @@ fn judge(got: &Got, endpoint: &Endpoint) -> Observation {
     }
 }
 
-fn get(channel: &UpstreamClient, task: &Task, path: &str) -> Got {
+fn get(client: &UpstreamClient, task: &Task, path: &str) -> Got {
     let until = task.started + task.timeout;
     let total = until.saturating_duration_since(time::now()).max(Duration::from_millis(1));
     // Before the total, so that the time-out says which of the two it was.
     let connect = Some(task.connect.min(total - total / 16));
-    let order = UpstreamRequest {
+    let request = UpstreamRequest {
         method: Method::GET,
         path,
         raw: false,
         headers: &|| headers::own(&task.endpoint.config),
         body: [&[], &[], &[]],
-        rest: None,
+        tail: None,
         timeouts: Timeouts { connect, first_byte: None, idle: None, total: Some(total) },
         cancel: None,
         watch: None,
     };
-    let mut answer = channel.send(&order)?;
+    let mut answer = client.send(&request)?;
     if answer.status.is_redirection() {
         // Never followed; where it leads says what is wrong with the base URL.
         return Ok((answer.status, headers::answered(answer.status, &answer.headers).into_bytes()));
     }
-    Ok((answer.status, read_all(&mut answer)?))
-}
-
-fn read_all(answer: &mut UpstreamResponse) -> Result<Vec<u8>, UpstreamError> {
-    let (mut body, mut piece) = (Vec::new(), vec![0; 16 << 10]);
-    loop {
-        match answer.read(&mut piece)? {
-            0 => return Ok(body),
-            n if body.len() + n <= MOST => body.extend_from_slice(&piece[..n]),
-            _ => {
-                return Err(UpstreamError {
-                    trouble: UpstreamErrorKind::Garbled,
-                    cause: "the answer is too long".into(),
-                });
-            }
-        }
+    let mut body = Vec::new();
+    match answer.read_to_end(&mut body, MOST)? {
+        true => Ok((answer.status, body)),
+        false => Err(UpstreamError { kind: UpstreamErrorKind::Garbled, cause: "the answer is too long".into() }),
     }
 }
 

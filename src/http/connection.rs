@@ -3,7 +3,7 @@
 //!
 //! Head -> Body -> Queued -> (a worker answers) -> Flush -> Head, or Linger and the end.
 
-use super::admission::Admission;
+use super::decision::HeadDecision;
 use super::head::{Framing, Head, Parser};
 use super::limits::{ConnectionPermit, Rules};
 use super::min_rate::MinRate;
@@ -312,7 +312,7 @@ impl Connection {
     }
 
     fn begin_body(&mut self, head: Head, rest: &[u8], now: Instant, rules: &Rules) -> (Step, usize) {
-        let Admission { pool, client, refusal, decided } = rules.admit.admit(&head, self.from());
+        let HeadDecision { pool, client, refusal, decided } = rules.handler.decide(&head, self.from());
         let length = match head.framing {
             Framing::None => 0,
             Framing::Sized(length) => length,

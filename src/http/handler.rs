@@ -1,7 +1,7 @@
 //! What the server asks of its request handler, and what others may ask of a running server.
 
-use super::admission::Admit;
 use super::connection::Connection;
+use super::decision::Decide;
 use super::head::Head;
 use super::request::{From, Request};
 use super::response::{Response, ResponseTo};
@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Answers requests; the server only reads and writes them.
-pub trait Handler: Admit {
+pub trait Handler: Decide {
     /// Answers a request on a worker. A response that another thread is to finish is detached first.
     fn serve(&self, request: Request, response: &mut Response);
     /// Answers a request that the server or a full pool refuses, and logs it.

@@ -1,7 +1,7 @@
 //! The limits of a server: of heads, bodies and times, and how many connections there are, in all and for each client
 //! address.
 
-use super::admission::Admit;
+use super::decision::Decide;
 use super::head::{Head, Limits};
 use crate::config::{Network, Server};
 use crate::util::budget::Budget;
@@ -17,7 +17,7 @@ use std::time::Duration;
 pub(super) struct Rules {
     pub(super) limits: Limits,
     pub(super) budget: Arc<Budget>,
-    pub(super) admit: Arc<dyn Admit>,
+    pub(super) handler: Arc<dyn Decide>,
     pub(super) head_timeout: Duration,
     pub(super) body_timeout: Duration,
     pub(super) keep_alive: Duration,
@@ -29,11 +29,11 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn new(server: &Server, budget: Arc<Budget>, admit: Arc<dyn Admit>) -> Self {
+    pub(super) fn new(server: &Server, budget: Arc<Budget>, handler: Arc<dyn Decide>) -> Self {
         Self {
             limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
             budget,
-            admit,
+            handler,
             head_timeout: server.head_timeout,
             body_timeout: server.body_timeout,
             keep_alive: server.keep_alive,
@@ -47,13 +47,13 @@ impl Rules {
     pub(super) fn with(&self, server: &Server) -> Self {
         Self {
             uploads: Arc::clone(&self.uploads),
-            ..Self::new(server, Arc::clone(&self.budget), Arc::clone(&self.admit))
+            ..Self::new(server, Arc::clone(&self.budget), Arc::clone(&self.handler))
         }
     }
 
     /// Whether one more large body may be forwarded as it comes.
     pub(super) fn passes_on(&self, head: &Head, listener: usize) -> bool {
-        Arc::strong_count(&self.uploads) <= self.max_uploads && self.admit.passes_on(head, listener)
+        Arc::strong_count(&self.uploads) <= self.max_uploads && self.handler.passes_on(head, listener)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The public port: heads and bodies in, answers out, and which clients have disconnected. Knows nothing of models and upstreams.
 
 mod accept;
-pub mod admission;
 mod connection;
+pub mod decision;
 mod fields;
 mod framing;
 pub mod handler;

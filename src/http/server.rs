@@ -1,10 +1,11 @@
 //! The event loop: one thread that accepts connections, reads heads and bodies within their limits, and moves each
 //! connection with a complete request (or the beginning of a large one) to a worker, which moves it back. Owns every
-//! connection that no worker owns. Knows no routes.
+//! connection that no worker owns. Knows no routes: `connection` asks the handler (`decision`) when a head is complete.
+//! Accepting is in `accept`.
 
-use super::admission::Pool;
 use super::connection::{Connection, State};
-use super::handler::{Handler, ServerConfig, ServerHandle, refuse};
+use super::decision::Pool;
+use super::handler::{Handler, PoolSize, ServerConfig, ServerHandle, refuse};
 use super::limits::{OpenConnections, Rules};
 use super::state::{ReturnQueue, ServerState, register};
 use super::step::{Arrived, Rejected, Step};
@@ -32,12 +33,12 @@ const HOPELESS: u32 = 100;
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The longest sleep while the proxy is being stopped.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
-/// How long a request waits for a worker that runs when others are idle.
+/// How long a ready request waits before an idle worker is woken for it although enough workers run.
 const HASTEN: Duration = Duration::from_millis(1);
 /// How long requests have for their end after `ServerHandle::stop`; they see it within 250 ms.
 const STOP: Duration = Duration::from_millis(500);
 
-/// The event loop's own state; lives on its thread.
+/// Lives on its thread.
 pub struct EventLoop {
     pub(super) poll: Poll,
     /// At most `LISTENERS`.
@@ -45,7 +46,7 @@ pub struct EventLoop {
     /// Those that may have more connections; each once.
     pub(super) waiting_listeners: VecDeque<usize>,
     pub(super) accept_pause: Option<(Instant, Duration)>,
-    /// At most `max_connections`, and one that is being told so.
+    /// At most `max_connections`, and one that is being refused.
     pub(super) connections: HashMap<Token, Box<Connection>>,
     /// The token of the next connection.
     next_token: usize,
@@ -67,12 +68,13 @@ struct Backlog {
     /// Each is `State::Queued`; at most `limit`.
     waiting: VecDeque<Token>,
     limit: usize,
-    /// Since when a request waits that has an idle worker.
+    /// Since when requests are ready: moved to the pool, which has an idle worker for each, but wakes it only when fewer
+    /// workers run than there are cores.
     ready_since: Option<Instant>,
 }
 
 impl Backlog {
-    /// Requests that have a worker wait for one that runs to wait or end, but not for long.
+    /// Running workers may take long: ready requests wait for them only a moment.
     fn hasten(&mut self, now: Instant) {
         let since = self.workers.has_ready().then(|| *self.ready_since.get_or_insert(now));
         self.ready_since = since;
@@ -109,15 +111,15 @@ impl EventLoop {
             stopping: Arc::default(),
             beats: AtomicU64::new(0),
         });
-        let backlog = |name, size: super::handler::PoolSize, pool| {
+        let backlog = |name, size: PoolSize, pool| {
             let workers = WorkerPool::start(name, size, pool, &shared, &handler)?;
             io::Result::Ok(Backlog { workers, waiting: VecDeque::new(), limit: size.backlog, ready_since: None })
         };
-        let (control, proxy) =
-            (backlog("control", config.control, Pool::Control)?, backlog("proxy", config.proxy, Pool::Proxy)?);
+        let control = backlog("control", config.control, Pool::Control)?;
+        let proxy = backlog("proxy", config.proxy, Pool::Proxy)?;
         let server = Self {
             poll,
-            waiting_listeners: (0..config.listeners.len()).collect(),
+            waiting_listeners: (0..config.listeners.len().min(LISTENERS)).collect(),
             listeners: config.listeners,
             accept_pause: None,
             connections: HashMap::new(),
@@ -155,7 +157,7 @@ impl EventLoop {
             let now = time::now();
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
             self.rules = self.shared.rules();
-            // Before their events.
+            // First, since events of this batch may be theirs.
             for connection in self.shared.returns.take() {
                 self.insert(connection, now);
             }
@@ -331,9 +333,8 @@ impl EventLoop {
 
     /// Moves a connection with a complete request to a worker, lets it wait for one, or refuses it.
     fn dispatch(&mut self, token: Token, now: Instant) {
-        let Some(State::Queued(arrived)) = self.connections.get(&token).map(|connection| &connection.state) else {
-            return;
-        };
+        let state = self.connections.get(&token).map(|connection| &connection.state);
+        let Some(State::Queued(arrived)) = state else { return };
         let backlog = self.backlog(arrived.pool);
         if backlog.waiting.len() < backlog.limit || backlog.workers.has_idle() {
             backlog.waiting.push_back(token);
@@ -352,8 +353,7 @@ impl EventLoop {
                 // Before the look at the idle workers: one that becomes idle after it wakes the loop.
                 backlog.workers.set_waiting(backlog.waiting.len());
                 let next = backlog.waiting.front().copied().filter(|_| backlog.workers.has_idle());
-                let Some((mut connection, arrived)) = next.and_then(|token| self.take_queued(token)) else { break };
-                connection.state = State::Head { since: None };
+                let Some((connection, arrived)) = next.and_then(|token| self.take_queued(token)) else { break };
                 self.backlog(pool).workers.offer(Exchange { connection, arrived });
             }
         }

@@ -1,6 +1,6 @@
 //! What a look at a connection led to: a request that a worker can answer, one that is refused, or nothing yet.
 
-use super::admission::{Decided, Pool};
+use super::decision::{Decided, Pool};
 use super::head::Head;
 use super::request::Body;
 use super::upload::Upload;
@@ -13,7 +13,7 @@ pub(super) struct Arrived {
     pub head: Head,
     pub(crate) pool: Pool,
     pub(crate) decided: Option<Decided>,
-    /// See [`Admission::client`].
+    /// See [`HeadDecision::client`].
     pub(crate) client: Option<IpAddr>,
     pub(crate) body: Body,
     /// What follows `body`.

@@ -2,8 +2,8 @@
 //! request of that connection if it comes at once; else the connection goes back to the event loop. Requests that find
 //! enough workers running wait until one of those waits or ends, so that few workers do the work of many.
 
-use super::admission::Pool;
 use super::connection::{Connection, State};
+use super::decision::Pool;
 use super::handler::{self, Handler, PoolSize};
 use super::request::Request;
 use super::response::{Response, ResponseTo};

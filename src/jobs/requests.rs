@@ -5,8 +5,8 @@ use super::record::{JobError, Name, Record, State, owner_id, pieces, size};
 use super::spool::ROOM;
 use super::views::{self, Page};
 use super::{JobManager, QueueState, is_hopeless, millis, seconds};
+use crate::api::body::{JsonBody, WEBHOOK};
 use crate::api::errors::{Failure, Kind};
-use crate::api::json_object::{JsonObject, WEBHOOK};
 use crate::config::Jobs as Settings;
 use crate::jobs::validate;
 use crate::proxy::context::LocalResponse;
@@ -27,7 +27,8 @@ const COME_BACK: Duration = Duration::from_secs(30);
 impl JobStore for JobManager {
     fn submit(&self, job_request: &JobRequest<'_>) -> Result<LocalResponse, Failure> {
         let settings = self.settings();
-        let members = JsonObject::read(job_request.body)?;
+        let members = JsonBody::read(job_request.body)?;
+        members.check_once()?;
         let details = validate::check(job_request.path, &members, &settings.webhooks);
         if !details.is_empty() {
             return Ok(LocalResponse::json(StatusCode::BAD_REQUEST, &validate::refusal(&details)));
@@ -48,7 +49,8 @@ impl JobStore for JobManager {
             delivery: None,
         };
         let head = record.head();
-        let pieces = pieces(&head, members.without_webhook().map(str::as_bytes), None);
+        let request = members.without_webhook();
+        let pieces = pieces(&head, [&request[0], &request[2]], None);
         let bytes = size(&pieces);
         let name = self.reserve(&settings, &id, job_request.owner, bytes)?;
         // Without the lock: the disk may be slow.

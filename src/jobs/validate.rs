@@ -1,16 +1,17 @@
 //! Whether a job can be run at all; every mistake is listed [S004-05..07].
 
 use super::address;
-use crate::api::body::MAX_NAME;
-use crate::api::json_object::{self, JsonObject, WEBHOOK};
+use crate::api::body::{JsonBody, MAX_NAME, WEBHOOK};
+use crate::api::json::{each_element, each_member, unescaped};
 use crate::config::Webhooks;
-use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use std::fmt;
 
 /// The most details that are reported.
 const MOST: usize = 50;
+
+/// `role` with each letter as `\u0061`.
+const LONGEST_ROLE: usize = 6 * "role".len();
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Detail {
@@ -33,7 +34,7 @@ pub fn refusal(details: &[Detail]) -> Value {
 }
 
 /// Everything that is wrong with a body for this path.
-pub fn check(path: &str, members: &JsonObject<'_>, webhooks: &Webhooks) -> Vec<Detail> {
+pub fn check(path: &str, members: &JsonBody<'_>, webhooks: &Webhooks) -> Vec<Detail> {
     let mut found = Vec::new();
     let given = |name: &str| members.get(name).filter(|raw| raw.get() != "null");
     match members.get("model") {
@@ -105,29 +106,15 @@ fn number(raw: &RawValue) -> Option<f64> {
 }
 
 /// Checks every message, one at a time: a list can be as long as a body.
-struct Messages<'a>(&'a mut Vec<Detail>);
-
-impl<'de> Visitor<'de> for Messages<'_> {
-    type Value = usize;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a list")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<usize, A::Error> {
-        let mut length = 0;
-        while let Some(raw) = list.next_element::<&RawValue>()? {
-            if self.0.len() < MOST {
-                self.0.extend(message(raw, length));
-            }
-            length += 1;
-        }
-        Ok(length)
-    }
-}
-
 fn messages(list: &RawValue, found: &mut Vec<Detail>) {
-    if let Ok(0) = serde_json::Deserializer::from_str(list.get()).deserialize_seq(Messages(found)) {
+    let mut length = 0;
+    let read = each_element(list.get(), |raw| {
+        if found.len() < MOST {
+            found.extend(message(raw, length));
+        }
+        length += 1;
+    });
+    if read.is_ok() && length == 0 {
         found.push(Detail::new("too_small", "messages must hold at least one message", &["messages"]));
     }
 }
@@ -141,8 +128,8 @@ fn message(raw: &RawValue, index: usize) -> Option<Detail> {
         return at(&[], expected("an object", raw, &[]));
     }
     let mut role = None;
-    let read = json_object::each_member(raw.get(), |name, value| {
-        if json_object::spells(name, "role") {
+    let read = each_member(raw.get(), |name, value| {
+        if unescaped(name, LONGEST_ROLE).is_some_and(|name| name == "role") {
             role = Some(value);
         }
     });

@@ -1,6 +1,7 @@
 //! The access line: what one request was and how it ended. Knows nothing of where lines go.
 
 use super::escape;
+use crate::api::paths::{PathRow, Trait};
 use crate::api::usage::Tokens;
 use log::kv::{self, Key, Source, Value, VisitSource};
 use log::{Level, Record};
@@ -14,10 +15,6 @@ pub(crate) const TARGET: &str = "access";
 /// Characters of a model or path that a line shows: clients choose them.
 const SHOWN: usize = 128;
 
-/// Asked again and again by machines: only worth a line when looking for a fault.
-const POLLED: [&str; 7] =
-    ["/health", "/v1/health", "/v1/models", "/models", "/metrics", "/admin/status", "/admin/events"];
-
 /// One ended request, made once and printed three times: in the log, in metrics and on the page.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessRecord {
@@ -28,6 +25,7 @@ pub(crate) struct AccessRecord {
     pub(crate) method: String,
     /// Path as sent, without its query.
     pub(crate) path: String,
+    pub(crate) row: &'static PathRow,
     pub(crate) model: Option<String>,
     /// Endpoint that answered, or was tried last.
     pub(crate) endpoint: Option<String>,
@@ -71,24 +69,16 @@ impl End {
     }
 }
 
-/// Jobs, which their clients ask for again and again.
-const JOBS: [&str; 3] = ["/v1/jobs", "/v1/chat/completions/", "/chat/completions/"];
-
 impl AccessRecord {
-    /// Info, but debug for what machines ask again and again.
+    /// Info, but debug for what machines ask again and again. What the page reads for itself is no news; what it changes is.
     pub(super) fn level(&self) -> Level {
-        // What the page reads for itself is no news; what it changes is.
-        let reads = self.method == "GET" && self.is_polled();
-        if reads || POLLED.contains(&self.path.as_str()) { Level::Debug } else { Level::Info }
+        let is_polled = self.row.has(Trait::Polled) || self.method == "GET" && self.row.has(Trait::PolledByGet);
+        if is_polled { Level::Debug } else { Level::Info }
     }
 
     /// Whether nobody wants to see the request among others: machines ask again and again, and the page itself.
     pub(crate) fn is_polled(&self) -> bool {
-        let path = self.path.as_str();
-        POLLED.contains(&path)
-            || path == "/admin"
-            || path.starts_with("/admin/")
-            || self.method == "GET" && JOBS.iter().any(|start| path.starts_with(start))
+        self.level() == Level::Debug || self.row.is_page()
     }
 
     /// Text loggers print the message, JSON loggers the pairs.

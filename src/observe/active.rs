@@ -70,12 +70,12 @@ pub(crate) struct Started<'a> {
 /// Shows a request until it is dropped.
 pub(crate) struct Shown<'a> {
     activity: &'a Activity,
-    ongoing: Arc<ActiveRequest>,
+    active: Arc<ActiveRequest>,
 }
 
 impl Shown<'_> {
-    pub(crate) fn ongoing(&self) -> Arc<ActiveRequest> {
-        Arc::clone(&self.ongoing)
+    pub(crate) fn active(&self) -> Arc<ActiveRequest> {
+        Arc::clone(&self.active)
     }
 }
 
@@ -83,14 +83,14 @@ impl std::ops::Deref for Shown<'_> {
     type Target = ActiveRequest;
 
     fn deref(&self) -> &ActiveRequest {
-        &self.ongoing
+        &self.active
     }
 }
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
-        if self.ongoing.is_shown() {
-            lock(&self.activity.now).running.remove(&self.ongoing.id);
+        if self.active.is_shown() {
+            lock(&self.activity.now).running.remove(&self.active.id);
         }
     }
 }
@@ -157,7 +157,7 @@ impl Activity {
     }
 
     pub(crate) fn begin(&self, begins: &Started<'_>) -> Shown<'_> {
-        let mut ongoing = ActiveRequest {
+        let mut active = ActiveRequest {
             id: String::new(),
             client: begins.client,
             key: begins.key.clone(),
@@ -172,26 +172,26 @@ impl Activity {
             stopped: AtomicBool::new(false),
         };
         if self.off.load(Ordering::Relaxed) {
-            return Shown { activity: self, ongoing: Arc::new(ongoing) };
+            return Shown { activity: self, active: Arc::new(active) };
         }
-        ongoing.path = escape::cut(begins.path, SHOWN).to_owned();
-        ongoing.model = begins.model.map(|model| escape::cut(model, SHOWN).to_owned());
+        active.path = escape::cut(begins.path, SHOWN).to_owned();
+        active.model = begins.model.map(|model| escape::cut(model, SHOWN).to_owned());
         let mut now = lock(&self.now);
         // Clients may give two requests one name.
         let names = std::iter::once(begins.id.to_owned()).chain((2..).map(|n| format!("{}~{n}", begins.id)));
-        ongoing.id = names.into_iter().find(|name| !now.running.contains_key(name)).unwrap_or_default();
-        let ongoing = Arc::new(ongoing);
-        now.running.insert(ongoing.id.clone(), Arc::clone(&ongoing));
-        Shown { activity: self, ongoing }
+        active.id = names.into_iter().find(|name| !now.running.contains_key(name)).unwrap_or_default();
+        let active = Arc::new(active);
+        now.running.insert(active.id.clone(), Arc::clone(&active));
+        Shown { activity: self, active }
     }
 
     /// Ends a request as if its client had left; false if there is none of this id.
     pub(crate) fn stop(&self, id: &str) -> bool {
-        let Some(ongoing) = lock(&self.now).running.get(id).cloned() else {
+        let Some(active) = lock(&self.now).running.get(id).cloned() else {
             return false;
         };
-        ongoing.stopped.store(true, Ordering::Relaxed);
-        ongoing.cancel.cancel();
+        active.stopped.store(true, Ordering::Relaxed);
+        active.cancel.cancel();
         true
     }
 
@@ -201,7 +201,7 @@ impl Activity {
         }
         let at = time::wall();
         let mut now = lock(&self.now);
-        let stopped = now.running.get(&record.request_id).is_some_and(|ongoing| ongoing.is_stopped());
+        let stopped = now.running.get(&record.request_id).is_some_and(|active| active.is_stopped());
         now.ended += 1;
         if now.recent.len() == RECENT {
             now.recent.pop_front();
@@ -214,8 +214,8 @@ impl Activity {
     pub(crate) fn running(&self) -> Vec<Value> {
         let at = time::now();
         let mut all: Vec<_> = lock(&self.now).running.values().cloned().collect();
-        all.sort_by_key(|ongoing| ongoing.began);
-        all.iter().map(|ongoing| ongoing.view(at)).collect()
+        all.sort_by_key(|active| active.began);
+        all.iter().map(|active| active.view(at)).collect()
     }
 
     /// Requests that ended after this one, the oldest first, and the number of the last.

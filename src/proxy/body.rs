@@ -1,18 +1,20 @@
 //! What a client asks for: the model's name, where it stands, and the body with another name in its place.
 
-use crate::api::body::{self, Named, Peek};
+use crate::api::body::{self, JsonBody, Named};
 use crate::api::errors::{Failure, Kind};
 use crate::api::multipart::multipart;
+use crate::api::paths::{Forward, ModelSource};
 use crate::api::query;
 use crate::http::request::Request;
-use crate::proxy::paths::{Forward, ModelSource, response_of};
 use crate::routing::plan::ModelQuery;
 use crate::routing::scope::Scope;
 use http::header;
 use std::borrow::Cow;
 
 /// A request understood as far as routing needs it.
-pub(crate) struct RequestBody {
+pub(crate) struct RequestBody<'a> {
+    /// What was read of it, if it is JSON.
+    pub(crate) json: Option<JsonBody<'a>>,
     named: Option<Named>,
     place: Place,
     /// The client wants a stream (`"stream": true`).
@@ -50,25 +52,23 @@ impl Rendered<'_> {
 ///
 /// # Errors
 /// 400 for a body that is not what the API takes, 404 for a path that needs a model to be known.
-pub(crate) fn ask(request: &Request, forward: &Forward) -> Result<RequestBody, Failure> {
+pub(crate) fn ask<'a>(request: &'a Request, forward: &Forward) -> Result<RequestBody<'a>, Failure> {
     let body = request.body.bytes();
     let query = request.head.target.query();
     let from_query = || query.map_or(Ok(None), query::query_model);
     match forward.names {
         ModelSource::Raw => {
             // Only whether it is a stream is of interest, and only of what can be understood.
-            let stream = body::json(body).is_ok_and(|peek| peek.stream);
-            Ok(RequestBody { named: None, place: Place::Whole, stream, optional: true, previous: None, sealed: false })
+            let json = JsonBody::read(body).ok();
+            let stream = json.as_ref().is_some_and(JsonBody::stream);
+            Ok(RequestBody { json, stream, optional: true, ..RequestBody::new(Place::Whole, None) })
         }
         ModelSource::Query | ModelSource::QueryOnly | ModelSource::Response => {
-            let previous = Some(&forward.path).filter(|_| forward.names == ModelSource::Response);
-            let previous = previous.and_then(|path| response_of(path));
-            let named = from_query()?;
-            Ok(RequestBody { named, place: Place::Query, stream: false, optional: true, previous, sealed: false })
+            let previous = forward.response();
+            Ok(RequestBody { previous, optional: true, ..RequestBody::new(Place::Query, from_query()?) })
         }
         ModelSource::Body | ModelSource::BodyOnly if is_compressed(request) => {
-            let named = from_query()?;
-            Ok(RequestBody { named, place: Place::Query, stream: false, optional: true, previous: None, sealed: true })
+            Ok(RequestBody { sealed: true, optional: true, ..RequestBody::new(Place::Query, from_query()?) })
         }
         ModelSource::Body | ModelSource::BodyOnly => {
             let must_name = forward.names == ModelSource::BodyOnly;
@@ -106,20 +106,14 @@ pub(crate) fn unreadable() -> Failure {
     Failure::new(Kind::NotJson, text)
 }
 
-fn in_body(request: &Request, body: &[u8]) -> Result<RequestBody, Failure> {
+fn in_body<'a>(request: &Request, body: &'a [u8]) -> Result<RequestBody<'a>, Failure> {
     let kind = field(request, header::CONTENT_TYPE);
     if kind.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
-        return Ok(RequestBody {
-            named: multipart(&kind, body)?,
-            place: Place::Form,
-            stream: false,
-            optional: false,
-            previous: None,
-            sealed: false,
-        });
+        return Ok(RequestBody::new(Place::Form, multipart(&kind, body)?));
     }
-    let Peek { model, stream, previous } = body::json(body)?;
-    Ok(RequestBody { named: model, place: Place::Json, stream, optional: false, previous, sealed: false })
+    let json = JsonBody::read(body)?;
+    let read = RequestBody::new(Place::Json, json.model()?);
+    Ok(RequestBody { stream: json.stream(), previous: json.previous(), json: Some(json), ..read })
 }
 
 /// At a raw listener a key with `models` passes only where every model that a request can mean is read and allowed.
@@ -158,7 +152,11 @@ fn unknown_path() -> Failure {
     Failure::new(Kind::PathNotFound, "Nothing is served at this path unless the body names a model.")
 }
 
-impl RequestBody {
+impl<'a> RequestBody<'a> {
+    fn new(place: Place, named: Option<Named>) -> Self {
+        Self { json: None, named, place, stream: false, optional: false, previous: None, sealed: false }
+    }
+
     pub(crate) fn name(&self) -> Option<&str> {
         self.named.as_ref().map(|named| named.name.as_str())
     }
@@ -181,19 +179,18 @@ impl RequestBody {
     }
 
     /// The request with `rename` in the place of the model's name; everything else stays as it was.
-    pub(crate) fn render<'a>(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
+    pub(crate) fn render(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
         let body = request.body.bytes();
         let query = request.head.target.query();
         let whole = || [Cow::Borrowed(body), Cow::Borrowed(&[][..]), Cow::Borrowed(&[][..])];
         let same = || query.map(str::to_owned);
-        let (query, body) = match (rename, &self.named, self.place) {
-            (Some(new), Some(named), Place::Query) => {
+        let (query, body) = match (rename, &self.named, self.place, &self.json) {
+            (Some(new), Some(named), Place::Query, _) => {
                 (query.map(|q| query::query_renamed(q, &named.span, new)), whole())
             }
-            (Some(new), Some(named), Place::Json) => (same(), body::renamed(body, &named.span, new)),
-            (Some(new), Some(named), Place::Form) => (same(), body::replaced(body, &named.span, new.into())),
-            (Some(new), None, Place::Json) => (same(), body::named_first(body, new)),
-            (None, _, _) | (Some(_), None, Place::Form | Place::Query) | (_, _, Place::Whole) => (same(), whole()),
+            (Some(new), _, Place::Json, Some(json)) => (same(), json.with_model(new)),
+            (Some(new), Some(named), Place::Form, _) => (same(), body::replaced(body, &named.span, new.into())),
+            _ => (same(), whole()),
         };
         Rendered { query, body }
     }

@@ -1,11 +1,11 @@
 //! One request as the access line and every answer of ours see it.
 
 use super::outcome::{Relayed, ServedBy};
-use crate::api::errors::{Dialect, Failure, Kind};
+use crate::api::errors::{Failure, Kind};
+use crate::api::paths::{self, PathRow};
 use crate::api::usage::Tokens;
 use crate::config::CorsOrigin;
 use crate::http::head::{Fields, Head};
-use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::observe::access::{AccessRecord, End};
 use crate::observe::active::Activity;
@@ -13,7 +13,7 @@ use crate::observe::escape;
 use crate::observe::log_writer;
 use crate::observe::metrics::{Labels, Metrics};
 use crate::proxy::body::RequestBody;
-use crate::proxy::{cors, downstream, paths};
+use crate::proxy::{cors, downstream};
 use crate::routing::rate_limit::Quota;
 use crate::routing::snapshot::Snapshot;
 use crate::util::units::print_duration;
@@ -32,8 +32,11 @@ pub(crate) struct RequestContext {
     /// The client's address, behind trusted proxies too.
     pub(crate) client: IpAddr,
     pub(crate) key: Option<Arc<str>>,
+    method: String,
+    /// As sent, without its query.
+    path: String,
     began: Instant,
-    pub(crate) dialect: Dialect,
+    pub(crate) row: &'static PathRow,
     /// Request id, CORS and limits, on every answer.
     pub(crate) common: Arc<Fields>,
     access: bool,
@@ -50,8 +53,8 @@ pub(crate) struct Entry {
 
 /// What became of a forwarded request.
 pub(crate) struct Summary<'a> {
-    pub(crate) ask: Option<&'a RequestBody>,
-    pub(crate) by: Option<&'a ServedBy>,
+    pub(crate) ask: Option<&'a RequestBody<'a>>,
+    pub(crate) served_by: Option<&'a ServedBy>,
     pub(crate) relayed: &'a Relayed,
     /// Time spent in the line for a place.
     pub(crate) queued: Duration,
@@ -62,26 +65,36 @@ impl RequestContext {
     pub(crate) fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Entry) -> Self {
         let id = cors::request_id(head).unwrap_or_else(random::request_id);
         let mut common = with_id(&id);
-        if paths::is_page(&head.target.canonical()) {
+        let row = paths::find(&head.method, &head.target.canonical());
+        if row.is_page() {
             page_fields().into_iter().for_each(|(name, value)| common.push(name, value));
         }
-        let dialect = Dialect::of(&paths::tidy(&head.target.canonical()));
-        let access = snapshot.config.log.access;
         let client = cors::client(head, peer, &snapshot.config.server.trusted_proxies);
         // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
         let jobs = &snapshot.config.jobs;
-        if jobs.enabled && jobs.always && !paths::is_page(&head.target.canonical()) {
+        if jobs.enabled && jobs.always && !row.is_page() {
             common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
             common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
         }
-        let common = Arc::new(common);
-        Self { id, client, key: None, began, dialect, common, access, here: Some(here), told: None }
+        Self {
+            id,
+            client,
+            key: None,
+            method: short(head.method.as_str()),
+            path: short(head.target.path()),
+            began,
+            row,
+            common: Arc::new(common),
+            access: snapshot.config.log.access,
+            here: Some(here),
+            told: None,
+        }
     }
 
     /// Tells browsers which pages may read the answers. No other page may read ours, whatever the rules say.
     #[must_use]
     pub(crate) fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
-        if !paths::is_page(&head.target.canonical()) {
+        if !self.row.is_page() {
             cors::add_cors(Arc::make_mut(&mut self.common), rules, head);
         }
         self
@@ -98,8 +111,19 @@ impl RequestContext {
     pub(crate) fn unread(peer: IpAddr, began: Instant) -> Self {
         let id = random::request_id();
         let common = Arc::new(with_id(&id));
-        let dialect = Dialect::OpenAi;
-        Self { id, client: peer, key: None, began, dialect, common, access: true, here: None, told: None }
+        Self {
+            id,
+            client: peer,
+            key: None,
+            method: "-".into(),
+            path: "-".into(),
+            began,
+            row: &paths::OTHER,
+            common,
+            access: true,
+            here: None,
+            told: None,
+        }
     }
 
     /// Tells on every answer what the caller's rate limit leaves.
@@ -131,23 +155,23 @@ impl RequestContext {
         }
     }
 
-    pub(crate) fn json(&self, response: &mut Response, request: &Request, status: StatusCode, body: &[u8]) {
+    pub(crate) fn json(&self, response: &mut Response, status: StatusCode, body: &[u8]) {
         let mut fields = Fields::clone(&self.common);
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        self.send(response, &request.head, status, &fields, body);
+        self.send(response, status, &fields, body);
     }
 
     /// Answers with this, unless too much waits for clients that do not read.
-    fn send(&self, response: &mut Response, head: &Head, status: StatusCode, fields: &Fields, body: &[u8]) {
+    fn send(&self, response: &mut Response, status: StatusCode, fields: &Fields, body: &[u8]) {
         if let Err(failure) = response.afford(body.len()) {
-            return self.refuse(response, head, &failure);
+            return self.refuse(response, &failure);
         }
         response.send(status, fields, body);
-        self.done(head, status, body.len());
+        self.done(status, body.len());
     }
 
     /// Answers with what somebody else has to say.
-    pub(crate) fn told(&self, response: &mut Response, request: &Request, told: &LocalResponse) {
+    pub(crate) fn told(&self, response: &mut Response, told: &LocalResponse) {
         let mut fields = Fields::clone(&self.common);
         if !told.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
             fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -155,101 +179,87 @@ impl RequestContext {
         for (name, value) in &told.fields {
             fields.push(name.clone(), value.clone());
         }
-        self.send(response, &request.head, told.status, &fields, &told.body);
+        self.send(response, told.status, &fields, &told.body);
     }
 
     /// Answers with text, as Prometheus wants it (exposition format 0.0.4).
-    pub(crate) fn text(&self, response: &mut Response, request: &Request, body: &str) {
+    pub(crate) fn text(&self, response: &mut Response, body: &str) {
         let mut fields = Fields::clone(&self.common);
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         fields.push(header::CONTENT_TYPE, kind);
-        self.send(response, &request.head, StatusCode::OK, &fields, body.as_bytes());
+        self.send(response, StatusCode::OK, &fields, body.as_bytes());
     }
 
-    pub(crate) fn preflight(&self, response: &mut Response, request: &Request, cors: &[CorsOrigin]) {
-        match cors::preflight(cors, &request.head) {
-            Err(failure) => self.refuse(response, &request.head, &failure),
+    pub(crate) fn preflight(&self, response: &mut Response, head: &Head, cors: &[CorsOrigin]) {
+        match cors::preflight(cors, head) {
+            Err(failure) => self.refuse(response, &failure),
             Ok(answer) => {
                 let mut fields = Fields::clone(&self.common);
                 for (name, value) in answer.iter() {
                     fields.push(name.clone(), value.clone());
                 }
                 response.send(StatusCode::NO_CONTENT, &fields, &[]);
-                self.done(&request.head, StatusCode::NO_CONTENT, 0);
+                self.done(StatusCode::NO_CONTENT, 0);
             }
         }
     }
 
     /// Answers 405.
-    pub(crate) fn not_allowed(&self, response: &mut Response, head: &Head, methods: &'static str) {
+    pub(crate) fn not_allowed(&self, response: &mut Response, methods: &'static str) {
         let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
-        let (mut fields, body) = downstream::refusal(&failure, self.dialect, &self.common);
+        let (mut fields, body) = downstream::refusal(&failure, self.row.dialect, &self.common);
         fields.push(header::ALLOW, HeaderValue::from_static(methods));
         response.send(downstream::status(&failure), &fields, &body);
-        self.done(head, downstream::status(&failure), body.len());
+        self.done(downstream::status(&failure), body.len());
     }
 
-    pub(crate) fn refuse(&self, response: &mut Response, head: &Head, failure: &Failure) {
-        self.refuse_model(response, head, None, failure);
+    pub(crate) fn refuse(&self, response: &mut Response, failure: &Failure) {
+        self.refuse_model(response, None, failure);
     }
 
     /// Answers a failure of a request that names a model.
-    pub(crate) fn refuse_model(&self, response: &mut Response, head: &Head, model: Option<&str>, failure: &Failure) {
-        self.answer_failure(response, (head.method.as_str(), head.target.path()), model, failure);
-    }
-
-    /// Answers a failure of a request that may have no head.
-    pub(crate) fn turn_away(&self, response: &mut Response, method: &str, path: &str, failure: &Failure) {
-        self.answer_failure(response, (method, path), None, failure);
-    }
-
-    fn answer_failure(
-        &self,
-        response: &mut Response,
-        (method, path): (&str, &str),
-        model: Option<&str>,
-        failure: &Failure,
-    ) {
-        let (fields, body) = downstream::refusal(failure, self.dialect, &self.common);
+    pub(crate) fn refuse_model(&self, response: &mut Response, model: Option<&str>, failure: &Failure) {
+        let (fields, body) = downstream::refusal(failure, self.row.dialect, &self.common);
         response.send(downstream::status(failure), &fields, &body);
         let (status, _, code) = failure.kind.wire();
-        let model = model.map(|model| escape::cut(model, SHOWN).to_owned());
-        let record = self.record(method, status, body.len() as u64);
-        self.write(AccessRecord { end: End::Refused, reason: Some(code), model, ..record }, path, false);
+        let record = self.record(status, body.len() as u64);
+        self.write(AccessRecord { end: End::Refused, reason: Some(code), model: model.map(short), ..record }, false);
         // Who speaks something else than HTTP here cannot read the answer: the log says what it was.
-        let level = if path == "-" { log::Level::Info } else { log::Level::Debug };
+        let level = if self.path == "-" { log::Level::Info } else { log::Level::Debug };
         log::log!(level, "request {} of {} refused: {}", self.id, self.client, failure.message);
     }
 
-    fn done(&self, head: &Head, status: StatusCode, bytes: usize) {
-        self.write(self.record(head.method.as_str(), status.as_u16(), bytes as u64), head.target.path(), false);
+    fn done(&self, status: StatusCode, bytes: usize) {
+        self.write(self.record(status.as_u16(), bytes as u64), false);
     }
 
     /// Writes the access line of a forwarded request.
-    pub(crate) fn log(&self, head: &Head, status: u16, bytes: u64, outline: &Summary<'_>) {
-        let Summary { ask, by, relayed, queued } = outline;
-        let model = by.and_then(|by| by.model.as_deref()).or_else(|| ask.and_then(RequestBody::name));
+    pub(crate) fn log(&self, status: u16, bytes: u64, summary: &Summary<'_>) {
+        let Summary { ask, served_by, relayed, queued } = summary;
+        let model =
+            served_by.and_then(|served_by| served_by.model.as_deref()).or_else(|| ask.and_then(RequestBody::name));
         let record = AccessRecord {
-            model: model.map(|model| escape::cut(model, SHOWN).to_owned()),
-            endpoint: by.map(|by| by.endpoint.name().to_owned()),
-            reason: by.map(|by| by.reason),
-            attempts: by.map_or(0, |by| by.attempts),
+            model: model.map(short),
+            endpoint: served_by.map(|served_by| served_by.endpoint.name().to_owned()),
+            reason: served_by.map(|served_by| served_by.reason),
+            attempts: served_by.map_or(0, |served_by| served_by.attempts),
             queue: Some(*queued).filter(|queued| !queued.is_zero()),
             first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
             tokens: relayed.tokens,
             end: relayed.end,
-            ..self.record(head.method.as_str(), status, bytes)
+            ..self.record(status, bytes)
         };
-        self.write(record, head.target.path(), by.is_some_and(|by| by.named));
+        self.write(record, served_by.is_some_and(|served_by| served_by.named));
     }
 
-    fn record(&self, method: &str, status: u16, bytes: u64) -> AccessRecord {
+    fn record(&self, status: u16, bytes: u64) -> AccessRecord {
         AccessRecord {
             request_id: self.id.clone(),
             client: self.client,
             key: self.key.clone(),
-            method: escape::cut(method, SHOWN).to_owned(),
-            path: String::new(),
+            method: self.method.clone(),
+            path: self.path.clone(),
+            row: self.row,
             model: None,
             endpoint: None,
             reason: None,
@@ -264,19 +274,22 @@ impl RequestContext {
         }
     }
 
-    fn write(&self, record: AccessRecord, path: &str, named: bool) {
-        // Clients choose names; the record is kept for a while.
-        let short = |text: &str| escape::cut(text, SHOWN).to_owned();
-        let record = Arc::new(AccessRecord { path: short(path.split('?').next().unwrap_or_default()), ..record });
+    fn write(&self, record: AccessRecord, named: bool) {
+        let record = Arc::new(record);
         if let Some(Entry { forward, metrics, activity }) = &self.here {
             activity.ended(&record);
             let model = record.model.as_deref().filter(|_| named);
-            metrics.ended(&record, Labels { forward, path: paths::pattern(path), model });
+            metrics.ended(&record, Labels { forward, path: record.row.label, model });
         }
         if self.access {
             log_writer::access(&record);
         }
     }
+}
+
+/// Clients choose names, and a record is kept for a while.
+fn short(name: &str) -> String {
+    escape::cut(name, SHOWN).to_owned()
 }
 
 fn with_id(id: &str) -> Fields {
@@ -289,7 +302,7 @@ fn with_id(id: &str) -> Fields {
 
 /// No byte of an answer reached the client.
 pub(crate) fn nothing_relayed(end: End) -> Relayed {
-    Relayed { end, first_byte: None, tokens: Tokens::default() }
+    Relayed { end, first_byte: None, tokens: Tokens::default(), counted: 0 }
 }
 
 /// An answer of ours that another module made.

@@ -1,5 +1,5 @@
-//! The client's end while an answer is awaited and relayed: keeps a silent stream alive with comment lines,
-//! and says what went wrong in the way that is still open: a status, an event, or a cut.
+//! Where an answer goes: to a client, or into memory for a job. Keeps a silent stream alive with comment lines, and reports
+//! a failure in the way that is still open: a status, an error event, or an aborted answer.
 
 use crate::api::errors::{Dialect, Failure, Kind};
 use crate::config::SsePing;
@@ -18,35 +18,56 @@ use std::time::{Duration, Instant};
 /// A comment, which every parser of event streams skips (WHATWG HTML 9.2.6).
 const PING: &[u8] = b": ping\n\n";
 
+/// Where an answer goes.
+pub(crate) enum Sink {
+    Client(Response),
+    /// For a job: the whole answer is collected.
+    Memory(Collected),
+}
+
+/// An answer in memory.
+#[derive(Default)]
+pub(crate) struct Collected {
+    pub(crate) status: u16,
+    pub(crate) is_events: bool,
+    pub(crate) body: Vec<u8>,
+    pub(crate) is_complete: bool,
+    pub(crate) failure: Option<Failure>,
+}
+
+/// The longest answer to a job, in bytes.
+const COLLECTED: usize = 32 << 20;
+
 pub(crate) struct Downstream {
-    response: RefCell<Option<Response>>,
+    /// None once it was taken back.
+    sink: RefCell<Option<Sink>>,
     /// Fields of every answer of ours: request id, CORS.
     common: Arc<Fields>,
     dialect: Dialect,
     cancel: Arc<CancelToken>,
     every: Duration,
     due: Cell<Option<Instant>>,
-    /// What is being waited for takes no pings.
+    /// The answer being waited for cannot follow pings.
     held: Cell<bool>,
-    /// Who is being asked: the fields of a head that goes out early.
+    /// The `x-llmproxy-*` fields of the current attempt, for a head that is sent early.
     asked: RefCell<Vec<(HeaderName, HeaderValue)>>,
     early: Cell<bool>,
     sent: Cell<u64>,
-    ongoing: Arc<ActiveRequest>,
+    active: Arc<ActiveRequest>,
 }
 
 impl Downstream {
-    /// A client that is sent pings, if wanted, counted from when it `asked`.
+    /// Pings, if wanted, are timed from the arrival of the request.
     pub(super) fn new(
-        response: Response,
+        sink: Sink,
         common: Arc<Fields>,
         dialect: Dialect,
         cancel: Arc<CancelToken>,
         ping: Option<(SsePing, Instant)>,
-        ongoing: Arc<ActiveRequest>,
+        active: Arc<ActiveRequest>,
     ) -> Self {
         Self {
-            response: RefCell::new(Some(response)),
+            sink: RefCell::new(Some(sink)),
             common,
             dialect,
             cancel,
@@ -56,7 +77,7 @@ impl Downstream {
             asked: RefCell::default(),
             early: Cell::new(false),
             sent: Cell::new(0),
-            ongoing,
+            active,
         }
     }
 
@@ -65,32 +86,34 @@ impl Downstream {
         &self.common
     }
 
-    /// What the client and the log call this request.
+    /// The `x-request-id`.
     pub(crate) fn request_id(&self) -> &str {
         let field = self.common.get(HeaderName::from_static("x-request-id"));
         field.and_then(|value| value.to_str().ok()).unwrap_or("-")
     }
 
-    /// Whose answers carry ids that later requests name.
+    /// Whether the answer has an id that later requests refer to (Responses API).
     pub(crate) fn makes_responses(&self) -> bool {
         self.dialect == Dialect::Responses
     }
 
-    /// No comment lines until further notice, if so: they would spoil what is being waited for.
+    /// Suspends pings while the answer being waited for cannot follow them.
     pub(crate) fn hold_pings(&self, held: bool) {
         self.held.set(held);
     }
 
-    /// What an early head tells of who is being asked.
+    /// Sets the fields of a head that is sent early.
     pub(crate) fn asking(&self, asked: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>) {
         if self.due.get().is_some() {
             self.asked.replace(asked());
         }
     }
 
-    /// Passes on comments of an endpoint before its first event, whole lines, under the head that `fields` makes if
-    /// none is out.
+    /// Forwards whole comment lines that an endpoint sent before its first event. If no head was sent, `fields` makes it.
     pub(crate) fn comments(&self, lines: &[u8], fields: impl FnOnce() -> Fields) -> io::Result<()> {
+        if self.is_collected() {
+            return Ok(());
+        }
         if !self.early.replace(true) {
             self.start(StatusCode::OK, &fields(), Length::Open);
         }
@@ -101,18 +124,18 @@ impl Downstream {
         Ok(())
     }
 
-    /// A 200 head of an event stream went out before the first event.
+    /// The 200 head of an event stream was sent before the first event.
     pub(crate) fn is_early(&self) -> bool {
         self.early.get()
     }
 
-    /// No comment lines any more: real bytes follow.
+    /// The body follows.
     pub(crate) fn stop_pings(&self) {
         self.due.set(None);
     }
 
-    pub(crate) fn ongoing(&self) -> &ActiveRequest {
-        &self.ongoing
+    pub(crate) fn active(&self) -> &ActiveRequest {
+        &self.active
     }
 
     /// Body bytes given to the client.
@@ -120,62 +143,82 @@ impl Downstream {
         self.sent.get()
     }
 
+    /// The answer is collected for a job.
+    pub(crate) fn is_collected(&self) -> bool {
+        matches!(*self.sink.borrow(), Some(Sink::Memory(_)))
+    }
+
     /// Prepares the head of an answer.
     pub(super) fn start(&self, status: StatusCode, fields: &Fields, length: Length) {
-        if let Some(response) = self.response.borrow_mut().as_mut() {
-            response.start(status, fields, length);
+        match self.sink.borrow_mut().as_mut() {
+            Some(Sink::Client(response)) => response.start(status, fields, length),
+            Some(Sink::Memory(collected)) => collected.start(status, fields),
+            None => {}
         }
     }
 
-    /// Sends one piece.
+    /// Sends some bytes of the body.
     pub(crate) fn write_chunk(&self, bytes: &[u8]) -> io::Result<()> {
-        self.with(|response| response.write_chunk(bytes))
-    }
-
-    fn with(&self, act: impl FnOnce(&mut Response) -> io::Result<()>) -> io::Result<()> {
-        let mut response = self.response.borrow_mut();
-        let Some(response) = response.as_mut() else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        let result = act(response);
-        self.sent.set(response.sent());
-        if result.is_err() {
-            self.cancel.cancel();
+        let mut sink = self.sink.borrow_mut();
+        match sink.as_mut() {
+            Some(Sink::Client(response)) => {
+                let result = response.write_chunk(bytes);
+                self.sent.set(response.sent());
+                if result.is_err() {
+                    self.cancel.cancel();
+                }
+                result
+            }
+            Some(Sink::Memory(collected)) => {
+                let result = collected.write(bytes);
+                self.sent.set(collected.body.len() as u64);
+                result
+            }
+            None => Err(io::ErrorKind::NotConnected.into()),
         }
-        result
     }
 
     pub(crate) fn finish(&self) {
-        if let Some(response) = self.response.borrow_mut().as_mut() {
-            response.finish();
+        match self.sink.borrow_mut().as_mut() {
+            Some(Sink::Client(response)) => response.finish(),
+            Some(Sink::Memory(collected)) => collected.is_complete = true,
+            None => {}
         }
     }
 
     /// Ends the answer so that the client sees that it is not complete.
     pub(crate) fn abort(&self) {
-        if let Some(response) = self.response.borrow_mut().as_mut() {
+        if let Some(Sink::Client(response)) = self.sink.borrow_mut().as_mut() {
             response.abort();
         }
     }
 
-    /// Takes the response back.
-    pub(super) fn take_response(&self) -> Option<Response> {
-        self.response.take()
+    /// Returns the sink.
+    pub(super) fn take_sink(&self) -> Option<Sink> {
+        self.sink.take()
     }
 
     pub(crate) fn send(&self, status: StatusCode, fields: &Fields, body: &[u8]) {
-        if let Some(response) = self.response.borrow_mut().as_mut() {
-            self.sent.set(body.len() as u64);
-            response.send(status, fields, body);
+        self.sent.set(body.len() as u64);
+        match self.sink.borrow_mut().as_mut() {
+            Some(Sink::Client(response)) => response.send(status, fields, body),
+            Some(Sink::Memory(collected)) => {
+                collected.start(status, fields);
+                collected.is_complete = collected.write(body).is_ok();
+            }
+            None => {}
         }
     }
 
-    /// Tells a failure: as an answer while no head is out, else as an event, then the cut.
+    /// Reports a failure: as an answer while no head was sent, else as an error event before the answer is aborted.
     pub(crate) fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
         self.stop_pings();
-        if self.is_early() {
-            self.tell_in_band(failure, true);
+        if let Some(Sink::Memory(collected)) = self.sink.borrow_mut().as_mut() {
+            collected.failure = Some(failure.clone());
             return;
+        }
+        if self.is_early() {
+            return self.tell_in_band(failure, true);
         }
         let (mut fields, body) = refusal(failure, self.dialect, &self.common);
         for (name, value) in extra {
@@ -184,9 +227,11 @@ impl Downstream {
         self.send(status(failure), &fields, &body);
     }
 
-    /// One error event, after the end of the one that broke off unless it `follows` a whole one; then the cut: never
-    /// a made-up end.
+    /// Sends one error event and aborts the answer. Unless it `follows` a whole event, it first ends the one that broke off.
     pub(crate) fn tell_in_band(&self, failure: &Failure, follows: bool) {
+        if self.is_collected() {
+            return self.fail(failure, &[]);
+        }
         let mut event = Vec::new();
         if !follows {
             event.extend_from_slice(b"\n\n");
@@ -197,14 +242,39 @@ impl Downstream {
     }
 }
 
+impl Collected {
+    fn start(&mut self, status: StatusCode, fields: &Fields) {
+        self.status = status.as_u16();
+        let kind = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        self.is_events = kind.get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"));
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.body.len() + bytes.len() > COLLECTED {
+            let text = "The answer is longer than the 32 MiB that are kept for a job.";
+            self.failure = Some(Failure::new(Kind::Upstream, text));
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.body.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
 impl Watch for Downstream {
+    fn is_stopped(&self) -> bool {
+        self.active.is_stopped()
+    }
+
     fn silent(&self, now: Instant) -> Option<Instant> {
         let due = self.due.get().filter(|_| !self.held.get())?;
         if now < due {
             return Some(due);
         }
-        let started = self.response.borrow().as_ref().is_none_or(Response::is_started);
-        if !started {
+        let is_started = match &*self.sink.borrow() {
+            Some(Sink::Client(response)) => response.is_started(),
+            _ => true,
+        };
+        if !is_started {
             let mut fields = Fields::clone(&self.common);
             event_stream(&mut fields);
             for (name, value) in self.asked.take() {
@@ -222,13 +292,13 @@ impl Watch for Downstream {
     }
 }
 
-/// The fields that every event stream needs to pass other proxies unbuffered.
+/// The fields of an event stream of ours.
 pub(crate) fn event_stream(fields: &mut Fields) {
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     unbuffered(fields);
 }
 
-/// Added to every event stream, ours or an endpoint's.
+/// Keeps other proxies from buffering an event stream.
 pub(crate) fn unbuffered(fields: &mut Fields) {
     fields.push(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     fields.push(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -238,7 +308,7 @@ pub(super) fn status(failure: &Failure) -> StatusCode {
     StatusCode::from_u16(failure.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Fields and body that tell a failure.
+/// The fields and the body of an error answer.
 pub(crate) fn refusal(failure: &Failure, dialect: Dialect, common: &Fields) -> (Fields, Vec<u8>) {
     let mut fields = common.clone();
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,7 +1,7 @@
 //! The wait between an answer's head and the first byte of its body: until then another endpoint may take over, unseen.
 
 use super::outcome::{ForwardContext, ServedBy};
-use super::relay::{self, BUFFER, PIECE};
+use super::relay::{self, BUFFER, CHUNK};
 use crate::api::stream::Events;
 use crate::config::OnClientGone;
 use crate::routing::endpoint::Live;
@@ -25,6 +25,10 @@ impl Watch for Replaceable {
         self.watch.silent(now)
     }
 
+    fn is_stopped(&self) -> bool {
+        self.watch.is_stopped()
+    }
+
     fn gives_up(&self) -> bool {
         self.live.refused_since(self.sent)
     }
@@ -38,26 +42,24 @@ impl Watch for Replaceable {
 pub(crate) fn wait(
     answer: &mut UpstreamResponse,
     ctx: &ForwardContext<'_>,
-    by: &ServedBy,
+    served_by: &ServedBy,
 ) -> Result<(), UpstreamError> {
     let is_stream = answer.status == StatusCode::OK && relay::is_event_stream(&answer.headers);
     let wants_stream = ctx.ask.stream && ctx.forward.streams_events();
     let is_plain = !relay::is_compressed(&answer.headers);
     // Compressed unasked: no ping can be put before it either.
     if wants_stream && answer.status.is_success() && !(is_stream && is_plain) {
-        by.endpoint.live.note_streamless(&ctx.forward.path, by.model.as_deref());
+        served_by.endpoint.live.note_streamless(&ctx.forward.path, served_by.model.as_deref());
     }
-    if let Some(client) = ctx.client {
-        // Comments of ours have no place in such an answer.
-        client.hold_pings(!(is_stream && is_plain));
-    }
+    // Comments of ours have no place in such an answer.
+    ctx.client.hold_pings(!(is_stream && is_plain));
     let has_none = matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if has_none || answer.length == Some(0) || ctx.request.head.method == Method::HEAD {
         return Ok(());
     }
     let mut buffer = BUFFER.take();
-    buffer.resize(PIECE, 0);
-    let found = first(answer, ctx, by, is_stream, wants_stream && is_plain, &mut buffer);
+    buffer.resize(CHUNK, 0);
+    let found = first(answer, ctx, served_by, is_stream, wants_stream && is_plain, &mut buffer);
     BUFFER.set(buffer);
     found
 }
@@ -65,7 +67,7 @@ pub(crate) fn wait(
 fn first(
     answer: &mut UpstreamResponse,
     ctx: &ForwardContext<'_>,
-    by: &ServedBy,
+    served_by: &ServedBy,
     is_stream: bool,
     skips_comments: bool,
     buffer: &mut [u8],
@@ -76,12 +78,12 @@ fn first(
         let n = answer.peek(buffer)?;
         if n == 0 && is_stream && answer.until_close {
             return Err(UpstreamError {
-                trouble: UpstreamErrorKind::Reset,
+                kind: UpstreamErrorKind::Reset,
                 cause: "closed before the first event".into(),
             });
         }
         held.extend_from_slice(&buffer[..n]);
-        let skips = n > 0 && is_stream && skips_comments && held.len() <= PIECE;
+        let skips = n > 0 && is_stream && skips_comments && held.len() <= CHUNK;
         if skips {
             events.push(&buffer[..n]);
         }
@@ -89,16 +91,14 @@ fn first(
             answer.unread(held);
             return Ok(());
         }
-        by.endpoint.live.moved(time::now());
+        served_by.endpoint.live.moved(time::now());
         // Whole lines: whatever follows, from here or from another endpoint, begins a line of its own.
         let whole = memchr::memrchr(b'\n', &held).map_or(0, |at| at + 1);
         let comments: Vec<u8> = held.drain(..whole).collect();
-        let cancels = by.endpoint.config.on_client_gone == OnClientGone::Cancel;
-        if let Some(client) = ctx.client
-            && client.comments(&comments, || relay::fields(&answer.headers, client, by, true)).is_err()
-            && cancels
-        {
-            return Err(UpstreamError { trouble: UpstreamErrorKind::ClientGone, cause: "the client has left".into() });
+        let cancels = served_by.endpoint.config.on_client_gone == OnClientGone::Cancel;
+        let client = ctx.client;
+        if client.comments(&comments, || relay::fields(&answer.headers, client, served_by, true)).is_err() && cancels {
+            return Err(UpstreamError { kind: UpstreamErrorKind::ClientGone, cause: "the client has left".into() });
         }
     }
 }

@@ -2,19 +2,16 @@
 //! nothing of disks and queues.
 
 use super::state::{JobRequest, Proxy};
+use crate::api::body::has_webhook;
 use crate::api::errors::{Failure, Kind};
-use crate::api::json_object::has_webhook;
+use crate::api::paths::{Forward, Route};
 use crate::config::Jobs;
 use crate::http::head::Head;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::proxy::context::{LocalResponse, RequestContext};
-use crate::proxy::paths::{Forward, ModelSource, Route};
 use crate::routing::keys::ClientKey;
 use std::time::Duration;
-
-/// Where a request may be handed in for later.
-const PATHS: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"];
 
 /// What `Prefer` asks for (RFC 7240).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +39,7 @@ pub(crate) fn preference(head: &Head) -> Preference {
 
 /// Whether a request is to be kept for later.
 pub(crate) fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, body: &[u8]) -> bool {
-    if !jobs.enabled || forward.names != ModelSource::Body || !PATHS.contains(&forward.path.as_str()) {
+    if !jobs.enabled || !forward.may_be_job() {
         return false;
     }
     match preference {
@@ -75,7 +72,7 @@ impl Proxy {
         let Some(later) = self.later() else { return };
         let Route::Job(id) = route else {
             let told = later.list(context.key.as_deref(), request.head.target.query().unwrap_or_default());
-            return context.told(response, &request, &told);
+            return context.told(response, &told);
         };
         let mut held = self.budget.hold(Some(context.client));
         let mut response = response.detach();
@@ -89,8 +86,8 @@ impl Proxy {
             // From here on the reply counts what the client does not take.
             drop(held);
             match told {
-                Ok(told) => context.told(&mut response, &request, &told),
-                Err(failure) => context.refuse(&mut response, &request.head, &failure),
+                Ok(told) => context.told(&mut response, &told),
+                Err(failure) => context.refuse(&mut response, &failure),
             }
         }));
     }

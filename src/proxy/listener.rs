@@ -2,16 +2,16 @@
 
 use super::state::{ListenerKind, Opened, Proxy};
 use crate::api::errors::{Failure, Kind};
+use crate::api::paths::{self, Route};
 use crate::api::query;
 use crate::config::{CorsOrigin, KeysFor, ListenerPolicy, Mode};
-use crate::http::admission::{Admission, Admit, Pool};
+use crate::http::decision::{Decide, HeadDecision, Pool};
 use crate::http::handler::{Handler, Refused};
 use crate::http::head::Head;
 use crate::http::request::{From, Request};
 use crate::http::response::Response;
 use crate::observe::access::End;
 use crate::proxy::context::{Entry, RequestContext, Summary, nothing_relayed};
-use crate::proxy::paths::{self, Route, route};
 use crate::proxy::{auth, cors};
 use crate::routing::keys::ClientKey;
 use crate::routing::scope::Scope;
@@ -151,7 +151,8 @@ impl Proxy {
         let mode = self.mode(snapshot, listener);
         let is_preflight = head.method == Method::OPTIONS && head.fields.get(header::ORIGIN).is_some();
         let has_model = head.target.query().is_some_and(|q| matches!(query::query_model(q), Ok(Some(_))));
-        match paths::special(mode, head.target.path(), route(&head.method, &head.target.canonical(), has_model)) {
+        let api = paths::route(&head.method, &head.target.canonical(), has_model);
+        match paths::special(mode, head.target.path(), api) {
             Route::Forward(_) if is_preflight && mode == Mode::Raw && self.cors(snapshot, listener).is_some() => {
                 Route::Preflight
             }
@@ -209,8 +210,8 @@ struct Decided {
     client_key: ClientKey,
 }
 
-impl Admit for Proxy {
-    fn admit(&self, head: &Head, from: From) -> Admission {
+impl Decide for Proxy {
+    fn decide(&self, head: &Head, from: From) -> HeadDecision {
         let snapshot = self.shared.load();
         let route = self.route(head, from.listener, &snapshot);
         let trusted = &snapshot.config.server.trusted_proxies;
@@ -231,7 +232,7 @@ impl Admit for Proxy {
                 _ => self.client_key(head, from, &Route::Unknown, &snapshot).err(),
             };
         }
-        Admission { pool, client, refusal, decided }
+        HeadDecision { pool, client, refusal, decided }
     }
 
     fn passes_on(&self, head: &Head, listener: usize) -> bool {
@@ -258,18 +259,16 @@ impl Handler for Proxy {
             Some(head) => {
                 let route = self.route(head, refused.from.listener, &snapshot);
                 let context = self.context(head, refused.from, refused.began, &snapshot, &route);
-                context.refuse(response, head, &refused.failure);
+                context.refuse(response, &refused.failure);
             }
-            None => {
-                RequestContext::unread(refused.from.peer, refused.began).turn_away(response, "-", "-", &refused.failure)
-            }
+            None => RequestContext::unread(refused.from.peer, refused.began).refuse(response, &refused.failure),
         }
     }
 
     fn left(&self, head: &Head, from: From, began: Instant) {
         let context = self.context(head, from, began, &self.shared.load(), &Route::Unknown);
         let relayed = nothing_relayed(End::ClientGone);
-        context.log(head, 499, 0, &Summary { ask: None, by: None, relayed: &relayed, queued: Duration::ZERO });
+        context.log(499, 0, &Summary { ask: None, served_by: None, relayed: &relayed, queued: Duration::ZERO });
     }
 }
 

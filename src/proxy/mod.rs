@@ -13,7 +13,6 @@ mod forward;
 pub(crate) mod job_store;
 pub(crate) mod listener;
 mod outcome;
-mod paths;
 mod relay;
 mod retry;
 mod select;

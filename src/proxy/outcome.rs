@@ -2,6 +2,7 @@
 //! other in a ring.
 
 use crate::api::errors::Failure;
+use crate::api::paths::Forward;
 use crate::api::usage::Tokens;
 use crate::http::request::Request;
 use crate::observe::access::End;
@@ -9,13 +10,12 @@ use crate::observe::active::ActiveRequest;
 use crate::observe::metrics::Metrics;
 use crate::proxy::body::RequestBody;
 use crate::proxy::downstream::Downstream;
-use crate::proxy::paths::Forward;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::plan::Candidate;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{Snapshot, SnapshotStore};
 use crate::upstream::headers::Policy;
-use crate::upstream::{ClientPool, UpstreamResponse, Watch};
+use crate::upstream::{ClientPool, UpstreamResponse};
 use http::{HeaderMap, StatusCode};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -24,19 +24,17 @@ use std::time::{Duration, Instant};
 
 /// Everything the attempts need, and nothing of how the answer is delivered.
 pub(crate) struct ForwardContext<'a> {
-    pub(crate) net: &'a ClientPool,
+    pub(crate) clients: &'a ClientPool,
     /// For what real requests find out about endpoints.
     pub(crate) shared: &'a SnapshotStore,
     /// What was so when the request began.
     pub(crate) snapshot: &'a Snapshot,
     pub request: &'a Request,
-    pub(crate) ask: &'a RequestBody,
+    pub(crate) ask: &'a RequestBody<'a>,
     /// Where it goes below an endpoint's base.
     pub(crate) forward: &'a Forward,
-    /// Who is kept alive in silence.
-    pub(crate) watch: &'a Rc<dyn Watch>,
-    /// The client, if there is one: it gets the comments that come before the first event.
-    pub(crate) client: Option<&'a Downstream>,
+    /// Where the answer goes.
+    pub(crate) client: &'a Rc<Downstream>,
     /// Time spent in the line for a place, also by who never got one.
     pub(crate) queued: &'a Cell<Duration>,
     pub(crate) request_id: &'a str,
@@ -47,7 +45,7 @@ pub(crate) struct ForwardContext<'a> {
     /// What its listener leaves to endpoints.
     pub(crate) policy: Policy,
     pub(crate) metrics: &'a Metrics,
-    pub(crate) ongoing: &'a ActiveRequest,
+    pub(crate) active: &'a ActiveRequest,
 }
 
 impl ForwardContext<'_> {
@@ -99,4 +97,6 @@ pub(crate) struct Relayed {
     /// When its first body byte came.
     pub(crate) first_byte: Option<Instant>,
     pub(crate) tokens: Tokens,
+    /// Generated tokens that were added to the endpoint's while they came.
+    pub(crate) counted: u64,
 }

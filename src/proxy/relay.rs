@@ -1,14 +1,15 @@
-//! The answer on its way to the client, piece by piece. After the line of no return: there is neither a plan
-//! nor an error page here; an answer is finished or cut.
+//! Copies the answer to the client, chunk by chunk. This is past the line of no return: nothing is retried and no error page
+//! is possible; an answer is finished or aborted.
 
 use super::outcome::{BufferedResponse, Relayed, ServedBy};
 use crate::api::errors::{Attempted, Failure, Kind};
 use crate::api::stream::Events;
-use crate::api::usage::{Tail, Tokens};
+use crate::api::usage::Tail;
 use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::response::Length;
 use crate::observe::access::End;
+use crate::proxy::context::nothing_relayed;
 use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::retry;
 use crate::routing::responses::IdReader;
@@ -19,10 +20,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::cell::RefCell;
 use std::time::Instant;
 
-/// One read of a body, and so one write: what ureq holds at most.
-pub(super) const PIECE: usize = 32 << 10;
+/// One read of a body, and so one write: the size of ureq's buffer.
+pub(super) const CHUNK: usize = 32 << 10;
 
-/// What is read of an error that comes after the head is out; the message stands in its first lines.
+/// How much is read of an error answer that comes after a head was sent early.
 const LATE: usize = 64 << 10;
 
 thread_local! {
@@ -33,32 +34,35 @@ thread_local! {
 #[derive(Default)]
 struct Passed {
     tail: Tail,
-    /// Looked into when it is an event stream that can be read.
+    /// Fed only with uncompressed event streams.
     events: Events,
     first_byte: Option<Instant>,
+    /// See [`Relayed::counted`].
+    counted: u64,
 }
 
 impl Passed {
-    /// Whether a stream that ended with its connection is whole: by its API's own end, else by its last line.
+    /// Whether a stream that ended with its connection is whole: it has its API's end marker, or where the API has none, its
+    /// last line is complete.
     fn is_whole(&self, has_end: bool) -> bool {
         self.events.has_ended() || !(has_end || self.events.is_torn())
     }
 
     fn ended(self, end: End) -> Relayed {
         let mut tokens = self.tail.tokens();
-        // Of a stream that was not heard to its end nobody tells the counts; what was seen is true.
+        // A stream that was not read to its end has no usage object; the events that were seen count.
         if end != End::Done && self.events.tokens() > tokens.completion.unwrap_or(0) {
             tokens.completion = Some(self.events.tokens());
         }
-        Relayed { end, first_byte: self.first_byte, tokens }
+        Relayed { end, first_byte: self.first_byte, tokens, counted: self.counted }
     }
 }
 
-/// Sends an answer on as it comes. Without `has_end` a clean close is the end of a stream that is delimited by it.
+/// Forwards an answer as it comes. `has_end`: the API has an end marker; without one a clean close is the end of a stream.
 pub(crate) fn relay(
     answer: UpstreamResponse,
     client: &Downstream,
-    by: &ServedBy,
+    served_by: &ServedBy,
     is_head: bool,
     has_end: bool,
 ) -> Relayed {
@@ -66,7 +70,7 @@ pub(crate) fn relay(
     // Comment lines and error events fit only into a stream that is not compressed.
     let is_plain = !is_compressed(&answer.headers);
     if client.is_early() && !(answer.status == StatusCode::OK && is_events && is_plain) {
-        return tell_late(answer, client, by);
+        return tell_late(answer, client, served_by);
     }
     if !client.is_early() {
         let length = match (is_head, answer.length) {
@@ -75,13 +79,12 @@ pub(crate) fn relay(
             (false, Some(bytes)) if !(is_events && is_plain) => Length::Sized(bytes),
             (false, _) => Length::Open,
         };
-        client.start(answer.status, &fields(&answer.headers, client, by, is_events), length);
+        client.start(answer.status, &fields(&answer.headers, client, served_by, is_events), length);
     }
-    // Its first byte is here.
     client.stop_pings();
     let mut buffer = BUFFER.take();
-    buffer.resize(PIECE, 0);
-    let relayed = body(answer, client, by, is_events && is_plain, has_end, &mut buffer);
+    buffer.resize(CHUNK, 0);
+    let relayed = body(answer, client, served_by, is_events && is_plain, has_end, &mut buffer);
     BUFFER.set(buffer);
     relayed
 }
@@ -89,7 +92,7 @@ pub(crate) fn relay(
 fn body(
     mut answer: UpstreamResponse,
     client: &Downstream,
-    by: &ServedBy,
+    served_by: &ServedBy,
     is_events: bool,
     has_end: bool,
     buffer: &mut [u8],
@@ -100,59 +103,58 @@ fn body(
         match answer.read(buffer) {
             Ok(0) if is_events && answer.until_close && !passed.is_whole(has_end) => {
                 let fault =
-                    UpstreamError { trouble: UpstreamErrorKind::Reset, cause: "closed without an end marker".into() };
-                return lost(&fault, client, by, is_events, passed);
+                    UpstreamError { kind: UpstreamErrorKind::Reset, cause: "closed without an end marker".into() };
+                return lost(&fault, client, served_by, is_events, passed);
             }
             Ok(0) => {
                 client.finish();
                 return passed.ended(End::Done);
             }
             Ok(n) => {
-                let piece = &buffer[..n];
-                // Known before the client can ask for it.
+                let chunk = &buffer[..n];
+                // Before the client can use it.
                 if let Some(ids) = &mut ids {
-                    ids.push(piece, |id| by.endpoint.live.responses.add(id));
+                    ids.push(chunk, |id| served_by.endpoint.live.responses.add(id));
                 }
-                let sent = client.write_chunk(piece);
-                // The piece is on its way; the bookkeeping may take its time.
+                let sent = client.write_chunk(chunk);
+                // After the write, so that bookkeeping delays no chunk.
                 let now = time::now();
                 passed.first_byte.get_or_insert(now);
-                by.endpoint.live.moved(now);
-                passed.tail.push(piece);
+                served_by.endpoint.live.moved(now);
+                passed.tail.push(chunk);
                 let before = passed.events.tokens();
                 if is_events {
-                    passed.events.push(piece);
+                    passed.events.push(chunk);
                 }
-                if client.ongoing().is_shown() {
+                if client.active().is_shown() {
                     let new = passed.events.tokens() - before;
-                    client.ongoing().moved(now, new);
-                    by.endpoint.live.count_tokens([new, 0, 0]);
+                    client.active().moved(now, new);
+                    served_by.endpoint.live.count_tokens([new, 0, 0]);
+                    passed.counted += new;
                 }
-                if client.ongoing().is_stopped() {
-                    part(client, is_events, &passed.events);
-                    return left(answer, by, passed);
+                if client.active().is_stopped() {
+                    end_early(client, is_events, &passed.events);
+                    return client_left(answer, client, served_by, passed);
                 }
                 if sent.is_err() {
-                    return left(answer, by, passed);
+                    return client_left(answer, client, served_by, passed);
                 }
             }
-            // Over TLS a close may come without its close_notify; the API's own end counts as well.
-            Err(fault)
-                if fault.trouble == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() =>
-            {
+            // A TLS connection closed without close_notify: the API's end marker proves that the stream is whole.
+            Err(fault) if fault.kind == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() => {
                 client.finish();
                 return passed.ended(End::Done);
             }
-            Err(fault) if fault.trouble == UpstreamErrorKind::ClientGone => {
-                part(client, is_events, &passed.events);
-                return left(answer, by, passed);
+            Err(fault) if fault.kind == UpstreamErrorKind::ClientGone => {
+                end_early(client, is_events, &passed.events);
+                return client_left(answer, client, served_by, passed);
             }
-            Err(fault) => return lost(&fault, client, by, is_events, passed),
+            Err(fault) => return lost(&fault, client, served_by, is_events, passed),
         }
     }
 }
 
-/// How a request ended that got no answer.
+/// The `end` of a request without an answer.
 pub(crate) fn end(kind: Kind) -> End {
     match kind {
         Kind::UpstreamTimeout => End::Timeout,
@@ -161,43 +163,42 @@ pub(crate) fn end(kind: Kind) -> End {
     }
 }
 
-/// What a client hears whose request was stopped.
 pub(crate) fn stopped() -> Failure {
     Failure::new(Kind::Stopped, "An administrator stopped this request.")
 }
 
-/// Ends an answer in its midst, for a client that has left or one that is to leave.
-fn part(client: &Downstream, is_events: bool, events: &Events) {
-    if is_events && client.ongoing().is_stopped() {
+/// Ends an incomplete answer: its client has gone, or an administrator stopped the request.
+fn end_early(client: &Downstream, is_events: bool, events: &Events) {
+    if is_events && client.active().is_stopped() {
         client.tell_in_band(&stopped(), events.is_between_events());
     } else {
         client.abort();
     }
 }
 
-/// The client has left. Many leave as soon as they have seen the end marker: those have all they wanted.
-fn left(mut answer: UpstreamResponse, by: &ServedBy, mut passed: Passed) -> Relayed {
+/// The client has gone. Many close as soon as they have seen the end marker, and have the whole answer.
+fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy, mut passed: Passed) -> Relayed {
     if passed.events.has_ended() {
         return passed.ended(End::Done);
     }
-    if by.endpoint.config.on_client_gone == OnClientGone::Finish {
-        let mut rest = vec![0; PIECE];
+    if served_by.endpoint.config.on_client_gone == OnClientGone::Finish && !client.active().is_stopped() {
+        let mut rest = vec![0; CHUNK];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
-            by.endpoint.live.moved(time::now());
+            served_by.endpoint.live.moved(time::now());
             passed.tail.push(&rest[..n]);
         }
     }
     passed.ended(End::ClientGone)
 }
 
-/// The upstream is lost inside its answer: nothing is retried, nothing is made up.
-fn lost(fault: &UpstreamError, client: &Downstream, by: &ServedBy, is_events: bool, passed: Passed) -> Relayed {
-    let name = by.endpoint.name();
-    let word = if matches!(fault.trouble, UpstreamErrorKind::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
+/// The upstream was lost inside its answer.
+fn lost(fault: &UpstreamError, client: &Downstream, served_by: &ServedBy, is_events: bool, passed: Passed) -> Relayed {
+    let name = served_by.endpoint.name();
+    let word = if matches!(fault.kind, UpstreamErrorKind::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
     let (what, id) = (retry::sentence(fault), client.request_id());
     log::warn!("{word}: endpoint {name} {what}: {} request_id={id}", fault.cause);
-    if is_events {
-        let (kind, what) = match fault.trouble {
+    if is_events || client.is_collected() {
+        let (kind, what) = match fault.kind {
             UpstreamErrorKind::Timeout(_) => (Kind::UpstreamTimeout, retry::sentence(fault)),
             _ => (Kind::Upstream, "was lost in the middle of its answer".to_owned()),
         };
@@ -206,16 +207,16 @@ fn lost(fault: &UpstreamError, client: &Downstream, by: &ServedBy, is_events: bo
     } else {
         client.abort();
     }
-    passed.ended(match fault.trouble {
+    passed.ended(match fault.kind {
         UpstreamErrorKind::Timeout(_) => End::Timeout,
         _ => End::UpstreamLost,
     })
 }
 
-/// The head of an event stream is out already: anything else can only be told as an error event.
-fn tell_late(mut answer: UpstreamResponse, client: &Downstream, by: &ServedBy) -> Relayed {
+/// The head of an event stream was sent early: an answer of any other kind can only become an error event.
+fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if answer.status.is_success() {
-        let name = by.endpoint.name();
+        let name = served_by.endpoint.name();
         let what = match is_compressed(&answer.headers) {
             true => "sent a compressed stream, which cannot follow the pings that were already sent uncompressed",
             false => {
@@ -226,34 +227,30 @@ fn tell_late(mut answer: UpstreamResponse, client: &Downstream, by: &ServedBy) -
         let text = format!("The endpoint `{name}` {what}. Send the request again: it gets no pings from now on.");
         log::warn!("endpoint {name} {what} request_id={}", client.request_id());
         client.fail(&Failure::new(Kind::Upstream, text), &[]);
-        return Relayed { end: End::Refused, first_byte: None, tokens: Tokens::default() };
+        return nothing_relayed(End::Refused);
     }
-    let (mut body, mut piece) = (Vec::new(), [0; 4096]);
-    while let Ok(n @ 1..) = answer.read(&mut piece) {
-        body.extend_from_slice(&piece[..n]);
-        if body.len() > LATE {
-            break;
-        }
-    }
-    deliver(&BufferedResponse { status: answer.status, headers: answer.headers.clone(), body }, client, by)
+    let mut body = Vec::new();
+    // Its beginning is enough.
+    let _ = answer.read_to_end(&mut body, LATE);
+    deliver(&BufferedResponse { status: answer.status, headers: answer.headers.clone(), body }, client, served_by)
 }
 
-/// Sends an answer that was kept while others were tried.
-pub(crate) fn deliver(kept: &BufferedResponse, client: &Downstream, by: &ServedBy) -> Relayed {
+/// Sends an answer that was buffered while others were tried.
+pub(crate) fn deliver(buffered: &BufferedResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if client.is_early() {
-        let status = kept.status.as_u16();
-        let said = serde_json::from_slice::<serde_json::Value>(&kept.body).ok();
+        let status = buffered.status.as_u16();
+        let said = serde_json::from_slice::<serde_json::Value>(&buffered.body).ok();
         let said = said.as_ref().and_then(|body| body.get("error")?.get("message")?.as_str());
-        let name = by.endpoint.name();
-        let what = headers::answered(kept.status, &kept.headers);
+        let name = served_by.endpoint.name();
+        let what = headers::answered(buffered.status, &buffered.headers);
         let text = said.map_or_else(|| format!("The endpoint `{name}` {what}, no stream."), str::to_owned);
         let mut failure = Failure::new(kind_of(status), text);
         failure.attempts = vec![Attempted { endpoint: name.to_owned(), what }];
         client.fail(&failure, &[]);
     } else {
-        client.send(kept.status, &fields(&kept.headers, client, by, false), &kept.body);
+        client.send(buffered.status, &fields(&buffered.headers, client, served_by, false), &buffered.body);
     }
-    Relayed { end: End::Done, first_byte: None, tokens: Tokens::default() }
+    nothing_relayed(End::Done)
 }
 
 fn kind_of(status: u16) -> Kind {
@@ -269,12 +266,12 @@ fn kind_of(status: u16) -> Kind {
 }
 
 /// The fields of a proxied answer: the endpoint's, then ours.
-pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, by: &ServedBy, is_events: bool) -> Fields {
+pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, served_by: &ServedBy, is_events: bool) -> Fields {
     let connection = theirs.get_all(header::CONNECTION).into_iter().flat_map(headers::tokens);
     let named: Vec<String> = connection.collect();
     let mut fields = Fields::with_capacity(theirs.len() + 12);
     let is_limited = client.common().iter().any(|(name, _)| name.as_str().starts_with("x-ratelimit-"));
-    let policy = Policy { limits: !is_limited, ..by.policy };
+    let policy = Policy { limits: !is_limited, ..served_by.policy };
     for (name, value) in theirs {
         let replaced = is_events && (*name == header::CACHE_CONTROL || name == "x-accel-buffering");
         if headers::passes_to_client(name, &named, policy) && !replaced {
@@ -287,36 +284,36 @@ pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, by: &ServedBy, is_
     if is_events {
         downstream::unbuffered(&mut fields);
     }
-    for (name, value) in told(by) {
+    for (name, value) in routing_fields(served_by) {
         fields.push(name, value);
     }
     fields
 }
 
-/// `x-llmproxy-*`: who answered, as what, at which try, and why.
-pub(crate) fn told(by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
-    let mut told = vec![
-        (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(by.attempts)),
-        (HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(by.reason)),
+/// `x-llmproxy-*`: which endpoint answered, under which model name, at which attempt, and why.
+pub(crate) fn routing_fields(served_by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
+    let mut routing_fields = vec![
+        (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(served_by.attempts)),
+        (HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(served_by.reason)),
     ];
-    if !by.queued.is_zero() {
-        let waited = u64::try_from(by.queued.as_millis()).unwrap_or(u64::MAX);
-        told.push((HeaderName::from_static("x-llmproxy-queue-ms"), HeaderValue::from(waited)));
+    if !served_by.queued.is_zero() {
+        let waited = u64::try_from(served_by.queued.as_millis()).unwrap_or(u64::MAX);
+        routing_fields.push((HeaderName::from_static("x-llmproxy-queue-ms"), HeaderValue::from(waited)));
     }
-    if let Ok(name) = HeaderValue::from_bytes(by.endpoint.name().as_bytes()) {
-        told.push((HeaderName::from_static("x-llmproxy-endpoint"), name));
+    if let Ok(name) = HeaderValue::from_bytes(served_by.endpoint.name().as_bytes()) {
+        routing_fields.push((HeaderName::from_static("x-llmproxy-endpoint"), name));
     }
-    if let Some(Ok(model)) = by.model.as_deref().map(|model| HeaderValue::from_bytes(model.as_bytes())) {
-        told.push((HeaderName::from_static("x-llmproxy-model"), model));
+    if let Some(Ok(model)) = served_by.model.as_deref().map(|model| HeaderValue::from_bytes(model.as_bytes())) {
+        routing_fields.push((HeaderName::from_static("x-llmproxy-model"), model));
     }
-    told
+    routing_fields
 }
 
-/// Notes what a whole answer cost; of a stream the tokens were counted as they came.
-pub(crate) fn note_tokens(relayed: &Relayed, by: &ServedBy, streamed: bool) {
+/// Adds the tokens of an answer to the endpoint's, but those that were added while they came.
+pub(crate) fn note_tokens(relayed: &Relayed, served_by: &ServedBy) {
     let tokens = &relayed.tokens;
-    let generated = if streamed { None } else { tokens.completion };
-    by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));
+    let generated = tokens.completion.map(|count| count.saturating_sub(relayed.counted));
+    served_by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));
 }
 
 pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -324,7 +321,7 @@ pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
     value.get(..17).is_some_and(|start| start.eq_ignore_ascii_case("text/event-stream"))
 }
 
-/// Whether a body is in a coding that nothing of ours fits into.
+/// Whether a body is compressed, so that nothing can be inserted.
 pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::CONTENT_ENCODING).into_iter();
     codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))

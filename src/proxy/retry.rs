@@ -14,7 +14,7 @@ const BACK_SOON: Duration = Duration::from_secs(2);
 /// What to do with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryDecision {
-    Permit,
+    Forward,
     /// Another key of the same endpoint may fare better, and after the last key another endpoint.
     NextKey,
     Next,
@@ -26,7 +26,7 @@ impl RetryDecision {
     /// The word for why another try is made.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Permit => "none",
+            Self::Forward => "none",
             Self::NextKey => "key",
             Self::Next => "status",
             Self::Look => "context",
@@ -35,8 +35,8 @@ impl RetryDecision {
 }
 
 /// The word for a fault after which another try is made: those of `retry.on`.
-pub(crate) fn word(fault: &UpstreamError) -> &'static str {
-    match fault.trouble {
+pub(crate) fn reason(fault: &UpstreamError) -> &'static str {
+    match fault.kind {
         UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::Timeout(Stage::Connect) => {
             "connect"
         }
@@ -72,12 +72,12 @@ pub(crate) fn answer(status: StatusCode, retry: &Retry, left: Remaining) -> Retr
         return RetryDecision::Look;
     }
     let elsewhere = matches!(status.as_u16(), 401..=404) && left.candidates;
-    if left.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Permit }
+    if left.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Forward }
 }
 
 /// Whether a fault lets another try be made.
 pub(crate) fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
-    match fault.trouble {
+    match fault.kind {
         UpstreamErrorKind::ClientGone => false,
         UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::Timeout(Stage::Connect) => {
             retry.on_connect
@@ -91,7 +91,7 @@ pub(crate) fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
 /// Whether a server may still work on an attempt that was given up: llama-server notices only with its next token that
 /// nobody waits for it (LLAMA-SERVER facts).
 pub(crate) fn works_on(fault: &UpstreamError) -> bool {
-    match fault.trouble {
+    match fault.kind {
         UpstreamErrorKind::ClientGone => true,
         UpstreamErrorKind::Timeout(stage) => stage != Stage::Connect,
         UpstreamErrorKind::Refused
@@ -104,7 +104,7 @@ pub(crate) fn works_on(fault: &UpstreamError) -> bool {
 
 /// One sentence about a fault for the client; names the time-out that ran out, never an address.
 pub(crate) fn sentence(fault: &UpstreamError) -> String {
-    match fault.trouble {
+    match fault.kind {
         UpstreamErrorKind::ClientGone => "the client left".into(),
         UpstreamErrorKind::Refused => "refused the connection".into(),
         UpstreamErrorKind::Connect => "could not be connected to".into(),
@@ -125,7 +125,7 @@ pub(crate) fn sentence(fault: &UpstreamError) -> String {
 
 /// The failure after the last try, when no endpoint gave an HTTP answer.
 pub(crate) fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
-    let timeout = |fault: &UpstreamError| matches!(fault.trouble, UpstreamErrorKind::Timeout(_));
+    let timeout = |fault: &UpstreamError| matches!(fault.kind, UpstreamErrorKind::Timeout(_));
     let timeouts = faults.iter().filter(|(_, fault)| timeout(fault)).count();
     let names = faults.iter().map(|(name, _)| name).collect::<std::collections::HashSet<_>>().len();
     let kind = match timeouts {
@@ -134,7 +134,7 @@ pub(crate) fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
         _ if names > 1 => Kind::NoEndpoint,
         _ => Kind::Upstream,
     };
-    let same_kind = faults.windows(2).all(|pair| pair[0].1.trouble == pair[1].1.trouble);
+    let same_kind = faults.windows(2).all(|pair| pair[0].1.kind == pair[1].1.kind);
     let kind = if names > 1 && !same_kind && kind == Kind::Upstream { Kind::NoEndpoint } else { kind };
     let message = match faults {
         [] => "No endpoint could be tried.".to_owned(),
@@ -143,10 +143,7 @@ pub(crate) fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
     };
     let mut failure = Failure::new(kind, message);
     let away = |fault: &UpstreamError| {
-        matches!(
-            fault.trouble,
-            UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::ShuttingDown
-        )
+        matches!(fault.kind, UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::ShuttingDown)
     };
     if kind == Kind::NoEndpoint {
         failure.retry_after = Some(Duration::from_secs(5));
@@ -160,10 +157,10 @@ pub(crate) fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
 
 /// The pause before round `round` (1 = the first repetition): doubling, jittered down to a half, at most
 /// `maxDelay`; an endpoint's own `Retry-After` is honoured up to that.
-pub(crate) fn pause(retry: &Retry, round: u32, told: Option<Duration>, unit: f64) -> Duration {
+pub(crate) fn pause(retry: &Retry, round: u32, retry_after: Option<Duration>, unit: f64) -> Duration {
     let doubled = retry.initial_delay.saturating_mul(1u32.checked_shl(round - 1).unwrap_or(u32::MAX));
     let jittered = doubled.min(retry.max_delay).mul_f64(0.5 + unit / 2.0);
-    told.map_or(jittered, |told| told.max(jittered)).min(retry.max_delay)
+    retry_after.map_or(jittered, |retry_after| retry_after.max(jittered)).min(retry.max_delay)
 }
 
 /// Whether an error body says that the prompt is longer than the endpoint's context, and that context's size if
@@ -173,9 +170,9 @@ pub(crate) fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
     // Older releases of vLLM tell the message without an `error` around it.
     let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
     let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
-    let told = number_after(text("message"), &CONTEXT_IS);
+    let retry_after = number_after(text("message"), &CONTEXT_IS);
     let known = text("type") == "exceed_context_size_error" || text("code") == "context_length_exceeded";
-    (known || told.is_some()).then(|| error.get("n_ctx").and_then(Value::as_u64).or(told))
+    (known || retry_after.is_some()).then(|| error.get("n_ctx").and_then(Value::as_u64).or(retry_after))
 }
 
 /// What stands before the size in the messages of OpenAI and vLLM.
@@ -202,9 +199,9 @@ pub(crate) fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime
     if let Some(millis) = text(HeaderName::from_static("retry-after-ms")).and_then(number) {
         return Some(day(millis / 1000.0));
     }
-    let told = text(header::RETRY_AFTER)?;
-    number(told).map(day).or_else(|| {
-        let until = parse_http_date(told)?;
+    let retry_after = text(header::RETRY_AFTER)?;
+    number(retry_after).map(day).or_else(|| {
+        let until = parse_http_date(retry_after)?;
         let now = text(header::DATE).and_then(parse_http_date).unwrap_or_else(wall);
         Some(until.duration_since(now).unwrap_or_default())
     })

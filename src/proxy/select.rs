@@ -1,5 +1,5 @@
-//! The way to a place at an endpoint: the strategy's first choice that has room, else the line, where the client is
-//! kept alive and heard leaving.
+//! Gets a slot at an endpoint: the first in the order of preference that has one free, else a place in the queue, where the
+//! client gets its pings and a hang-up is noticed.
 
 use super::outcome::ForwardContext;
 use crate::api::errors::{Failure, Kind};
@@ -9,28 +9,29 @@ use crate::routing::affinity::{self, Known, Spill};
 use crate::routing::endpoint::Live;
 use crate::routing::plan::{self, Plan, PlanResult};
 use crate::routing::slots::{Entry, Slot, WaitResult, Waiting, Wanted};
-use crate::routing::strategy::{self, CandidateLoad};
+use crate::routing::strategy::{self, CandidateLoad, Turn};
+use crate::upstream::Watch;
 use crate::util::{random, time};
 use http::HeaderName;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How soon a client should come back that found the line full, or waited in vain.
+/// `Retry-After` when the queue is full, or when `queue.timeout` has passed.
 const COME_BACK: Duration = Duration::from_secs(5);
 
-/// What clients name their conversation by, the most explicit first.
+/// Fields that identify a conversation, the most explicit first.
 const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
 
-/// What came of asking for a place.
+/// The result of asking for a slot.
 pub(crate) enum Admitted {
     /// At this candidate; no slot where none is needed.
     At(usize, Option<Slot>),
     ClientGone,
-    /// No place in time, or at all.
+    /// No slot in time, or the queue is full.
     Refused(Failure),
 }
 
-/// A request on its way to places: which candidates are left in this round, in which order.
+/// The candidates of one request: which are left in this round, in which order.
 pub(crate) struct Selector<'a> {
     ctx: &'a ForwardContext<'a>,
     pub(crate) plan: Plan,
@@ -38,23 +39,23 @@ pub(crate) struct Selector<'a> {
     order: Vec<usize>,
     left: Vec<usize>,
     pub(crate) queued: Duration,
-    /// What the conversation is recognised by, where that counts.
+    /// Identify the conversation, for the affinity strategy.
     hashes: Option<PrefixHashes>,
-    /// The word for what became of the favourite.
+    /// Whether the favourite was chosen, as a reason for `x-llmproxy-reason`.
     word: Option<&'static str>,
 }
 
 impl<'a> Selector<'a> {
     pub(super) fn new(ctx: &'a ForwardContext<'a>, plan: Plan) -> Self {
         let left = (0..plan.candidates.len()).collect();
-        // Also while only one is available: the others come back.
+        // Also while only one is available, since the others may come back.
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
         let counts = plan.strategy == Strategy::Affinity && others && ctx.takes_place();
         let hashes = counts.then(|| {
             let fields = &ctx.request.head.fields;
             let sessions =
                 SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
-            ctx.shared.affinity().hashes(ctx.request.body.bytes(), &plan.route, sessions)
+            ctx.shared.affinity().hashes(ctx.ask.json.as_ref(), &plan.route, sessions)
         });
         Self { ctx, plan, order: Vec::new(), left, queued: Duration::ZERO, hashes, word: None }
     }
@@ -68,7 +69,7 @@ impl<'a> Selector<'a> {
         self.left.clone_from(&self.order);
     }
 
-    /// Whether a candidate that is left tells a larger context than this, or any if this one is not known.
+    /// Whether a candidate that is left has a larger context, or a known one if this is unknown.
     pub(crate) fn has_larger(&self, context: Option<u64>) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].context;
         self.left.iter().any(|index| size(index) > context)
@@ -81,7 +82,7 @@ impl<'a> Selector<'a> {
         self.left.sort_by_key(size);
     }
 
-    /// A place at the next candidate, which is then no longer left.
+    /// A slot at the next candidate, which is then no longer left.
     pub(crate) fn next(&mut self) -> Admitted {
         let admitted = if self.ctx.takes_place() { self.place() } else { Admitted::At(self.left[0], None) };
         if let Admitted::At(index, _) = admitted {
@@ -108,17 +109,16 @@ impl<'a> Selector<'a> {
         };
         let favourite = self.favourite().filter(|_| is_first);
         let (left, plan, word) = (&mut self.left, &self.plan, &mut self.word);
+        // Under the lock of the slots: two requests at once must not choose by the same loads.
         let entry = self.ctx.shared.capacity().enter(&wanted, |turn| {
-            if is_first {
-                let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
-                *left = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
-                *word = favour(favourite, &loads, left);
-                return left.clone();
+            if !is_first {
+                return (0..left.len()).collect();
             }
-            (0..left.len()).collect()
+            (*left, *word) = preference(plan, favourite, turn);
+            left.clone()
         });
         match entry {
-            // The first choice was made among all, later ones among those left.
+            // The first index is one of all candidates, later ones are positions in `left`.
             Entry::In(index, slot) if is_first => Admitted::At(index, Some(slot)),
             Entry::In(at, slot) => Admitted::At(self.left[at], Some(slot)),
             Entry::Full => refused(Kind::Overloaded, "All matching endpoints are busy and the queue is full."),
@@ -141,7 +141,7 @@ impl<'a> Selector<'a> {
                 let text = "No endpoint became free within queue.timeout.";
                 break refused(Kind::QueueTimeout, text);
             }
-            let due = self.ctx.watch.silent(now).unwrap_or(until);
+            let due = self.ctx.client.silent(now).unwrap_or(until);
             match waiting.wait(&self.ctx.request.cancel, until.min(due)) {
                 WaitResult::In(index, slot) if is_first => break Admitted::At(index, Some(slot)),
                 WaitResult::In(at, slot) => break Admitted::At(self.left[at], Some(slot)),
@@ -156,7 +156,7 @@ impl<'a> Selector<'a> {
         admitted
     }
 
-    /// Endpoints that came back since are waited for too, at the same place in the line.
+    /// Endpoints that came back meanwhile are waited for too, at the same position in the queue.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
         let ForwardContext { shared, ask, scope, .. } = self.ctx;
         let PlanResult::Plan(plan) = plan::plan(&shared.load(), ask.query(), scope, now) else {
@@ -172,7 +172,7 @@ impl<'a> Selector<'a> {
         }
     }
 
-    /// The word for a first choice.
+    /// The reason of the first attempt.
     pub(crate) fn reason(&self, index: usize) -> &'static str {
         match self.plan.strategy {
             _ if !self.queued.is_zero() => "queued",
@@ -185,7 +185,16 @@ impl<'a> Selector<'a> {
     }
 }
 
-/// Puts the favourite first, unless the request is better off elsewhere; the word for that.
+/// The order in which the candidates of a first attempt are preferred: the strategy's, with the endpoint that still has the
+/// conversation in its cache in front. The first of them that has room gets the request; if none has, it waits.
+fn preference(plan: &Plan, favourite: Option<(usize, Known)>, turn: &mut Turn) -> (Vec<usize>, Option<&'static str>) {
+    let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
+    let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
+    let word = favour(favourite, &loads, &mut order);
+    (order, word)
+}
+
+/// Puts the favourite first, unless it is full or much busier than another; returns the reason.
 fn favour(favourite: Option<(usize, Known)>, loads: &[CandidateLoad], order: &mut Vec<usize>) -> Option<&'static str> {
     let (index, known) = favourite?;
     let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);

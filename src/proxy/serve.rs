@@ -1,9 +1,10 @@
-//! The straight line of one request: route, gate, snapshot, ask, plan, forward, relay, access line.
+//! One request in a straight line: snapshot, route, key, body, plan, attempts, relay, access line.
 
 use super::outcome::{ForwardContext, Outcome, ServedBy};
 use super::state::Proxy;
 use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
+use crate::api::paths::{self, Forward, Route};
 use crate::config::Mode;
 use crate::http::handler::ServerHandle;
 use crate::http::head::Head;
@@ -15,8 +16,7 @@ use crate::observe::exposition::Gauge;
 use crate::observe::metrics::Family;
 use crate::proxy::body::{self, RequestBody};
 use crate::proxy::context::{RequestContext, Summary, nothing_relayed};
-use crate::proxy::downstream::Downstream;
-use crate::proxy::paths::{self, Forward, Route};
+use crate::proxy::downstream::{Downstream, Sink};
 use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
 use crate::routing::catalog;
@@ -26,7 +26,6 @@ use crate::routing::plan::{self, Plan, PlanResult};
 use crate::routing::rate_limit::Quota;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{HealthEvent, Snapshot};
-use crate::upstream::Watch;
 use crate::upstream::headers::INSTANCE;
 use crate::util::time;
 use http::{StatusCode, header};
@@ -49,9 +48,9 @@ impl Proxy {
         {
             return page.serve(context, request, response);
         }
-        if self.net.pseudonym().is_in(request.head.fields.all("via")) {
+        if self.clients.pseudonym().is_in(request.head.fields.all("via")) {
             let text = "This request has been here before: an endpoint of this proxy leads back to it.";
-            return context.refuse(response, &request.head, &Failure::new(Kind::Loop, text));
+            return context.refuse(response, &Failure::new(Kind::Loop, text));
         }
         let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from(), &route, &snapshot));
         let client_key = client_key.and_then(|client_key| {
@@ -65,50 +64,48 @@ impl Proxy {
         });
         let client_key = match client_key {
             Ok(client_key) => client_key,
-            Err(failure) => return context.refuse(response, &request.head, &failure),
+            Err(failure) => return context.refuse(response, &failure),
         };
         context.key.clone_from(&client_key.name);
         match route {
             Route::Models if request.head.fields.get(header::VIA).is_some() => {
-                context.tell(INSTANCE, Some(self.net.pseudonym().name.clone()));
+                context.tell(INSTANCE, Some(self.clients.pseudonym().name.clone()));
                 let listing = self.listing_for_proxy(&request.head, &snapshot, &client_key.scope);
-                context.json(response, &request, StatusCode::OK, &listing);
+                context.json(response, StatusCode::OK, &listing);
             }
-            Route::Models => {
-                context.json(response, &request, StatusCode::OK, &snapshot.listing(&client_key.scope).text)
-            }
+            Route::Models => context.json(response, StatusCode::OK, &snapshot.listing(&client_key.scope).text),
             Route::Model(id) => match snapshot.listing(&client_key.scope).entry(&id) {
-                Some(entry) => context.json(response, &request, StatusCode::OK, entry),
-                None => context.refuse(response, &request.head, &plan::not_found(&snapshot, &id, &client_key.scope)),
+                Some(entry) => context.json(response, StatusCode::OK, entry),
+                None => context.refuse(response, &plan::not_found(&snapshot, &id, &client_key.scope)),
             },
-            Route::Health if mode == Mode::Status => context.text(response, &request, "OK"),
-            Route::Health => self.health(&context, &client_key, response, &request),
+            Route::Health if mode == Mode::Status => context.text(response, "OK"),
+            Route::Health => self.health(&context, &client_key, response, request.head.target.query()),
             Route::Metrics if self.has_metrics(&snapshot, request.listener) => {
-                context.text(response, &request, &self.metrics.render(&self.gauges(&snapshot)));
+                context.text(response, &self.metrics.render(&self.gauges(&snapshot)));
             }
-            Route::ForceCheck => self.force_check(context, client_key.scope, response, request),
+            Route::ForceCheck => self.force_check(context, client_key.scope, response),
             Route::Preflight => {
                 let rules = self.cors(&snapshot, request.listener).unwrap_or_default();
-                context.preflight(response, &request, rules);
+                context.preflight(response, &request.head, rules);
             }
-            Route::NotAllowed(methods) => context.not_allowed(response, &request.head, methods),
+            Route::NotAllowed(methods) => context.not_allowed(response, methods),
             Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(context, route, response, request),
             Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Admin => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
-                context.refuse(response, &request.head, &Failure::new(Kind::PathNotFound, text));
+                context.refuse(response, &Failure::new(Kind::PathNotFound, text));
             }
             Route::Forward(forward) => {
                 if let Err(failure) = body::check_models(&request, &forward, &client_key.scope) {
-                    return context.refuse(response, &request.head, &failure);
+                    return context.refuse(response, &failure);
                 }
                 let _pass = match admitted(&mut context, &client_key) {
                     Ok(pass) => pass,
-                    Err(failure) => return context.refuse(response, &request.head, &failure),
+                    Err(failure) => return context.refuse(response, &failure),
                 };
                 if let Some(told) = self.keep(&context, &client_key, &request, &forward) {
                     return match told {
-                        Ok(told) => context.told(response, &request, &told),
-                        Err(failure) => context.refuse(response, &request.head, &failure),
+                        Ok(told) => context.told(response, &told),
+                        Err(failure) => context.refuse(response, &failure),
                     };
                 }
                 self.forward(&Authorized { context, client_key, snapshot }, response, &request, &forward);
@@ -116,11 +113,11 @@ impl Proxy {
         }
     }
 
-    /// The list for another proxy, without what is known from that proxy alone: two in a ring would keep the models of a
-    /// dead server alive.
+    /// The model list for another proxy, without models known from that proxy alone: two proxies in a ring would keep the
+    /// models of a dead server alive.
     fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
         let asks = |endpoint: &Endpoint| {
-            self.net.channel(&endpoint.config).is_ok_and(|channel| channel.is_in(head.fields.all("via")))
+            self.clients.client(&endpoint.config).is_ok_and(|client| client.is_in(head.fields.all("via")))
         };
         let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
         catalog::listing(&others, &snapshot.config.models, scope).text
@@ -134,7 +131,7 @@ impl Proxy {
         status::gauges(snapshot, &self.stats())
     }
 
-    /// Figures that are true at this moment.
+    /// Current values of the gauges.
     pub(crate) fn stats(&self) -> RuntimeStats {
         RuntimeStats {
             waiting: self.shared.capacity().waiting(),
@@ -146,24 +143,25 @@ impl Proxy {
     }
 
     /// Answered by the health thread when its round is done: no worker waits.
-    fn force_check(&self, context: RequestContext, scope: Arc<Scope>, response: &mut Response, request: Request) {
+    fn force_check(&self, context: RequestContext, scope: Arc<Scope>, response: &mut Response) {
         let shared = Arc::clone(&self.shared);
         let mut response = response.detach();
         let answer = Box::new(move || {
             let body = status::health(&shared.load(), &scope, shared.capacity().waiting(), false).to_string();
-            context.json(&mut response, &request, StatusCode::OK, body.as_bytes());
+            context.json(&mut response, StatusCode::OK, body.as_bytes());
         });
         self.shared.notify(HealthEvent::Force(answer));
     }
 
-    fn forward(&self, party: &Authorized, response: &mut Response, request: &Request, forward: &Forward) {
-        let Authorized { context, client_key, snapshot } = party;
+    fn forward(&self, authorized: &Authorized, response: &mut Response, request: &Request, forward: &Forward) {
+        let Authorized { context, client_key, snapshot } = authorized;
         let _busy = Busy::new(&self.busy);
         let ask = match body::ask(request, forward) {
             Ok(ask) => ask,
-            Err(failure) => return context.refuse(response, &request.head, &failure),
+            Err(failure) => return context.refuse(response, &failure),
         };
-        let id = forward.conversation(&request.head);
+        let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
+        let id = forward.conversation(request.head.target.query(), named);
         let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &client_key.scope));
         let planned = match known {
             Some(plan) => Ok((plan, None)),
@@ -176,7 +174,7 @@ impl Proxy {
                     let group = client_key.scope.group.as_ref().map_or("default", |group| &group.config.name);
                     self.metrics.count(Family::UpstreamErrors, &["select_error", group, "none"]);
                 }
-                return context.refuse_model(response, &request.head, ask.name(), &failure);
+                return context.refuse_model(response, ask.name(), &failure);
             }
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
@@ -196,20 +194,25 @@ impl Proxy {
             began: request.began,
             cancel: &request.cancel,
         });
-        let (cancel, ongoing) = (Arc::clone(&request.cancel), shown.ongoing());
-        let client = Rc::new(Downstream::new(response.detach(), common, context.dialect, cancel, ping, ongoing));
+        let (cancel, active) = (Arc::clone(&request.cancel), shown.active());
+        let client = Rc::new(Downstream::new(
+            Sink::Client(response.detach()),
+            common,
+            context.row.dialect,
+            cancel,
+            ping,
+            active,
+        ));
         let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
-        let queued = Cell::default();
         let ctx = ForwardContext {
-            net: &self.net,
+            clients: &self.clients,
             shared: &self.shared,
             snapshot,
             request,
             ask: &ask,
             forward,
-            watch: &(Rc::clone(&client) as Rc<dyn Watch>),
-            client: Some(&client),
-            queued: &queued,
+            client: &client,
+            queued: &Cell::default(),
             request_id: &context.id,
             trusted,
             scope: &client_key.scope,
@@ -217,54 +220,59 @@ impl Proxy {
             keyed: !self.asks_nothing(snapshot, request.listener) || auth::is_ours(&request.head, snapshot),
             policy: self.policy(snapshot, request.listener),
             metrics: &self.metrics,
-            ongoing: &shown,
+            active: &shown,
         };
-        let is_head = request.head.method == http::Method::HEAD;
-        let (status, by, relayed) = match forward::forward(&ctx, plan) {
-            Outcome::Response(answer, by) => {
-                let status = answer.status;
-                let relayed = relay::relay(*answer, &client, &by, is_head, forward.has_end());
-                (status.as_u16(), Some(by), relayed)
-            }
-            Outcome::Buffered(kept, by) => {
-                (kept.status.as_u16(), Some(by.clone()), relay::deliver(&kept, &client, &by))
-            }
-            Outcome::Failed(failure, by) => {
-                client.fail(&failure, &by.as_deref().map(relay::told).unwrap_or_default());
-                (failure.kind.status(), by, nothing_relayed(relay::end(failure.kind)))
-            }
-            Outcome::ClientGone(by) if shown.is_stopped() => {
-                client.fail(&relay::stopped(), &by.as_deref().map(relay::told).unwrap_or_default());
-                (Kind::Stopped.status(), by, nothing_relayed(End::Refused))
-            }
-            Outcome::ClientGone(by) => {
-                client.abort();
-                (499, by, nothing_relayed(End::ClientGone))
-            }
-        };
-        let status = if relayed.end == End::ClientGone { 499 } else { status };
-        if let Some(by) = &by {
-            relay::note_tokens(&relayed, by, ask.stream);
-        }
-        if relayed.end == End::ClientGone || shown.is_stopped() {
-            self.end_conversation(request, by.as_deref());
-        }
-        context.log(
-            &request.head,
-            status,
-            client.sent(),
-            &Summary { ask: Some(&ask), by: by.as_deref(), relayed: &relayed, queued: queued.get() },
-        );
-        if let Some(done) = client.take_response() {
+        self.send(&ctx, context, plan);
+        if let Some(Sink::Client(done)) = client.take_sink() {
             *response = done;
         }
     }
 
-    /// The plan, after one refresh of the catalogue if nobody is known to serve the name.
+    /// Sends a planned request, a client's or a job's, delivers what comes of it, and writes its access line.
+    pub(super) fn send(&self, ctx: &ForwardContext<'_>, context: &RequestContext, plan: Plan) {
+        let ForwardContext { request, ask, client, active, .. } = *ctx;
+        let is_head = request.head.method == http::Method::HEAD;
+        let (status, served_by, relayed) = match forward::forward(ctx, plan) {
+            Outcome::Response(answer, served_by) => {
+                let status = answer.status.as_u16();
+                let relayed = relay::relay(*answer, client, &served_by, is_head, ctx.forward.has_end());
+                (status, Some(served_by), relayed)
+            }
+            Outcome::Buffered(buffered, served_by) => {
+                (buffered.status.as_u16(), Some(served_by.clone()), relay::deliver(&buffered, client, &served_by))
+            }
+            Outcome::Failed(failure, served_by) => {
+                client.fail(&failure, &served_by.as_deref().map(relay::routing_fields).unwrap_or_default());
+                (failure.kind.status(), served_by, nothing_relayed(relay::end(failure.kind)))
+            }
+            Outcome::ClientGone(served_by) if active.is_stopped() => {
+                client.fail(&relay::stopped(), &served_by.as_deref().map(relay::routing_fields).unwrap_or_default());
+                (Kind::Stopped.status(), served_by, nothing_relayed(End::Refused))
+            }
+            Outcome::ClientGone(served_by) => {
+                client.abort();
+                (499, served_by, nothing_relayed(End::ClientGone))
+            }
+        };
+        let status = if relayed.end == End::ClientGone { 499 } else { status };
+        if let Some(served_by) = &served_by {
+            relay::note_tokens(&relayed, served_by);
+        }
+        if relayed.end == End::ClientGone || active.is_stopped() {
+            self.end_conversation(request, served_by.as_deref());
+        }
+        context.log(
+            status,
+            client.sent(),
+            &Summary { ask: Some(ask), served_by: served_by.as_deref(), relayed: &relayed, queued: ctx.queued.get() },
+        );
+    }
+
+    /// The plan, after one refresh of the catalog if no endpoint is known to serve the model.
     pub(super) fn plan(
         &self,
         request: &Request,
-        ask: &RequestBody,
+        ask: &RequestBody<'_>,
         snapshot: &Snapshot,
         scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
@@ -300,14 +308,15 @@ impl Proxy {
         }
     }
 
-    /// llama-server keeps a generation alive for `X-Conversation-Id` after its client has left: since the
-    /// client's leaving is passed on, that is ended too (LLAMA-SERVER facts).
-    fn end_conversation(&self, request: &Request, by: Option<&ServedBy>) {
-        let (Some(by), Some(id)) = (by, request.head.fields.get(paths::CONVERSATION).and_then(|v| v.to_str().ok()))
+    /// llama-server continues a generation with an `X-Conversation-Id` after its client has gone, so it is ended explicitly
+    /// (LLAMA-SERVER facts).
+    fn end_conversation(&self, request: &Request, served_by: Option<&ServedBy>) {
+        let (Some(served_by), Some(id)) =
+            (served_by, request.head.fields.get(paths::CONVERSATION).and_then(|v| v.to_str().ok()))
         else {
             return;
         };
-        if by.endpoint.config.on_client_gone == crate::config::OnClientGone::Finish {
+        if served_by.endpoint.config.on_client_gone == crate::config::OnClientGone::Finish {
             return;
         }
         let id: String = id
@@ -319,16 +328,19 @@ impl Proxy {
             method: http::Method::DELETE,
             path: &path,
             raw: false,
-            headers: &|| crate::upstream::headers::own(&by.endpoint.config),
+            headers: &|| crate::upstream::headers::own(&served_by.endpoint.config),
             body: [&[], &[], &[]],
-            rest: None,
-            timeouts: crate::config::Timeouts { total: Some(Duration::from_secs(2)), ..by.endpoint.config.timeouts },
+            tail: None,
+            timeouts: crate::config::Timeouts {
+                total: Some(Duration::from_secs(2)),
+                ..served_by.endpoint.config.timeouts
+            },
             cancel: None,
             watch: None,
         };
-        let sent = self.net.channel(&by.endpoint.config).and_then(|channel| channel.send(&order));
+        let sent = self.clients.client(&served_by.endpoint.config).and_then(|client| client.send(&order));
         if let Err(fault) = sent {
-            log::debug!("endpoint {}: the conversation could not be ended: {}", by.endpoint.name(), fault.cause);
+            log::debug!("endpoint {}: the conversation could not be ended: {}", served_by.endpoint.name(), fault.cause);
         }
     }
 }
@@ -349,14 +361,14 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Who asks for what, under which snapshot.
+/// A request that may be forwarded.
 struct Authorized {
     context: RequestContext,
     client_key: ClientKey,
     snapshot: Arc<Snapshot>,
 }
 
-/// A right to be forwarded, within what the caller's key allows at once and over time.
+/// A permit within `maxParallel` and `rateLimit` of the key.
 fn admitted(context: &mut RequestContext, client_key: &ClientKey) -> Result<Permit, Failure> {
     let second = Duration::from_secs(1);
     let Some(pass) = client_key.enter() else {

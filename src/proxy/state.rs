@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock, Weak};
 /// Everything that serving a request needs. One per process.
 pub struct Proxy {
     pub(super) shared: Arc<SnapshotStore>,
-    pub(super) net: Arc<ClientPool>,
+    pub(super) clients: Arc<ClientPool>,
     /// In the order of the listeners of the event loop.
     pub(super) listeners: Vec<ListenerState>,
     pub(super) metrics: Arc<Metrics>,
@@ -42,13 +42,13 @@ impl Proxy {
     /// A proxy over these endpoints, behind these listeners.
     pub fn new(
         shared: Arc<SnapshotStore>,
-        net: Arc<ClientPool>,
+        clients: Arc<ClientPool>,
         listeners: Vec<ListenerState>,
         budget: Arc<Budget>,
     ) -> Self {
         Self {
             shared,
-            net,
+            clients,
             listeners,
             metrics: Arc::default(),
             activity: Arc::new(Activity::unwatched()),

@@ -1,7 +1,6 @@
 //! What the proxy says about itself: `/health`. Read from one snapshot.
 
 use super::state::Proxy;
-use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::observe::exposition::Gauge;
 use crate::observe::log_writer;
@@ -22,17 +21,17 @@ impl Proxy {
         context: &RequestContext,
         client_key: &ClientKey,
         response: &mut Response,
-        request: &Request,
+        query: Option<&str>,
     ) {
         let draining = self.draining.load(Ordering::SeqCst);
         let snapshot = self.shared.load();
-        let strict = request.head.target.query().is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
+        let strict = query.is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
         let unwell = draining || (strict && !snapshot.is_healthy());
         let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let health = health(&snapshot, &client_key.scope, self.shared.capacity().waiting(), draining);
         let may_see_all = snapshot.key_ring.is_open() || client_key.name.is_some() || client_key.admin;
         let told = if may_see_all { health } else { outline(&health) };
-        context.json(response, request, status, told.to_string().as_bytes());
+        context.json(response, status, told.to_string().as_bytes());
     }
 }
 

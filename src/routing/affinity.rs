@@ -1,6 +1,7 @@
 //! Where a conversation's prompt most likely still is in a cache: remembers what was sent where lately.
 //! Knows endpoints by the number of their cache's life only.
 
+use crate::api::body::JsonBody;
 use crate::api::prefix::{PrefixHashes, hashes};
 use crate::routing::strategy::Load;
 use crate::util::lock::lock;
@@ -42,7 +43,12 @@ impl Default for Affinity {
 }
 
 impl Affinity {
-    pub fn hashes<'a>(&self, body: &[u8], model: &str, sessions: impl Iterator<Item = &'a [u8]>) -> PrefixHashes {
+    pub fn hashes<'a>(
+        &self,
+        body: Option<&JsonBody<'_>>,
+        model: &str,
+        sessions: impl Iterator<Item = &'a [u8]>,
+    ) -> PrefixHashes {
         hashes(body, model, sessions, &self.keys)
     }
 

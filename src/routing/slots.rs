@@ -1,5 +1,5 @@
-//! Places at endpoints, and the line in front of them: nobody is ever over its limit, who came first goes
-//! first, and every place and every wait is a guard. Knows endpoints only by their counters.
+//! Slots at endpoints and the queue for them: no endpoint is ever over its limit, first come, first served. Every slot and
+//! every position in the queue is a guard. Knows endpoints only by their counters.
 
 use crate::routing::endpoint::Live;
 use crate::routing::strategy::Turn;
@@ -12,30 +12,30 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-/// A request in the background lane waits for at most this many others (SPEC section 5).
+/// A background request waits for at most this many others (SPEC section 5).
 const MOST_OTHERS: u32 = 10;
-/// Routes whose turn is remembered: every name of a catalogue of ordinary size. Beyond it all start anew.
+/// Routes whose turn (round robin) is remembered; beyond it all start anew.
 const MOST_TURNS: usize = 4_096;
-/// How often a slot is looked for when nothing can tell of one.
+/// How often a queued request looks for its slot when there is no descriptor to be woken by.
 const BLIND: Duration = Duration::from_millis(20);
 
-/// The places at all endpoints and who waits for one. One per process.
+/// The slots of all endpoints and the queue. One per process.
 #[derive(Default)]
 pub(crate) struct Capacity {
-    floor: Mutex<State>,
+    state: Mutex<State>,
     abandoned: OnceLock<Sender<Slot>>,
 }
 
-/// Abandoned slots on their way to the health thread; beyond it they are given back at once.
+/// Abandoned slots on their way to the health thread; beyond it they are released at once.
 const MOST_ABANDONED: usize = 256;
 
 #[derive(Default)]
 struct State {
-    /// Who waits, in order of arrival; bounded by `queue.length`.
-    line: Vec<Waiter>,
+    /// In order of arrival; bounded by `queue.length`.
+    queue: Vec<Waiter>,
     turns: HashMap<String, Turn>,
     arrivals: u64,
-    /// The last place handed out went to the background lane.
+    /// The last slot went to a background request.
     background_went: bool,
     closed: bool,
 }
@@ -45,7 +45,7 @@ struct Waiter {
     lives: Vec<Arc<Live>>,
     order: Vec<usize>,
     background: bool,
-    /// Others that were let in since it came.
+    /// Later arrivals that went first.
     others: u32,
     grant: Sender<(usize, Slot)>,
     /// Closed with the waiter, which wakes the thread that waits.
@@ -53,7 +53,7 @@ struct Waiter {
 }
 
 impl Waiter {
-    /// The first of its endpoints that has room now.
+    /// The first of its endpoints that has a free slot.
     fn open(&self) -> Option<usize> {
         self.order.iter().copied().find(|&index| self.lives[index].has_room())
     }
@@ -68,24 +68,24 @@ impl fmt::Debug for Capacity {
 pub(crate) struct Wanted<'a> {
     pub(crate) lives: &'a [Arc<Live>],
     pub(crate) background: bool,
-    /// Requests that may wait at most (`queue.length`).
+    /// `queue.length`
     pub(crate) length: usize,
     /// The route whose turn it is.
     pub(crate) route: &'a str,
 }
 
 pub(crate) enum Entry {
-    /// A place at this one of the wanted endpoints.
+    /// A slot at this one of the wanted endpoints.
     In(usize, Slot),
     Wait(Waiting),
     /// All are full, and so is the queue.
     Full,
-    /// The proxy is being stopped: nobody waits any more.
+    /// The proxy is being stopped; the queue is closed.
     Closed,
 }
 
 pub(crate) enum WaitResult {
-    /// A place at this one of the wanted endpoints.
+    /// A slot at this one of the wanted endpoints.
     In(usize, Slot),
     ClientGone,
     /// Nothing happened for a while.
@@ -93,7 +93,7 @@ pub(crate) enum WaitResult {
     Closed,
 }
 
-/// A place at an endpoint, given back when dropped.
+/// A slot at an endpoint, released when dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
     live: Arc<Live>,
@@ -104,7 +104,7 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// The request was given up, but its server may still be working on it: the slot stays taken until the health thread
-    /// sees it free, and is given back at once when no one takes care of it.
+    /// sees that the server is free, and is released at once if that thread does not take it.
     pub(crate) fn abandon(mut self) {
         if let Some(keeper) = self.capacity.abandoned.get().cloned() {
             self.live.abandon();
@@ -122,13 +122,13 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut floor = lock(&self.capacity.floor);
+        let mut state = lock(&self.capacity.state);
         self.live.leave(self.is_abandoned);
-        floor.hand_out(&self.capacity);
+        state.hand_out(&self.capacity);
     }
 }
 
-/// A place in the line, given up when dropped.
+/// A position in the queue, left when dropped.
 pub(crate) struct Waiting {
     number: u64,
     capacity: Arc<Capacity>,
@@ -156,46 +156,46 @@ impl Waiting {
         }
     }
 
-    /// From now on these endpoints would do, in this order. False if a place was granted already.
+    /// Waits for these endpoints from now on, in this order. False if a slot was granted already.
     pub(crate) fn widen(&self, lives: Vec<Arc<Live>>) -> bool {
-        let mut floor = lock(&self.capacity.floor);
-        let Some(waiter) = floor.line.iter_mut().find(|waiter| waiter.number == self.number) else {
+        let mut state = lock(&self.capacity.state);
+        let Some(waiter) = state.queue.iter_mut().find(|waiter| waiter.number == self.number) else {
             return false;
         };
         waiter.order = (0..lives.len()).collect();
         waiter.lives = lives;
-        floor.hand_out(&self.capacity);
+        state.hand_out(&self.capacity);
         true
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // A place that was granted meanwhile lies in the channel, and is given back with it.
-        lock(&self.capacity.floor).line.retain(|waiter| waiter.number != self.number);
+        // A slot that was granted meanwhile is in the channel and released with it.
+        lock(&self.capacity.state).queue.retain(|waiter| waiter.number != self.number);
     }
 }
 
 impl Capacity {
-    /// Takes the first free place in the order that `order` makes of the route's turn, or one in the line.
+    /// Takes the first free slot in the order that `order` makes of the route's turn, or a position in the queue.
     pub(crate) fn enter(self: &Arc<Self>, wanted: &Wanted<'_>, order: impl FnOnce(&mut Turn) -> Vec<usize>) -> Entry {
-        let mut floor = lock(&self.floor);
-        let order = order(floor.turn(wanted.route));
+        let mut state = lock(&self.state);
+        let order = order(state.turn(wanted.route));
         if let Some(&index) = order.iter().find(|&&index| wanted.lives[index].has_room()) {
             return Entry::In(index, self.take(&wanted.lives[index]));
         }
-        if floor.closed {
+        if state.closed {
             return Entry::Closed;
         }
-        if floor.line.len() >= wanted.length {
+        if state.queue.len() >= wanted.length {
             return Entry::Full;
         }
         let (grant, granted) = bounded(1);
         let (wake, woken) = wake_pair().unzip();
-        let number = floor.arrivals;
-        floor.arrivals += 1;
+        let number = state.arrivals;
+        state.arrivals += 1;
         let (lives, background) = (wanted.lives.to_vec(), wanted.background);
-        floor.line.push(Waiter { number, lives, order, background, others: 0, grant, _wake: wake });
+        state.queue.push(Waiter { number, lives, order, background, others: 0, grant, _wake: wake });
         Entry::Wait(Waiting { number, capacity: Arc::clone(self), grant: granted, wake: woken })
     }
 
@@ -206,24 +206,24 @@ impl Capacity {
         receiver
     }
 
-    /// Limits may have changed: whoever fits now goes in.
+    /// Sets limits; queued requests that fit now get their slot.
     pub(crate) fn resize<'a>(self: &Arc<Self>, limits: impl Iterator<Item = (&'a Live, Option<u32>)>) {
-        let mut floor = lock(&self.floor);
+        let mut state = lock(&self.state);
         for (live, limit) in limits {
             live.set_limit(limit);
         }
-        floor.hand_out(self);
+        state.hand_out(self);
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        lock(&self.floor).line.len()
+        lock(&self.state).queue.len()
     }
 
-    /// Sends everybody away who waits, from now on too.
+    /// Empties the queue and closes it.
     pub(crate) fn close(&self) {
-        let mut floor = lock(&self.floor);
-        floor.closed = true;
-        floor.line.clear();
+        let mut state = lock(&self.state);
+        state.closed = true;
+        state.queue.clear();
     }
 
     fn take(self: &Arc<Self>, live: &Arc<Live>) -> Slot {
@@ -240,27 +240,27 @@ impl State {
         self.turns.entry(route.to_owned()).or_default()
     }
 
-    /// Gives free places to who waits for them, until nobody who waits could go anywhere.
+    /// Gives free slots to queued requests, until none of them fits.
     fn hand_out(&mut self, capacity: &Arc<Capacity>) {
         while let Some(next) = self.next() {
-            let waiter = self.line.remove(next);
+            let waiter = self.queue.remove(next);
             self.background_went = waiter.background;
             let Some(index) = waiter.open() else { continue };
-            for other in self.line.iter_mut().filter(|other| other.open().is_some()) {
+            for other in self.queue.iter_mut().filter(|other| other.open().is_some()) {
                 other.others += 1;
             }
             let slot = capacity.take(&waiter.lives[index]);
-            // There is room for one, and it cannot be gone: it leaves the line under this lock first.
+            // The channel holds one, and the receiver is there: it leaves the queue under this lock first.
             let sent = waiter.grant.try_send((index, slot));
             debug_assert!(sent.is_ok(), "a waiter in the line listens");
         }
     }
 
-    /// Who goes next: the first of the interactive lane, unless one of the background has waited for its share
-    /// of others; never two of the background in a row while somebody interactive waits.
+    /// The next request: the first interactive one, unless a background request has waited for its share of others; never two
+    /// background requests in a row while an interactive one waits.
     fn next(&self) -> Option<usize> {
         let first =
-            |of: &dyn Fn(&Waiter) -> bool| self.line.iter().position(|waiter| of(waiter) && waiter.open().is_some());
+            |of: &dyn Fn(&Waiter) -> bool| self.queue.iter().position(|waiter| of(waiter) && waiter.open().is_some());
         let starved = first(&|waiter| waiter.background && waiter.others >= MOST_OTHERS);
         let interactive = first(&|waiter| !waiter.background);
         match (starved, interactive) {

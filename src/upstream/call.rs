@@ -1,4 +1,4 @@
-//! One call as its transport sees it: which stage it is in, until when it may wait, who interrupts it.
+//! One call as its transport sees it: its stage, its time-outs, and what may interrupt it.
 
 use crate::config::Timeouts;
 use crate::util::cancel::{CancelToken, TICK};
@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A connection that its peer closed while it was pooled is known to be dead after one round trip.
+/// A pooled connection that its peer closed fails within one round trip.
 const STALE: Duration = Duration::from_secs(1);
 
-/// What a call is doing, and which time-out bounds that.
+/// What a call is doing, and which time-out applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// DNS, TCP, TLS: `timeouts.connect`.
@@ -25,13 +25,18 @@ pub(crate) enum Stage {
     Total,
 }
 
-/// Somebody who wants to act while a call is silent.
+/// Acts while a call is silent: pings.
 pub(crate) trait Watch {
     /// Called now and then while nothing comes; returns when it wants to be called next.
     fn silent(&self, now: Instant) -> Option<Instant>;
 
-    /// Whether it is no use to wait for the first byte any longer: the endpoint is shutting down.
+    /// Whether the first byte need not be waited for any longer: the endpoint is shutting down.
     fn gives_up(&self) -> bool {
+        false
+    }
+
+    /// Whether an administrator stopped the request, which ends it with `onClientGone: finish` too.
+    fn is_stopped(&self) -> bool {
         false
     }
 }
@@ -56,7 +61,7 @@ pub(super) struct Call {
     pub(crate) given_up: Cell<bool>,
     /// The answer was framed doubtfully: its connection must not serve another.
     pub(crate) spoiled: Cell<bool>,
-    /// Pooled connections are not good enough: one of them just proved dead.
+    /// Pooled connections are not used: one of them just proved dead, or the body can be sent only once.
     pub(crate) fresh: Cell<bool>,
     /// What came first on a pooled connection is no answer to this request.
     pub(crate) stray: Cell<bool>,
@@ -151,6 +156,7 @@ impl Call {
 
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled())
+            || self.watch.as_ref().is_some_and(|watch| watch.is_stopped())
     }
 
     /// Whether a lost connection was dead before it was used again: taken from the pool, silent, and lost at
@@ -160,7 +166,7 @@ impl Call {
         self.reused.get() && !self.answered.get() && at_once
     }
 
-    /// How long to wait now at most; `None` when the stage's time is over, which is then on record.
+    /// The longest wait now; `None` when a time-out has passed, which `expired` then names.
     pub(crate) fn patience(&self, now: Instant) -> Option<Duration> {
         if self.moved.take() {
             self.since.set(now);
@@ -182,17 +188,16 @@ impl Call {
         }
         let mut wait = TICK;
         if let Some((by, stage)) = first {
-            let rest = by.saturating_duration_since(now);
-            if rest.is_zero() {
+            let tail = by.saturating_duration_since(now);
+            if tail.is_zero() {
                 self.expired.set(Some(stage));
                 return None;
             }
-            wait = wait.min(rest);
+            wait = wait.min(tail);
         }
         if let Some(next) = self.watch.as_ref().and_then(|watch| watch.silent(now)) {
             wait = wait.min(next.saturating_duration_since(now));
         }
-        // The kernel takes no zero and rounds to its own ticks.
         Some(wait.max(Duration::from_millis(1)))
     }
 }

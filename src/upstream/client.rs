@@ -1,4 +1,4 @@
-//! One endpoint's way out: an agent with its connections, and one try of one request on it.
+//! The HTTP client of one endpoint: a ureq agent with its connections, and one attempt of one request on it.
 
 use super::call::{Call, Entered, Stage, Watch};
 use super::error::{UpstreamError, UpstreamErrorKind, fault};
@@ -30,11 +30,11 @@ const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// An endpoint's agent. Cheap to share, keeps its idle connections.
 pub(crate) struct UpstreamClient {
     agent: Agent,
-    /// Where every request goes, whatever its target is.
+    /// Where every request goes, whatever its target says.
     scheme: Scheme,
     authority: Authority,
     base: Base,
-    /// For endpoints: tells them that a request came through here.
+    /// For the `Via` of requests to endpoints.
     identity: Option<Arc<Identity>>,
 }
 
@@ -48,15 +48,15 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) headers: &'a dyn Fn() -> HeaderMap,
     /// The body in parts that are sent one after another.
     pub(crate) body: [&'a [u8]; 3],
-    /// What follows that, read as it is sent.
-    pub(crate) rest: Option<BodyTail<'a>>,
+    /// What follows `body`, read while it is sent.
+    pub(crate) tail: Option<BodyTail<'a>>,
     /// Stage limits.
     pub(crate) timeouts: Timeouts,
     pub(crate) cancel: Option<Arc<CancelToken>>,
     pub(crate) watch: Option<Rc<dyn Watch>>,
 }
 
-/// The end of a body that is not here yet. It can be sent once.
+/// The rest of a body that has not arrived yet. It can be sent once.
 #[derive(Clone, Copy)]
 pub(crate) struct BodyTail<'a> {
     pub(crate) from: &'a RefCell<dyn Read>,
@@ -72,8 +72,8 @@ pub(crate) struct UpstreamResponse {
     pub(crate) length: Option<u64>,
     /// The body ends when the upstream closes: its end cannot be told from a loss.
     pub(crate) until_close: bool,
-    /// The place at the endpoint, free as soon as the last byte is here: the client may ask on at once.
-    pub(crate) place: Option<Slot>,
+    /// The slot at the endpoint, released with the last byte, before the client can send its next request.
+    pub(crate) slot: Option<Slot>,
     left: Option<u64>,
     /// Bytes that were read and given back.
     ahead: Vec<u8>,
@@ -83,7 +83,7 @@ pub(crate) struct UpstreamResponse {
 }
 
 impl UpstreamClient {
-    /// A channel to one endpoint with at most `connections` idle connections.
+    /// A client that keeps at most `connections` idle connections.
     ///
     /// # Errors
     /// The endpoint's proxy is not a URL that can be used.
@@ -91,7 +91,7 @@ impl UpstreamClient {
         Self::with(endpoint, connections, CachedResolver::default(), None)
     }
 
-    /// A channel for one request, which connects only to addresses that pass.
+    /// A client for one request, which connects only to addresses that pass.
     pub(super) fn guarded(endpoint: &Endpoint, guard: Guard) -> Result<Self, String> {
         Self::with(endpoint, 0, CachedResolver::guarded(guard), None)
     }
@@ -139,30 +139,27 @@ impl UpstreamClient {
         self.identity.as_ref().is_some_and(|identity| identity.is_in(&self.authority, lines))
     }
 
-    /// One try. A pooled connection that turns out dead before any answer byte is replaced once.
+    /// One attempt. A pooled connection that turns out dead before any byte of an answer is replaced once.
     ///
     /// # Errors
     /// A [`UpstreamError`] when no complete head came.
-    pub(crate) fn send(&self, order: &UpstreamRequest<'_>) -> Result<UpstreamResponse, UpstreamError> {
-        let is_head = order.method == Method::HEAD;
-        let call = Call::new(order.timeouts, is_head, order.cancel.clone(), order.watch.clone(), time::now());
+    pub(crate) fn send(&self, request: &UpstreamRequest<'_>) -> Result<UpstreamResponse, UpstreamError> {
+        let is_head = request.method == Method::HEAD;
+        let call = Call::new(request.timeouts, is_head, request.cancel.clone(), request.watch.clone(), time::now());
         let entered = call.enter();
-        // What can be sent once must not meet a connection that died in the pool.
-        call.fresh.set(order.rest.is_some());
-        let mut result = self.exchange(order, &call);
+        // What can be sent only once must not meet a dead pooled connection.
+        call.fresh.set(request.tail.is_some());
+        let mut result = self.exchange(request, &call);
         if let Err(fault) = &result
-            && order.rest.is_none()
-            && (call.stray.get() || fault.trouble == UpstreamErrorKind::Reset && call.is_stale(time::now()))
+            && request.tail.is_none()
+            && (call.stray.get() || fault.kind == UpstreamErrorKind::Reset && call.is_stale(time::now()))
         {
             call.restart(time::now());
-            result = self.exchange(order, &call);
+            result = self.exchange(request, &call);
         }
         let (parts, body) = result?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(UpstreamError {
-                trouble: UpstreamErrorKind::Garbled,
-                cause: "switched protocols unasked".into(),
-            });
+            return Err(UpstreamError { kind: UpstreamErrorKind::Garbled, cause: "switched protocols unasked".into() });
         }
         if let (Some(identity), Some(name)) = (&self.identity, parts.headers.get(INSTANCE)) {
             identity.note(&self.authority, name);
@@ -178,7 +175,7 @@ impl UpstreamClient {
             headers: parts.headers,
             length,
             until_close: !chunked && length.is_none(),
-            place: None,
+            slot: None,
             left: length,
             ahead: Vec::new(),
             body: Box::new(body.into_reader()),
@@ -189,30 +186,30 @@ impl UpstreamClient {
 
     fn exchange(
         &self,
-        order: &UpstreamRequest<'_>,
+        request: &UpstreamRequest<'_>,
         call: &Rc<Call>,
     ) -> Result<http::Response<ureq::Body>, UpstreamError> {
-        let mut request = http::Request::new(());
-        *request.method_mut() = order.method.clone();
-        *request.uri_mut() = self.uri(order.path, order.raw)?;
-        *request.headers_mut() = (order.headers)();
+        let mut sent = http::Request::new(());
+        *sent.method_mut() = request.method.clone();
+        *sent.uri_mut() = self.uri(request.path, request.raw)?;
+        *sent.headers_mut() = (request.headers)();
         if let Some(identity) = &self.identity {
-            request.headers_mut().append(http::header::VIA, identity.pseudonym.via.clone());
+            sent.headers_mut().append(http::header::VIA, identity.pseudonym.via.clone());
         }
-        let here = order.body.iter().map(|part| part.len() as u64).sum::<u64>();
-        let length = order.rest.map_or(Some(here), |rest| rest.length.map(|rest| here + rest));
-        let rest = Following { rest: order.rest, call };
-        let parts = order.body[0].chain(order.body[1]).chain(order.body[2]).chain(rest);
+        let here = request.body.iter().map(|part| part.len() as u64).sum::<u64>();
+        let length = request.tail.map_or(Some(here), |tail| tail.length.map(|tail| here + tail));
+        let tail = Following { tail: request.tail, call };
+        let parts = request.body[0].chain(request.body[1]).chain(request.body[2]).chain(tail);
         let mut parts = Upload { parts, left: length, call };
-        let has_body = length != Some(0) || matches!(order.method, Method::POST | Method::PUT | Method::PATCH);
+        let has_body = length != Some(0) || matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
         let result = if has_body {
             // With its length declared, a reader is sent as it is, not in chunks.
             if let Some(length) = length {
-                request.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
+                sent.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
             }
-            self.agent.run(request.map(|()| SendBody::from_reader(&mut parts)))
+            self.agent.run(sent.map(|()| SendBody::from_reader(&mut parts)))
         } else {
-            self.agent.run(request)
+            self.agent.run(sent)
         };
         result.map_err(|e| fault(&e, call))
     }
@@ -220,22 +217,22 @@ impl UpstreamClient {
     /// Exactly one `/v1`, whatever the base was written like; scheme, host and port are the endpoint's, whatever the
     /// path is.
     fn uri(&self, path: &str, raw: bool) -> Result<Uri, UpstreamError> {
-        let refused = || UpstreamError { trouble: UpstreamErrorKind::Garbled, cause: "the path cannot be sent".into() };
+        let refused = || UpstreamError { kind: UpstreamErrorKind::Garbled, cause: "the path cannot be sent".into() };
         if !path.starts_with('/') {
             return Err(refused());
         }
-        let (prefix, rest) = match path.strip_prefix("/v1") {
-            Some(rest) if rest.is_empty() || rest.starts_with(['/', '?']) => (&self.base.api, rest),
+        let (prefix, tail) = match path.strip_prefix("/v1") {
+            Some(tail) if tail.is_empty() || tail.starts_with(['/', '?']) => (&self.base.api, tail),
             _ if raw => (&self.base.given, path),
             _ => (&self.base.root, path),
         };
         let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
-        let uri = uri.path_and_query(format!("{prefix}{rest}")).build();
+        let uri = uri.path_and_query(format!("{prefix}{tail}")).build();
         uri.ok().filter(|uri| uri.authority() == Some(&self.authority)).ok_or_else(refused)
     }
 }
 
-/// Reads a whole body, until its end does not matter any more: then only its length counts, and nothing is read.
+/// Reads a whole body; once the upstream has answered, only its length counts and nothing more is read.
 struct Upload<'a, R> {
     parts: R,
     left: Option<u64>,
@@ -251,23 +248,23 @@ impl<R: Read> Read for Upload<'_, R> {
     }
 }
 
-/// Reads the rest of a body. While it does not come, the upstream is not the one who is silent.
+/// Reads the rest of a body. While the client is slow, the upstream's time-outs do not run.
 struct Following<'a> {
-    rest: Option<BodyTail<'a>>,
+    tail: Option<BodyTail<'a>>,
     call: &'a Call,
 }
 
 impl Read for Following<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let Some(rest) = self.rest else { return Ok(0) };
-        let read = rest.from.borrow_mut().read(buf);
+        let Some(tail) = self.tail else { return Ok(0) };
+        let read = tail.from.borrow_mut().read(buf);
         self.call.progress();
         read
     }
 }
 
 impl UpstreamResponse {
-    /// Sets when the whole answer must be here, instead of `timeouts.total`, and tells when that was.
+    /// Replaces the deadline of the whole answer (`timeouts.total`); returns the old one.
     pub(crate) fn end_by(&self, by: Option<Instant>) -> Option<Instant> {
         self.call.whole_by.replace(by)
     }
@@ -290,6 +287,23 @@ impl UpstreamResponse {
         Ok(n)
     }
 
+    /// Appends the rest of the body; false when that made `body` longer than `limit`.
+    ///
+    /// # Errors
+    /// Those of [`UpstreamResponse::read`]; what came before is in `body`.
+    pub(crate) fn read_to_end(&mut self, body: &mut Vec<u8>, limit: usize) -> Result<bool, UpstreamError> {
+        let mut chunk = [0; 8 << 10];
+        loop {
+            match self.read(&mut chunk)? {
+                0 => return Ok(true),
+                n => body.extend_from_slice(&chunk[..n]),
+            }
+            if body.len() > limit {
+                return Ok(false);
+            }
+        }
+    }
+
     /// Gives back what was read by [`UpstreamResponse::peek`]: the body begins here.
     pub(crate) fn unread(&mut self, bytes: Vec<u8>) {
         self.ahead = bytes;
@@ -302,12 +316,11 @@ impl UpstreamResponse {
         }
     }
 
-    /// Bytes of the body that need not be its beginning: `timeouts.firstByte` goes on.
+    /// Reads bytes of the body without ending the stage of `timeouts.firstByte`.
     pub(crate) fn peek(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
         match self.body.read(buf) {
-            // A body that ends by close ends the same way when we hang up ourselves.
             Ok(0) if self.until_close && self.call.is_cancelled() => {
-                Err(UpstreamError { trouble: UpstreamErrorKind::ClientGone, cause: "the client has left".into() })
+                Err(UpstreamError { kind: UpstreamErrorKind::ClientGone, cause: "the client has left".into() })
             }
             Ok(n) => {
                 if let Some(left) = &mut self.left {
@@ -316,11 +329,11 @@ impl UpstreamResponse {
                     // wants and leaves.
                     if n > 0 && *left == 0 {
                         let _ = self.body.read(&mut [0]);
-                        self.place = None;
+                        self.slot = None;
                     }
                 }
                 if n == 0 {
-                    self.place = None;
+                    self.slot = None;
                 }
                 Ok(n)
             }

@@ -31,7 +31,7 @@ struct Known {
 
 impl Addresses {
     /// The one that worked first, those that failed last.
-    fn order(&self, addrs: &[SocketAddr]) -> Vec<SocketAddr> {
+    fn request(&self, addrs: &[SocketAddr]) -> Vec<SocketAddr> {
         let known = lock(&self.known);
         let mut addrs = addrs.to_vec();
         addrs.sort_by_key(|addr| (known.worked != Some(*addr), known.failed.contains(addr)));
@@ -62,7 +62,7 @@ impl Addresses {
     /// # Errors
     /// All refused, the stage's time is over, or the client has left.
     pub(crate) fn connect(&self, call: &Call, addrs: &[SocketAddr]) -> Result<TcpStream, Error> {
-        let mut waiting = self.order(addrs).into_iter();
+        let mut waiting = self.request(addrs).into_iter();
         let mut trying: Vec<(Socket, SocketAddr)> = Vec::new();
         let mut next_at = time::now();
         let mut last = Error::HostNotFound;

@@ -7,7 +7,7 @@ use ureq::Error;
 /// Why a try gave no answer, or an answer broke off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UpstreamError {
-    pub(crate) trouble: UpstreamErrorKind,
+    pub(crate) kind: UpstreamErrorKind,
     /// For the log: one short sentence without secrets.
     pub(crate) cause: String,
 }
@@ -31,7 +31,7 @@ pub(crate) enum UpstreamErrorKind {
 /// What went wrong, from ureq's error and from what the transport knows better.
 pub(super) fn fault(error: &Error, call: &Call) -> UpstreamError {
     let stage = call.stage();
-    let trouble = if call.is_cancelled() {
+    let kind = if call.is_cancelled() {
         UpstreamErrorKind::ClientGone
     } else if call.given_up.get() {
         UpstreamErrorKind::ShuttingDown
@@ -48,12 +48,12 @@ pub(super) fn fault(error: &Error, call: &Call) -> UpstreamError {
             _ => UpstreamErrorKind::Garbled,
         }
     };
-    let cause = match trouble {
+    let cause = match kind {
         UpstreamErrorKind::ClientGone => "the client has left".into(),
         UpstreamErrorKind::Refused => "connection refused".into(),
         UpstreamErrorKind::ShuttingDown => "new connections are refused while a request waits".into(),
         UpstreamErrorKind::Timeout(stage) => format!("{stage:?} time-out"),
         UpstreamErrorKind::Connect | UpstreamErrorKind::Reset | UpstreamErrorKind::Garbled => error.to_string(),
     };
-    UpstreamError { trouble, cause }
+    UpstreamError { kind, cause }
 }

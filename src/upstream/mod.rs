@@ -1,5 +1,5 @@
-//! The door to the network: one request out, one answer in, ended at once when the client leaves or
-//! silence lasts too long. Knows endpoints by their configuration only, and nothing of clients' sockets.
+//! Outgoing requests: one request out, one answer in, ended at once when the client hangs up or a time-out passes. Knows
+//! endpoints by their configuration only.
 
 mod call;
 mod client;

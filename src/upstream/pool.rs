@@ -1,4 +1,4 @@
-//! All ways out, one channel per endpoint, made when first needed and anew when its configuration changes.
+//! The clients of all endpoints, each made when first needed and anew when its configuration changes.
 
 use super::error::{UpstreamError, UpstreamErrorKind};
 use super::headers::{Identity, Pseudonym};
@@ -11,25 +11,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-/// Channels that are kept at most; beyond it the one that was not asked for longest is forgotten.
+/// Clients that are kept; beyond it the least recently used is dropped.
 const MOST: usize = 256;
 
-/// The channels, found by all that makes one differ from another.
+/// The clients, found by everything that makes one differ from another.
 pub struct ClientPool {
-    channels: RwLock<Vec<Known>>,
+    clients: RwLock<Vec<Known>>,
     connections: usize,
     identity: Arc<Identity>,
     turn: AtomicU64,
 }
 
-/// A channel and what it was made from.
+/// A client and what it was made from.
 struct Known {
     base: Base,
     proxy: Option<Secret>,
     ca_file: Option<CaFile>,
     keep_alive: Duration,
-    channel: Arc<UpstreamClient>,
-    /// The last turn in which it was asked for.
+    client: Arc<UpstreamClient>,
+    /// The turn of its last use.
     used: AtomicU64,
 }
 
@@ -43,27 +43,26 @@ impl Known {
 }
 
 impl ClientPool {
-    /// Channels that keep up to `connections` idle connections each.
+    /// Clients that keep up to `connections` idle connections each.
     pub fn new(connections: usize) -> Self {
-        Self { channels: RwLock::new(Vec::new()), connections, identity: Arc::default(), turn: AtomicU64::new(0) }
+        Self { clients: RwLock::new(Vec::new()), connections, identity: Arc::default(), turn: AtomicU64::new(0) }
     }
 
-    /// Others of the same proxy, which keep no connections: for probes, which are to find out whether one can be made.
+    /// Clients of the same proxy that keep no connections, for probes: they find out whether a connection can be made.
     pub(crate) fn for_probes(&self) -> Self {
         Self { identity: Arc::clone(&self.identity), ..Self::new(0) }
     }
 
-    /// What this proxy calls itself to others.
     pub(crate) fn pseudonym(&self) -> &Pseudonym {
         &self.identity.pseudonym
     }
 
-    /// The way to an endpoint.
-    pub(crate) fn channel(&self, endpoint: &Endpoint) -> Result<Arc<UpstreamClient>, UpstreamError> {
+    /// The client of an endpoint.
+    pub(crate) fn client(&self, endpoint: &Endpoint) -> Result<Arc<UpstreamClient>, UpstreamError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        if let Some(known) = read(&self.channels).iter().find(|known| known.fits(endpoint)) {
+        if let Some(known) = read(&self.clients).iter().find(|known| known.fits(endpoint)) {
             known.used.store(turn, Ordering::Relaxed);
-            return Ok(Arc::clone(&known.channel));
+            return Ok(Arc::clone(&known.client));
         }
         let made = UpstreamClient::with(
             endpoint,
@@ -71,15 +70,15 @@ impl ClientPool {
             CachedResolver::default(),
             Some(Arc::clone(&self.identity)),
         );
-        let channel = Arc::new(made.map_err(|cause| UpstreamError { trouble: UpstreamErrorKind::Connect, cause })?);
-        let mut channels = write(&self.channels);
-        let oldest = channels.iter().enumerate().min_by_key(|(_, known)| known.used.load(Ordering::Relaxed));
-        if let Some((oldest, _)) = oldest.filter(|_| channels.len() >= MOST) {
-            channels.swap_remove(oldest);
+        let client = Arc::new(made.map_err(|cause| UpstreamError { kind: UpstreamErrorKind::Connect, cause })?);
+        let mut clients = write(&self.clients);
+        let oldest = clients.iter().enumerate().min_by_key(|(_, known)| known.used.load(Ordering::Relaxed));
+        if let Some((oldest, _)) = oldest.filter(|_| clients.len() >= MOST) {
+            clients.swap_remove(oldest);
         }
         let Endpoint { base, proxy, ca_file, keep_alive, .. } = endpoint.clone();
-        channels.push(Known { base, proxy, ca_file, keep_alive, channel: Arc::clone(&channel), used: turn.into() });
-        Ok(channel)
+        clients.push(Known { base, proxy, ca_file, keep_alive, client: Arc::clone(&client), used: turn.into() });
+        Ok(client)
     }
 }
 
@@ -92,10 +91,10 @@ mod tests {
     fn of_too_many_channels_one_is_forgotten_and_not_all() {
         let net = ClientPool::new(1);
         let endpoint = |n: usize| Endpoint::plain(format!("e{n}"), "127.0.0.1", 1 + n as u16);
-        let all: Vec<_> = (0..MOST).map(|n| net.channel(&endpoint(n)).expect("a channel")).collect();
-        let again = |n: usize| Arc::ptr_eq(&net.channel(&endpoint(n)).expect("a channel"), &all[n]);
+        let all: Vec<_> = (0..MOST).map(|n| net.client(&endpoint(n)).expect("a channel")).collect();
+        let again = |n: usize| Arc::ptr_eq(&net.client(&endpoint(n)).expect("a channel"), &all[n]);
         assert!(again(0), "asked for again, so the next one is the oldest");
-        net.channel(&endpoint(MOST)).expect("a channel");
+        net.client(&endpoint(MOST)).expect("a channel");
         assert!((2..MOST).all(again) && again(0));
         assert!(!again(1));
     }

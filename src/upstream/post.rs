@@ -1,4 +1,4 @@
-//! Letters to strangers: one POST, no redirects, to an address that was looked at before it is connected to.
+//! One POST to an address that users chose (webhooks): no redirects, and every address is checked before it is connected to.
 
 use super::error::{UpstreamError, UpstreamErrorKind};
 use crate::config::{Base, Endpoint, Timeouts};
@@ -17,7 +17,7 @@ pub(crate) struct Post<'a> {
     pub(crate) body: [&'a [u8]; 3],
 }
 
-/// Delivers a letter; `guard` decides about every address that the host's name has.
+/// Sends it; `guard` decides about every address of the host.
 pub(crate) fn deliver(
     post: &Post<'_>,
     patience: Duration,
@@ -26,7 +26,7 @@ pub(crate) fn deliver(
 ) -> Result<u16, String> {
     let base = post.base;
     let endpoint = Endpoint { base: base.clone(), keep_alive: Duration::ZERO, ..Endpoint::plain("webhook", "", 1) };
-    let channel = UpstreamClient::guarded(&endpoint, guard)?;
+    let client = UpstreamClient::guarded(&endpoint, guard)?;
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("llmproxy/", env!("CARGO_PKG_VERSION"))));
@@ -34,20 +34,20 @@ pub(crate) fn deliver(
         let value = HeaderValue::from_str(value).map_err(|_| "has a field that cannot be sent".to_owned())?;
         headers.insert(HeaderName::from_static(name), value);
     }
-    let order = UpstreamRequest {
+    let request = UpstreamRequest {
         method: Method::POST,
         path: post.path,
         raw: true,
         headers: &|| headers.clone(),
         body: post.body,
-        rest: None,
+        tail: None,
         timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(patience) },
         cancel: Some(Arc::clone(cancel)),
         watch: None,
     };
-    match channel.send(&order) {
+    match client.send(&request) {
         Ok(answer) => Ok(answer.status.as_u16()),
-        Err(UpstreamError { trouble: UpstreamErrorKind::Timeout(_), .. }) => {
+        Err(UpstreamError { kind: UpstreamErrorKind::Timeout(_), .. }) => {
             Err(format!("it did not answer within {}s", patience.as_secs()))
         }
         Err(fault) => Err(fault.cause),

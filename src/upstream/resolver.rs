@@ -70,12 +70,12 @@ impl CachedResolver {
             if !name.pending {
                 name.pending = self.start(host);
             }
-            let rest = until.saturating_duration_since(now);
-            if rest.is_zero() || !name.pending {
+            let tail = until.saturating_duration_since(now);
+            if tail.is_zero() || !name.pending {
                 // Better an old address than none.
                 return name.addrs.clone();
             }
-            names = match self.known.changed.wait_timeout(names, rest) {
+            names = match self.known.changed.wait_timeout(names, tail) {
                 Ok((guard, _)) => guard,
                 Err(poisoned) => poisoned.into_inner().0,
             };

@@ -1,5 +1,5 @@
-//! The outermost transport, as ureq sees it: TLS where the endpoint wants it, and answers that were checked before
-//! anybody reads them. While a request is being sent it listens for an answer that does not wait for its end.
+//! The outermost transport, as ureq sees it: TLS where the endpoint wants it, and answers checked before ureq parses them.
+//! While a request is being sent it watches for an early answer.
 
 use super::call::{Call, Stage, current};
 use super::response::Response;
@@ -14,14 +14,14 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
-/// Room for a piece of a request body of unknown length.
+/// One chunk of a request body of unknown length.
 const PIECE: usize = 16 << 10;
 
-/// Room that an idle connection keeps for its next answer.
+/// Buffer that an idle connection keeps for its next answer.
 const IDLE: usize = 4 << 10;
 
 pub(super) struct Http {
-    /// The endpoint's. The way to an outgoing proxy in front of it is nothing of ours.
+    /// The endpoint's; a connection to an outgoing proxy in front of it is left alone.
     pub(crate) authority: Authority,
     pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
@@ -79,7 +79,7 @@ pub(super) struct Checked<T: Transport> {
     /// There is input that nobody has looked at.
     unseen: bool,
     scratch: Vec<u8>,
-    /// Pieces of the body that went out.
+    /// Chunks of the body that were sent.
     pieces: u32,
 }
 
@@ -121,13 +121,13 @@ impl<T: Transport> Checked<T> {
                     return Ok(true);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                // RFC 8446 6.1: an end without close_notify may have been made by somebody on the way.
+                // RFC 8446 6.1: an end without close_notify may be a truncation attack.
                 Err(e) if self.response.is_until_close() => return Err(io::Error::other(e).into()),
                 Err(_) => return Ok(false),
             }
             tls.read_tls(&mut self.io)?;
             tls.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            // What TLS itself has to say: a key update, an alert.
+            // TLS's own messages: a key update, an alert.
             while tls.wants_write() {
                 tls.write_tls(&mut self.io)?;
             }
@@ -144,18 +144,18 @@ impl<T: Transport> Checked<T> {
             self.unseen = !self.input.is_empty();
             let over = match read {
                 Ok(true) => self.response.broken().is_some() || is_last_word(&self.response),
-                // What is still to be read will say what happened.
+                // The next read reports what happened.
                 Ok(false) => true,
                 Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(_) => true,
             };
-            // A first good answer is no reason to stop, but to listen no more: its body may be long.
+            // An early 2xx does not end the upload, but it is not read any further now: its body may be long.
             call.listening.set(!over && self.response.status().is_none());
             if over {
                 call.upload_over.set(true);
                 call.spoiled.set(true);
                 if call.reused.get() {
-                    // Who answers before it was asked answers somebody else.
+                    // On a reused connection this belongs to an earlier request.
                     call.stray.set(true);
                     return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
                 }

@@ -13,7 +13,7 @@ use crate::support::proxy::post;
 use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
-use llmproxy::config::Config;
+use llmproxy::config::{Config, OnClientGone};
 use llmproxy::util::secret::Secret;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -267,6 +267,22 @@ fn the_page_shows_what_is_going_on_and_stops_it() {
     );
     let model = now["models"].as_array().expect("a list").iter().find(|model| model["id"] == "m").cloned();
     assert_eq!(model, Some(json!({"id": "m", "source": "endpoints", "strategy": "failover", "endpoints": ["a"]})));
+}
+
+#[test]
+fn a_stop_ends_what_would_be_finished_without_its_client() {
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    upstream.on(CHAT, Script::sse().piece(event("one")).stall());
+    let proxy = start(&folder, &[&upstream], |config| config.endpoints[0].on_client_gone = OnClientGone::Finish);
+    let mut client = proxy.sent(post(CHAT, stream("m")));
+    client.head();
+    assert_eq!(client.event(), Some(event("one")));
+    let received = upstream.take(CHAT);
+    let id = proxy.get("/admin/status").json()["running"][0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(ask(&proxy, "POST", &format!("/admin/requests/{id}/cancel"), JSON, "{}").status(), 200);
+    received.closed.wait("the upstream's cancel");
+    let (rest, ended) = client.body();
+    assert!(String::from_utf8_lossy(&rest).contains("request_stopped") && ended == Ended::Cut);
 }
 
 #[test]

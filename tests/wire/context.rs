@@ -52,3 +52,14 @@ fn any_other_400_passes_at_once() {
     assert!(answer.text().contains("says this text"));
     assert_eq!(large.count(CHAT), 0, "nothing is guessed from text");
 }
+
+#[test]
+fn a_400_that_breaks_off_is_not_judged_by_an_older_answer() {
+    let (broken, small, large) = (sized(4096), sized(8192), sized(65_536));
+    broken.on(CHAT, Script::error(500, "broken"));
+    small.on(CHAT, Script::head(400, &[("Content-Length", "100")]).bytes("{\"error\"").cut());
+    large.on(CHAT, Script::json("{}"));
+    let answer = over(&[&broken, &small, &large]).chat("m");
+    assert_eq!([broken.count(CHAT), small.count(CHAT)], [1, 1]);
+    assert_eq!((answer.status(), answer.field("x-llmproxy-endpoint")), (200, Some("c")));
+}

@@ -6,7 +6,7 @@ use crate::support::proxy::{CHAT, chat, get, post};
 use http::{HeaderValue, StatusCode, header};
 use llmproxy::api::errors::{Failure, Kind};
 use llmproxy::config::Server;
-use llmproxy::http::admission::{Admission, Admit, Pool};
+use llmproxy::http::decision::{Decide, HeadDecision, Pool};
 use llmproxy::http::handler::{Handler, PoolSize, Refused, ServerConfig};
 use llmproxy::http::head::{Fields, Head};
 use llmproxy::http::request::{From, Request};
@@ -25,11 +25,11 @@ fn falls(head: &Head, where_: &str) {
     assert!(head.target.path() != where_, "on purpose");
 }
 
-impl Admit for Clumsy {
-    fn admit(&self, head: &Head, from: From) -> Admission {
+impl Decide for Clumsy {
+    fn decide(&self, head: &Head, from: From) -> HeadDecision {
         falls(head, "/admit");
         let refusal = (head.target.path() == "/refuse").then(|| Failure::new(Kind::Unauthorized, "no"));
-        Admission { pool: Pool::Proxy, client: Some(from.peer), refusal, decided: None }
+        HeadDecision { pool: Pool::Proxy, client: Some(from.peer), refusal, decided: None }
     }
     fn passes_on(&self, _: &Head, _: usize) -> bool {
         false

@@ -169,9 +169,9 @@ fn a_listener_bounds_each_address() {
         socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).expect("it listens");
         let stream = TcpStream::from(socket);
         let mut writer = stream.try_clone().expect("a socket");
+        let began = time::now();
         let sender =
             thread::spawn(move || (0..600).for_each(|_| writer.write_all(&post(CHAT, "x")).expect("it reads")));
-        let began = time::now();
         let (mut reader, mut granted, mut last) = (BufReader::new(stream), 0, String::new());
         for _ in 0..600 {
             let (mut head, mut length) = (String::new(), 0);

@@ -6,7 +6,7 @@ use crate::support::proxy::{CHAT, chat, get, post};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::config::Server;
-use llmproxy::http::admission::{Admission, Admit, Pool};
+use llmproxy::http::decision::{Decide, HeadDecision, Pool};
 use llmproxy::http::handler::{Handler, PoolSize, Refused, ServerConfig};
 use llmproxy::http::head::Head;
 use llmproxy::http::request::{From, Request};
@@ -92,9 +92,9 @@ fn it_serves_on_when_nobody_can_hear_it() {
 /// Lets everything in, and panics.
 struct Open;
 
-impl Admit for Open {
-    fn admit(&self, _: &Head, from: From) -> Admission {
-        Admission { pool: Pool::Proxy, client: Some(from.peer), refusal: None, decided: None }
+impl Decide for Open {
+    fn decide(&self, _: &Head, from: From) -> HeadDecision {
+        HeadDecision { pool: Pool::Proxy, client: Some(from.peer), refusal: None, decided: None }
     }
     fn passes_on(&self, _: &Head, _: usize) -> bool {
         false

@@ -3,8 +3,14 @@
 use super::*;
 use crate::api::errors::Kind;
 
+/// Model and stream.
+fn json(body: &[u8]) -> Result<(Option<Named>, bool), Failure> {
+    let read = JsonBody::read(body)?;
+    Ok((read.model()?, read.stream()))
+}
+
 fn model(body: &str) -> Option<String> {
-    json(body.as_bytes()).expect(body).model.map(|named| named.name)
+    json(body.as_bytes()).expect(body).0.map(|named| named.name)
 }
 
 fn refusal(body: impl AsRef<[u8]>) -> Failure {
@@ -18,14 +24,14 @@ fn model_and_stream_are_found_wherever_they_stand() {
     let body =
         r#" { "a" : {"model":"no"}, "messages":[{"model":"no","stream":true}], "model"	:\n"m/x-1", "stream" : true } "#;
     let body = body.replace("\\t", "\t").replace("\\n", "\n");
-    let peek = json(body.as_bytes()).unwrap();
-    let named = peek.model.expect("model");
-    assert_eq!((named.name.as_str(), &body[named.span], peek.stream), ("m/x-1", "\"m/x-1\"", true));
+    let (named, stream) = json(body.as_bytes()).unwrap();
+    let named = named.expect("model");
+    assert_eq!((named.name.as_str(), &body[named.span], stream), ("m/x-1", "\"m/x-1\"", true));
     assert_eq!(model(r#"{"\u006do\u0064el":"\u00e9\/\ud83d\ude00\n"}"#), Some("é/😀\n".into()));
     assert_eq!(model(r#"{"model":""}"#), Some(String::new()));
-    assert!(json(br#"{"str\u0065am":true}"#).unwrap().stream);
+    assert!(json(br#"{"str\u0065am":true}"#).unwrap().1);
     for other in ["false", "null", "1", "\"true\"", "[true]"] {
-        assert!(!json(format!("{{\"stream\":{other}}}").as_bytes()).unwrap().stream, "{other}");
+        assert!(!json(format!("{{\"stream\":{other}}}").as_bytes()).unwrap().1, "{other}");
     }
 }
 
@@ -148,7 +154,9 @@ fn a_list_is_no_request() {
 // B5
 #[test]
 fn a_missing_model_becomes_the_first_member() {
-    let with = |body: &str| String::from_utf8(named_first(body.as_bytes(), "m").concat()).expect("UTF-8");
+    let with = |body: &str| {
+        String::from_utf8(JsonBody::read(body.as_bytes()).expect(body).with_model("m").concat()).expect("UTF-8")
+    };
     assert_eq!(with(r#" {"a": {"model": 1}}"#), r#" {"model":"m","a": {"model": 1}}"#);
     assert_eq!(with("{ \n}"), "{\"model\":\"m\" \n}");
 }
@@ -196,10 +204,70 @@ fn renaming_leaves_every_other_byte_alone() {
     let after = "\r\n,\"x\" : \"\\u0041\u{e9}\\ud800\",\"model \":\"a\" }\n";
     for name in ["b", "", "a\"b\\c\n\u{1}é😀"] {
         let body = format!("{before}\"\\u0061\"{after}");
-        let peek = json(body.as_bytes()).unwrap();
-        let pieces = renamed(body.as_bytes(), &peek.model.unwrap().span, name);
+        let pieces = JsonBody::read(body.as_bytes()).unwrap().with_model(name);
         assert_eq!((&*pieces[0], &*pieces[2]), (before.as_bytes(), after.as_bytes()));
         let whole = String::from_utf8(pieces.concat()).unwrap();
         assert_eq!(model(&whole), Some(name.into()));
+    }
+}
+
+fn without(body: &str) -> String {
+    String::from_utf8(JsonBody::read(body.as_bytes()).expect("JSON").without_webhook().concat()).expect("UTF-8")
+}
+
+#[test]
+fn a_body_without_its_webhook_is_otherwise_the_same() {
+    let seed = r#""seed": 12345678901234567890"#;
+    let x = r#""x": [1e400, "\u00e4\ud800"]"#;
+    let webhook = r#""webhook\u0055rl" : "https://h""#;
+    assert_eq!(without(&format!(" {{ {seed}, {webhook} , {x} }} ")), format!(" {{ {seed}, {x} }} "));
+    assert_eq!(without(&format!("{{{webhook},{x}}}")), format!("{{{x}}}"));
+    assert_eq!(without(&format!("{{ {x} ,{webhook} }}")), format!("{{ {x}  }}"));
+    assert_eq!(without(&format!("{{{webhook}}}")), "{}");
+    assert_eq!(without(&format!("{{{x}}}")), format!("{{{x}}}"));
+    let body = format!("{{{webhook}}}");
+    let members = JsonBody::read(body.as_bytes()).expect("JSON");
+    assert_eq!(members.get(WEBHOOK).map(RawValue::get), Some("\"https://h\""));
+}
+
+#[test]
+fn only_a_member_of_the_body_itself_counts() {
+    assert!(has_webhook(br#"{"webhookUrl":null}"#));
+    assert!(!has_webhook(br#"{"a":{"webhookUrl":1},"b":"webhookUrl"}"#));
+    assert!(!has_webhook(br#"{"webhookUrl":1"#));
+}
+
+#[test]
+fn what_matters_is_said_once() {
+    for body in [
+        r#"{"top_p":1,"top_p":1}"#,
+        r#"{"webhookUrl":"a","webhook\u0055rl":"b"}"#,
+        r#"{"messages":[],"messages":[]}"#,
+        r#"{"model":"a","Model":"b"}"#,
+        r#"{"Model":"b"}"#,
+        "[]",
+    ] {
+        assert!(JsonBody::read(body.as_bytes()).and_then(|json| json.check_once()).is_err(), "{body}");
+    }
+    assert!(JsonBody::read(br#"{"other":1,"other":2,"user":1,"user":2}"#).expect("JSON").check_once().is_ok());
+}
+
+// U01: 100,000 members of one object are read once, not once for each other.
+#[test]
+fn many_different_members_are_no_work() {
+    let many: String = (0..100_000).map(|n| format!("\"m{n}\":{n},")).collect();
+    let body = format!("{{{many}\"model\":\"m\"}}");
+    assert_eq!(JsonBody::read(body.as_bytes()).expect("JSON").get("model").map(RawValue::get), Some("\"m\""));
+}
+
+#[test]
+fn a_quote_or_bracket_is_found_wherever_it_stands() {
+    for length in 0..100 {
+        assert_eq!(quote_or_bracket(&vec![b'a'; length]), None);
+        for at in 0..length {
+            let mut bytes = vec![b'a'; length];
+            bytes[at..].fill(b"\"[]{}"[at % 5]);
+            assert_eq!(quote_or_bracket(&bytes), Some(at));
+        }
     }
 }

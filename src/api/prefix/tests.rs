@@ -7,7 +7,7 @@ thread_local! {
 }
 
 fn of(body: &str) -> PrefixHashes {
-    KEYS.with(|keys| hashes(body.as_bytes(), "m", std::iter::empty(), keys))
+    KEYS.with(|keys| hashes(JsonBody::read(body.as_bytes()).ok().as_ref(), "m", std::iter::empty(), keys))
 }
 
 fn chat(messages: &[(&str, &str)]) -> PrefixHashes {
@@ -78,8 +78,8 @@ fn a_prompt_that_grows_keeps_its_blocks() {
 #[test]
 fn hints_come_in_order_of_strength_and_differ_by_kind() {
     let sessions = [&b"s"[..]];
-    let hashes = KEYS
-        .with(|keys| hashes(br#"{"user":"s","prompt_cache_key":"s","messages":[]}"#, "m", sessions.into_iter(), keys));
+    let body = JsonBody::read(br#"{"user":"s","prompt_cache_key":"s","messages":[]}"#).ok();
+    let hashes = KEYS.with(|keys| hashes(body.as_ref(), "m", sessions.into_iter(), keys));
     let only_user = of(r#"{"user":"s"}"#);
     assert_eq!((hashes.session_keys.len(), only_user.session_keys.len()), (3, 1));
     assert_eq!(hashes.session_keys[2], only_user.session_keys[0]);
@@ -88,8 +88,8 @@ fn hints_come_in_order_of_strength_and_differ_by_kind() {
 
 #[test]
 fn another_model_is_another_conversation() {
-    let body = br#"{"messages":[{"role":"user","content":"a"}],"user":"u"}"#;
-    let [a, b] = ["m", "n"].map(|model| KEYS.with(|keys| hashes(body, model, std::iter::empty(), keys)));
+    let body = JsonBody::read(br#"{"messages":[{"role":"user","content":"a"}],"user":"u"}"#).ok();
+    let [a, b] = ["m", "n"].map(|model| KEYS.with(|keys| hashes(body.as_ref(), model, std::iter::empty(), keys)));
     assert!(a.links != b.links && a.session_keys != b.session_keys);
 }
 

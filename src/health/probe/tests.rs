@@ -25,7 +25,7 @@ fn what_a_probe_got_is_judged() {
     // L2, U15
     let task = task();
     let live = &task.endpoint.live;
-    let fault = |trouble| Err(UpstreamError { trouble, cause: "why".into() });
+    let fault = |kind| Err(UpstreamError { kind, cause: "why".into() });
     let answer = |status: u16, body: &str| Ok((StatusCode::from_u16(status).expect("a status"), body.into()));
     let down = |why: &str| Observation::Down(why.into());
     let idle = [
@@ -46,9 +46,8 @@ fn what_a_probe_got_is_judged() {
     let wanted = Wanted { lives: &[Arc::clone(live)], background: false, length: 0, route: "" };
     let _there = Arc::<Capacity>::default().enter(&wanted, |_| vec![0]);
     assert_eq!(judge(&fault(UpstreamErrorKind::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
-    for trouble in [UpstreamErrorKind::Timeout(Stage::Connect), UpstreamErrorKind::Connect, UpstreamErrorKind::Refused]
-    {
-        assert_ne!(judge(&fault(trouble), &task.endpoint), Observation::Busy, "{trouble:?}");
+    for kind in [UpstreamErrorKind::Timeout(Stage::Connect), UpstreamErrorKind::Connect, UpstreamErrorKind::Refused] {
+        assert_ne!(judge(&fault(kind), &task.endpoint), Observation::Busy, "{kind:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 fn found(body: &str) -> Vec<(&'static str, String)> {
-    let members = JsonObject::read(body.as_bytes()).expect("JSON");
+    let members = JsonBody::read(body.as_bytes()).expect("JSON");
     let all = check("/v1/chat/completions", &members, &Webhooks::default());
     all.into_iter().map(|one| (one.code, Value::from(one.path).to_string())).collect()
 }

@@ -1,6 +1,8 @@
 //! Unit tests of `access`.
 
 use super::*;
+use crate::api::paths;
+use http::Method;
 use std::net::Ipv4Addr;
 
 pub(crate) fn chat() -> AccessRecord {
@@ -10,6 +12,7 @@ pub(crate) fn chat() -> AccessRecord {
         key: Some("alice".into()),
         method: "POST".into(),
         path: "/v1/chat/completions".into(),
+        row: paths::find(&Method::POST, "/v1/chat/completions"),
         model: Some("qwen3-8b".into()),
         endpoint: Some("server1".into()),
         reason: Some("only"),
@@ -83,11 +86,19 @@ fn long_names_are_cut() {
 
 #[test]
 fn polled_paths_only_show_at_debug() {
-    for path in POLLED {
-        assert_eq!(AccessRecord { path: path.into(), ..chat() }.level(), Level::Debug);
+    let level = |method: Method, path: &str| {
+        let row = paths::find(&method, path);
+        AccessRecord { method: method.to_string(), path: path.into(), row, ..chat() }.level()
+    };
+    for path in ["/health", "/v1/health", "/v1/models", "/models", "/metrics"] {
+        assert_eq!([level(Method::GET, path), level(Method::POST, path)], [Level::Debug; 2], "{path}");
+    }
+    for path in ["/admin/status", "/admin/events", "/v1/jobs", "/v1/chat/completions/id", "/chat/completions/id"] {
+        let levels = [level(Method::GET, path), level(Method::POST, path)];
+        assert_eq!(levels, [Level::Debug, Level::Info], "{path}");
     }
     assert_eq!(chat().level(), Level::Info);
-    assert_eq!(AccessRecord { path: "/v1/models/x".into(), ..chat() }.level(), Level::Info);
+    assert_eq!(level(Method::GET, "/v1/models/x"), Level::Info);
 }
 
 #[test]

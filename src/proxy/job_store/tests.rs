@@ -26,8 +26,7 @@ fn a_preference_is_read_as_the_rfc_says() {
 
 #[test]
 fn a_request_is_kept_when_it_asks_for_it_or_all_are() {
-    let forward = |path: &str| Forward { path: path.into(), names: ModelSource::Body };
-    let chat = forward("/v1/chat/completions");
+    let chat = Forward::post("/v1/chat/completions");
     let on = Jobs { enabled: true, ..Jobs::default() };
     let always = Jobs { always: true, ..on.clone() };
     let off = Jobs { enabled: false, ..always.clone() };
@@ -39,6 +38,7 @@ fn a_request_is_kept_when_it_asks_for_it_or_all_are() {
     assert!(is_wanted(&always, Either, &chat, b"{}") && !is_wanted(&always, Now, &chat, b"{}"));
     assert!(is_wanted(&always, Now, &chat, hook));
     assert!(
-        !is_wanted(&off, RespondAsync, &chat, hook) && !is_wanted(&always, RespondAsync, &forward("/v1/rerank"), hook)
+        !is_wanted(&off, RespondAsync, &chat, hook)
+            && !is_wanted(&always, RespondAsync, &Forward::post("/v1/rerank"), hook)
     );
 }

@@ -9,8 +9,8 @@ fn judge(status: u16, left: Remaining) -> RetryDecision {
     answer(StatusCode::from_u16(status).expect("a status"), &Retry::default(), left)
 }
 
-fn fault(trouble: UpstreamErrorKind) -> UpstreamError {
-    UpstreamError { trouble, cause: String::new() }
+fn fault(kind: UpstreamErrorKind) -> UpstreamError {
+    UpstreamError { kind, cause: String::new() }
 }
 
 #[test]
@@ -20,13 +20,13 @@ fn statuses_that_another_endpoint_may_better_are_retried_and_others_pass() {
     let passing = [408, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 529, 530];
     for status in passing.into_iter().chain([401, 402, 403, 404]) {
         assert_eq!(judge(status, elsewhere), RetryDecision::Next, "{status}");
-        assert_eq!(judge(status, LAST), RetryDecision::Permit, "{status}");
+        assert_eq!(judge(status, LAST), RetryDecision::Forward, "{status}");
     }
     for status in passing {
         assert_eq!(judge(status, Remaining { candidates: false, ..elsewhere }), RetryDecision::Next, "{status}");
     }
     for status in [200, 204, 301, 400, 405, 409, 413, 415, 422, 501, 505] {
-        assert_eq!(judge(status, ALL), RetryDecision::Permit, "{status}");
+        assert_eq!(judge(status, ALL), RetryDecision::Forward, "{status}");
     }
 }
 
@@ -41,15 +41,15 @@ fn a_key_is_changed_before_the_endpoint() {
 #[test]
 fn in_a_second_round_of_one_candidate_a_401_is_final() {
     let again = Remaining { keys: false, candidates: false, any: true, larger: false };
-    assert_eq!(judge(401, again), RetryDecision::Permit);
+    assert_eq!(judge(401, again), RetryDecision::Forward);
     assert_eq!(judge(503, again), RetryDecision::Next);
 }
 
 #[test]
 fn a_400_is_looked_into_only_when_a_larger_context_is_left() {
     let larger = Remaining { larger: true, ..ALL };
-    assert_eq!((judge(400, larger), judge(413, larger)), (RetryDecision::Look, RetryDecision::Permit));
-    assert_eq!(judge(400, Remaining { any: false, ..larger }), RetryDecision::Permit);
+    assert_eq!((judge(400, larger), judge(413, larger)), (RetryDecision::Look, RetryDecision::Forward));
+    assert_eq!(judge(400, Remaining { any: false, ..larger }), RetryDecision::Forward);
     let recorded = include_str!("../../../tests/data/err_context.raw");
     let body = recorded.split("\r\n\r\n").nth(1).expect("a body");
     assert!(matches!(exceeded_context(body.as_bytes()), Some(Some(1..))));
@@ -119,30 +119,30 @@ fn pauses_double_with_jitter_and_obey_retry_after_up_to_the_bound() {
 fn an_endpoint_asks_for_rest_in_seconds_milliseconds_or_until_a_date() {
     // R11
     let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
-    let told = |pairs: &[(&'static str, &str)]| {
+    let retry_after = |pairs: &[(&'static str, &str)]| {
         let pairs = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("a value")));
         retry_after(&pairs.collect(), || wall)
     };
     let ms = Duration::from_millis;
-    assert_eq!(told(&[("retry-after", "3")]), Some(ms(3000)));
-    assert_eq!(told(&[("retry-after", "0.5")]), Some(ms(500)));
-    assert_eq!(told(&[("retry-after-ms", "250"), ("retry-after", "3")]), Some(ms(250)));
-    assert_eq!(told(&[("retry-after-ms", "soon"), ("retry-after", "3")]), Some(ms(3000)));
+    assert_eq!(retry_after(&[("retry-after", "3")]), Some(ms(3000)));
+    assert_eq!(retry_after(&[("retry-after", "0.5")]), Some(ms(500)));
+    assert_eq!(retry_after(&[("retry-after-ms", "250"), ("retry-after", "3")]), Some(ms(250)));
+    assert_eq!(retry_after(&[("retry-after-ms", "soon"), ("retry-after", "3")]), Some(ms(3000)));
     for date in ["Sun, 06 Nov 1994 08:49:57 GMT", "Sunday, 06-Nov-94 08:49:57 GMT", "Sun Nov  6 08:49:57 1994"] {
-        assert_eq!(told(&[("retry-after", date)]), Some(ms(20_000)), "{date}");
+        assert_eq!(retry_after(&[("retry-after", date)]), Some(ms(20_000)), "{date}");
     }
-    assert_eq!(told(&[("retry-after", "Sun, 06 Nov 1994 08:49:17 GMT")]), Some(ms(0)), "a date in the past");
+    assert_eq!(retry_after(&[("retry-after", "Sun, 06 Nov 1994 08:49:17 GMT")]), Some(ms(0)), "a date in the past");
     let dated = [("date", "Mon, 01 Jan 2024 00:00:00 GMT"), ("retry-after", "Mon, 01 Jan 2024 00:00:09 GMT")];
-    assert_eq!(told(&dated), Some(ms(9000)), "by the endpoint's clock");
+    assert_eq!(retry_after(&dated), Some(ms(9000)), "by the endpoint's clock");
     for other in ["", "-1", "soon", "NaN", "Sun, 06 Nov 1994", "Sun, 06 Foo 1994 08:49:57 GMT"] {
-        assert_eq!(told(&[("retry-after", other)]), None, "{other}");
+        assert_eq!(retry_after(&[("retry-after", other)]), None, "{other}");
     }
-    assert_eq!(told(&[]), None);
+    assert_eq!(retry_after(&[]), None);
 }
 
 #[test]
 fn a_client_of_a_server_that_is_away_is_told_to_come_back() {
-    let wait = |trouble: UpstreamErrorKind| all_failed(&[("a".to_owned(), fault(trouble))]).retry_after;
+    let wait = |kind: UpstreamErrorKind| all_failed(&[("a".to_owned(), fault(kind))]).retry_after;
     assert_eq!([wait(UpstreamErrorKind::Refused), wait(UpstreamErrorKind::Connect)], [Some(BACK_SOON); 2]);
     assert_eq!(wait(UpstreamErrorKind::Garbled), None);
 }

@@ -6,7 +6,7 @@ fn request(affinity: &Affinity, messages: &[&str]) -> PrefixHashes {
     let messages: Vec<String> =
         messages.iter().map(|text| format!(r#"{{"role":"user","content":"{text}"}}"#)).collect();
     let body = format!(r#"{{"messages":[{{"role":"system","content":"same"}},{}]}}"#, messages.join(","));
-    affinity.hashes(body.as_bytes(), "m", std::iter::empty())
+    affinity.hashes(JsonBody::read(body.as_bytes()).ok().as_ref(), "m", std::iter::empty())
 }
 
 #[test]
@@ -45,7 +45,9 @@ fn an_endpoint_that_restarted_is_forgotten() {
 #[test]
 fn a_session_counts_where_the_prompt_is_new() {
     let affinity = Affinity::default();
-    let with = |body: &str, session: &'static [u8]| affinity.hashes(body.as_bytes(), "m", std::iter::once(session));
+    let with = |body: &str, session: &'static [u8]| {
+        affinity.hashes(JsonBody::read(body.as_bytes()).ok().as_ref(), "m", std::iter::once(session))
+    };
     affinity.remember(&with(r#"{"messages":[{"role":"user","content":"a"}]}"#, b"s1"), 5);
     let new = with(r#"{"messages":[{"role":"user","content":"other"}]}"#, b"s1");
     assert_eq!(affinity.favourite(&new, &[4, 5]), Some((1, Known::Session)));

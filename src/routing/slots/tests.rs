@@ -16,7 +16,7 @@ struct World {
     capacity: Arc<Capacity>,
     lives: Vec<Arc<Live>>,
     inside: Vec<(usize, Slot)>,
-    line: VecDeque<(u32, bool, Vec<usize>, Waiting)>,
+    queue: VecDeque<(u32, bool, Vec<usize>, Waiting)>,
     arrived: u32,
 }
 
@@ -30,8 +30,8 @@ enum Act {
 impl World {
     fn new() -> Self {
         let lives = vec![live(1), live(1)];
-        let (inside, line) = (Vec::new(), VecDeque::new());
-        Self { capacity: Arc::default(), lives, inside, line, arrived: 0 }
+        let (inside, queue) = (Vec::new(), VecDeque::new());
+        Self { capacity: Arc::default(), lives, inside, queue, arrived: 0 }
     }
 
     fn act(&mut self, act: Act) {
@@ -43,13 +43,13 @@ impl World {
                 let query = Wanted { lives: &lives, background, length: 3, route: "m" };
                 match self.capacity.enter(&query, |_| (0..wanted.len()).collect()) {
                     Entry::In(index, slot) => self.inside.push((wanted[index], slot)),
-                    Entry::Wait(waiting) => self.line.push_back((self.arrived, background, wanted, waiting)),
-                    Entry::Full => assert_eq!(self.line.len(), 3),
+                    Entry::Wait(waiting) => self.queue.push_back((self.arrived, background, wanted, waiting)),
+                    Entry::Full => assert_eq!(self.queue.len(), 3),
                     Entry::Closed => panic!("nobody closed it"),
                 }
             }
             Act::Leave(n) => drop(self.inside.swap_remove(n)),
-            Act::GiveUp(n) => drop(self.line.remove(n)),
+            Act::GiveUp(n) => drop(self.queue.remove(n)),
         }
         self.take_in();
         self.check(act);
@@ -58,7 +58,7 @@ impl World {
     fn take_in(&mut self) {
         let mut still = VecDeque::new();
         let mut let_in = Vec::new();
-        for (number, background, wanted, waiting) in self.line.drain(..) {
+        for (number, background, wanted, waiting) in self.queue.drain(..) {
             match waiting.grant.try_recv() {
                 Ok((index, slot)) => {
                     let_in.push((number, background));
@@ -73,7 +73,7 @@ impl World {
                 .any(|(other, lane, wanted, _)| *other < number && *lane == background && wanted.len() == 2);
             assert!(!older, "one that came earlier and would take any place still waits");
         }
-        self.line = still;
+        self.queue = still;
     }
 
     fn check(&self, act: Act) {
@@ -81,16 +81,16 @@ impl World {
             let here = self.inside.iter().filter(|(at, _)| *at == n).count();
             assert_eq!(live.in_flight() as usize, here, "{act:?}");
             assert!(here <= 1, "over the limit after {act:?}");
-            let waits = self.line.iter().any(|(_, _, wanted, _)| wanted.contains(&n));
+            let waits = self.queue.iter().any(|(_, _, wanted, _)| wanted.contains(&n));
             assert!(!(waits && live.has_room()), "somebody waits beside a free place after {act:?}");
         }
-        assert_eq!(self.capacity.waiting(), self.line.len());
+        assert_eq!(self.capacity.waiting(), self.queue.len());
     }
 }
 
 fn possible(world: &World) -> Vec<Act> {
     let mut acts: Vec<Act> = (0..world.inside.len()).map(Act::Leave).collect();
-    acts.extend((0..world.line.len()).map(Act::GiveUp));
+    acts.extend((0..world.queue.len()).map(Act::GiveUp));
     for (both, background) in [(true, false), (true, true), (false, false), (false, true)] {
         acts.push(Act::Come { both, background });
     }
@@ -103,7 +103,7 @@ fn explore(past: &mut Vec<Act>, depth: usize, worlds: &mut usize) {
     past.iter().for_each(|act| world.act(*act));
     *worlds += 1;
     if depth == 0 {
-        drop(std::mem::take(&mut world.line));
+        drop(std::mem::take(&mut world.queue));
         world.inside.clear();
         assert_eq!((world.lives[0].in_flight(), world.lives[1].in_flight()), (0, 0));
         return;
@@ -163,15 +163,15 @@ fn served(mut slot: Slot, mut waiting: Vec<(char, Waiting)>) -> String {
 #[test]
 fn who_came_first_goes_first_and_the_background_after_the_others() {
     let (single, slot) = single();
-    let line = "abBcd".chars().map(|name| (name, single.wait(name.is_uppercase()))).collect();
-    assert_eq!(served(slot, line), "abcdB");
+    let queue = "abBcd".chars().map(|name| (name, single.wait(name.is_uppercase()))).collect();
+    assert_eq!(served(slot, queue), "abcdB");
 }
 
 #[test]
 fn the_background_waits_for_ten_others_at_most_and_never_goes_twice_in_a_row() {
     let (single, slot) = single();
-    let line = "XYabcdefghijklmnop".chars().map(|name| (name, single.wait(name.is_uppercase()))).collect();
-    assert_eq!(served(slot, line), "abcdefghijXkYlmnop");
+    let queue = "XYabcdefghijklmnop".chars().map(|name| (name, single.wait(name.is_uppercase()))).collect();
+    assert_eq!(served(slot, queue), "abcdefghijXkYlmnop");
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn turns_are_kept_by_route_and_bounded() {
         let wanted = Wanted { lives: &lives, background: false, length: 0, route: &route };
         let Entry::In(..) = capacity.enter(&wanted, |_| vec![0]) else { panic!("there is room") };
     }
-    assert!(lock(&capacity.floor).turns.len() <= MOST_TURNS);
+    assert!(lock(&capacity.state).turns.len() <= MOST_TURNS);
 }
 
 #[test]

@@ -37,9 +37,9 @@ fn no_path_leads_anywhere_but_to_the_endpoint() {
     for (host, port, given) in bases {
         let base = Base { given: given.into(), ..Base::plain(host, port) };
         let endpoint = Endpoint { base, ..Endpoint::plain("a", host, port) };
-        let channel = UpstreamClient::new(&endpoint, 1).expect("a channel");
+        let client = UpstreamClient::new(&endpoint, 1).expect("a channel");
         for (path, raw) in paths.iter().flat_map(|path| [(path, true), (path, false)]) {
-            let Ok(uri) = channel.uri(path, raw) else { continue };
+            let Ok(uri) = client.uri(path, raw) else { continue };
             let bare = uri.host().expect("a host").trim_start_matches('[').trim_end_matches(']');
             assert_eq!((uri.scheme_str(), bare, uri.port_u16()), (Some("http"), host, Some(port)), "{path} {uri}");
             // What is connected to is read from the text of it by others.
@@ -47,8 +47,8 @@ fn no_path_leads_anywhere_but_to_the_endpoint() {
             assert_eq!(again.authority(), uri.authority(), "{path} {uri}");
         }
         for path in ["/", "/v1/models", "/v1?a=@evil", "//evil/"] {
-            assert!(channel.uri(path, true).is_ok(), "{path}");
+            assert!(client.uri(path, true).is_ok(), "{path}");
         }
-        assert!(channel.uri("*", true).is_err());
+        assert!(client.uri("*", true).is_err());
     }
 }

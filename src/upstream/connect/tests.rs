@@ -33,7 +33,7 @@ fn dead_addresses_of_a_name_delay_the_first_connection_a_little_and_later_ones_n
     // With the old way, a second for each of them, the limit would be met.
     let stream = addresses.connect(&call(None, 3), &addrs).expect("the last one listens");
     assert_eq!(stream.peer_addr().expect("connected"), good.0);
-    assert_eq!(addresses.order(&addrs)[0], good.0);
+    assert_eq!(addresses.request(&addrs)[0], good.0);
     assert_eq!(addresses.connect(&call(None, 3), &addrs).expect("again").peer_addr().expect("connected"), good.0);
 }
 
@@ -43,7 +43,7 @@ fn an_address_that_refuses_is_tried_last_and_the_next_one_at_once() {
     let addrs: Vec<_> = (0..8).map(|_| refusing()).chain([good.local_addr().expect("bound")]).collect();
     let addresses = Addresses::default();
     assert!(addresses.connect(&call(None, 1), &addrs).is_ok(), "eight refusals take no time");
-    assert_eq!(addresses.order(&addrs)[0], addrs[8]);
+    assert_eq!(addresses.request(&addrs)[0], addrs[8]);
     drop(good);
     let refused = addresses.connect(&call(None, 1), &addrs).expect_err("nobody listens");
     assert!(matches!(refused, Error::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused));

@@ -14,7 +14,7 @@ pub enum Pool {
     Proxy,
 }
 
-pub struct Admission {
+pub struct HeadDecision {
     pub pool: Pool,
     /// Whose share of `server.bodyMemory` the request counts in: the client's address, behind a trusted proxy too. None
     /// is a trusted proxy that does not name its client.
@@ -30,8 +30,8 @@ pub struct Admission {
 pub type Decided = Box<dyn Any + Send>;
 
 /// Decides about heads, each once.
-pub trait Admit: Send + Sync + 'static {
-    fn admit(&self, head: &Head, from: From) -> Admission;
+pub trait Decide: Send + Sync + 'static {
+    fn decide(&self, head: &Head, from: From) -> HeadDecision;
     /// Whether a body that turns out large is forwarded as it comes.
     fn passes_on(&self, head: &Head, listener: usize) -> bool;
 }

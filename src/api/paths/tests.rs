@@ -6,13 +6,35 @@ fn of(method: &str, path: &str) -> Route {
     route(&method.parse().expect("a method"), path, false)
 }
 
-fn to(path: &str, names: ModelSource) -> Route {
-    forward(path.into(), names)
+/// A path at an endpoint, whatever its row.
+#[derive(Debug, PartialEq)]
+struct To(String, ModelSource);
+
+impl PartialEq<To> for Route {
+    fn eq(&self, other: &To) -> bool {
+        matches!(self, Self::Forward(forward) if (&forward.path, forward.names) == (&other.0, other.1))
+    }
+}
+
+fn to(path: &str, names: ModelSource) -> To {
+    To(path.into(), names)
+}
+
+fn pattern(path: &str) -> &'static str {
+    find(&Method::POST, path).label
+}
+
+/// What has a row of its own, without `/v1`.
+fn posted(has_v1: bool) -> impl Iterator<Item = &'static str> {
+    let is_one = move |row: &&PathRow| row.has_v1 == has_v1 && row.methods == POST && row.rest.is_empty();
+    let rows = PATHS.iter().filter(is_one).filter(|row| matches!(row.service, Service::Endpoint(ModelSource::Body)));
+    rows.map(|row| row.start.trim_start_matches('/'))
 }
 
 #[test]
 fn api_paths_are_reached_with_and_without_v1() {
-    for name in API {
+    assert_eq!(posted(true).count(), 16);
+    for name in posted(true) {
         let wanted = to(&format!("/v1/{name}"), ModelSource::Body);
         assert_eq!(of("POST", &format!("/v1/{name}")), wanted);
         assert_eq!(of("POST", &format!("/{name}")), wanted);
@@ -22,7 +44,8 @@ fn api_paths_are_reached_with_and_without_v1() {
 
 #[test]
 fn llama_servers_own_paths_go_out_without_v1() {
-    for name in NATIVE {
+    assert_eq!(posted(false).count(), 6);
+    for name in posted(false) {
         assert_eq!(of("POST", &format!("/{name}")), to(&format!("/{name}"), ModelSource::Body));
         assert_eq!(of("POST", &format!("/v1/{name}")), to(&format!("/{name}"), ModelSource::Body));
     }
@@ -68,10 +91,10 @@ fn what_steers_or_counts_takes_no_slot() {
         "apply-template",
     ] {
         assert!(!takes(&format!("/{name}")) && !takes(&format!("/v1/{name}")), "{name}");
-        let raw = Forward { path: format!("/base/v1/{name}"), names: ModelSource::Raw };
+        let raw = Forward::raw(format!("/base/v1/{name}"));
         assert!(!raw.takes_place(&Method::POST), "{name}");
     }
-    for name in API.iter().chain(&NATIVE).filter(|name| !ASIDE.iter().any(|aside| name.ends_with(aside))) {
+    for name in posted(true).chain(posted(false)).filter(|name| !NO_SLOT.iter().any(|last| name.ends_with(last))) {
         assert!(takes(&format!("/{name}")) && takes(&format!("/v1/{name}")), "{name}");
     }
 }
@@ -79,12 +102,15 @@ fn what_steers_or_counts_takes_no_slot() {
 #[test]
 fn only_apis_that_stream_events_are_kept_alive_by_comments() {
     // R02, R03
-    let streams = |path: &str, names| Forward { path: path.into(), names }.streams_events();
+    let streams = |path: &str, is_raw| match is_raw {
+        true => Forward::raw(path.into()).streams_events(),
+        false => Forward::post(path).streams_events(),
+    };
     for path in ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/infill", "/completion"] {
-        assert!(streams(path, ModelSource::Body) && streams(path, ModelSource::Raw), "{path}");
+        assert!(streams(path, false) && streams(path, true), "{path}");
     }
-    assert!(streams("//v1//chat/completions/", ModelSource::Raw), "slashes as R19 has them");
-    assert!(streams("/chat/completions", ModelSource::Raw) && streams("/openai/v1/chat/completions", ModelSource::Raw));
+    assert!(streams("//v1//chat/completions/", true), "slashes as R19 has them");
+    assert!(streams("/chat/completions", true) && streams("/openai/v1/chat/completions", true));
     for path in [
         "/v1/audio/speech",
         "/v1/images/generations",
@@ -97,7 +123,7 @@ fn only_apis_that_stream_events_are_kept_alive_by_comments() {
         "/",
         "/v1/",
     ] {
-        assert!(!streams(path, ModelSource::BodyOnly) && !streams(path, ModelSource::Raw), "{path}");
+        assert!(!streams(path, false) && !streams(path, true), "{path}");
     }
 }
 
@@ -148,20 +174,74 @@ fn what_is_close_is_not_the_same() {
     assert_eq!(of("GET", "/v1/models/org%2Fname"), Route::Model("org/name".into()));
 }
 
+fn response_of(method: &str, path: &str) -> Option<String> {
+    if let Route::Forward(forward) = of(method, path) { forward.response() } else { None }
+}
+
 // R23
 #[test]
 fn a_kept_response_is_read_deleted_and_cancelled() {
     for path in ["/v1/responses/resp_1", "/v1/responses/resp_1/input_items", "/responses/resp_1"] {
         assert_eq!(of("GET", path), to(&format!("/v1{}", path.trim_start_matches("/v1")), ModelSource::Response));
-        assert_eq!(response_of(path).as_deref(), Some("resp_1"), "{path}");
+        assert_eq!(response_of("GET", path).as_deref(), Some("resp_1"), "{path}");
     }
     assert_eq!(of("DELETE", "/v1/responses/resp_1"), to("/v1/responses/resp_1", ModelSource::Response));
     assert_eq!(of("POST", "/v1/responses/resp_1/cancel"), to("/v1/responses/resp_1/cancel", ModelSource::Response));
-    assert_eq!(response_of("/v1/responses/a%2Fb/cancel").as_deref(), Some("a/b"));
-    for path in
-        ["/v1/responses", "/v1/responses/", "/v1/responses/a/b", "/v1/responses//cancel", "/v1/chat/completions/x"]
-    {
-        assert_eq!(response_of(path), None, "{path}");
+    assert_eq!(response_of("POST", "/v1/responses/a%2Fb/cancel").as_deref(), Some("a/b"));
+    for path in ["/v1/responses", "/v1/responses/", "/v1/responses/a/b", "/v1/chat/completions/x"] {
+        assert_eq!(["GET", "POST", "DELETE"].map(|method| response_of(method, path)), [None, None, None], "{path}");
     }
     assert_ne!(of("POST", "/v1/responses/input_tokens"), to("/v1/responses/input_tokens", ModelSource::Response));
+}
+
+#[test]
+fn each_path_gets_the_error_shape_of_its_api() {
+    for (path, dialect) in [
+        ("/v1/messages", Dialect::Anthropic),
+        ("/messages/count_tokens", Dialect::Anthropic),
+        ("/v1/messages/batches/x", Dialect::Anthropic),
+        ("/v1/responses", Dialect::Responses),
+        ("/responses/x/cancel", Dialect::Responses),
+        ("/v1/responses/x/y", Dialect::Responses),
+        ("/v1/chat/completions", Dialect::OpenAi),
+    ] {
+        for method in [Method::GET, Method::POST, Method::PUT] {
+            assert_eq!(find(&method, path).dialect, dialect, "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn metrics_name_a_path_by_its_pattern() {
+    for (path, label) in [
+        ("/", "/"),
+        ("-", "other"),
+        ("/v1", "other"),
+        ("/chat/completions/", "/v1/chat/completions"),
+        ("/v1/chat/completions/id/x", "/v1/chat/completions/{id}"),
+        ("/chat/completions/control", "/v1/chat/completions/{id}"),
+        ("/v1/models/org/name", "/v1/models/{id}"),
+        ("/v1/responses/a", "/v1/responses/{id}"),
+        ("/v1/responses/a/b/c", "/v1/responses/{id}"),
+        ("/v1/messages/batches", "other"),
+        ("/v1/audio/speech", "/v1/audio/*"),
+        ("/images/x/y", "/v1/images/*"),
+        ("/v1/metrics", "/metrics"),
+        ("/jobs", "/v1/jobs"),
+        ("/v1/props", "/props"),
+        ("/stream", "/v1/stream"),
+        ("/admin/status", "/admin/*"),
+        ("/v1/admin", "other"),
+    ] {
+        for method in [Method::GET, Method::POST, Method::DELETE] {
+            assert_eq!(find(&method, path).label, label, "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn only_three_paths_may_be_jobs() {
+    let is_job = |path: &str| matches!(of("POST", path), Route::Forward(forward) if forward.may_be_job());
+    assert!(["/v1/chat/completions", "/completions", "/v1/embeddings/"].iter().all(|path| is_job(path)));
+    assert!(!["/v1/rerank", "/v1/responses", "/completion", "/v1/chat/completions/x"].iter().any(|path| is_job(path)));
 }
