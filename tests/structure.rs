@@ -106,3 +106,61 @@ fn a_circle_would_be_found() {
     );
     assert_eq!(circle(&Imports::from([edge("a", "b"), edge("c", "b")])), None);
 }
+
+fn read(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
+}
+
+/// The files that `lib.rs` lists as the path of a prompt and of a key, with the lines that it gives them.
+fn audited() -> BTreeMap<String, usize> {
+    let text = read("src/lib.rs");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | `")?.split_once("` | "));
+    rows.map(|(file, rest)| (file.to_owned(), rest.split(' ').next().unwrap().parse().unwrap())).collect()
+}
+
+#[test]
+fn the_path_of_a_prompt_and_of_a_key_is_as_long_as_it_says() {
+    let told = audited();
+    let counted: BTreeMap<String, usize> = told
+        .keys()
+        .map(|file| {
+            let text = read(&format!("src/{file}"));
+            (file.clone(), text.split("#[cfg(test)]\nmod tests").next().unwrap().trim_end().lines().count())
+        })
+        .collect();
+    assert_eq!(told, counted);
+    let sum = format!("{} lines in {} files", told.values().sum::<usize>(), told.len());
+    assert!(read("README.md").contains(&format!("The path of a prompt and of a key, {sum},")), "{sum}");
+    let sum = format!("These {} files, {} lines", told.len(), told.values().sum::<usize>());
+    assert!(read("src/lib.rs").contains(&sum), "{sum}");
+}
+
+#[test]
+fn no_other_file_sees_a_body_an_answer_or_a_key() {
+    let listed = audited();
+    // Named in lib.rs below the list.
+    let optional = |file: &str| {
+        ["jobs", "admin", "config"].iter().any(|module| file.starts_with(module))
+            || ["proxy/job_store.rs", "proxy/background.rs"].contains(&file)
+    };
+    let mut texts = BTreeMap::new();
+    files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut texts);
+    let mut seen = 0;
+    for (module, text) in &texts {
+        let code = code(text);
+        let items: Vec<String> = ["crate::", "super::"].iter().flat_map(|start| paths(&code, start)).collect();
+        let has = |item: &str| items.iter().any(|path| path == item || path.ends_with(&format!("::{item}")));
+        let sees = has("request::Request")
+            || has("request::Body")
+            || has("UpstreamResponse")
+            || has("BufferedResponse")
+            || has("Collected")
+            || has("JobRequest")
+            || code.contains(".reveal()")
+            || code.contains("auth::shown");
+        let file = format!("{}.rs", module.replace("::", "/"));
+        seen += usize::from(sees);
+        assert!(!sees || listed.contains_key(&file) || optional(&file), "{file} is not on the list in lib.rs");
+    }
+    assert!(seen > 20, "the rule finds them");
+}

@@ -12,7 +12,6 @@ use crate::observe::active::Activity;
 use crate::observe::escape;
 use crate::observe::log_writer;
 use crate::observe::metrics::{Labels, Metrics};
-use crate::proxy::body::RequestBody;
 use crate::proxy::{cors, downstream};
 use crate::routing::rate_limit::Quota;
 use crate::routing::snapshot::Snapshot;
@@ -53,7 +52,8 @@ pub(crate) struct Entry {
 
 /// What became of a forwarded request.
 pub(crate) struct Summary<'a> {
-    pub(crate) ask: Option<&'a RequestBody<'a>>,
+    /// As the client named it.
+    pub(crate) model: Option<&'a str>,
     pub(crate) served_by: Option<&'a ServedBy>,
     pub(crate) relayed: &'a Relayed,
     /// Time spent in the line for a place.
@@ -235,9 +235,8 @@ impl RequestContext {
 
     /// Writes the access line of a forwarded request.
     pub(crate) fn log(&self, status: u16, bytes: u64, summary: &Summary<'_>) {
-        let Summary { ask, served_by, relayed, queued } = summary;
-        let model =
-            served_by.and_then(|served_by| served_by.model.as_deref()).or_else(|| ask.and_then(RequestBody::name));
+        let Summary { model: named, served_by, relayed, queued } = summary;
+        let model = served_by.and_then(|served_by| served_by.model.as_deref()).or(*named);
         let record = AccessRecord {
             model: model.map(short),
             endpoint: served_by.map(|served_by| served_by.endpoint.name().to_owned()),

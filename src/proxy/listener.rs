@@ -268,7 +268,7 @@ impl Handler for Proxy {
     fn left(&self, head: &Head, from: From, began: Instant) {
         let context = self.context(head, from, began, &self.shared.load(), &Route::Unknown);
         let relayed = nothing_relayed(End::ClientGone);
-        context.log(499, 0, &Summary { ask: None, served_by: None, relayed: &relayed, queued: Duration::ZERO });
+        context.log(499, 0, &Summary { model: None, served_by: None, relayed: &relayed, queued: Duration::ZERO });
     }
 }
 

@@ -258,7 +258,12 @@ impl Proxy {
         context.log(
             status,
             client.sent(),
-            &Summary { ask: Some(ask), served_by: served_by.as_deref(), relayed: &relayed, queued: ctx.queued.get() },
+            &Summary {
+                model: ask.name(),
+                served_by: served_by.as_deref(),
+                relayed: &relayed,
+                queued: ctx.queued.get(),
+            },
         );
     }
 
