@@ -183,7 +183,7 @@ impl Shared {
         let me = Arc::new(Worker::default());
         let _ = me.thread.set(std::thread::current());
         tell_blocking(Arc::clone(self) as _);
-        let mut scratch = vec![0; SCRATCH];
+        let mut scratch = Vec::new();
         self.running.fetch_add(1, Ordering::SeqCst);
         while let Some(exchange) = self.next(&me) {
             // The response answers 500 or aborts when the unwinding drops it; the hook has logged.
@@ -237,7 +237,7 @@ impl Shared {
     }
 
     /// Serves the requests of one connection, as long as they come at once.
-    fn serve(&self, exchange: Exchange, scratch: &mut [u8]) {
+    fn serve(&self, exchange: Exchange, scratch: &mut Vec<u8>) {
         let Exchange { mut connection, mut arrived } = exchange;
         loop {
             let Some(mut back) = self.answer(connection, *arrived) else { return };
@@ -276,7 +276,7 @@ impl Shared {
     }
 
     /// The next request of a connection that has its answer, if it comes now and no other request waits for a worker.
-    fn next_step(&self, connection: &mut Connection, scratch: &mut [u8]) -> Step {
+    fn next_step(&self, connection: &mut Connection, scratch: &mut Vec<u8>) -> Step {
         let others_wait = self.waiting.load(Ordering::SeqCst) + self.ready.load(Ordering::SeqCst) > 0;
         if !connection.is_idle() || others_wait || self.server.is_draining() {
             return Step::Wait;
@@ -291,6 +291,8 @@ impl Shared {
                 _ => return Step::Wait,
             }
         }
+        // Idle workers keep no memory that they have not used.
+        scratch.resize(SCRATCH, 0);
         connection.advance(scratch, time::now(), &self.server.rules())
     }
 }
