@@ -111,18 +111,18 @@ impl Keeper {
             select! {
                 recv(results) -> found => if let Ok(found) = found { self.take_in(found) },
                 recv(abandoned) -> slot => if let Ok(slot) = slot { self.hold(slot) },
-                recv(inbox) -> notice => match notice {
+                recv(inbox) -> event => match event {
                     Ok(HealthEvent::Stop) | Err(_) => return,
-                    Ok(notice) => self.act(notice),
+                    Ok(event) => self.act(event),
                 },
                 default(wakes.saturating_duration_since(time::now())) => {}
             }
         }
     }
 
-    fn act(&mut self, notice: HealthEvent) {
+    fn act(&mut self, event: HealthEvent) {
         let now = time::now();
-        match notice {
+        match event {
             HealthEvent::Seen(name, seen) => {
                 let failed = matches!(seen, Observation::Down(_) | Observation::Refused(_));
                 if let Some(schedule) = self.schedules.get_mut(&name) {

@@ -79,7 +79,8 @@ fn same_site(head: &Head) -> Result<(), Failure> {
     let text = |name: HeaderName| {
         head.fields.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase())
     };
-    if text(HeaderName::from_static("sec-fetch-site")).is_some_and(|site| site != "same-origin" && site != "none") {
+    if text(HeaderName::from_static("sec-fetch-site")).is_some_and(|policy| policy != "same-origin" && policy != "none")
+    {
         return Err(refused());
     }
     let Some(origin) = text(header::ORIGIN) else { return Ok(()) };

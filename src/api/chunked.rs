@@ -135,10 +135,10 @@ impl Decoder {
                 rest = tail;
                 continue;
             };
-            let (piece, tail) = rest.split_at(rest.len().min(usize::try_from(missing).unwrap_or(usize::MAX)));
-            append(out, piece, if matches!(self.state, State::Sized(_)) { self.announced } else { self.limit });
+            let (chunk, tail) = rest.split_at(rest.len().min(usize::try_from(missing).unwrap_or(usize::MAX)));
+            append(out, chunk, if matches!(self.state, State::Sized(_)) { self.announced } else { self.limit });
             rest = tail;
-            self.state = match (self.state, missing - piece.len() as u64) {
+            self.state = match (self.state, missing - chunk.len() as u64) {
                 (State::Sized(_), 0) => State::Done,
                 (State::Sized(_), missing) => State::Sized(missing),
                 (_, 0) => State::DataCr,
@@ -213,13 +213,13 @@ impl Decoder {
 }
 
 /// Appends with at most half as much room again as is needed, and never room for more than `most` bytes.
-fn append(out: &mut Vec<u8>, piece: &[u8], most: u64) {
-    let needed = out.len() + piece.len();
+fn append(out: &mut Vec<u8>, chunk: &[u8], most: u64) {
+    let needed = out.len() + chunk.len();
     if needed > out.capacity() {
         let room = (needed + needed / 2).min(usize::try_from(most).unwrap_or(usize::MAX)).max(needed);
         out.reserve_exact(room - out.len());
     }
-    out.extend_from_slice(piece);
+    out.extend_from_slice(chunk);
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::config::Mode;
 use http::{HeaderName, Method};
 use std::borrow::Cow;
 
-use Service::Here;
+use Service::Local;
 use Trait::{Conversation, Ends, MakesResponse, MayBeJob, NeverV1, OnlyV1, Open, Pings, Polled, PolledByGet};
 
 /// Names a conversation that llama-server keeps beyond its client (LLAMA-SERVER facts).
@@ -24,15 +24,15 @@ const RESPONSE: Service = Service::Endpoint(ModelSource::Response);
 /// Path, methods, what serves them (for an endpoint: where the model is named), traits. The label in metrics is the
 /// path and the dialect is OpenAI's, unless the row ends with another. The first row that fits counts.
 static PATHS: &[PathRow] = &[
-    row("/", READ, Here(|_| Route::Unknown), &[Open]),
-    row("/v1/models", READ, Here(|_| Route::Models), &[Polled]),
-    row("/v1/models/*", READ, Here(|id| Route::Model(decoded_id(id))), &[]).label("/v1/models/{id}"),
-    row("/health", READ, Here(|_| Route::Health), &[Polled]),
-    row("/health/force-check", POST, Here(|_| Route::ForceCheck), &[]),
-    row("/metrics", READ, Here(|_| Route::Metrics), &[NeverV1, Polled]),
-    row("/v1/jobs", READ, Here(|_| Route::Jobs), &[Open, OnlyV1, PolledByGet]),
+    row("/", READ, Local(|_| Route::Unknown), &[Open]),
+    row("/v1/models", READ, Local(|_| Route::Models), &[Polled]),
+    row("/v1/models/*", READ, Local(|id| Route::Model(decoded_id(id))), &[]).label("/v1/models/{id}"),
+    row("/health", READ, Local(|_| Route::Health), &[Polled]),
+    row("/health/force-check", POST, Local(|_| Route::ForceCheck), &[]),
+    row("/metrics", READ, Local(|_| Route::Metrics), &[NeverV1, Polled]),
+    row("/v1/jobs", READ, Local(|_| Route::Jobs), &[Open, OnlyV1, PolledByGet]),
     row("/v1/chat/completions", POST, BODY, &[Pings, MayBeJob]),
-    row("/v1/chat/completions/*", READ_OR_DELETE, Here(|id| Route::Job(id.to_owned())), &[Open, PolledByGet])
+    row("/v1/chat/completions/*", READ_OR_DELETE, Local(|id| Route::Job(id.to_owned())), &[Open, PolledByGet])
         .label(CHAT_BELOW),
     row("/v1/chat/completions/control", POST, BODY, &[Open, Conversation]).label(CHAT_BELOW),
     row("/v1/chat/completions/*", POST, BODY, &[Open]).label(CHAT_BELOW),
@@ -77,10 +77,10 @@ const CHAT_BELOW: &str = "/v1/chat/completions/{id}";
 const RESPONSES_BELOW: &str = "/v1/responses/{id}";
 
 /// `/admin` and all below it, see [`is_page`].
-static PAGE: PathRow = row("/admin", ANY, Here(|_| Route::Admin), &[PolledByGet]).label("/admin/*");
+static PAGE: PathRow = row("/admin", ANY, Local(|_| Route::Admin), &[PolledByGet]).label("/admin/*");
 
 /// What is not in the table: with `/v1` it may be an API that is newer than this program.
-pub(crate) static OTHER: PathRow = row("*", "", Here(|_| Route::Unknown), &[Open]).label("other");
+pub(crate) static OTHER: PathRow = row("*", "", Local(|_| Route::Unknown), &[Open]).label("other");
 
 /// Last segments of paths at which an endpoint computes nothing: what reads state, counts tokens or steers a stream
 /// takes no slot there and waits behind nothing. Any other request whose model is in the body takes one.
@@ -106,7 +106,7 @@ pub(crate) struct PathRow {
 #[derive(Debug, Clone, Copy)]
 enum Service {
     /// Takes what stands in the place of the wildcard.
-    Here(fn(&str) -> Route),
+    Local(fn(&str) -> Route),
     Endpoint(ModelSource),
 }
 
@@ -291,7 +291,7 @@ pub(crate) fn route(method: &Method, path: &str, has_model: bool) -> Route {
     let forward = |path: String, source| Route::Forward(Forward { path, source, row });
     match (allows, row.service) {
         (Some(false), _) => Route::NotAllowed(row.methods),
-        (Some(true), Here(route)) => route(&bare[row.start.len()..]),
+        (Some(true), Local(route)) => route(&bare[row.start.len()..]),
         (Some(true), Service::Endpoint(source)) => {
             forward([if row.has_v1 { "/v1" } else { "" }, bare].concat(), source)
         }

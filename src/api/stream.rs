@@ -50,10 +50,10 @@ struct Said<'a> {
 
 impl Events {
     /// Takes in the next bytes.
-    pub(crate) fn push(&mut self, mut piece: &[u8]) {
-        while let Some(at) = memchr2(b'\n', b'\r', piece) {
-            let (line, is_lf) = (&piece[..at], piece[at] == b'\n');
-            piece = &piece[at + 1..];
+    pub(crate) fn push(&mut self, mut chunk: &[u8]) {
+        while let Some(at) = memchr2(b'\n', b'\r', chunk) {
+            let (line, is_lf) = (&chunk[..at], chunk[at] == b'\n');
+            chunk = &chunk[at + 1..];
             if std::mem::replace(&mut self.after_cr, !is_lf) && is_lf && line.is_empty() {
                 continue;
             }
@@ -67,9 +67,9 @@ impl Events {
                 self.partial.clear();
             }
         }
-        if !piece.is_empty() {
+        if !chunk.is_empty() {
             self.after_cr = false;
-            self.keep(piece);
+            self.keep(chunk);
         }
     }
 

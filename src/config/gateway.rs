@@ -87,7 +87,7 @@ pub struct Listener {
     pub host: String,
     /// TCP port; 0 takes a free one.
     pub port: u16,
-    pub site: ListenerPolicy,
+    pub policy: ListenerPolicy,
 }
 
 /// What clients may do at an address.

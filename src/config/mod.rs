@@ -62,7 +62,7 @@ pub struct Config {
     /// Sets of endpoints with settings of their own. Names are unique.
     pub groups: Vec<Group>,
     /// What clients may do at the main listener.
-    pub site: ListenerPolicy,
+    pub policy: ListenerPolicy,
     /// More addresses to listen on. Names are unique.
     pub listeners: Vec<Listener>,
     pub metrics: Metrics,
@@ -224,6 +224,10 @@ impl Config {
 
     /// Whether any listener routes by model; raw listeners need no lists of models.
     pub fn knows_models(&self) -> bool {
-        self.listeners.iter().map(|listener| &listener.site).chain([&self.site]).any(|site| site.mode == Mode::Models)
+        self.listeners
+            .iter()
+            .map(|listener| &listener.policy)
+            .chain([&self.policy])
+            .any(|policy| policy.mode == Mode::Models)
     }
 }

@@ -49,8 +49,8 @@ fn server(out: &mut String, config: &Config) {
         .sse_ping
         .map(|ping| format!("{{after: {}, every: {}}}", print_duration(ping.after), print_duration(ping.every)));
     line("ssePing", ping.unwrap_or("off".into()));
-    line("group", or_null(config.site.group.as_deref()));
-    line("mode", routes::mode(config.site.mode).into());
+    line("group", or_null(config.policy.group.as_deref()));
+    line("mode", routes::mode(config.policy.mode).into());
 }
 
 fn endpoint(out: &mut String, endpoint: &Endpoint) {
@@ -155,7 +155,7 @@ pub fn summary(config: &Config) -> String {
     };
     line("listens on", place(&server.host, server.port));
     for listener in config.listeners.iter().take(FEW) {
-        let group = listener.site.group.as_deref().map_or(String::new(), |group| format!(", group {group}"));
+        let group = listener.policy.group.as_deref().map_or(String::new(), |group| format!(", group {group}"));
         line("", format!("{} ({}{group})", place(&listener.host, listener.port), listener.name));
     }
     if let Some(more) = config.listeners.len().checked_sub(FEW).filter(|more| *more > 0) {

@@ -22,7 +22,7 @@ pub(super) struct Section<'a> {
     entries: &'a [Entry],
     asked: Vec<String>,
     guarded: bool,
-    notes: &'a Diagnostics<'a>,
+    diagnostics: &'a Diagnostics<'a>,
 }
 
 /// One value of a file, or the absence of one.
@@ -33,28 +33,28 @@ pub(super) struct Field<'a> {
     at: u32,
     /// A secret may stand here by mistake: a wrong value is not repeated.
     guarded: bool,
-    notes: &'a Diagnostics<'a>,
+    diagnostics: &'a Diagnostics<'a>,
 }
 
 impl<'a> Section<'a> {
     /// Reads a whole file; a key that `read` does not read is unknown.
-    pub(super) fn root<T>(tree: &'a Node, notes: &'a Diagnostics<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
-        Field { node: Some(tree), path: String::new(), at: tree.at, guarded: false, notes }.section(read)
+    pub(super) fn root<T>(tree: &'a Node, diagnostics: &'a Diagnostics<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
+        Field { node: Some(tree), path: String::new(), at: tree.at, guarded: false, diagnostics }.section(read)
     }
 
     /// The value of a key, given in camelCase; a file may also say it in snake_case.
     pub(super) fn field(&mut self, key: &str) -> Field<'a> {
         let (path, snake) = (self.path_of(key), snake(key));
-        self.notes.known(&path);
+        self.diagnostics.known(&path);
         self.asked.push(key.to_owned());
         let mut entries = self.entries.iter().filter(|entry| entry.key == key || entry.key == snake);
         let first = entries.next();
         for again in entries {
-            self.notes.problem(again.at, &path, "is given twice; keep one");
+            self.diagnostics.problem(again.at, &path, "is given twice; keep one");
         }
         let node = first.map(|entry| &entry.value);
         let at = node.map_or(self.at, |node| node.at);
-        Field { node, path, at, guarded: self.guarded, notes: self.notes }
+        Field { node, path, at, guarded: self.guarded, diagnostics: self.diagnostics }
     }
 
     /// The value of a key that must be given.
@@ -89,11 +89,11 @@ impl<'a> Section<'a> {
 
     /// Notes a problem of the section as a whole.
     pub(super) fn problem(&self, text: impl Into<String>) {
-        self.notes.problem(self.at, &self.path, text);
+        self.diagnostics.problem(self.at, &self.path, text);
     }
 
     pub(super) fn warn(&self, text: impl Into<String>) {
-        self.notes.warn(text);
+        self.diagnostics.warn(text);
     }
 
     fn path_of(&self, key: &str) -> String {
@@ -105,7 +105,7 @@ impl<'a> Section<'a> {
         let is_ours = |entry: &&Entry| !self.path.is_empty() || !entry.key.starts_with("x-");
         for entry in self.entries.iter().filter(is_ours) {
             if !self.asked.iter().any(|key| entry.key == *key || entry.key == snake(key)) {
-                self.notes.unknown_key(entry.at, &self.path, &entry.key, &self.asked, self.guarded);
+                self.diagnostics.unknown_key(entry.at, &self.path, &entry.key, &self.asked, self.guarded);
             }
         }
     }
@@ -129,7 +129,7 @@ impl<'a> Field<'a> {
 
     /// Notes that this value is wrong.
     pub(super) fn problem(&self, text: impl Into<String>) {
-        self.notes.problem(self.at, &self.path, text);
+        self.diagnostics.problem(self.at, &self.path, text);
     }
 
     /// The same place, where a secret may stand by mistake: no error repeats what stands there or below.
@@ -149,7 +149,7 @@ impl<'a> Field<'a> {
         });
         let (path, entries) = (self.path.clone(), entries.unwrap_or_default());
         let (asked, guarded) = (Vec::new(), self.guarded);
-        let mut section = Section { path, at: self.at, entries, asked, guarded, notes: self.notes };
+        let mut section = Section { path, at: self.at, entries, asked, guarded, diagnostics: self.diagnostics };
         let result = read(&mut section);
         section.finish();
         result
@@ -177,7 +177,7 @@ impl<'a> Field<'a> {
             path: format!("{}[{index}]", self.path),
             at: node.at,
             guarded: self.guarded,
-            notes: self.notes,
+            diagnostics: self.diagnostics,
         };
         Some(nodes.iter().enumerate().map(field).filter_map(item).collect())
     }
@@ -192,10 +192,10 @@ impl<'a> Field<'a> {
         for entry in entries {
             let path = format!("{}[{}]", self.path, shown::name(&entry.key));
             if !names.insert(entry.key.as_str()) {
-                self.notes.problem(entry.at, &path, "is given twice; keep one");
+                self.diagnostics.problem(entry.at, &path, "is given twice; keep one");
             }
             let (node, guarded) = (Some(&entry.value), self.guarded);
-            let field = Field { node, path, at: entry.at, guarded, notes: self.notes };
+            let field = Field { node, path, at: entry.at, guarded, diagnostics: self.diagnostics };
             items.extend(item(&entry.key, field));
         }
         items
@@ -263,7 +263,8 @@ impl<'a> Field<'a> {
             if let Some(millis) = value.bare().filter(|millis| (1..100).contains(millis) && !self.path.ends_with("Ms"))
             {
                 let path = &self.path;
-                self.notes.warn(format!("{path}: {millis} means {millis} milliseconds; write {millis}s for seconds"));
+                self.diagnostics
+                    .warn(format!("{path}: {millis} means {millis} milliseconds; write {millis}s for seconds"));
             }
             time.filter(|time| range.contains(time)).ok_or_else(|| {
                 format!("{} is not a time from {least} to {most}; write 500ms, 30s, 5m or 1h30m", self.shown_as(value))
@@ -306,7 +307,7 @@ impl<'a> Field<'a> {
             _ => Err("is not a text; put it in quotes".into()),
         })?;
         if matches!(self.node?.value, Value::Text { literal: true, .. }) && is_one(secret.reveal()) {
-            self.notes.exposed(&self.path);
+            self.diagnostics.exposed(&self.path);
         }
         Some(secret)
     }
@@ -335,7 +336,7 @@ impl<'a> Field<'a> {
     /// The path of a file beside the configuration, and the text in it.
     pub(super) fn file(&self) -> Option<(String, String)> {
         let path = self.text()?;
-        match self.notes.file(Path::new(path)) {
+        match self.diagnostics.file(Path::new(path)) {
             Ok(text) => Some((path.to_owned(), text)),
             Err(error) => {
                 let path = shown::path(&self.node?.value);
@@ -346,7 +347,7 @@ impl<'a> Field<'a> {
     }
 
     fn secret_file(&self) -> Option<Secret> {
-        let read = match self.notes.file(Path::new(self.text()?)) {
+        let read = match self.diagnostics.file(Path::new(self.text()?)) {
             Ok(text) if text.len() > MOST_SECRET_BYTES => Err("cannot be read: larger than 64 KiB".into()),
             Ok(text) => secret(one_line(&text)),
             Err(error) => Err(format!("cannot be read: {error}")),
@@ -365,7 +366,7 @@ impl<'a> Field<'a> {
 
     fn read<T>(&self, read: impl FnOnce(&'a Value) -> Result<T, String>) -> Option<T> {
         match &self.node?.value {
-            _ if self.notes.are_full() => None,
+            _ if self.diagnostics.are_full() => None,
             Value::Null => None,
             Value::Broken(why) => {
                 self.problem(why);

@@ -56,7 +56,7 @@ pub(super) struct Connection {
     /// The client closed its side; seen in an event or a read.
     pub(crate) closed: bool,
     /// Bytes that the client is still going to send of a request that was refused.
-    owed: u64,
+    expected: u64,
 }
 
 pub(super) enum State {
@@ -124,7 +124,7 @@ impl Connection {
             fresh: false,
             more: true,
             closed: false,
-            owed: 0,
+            expected: 0,
         }
     }
 
@@ -160,7 +160,7 @@ impl Connection {
     pub(crate) fn after_response(&mut self, after: AfterResponse, now: Instant, rules: &Rules, draining: bool) {
         let AfterResponse { rest, keep, late } = after;
         if late {
-            self.owed = 0;
+            self.expected = 0;
         }
         if rest.is_empty() {
             return self.resume(keep, now, rules, draining);
@@ -182,7 +182,7 @@ impl Connection {
         let _ = self.stream.shutdown(Shutdown::Write);
         self.buf = Vec::new();
         self.note_unread();
-        let patience = if self.owed > 0 { rules.body_timeout } else { LINGER.min(rules.body_timeout / 2) };
+        let patience = if self.expected > 0 { rules.body_timeout } else { LINGER.min(rules.body_timeout / 2) };
         let min_rate = MinRate::new(patience, now);
         self.deadline = min_rate.next_look(now);
         self.state = State::Linger { min_rate, spare: LINGER_BYTES, until: None };
@@ -281,7 +281,7 @@ impl Connection {
                     Err(failure) => {
                         // A whole head may be followed by a body; a head without end is not waited for.
                         if memmem::find(input, b"\r\n\r\n").is_some() {
-                            self.owed = u64::MAX;
+                            self.expected = u64::MAX;
                         }
                         (self.headless(failure, began), 0)
                     }
@@ -290,11 +290,11 @@ impl Connection {
             State::Body(_) => self.feed(input, now, rules),
             State::Linger { min_rate, spare, until } => {
                 min_rate.moved(input.len(), now);
-                if self.owed > 0 && self.owed <= input.len() as u64 {
+                if self.expected > 0 && self.expected <= input.len() as u64 {
                     *min_rate = MinRate::new(LINGER, now);
                 }
-                let excess = (input.len() as u64).saturating_sub(self.owed);
-                self.owed = self.owed.saturating_sub(input.len() as u64);
+                let excess = (input.len() as u64).saturating_sub(self.expected);
+                self.expected = self.expected.saturating_sub(input.len() as u64);
                 *spare = spare.saturating_sub(excess);
                 if *spare == 0 {
                     return (Step::Close, 0);
@@ -319,7 +319,7 @@ impl Connection {
             Framing::Chunked => u64::MAX,
         };
         if let Some(failure) = refusal {
-            self.owed = length.saturating_sub(rest.len() as u64);
+            self.expected = length.saturating_sub(rest.len() as u64);
             return (Step::Refuse(Box::new(Rejected { head: Some(head), client, failure, began: now })), 0);
         }
         let expects_continue = head.expect_continue;
@@ -364,13 +364,13 @@ impl Connection {
             Ok(Some(consumed)) => input.len() - consumed,
             Ok(None) => {
                 // The rest is read by a worker, or not at all.
-                self.owed = u64::MAX;
+                self.expected = u64::MAX;
                 let (stream, min_rate) = (Arc::clone(&self.stream), MinRate::new(rules.body_timeout, now));
                 arrived.rest = Some(Upload::new(stream, decoder, min_rate, Arc::clone(&rules.uploads)));
                 0
             }
             Err(failure) => {
-                self.owed = decoder.missing().unwrap_or(u64::MAX);
+                self.expected = decoder.missing().unwrap_or(u64::MAX);
                 return (Step::Refuse(Box::new(arrived.rejected(failure))), 0);
             }
         };

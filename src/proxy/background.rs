@@ -7,7 +7,7 @@ use crate::api::paths::Forward;
 use crate::http::head::{Head, Limits, Parser};
 use crate::http::request::{Body, Request};
 use crate::observe::active::Started;
-use crate::proxy::body::ask;
+use crate::proxy::body;
 use crate::proxy::context::{Entry, RequestContext};
 use crate::proxy::downstream::{Collected, Downstream, Sink};
 use crate::routing::scope::Scope;
@@ -40,8 +40,8 @@ pub enum Ended {
 
 impl Proxy {
     /// Sends it with a body, which is given back, and reads the answer.
-    pub fn run(&self, order: &Background<'_>, body: &mut Body) -> Ended {
-        let Some(head) = head(order, body.bytes().len()) else {
+    pub fn run(&self, job: &Background<'_>, body: &mut Body) -> Ended {
+        let Some(head) = head(job, body.bytes().len()) else {
             return Ended::Failed(Failure::new(Kind::Internal, "The request cannot be sent."));
         };
         let peer = IpAddr::from(Ipv4Addr::LOCALHOST);
@@ -53,36 +53,36 @@ impl Proxy {
             peer_text: peer.to_string().into(),
             listener: 0,
             began: time::now(),
-            cancel: Arc::clone(order.cancel),
+            cancel: Arc::clone(job.cancel),
             decided: None,
         };
-        let ended = self.collect(order, &request);
+        let ended = self.collect(job, &request);
         *body = request.body;
         ended
     }
 
-    fn collect(&self, order: &Background<'_>, request: &Request) -> Ended {
+    fn collect(&self, job: &Background<'_>, request: &Request) -> Ended {
         let snapshot = self.shared.load();
         let activity = Arc::clone(&self.activity);
         let here = Entry { forward: "jobs".into(), metrics: Arc::clone(&self.metrics), activity };
         let context = RequestContext::new(&request.head, request.peer, request.began, &snapshot, here);
-        let forward = Forward::post(order.path);
-        let planned =
-            ask(request, &forward).and_then(|ask| Ok((self.plan(request, &ask, &snapshot, &order.scope)?, ask)));
-        let ((plan, fresh), ask) = match planned {
+        let forward = Forward::post(job.path);
+        let planned = body::read(request, &forward)
+            .and_then(|body| Ok((self.plan(request, &body, &snapshot, &job.scope)?, body)));
+        let ((plan, fresh), body) = match planned {
             Ok(planned) => planned,
             Err(failure) => return Ended::Failed(failure),
         };
         let shown = self.activity.begin(&Started {
-            id: order.id,
+            id: job.id,
             client: request.peer,
             key: Some("job".into()),
-            path: order.path,
-            model: ask.name(),
+            path: job.path,
+            model: body.name(),
             began: request.began,
-            cancel: order.cancel,
+            cancel: job.cancel,
         });
-        let (common, cancel) = (Arc::clone(&context.common), Arc::clone(order.cancel));
+        let (common, cancel) = (Arc::clone(&context.common), Arc::clone(job.cancel));
         let sink = Sink::Memory(Collected::default());
         let client = Rc::new(Downstream::new(sink, common, context.row.dialect, cancel, None, shown.active()));
         let ctx = ForwardContext {
@@ -90,13 +90,13 @@ impl Proxy {
             shared: &self.shared,
             snapshot: fresh.as_deref().unwrap_or(&snapshot),
             request,
-            ask: &ask,
+            body: &body,
             forward: &forward,
             client: &client,
             queued: &Cell::default(),
-            request_id: order.id,
+            request_id: job.id,
             trusted: false,
-            scope: &order.scope,
+            scope: &job.scope,
             background: true,
             keyed: true,
             policy: Policy::default(),
@@ -109,7 +109,7 @@ impl Proxy {
             Some(Sink::Memory(Collected { status, is_events, body, is_complete: true, .. })) => {
                 Ended::Answered { status, events: is_events, body }
             }
-            _ if order.cancel.is_cancelled() => Ended::ClientGone,
+            _ if job.cancel.is_cancelled() => Ended::ClientGone,
             _ => {
                 let text = "The endpoint was lost in the middle of its answer.";
                 Ended::Failed(Failure::new(Kind::Upstream, text))
@@ -119,10 +119,10 @@ impl Proxy {
 }
 
 /// What a client would have sent.
-fn head(order: &Background<'_>, length: usize) -> Option<Head> {
+fn head(job: &Background<'_>, length: usize) -> Option<Head> {
     let text = format!(
         "POST {} HTTP/1.1\r\nHost: llmproxy\r\nContent-Type: application/json\r\nX-Request-Id: {}\r\nContent-Length: {}\r\n\r\n",
-        order.path, order.id, length
+        job.path, job.id, length
     );
     let limits = Limits { target: 1 << 10, head: 4 << 10, fields: 16, body: u64::MAX };
     Parser::default().parse(text.as_bytes(), &limits).ok().flatten().map(|(head, _)| head)

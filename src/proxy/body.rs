@@ -52,7 +52,7 @@ impl Rendered<'_> {
 ///
 /// # Errors
 /// 400 for a body that is not what the API takes, 404 for a path that needs a model to be known.
-pub(crate) fn ask<'a>(request: &'a Request, forward: &Forward) -> Result<RequestBody<'a>, Failure> {
+pub(crate) fn read<'a>(request: &'a Request, forward: &Forward) -> Result<RequestBody<'a>, Failure> {
     let body = request.body.bytes();
     let query = request.head.target.query();
     let from_query = || query.map_or(Ok(None), query::query_model);
@@ -72,20 +72,20 @@ pub(crate) fn ask<'a>(request: &'a Request, forward: &Forward) -> Result<Request
         }
         ModelSource::Body | ModelSource::BodyOnly => {
             let must_name = forward.source == ModelSource::BodyOnly;
-            let ask = match in_body(request, body) {
-                Ok(ask) => ask,
+            let parsed = match in_body(request, body) {
+                Ok(parsed) => parsed,
                 Err(_) if must_name && from_query()?.is_none() => return Err(unknown_path()),
                 Err(failure) => return Err(failure),
             };
-            let ask = match (ask.name(), from_query()?) {
-                (None, Some(named)) => RequestBody { named: Some(named), place: Place::Query, ..ask },
+            let parsed = match (parsed.name(), from_query()?) {
+                (None, Some(named)) => RequestBody { named: Some(named), place: Place::Query, ..parsed },
                 (Some(name), Some(named)) if name != named.name => {
                     let text = "The body and the query name two different models.";
                     return Err(Failure::new(Kind::InvalidBody, text).param("model"));
                 }
-                _ => ask,
+                _ => parsed,
             };
-            if must_name && ask.named.is_none() { Err(unknown_path()) } else { Ok(ask) }
+            if must_name && parsed.named.is_none() { Err(unknown_path()) } else { Ok(parsed) }
         }
     }
 }
@@ -129,7 +129,7 @@ pub(crate) fn check_models(request: &Request, forward: &Forward, scope: &Scope) 
     let head = &request.head;
     let in_query = head.target.query().map_or(Ok(None), query::query_model);
     let has_body = !request.body.bytes().is_empty();
-    let in_body = if has_body { in_body(request, request.body.bytes()).map(|ask| ask.named) } else { Ok(None) };
+    let in_body = if has_body { in_body(request, request.body.bytes()).map(|parsed| parsed.named) } else { Ok(None) };
     let (Ok(in_query), Ok(in_body), false) = (in_query, in_body, is_compressed(request)) else {
         return refused("the model of this request cannot be read");
     };

@@ -45,7 +45,7 @@ pub(crate) fn wait(
     served_by: &ServedBy,
 ) -> Result<(), UpstreamError> {
     let is_stream = answer.status == StatusCode::OK && relay::is_event_stream(&answer.headers);
-    let wants_stream = ctx.ask.stream && ctx.forward.streams_events();
+    let wants_stream = ctx.body.stream && ctx.forward.streams_events();
     let is_plain = !relay::is_compressed(&answer.headers);
     // Compressed unasked: no ping can be put before it either.
     if wants_stream && answer.status.is_success() && !(is_stream && is_plain) {

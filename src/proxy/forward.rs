@@ -136,7 +136,7 @@ impl<'a> Attempts<'a> {
         self.attempts += 1;
         let served_by = Rc::new(ServedBy {
             endpoint: Arc::clone(endpoint),
-            model: candidate.rename.clone().or_else(|| self.ctx.ask.name().map(str::to_owned)),
+            model: candidate.rename.clone().or_else(|| self.ctx.body.name().map(str::to_owned)),
             attempts: self.attempts,
             reason: self.reason,
             queued: self.queued,
@@ -216,16 +216,16 @@ impl<'a> Attempts<'a> {
     }
 
     fn send(&self, candidate: &Candidate, key: usize, replaceable: bool) -> Result<UpstreamResponse, UpstreamError> {
-        let ForwardContext { clients, request, ask, forward, .. } = self.ctx;
+        let ForwardContext { clients, request, body, forward, .. } = self.ctx;
         let config = &candidate.endpoint.config;
         let key = config.api_keys.get(key).map(|key| key.reveal());
-        let rendered = ask.render(request, candidate.rename.as_deref());
+        let rendered = body.render(request, candidate.rename.as_deref());
         let path = match &rendered.query {
             Some(query) => format!("{}?{query}", forward.path),
             None => forward.path.clone(),
         };
         // Pings cannot precede a compressed stream, and the id of a response must be readable.
-        let pinged = ask.stream && forward.streams_events() && self.ctx.snapshot.config.server.sse_ping.is_some();
+        let pinged = body.stream && forward.streams_events() && self.ctx.snapshot.config.server.sse_ping.is_some();
         let client = headers::ClientInfo {
             peer: &request.peer_text,
             trusted: self.ctx.trusted,
@@ -237,7 +237,7 @@ impl<'a> Attempts<'a> {
         };
         let mut timeouts = config.timeouts;
         // A large body is not searched for `stream`.
-        if config.stream && (ask.stream || ask.sealed || request.rest.is_some()) {
+        if config.stream && (body.stream || body.sealed || request.rest.is_some()) {
             timeouts.total = None;
         }
         let sent = time::now();

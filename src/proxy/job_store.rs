@@ -58,20 +58,20 @@ impl Proxy {
         request: &Request,
         forward: &Forward,
     ) -> Option<Result<LocalResponse, Failure>> {
-        let (later, body, preference) = (self.later()?, request.body.bytes(), preference(&request.head));
+        let (job_store, body, preference) = (self.job_store()?, request.body.bytes(), preference(&request.head));
         if !is_wanted(&self.shared.load().config.jobs, preference, forward, body) {
             return None;
         }
         let preferred = preference == Preference::RespondAsync;
         let (path, owner, scope) = (forward.path.as_str(), context.key.as_deref(), &*client_key.scope);
-        Some(later.submit(&JobRequest { path, body, owner, scope, preferred }))
+        Some(job_store.submit(&JobRequest { path, body, owner, scope, preferred }))
     }
 
     /// Tells of what is kept. What works with the disk waits for its turn there, and holds no other control thread up.
     pub(super) fn kept(&self, context: RequestContext, route: Route, response: &mut Response, request: Request) {
-        let Some(later) = self.later() else { return };
+        let Some(job_store) = self.job_store() else { return };
         let Route::Job(id) = route else {
-            let told = later.list(context.key.as_deref(), request.head.target.query().unwrap_or_default());
+            let told = job_store.list(context.key.as_deref(), request.head.target.query().unwrap_or_default());
             return context.told(response, &told);
         };
         let mut held = self.budget.hold(Some(context.client));
@@ -80,8 +80,8 @@ impl Proxy {
             let owner = context.key.as_deref();
             let told = match request.head.method == http::Method::DELETE {
                 _ if !has_room => Err(disk_is_busy()),
-                true => later.cancel(&id, owner, &mut held),
-                false => later.look(&id, owner, &mut held),
+                true => job_store.cancel(&id, owner, &mut held),
+                false => job_store.look(&id, owner, &mut held),
             };
             // From here on the reply counts what the client does not take.
             drop(held);

@@ -44,7 +44,7 @@ impl Proxy {
         snapshot: &Snapshot,
     ) -> Result<ClientKey, Failure> {
         let state = &self.listeners[from.listener];
-        let Some(policy) = state.site(&snapshot.config) else { return Err(not_served()) };
+        let Some(policy) = state.policy(&snapshot.config) else { return Err(not_served()) };
         let keyless = snapshot.key_ring.is_open();
         let is_open = self.asks_nothing(snapshot, from.listener);
         if state.is_loopback() && is_open {
@@ -108,7 +108,7 @@ impl Proxy {
     /// Which web pages may use a listener; nothing where that is the affair of the endpoints.
     pub(super) fn cors<'a>(&self, snapshot: &'a Snapshot, listener: usize) -> Option<&'a [CorsOrigin]> {
         let state = &self.listeners[listener];
-        match state.site(&snapshot.config) {
+        match state.policy(&snapshot.config) {
             Some(policy) if state.kind != ListenerKind::Admin => match (&policy.cors, policy.mode) {
                 (Some(rules), _) => Some(rules),
                 (None, Mode::Raw) => None,
@@ -122,7 +122,7 @@ impl Proxy {
     pub(super) fn asks_nothing(&self, snapshot: &Snapshot, listener: usize) -> bool {
         let state = &self.listeners[listener];
         let is_for_all = |policy: &ListenerPolicy| snapshot.key_ring.is_open() || policy.keys == KeysFor::Nobody;
-        state.kind != ListenerKind::Admin && state.site(&snapshot.config).is_some_and(is_for_all)
+        state.kind != ListenerKind::Admin && state.policy(&snapshot.config).is_some_and(is_for_all)
     }
 
     /// Says which listeners are open to everybody who reaches them from elsewhere.
@@ -141,7 +141,7 @@ impl Proxy {
     /// What is served at a listener; at the page's own the API, for its box to try a model.
     pub(super) fn mode(&self, snapshot: &Snapshot, listener: usize) -> Mode {
         let state = &self.listeners[listener];
-        match state.site(&snapshot.config) {
+        match state.policy(&snapshot.config) {
             Some(policy) if state.kind != ListenerKind::Admin => policy.mode,
             _ => Mode::Models,
         }

@@ -30,7 +30,7 @@ pub(crate) struct ForwardContext<'a> {
     /// What was so when the request began.
     pub(crate) snapshot: &'a Snapshot,
     pub request: &'a Request,
-    pub(crate) ask: &'a RequestBody<'a>,
+    pub(crate) body: &'a RequestBody<'a>,
     /// Where it goes below an endpoint's base.
     pub(crate) forward: &'a Forward,
     /// Where the answer goes.
@@ -55,7 +55,7 @@ impl ForwardContext<'_> {
 
     /// Whether an endpoint is known to answer such a stream with something else.
     pub(crate) fn is_streamless(&self, candidate: &Candidate) -> bool {
-        let model = candidate.rename.as_deref().or(self.ask.name());
+        let model = candidate.rename.as_deref().or(self.body.name());
         candidate.endpoint.live.is_streamless(&self.forward.path, model)
     }
 }

@@ -55,7 +55,7 @@ impl<'a> Selector<'a> {
             let fields = &ctx.request.head.fields;
             let sessions =
                 SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
-            ctx.shared.affinity().hashes(ctx.ask.json.as_ref(), &plan.route, sessions)
+            ctx.shared.affinity().hashes(ctx.body.json.as_ref(), &plan.route, sessions)
         });
         Self { ctx, plan, order: Vec::new(), left, queued: Duration::ZERO, hashes, word: None }
     }
@@ -158,8 +158,8 @@ impl<'a> Selector<'a> {
 
     /// Endpoints that came back meanwhile are waited for too, at the same position in the queue.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
-        let ForwardContext { shared, ask, scope, .. } = self.ctx;
-        let PlanResult::Plan(plan) = plan::plan(&shared.load(), ask.query(), scope, now) else {
+        let ForwardContext { shared, body, scope, .. } = self.ctx;
+        let PlanResult::Plan(plan) = plan::plan(&shared.load(), body.query(), scope, now) else {
             return;
         };
         let places = |plan: &Plan| plan.candidates.iter().map(|one| one.place).collect::<Vec<_>>();

@@ -55,7 +55,7 @@ impl Proxy {
         }
         let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from(), &route, &snapshot));
         let client_key = client_key.and_then(|client_key| {
-            let limit = state.site(&snapshot.config).and_then(|policy| policy.rate_limit);
+            let limit = state.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
             if let Some(limit) = limit.filter(|_| route.is_limited()) {
                 let left = state.buckets.take(context.client, &limit, time::now());
                 context.tell_limit(&left);
@@ -90,7 +90,7 @@ impl Proxy {
                 context.preflight(response, &request.head, rules);
             }
             Route::NotAllowed(methods) => context.not_allowed(response, methods),
-            Route::Job(..) | Route::Jobs if self.later().is_some() => self.kept(context, route, response, request),
+            Route::Job(..) | Route::Jobs if self.job_store().is_some() => self.kept(context, route, response, request),
             Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Admin => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
                 context.refuse(response, &Failure::new(Kind::PathNotFound, text));
@@ -99,8 +99,8 @@ impl Proxy {
                 if let Err(failure) = body::check_models(&request, &forward, &client_key.scope) {
                     return context.refuse(response, &failure);
                 }
-                let _pass = match admitted(&mut context, &client_key) {
-                    Ok(pass) => pass,
+                let _permit = match admitted(&mut context, &client_key) {
+                    Ok(permit) => permit,
                     Err(failure) => return context.refuse(response, &failure),
                 };
                 if let Some(told) = self.keep(&context, &client_key, &request, &forward) {
@@ -139,7 +139,7 @@ impl Proxy {
             busy: self.busy.load(Ordering::Relaxed),
             connections: self.server_handle.get().map_or(0, ServerHandle::connections),
             reloaded: self.reloaded.load(Ordering::Relaxed),
-            jobs: self.later().map(|later| later.counts().to_vec()).unwrap_or_default(),
+            jobs: self.job_store().map(|job_store| job_store.counts().to_vec()).unwrap_or_default(),
         }
     }
 
@@ -157,8 +157,8 @@ impl Proxy {
     fn forward(&self, authorized: &Authorized, response: &mut Response, request: &Request, forward: &Forward) {
         let Authorized { context, client_key, snapshot } = authorized;
         let _busy = Busy::new(&self.busy);
-        let ask = match body::ask(request, forward) {
-            Ok(ask) => ask,
+        let body = match body::read(request, forward) {
+            Ok(body) => body,
             Err(failure) => return context.refuse(response, &failure),
         };
         let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
@@ -166,7 +166,7 @@ impl Proxy {
         let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &client_key.scope));
         let planned = match known {
             Some(plan) => Ok((plan, None)),
-            None => self.plan(request, &ask, snapshot, &client_key.scope),
+            None => self.plan(request, &body, snapshot, &client_key.scope),
         };
         let (plan, fresh) = match planned {
             Ok(planned) => planned,
@@ -175,7 +175,7 @@ impl Proxy {
                     let group = client_key.scope.group.as_ref().map_or("default", |group| &group.config.name);
                     self.metrics.count(Family::UpstreamErrors, &["select_error", group, "none"]);
                 }
-                return context.refuse_model(response, ask.name(), &failure);
+                return context.refuse_model(response, body.name(), &failure);
             }
         };
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
@@ -183,7 +183,7 @@ impl Proxy {
             .config
             .server
             .sse_ping
-            .filter(|_| ask.stream && forward.streams_events())
+            .filter(|_| body.stream && forward.streams_events())
             .map(|ping| (ping, request.began));
         let common = Arc::clone(&context.common);
         let shown = self.activity.begin(&Started {
@@ -191,7 +191,7 @@ impl Proxy {
             client: context.client,
             key: context.key.clone(),
             path: request.head.target.path(),
-            model: ask.name(),
+            model: body.name(),
             began: request.began,
             cancel: &request.cancel,
         });
@@ -203,7 +203,7 @@ impl Proxy {
             shared: &self.shared,
             snapshot,
             request,
-            ask: &ask,
+            body: &body,
             forward,
             client: &client,
             queued: &Cell::default(),
@@ -224,7 +224,7 @@ impl Proxy {
 
     /// Sends a planned request, a client's or a job's, delivers what comes of it, and writes its access line.
     pub(super) fn send(&self, ctx: &ForwardContext<'_>, context: &RequestContext, plan: Plan) {
-        let ForwardContext { request, ask, client, active, .. } = *ctx;
+        let ForwardContext { request, body, client, active, .. } = *ctx;
         let is_head = request.head.method == http::Method::HEAD;
         let (status, served_by, relayed) = match forward::forward(ctx, plan) {
             Outcome::Response(answer, served_by) => {
@@ -259,7 +259,7 @@ impl Proxy {
             status,
             client.sent(),
             &Summary {
-                model: ask.name(),
+                model: body.name(),
                 served_by: served_by.as_deref(),
                 relayed: &relayed,
                 queued: ctx.queued.get(),
@@ -271,15 +271,15 @@ impl Proxy {
     pub(super) fn plan(
         &self,
         request: &Request,
-        ask: &RequestBody<'_>,
+        body: &RequestBody<'_>,
         snapshot: &Snapshot,
         scope: &Scope,
     ) -> Result<(Plan, Option<Arc<Snapshot>>), Failure> {
-        if ask.sealed && !(scope.models.is_empty() && (ask.name().is_some() || snapshot.config.models.is_empty())) {
+        if body.sealed && !(scope.models.is_empty() && (body.name().is_some() || snapshot.config.models.is_empty())) {
             return Err(body::unreadable());
         }
         let planned = |snapshot: &Snapshot| {
-            let planned = plan::plan(snapshot, ask.query(), scope, time::now());
+            let planned = plan::plan(snapshot, body.query(), scope, time::now());
             if planned.is_short() {
                 self.shared.want();
             }
@@ -287,7 +287,7 @@ impl Proxy {
         };
         match planned(snapshot) {
             PlanResult::Plan(plan) => return Ok((plan, None)),
-            PlanResult::Refused(failure) if ask.sealed && failure.kind == Kind::ModelRequired => {
+            PlanResult::Refused(failure) if body.sealed && failure.kind == Kind::ModelRequired => {
                 return Err(body::unreadable());
             }
             PlanResult::Refused(failure) => return Err(failure),
@@ -299,8 +299,8 @@ impl Proxy {
             PlanResult::Plan(plan) => Ok((plan, Some(fresh))),
             PlanResult::Refused(failure) => Err(failure),
             PlanResult::Unknown => {
-                let name = ask.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, ask.query(), scope, time::now())?;
+                let name = body.name().unwrap_or_default();
+                let plan = plan::unknown(&fresh, body.query(), scope, time::now())?;
                 log::warn!("model {} is not served; {} ({})", plan::shown(name), plan.stand_ins(), plan.reason);
                 Ok((plan, Some(fresh)))
             }
@@ -366,7 +366,7 @@ struct Authorized {
 /// A permit within `maxParallel` and `rateLimit` of the key.
 fn admitted(context: &mut RequestContext, client_key: &ClientKey) -> Result<Permit, Failure> {
     let second = Duration::from_secs(1);
-    let Some(pass) = client_key.enter() else {
+    let Some(permit) = client_key.enter() else {
         let text = "This key has as many requests in progress as it may have (maxParallel).";
         return Err(Failure::new(Kind::RateLimited, text).retry_after(second));
     };
@@ -374,7 +374,7 @@ fn admitted(context: &mut RequestContext, client_key: &ClientKey) -> Result<Perm
         context.tell_limit(&left);
         refuse_above(&left, "This key has asked too often (rateLimit).")?;
     }
-    Ok(pass)
+    Ok(permit)
 }
 
 fn refuse_above(left: &Quota, text: &str) -> Result<(), Failure> {

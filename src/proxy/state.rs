@@ -33,7 +33,7 @@ pub struct Proxy {
     pub(super) busy: AtomicUsize,
     pub(super) reloaded: AtomicBool,
     pub(super) server_handle: OnceLock<ServerHandle>,
-    pub(super) later: OnceLock<Weak<dyn JobStore>>,
+    pub(super) job_store: OnceLock<Weak<dyn JobStore>>,
     pub(super) page: OnceLock<Weak<dyn AdminHandler>>,
     pub(super) draining: AtomicBool,
 }
@@ -57,7 +57,7 @@ impl Proxy {
             busy: AtomicUsize::new(0),
             reloaded: AtomicBool::new(true),
             server_handle: OnceLock::new(),
-            later: OnceLock::new(),
+            job_store: OnceLock::new(),
             page: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
@@ -69,12 +69,12 @@ impl Proxy {
     }
 
     /// From now on requests may be handed in for later. Who keeps them needs the proxy, so they are not held here.
-    pub(crate) fn set_job_store(&self, later: Weak<dyn JobStore>) {
-        let _ = self.later.set(later);
+    pub(crate) fn set_job_store(&self, job_store: Weak<dyn JobStore>) {
+        let _ = self.job_store.set(job_store);
     }
 
-    pub(super) fn later(&self) -> Option<Arc<dyn JobStore>> {
-        self.later.get()?.upgrade()
+    pub(super) fn job_store(&self) -> Option<Arc<dyn JobStore>> {
+        self.job_store.get()?.upgrade()
     }
 
     pub(crate) fn note_reload(&self, succeeded: bool) {
@@ -122,12 +122,12 @@ impl ListenerState {
 
     /// What clients may do here now. Nothing at a listener that a reload took away, renamed, or meant for another
     /// address: what the configuration says of others must not open it.
-    pub(super) fn site<'a>(&self, config: &'a Config) -> Option<&'a ListenerPolicy> {
+    pub(super) fn policy<'a>(&self, config: &'a Config) -> Option<&'a ListenerPolicy> {
         if self.kind != ListenerKind::Listed {
-            return Some(&config.site);
+            return Some(&config.policy);
         }
         let listed = config.listeners.iter().find(|listener| *listener.name == *self.name)?;
-        (self.is_loopback() || listed.host == self.host).then_some(&listed.site)
+        (self.is_loopback() || listed.host == self.host).then_some(&listed.policy)
     }
 }
 

@@ -158,8 +158,8 @@ impl ClientKey {
             return Some(Permit(None));
         };
         let before = used.at_once.fetch_add(1, Ordering::Relaxed);
-        let pass = Permit(Some(Arc::clone(used)));
-        self.max_parallel.is_none_or(|most| before < most).then_some(pass)
+        let permit = Permit(Some(Arc::clone(used)));
+        self.max_parallel.is_none_or(|most| before < most).then_some(permit)
     }
 }
 

@@ -45,11 +45,11 @@ pub struct IdReader {
 
 impl IdReader {
     /// Takes in a piece; tells of each id that may be the response's: the first, and the first that says so (`resp_`).
-    pub fn push(&mut self, piece: &[u8], mut tell: impl FnMut(&str)) {
+    pub fn push(&mut self, chunk: &[u8], mut tell: impl FnMut(&str)) {
         if self.found || self.head.len() == HEAD {
             return;
         }
-        self.head.extend_from_slice(&piece[..piece.len().min(HEAD - self.head.len())]);
+        self.head.extend_from_slice(&chunk[..chunk.len().min(HEAD - self.head.len())]);
         while let Some((id, end)) = next_id(&self.head, self.seen) {
             self.found = id.starts_with("resp");
             if self.found || self.seen == 0 {
@@ -88,7 +88,7 @@ mod tests {
 
     fn ids(answer: &str, size: usize) -> Vec<String> {
         let (mut reader, mut ids) = (IdReader::default(), Vec::new());
-        answer.as_bytes().chunks(size).for_each(|piece| reader.push(piece, |id| ids.push(id.to_owned())));
+        answer.as_bytes().chunks(size).for_each(|chunk| reader.push(chunk, |id| ids.push(id.to_owned())));
         ids
     }
 

@@ -153,7 +153,7 @@ pub struct SnapshotStore {
     affinity: Affinity,
     conversations: Mutex<Lru<u64, String>>,
     writer: Mutex<()>,
-    notices: Sender<HealthEvent>,
+    events: Sender<HealthEvent>,
     refresh: Mutex<Refresh>,
     refreshed: Condvar,
 }
@@ -169,7 +169,7 @@ struct Refresh {
 impl SnapshotStore {
     /// Publishes a first snapshot; the receiver is for the health thread.
     pub fn new(first: Snapshot) -> (Arc<Self>, Receiver<HealthEvent>) {
-        let (notices, inbox) = bounded(NOTICES);
+        let (events, inbox) = bounded(NOTICES);
         let capacity = Arc::<Capacity>::default();
         first.limit(&capacity);
         let shared = Self {
@@ -178,7 +178,7 @@ impl SnapshotStore {
             conversations: Mutex::new(Lru::new(CONVERSATIONS)),
             current: RwLock::new(Arc::new(first)),
             writer: Mutex::new(()),
-            notices,
+            events,
             refresh: Mutex::new(Refresh::default()),
             refreshed: Condvar::new(),
         };
@@ -218,8 +218,8 @@ impl SnapshotStore {
 
     /// Tells the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
     /// answered at once then.
-    pub(crate) fn notify(&self, notice: HealthEvent) -> bool {
-        match self.notices.try_send(notice).map_err(TrySendError::into_inner) {
+    pub(crate) fn notify(&self, event: HealthEvent) -> bool {
+        match self.events.try_send(event).map_err(TrySendError::into_inner) {
             Ok(()) => true,
             Err(refused) => {
                 if let HealthEvent::Force(answer) = refused {
@@ -232,14 +232,14 @@ impl SnapshotStore {
 
     /// Tells the health thread that endpoints that are down could be of use. Said often, so never in the way of others.
     pub(crate) fn want(&self) {
-        if self.notices.len() < NOTICES / 2 {
+        if self.events.len() < NOTICES / 2 {
             self.notify(HealthEvent::Wanted);
         }
     }
 
     /// Ends the health thread: the one notice that is waited for, since it must not get lost.
     pub(crate) fn end_health(&self) {
-        let _ = self.notices.send_timeout(HealthEvent::Stop, REFRESH_EVERY);
+        let _ = self.events.send_timeout(HealthEvent::Stop, REFRESH_EVERY);
     }
 
     /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a moment ago, or if it

@@ -64,7 +64,7 @@ pub(super) struct Call {
     /// Pooled connections are not used: one of them just proved dead, or the body can be sent only once.
     pub(crate) fresh: Cell<bool>,
     /// What came first on a pooled connection is no answer to this request.
-    pub(crate) stray: Cell<bool>,
+    pub(crate) unexpected: Cell<bool>,
     /// The answer has no body, whatever its head says.
     pub(crate) is_head: bool,
     pub(crate) peeking: Cell<bool>,
@@ -117,7 +117,7 @@ impl Call {
             given_up: Cell::new(false),
             spoiled: Cell::new(false),
             fresh: Cell::new(false),
-            stray: Cell::new(false),
+            unexpected: Cell::new(false),
             is_head,
             peeking: Cell::new(false),
             listening: Cell::new(true),
@@ -128,7 +128,8 @@ impl Call {
 
     pub(crate) fn restart(&self, now: Instant) {
         self.fresh.set(true);
-        for flag in [&self.answered, &self.spoiled, &self.stray, &self.interrupted, &self.upload_over, &self.moved] {
+        for flag in [&self.answered, &self.spoiled, &self.unexpected, &self.interrupted, &self.upload_over, &self.moved]
+        {
             flag.set(false);
         }
         self.listening.set(true);

@@ -152,7 +152,7 @@ impl UpstreamClient {
         let mut result = self.exchange(request, &call);
         if let Err(fault) = &result
             && request.tail.is_none()
-            && (call.stray.get() || fault.kind == UpstreamErrorKind::Reset && call.is_stale(time::now()))
+            && (call.unexpected.get() || fault.kind == UpstreamErrorKind::Reset && call.is_stale(time::now()))
         {
             call.restart(time::now());
             result = self.exchange(request, &call);

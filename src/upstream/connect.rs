@@ -63,7 +63,7 @@ impl Addresses {
     /// All refused, the stage's time is over, or the client has left.
     pub(crate) fn connect(&self, call: &Call, addrs: &[SocketAddr]) -> Result<TcpStream, Error> {
         let mut waiting = self.request(addrs).into_iter();
-        let mut trying: Vec<(Socket, SocketAddr)> = Vec::new();
+        let mut connecting: Vec<(Socket, SocketAddr)> = Vec::new();
         let mut next_at = time::now();
         let mut last = Error::HostNotFound;
         loop {
@@ -73,15 +73,15 @@ impl Addresses {
             let now = time::now();
             let Some(patience) = call.patience(now) else {
                 // Those that were slower than another one are no better the next time.
-                trying.iter().for_each(|(_, addr)| self.failed(*addr));
+                connecting.iter().for_each(|(_, addr)| self.failed(*addr));
                 return Err(Error::Timeout(Timeout::Connect));
             };
-            if now >= next_at || trying.is_empty() {
+            if now >= next_at || connecting.is_empty() {
                 match waiting.next() {
                     Some(addr) => {
                         next_at = now + NEXT_AFTER;
                         match begin(addr) {
-                            Ok(socket) => trying.push((socket, addr)),
+                            Ok(socket) => connecting.push((socket, addr)),
                             Err(e) => {
                                 self.failed(addr);
                                 last = e.into();
@@ -89,19 +89,19 @@ impl Addresses {
                             }
                         }
                     }
-                    None if trying.is_empty() => return Err(last),
+                    None if connecting.is_empty() => return Err(last),
                     None => {}
                 }
             }
             let more = waiting.len() > 0;
-            wait_for_any(&trying, call.cancel.as_deref(), until_next(more, next_at, now).min(patience))?;
+            wait_for_any(&connecting, call.cancel.as_deref(), until_next(more, next_at, now).min(patience))?;
             let mut refused = false;
-            for (socket, addr) in std::mem::take(&mut trying) {
+            for (socket, addr) in std::mem::take(&mut connecting) {
                 match outcome(&socket) {
-                    Ok(false) => trying.push((socket, addr)),
+                    Ok(false) => connecting.push((socket, addr)),
                     Ok(true) => {
                         // Those that were asked before it and are silent must not delay the next connection.
-                        trying.iter().for_each(|(_, slower)| self.failed(*slower));
+                        connecting.iter().for_each(|(_, slower)| self.failed(*slower));
                         self.worked(addr);
                         return Ok(socket.into());
                     }
@@ -133,12 +133,17 @@ fn begin(addr: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Waits until one of these is connected or refused, or the client hangs up.
-fn wait_for_any(trying: &[(Socket, SocketAddr)], cancel: Option<&CancelToken>, timeout: Duration) -> io::Result<()> {
+fn wait_for_any(
+    connecting: &[(Socket, SocketAddr)],
+    cancel: Option<&CancelToken>,
+    timeout: Duration,
+) -> io::Result<()> {
     let client = cancel.and_then(CancelToken::client);
-    let mut fds: Vec<_> = trying.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::OUT)).chain(client).collect();
+    let mut fds: Vec<_> =
+        connecting.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::OUT)).chain(client).collect();
     wait(&mut fds, timeout)?;
     if let Some(cancel) = cancel {
-        cancel.note(fds.get(trying.len()));
+        cancel.note(fds.get(connecting.len()));
     }
     Ok(())
 }

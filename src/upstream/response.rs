@@ -82,7 +82,7 @@ impl Response {
     }
 
     /// The bytes are no HTTP from the first one on: leftovers of an earlier answer, if there was one.
-    pub(crate) fn is_stray(&self) -> bool {
+    pub(crate) fn is_unexpected(&self) -> bool {
         self.broken.is_some() && self.status.is_none()
     }
 

@@ -15,7 +15,7 @@ use ureq::unversioned::transport::{
 use ureq::{Error, Timeout};
 
 /// One chunk of a request body of unknown length.
-const PIECE: usize = 16 << 10;
+const CHUNK: usize = 16 << 10;
 
 /// Buffer that an idle connection keeps for its next answer.
 const IDLE: usize = 4 << 10;
@@ -61,7 +61,7 @@ impl<In: Transport> Connector<In> for Http {
             moved: false,
             unseen: false,
             scratch: Vec::new(),
-            pieces: 0,
+            chunks: 0,
         })))
     }
 }
@@ -80,7 +80,7 @@ pub(super) struct Checked<T: Transport> {
     unseen: bool,
     scratch: Vec<u8>,
     /// Chunks of the body that were sent.
-    pieces: u32,
+    chunks: u32,
 }
 
 impl<T: Transport> fmt::Debug for Checked<T> {
@@ -94,7 +94,7 @@ impl<T: Transport> Checked<T> {
         self.response = Response::new(call.is_head);
         self.input.clear();
         self.at = 0;
-        self.pieces = 0;
+        self.chunks = 0;
     }
 
     /// The next bytes of the answer; false when the endpoint has closed.
@@ -156,7 +156,7 @@ impl<T: Transport> Checked<T> {
                 call.spoiled.set(true);
                 if call.reused.get() {
                     // On a reused connection this belongs to an earlier request.
-                    call.stray.set(true);
+                    call.unexpected.set(true);
                     return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
                 }
             }
@@ -202,7 +202,7 @@ impl<T: Transport> Buffers for Checked<T> {
     }
 
     fn tmp_and_output(&mut self) -> (&mut [u8], &mut [u8]) {
-        self.scratch.resize(PIECE, 0);
+        self.scratch.resize(CHUNK, 0);
         (&mut self.scratch, self.io.get_mut().buffers().output())
     }
 
@@ -222,10 +222,10 @@ impl<T: Transport> Transport for Checked<T> {
             self.begin(&call);
         }
         if timeout.reason == Timeout::SendBody {
-            if self.pieces > 0 && !call.upload_over.get() {
+            if self.chunks > 0 && !call.upload_over.get() {
                 self.listen(&call, timeout)?;
             }
-            self.pieces = self.pieces.saturating_add(1);
+            self.chunks = self.chunks.saturating_add(1);
         }
         if call.upload_over.get() {
             return Ok(());
@@ -249,8 +249,8 @@ impl<T: Transport> Transport for Checked<T> {
         let before = self.input.len();
         loop {
             if let Some(what) = self.response.broken() {
-                if self.response.is_stray() && call.reused.get() {
-                    call.stray.set(true);
+                if self.response.is_unexpected() && call.reused.get() {
+                    call.unexpected.set(true);
                 }
                 return Err(io::Error::new(io::ErrorKind::InvalidData, what).into());
             }

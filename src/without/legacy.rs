@@ -8,13 +8,13 @@ use crate::util::units::unquoted;
 
 const ABSENT: &str = "this build reads no formats of older proxies; build with --features legacy";
 
-pub(super) fn read(_: Format, mark: &Entry, _: &Node, notes: &Diagnostics) -> Config {
-    notes.problem(mark.at, &mark.key, ABSENT);
+pub(super) fn read(_: Format, mark: &Entry, _: &Node, diagnostics: &Diagnostics) -> Config {
+    diagnostics.problem(mark.at, &mark.key, ABSENT);
     Config::default()
 }
 
-pub(super) fn add_routes(tree: &Node, notes: &Diagnostics, _: &mut Config) {
-    notes.problem(tree.at, "", ABSENT);
+pub(super) fn add_routes(tree: &Node, diagnostics: &Diagnostics, _: &mut Config) {
+    diagnostics.problem(tree.at, "", ABSENT);
 }
 
 pub(super) fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, Vec<Problem>>> {

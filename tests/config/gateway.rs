@@ -43,14 +43,14 @@ fn a_listener_has_an_address_a_group_keys_and_a_limit() {
     );
     let [l, m, n] = &config.listeners[..] else { panic!("three") };
     assert_eq!(
-        (l.host.as_str(), l.port, l.site.group.as_deref(), l.site.mode),
+        (l.host.as_str(), l.port, l.policy.group.as_deref(), l.policy.mode),
         ("0.0.0.0", 3000, Some("g"), Mode::Raw)
     );
-    assert_eq!(l.site.keys, KeysFor::Only(vec!["k".into()]));
-    assert_eq!(l.site.rate_limit, Some(RateLimit { per_second: 100.0, burst: 200 }));
-    assert_eq!((m.host.as_str(), &m.site.keys, m.site.mode), ("127.0.0.1", &KeysFor::Nobody, Mode::Models));
-    assert_eq!((&n.site.keys, &n.site.group), (&KeysFor::Inherit, &None));
-    assert_eq!(config.site.rate_limit, Some(RateLimit { per_second: 2.0, burst: 2 }));
+    assert_eq!(l.policy.keys, KeysFor::Only(vec!["k".into()]));
+    assert_eq!(l.policy.rate_limit, Some(RateLimit { per_second: 100.0, burst: 200 }));
+    assert_eq!((m.host.as_str(), &m.policy.keys, m.policy.mode), ("127.0.0.1", &KeysFor::Nobody, Mode::Models));
+    assert_eq!((&n.policy.keys, &n.policy.group), (&KeysFor::Inherit, &None));
+    assert_eq!(config.policy.rate_limit, Some(RateLimit { per_second: 2.0, burst: 2 }));
 }
 
 #[test]

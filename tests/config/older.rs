@@ -135,13 +135,13 @@ fn a_001_default_model_outside_the_list_is_served_too() {
 fn seed_002s_documented_file_means_what_its_document_says() {
     let config = good(RUST);
     // S002-05, S002-06
-    assert_eq!((config.server.host.as_str(), config.server.port, config.site.mode), ("0.0.0.0", 9000, Mode::Status));
+    assert_eq!((config.server.host.as_str(), config.server.port, config.policy.mode), ("0.0.0.0", 9000, Mode::Status));
     assert_eq!(config.server.head_timeout, sec(10)); // S002-04
     let [forward] = &config.listeners[..] else { panic!("one") };
     assert_eq!((forward.name.as_str(), forward.host.as_str(), forward.port), ("to_mixgroup", "0.0.0.0", 3000)); // S002-01
-    assert_eq!((forward.site.group.as_deref(), forward.site.mode), (Some("mixgroup"), Mode::Raw)); // S002-07, S002-11
-    assert_eq!(forward.site.rate_limit, Some(RateLimit { per_second: 100.0, burst: 200 })); // S002-02
-    assert_eq!(forward.site.keys, KeysFor::Inherit);
+    assert_eq!((forward.policy.group.as_deref(), forward.policy.mode), (Some("mixgroup"), Mode::Raw)); // S002-07, S002-11
+    assert_eq!(forward.policy.rate_limit, Some(RateLimit { per_second: 100.0, burst: 200 })); // S002-02
+    assert_eq!(forward.policy.keys, KeysFor::Inherit);
     let [openai, anthropic] = &config.endpoints[..] else { panic!("two") };
     assert_eq!(urls(&config), ["api.openai.com/v1", "api.anthropic.com/v1"]); // S002-08
     assert_eq!((&openai.auth, keys(openai)), (&Auth::Bearer, vec!["YOUR_API_KEY"])); // S002-09
@@ -176,8 +176,8 @@ fn small(forward: &str, upstream: &str, group: &str) -> String {
 fn what_a_002_file_leaves_out_is_as_documented() {
     let config = good(&small("", "", ""));
     // Without an admin listener the first forward is the main one.
-    assert_eq!((config.server.port, config.site.mode, config.listeners.len()), (3001, Mode::Raw, 0));
-    assert_eq!((config.site.group.as_deref(), config.site.rate_limit), (Some("g"), None));
+    assert_eq!((config.server.port, config.policy.mode, config.listeners.len()), (3001, Mode::Raw, 0));
+    assert_eq!((config.policy.group.as_deref(), config.policy.rate_limit), (Some("g"), None));
     let (endpoint, group) = (&config.endpoints[0], &config.groups[0]);
     // S002-09, S002-11: everything that the client sends goes along.
     assert_eq!((&endpoint.auth, endpoint.headers.len()), (&Auth::None, 0));
@@ -187,7 +187,7 @@ fn what_a_002_file_leaves_out_is_as_documented() {
     assert_eq!((group.timeouts.connect, group.timeouts.total), (Some(sec(10)), Some(sec(300))));
     assert_eq!(group.retry.as_ref().unwrap().attempts, Some(1), "S002-19: not enabled");
     let limited = good(&small(", ratelimit: {enabled: true}", "", ""));
-    assert_eq!(limited.site.rate_limit, Some(RateLimit { per_second: 100.0, burst: 200 }));
+    assert_eq!(limited.policy.rate_limit, Some(RateLimit { per_second: 100.0, burst: 200 }));
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn before(addr: SocketAddr, mode: Mode) -> Proxy {
     let mut endpoint = crate::support::proxy::endpoint("a", addr);
     endpoint.probe = llmproxy::config::Probe::Never;
     endpoint.models = vec!["m".into()];
-    Setup::over(&[]).endpoint(endpoint).with(|config| config.site.mode = mode).start()
+    Setup::over(&[]).endpoint(endpoint).with(|config| config.policy.mode = mode).start()
 }
 
 #[test]
@@ -274,7 +274,7 @@ fn an_error_too_long_to_keep_is_delivered() {
 fn no_target_of_a_raw_listener_leads_anywhere_but_to_its_endpoint() {
     // U06
     let upstream = Upstream::serving(&["m"]);
-    let proxy = Setup::over(&[&upstream]).with(|config| config.site.mode = Mode::Raw).start();
+    let proxy = Setup::over(&[&upstream]).with(|config| config.policy.mode = Mode::Raw).start();
     let targets = [
         "//evil.example/x",
         "/@evil.example",

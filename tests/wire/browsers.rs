@@ -26,8 +26,8 @@ fn upstream() -> Upstream {
 }
 
 fn raw(name: &str, cors: Option<Vec<CorsOrigin>>) -> Listener {
-    let site = ListenerPolicy { mode: Mode::Raw, keys: KeysFor::Inherit, cors, ..ListenerPolicy::default() };
-    Listener { name: name.into(), host: "127.0.0.1".into(), port: 0, site }
+    let policy = ListenerPolicy { mode: Mode::Raw, keys: KeysFor::Inherit, cors, ..ListenerPolicy::default() };
+    Listener { name: name.into(), host: "127.0.0.1".into(), port: 0, policy }
 }
 
 const PLAIN: &str = "Content-Type: text/plain\r\n";

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 fn over(mode: Mode) -> (Upstream, Proxy) {
     let upstream = Upstream::serving(&["m"]);
-    let proxy = Setup::over(&[&upstream]).with(|config| config.site.mode = mode).start();
+    let proxy = Setup::over(&[&upstream]).with(|config| config.policy.mode = mode).start();
     (upstream, proxy)
 }
 
@@ -102,7 +102,7 @@ fn several_lines_of_forwarded_addresses_are_one_list_with_or_without_ports() {
     let loopback = Network { address: IpAddr::from([127, 0, 0, 0]), prefix: 8 };
     let limit = RateLimit { per_second: 0.001, burst: 1 };
     let setup = Setup::over(&[&upstream]).with(|config| config.server.trusted_proxies = vec![loopback]);
-    let proxy = setup.with(|config| config.site.rate_limit = Some(limit)).start();
+    let proxy = setup.with(|config| config.policy.rate_limit = Some(limit)).start();
     let ask = |fields: &str| {
         upstream.on(CHAT, Script::json("{}"));
         let answer = proxy.ask(post_with(CHAT, fields, chat("m")));
@@ -138,7 +138,7 @@ fn two_limits_are_never_told_at_once() {
     upstream.on(CHAT, Script::answer(200, &theirs, "{}"));
     assert_eq!(proxy.chat("m").field("x-ratelimit-limit-requests"), Some("7"));
     let limit = RateLimit { per_second: 100.0, burst: 100 };
-    let proxy = Setup::over(&[&upstream]).with(|config| config.site.rate_limit = Some(limit)).start();
+    let proxy = Setup::over(&[&upstream]).with(|config| config.policy.rate_limit = Some(limit)).start();
     upstream.on(CHAT, Script::answer(200, &theirs, "{}"));
     let answer = proxy.chat("m");
     assert_eq!(answer.field("x-ratelimit-limit-requests"), Some("100"));
@@ -153,7 +153,7 @@ fn a_listener_without_keys_passes_no_key_of_ours() {
     let proxy = Setup::over(&[&upstream])
         .with(|config| {
             config.keys = vec![key];
-            config.site.keys = KeysFor::Nobody;
+            config.policy.keys = KeysFor::Nobody;
         })
         .start();
     let basic = "Authorization: Basic eDpvdXItb3duLXNlY3JldC1rZXk=\r\n";

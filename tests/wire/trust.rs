@@ -27,8 +27,8 @@ fn keys() -> Vec<ClientKey> {
 }
 
 fn listener(name: &str, mode: Mode, keys: KeysFor) -> Listener {
-    let site = ListenerPolicy { mode, keys, ..ListenerPolicy::default() };
-    Listener { name: name.into(), host: "127.0.0.1".into(), port: 0, site }
+    let policy = ListenerPolicy { mode, keys, ..ListenerPolicy::default() };
+    Listener { name: name.into(), host: "127.0.0.1".into(), port: 0, policy }
 }
 
 fn with_page(config: &mut Config) {

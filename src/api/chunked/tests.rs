@@ -6,18 +6,18 @@ use super::*;
 fn decode(framing: Framing, input: &[u8]) -> Result<Option<(Vec<u8>, usize)>, u16> {
     let mut whole = (Decoder::new(framing, 100), Vec::new());
     let at_once = whole.0.feed(input, &mut whole.1);
-    let mut pieces = (Decoder::new(framing, 100), Vec::new());
-    let mut grown = pieces.0.feed(&[], &mut pieces.1);
+    let mut chunks = (Decoder::new(framing, 100), Vec::new());
+    let mut grown = chunks.0.feed(&[], &mut chunks.1);
     for (at, byte) in input.iter().enumerate() {
         match &mut grown {
-            Ok(Progress { complete: false, .. }) => grown = pieces.0.feed(&[*byte], &mut pieces.1),
+            Ok(Progress { complete: false, .. }) => grown = chunks.0.feed(&[*byte], &mut chunks.1),
             _ => break,
         }
         if let Ok(progress) = &mut grown {
             progress.consumed += at;
         }
     }
-    assert_eq!((&at_once, &whole.1), (&grown, &pieces.1), "{}", input.escape_ascii());
+    assert_eq!((&at_once, &whole.1), (&grown, &chunks.1), "{}", input.escape_ascii());
     match at_once {
         Ok(progress) => Ok(progress.complete.then_some((whole.1, progress.consumed))),
         Err(failure) => Err(failure.kind.status()),

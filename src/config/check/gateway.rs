@@ -82,17 +82,17 @@ fn listener(s: &mut Section, known: Known, names: &mut Vec<String>) -> Option<Li
     let port = s.required("port").number("a port, or 0 for any free one", 0..=65_535);
     let rate_limit = rate_limit(s);
     let cors = s.field("cors").list(|item| item.parse(origin));
-    let site = ListenerPolicy {
+    let policy = ListenerPolicy {
         rate_limit,
         keys: keys(&s.field("keys").guarded(), known.keys),
         cors,
-        ..site(s, known.groups)
+        ..policy(s, known.groups)
     };
-    Some(Listener { name: name?, host, port: port?, site })
+    Some(Listener { name: name?, host, port: port?, policy })
 }
 
 /// `group` and `mode`, which the main listener has too.
-pub(super) fn site(s: &mut Section, groups: &[Group]) -> ListenerPolicy {
+pub(super) fn policy(s: &mut Section, groups: &[Group]) -> ListenerPolicy {
     let group = s.field("group").parse(|text| match groups.iter().any(|group| group.name == text) {
         true => Ok(text.to_owned()),
         false => {

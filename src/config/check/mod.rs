@@ -55,12 +55,12 @@ pub(super) fn check(name: &str, text: &str, env: Env) -> Result<Checked, Vec<Pro
         let place = fault.place.map_or(name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"));
         vec![Problem { place, key: String::new(), text: fault.text }]
     })?;
-    let notes = Diagnostics::new(env.file);
+    let diagnostics = Diagnostics::new(env.file);
     env::fill_in(&mut tree, env.variable);
-    let config = read(&tree, &notes);
-    let problems = notes.problems(name, text);
+    let config = read(&tree, &diagnostics);
+    let problems = diagnostics.problems(name, text);
     if problems.is_empty() {
-        let (warnings, exposed) = notes.asides();
+        let (warnings, exposed) = diagnostics.asides();
         Ok(Checked { config, warnings, is_paged: format::is_paged(&tree), exposed })
     } else {
         Err(problems)
@@ -82,10 +82,10 @@ pub(super) fn with_routes(name: &str, text: &str, config: &Config) -> Result<Con
         vec![Problem { place, key: String::new(), text: fault.text }]
     })?;
     let no_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-    let notes = Diagnostics::new(&no_file);
+    let diagnostics = Diagnostics::new(&no_file);
     let mut config = config.clone();
-    legacy::add_routes(&tree, &notes, &mut config);
-    let problems = notes.problems(name, text);
+    legacy::add_routes(&tree, &diagnostics, &mut config);
+    let problems = diagnostics.problems(name, text);
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
@@ -109,25 +109,25 @@ pub(super) fn keys() -> BTreeSet<String> {
     let tree = node::parse("{endpoints: [{headers: [{}]}], models: {a: {backends: [{}]}}, auth: {keys: [{}]}, groups: [{endpoints: [{}]}], listeners: [{}]}")
         .expect("this text is YAML; a test reads it");
     let no_file = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-    let notes = Diagnostics::new(&no_file);
-    read(&tree, &notes);
-    notes.keys()
+    let diagnostics = Diagnostics::new(&no_file);
+    read(&tree, &diagnostics);
+    diagnostics.keys()
 }
 
-fn read(tree: &Node, notes: &Diagnostics) -> Config {
-    if let Some(config) = foreign(tree, notes) {
+fn read(tree: &Node, diagnostics: &Diagnostics) -> Config {
+    if let Some(config) = foreign(tree, diagnostics) {
         return config;
     }
-    Section::root(tree, notes, |root| {
+    Section::root(tree, diagnostics, |root| {
         let timeouts = root.field("timeouts").section(|s| sections::timeouts(s, &super::Timeouts::default()));
         let (server, endpoints) = (root.field("server"), endpoint::endpoints(root, &timeouts));
         let retry = root.field("retry").section(|s| routing::retry(s, &Retry::default()));
         let groups = gateway::groups(root, &endpoints, &retry);
         let keys = root.field("auth").guarded().section(|s| keys::keys(s, &endpoints));
-        let (server, site) = server.section(|s| (server::server(s), gateway::site(s, &groups)));
+        let (server, policy) = server.section(|s| (server::server(s), gateway::policy(s, &groups)));
         let config = Config {
             server,
-            site: ListenerPolicy { rate_limit: keys::rate_limit(root), ..site },
+            policy: ListenerPolicy { rate_limit: keys::rate_limit(root), ..policy },
             listeners: gateway::listeners(root, gateway::Known { groups: &groups, keys: &keys }),
             metrics: root.field("metrics").section(|s| Metrics { enabled: s.field("enabled").flag().unwrap_or(true) }),
             groups,
@@ -144,7 +144,7 @@ fn read(tree: &Node, notes: &Diagnostics) -> Config {
             admin: root.field("admin").guarded().section(admin::admin),
             log: root.field("log").section(sections::log),
         };
-        if config.admin.enabled && config.admin.port.is_none() && config.site.mode != Mode::Models {
+        if config.admin.enabled && config.admin.port.is_none() && config.policy.mode != Mode::Models {
             root.problem(
                 "`admin` needs a `port` of its own: with this `server.mode` the main address does not serve it",
             );
@@ -154,17 +154,17 @@ fn read(tree: &Node, notes: &Diagnostics) -> Config {
 }
 
 /// A file that is not in the native format: one of an older proxy is converted; any other is one problem, not one per key.
-fn foreign(tree: &Node, notes: &Diagnostics) -> Option<Config> {
+fn foreign(tree: &Node, diagnostics: &Diagnostics) -> Option<Config> {
     match &tree.value {
         Value::Map(_) => match format::older(tree) {
-            Ok(mark) => return mark.map(|(format, mark)| legacy::read(format, mark, tree, notes)),
+            Ok(mark) => return mark.map(|(format, mark)| legacy::read(format, mark, tree, diagnostics)),
             Err(mark) => {
                 let text = "marks the format of an older proxy, and the file has keys of another format too; keep to one of them";
-                notes.problem(mark.at, &mark.key, text);
+                diagnostics.problem(mark.at, &mark.key, text);
             }
         },
-        Value::Null => notes.problem(tree.at, "", format!("is empty; a useful file is\n{MINIMAL}")),
-        _ => notes.problem(tree.at, "", format!("is not a map of sections; a useful file is\n{MINIMAL}")),
+        Value::Null => diagnostics.problem(tree.at, "", format!("is empty; a useful file is\n{MINIMAL}")),
+        _ => diagnostics.problem(tree.at, "", format!("is not a map of sections; a useful file is\n{MINIMAL}")),
     }
     Some(Config::default())
 }

@@ -43,11 +43,11 @@ pub(super) fn read(root: &mut Section) -> Config {
         None if forwards.is_empty() => None,
         None => {
             let first = forwards.remove(0);
-            Some((first.host, first.port, first.site))
+            Some((first.host, first.port, first.policy))
         }
     };
-    if let Some((host, port, site)) = main {
-        (config.server.host, config.server.port, config.site) = (host, port, site);
+    if let Some((host, port, policy)) = main {
+        (config.server.host, config.server.port, config.policy) = (host, port, policy);
     }
     config.listeners = forwards;
     config
@@ -216,6 +216,7 @@ fn forward(
         }
         enabled.then_some(RateLimit { per_second: f64::from(per_second), burst })
     });
-    let site = ListenerPolicy { group: Some(group?), keys: KeysFor::Inherit, rate_limit, mode: Mode::Raw, cors: None };
-    Some(Listener { name: name?, host, port, site })
+    let policy =
+        ListenerPolicy { group: Some(group?), keys: KeysFor::Inherit, rate_limit, mode: Mode::Raw, cors: None };
+    Some(Listener { name: name?, host, port, policy })
 }

@@ -19,25 +19,25 @@ use crate::util::secret::Secret;
 use std::collections::HashMap;
 
 /// Adds the routes of the page's file, and the endpoints that they bring.
-pub(super) fn add_routes(tree: &Node, notes: &Diagnostics, config: &mut Config) {
-    notes.be_lenient();
+pub(super) fn add_routes(tree: &Node, diagnostics: &Diagnostics, config: &mut Config) {
+    diagnostics.be_lenient();
     if !format::is_paged(tree) {
-        return notes.problem(tree.at, "", "is not a map with `Models`");
+        return diagnostics.problem(tree.at, "", "is not a map with `Models`");
     }
-    Section::root(&format_003::spelled(tree), notes, |root| format_003::add(root, config));
+    Section::root(&format_003::spelled(tree), diagnostics, |root| format_003::add(root, config));
 }
 
 /// The configuration of a file in an older format, which `mark` tells.
-pub(super) fn read(format: Format, mark: &Entry, tree: &Node, notes: &Diagnostics) -> Config {
-    notes.be_lenient();
+pub(super) fn read(format: Format, mark: &Entry, tree: &Node, diagnostics: &Diagnostics) -> Config {
+    diagnostics.be_lenient();
     match format {
-        Format::F001 => Section::root(tree, notes, format_001::read),
-        Format::F002 => Section::root(tree, notes, format_002::read),
+        Format::F001 => Section::root(tree, diagnostics, format_001::read),
+        Format::F002 => Section::root(tree, diagnostics, format_002::read),
         Format::F003 => {
             if let Err(absent) = ADMIN.require() {
-                notes.problem(mark.at, &mark.key, absent);
+                diagnostics.problem(mark.at, &mark.key, absent);
             }
-            Section::root(&format_003::spelled(tree), notes, format_003::read)
+            Section::root(&format_003::spelled(tree), diagnostics, format_003::read)
         }
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn gateway(out: &mut String, config: &Config) {
     config.groups.iter().for_each(|one| group(out, one));
     out.push_str(if config.listeners.is_empty() { "listeners: []\n" } else { "listeners:\n" });
     config.listeners.iter().for_each(|one| listener(out, one));
-    let _ = writeln!(out, "rateLimit: {}", rate_limit(config.site.rate_limit));
+    let _ = writeln!(out, "rateLimit: {}", rate_limit(config.policy.rate_limit));
     let _ = writeln!(out, "metrics: {{enabled: {}}}", config.metrics.enabled);
 }
 
@@ -99,22 +99,22 @@ fn group(out: &mut String, group: &Group) {
 }
 
 fn listener(out: &mut String, listener: &Listener) {
-    let site = &listener.site;
-    let keys = match &site.keys {
+    let policy = &listener.policy;
+    let keys = match &policy.keys {
         KeysFor::Inherit => "inherit".into(),
         KeysFor::Nobody => "none".into(),
         KeysFor::Only(names) => list(names.iter().map(|name| word(name))),
     };
-    let cors = site.cors.as_ref().map_or("null".into(), |rules| list(rules.iter().map(origin)));
+    let cors = policy.cors.as_ref().map_or("null".into(), |rules| list(rules.iter().map(origin)));
     let _ = writeln!(
         out,
         "  - {{name: {}, host: {}, port: {}, group: {}, keys: {keys}, rateLimit: {}, mode: {}, cors: {cors}}}",
         word(&listener.name),
         word(&listener.host),
         listener.port,
-        or_null(site.group.as_deref()),
-        rate_limit(site.rate_limit),
-        mode(site.mode),
+        or_null(policy.group.as_deref()),
+        rate_limit(policy.rate_limit),
+        mode(policy.mode),
     );
 }
 

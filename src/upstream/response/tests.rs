@@ -205,11 +205,11 @@ fn a_head_has_its_bounds() {
 
 #[test]
 fn bytes_that_are_no_head_are_stray() {
-    for (text, stray) in
+    for (text, unexpected) in
         [("POISON", true), ("\x15\x03\x01", true), ("HTTP/1.1 abc", true), (SIZED, false), ("HTTP/1.", false)]
     {
         let (mut response, mut out) = (Response::new(false), Vec::new());
         response.feed(text.as_bytes(), &mut out);
-        assert_eq!(response.is_stray(), stray, "{text:?}");
+        assert_eq!(response.is_unexpected(), unexpected, "{text:?}");
     }
 }
