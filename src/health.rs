@@ -219,13 +219,14 @@ impl Keeper {
             let models = Some(Arc::new(models));
             self.shared.update(|old| old.with(&name, |endpoint| endpoint.models = models));
         }
-        let told = match found.props {
+        let reported = match found.props {
             Some(Props::LocalResponse { slots, context }) => Some((slots, context)),
             Some(Props::Unsupported) => Some((None, None)),
             Some(Props::Failed) | None => None,
         };
-        if let Some(told) = told.filter(|told| *told != (found.endpoint.slots, found.endpoint.context)) {
-            self.shared.update(|old| old.with(&name, |endpoint| (endpoint.slots, endpoint.context) = told));
+        if let Some(reported) = reported.filter(|reported| *reported != (found.endpoint.slots, found.endpoint.context))
+        {
+            self.shared.update(|old| old.with(&name, |endpoint| (endpoint.slots, endpoint.context) = reported));
         }
         if let Some(seen) = seen {
             self.observe(&name, seen, true);

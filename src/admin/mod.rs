@@ -226,7 +226,7 @@ impl Admin {
             _ => self.act(&request, rest),
         };
         match answer {
-            Ok(answer) => context.told(response, &answer),
+            Ok(answer) => context.local(response, &answer),
             Err(failure) => context.refuse(response, &failure),
         }
     }

@@ -39,8 +39,8 @@ pub(crate) struct RequestContext {
     /// Request id, CORS and limits, on every answer.
     pub(crate) common: Arc<Fields>,
     access: bool,
-    here: Option<Entry>,
-    told: Option<Quota>,
+    entry: Option<Entry>,
+    quota: Option<Quota>,
 }
 
 /// Where a request came in, and who counts it.
@@ -62,7 +62,7 @@ pub(crate) struct Summary<'a> {
 
 impl RequestContext {
     /// A request whose head was understood.
-    pub(crate) fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, here: Entry) -> Self {
+    pub(crate) fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, entry: Entry) -> Self {
         let id = cors::request_id(head).unwrap_or_else(random::request_id);
         let mut common = with_id(&id);
         let row = paths::find(&head.method, &head.target.canonical());
@@ -86,8 +86,8 @@ impl RequestContext {
             row,
             common: Arc::new(common),
             access: snapshot.config.log.access,
-            here: Some(here),
-            told: None,
+            entry: Some(entry),
+            quota: None,
         }
     }
 
@@ -121,18 +121,18 @@ impl RequestContext {
             row: &paths::OTHER,
             common,
             access: true,
-            here: None,
-            told: None,
+            entry: None,
+            quota: None,
         }
     }
 
     /// Tells on every answer what the caller's rate limit leaves.
     pub(crate) fn tell_limit(&mut self, left: &Quota) {
         // Of two limits the tighter one is told.
-        if self.told.is_some_and(|told| left.granted && told.remaining <= left.remaining) {
+        if self.quota.is_some_and(|quota| left.granted && quota.remaining <= left.remaining) {
             return;
         }
-        self.told = Some(*left);
+        self.quota = Some(*left);
         let fields = Arc::make_mut(&mut self.common);
         fields.remove_prefixed("x-ratelimit-");
         let reset = Duration::from_millis(left.reset.as_millis().try_into().unwrap_or(u64::MAX));
@@ -171,15 +171,15 @@ impl RequestContext {
     }
 
     /// Answers with what somebody else has to say.
-    pub(crate) fn told(&self, response: &mut Response, told: &LocalResponse) {
+    pub(crate) fn local(&self, response: &mut Response, answer: &LocalResponse) {
         let mut fields = Fields::clone(&self.common);
-        if !told.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
+        if !answer.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
             fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        for (name, value) in &told.fields {
+        for (name, value) in &answer.fields {
             fields.push(name.clone(), value.clone());
         }
-        self.send(response, told.status, &fields, &told.body);
+        self.send(response, answer.status, &fields, &answer.body);
     }
 
     /// Answers with text, as Prometheus wants it (exposition format 0.0.4).
@@ -275,7 +275,7 @@ impl RequestContext {
 
     fn write(&self, record: AccessRecord, named: bool) {
         let record = Arc::new(record);
-        if let Some(Entry { forward, metrics, activity }) = &self.here {
+        if let Some(Entry { forward, metrics, activity }) = &self.entry {
             activity.ended(&record);
             let model = record.model.as_deref().filter(|_| named);
             metrics.ended(&record, Labels { forward, path: record.row.label, model });

@@ -51,7 +51,7 @@ pub(crate) fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, 
 
 impl Proxy {
     /// Hands a request over to who keeps it, if it is to be kept.
-    pub(super) fn keep(
+    pub(super) fn submit_job(
         &self,
         context: &RequestContext,
         client_key: &ClientKey,
@@ -68,25 +68,25 @@ impl Proxy {
     }
 
     /// Tells of what is kept. What works with the disk waits for its turn there, and holds no other control thread up.
-    pub(super) fn kept(&self, context: RequestContext, route: Route, response: &mut Response, request: Request) {
+    pub(super) fn job_request(&self, context: RequestContext, route: Route, response: &mut Response, request: Request) {
         let Some(job_store) = self.job_store() else { return };
         let Route::Job(id) = route else {
-            let told = job_store.list(context.key.as_deref(), request.head.target.query().unwrap_or_default());
-            return context.told(response, &told);
+            let answer = job_store.list(context.key.as_deref(), request.head.target.query().unwrap_or_default());
+            return context.local(response, &answer);
         };
         let mut held = self.budget.hold(Some(context.client));
         let mut response = response.detach();
         self.disk.run(Box::new(move |has_room| {
             let owner = context.key.as_deref();
-            let told = match request.head.method == http::Method::DELETE {
+            let answer = match request.head.method == http::Method::DELETE {
                 _ if !has_room => Err(disk_is_busy()),
                 true => job_store.cancel(&id, owner, &mut held),
                 false => job_store.look(&id, owner, &mut held),
             };
             // From here on the reply counts what the client does not take.
             drop(held);
-            match told {
-                Ok(told) => context.told(&mut response, &told),
+            match answer {
+                Ok(answer) => context.local(&mut response, &answer),
                 Err(failure) => context.refuse(&mut response, &failure),
             }
         }));

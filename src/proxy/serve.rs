@@ -90,7 +90,9 @@ impl Proxy {
                 context.preflight(response, &request.head, rules);
             }
             Route::NotAllowed(methods) => context.not_allowed(response, methods),
-            Route::Job(..) | Route::Jobs if self.job_store().is_some() => self.kept(context, route, response, request),
+            Route::Job(..) | Route::Jobs if self.job_store().is_some() => {
+                self.job_request(context, route, response, request)
+            }
             Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Admin => {
                 let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
                 context.refuse(response, &Failure::new(Kind::PathNotFound, text));
@@ -103,9 +105,9 @@ impl Proxy {
                     Ok(permit) => permit,
                     Err(failure) => return context.refuse(response, &failure),
                 };
-                if let Some(told) = self.keep(&context, &client_key, &request, &forward) {
-                    return match told {
-                        Ok(told) => context.told(response, &told),
+                if let Some(answer) = self.submit_job(&context, &client_key, &request, &forward) {
+                    return match answer {
+                        Ok(answer) => context.local(response, &answer),
                         Err(failure) => context.refuse(response, &failure),
                     };
                 }

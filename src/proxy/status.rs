@@ -30,8 +30,8 @@ impl Proxy {
         let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let health = health(&snapshot, &client_key.scope, self.shared.capacity().waiting(), draining);
         let may_see_all = snapshot.key_ring.is_open() || client_key.name.is_some() || client_key.admin;
-        let told = if may_see_all { health } else { public(&health) };
-        context.json(response, status, told.to_string().as_bytes());
+        let answer = if may_see_all { health } else { public(&health) };
+        context.json(response, status, answer.to_string().as_bytes());
     }
 }
 
@@ -63,8 +63,8 @@ pub(crate) fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, drainin
 
 /// What everybody may know of it: no names, no counts of models or requests.
 pub(crate) fn public(health: &Value) -> Value {
-    let told = ["status", "healthy_endpoints", "total_endpoints", "version"];
-    Value::Object(told.iter().map(|key| ((*key).to_owned(), health[*key].clone())).collect())
+    let answer = ["status", "healthy_endpoints", "total_endpoints", "version"];
+    Value::Object(answer.iter().map(|key| ((*key).to_owned(), health[*key].clone())).collect())
 }
 
 fn endpoint(endpoint: &Endpoint, scope: &Scope) -> Value {

@@ -50,11 +50,11 @@ impl Catalog {
     pub(crate) fn new(endpoints: &[Arc<Endpoint>], routes: &[Route]) -> Self {
         let mut offers: HashMap<String, Vec<Offer>> = HashMap::new();
         for (n, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| e.config.enabled) {
-            let told = told(endpoint);
+            let listed = listed(endpoint);
             for name in endpoint.names() {
                 let who = offers.entry(name.to_owned()).or_default();
                 if who.last().is_none_or(|last| last.endpoint != n) {
-                    who.push(Offer { endpoint: n, context: told.get(name).and_then(|model| model.context) });
+                    who.push(Offer { endpoint: n, context: listed.get(name).and_then(|model| model.context) });
                 }
             }
         }
@@ -110,7 +110,7 @@ pub(crate) fn listing(endpoints: &[Arc<Endpoint>], routes: &[Route], scope: &Sco
             match by_name.get(id) {
                 Some(route) => open.route(route, &mut list),
                 None => {
-                    let model = open.told[n].get(id).copied();
+                    let model = open.listed[n].get(id).copied();
                     let servers = open.servers[id].iter().map(|&other| open.endpoints[other].name()).collect();
                     list.entry(&Entry { id, model, endpoint, servers, root: None, aliases: Vec::new() });
                 }
@@ -126,12 +126,12 @@ pub(crate) fn listing(endpoints: &[Arc<Endpoint>], routes: &[Route], scope: &Sco
 }
 
 /// What an endpoint told of each of its names.
-fn told(endpoint: &Endpoint) -> HashMap<&str, &Model> {
+fn listed(endpoint: &Endpoint) -> HashMap<&str, &Model> {
     let models = endpoint.models.as_deref().map(Vec::as_slice).unwrap_or_default();
     let aliases = models.iter().flat_map(|model| model.aliases.iter().map(move |alias| (alias.as_str(), model)));
-    let mut told: HashMap<&str, &Model> = aliases.collect();
-    told.extend(models.iter().rev().map(|model| (model.id.as_str(), model)));
-    told
+    let mut listed: HashMap<&str, &Model> = aliases.collect();
+    listed.extend(models.iter().rev().map(|model| (model.id.as_str(), model)));
+    listed
 }
 
 /// What an endpoint puts on the list: its own entries, or the names that the user configured.
@@ -144,14 +144,14 @@ fn ids(endpoint: &Endpoint) -> impl Iterator<Item = &str> {
 /// The endpoints that can be used, and all that is asked of them for every model.
 struct Open<'a> {
     endpoints: Vec<&'a Endpoint>,
-    told: Vec<HashMap<&'a str, &'a Model>>,
+    listed: Vec<HashMap<&'a str, &'a Model>>,
     by_name: HashMap<&'a str, usize>,
     servers: HashMap<&'a str, Vec<usize>>,
 }
 
 impl<'a> Open<'a> {
     fn new(endpoints: Vec<&'a Endpoint>) -> Self {
-        let told = endpoints.iter().map(|endpoint| told(endpoint)).collect();
+        let listed = endpoints.iter().map(|endpoint| listed(endpoint)).collect();
         let by_name = endpoints.iter().enumerate().map(|(n, endpoint)| (endpoint.name(), n)).collect();
         let mut servers: HashMap<&str, Vec<usize>> = HashMap::new();
         for (n, endpoint) in endpoints.iter().enumerate() {
@@ -162,7 +162,7 @@ impl<'a> Open<'a> {
                 }
             }
         }
-        Self { endpoints, told, by_name, servers }
+        Self { endpoints, listed, by_name, servers }
     }
 
     /// The entry of a route: an alias of what its first available backend calls the model.
@@ -184,7 +184,7 @@ impl<'a> Open<'a> {
             }
         }
         if let Some((n, root)) = first {
-            let (endpoint, model) = (self.endpoints[n], self.told[n].get(root).copied());
+            let (endpoint, model) = (self.endpoints[n], self.listed[n].get(root).copied());
             let root = Some(root).filter(|_| !aliases.is_empty());
             list.entry(&Entry { id: &route.name, model, endpoint, servers, root, aliases });
         }
