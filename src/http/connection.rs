@@ -187,12 +187,12 @@ impl Connection {
         self.deadline = min_rate.next_look(now);
         self.state = State::Linger { min_rate, spare: LINGER_BYTES, until: None };
         if draining {
-            self.hasten(now);
+            self.shorten_deadline(now);
         }
     }
 
     /// The proxy is being stopped: what lingers ends soon.
-    pub(crate) fn hasten(&mut self, now: Instant) {
+    pub(crate) fn shorten_deadline(&mut self, now: Instant) {
         if let State::Linger { until, .. } = &mut self.state {
             *until = Some(now + LINGER);
             self.deadline = self.deadline.min(now + LINGER);

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_counts_by_household_and_trusted_proxies_do_not_count() {
+    fn ipv6_counts_by_home_and_trusted_proxies_do_not_count() {
         let exempt = Network { address: ip("192.168.1.0"), prefix: 24 };
         let mut per_ip = PerIpLimit::new(1, vec![exempt]);
         assert!(per_ip.enter(ip("2001:db8::1")));

@@ -2,7 +2,7 @@
 //! unfinished is aborted, so an answer that broke off never looks complete. Owns the connection until it is given back.
 
 use super::connection::{AfterResponse, Connection};
-use super::head::{Fields, Version};
+use super::head::{Fields, Head, Version};
 use super::state::ServerState;
 use super::unsent::{Unsent, write_some};
 use crate::api::errors::{Dialect, Failure, Kind};
@@ -72,7 +72,7 @@ pub(super) struct ResponseTo {
 
 impl ResponseTo {
     /// The answer to a request with this head; without one, the last answer of its connection.
-    pub(super) fn head(head: Option<&super::head::Head>, client: Option<IpAddr>, may_block: bool) -> Self {
+    pub(super) fn head(head: Option<&Head>, client: Option<IpAddr>, may_block: bool) -> Self {
         Self {
             version: head.map_or(Version::Http11, |head| head.version),
             head_only: head.is_some_and(|head| head.method == Method::HEAD),

@@ -7,17 +7,15 @@ use super::connection::{Connection, State};
 use super::decision::Pool;
 use super::handler::{Handler, PoolSize, ServerConfig, ServerHandle, refuse};
 use super::limits::{OpenConnections, Rules};
-use super::state::{ReturnQueue, ServerState, register};
+use super::state::{ReturnQueue, ServerState, deregister, register};
 use super::step::{Arrived, Rejected, Step};
 use super::workers::{Exchange, WorkerPool};
 use crate::api::errors::{Failure, Kind};
 use crate::util::time;
-use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -34,11 +32,10 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The longest sleep while the proxy is being stopped.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
 /// How long a ready request waits before an idle worker is woken for it although enough workers run.
-const HASTEN: Duration = Duration::from_millis(1);
+const READY_WAIT: Duration = Duration::from_millis(1);
 /// How long requests have for their end after `ServerHandle::stop`; they see it within 250 ms.
 const STOP: Duration = Duration::from_millis(500);
 
-/// Lives on its thread.
 pub struct EventLoop {
     pub(super) poll: Poll,
     /// At most `LISTENERS`.
@@ -75,11 +72,11 @@ struct Backlog {
 
 impl Backlog {
     /// Running workers may take long: ready requests wait for them only a moment.
-    fn hasten(&mut self, now: Instant) {
+    fn wake_late(&mut self, now: Instant) {
         let since = self.workers.has_ready().then(|| *self.ready_since.get_or_insert(now));
         self.ready_since = since;
-        if since.is_some_and(|since| now.saturating_duration_since(since) >= HASTEN) {
-            self.workers.hasten();
+        if since.is_some_and(|since| now.saturating_duration_since(since) >= READY_WAIT) {
+            self.workers.wake_ready();
         }
     }
 }
@@ -99,7 +96,7 @@ impl EventLoop {
         let returns = ReturnQueue::new(poll.registry().try_clone()?, mio::Waker::new(poll.registry(), WAKE)?);
         for (n, listener) in config.listeners.iter().enumerate().take(LISTENERS) {
             listener.set_nonblocking(true)?;
-            poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), Token(n + 1), Interest::READABLE)?;
+            register(poll.registry(), listener, Token(n + 1), Interest::READABLE)?;
         }
         let handler = config.handler;
         let rules = Arc::new(Rules::new(&config.server, config.budget, Arc::clone(&handler) as _));
@@ -174,9 +171,8 @@ impl EventLoop {
             self.dispatch_waiting();
             self.accept(now);
             self.expire(now);
-            for pool in [&mut self.control, &mut self.proxy] {
-                pool.hasten(now);
-            }
+            self.control.wake_late(now);
+            self.proxy.wake_late(now);
             if self.shared.is_draining() {
                 if !std::mem::replace(&mut drained, true) {
                     self.start_drain(now);
@@ -201,7 +197,7 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         if self.control.workers.has_ready() || self.proxy.workers.has_ready() {
-            return Some(HASTEN);
+            return Some(READY_WAIT);
         }
         let wait = |at: Instant| at.saturating_duration_since(now) + Duration::from_millis(1);
         let longest = if self.shared.is_draining() { DRAIN_TICK } else { LONGEST_SLEEP };
@@ -230,7 +226,7 @@ impl EventLoop {
             _ => Interest::READABLE,
         };
         if !std::mem::replace(&mut connection.is_registered, true)
-            && register(self.poll.registry(), &connection.stream, token, interest).is_err()
+            && register(self.poll.registry(), &*connection.stream, token, interest).is_err()
         {
             return;
         }
@@ -263,7 +259,7 @@ impl EventLoop {
         if let State::Queued(arrived) = &connection.state {
             self.backlog(arrived.pool).waiting.retain(|other| *other != token);
         }
-        let _ = self.poll.registry().deregister(&mut SourceFd(&connection.stream.as_raw_fd()));
+        deregister(self.poll.registry(), &*connection.stream);
         connection.is_registered = false;
         self.again.retain(|other| *other != token);
         Some(connection)
@@ -274,14 +270,11 @@ impl EventLoop {
     }
 
     fn on_event(&mut self, token: Token, event: &mio::event::Event, now: Instant) {
-        let Some(connection) = self.connections.get_mut(&token) else {
-            return;
-        };
+        let Some(connection) = self.connections.get_mut(&token) else { return };
         connection.closed |= event.is_read_closed() || event.is_error();
         connection.note_unread();
         match &connection.state {
-            State::Queued(_) if connection.closed => self.left(token),
-            State::Queued(_) => {}
+            State::Queued(_) => self.drop_left(token),
             State::Flush { .. } => self.flush(token, now),
             // It has its turn anyway, after the others.
             _ if self.again.contains(&token) => {}
@@ -338,7 +331,9 @@ impl EventLoop {
         let backlog = self.backlog(arrived.pool);
         if backlog.waiting.len() < backlog.limit || backlog.workers.has_idle() {
             backlog.waiting.push_back(token);
-            return self.dispatch_waiting();
+            self.dispatch_waiting();
+            // Its client may have hung up already, of which no event will tell.
+            return self.drop_left(token);
         }
         let text = "All workers are busy and the backlog is full (server.workers, server.backlog).";
         let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
@@ -382,18 +377,21 @@ impl EventLoop {
         }
     }
 
-    /// The client left before a worker took its request.
-    fn left(&mut self, token: Token) {
-        if let Some((connection, arrived)) = self.take_queued(token) {
+    /// Drops a request that waits for a proxy worker if its client has left. Answers from memory are given to half-closed
+    /// connections too.
+    fn drop_left(&mut self, token: Token) {
+        let closed = self.connections.get(&token).filter(|connection| connection.closed);
+        let has_left = closed.is_some_and(
+            |connection| matches!(&connection.state, State::Queued(arrived) if arrived.pool == Pool::Proxy),
+        );
+        if has_left && let Some((connection, arrived)) = self.take_queued(token) {
             self.handler.left(&arrived.head, connection.from(), arrived.began);
         }
     }
 
     fn flush(&mut self, token: Token, now: Instant) {
         let draining = self.shared.is_draining();
-        let Some(connection) = self.connections.get_mut(&token) else {
-            return;
-        };
+        let Some(connection) = self.connections.get_mut(&token) else { return };
         match connection.flush(now, &self.rules, draining) {
             Ok(false) if connection.deadline > now => self.note_deadline(token),
             Ok(true) => {
@@ -442,7 +440,7 @@ impl EventLoop {
             if connection.is_idle() {
                 self.close(token);
             } else {
-                connection.hasten(now);
+                connection.shorten_deadline(now);
                 self.note_deadline(token);
             }
         }

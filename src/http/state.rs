@@ -6,7 +6,6 @@ use crate::util::lock::{lock, read};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, Waker};
 use std::io;
-use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
@@ -31,9 +30,13 @@ impl ServerState {
     }
 }
 
-/// Lets the event loop hear of a connection; of what there is to read already too.
-pub(super) fn register(registry: &Registry, stream: &TcpStream, token: Token, interest: Interest) -> io::Result<()> {
-    registry.register(&mut SourceFd(&stream.as_raw_fd()), token, interest)
+/// Reports events of a listener or a connection from now on, and what there is to read already.
+pub(super) fn register(registry: &Registry, socket: &impl AsRawFd, token: Token, interest: Interest) -> io::Result<()> {
+    registry.register(&mut SourceFd(&socket.as_raw_fd()), token, interest)
+}
+
+pub(super) fn deregister(registry: &Registry, socket: &impl AsRawFd) {
+    let _ = registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
 }
 
 /// Connections on their way from workers back to the event loop. Each connection is there once at most.
@@ -62,7 +65,7 @@ impl ReturnQueue {
         }
         match parked {
             // After it stands in the queue, so that its event finds it. If the kernel has no room, its deadline ends it.
-            Some(stream) => drop(register(&self.registry, &stream, token, Interest::READABLE)),
+            Some(stream) => drop(register(&self.registry, &*stream, token, Interest::READABLE)),
             None => self.wake(),
         }
     }

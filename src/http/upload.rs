@@ -42,8 +42,8 @@ impl Upload {
         Self { stream, decoder, min_rate, cancel, scratch, ready, at: 0, state, _place: place }
     }
 
-    /// From now on it ends when this client leaves.
-    pub(super) fn hear(&mut self, cancel: &Arc<CancelToken>) {
+    /// Ends when this is cancelled.
+    pub(super) fn cancel_with(&mut self, cancel: &Arc<CancelToken>) {
         self.cancel = Arc::clone(cancel);
     }
 

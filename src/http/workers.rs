@@ -9,7 +9,7 @@ use super::request::Request;
 use super::response::{Response, ResponseTo};
 use super::state::ServerState;
 use super::step::{Arrived, Step};
-use crate::util::cancel::{Blocking, PollFlags, ready, tell_blocking};
+use crate::util::cancel::{PollFlags, WaitObserver, observe_waits, ready};
 use crate::util::lock::lock;
 use crate::util::time;
 use std::cell::RefCell;
@@ -135,7 +135,7 @@ impl WorkerPool {
     }
 
     /// Wakes a worker for each of them: those that run take too long.
-    pub(super) fn hasten(&self) {
+    pub(super) fn wake_ready(&self) {
         let mut queue = lock(&self.shared.queue);
         for _ in 0..queue.ready.len() {
             self.shared.wake(&mut queue);
@@ -167,13 +167,13 @@ impl Worker {
     }
 }
 
-impl Blocking for Shared {
-    fn block(&self) {
+impl WaitObserver for Shared {
+    fn begin(&self) {
         self.running.fetch_sub(1, Ordering::SeqCst);
         self.wake_one();
     }
 
-    fn unblock(&self) {
+    fn end(&self) {
         self.running.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -182,7 +182,7 @@ impl Shared {
     fn work(self: &Arc<Self>) {
         let me = Arc::new(Worker::default());
         let _ = me.thread.set(std::thread::current());
-        tell_blocking(Arc::clone(self) as _);
+        observe_waits(Arc::clone(self) as _);
         let mut scratch = Vec::new();
         self.running.fetch_add(1, Ordering::SeqCst);
         while let Some(exchange) = self.next(&me) {
@@ -267,7 +267,7 @@ impl Shared {
         let mut response = Response::new(connection, &self.server, to);
         let cancel = Arc::clone(response.cancel());
         if let Some(rest) = &mut rest {
-            rest.hear(&cancel);
+            rest.cancel_with(&cancel);
         }
         let rest = rest.map(RefCell::new);
         let request = Request { head, body, rest, peer, peer_text, listener, began, cancel, decided };

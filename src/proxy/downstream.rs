@@ -214,7 +214,8 @@ impl Downstream {
     pub(crate) fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
         self.stop_pings();
         if let Some(Sink::Memory(collected)) = self.sink.borrow_mut().as_mut() {
-            collected.failure = Some(failure.clone());
+            // The first one says why.
+            collected.failure.get_or_insert_with(|| failure.clone());
             return;
         }
         if self.is_early() {

@@ -1,5 +1,5 @@
-//! What the attempts are given, and what they come to. Ground floor of this module: the files above import it, never each
-//! other in a ring.
+//! What the attempts are given, and what they come to. The other files of this module import it, never each other in a
+//! circle.
 
 use crate::api::errors::Failure;
 use crate::api::paths::Forward;

@@ -136,6 +136,11 @@ fn body(
                     end_early(client, is_events, &passed.events);
                     return client_left(answer, client, served_by, passed);
                 }
+                if sent.is_err() && client.is_collected() {
+                    let cause = "longer than what is kept for a job".into();
+                    let fault = UpstreamError { kind: UpstreamErrorKind::Garbled, cause };
+                    return lost(&fault, client, served_by, is_events, passed);
+                }
                 if sent.is_err() {
                     return client_left(answer, client, served_by, passed);
                 }

@@ -15,8 +15,8 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 /// Takes an idle connection, or lets `connector` open one.
 pub(super) struct Reusing<C: Connector> {
     /// The endpoint's. A connection to an outgoing proxy in front of it is not reused by itself.
-    pub(super) authority: Authority,
-    pub(super) connector: C,
+    authority: Authority,
+    connector: C,
     idle: Arc<Idle<C::Out>>,
 }
 

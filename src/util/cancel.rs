@@ -127,26 +127,26 @@ pub(crate) fn wake_pair() -> Option<(WakeEnd, WakeEnd)> {
     UnixStream::pair().ok()
 }
 
-/// Learns when a thread waits.
-pub(crate) trait Blocking {
-    fn block(&self);
-    fn unblock(&self);
+/// Called around each wait of a thread.
+pub(crate) trait WaitObserver {
+    fn begin(&self);
+    fn end(&self);
 }
 
 thread_local! {
-    static BLOCKING: RefCell<Option<Arc<dyn Blocking>>> = const { RefCell::new(None) };
+    static OBSERVER: RefCell<Option<Arc<dyn WaitObserver>>> = const { RefCell::new(None) };
 }
 
-/// From now on `blocking` learns when this thread waits.
-pub(crate) fn tell_blocking(blocking: Arc<dyn Blocking>) {
-    BLOCKING.set(Some(blocking));
+/// Sets the observer of this thread.
+pub(crate) fn observe_waits(observer: Arc<dyn WaitObserver>) {
+    OBSERVER.set(Some(observer));
 }
 
 /// Polls; an interrupted wait is a short one.
 pub(crate) fn wait(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<()> {
-    BLOCKING.with_borrow(|blocking| blocking.iter().for_each(|blocking| blocking.block()));
+    OBSERVER.with_borrow(|observer| observer.iter().for_each(|observer| observer.begin()));
     let polled = poll(fds, Timespec::try_from(timeout).ok().as_ref());
-    BLOCKING.with_borrow(|blocking| blocking.iter().for_each(|blocking| blocking.unblock()));
+    OBSERVER.with_borrow(|observer| observer.iter().for_each(|observer| observer.end()));
     match polled {
         Err(e) if e != Errno::INTR => Err(e.into()),
         _ => Ok(()),

@@ -9,6 +9,7 @@ use crate::support::proxy::Proxy;
 use crate::support::proxy::Setup;
 use crate::support::proxy::chat;
 use crate::support::proxy::endpoint;
+use crate::support::proxy::get;
 use crate::support::proxy::post;
 use crate::support::proxy::stream;
 use crate::support::received::Received;
@@ -236,4 +237,26 @@ fn a_client_that_leaves_while_it_waits_for_a_worker_gives_its_place_away() {
     third.send(post(CHAT, chat("m")));
     gate.open();
     assert_eq!((first.answer().status(), third.answer().status()), (200, 200));
+}
+
+#[test]
+fn a_client_that_has_left_before_its_request_waits_takes_no_place_either() {
+    // A22: the request and the end of the connection come together, so no later event tells of it
+    let upstream = Upstream::serving(&["m"]);
+    let program = Program::start(&yaml(&[&upstream], "  workers: 1\n  backlog: 1\n"));
+    let gate = Gate::new();
+    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let mut first = program.client();
+    first.send(post(CHAT, chat("m")));
+    upstream.take(CHAT);
+    let mut second = program.client();
+    second.send(get("/health"));
+    assert_eq!(second.answer().status(), 200);
+    program.signal("STOP");
+    second.send(post(CHAT, chat("m")));
+    second.half_close();
+    program.signal("CONT");
+    program.logged(&[CHAT, " 499 ", "client_gone"]);
+    gate.open();
+    assert_eq!(first.answer().status(), 200);
 }

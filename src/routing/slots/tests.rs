@@ -1,5 +1,5 @@
 //! Every order in which a few requests may come, wait, give up and leave: nobody is ever over a limit, nobody waits beside a
-//! free place, and each lane keeps its order.
+//! free place, and each kind of request keeps its order.
 
 use super::*;
 use crate::util::time;
@@ -70,7 +70,7 @@ impl World {
         for (number, background) in let_in {
             let older = still
                 .iter()
-                .any(|(other, lane, wanted, _)| *other < number && *lane == background && wanted.len() == 2);
+                .any(|(other, kind, wanted, _)| *other < number && *kind == background && wanted.len() == 2);
             assert!(!older, "one that came earlier and would take any place still waits");
         }
         self.queue = still;
