@@ -42,6 +42,7 @@
 //!
 //!
 //!
+//!
 //! # The path of a prompt and of a key
 //!
 //! These 34 files, 7299 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading

@@ -11,7 +11,6 @@ use std::time::SystemTime;
 /// A finished line: no character in it, but for JSON's own ending, can end it early or command a terminal.
 pub(crate) struct Entry {
     pub(crate) level: Level,
-    pub(super) at: SystemTime,
     pub(super) is_access: bool,
     /// Target and message side by side for text, the whole line with its end for JSON.
     joined: String,
@@ -26,7 +25,7 @@ impl Entry {
             LogFormat::Text => text(&mut joined, record)?,
             LogFormat::Json => json(&mut joined, record, at)?,
         };
-        Ok(Self { level: record.level(), at, is_access: record.target() == access::TARGET, joined, target })
+        Ok(Self { level: record.level(), is_access: record.target() == access::TARGET, joined, target })
     }
 
     /// Module or subject; empty for JSON, which holds it.

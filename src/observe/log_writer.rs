@@ -118,9 +118,9 @@ fn sink(format: LogFormat) -> Sink {
         if let Some(entry) = entry.filter(|_| is_batched) {
             match format {
                 LogFormat::Json => batch.extend_from_slice(entry.message().as_bytes()),
-                // As simple_logger prints it.
+                // As simple_logger prints it, which takes the time of printing.
                 LogFormat::Text => {
-                    let (at, level, target) = (time::iso(entry.at), entry.level, entry.target());
+                    let (at, level, target) = (time::iso(time::wall()), entry.level, entry.target());
                     let _ = writeln!(batch, "{at} {level:<5} [{target}] {}", entry.message());
                 }
             }

@@ -33,7 +33,12 @@ pub(crate) enum Family {
 }
 
 const FAMILIES: [Spec; 14] = [
-    Spec::new("llmproxy_upstream_requests_total", Kind::Counter, &["group", "upstream"], "Tries at an endpoint."),
+    Spec::new(
+        "llmproxy_upstream_requests_total",
+        Kind::Counter,
+        &["group", "upstream"],
+        "Attempts sent to an endpoint.",
+    ),
     Spec::new(
         "llmproxy_upstream_duration_seconds",
         Kind::Histogram,
@@ -44,7 +49,7 @@ const FAMILIES: [Spec; 14] = [
         "llmproxy_upstream_errors_total",
         Kind::Counter,
         &["error", "group", "upstream"],
-        "Tries without a usable answer (request_error), and requests for which no endpoint could be chosen (select_error).",
+        "Attempts without a usable answer (request_error), and requests for which no endpoint could be selected (select_error).",
     ),
     Spec::new("llmproxy_http_requests_total", Kind::Counter, &["forward", "method", "path"], "Requests answered."),
     Spec::new(
@@ -59,8 +64,13 @@ const FAMILIES: [Spec; 14] = [
         &["forward", "error", "status"],
         "Answers of 400 and more: an endpoint's (upstream_error) or ours (request_error).",
     ),
-    Spec::new("llmproxy_ratelimit_total", Kind::Counter, &["forward"], "Requests refused with 429 by a limit of ours."),
-    Spec::new("llmproxy_queue_wait_seconds", Kind::Histogram, &[], "Time in line for a place at an endpoint."),
+    Spec::new(
+        "llmproxy_ratelimit_total",
+        Kind::Counter,
+        &["forward"],
+        "Requests refused with 429 by a rate limit of this proxy.",
+    ),
+    Spec::new("llmproxy_queue_wait_seconds", Kind::Histogram, &[], "Time in the queue for a slot at an endpoint."),
     Spec::new(
         "llmproxy_time_to_first_byte_seconds",
         Kind::Histogram,
@@ -77,11 +87,16 @@ const FAMILIES: [Spec; 14] = [
         "llmproxy_tokens_per_second",
         Kind::Gauge,
         &["endpoint", "model"],
-        "Speed of generation of the last answer that told one.",
+        "Generation speed of the last answer that reported one.",
     ),
-    Spec::new("llmproxy_retries_total", Kind::Counter, &["endpoint", "reason"], "Tries that led to another one."),
-    Spec::new("llmproxy_client_gone_total", Kind::Counter, &["stage"], "Clients that left before the end."),
-    Spec::new("llmproxy_upstream_lost_total", Kind::Counter, &["endpoint"], "Answers that broke off."),
+    Spec::new(
+        "llmproxy_retries_total",
+        Kind::Counter,
+        &["endpoint", "reason"],
+        "Attempts that were followed by another.",
+    ),
+    Spec::new("llmproxy_client_gone_total", Kind::Counter, &["stage"], "Clients that disconnected before the end."),
+    Spec::new("llmproxy_upstream_lost_total", Kind::Counter, &["endpoint"], "Answers of endpoints that broke off."),
 ];
 
 /// The counters of a process; they outlive reloads.

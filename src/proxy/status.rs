@@ -106,20 +106,20 @@ pub(crate) fn gauges(snapshot: &Snapshot, stats: &RuntimeStats) -> Vec<Gauge> {
         gauge("llmproxy_endpoint_up", "1 while requests may be sent there.", by_endpoint(&up)),
         gauge(
             "llmproxy_endpoint_in_flight",
-            "Requests that are there.",
+            "Requests in progress at the endpoint.",
             by_endpoint(&|e| Some(f64::from(e.live.requests()))),
         ),
         gauge(
             "llmproxy_endpoint_slots",
-            "Requests that may be there at once, where that is known.",
+            "Slots of the endpoint, where known.",
             by_endpoint(&|e| e.live.load().limit.map(f64::from)),
         ),
-        one("llmproxy_queue_length", "Requests in line for a place.", stats.waiting as f64),
+        one("llmproxy_queue_length", "Requests in the queue for a slot.", stats.waiting as f64),
         one("llmproxy_connections", "Open client connections.", stats.connections as f64),
-        one("llmproxy_workers_busy", "Requests that are being forwarded or wait in line.", stats.busy as f64),
+        one("llmproxy_workers_busy", "Requests being forwarded or queued.", stats.busy as f64),
         gauge(
             "llmproxy_jobs",
-            "Jobs that are kept.",
+            "Jobs by status.",
             stats.jobs.iter().map(|(state, n)| (vec![("status", (*state).to_owned())], *n as f64)).collect(),
         ),
         one(
