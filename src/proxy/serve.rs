@@ -235,7 +235,7 @@ impl Proxy {
                 (status, Some(served_by), relayed)
             }
             Outcome::Buffered(buffered, served_by) => {
-                (buffered.status.as_u16(), Some(served_by.clone()), relay::deliver(&buffered, client, &served_by))
+                (buffered.status.as_u16(), Some(served_by.clone()), relay::deliver(buffered, client, &served_by))
             }
             Outcome::Failed(failure, served_by) => {
                 client.fail(&failure, &served_by.as_deref().map(relay::routing_fields).unwrap_or_default());
