@@ -53,7 +53,6 @@
 //! | --- | --- | --- |
 //! | `http/head.rs` | 200 | the head, credentials in it |
 //! | `http/connection.rs` | 434 | bytes of the client become a request |
-//! | `http/step.rs` | 49 | the complete request |
 //! | `http/upload.rs` | 133 | the rest of a large body |
 //! | `api/chunked.rs` | 223 | chunks |
 //! | `http/request.rs` | 74 | the request as a worker gets it |

@@ -3,7 +3,7 @@
 
 pub use super::fields::Fields;
 pub use super::framing::{Framing, Version};
-pub(crate) use super::target::Target;
+pub(crate) use super::request_line::Target;
 
 use super::framing::{self, refuse};
 use super::request_line::{self, RequestLine};

@@ -1,8 +1,8 @@
 //! The limits of a server: of heads, bodies and times, and how many connections there are, in all and for each client
 //! address.
 
-use super::decision::Decide;
 use super::head::{FIELDS, Head, Limits};
+use super::request::Decide;
 use crate::config::{Network, Server};
 use crate::util::budget::Budget;
 use crate::util::lock::lock;
