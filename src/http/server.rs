@@ -6,7 +6,7 @@
 use super::connection::{Connection, State};
 use super::handler::{Handler, PoolSize, ServerConfig, ServerHandle, refuse};
 use super::limits::{OpenConnections, Rules};
-use super::request::{Pool, Refused, Request, Step};
+use super::request::{Pool, Refused, Step};
 use super::state::{ReturnQueue, ServerState, deregister, register};
 use super::workers::{Exchange, WorkerPool};
 use crate::api::errors::{Failure, Kind};
@@ -347,22 +347,22 @@ impl EventLoop {
                 // Before the look at the idle workers: one that becomes idle after it wakes the loop.
                 backlog.workers.set_waiting(backlog.waiting.len());
                 let next = backlog.waiting.front().copied().filter(|_| backlog.workers.has_idle());
-                let Some((connection, request)) = next.and_then(|token| self.take_queued(token)) else { break };
-                self.backlog(pool).workers.offer(Exchange { connection, request });
+                let Some(exchange) = next.and_then(|token| self.take_queued(token)) else { break };
+                self.backlog(pool).workers.offer(exchange);
             }
         }
     }
 
-    fn take_queued(&mut self, token: Token) -> Option<(Box<Connection>, Box<Request>)> {
+    fn take_queued(&mut self, token: Token) -> Option<Exchange> {
         let mut connection = self.remove(token)?;
         match std::mem::replace(&mut connection.state, State::Head { since: None }) {
-            State::Queued(request) => Some((connection, request)),
+            State::Queued(request) => Some(Exchange { connection, request }),
             _ => None,
         }
     }
 
     fn refuse_queued(&mut self, token: Token, failure: Failure, now: Instant) {
-        if let Some((connection, request)) = self.take_queued(token) {
+        if let Some(Exchange { connection, request }) = self.take_queued(token) {
             self.answer_refusal(connection, &request.refused(failure), now);
         }
     }
@@ -383,7 +383,7 @@ impl EventLoop {
         let has_left = closed.is_some_and(
             |connection| matches!(&connection.state, State::Queued(request) if request.pool == Pool::Proxy),
         );
-        if has_left && let Some((_, request)) = self.take_queued(token) {
+        if has_left && let Some(Exchange { request, .. }) = self.take_queued(token) {
             self.handler.left(&request);
         }
     }
