@@ -58,10 +58,10 @@ impl EventLoop {
         }
         let _ = stream.set_nodelay(true);
         let (permit, fits) = self.shared.open.enter(peer);
-        // An address that has its share takes nobody else's place; but what is said to it must end somewhere.
+        // An address that has its share evicts nobody else; but its refusals must end somewhere.
         let full = self.shared.open.count() > self.max_connections && !self.evict(!fits);
-        let place = (listener, self.token());
-        let connection = Box::new(Connection::new(stream, permit, peer, place, now, &self.rules));
+        let identity = (listener, self.token());
+        let connection = Box::new(Connection::new(stream, permit, peer, identity, now, &self.rules));
         if fits && !full {
             return self.insert(connection, now);
         }

@@ -273,7 +273,7 @@ impl EventLoop {
         connection.closed |= event.is_read_closed() || event.is_error();
         connection.note_unread();
         match &connection.state {
-            State::Queued(_) => self.drop_left(token),
+            State::Queued(_) => self.drop_cancelled(token),
             State::Flush { .. } => self.flush(token, now),
             // It has its turn anyway, after the others.
             _ if self.again.contains(&token) => {}
@@ -332,7 +332,7 @@ impl EventLoop {
             backlog.waiting.push_back(token);
             self.dispatch_waiting();
             // Its client may have hung up already, of which no event will tell.
-            return self.drop_left(token);
+            return self.drop_cancelled(token);
         }
         let text = "All workers are busy and the backlog is full (server.workers, server.backlog).";
         let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
@@ -378,12 +378,12 @@ impl EventLoop {
 
     /// Drops a request that waits for a proxy worker if its client has left. Answers from memory are given to half-closed
     /// connections too.
-    fn drop_left(&mut self, token: Token) {
+    fn drop_cancelled(&mut self, token: Token) {
         let closed = self.connections.get(&token).filter(|connection| connection.closed);
-        let has_left = closed.is_some_and(
+        let has_hung_up = closed.is_some_and(
             |connection| matches!(&connection.state, State::Queued(request) if request.pool == Pool::Proxy),
         );
-        if has_left && let Some(Exchange { request, .. }) = self.take_queued(token) {
+        if has_hung_up && let Some(Exchange { request, .. }) = self.take_queued(token) {
             self.handler.left(&request);
         }
     }

@@ -25,7 +25,7 @@ pub(crate) struct Upload {
     ready: Vec<u8>,
     at: usize,
     state: State,
-    _place: Arc<()>,
+    _permit: Arc<()>,
 }
 
 enum State {
@@ -36,10 +36,10 @@ enum State {
 }
 
 impl Upload {
-    /// `place` counts it among those at once.
-    pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, min_rate: MinRate, place: Arc<()>) -> Self {
+    /// `permit` counts it among those at once.
+    pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, min_rate: MinRate, permit: Arc<()>) -> Self {
         let (cancel, state, scratch, ready) = (Arc::default(), State::Untouched, Vec::new(), Vec::new());
-        Self { stream, decoder, min_rate, cancel, scratch, ready, at: 0, state, _place: place }
+        Self { stream, decoder, min_rate, cancel, scratch, ready, at: 0, state, _permit: permit }
     }
 
     /// Ends when this is cancelled.

@@ -1,6 +1,6 @@
 //! The fixed pools of workers. A worker gets a connection with a complete request, answers it, and goes on with the next
 //! request of that connection if it comes at once; else the connection goes back to the event loop. Requests that find
-//! enough workers running wait until one of those waits or ends, so that few workers do the work of many.
+//! enough workers running wait until one of those waits or ends, so that few workers do most of the work.
 
 use super::connection::{Connection, State};
 use super::handler::{self, Handler, PoolSize};
@@ -36,11 +36,11 @@ pub(super) struct Exchange {
 
 /// One pool. Closing it ends its workers after what they serve.
 pub(super) struct WorkerPool {
-    shared: Arc<Shared>,
+    state: Arc<PoolState>,
     workers: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
+struct PoolState {
     pool: Pool,
     server: Arc<ServerState>,
     handler: Arc<dyn Handler>,
@@ -83,7 +83,7 @@ impl WorkerPool {
         server: &Arc<ServerState>,
         handler: &Arc<dyn Handler>,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let state = Arc::new(PoolState {
             pool,
             server: Arc::clone(server),
             handler: Arc::clone(handler),
@@ -97,7 +97,7 @@ impl WorkerPool {
         });
         let mut workers = Vec::with_capacity(size.threads);
         for n in 0..size.threads {
-            let own = Arc::clone(&shared);
+            let own = Arc::clone(&state);
             let builder = std::thread::Builder::new().name(format!("{name}-{n}")).stack_size(STACK);
             match builder.spawn(move || own.work()) {
                 Ok(worker) => workers.push(worker),
@@ -108,46 +108,46 @@ impl WorkerPool {
                 }
             }
         }
-        Ok(Self { shared, workers })
+        Ok(Self { state, workers })
     }
 
     /// Hands a request to an idle worker. Only the event loop does, after it saw one.
     pub(super) fn offer(&self, exchange: Exchange) {
-        let mut queue = lock(&self.shared.queue);
+        let mut queue = lock(&self.state.queue);
         queue.ready.push_back(exchange);
-        self.shared.ready.store(queue.ready.len(), Ordering::SeqCst);
+        self.state.ready.store(queue.ready.len(), Ordering::SeqCst);
         drop(queue);
-        self.shared.wake_one();
+        self.state.wake_one();
     }
 
     /// Whether there is an idle worker for one more request.
     pub(super) fn has_idle(&self) -> bool {
-        let queue = lock(&self.shared.queue);
+        let queue = lock(&self.state.queue);
         queue.idle.len() > queue.ready.len()
     }
 
     /// Whether requests wait for a worker that is idle already.
     pub(super) fn has_ready(&self) -> bool {
-        self.shared.ready.load(Ordering::SeqCst) > 0
+        self.state.ready.load(Ordering::SeqCst) > 0
     }
 
     /// Wakes a worker for each of them: those that run take too long.
     pub(super) fn wake_ready(&self) {
-        let mut queue = lock(&self.shared.queue);
+        let mut queue = lock(&self.state.queue);
         for _ in 0..queue.ready.len() {
-            self.shared.wake(&mut queue);
+            self.state.wake(&mut queue);
         }
     }
 
     /// So many requests wait now: the next worker that becomes idle wakes the event loop.
     pub(super) fn set_waiting(&self, requests: usize) {
-        self.shared.waiting.store(requests, Ordering::SeqCst);
+        self.state.waiting.store(requests, Ordering::SeqCst);
     }
 
     /// Lets the workers end after what they serve, and waits for them if so.
     pub(super) fn close(&mut self, waits: bool) {
-        self.shared.closed.store(true, Ordering::SeqCst);
-        for worker in lock(&self.shared.queue).idle.drain(..) {
+        self.state.closed.store(true, Ordering::SeqCst);
+        for worker in lock(&self.state.queue).idle.drain(..) {
             worker.unpark();
         }
         for worker in self.workers.drain(..).filter(|_| waits) {
@@ -164,7 +164,7 @@ impl Worker {
     }
 }
 
-impl WaitObserver for Shared {
+impl WaitObserver for PoolState {
     fn begin(&self) {
         self.running.fetch_sub(1, Ordering::SeqCst);
         self.wake_one();
@@ -175,7 +175,7 @@ impl WaitObserver for Shared {
     }
 }
 
-impl Shared {
+impl PoolState {
     fn work(self: &Arc<Self>) {
         let me = Arc::new(Worker::default());
         let _ = me.thread.set(std::thread::current());
@@ -202,7 +202,7 @@ impl Shared {
             queue.idle.push(Arc::clone(me));
             self.running.fetch_sub(1, Ordering::SeqCst);
             drop(queue);
-            // After it stands there, so that no request is left waiting.
+            // Once it is on the list, so that no request waits for nothing.
             if self.waiting.load(Ordering::SeqCst) > 0 {
                 self.server.returns.wake();
             }

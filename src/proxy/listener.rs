@@ -9,8 +9,7 @@ use crate::http::handler::Handler;
 use crate::http::head::Head;
 use crate::http::request::{Decide, From, HeadDecision, Pool, Refused, Request};
 use crate::http::response::Response;
-use crate::observe::access::End;
-use crate::proxy::context::{Entry, RequestContext, Summary, nothing_relayed};
+use crate::proxy::context::{Entry, RequestContext};
 use crate::proxy::{auth, cors};
 use crate::routing::keys::ClientKey;
 use crate::routing::scope::Scope;
@@ -21,7 +20,7 @@ use http::{Method, header};
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Who may do what at a listener, decided by the head alone. The table, of which `tests/wire/trust.rs` tries each cell:
 ///
@@ -266,8 +265,7 @@ impl Handler for Proxy {
 
     fn left(&self, request: &Request) {
         let context = self.context(&request.head, request.from, request.began, &self.shared.load(), &Route::Unknown);
-        let relayed = nothing_relayed(End::ClientGone);
-        context.log(499, 0, &Summary { model: None, served_by: None, relayed: &relayed, queued: Duration::ZERO });
+        context.client_left();
     }
 }
 

@@ -9,7 +9,6 @@ use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::response::Length;
 use crate::observe::access::End;
-use crate::proxy::context::nothing_relayed;
 use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::retry;
 use crate::routing::responses::IdReader;
@@ -233,7 +232,7 @@ fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &Serv
         let text = format!("The endpoint `{name}` {what}. Send the request again: it gets no pings from now on.");
         log::warn!("endpoint {name} {what} request_id={}", client.request_id());
         client.fail(&Failure::new(Kind::Upstream, text), &Fields::default());
-        return nothing_relayed(End::Refused);
+        return Relayed::nothing(End::Refused);
     }
     let mut body = Vec::new();
     // Its beginning is enough.
@@ -257,7 +256,7 @@ pub(crate) fn deliver(buffered: BufferedResponse, client: &Downstream, served_by
         let fields = fields(buffered.headers, client, served_by, false);
         client.send(buffered.status, &fields, &buffered.body);
     }
-    nothing_relayed(End::Done)
+    Relayed::nothing(End::Done)
 }
 
 fn kind_of(status: u16) -> Kind {
