@@ -1,4 +1,4 @@
-//! A request that nobody waits for, sent like any other and behind all others; its answer is read whole.
+//! A job's request: sent like a client's, with the lowest priority; its answer is collected in memory.
 
 use super::state::Proxy;
 use crate::api::errors::{Failure, Kind};
@@ -17,25 +17,20 @@ use std::sync::Arc;
 
 pub struct Background<'a> {
     pub(crate) id: &'a str,
-    /// Where it goes below an endpoint's base.
+    /// Below an endpoint's base.
     pub path: &'a str,
     pub(crate) scope: Arc<Scope>,
     pub(crate) cancel: &'a Arc<CancelToken>,
 }
 
 pub enum Ended {
-    Answered {
-        status: u16,
-        events: bool,
-        body: Vec<u8>,
-    },
-    /// None.
+    Answered { status: u16, events: bool, body: Vec<u8> },
     Failed(Failure),
     ClientGone,
 }
 
 impl Proxy {
-    /// Sends it with a body, which is given back, and reads the answer.
+    /// Sends a job with this body, which is put back afterwards, and collects the answer.
     pub fn run(&self, job: &Background<'_>, body: &mut Body) -> Ended {
         let Some(head) = head(job, body.bytes().len()) else {
             return Ended::Failed(Failure::new(Kind::Internal, "The request cannot be sent."));
@@ -89,7 +84,7 @@ impl Proxy {
     }
 }
 
-/// What a client would have sent.
+/// The head that a client would have sent.
 fn head(job: &Background<'_>, length: usize) -> Option<Head> {
     let text = format!(
         "POST {} HTTP/1.1\r\nHost: llmproxy\r\nContent-Type: application/json\r\nX-Request-Id: {}\r\nContent-Length: {}\r\n\r\n",

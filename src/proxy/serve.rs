@@ -116,8 +116,8 @@ impl Proxy {
         }
     }
 
-    /// The model list for another proxy, without models known from that proxy alone: two proxies in a ring would keep the
-    /// models of a dead server alive.
+    /// The model list for another proxy, without the models known from that proxy alone: two proxies that are each other's
+    /// endpoints would keep the models of a dead server.
     fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
         let asks = |endpoint: &Endpoint| {
             self.clients.client(&endpoint.config).is_ok_and(|client| client.is_in(head.fields.all("via")))
@@ -145,7 +145,7 @@ impl Proxy {
         }
     }
 
-    /// Answered by the health thread when its round is done: no worker waits.
+    /// Answered by the health thread after its round, so that no worker waits.
     fn force_check(&self, context: RequestContext, scope: Arc<Scope>, response: &mut Response) {
         let shared = Arc::clone(&self.shared);
         let mut response = response.detach();
@@ -177,11 +177,10 @@ impl Proxy {
         }
     }
 
-    /// Sends a request, a client's or a job's, delivers what comes of it to `sink`, which is returned, and writes its
-    /// access line.
+    /// Sends a request of a client or a job, delivers the answer to `sink`, which is returned, and writes the access line.
     ///
     /// # Errors
-    /// Nothing was sent, since the body cannot be read or no endpoint may serve it; with the model that it names.
+    /// The body cannot be read or no endpoint may serve it; with the name of the model. `sink` was not used.
     pub(super) fn send(
         &self,
         origin: &Origin<'_>,
@@ -275,7 +274,7 @@ impl Proxy {
         context.log(status, ctx, served_by.as_deref(), &relayed);
     }
 
-    /// The plan of a request that goes on with a conversation, to the endpoint that has it.
+    /// The plan of a request about a conversation whose endpoint is known.
     fn known_plan(&self, request: &Request, forward: &Forward, snapshot: &Snapshot, scope: &Scope) -> Option<Plan> {
         let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
         let id = forward.conversation(request.head.target.query(), named)?;
@@ -322,7 +321,7 @@ impl Proxy {
         }
     }
 
-    /// llama-server continues a generation with an `X-Conversation-Id` after its client has gone, so it is ended explicitly
+    /// llama-server continues a generation with an `X-Conversation-Id` after a disconnect, so it is ended explicitly
     /// (LLAMA-SERVER facts).
     fn end_conversation(&self, request: &Request, served_by: Option<&ServedBy>) {
         let (Some(served_by), Some(id)) =
@@ -380,7 +379,7 @@ pub(super) struct Origin<'a> {
     /// Its peer is a trusted proxy.
     pub(super) trusted: bool,
     pub(super) background: bool,
-    /// Its credentials are for this proxy: they go no further.
+    /// Its credentials are for this proxy and are not forwarded.
     pub(super) keyed: bool,
     pub(super) policy: Policy,
     pub(super) ping: Option<SsePing>,
