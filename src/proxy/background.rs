@@ -69,9 +69,8 @@ impl Proxy {
         };
         let sink = || Sink::Memory(Collected::default());
         match self.send(&origin, request, &Forward::post(job.path), &snapshot, sink) {
-            Err((failure, _)) | Ok(Some(Sink::Memory(Collected { failure: Some(failure), .. }))) => {
-                Ended::Failed(failure)
-            }
+            Err(refused) => Ended::Failed(refused.0),
+            Ok(Some(Sink::Memory(Collected { failure: Some(failure), .. }))) => Ended::Failed(failure),
             Ok(Some(Sink::Memory(Collected { status, is_events, body, is_complete: true, .. }))) => {
                 Ended::Answered { status, events: is_events, body }
             }

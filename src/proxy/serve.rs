@@ -173,7 +173,7 @@ impl Proxy {
         match self.send(&origin, request, forward, snapshot, || Sink::Client(response.detach())) {
             Ok(Some(Sink::Client(done))) => *response = done,
             Ok(_) => {}
-            Err((failure, model)) => context.refuse_model(response, model.as_deref(), &failure),
+            Err(refused) => context.refuse_model(response, refused.1.as_deref(), &refused.0),
         }
     }
 
@@ -188,9 +188,9 @@ impl Proxy {
         forward: &Forward,
         snapshot: &Arc<Snapshot>,
         sink: impl FnOnce() -> Sink,
-    ) -> Result<Option<Sink>, (Failure, Option<String>)> {
+    ) -> Result<Option<Sink>, Box<(Failure, Option<String>)>> {
         let Origin { context, scope, trusted, background, keyed, policy, .. } = *origin;
-        let body = body::read(request, forward).map_err(|failure| (failure, None))?;
+        let body = body::read(request, forward).map_err(|failure| Box::new((failure, None)))?;
         let planned = match self.known_plan(request, forward, snapshot, scope) {
             Some(plan) => Ok((plan, None)),
             None => self.plan(request, &body, snapshot, scope),
@@ -199,7 +199,7 @@ impl Proxy {
             if failure.kind == Kind::NoEndpoint {
                 self.metrics.count(Family::UpstreamErrors, &["select_error", scope.group_name(), "none"]);
             }
-            (failure, body.name().map(str::to_owned))
+            Box::new((failure, body.name().map(str::to_owned)))
         })?;
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
         let active = self.activity.begin(&Started {
