@@ -37,15 +37,9 @@
 //! Imports go one way: `util` <- `config` <- `api` <- `routing` <- `http`, `upstream`, `observe` <- `proxy`, `health` <-
 //! `jobs`, `admin` <- `reload` <- `app` <- `process`; `scripts/check` proves it.
 //!
-//!
-//!
-//!
-//!
-//!
-//!
 //! # The path of a prompt and of a key
 //!
-//! These 34 files, 7299 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
+//! These 32 files, 7361 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
 //! order. `tests/structure.rs` keeps the numbers true and proves that no other file imports the types that carry them.
 //!
 //! | file | lines | |
@@ -54,7 +48,7 @@
 //! | `http/connection.rs` | 434 | bytes of the client become a request |
 //! | `http/step.rs` | 49 | the complete request |
 //! | `http/upload.rs` | 133 | the rest of a large body |
-//! | `api/chunked.rs` | 223 | chunks |
+//! | `api/chunked.rs` | 213 | chunks |
 //! | `http/request.rs` | 74 | the request as a worker gets it |
 //! | `http/workers.rs` | 298 | moves it to the handler |
 //! | `http/handler.rs` | 114 | the handler's trait |
@@ -64,23 +58,21 @@
 //! | `util/secret.rs` | 68 | a value that never prints itself |
 //! | `proxy/serve.rs` | 384 | the straight line |
 //! | `proxy/body.rs` | 197 | model and stream; the body with another model name |
-//! | `api/body.rs` | 258 | one pass over JSON |
-//! | `api/json.rs` | 64 | its visitors |
+//! | `api/body.rs` | 308 | one pass over JSON |
 //! | `api/multipart.rs` | 204 | forms |
-//! | `api/prefix.rs` | 260 | hashes of the messages |
+//! | `routing/affinity.rs` | 301 | hashes of the messages |
 //! | `proxy/state.rs` | 177 | the traits of jobs and page |
 //! | `proxy/outcome.rs` | 101 | what attempts are given, and their results |
-//! | `proxy/select.rs` | 220 | slot and queue |
+//! | `proxy/select.rs` | 222 | slot and queue |
 //! | `proxy/forward.rs` | 395 | attempts |
 //! | `upstream/headers.rs` | 309 | which fields cross, the endpoint's key |
 //! | `upstream/client.rs` | 343 | the request to an endpoint |
 //! | `upstream/transport.rs` | 281 | TLS |
 //! | `upstream/tcp.rs` | 213 | the socket |
 //! | `upstream/response.rs` | 238 | the answer's framing |
-//! | `proxy/first_byte.rs` | 104 | until the line of no return |
-//! | `proxy/relay.rs` | 339 | the answer, chunk by chunk |
-//! | `api/stream.rs` | 154 | ends of streams |
-//! | `api/usage.rs` | 140 | token counts |
+//! | `proxy/first_byte.rs` | 105 | until the line of no return |
+//! | `proxy/relay.rs` | 337 | the answer, chunk by chunk |
+//! | `api/answer.rs` | 338 | ends of streams, token counts |
 //! | `proxy/downstream.rs` | 324 | pings and error events |
 //! | `http/response.rs` | 397 | the answer to the client |
 //! | `http/unsent.rs` | 71 | what a client has not taken yet |

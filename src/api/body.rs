@@ -1,17 +1,19 @@
-//! A JSON body, its outermost members found in one pass, and the same body with one of them changed. Routes nothing.
+//! A JSON body, its outermost members found in one pass, and the same body with one of them changed. Nothing below them is
+//! built, so neither their number nor their depth costs memory. Routes nothing.
 
 use crate::api::errors::{Failure, Kind};
-use crate::api::json::{each_member, unescaped};
 use memchr::{memchr2, memmem};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 
 /// A model's name, and where the body or query says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     pub name: String,
-    /// The raw value's place, in JSON with its quotes.
+    /// Where the raw value stands, in JSON with its quotes.
     pub span: Range<usize>,
 }
 
@@ -255,6 +257,54 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
 
 fn invalid(message: &str) -> Failure {
     Failure::new(Kind::InvalidBody, message)
+}
+
+/// Calls `member` with the name and the value of every member of an object. Names are raw as well: one with an unpaired
+/// surrogate is none of our business.
+pub(crate) fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'a RawValue)) -> serde_json::Result<()> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.deserialize_map(Each(member)).and_then(|()| reader.end())
+}
+
+pub(crate) fn each_element<'a>(text: &'a str, mut element: impl FnMut(&'a RawValue)) -> serde_json::Result<()> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.deserialize_seq(Each(|_: &'a RawValue, value| element(value))).and_then(|()| reader.end())
+}
+
+/// Takes name and value; of a list's elements `null` and the value.
+struct Each<F>(F);
+
+impl<'a, F: FnMut(&'a RawValue, &'a RawValue)> Visitor<'a> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object or a list")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = map.next_entry()? {
+            (self.0)(name, value);
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while let Some(value) = list.next_element()? {
+            (self.0)(RawValue::NULL, value);
+        }
+        Ok(())
+    }
+}
+
+/// A raw JSON string without its escapes; none for other values, for half of a surrogate pair, and for more than `longest`
+/// bytes as written.
+pub(crate) fn unescaped(raw: &RawValue, longest: usize) -> Option<Cow<'_, str>> {
+    let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    match text.contains('\\') {
+        _ if text.len() > longest => None,
+        true => serde_json::from_str(raw.get()).ok().map(Cow::Owned),
+        false => Some(Cow::Borrowed(text)),
+    }
 }
 
 #[cfg(test)]

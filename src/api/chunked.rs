@@ -68,19 +68,12 @@ pub struct Decoder {
 enum State {
     /// So many bytes of a sized body are missing.
     Sized(u64),
-    /// In the digits of a chunk's size.
-    Size {
-        size: u64,
-        digits: u8,
-    },
+    /// In a chunk's size: its value so far, and how many digits it has.
+    Size(u64, u8),
     /// After the `;` that follows the size.
-    Extension {
-        size: u64,
-    },
+    Extension(u64),
     /// A line feed must come, then so many bytes of data or, after size 0, trailers.
-    SizeEnd {
-        size: u64,
-    },
+    SizeEnd(u64),
     /// So many bytes of a chunk are missing.
     Data(u64),
     /// The two bytes after the data.
@@ -102,7 +95,7 @@ impl Decoder {
         let (state, announced) = match framing {
             Framing::None | Framing::Sized(0) => (State::Done, 0),
             Framing::Sized(length) => (State::Sized(length), length),
-            Framing::Chunked => (State::Size { size: 0, digits: 0 }, 0),
+            Framing::Chunked => (State::Size(0, 0), 0),
         };
         Self { state, limit, announced, extensions: 0, trailers: 0, is_answer: false }
     }
@@ -124,9 +117,7 @@ impl Decoder {
 
     /// Appends what `input` holds of the body to `out`, which grows with the bytes that came and not with what was announced.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, Failure> {
-        if self.announced > self.limit && !self.is_answer {
-            return Err(too_large(self.limit));
-        }
+        self.check_limit()?;
         let mut rest = input;
         while !matches!(self.state, State::Done) {
             let Some((byte, tail)) = rest.split_first() else { break };
@@ -151,32 +142,35 @@ impl Decoder {
     /// One byte of the grammar around the data (RFC 9112 7.1), without its optional white space.
     fn step(&mut self, byte: u8) -> Result<State, Failure> {
         Ok(match (self.state, byte) {
-            (State::Size { size, digits }, _) if byte.is_ascii_hexdigit() => {
+            (State::Size(size, digits), _) if byte.is_ascii_hexdigit() => {
                 if digits == DIGITS {
                     return Err(refuse("a chunk's size has more than 16 digits"));
                 }
                 let digit = char::from(byte).to_digit(16).expect("is_ascii_hexdigit was asked");
-                State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+                State::Size(size << 4 | u64::from(digit), digits + 1)
             }
-            (State::Size { size, digits: 1.. }, b'\r') => self.announce(State::SizeEnd { size }, size)?,
-            (State::Size { size, digits: 1.. }, b';') => self.announce(State::Extension { size }, size)?,
-            (State::Size { .. }, _) => return Err(refuse("a chunk's size is not hexadecimal")),
-            (State::Extension { size }, b'\r') => State::SizeEnd { size },
-            (State::Extension { .. }, _) if is_value(byte) => {
+            (State::Size(size, 1..), b'\r' | b';') => {
+                self.announced = self.announced.saturating_add(size);
+                self.check_limit()?;
+                if byte == b';' { State::Extension(size) } else { State::SizeEnd(size) }
+            }
+            (State::Size(..), _) => return Err(refuse("a chunk's size is not hexadecimal")),
+            (State::Extension(size), b'\r') => State::SizeEnd(size),
+            (State::Extension(_), _) if is_value(byte) => {
                 self.extensions += 1;
                 if self.extensions > EXTENSIONS {
                     return Err(refuse("the chunk extensions are too long"));
                 }
                 self.state
             }
-            (State::SizeEnd { size: 0 }, b'\n') => State::Trailer,
-            (State::SizeEnd { size }, b'\n') => State::Data(size),
+            (State::SizeEnd(0), b'\n') => State::Trailer,
+            (State::SizeEnd(size), b'\n') => State::Data(size),
             (State::DataCr, b'\r') => State::DataEnd,
             (State::DataEnd, b'\n') => {
                 if self.is_answer {
                     self.extensions = 0;
                 }
-                State::Size { size: 0, digits: 0 }
+                State::Size(0, 0)
             }
             (State::DataCr | State::DataEnd, _) => return Err(refuse("a chunk is longer than its size")),
             (State::Trailer, b'\r') => State::End,
@@ -194,13 +188,9 @@ impl Decoder {
         })
     }
 
-    /// Refuses a body as soon as its chunks promise more than is allowed.
-    fn announce(&mut self, next: State, size: u64) -> Result<State, Failure> {
-        self.announced = self.announced.saturating_add(size);
-        if self.is_answer {
-            return Ok(next);
-        }
-        if self.announced > self.limit { Err(too_large(self.limit)) } else { Ok(next) }
+    /// Refuses a body as soon as more is announced than is allowed.
+    fn check_limit(&self) -> Result<(), Failure> {
+        if self.announced > self.limit { Err(too_large(self.limit)) } else { Ok(()) }
     }
 
     fn trailer(&mut self, next: State) -> Result<State, Failure> {

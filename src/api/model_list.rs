@@ -1,6 +1,6 @@
 //! What an endpoint's `/v1/models` says, read in passing: nothing is built of it but what is kept, and that is bounded. Pure.
 
-use crate::api::json::{each_element, each_member, unescaped};
+use crate::api::body::{each_element, each_member, unescaped};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;

@@ -2,7 +2,7 @@
 
 use super::address;
 use crate::api::body::{JsonBody, MAX_NAME, WEBHOOK};
-use crate::api::json::{each_element, each_member, unescaped};
+use crate::api::body::{each_element, each_member, unescaped};
 use crate::config::Webhooks;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};

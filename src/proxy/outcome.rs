@@ -1,9 +1,9 @@
 //! What the attempts are given, and what they come to. The other files of this module import it, never each other in a
 //! circle.
 
+use crate::api::answer::Tokens;
 use crate::api::errors::Failure;
 use crate::api::paths::Forward;
-use crate::api::usage::Tokens;
 use crate::http::request::Request;
 use crate::observe::access::End;
 use crate::observe::active::ActiveRequest;

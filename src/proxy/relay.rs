@@ -2,9 +2,8 @@
 //! is possible; an answer is finished or aborted.
 
 use super::outcome::{BufferedResponse, Relayed, ServedBy};
+use crate::api::answer::{Events, IdReader, UsageReader};
 use crate::api::errors::{Attempted, Failure, Kind};
-use crate::api::stream::Events;
-use crate::api::usage::Tail;
 use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::response::Length;
@@ -12,7 +11,6 @@ use crate::observe::access::End;
 use crate::proxy::context::nothing_relayed;
 use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::retry;
-use crate::routing::responses::IdReader;
 use crate::upstream::headers::Policy;
 use crate::upstream::{UpstreamError, UpstreamErrorKind, UpstreamResponse, headers};
 use crate::util::time;
@@ -33,7 +31,7 @@ thread_local! {
 
 #[derive(Default)]
 struct Passed {
-    tail: Tail,
+    usage: UsageReader,
     /// Fed only with uncompressed event streams.
     events: Events,
     first_byte: Option<Instant>,
@@ -49,7 +47,7 @@ impl Passed {
     }
 
     fn ended(self, end: End) -> Relayed {
-        let mut tokens = self.tail.tokens();
+        let mut tokens = self.usage.tokens();
         // A stream that was not read to its end has no usage object; the events that were seen count.
         if end != End::Done && self.events.tokens() > tokens.completion.unwrap_or(0) {
             tokens.completion = Some(self.events.tokens());
@@ -121,7 +119,7 @@ fn body(
                 let now = time::now();
                 passed.first_byte.get_or_insert(now);
                 served_by.endpoint.live.moved(now);
-                passed.tail.push(chunk);
+                passed.usage.push(chunk);
                 let before = passed.events.tokens();
                 if is_events {
                     passed.events.push(chunk);
@@ -190,7 +188,7 @@ fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &Se
         let mut rest = vec![0; CHUNK];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
             served_by.endpoint.live.moved(time::now());
-            passed.tail.push(&rest[..n]);
+            passed.usage.push(&rest[..n]);
         }
     }
     passed.ended(End::ClientGone)

@@ -3,9 +3,8 @@
 
 use super::outcome::ForwardContext;
 use crate::api::errors::{Failure, Kind};
-use crate::api::prefix::PrefixHashes;
 use crate::config::Strategy;
-use crate::routing::affinity::{self, Known, Spill};
+use crate::routing::affinity::{self, PrefixHashes};
 use crate::routing::endpoint::Live;
 use crate::routing::plan::{self, Plan, PlanResult};
 use crate::routing::slots::{Entry, Slot, WaitResult, Waiting, Wanted};
@@ -127,7 +126,7 @@ impl<'a> Selector<'a> {
         }
     }
 
-    fn favourite(&self) -> Option<(usize, Known)> {
+    fn favourite(&self) -> Option<(usize, &'static str)> {
         let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
         self.ctx.shared.affinity().favourite(self.hashes.as_ref()?, &caches)
     }
@@ -187,7 +186,11 @@ impl<'a> Selector<'a> {
 
 /// The order in which the candidates of a first attempt are preferred: the strategy's, with the endpoint that still has the
 /// conversation in its cache in front. The first of them that has room gets the request; if none has, it waits.
-fn preference(plan: &Plan, favourite: Option<(usize, Known)>, turn: &mut Turn) -> (Vec<usize>, Option<&'static str>) {
+fn preference(
+    plan: &Plan,
+    favourite: Option<(usize, &'static str)>,
+    turn: &mut Turn,
+) -> (Vec<usize>, Option<&'static str>) {
     let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
     let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
     let word = favour(favourite, &loads, &mut order);
@@ -195,20 +198,19 @@ fn preference(plan: &Plan, favourite: Option<(usize, Known)>, turn: &mut Turn) -
 }
 
 /// Puts the favourite first, unless it is full or much busier than another; returns the reason.
-fn favour(favourite: Option<(usize, Known)>, loads: &[CandidateLoad], order: &mut Vec<usize>) -> Option<&'static str> {
-    let (index, known) = favourite?;
+fn favour(
+    favourite: Option<(usize, &'static str)>,
+    loads: &[CandidateLoad],
+    order: &mut Vec<usize>,
+) -> Option<&'static str> {
+    let (index, reason) = favourite?;
     let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);
-    match affinity::spill(loads[index].load, others) {
-        Some(Spill::Full) => return Some("affinity_full"),
-        Some(Spill::Busy) => return Some("affinity_busy"),
-        None => {}
+    let spilled = affinity::spill(loads[index].load, others);
+    if spilled.is_none() {
+        order.retain(|other| *other != index);
+        order.insert(0, index);
     }
-    order.retain(|other| *other != index);
-    order.insert(0, index);
-    Some(match known {
-        Known::Prompt => "affinity",
-        Known::Session => "session",
-    })
+    spilled.or(Some(reason))
 }
 
 fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {

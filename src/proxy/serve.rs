@@ -4,7 +4,7 @@ use super::outcome::{ForwardContext, Outcome, ServedBy};
 use super::state::Proxy;
 use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
-use crate::api::paths::{self, Forward, Route};
+use crate::api::paths::{self, Forward, Route, Trait};
 use crate::api::query::encoded;
 use crate::config::Mode;
 use crate::http::handler::ServerHandle;
@@ -185,7 +185,7 @@ impl Proxy {
             .config
             .server
             .sse_ping
-            .filter(|_| body.stream && forward.streams_events())
+            .filter(|_| body.stream && forward.has(Trait::Pings))
             .map(|ping| (ping, request.began));
         let common = Arc::clone(&context.common);
         let shown = self.activity.begin(&Started {
@@ -231,7 +231,7 @@ impl Proxy {
         let (status, served_by, relayed) = match forward::forward(ctx, plan) {
             Outcome::Response(answer, served_by) => {
                 let status = answer.status.as_u16();
-                let relayed = relay::relay(*answer, client, &served_by, is_head, ctx.forward.has_end());
+                let relayed = relay::relay(*answer, client, &served_by, is_head, ctx.forward.has(Trait::Ends));
                 (status, Some(served_by), relayed)
             }
             Outcome::Buffered(buffered, served_by) => {

@@ -1,6 +1,7 @@
 //! What the proxy says about itself: `/health`. Read from one snapshot.
 
 use super::state::Proxy;
+use crate::api::query::parameter;
 use crate::http::response::Response;
 use crate::observe::exposition::Gauge;
 use crate::observe::log_writer;
@@ -25,7 +26,7 @@ impl Proxy {
     ) {
         let draining = self.draining.load(Ordering::SeqCst);
         let snapshot = self.shared.load();
-        let strict = query.is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
+        let strict = query.is_some_and(|query| parameter(query, "strict") == Some("1"));
         let unwell = draining || (strict && !snapshot.is_healthy());
         let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let health = health(&snapshot, &client_key.scope, self.shared.capacity().waiting(), draining);
