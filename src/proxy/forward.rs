@@ -258,7 +258,7 @@ impl<'a> Attempts<'a> {
         };
         let client = clients.client(config)?;
         if let Some(id) = request.head.fields.get(paths::CONVERSATION) {
-            self.ctx.shared.note_conversation(id.as_bytes(), candidate.endpoint.name());
+            self.ctx.shared.conversations.put(id.as_bytes(), candidate.endpoint.name().to_owned());
         }
         candidate.endpoint.live.sent(sent, timeouts.first_byte);
         let result = client.send(&order);

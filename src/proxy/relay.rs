@@ -112,7 +112,7 @@ fn body(
                 let chunk = &buffer[..n];
                 // Before the client can use it.
                 if let Some(ids) = &mut ids {
-                    ids.push(chunk, |id| served_by.endpoint.live.responses.add(id));
+                    ids.push(chunk, |id| served_by.endpoint.live.responses.put(id, ()));
                 }
                 let sent = client.write_chunk(chunk);
                 // After the write, so that bookkeeping delays no chunk.

@@ -54,7 +54,7 @@ impl<'a> Selector<'a> {
             let fields = &ctx.request.head.fields;
             let sessions =
                 SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
-            ctx.shared.affinity().hashes(ctx.body.json.as_ref(), &plan.route, sessions)
+            ctx.shared.affinity.hashes(ctx.body.json.as_ref(), &plan.route, sessions)
         });
         Self { ctx, plan, order: Vec::new(), left, queued: Duration::ZERO, hashes, word: None }
     }
@@ -87,7 +87,7 @@ impl<'a> Selector<'a> {
         if let Admitted::At(index, _) = admitted {
             if let Some(hashes) = &self.hashes {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();
-                self.ctx.shared.affinity().remember(hashes, cache);
+                self.ctx.shared.affinity.remember(hashes, cache);
             }
             if self.order.is_empty() {
                 self.order.clone_from(&self.left);
@@ -109,7 +109,7 @@ impl<'a> Selector<'a> {
         let favourite = self.favourite().filter(|_| is_first);
         let (left, plan, word) = (&mut self.left, &self.plan, &mut self.word);
         // Under the lock of the slots: two requests at once must not choose by the same loads.
-        let entry = self.ctx.shared.capacity().enter(&wanted, |turn| {
+        let entry = self.ctx.shared.capacity.enter(&wanted, |turn| {
             if !is_first {
                 return (0..left.len()).collect();
             }
@@ -128,7 +128,7 @@ impl<'a> Selector<'a> {
 
     fn favourite(&self) -> Option<(usize, &'static str)> {
         let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
-        self.ctx.shared.affinity().favourite(self.hashes.as_ref()?, &caches)
+        self.ctx.shared.affinity.favourite(self.hashes.as_ref()?, &caches)
     }
 
     fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Admitted {
@@ -161,7 +161,7 @@ impl<'a> Selector<'a> {
         let PlanResult::Plan(plan) = plan::plan(&shared.load(), body.query(), scope, now) else {
             return;
         };
-        let places = |plan: &Plan| plan.candidates.iter().map(|one| one.place).collect::<Vec<_>>();
+        let places = |plan: &Plan| plan.candidates.iter().map(|one| one.position).collect::<Vec<_>>();
         if plan.route != self.plan.route || places(&plan) == places(&self.plan) {
             return;
         }

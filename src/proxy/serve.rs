@@ -137,7 +137,7 @@ impl Proxy {
     /// Current values of the gauges.
     pub(crate) fn stats(&self) -> RuntimeStats {
         RuntimeStats {
-            waiting: self.shared.capacity().waiting(),
+            waiting: self.shared.capacity.waiting(),
             busy: self.busy.load(Ordering::Relaxed),
             connections: self.server_handle.get().map_or(0, ServerHandle::connections),
             reloaded: self.reloaded.load(Ordering::Relaxed),
@@ -150,7 +150,7 @@ impl Proxy {
         let shared = Arc::clone(&self.shared);
         let mut response = response.detach();
         let answer = Box::new(move || {
-            let body = status::health(&shared.load(), &scope, shared.capacity().waiting(), false).to_string();
+            let body = status::health(&shared.load(), &scope, shared.capacity.waiting(), false).to_string();
             context.json(&mut response, StatusCode::OK, body.as_bytes());
         });
         self.shared.notify(HealthEvent::Force(answer));
@@ -165,7 +165,7 @@ impl Proxy {
         };
         let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
         let id = forward.conversation(request.head.target.query(), named);
-        let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &client_key.scope));
+        let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversations.get(&*id)?, &client_key.scope));
         let planned = match known {
             Some(plan) => Ok((plan, None)),
             None => self.plan(request, &body, snapshot, &client_key.scope),

@@ -84,7 +84,7 @@ impl Proxy {
     /// From now on the proxy says that it is being stopped.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        self.shared.capacity().close();
+        self.shared.capacity.close();
     }
 }
 

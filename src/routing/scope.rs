@@ -35,16 +35,14 @@ impl Scope {
         in_group && (self.endpoints.is_empty() || self.endpoints.iter().any(|one| one == name))
     }
 
-    /// An endpoint as it is used here, and its position where the order of the file is not that of the endpoints.
-    pub(crate) fn view(&self, place: usize, endpoint: &Arc<Endpoint>) -> Option<(usize, Arc<Endpoint>)> {
+    /// An endpoint as it is used here, with its position in the group.
+    pub(crate) fn view<'e>(&'e self, endpoint: &'e Arc<Endpoint>) -> Option<(Option<usize>, &'e Arc<Endpoint>)> {
         if !self.has_endpoint(endpoint.name()) {
             return None;
         }
-        let Some(group) = &self.group else {
-            return Some((place, Arc::clone(endpoint)));
-        };
-        let place = group.endpoints.iter().position(|one| one.name() == endpoint.name())?;
-        Some((place, Arc::clone(&group.endpoints[place])))
+        let Some(group) = &self.group else { return Some((None, endpoint)) };
+        let position = group.endpoints.iter().position(|one| one.name() == endpoint.name())?;
+        Some((Some(position), &group.endpoints[position]))
     }
 }
 

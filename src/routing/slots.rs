@@ -8,7 +8,6 @@ use crate::util::lock::lock;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -59,12 +58,6 @@ impl Waiter {
     }
 }
 
-impl fmt::Debug for Capacity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Capacity")
-    }
-}
-
 pub(crate) struct Wanted<'a> {
     pub(crate) lives: &'a [Arc<Live>],
     pub(crate) background: bool,
@@ -94,7 +87,6 @@ pub(crate) enum WaitResult {
 }
 
 /// A slot at an endpoint, released when dropped.
-#[derive(Debug)]
 pub(crate) struct Slot {
     live: Arc<Live>,
     /// Its request has ended; only the slot counts as taken.

@@ -10,11 +10,10 @@ use crate::routing::scope::{Group, Scope};
 use crate::routing::slots::Capacity;
 use crate::util::cancel::CancelToken;
 use crate::util::lock::{lock, read, write};
-use crate::util::lru::Lru;
+use crate::util::lru::Recent;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -22,14 +21,13 @@ use std::time::{Duration, Instant};
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Requests wait for a refresh until this long after it began: an endpoint that hangs holds no workers.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
-/// Notices that may wait for the health thread; more are dropped, since each only asks it to look.
-const NOTICES: usize = 256;
+/// Events that may wait for the health thread; more are dropped, since each only asks it to look.
+const MOST_EVENTS: usize = 256;
 /// Conversations whose endpoint is known: as many as were begun lately, and at most twice that.
 const CONVERSATIONS: usize = 512;
 /// A waiting request looks this often whether its client is still there.
-const GLANCE: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(100);
 
-/// What is so, at one moment.
 pub struct Snapshot {
     pub config: Arc<Config>,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
@@ -63,30 +61,31 @@ impl Snapshot {
         let mut catalog = Arc::clone(&self.catalog);
         if let Some(n) = endpoints.iter().position(|e| e.name() == name) {
             let old = &self.endpoints[n];
-            let mut changed = Endpoint::clone(old);
-            change(&mut changed);
-            let is_same = Arc::ptr_eq(&changed.config, &old.config)
-                && changed.is_available() == old.is_available()
-                && changed.models == old.models;
-            endpoints[n] = Arc::new(changed);
-            if !is_same {
+            let new = Arc::make_mut(&mut endpoints[n]);
+            change(new);
+            let is_same = Arc::ptr_eq(&new.config, &old.config);
+            if !is_same || new.is_available() != old.is_available() || new.models != old.models {
                 catalog = Arc::new(Catalog::new(&endpoints, &self.config.models));
             }
         }
         Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.key_ring), catalog)
     }
 
-    /// What is so under another configuration: endpoints keep by name what is going on there, and what is known of
+    /// This snapshot under another configuration: endpoints keep by name what is going on there, and what is known of
     /// them as long as they are at the same address.
     #[must_use]
-    pub(crate) fn reconfigured(&self, config: Config, epoch: Instant) -> Self {
+    pub(crate) fn reconfigured(&self, config: Config) -> Self {
         let endpoints = config.endpoints.iter().map(|one| {
-            let Some(old) = self.endpoints.iter().find(|old| old.name() == one.name) else {
-                return Arc::new(Endpoint::new(one.clone(), epoch));
+            let old = self.endpoints.iter().find(|old| old.name() == one.name);
+            let is_same = |old: &&Arc<Endpoint>| old.config.base == one.base && old.config.enabled == one.enabled;
+            let mut endpoint = match old.filter(is_same) {
+                Some(old) => Endpoint { config: Arc::new(one.clone()), ..Endpoint::clone(old) },
+                None => Endpoint::new(one.clone()),
             };
-            let fresh = Endpoint { live: Arc::clone(&old.live), ..Endpoint::new(one.clone(), epoch) };
-            let is_same = old.config.base == one.base && old.config.enabled == one.enabled;
-            Arc::new(if is_same { Endpoint { config: fresh.config, ..Endpoint::clone(old) } } else { fresh })
+            if let Some(old) = old {
+                endpoint.live = Arc::clone(&old.live);
+            }
+            Arc::new(endpoint)
         });
         let endpoints: Vec<_> = endpoints.collect();
         let key_ring = KeyRing::new(&config.keys, Some(&self.key_ring));
@@ -102,11 +101,6 @@ impl Snapshot {
         Cow::Owned(catalog::listing(&self.endpoints, &self.config.models, scope))
     }
 
-    /// Tells how many may be where.
-    fn limit(&self, capacity: &Arc<Capacity>) {
-        capacity.resize(self.endpoints.iter().map(|endpoint| (&*endpoint.live, endpoint.limit())));
-    }
-
     pub(crate) fn enabled(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.endpoints.iter().filter(|e| e.config.enabled)
     }
@@ -119,21 +113,15 @@ impl Snapshot {
 
 /// The endpoints of a group under its conditions, in its order; what goes on there is shared.
 fn grouped(group: &config::Group, endpoints: &[Arc<Endpoint>]) -> Group {
-    let members = group.endpoints.iter().filter_map(|member| {
-        let endpoint = endpoints.iter().find(|endpoint| endpoint.name() == member.endpoint)?;
+    let used = group.endpoints.iter().filter_map(|one| {
+        let endpoint = endpoints.iter().find(|endpoint| endpoint.name() == one.endpoint)?;
         let view = group.view(&endpoint.config)?;
         Some(Arc::new(Endpoint { config: Arc::new(view), ..Endpoint::clone(endpoint) }))
     });
-    Group { config: group.clone(), endpoints: members.collect() }
+    Group { config: group.clone(), endpoints: used.collect() }
 }
 
-fn digest(id: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// What the health thread is told.
+/// A message to the health thread.
 pub enum HealthEvent {
     /// A real request found this out about an endpoint.
     Seen(String, Observation),
@@ -141,17 +129,18 @@ pub enum HealthEvent {
     Wanted,
     /// Ask every endpoint for its models now.
     Refresh,
-    /// Probe everything now and tell when it is done.
+    /// Probe everything now and call this when it is done.
     Force(Box<dyn FnOnce() + Send>),
     Stop,
 }
 
-/// The current snapshot, and the line to the thread that keeps it true.
+/// The current snapshot, what outlives it, and the channel to the thread that keeps it true.
 pub struct SnapshotStore {
     current: RwLock<Arc<Snapshot>>,
-    capacity: Arc<Capacity>,
-    affinity: Affinity,
-    conversations: Mutex<Lru<u64, String>>,
+    pub(crate) capacity: Arc<Capacity>,
+    pub(crate) affinity: Affinity,
+    /// Which endpoint has the conversation that its client calls so (`X-Conversation-Id`).
+    pub(crate) conversations: Recent<String>,
     writer: Mutex<()>,
     events: Sender<HealthEvent>,
     refresh: Mutex<Refresh>,
@@ -169,20 +158,19 @@ struct Refresh {
 impl SnapshotStore {
     /// Publishes a first snapshot; the receiver is for the health thread.
     pub fn new(first: Snapshot) -> (Arc<Self>, Receiver<HealthEvent>) {
-        let (events, inbox) = bounded(NOTICES);
-        let capacity = Arc::<Capacity>::default();
-        first.limit(&capacity);
-        let shared = Self {
-            capacity,
-            affinity: Affinity::default(),
-            conversations: Mutex::new(Lru::new(CONVERSATIONS)),
+        let (events, inbox) = bounded(MOST_EVENTS);
+        let store = Self {
             current: RwLock::new(Arc::new(first)),
+            capacity: Arc::default(),
+            affinity: Affinity::default(),
+            conversations: Recent::new(CONVERSATIONS),
             writer: Mutex::new(()),
             events,
-            refresh: Mutex::new(Refresh::default()),
+            refresh: Mutex::default(),
             refreshed: Condvar::new(),
         };
-        (Arc::new(shared), inbox)
+        store.set_limits(&store.load());
+        (Arc::new(store), inbox)
     }
 
     /// The snapshot of this moment; a request loads it once and keeps it.
@@ -194,50 +182,36 @@ impl SnapshotStore {
     pub(crate) fn update(&self, make: impl FnOnce(&Snapshot) -> Snapshot) {
         let _turn = lock(&self.writer);
         let next = Arc::new(make(&self.load()));
-        next.limit(&self.capacity);
+        self.set_limits(&next);
         *write(&self.current) = next;
     }
 
-    pub(crate) fn affinity(&self) -> &Affinity {
-        &self.affinity
+    fn set_limits(&self, snapshot: &Snapshot) {
+        self.capacity.resize(snapshot.endpoints.iter().map(|endpoint| (&*endpoint.live, endpoint.limit())));
     }
 
-    /// An endpoint has the conversation that its client calls so (`X-Conversation-Id`).
-    pub(crate) fn note_conversation(&self, id: &[u8], endpoint: &str) {
-        lock(&self.conversations).put(digest(id), endpoint.to_owned());
-    }
-
-    /// The endpoint that has a conversation.
-    pub(crate) fn conversation(&self, id: &[u8]) -> Option<String> {
-        lock(&self.conversations).get(&digest(id)).cloned()
-    }
-
-    pub(crate) fn capacity(&self) -> &Arc<Capacity> {
-        &self.capacity
-    }
-
-    /// Tells the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
+    /// Sends to the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
     /// answered at once then.
     pub(crate) fn notify(&self, event: HealthEvent) -> bool {
-        match self.events.try_send(event).map_err(TrySendError::into_inner) {
-            Ok(()) => true,
-            Err(refused) => {
-                if let HealthEvent::Force(answer) = refused {
-                    answer();
-                }
-                false
-            }
+        let sent = self.events.try_send(event);
+        if let Err(
+            TrySendError::Full(HealthEvent::Force(answer)) | TrySendError::Disconnected(HealthEvent::Force(answer)),
+        ) = sent
+        {
+            answer();
+            return false;
         }
+        sent.is_ok()
     }
 
-    /// Tells the health thread that endpoints that are down could be of use. Said often, so never in the way of others.
+    /// Reports that endpoints that are down could be of use. Sent often, so never in the way of other events.
     pub(crate) fn want(&self) {
-        if self.events.len() < NOTICES / 2 {
+        if self.events.len() < MOST_EVENTS / 2 {
             self.notify(HealthEvent::Wanted);
         }
     }
 
-    /// Ends the health thread: the one notice that is waited for, since it must not get lost.
+    /// Ends the health thread: the one event that is waited for, since it must not get lost.
     pub(crate) fn end_health(&self) {
         let _ = self.events.send_timeout(HealthEvent::Stop, REFRESH_EVERY);
     }
@@ -256,11 +230,11 @@ impl SnapshotStore {
         }
         let rounds = state.rounds;
         while let Some(began) = state.running.filter(|_| state.rounds == rounds) {
-            let rest = (began + REFRESH_WAIT).saturating_duration_since(time::now());
-            if rest.is_zero() || cancel.is_cancelled() {
+            let remaining = (began + REFRESH_WAIT).saturating_duration_since(time::now());
+            if remaining.is_zero() || cancel.is_cancelled() {
                 return;
             }
-            state = match self.refreshed.wait_timeout(state, rest.min(GLANCE)) {
+            state = match self.refreshed.wait_timeout(state, remaining.min(TICK)) {
                 Ok((guard, _)) => guard,
                 Err(poisoned) => poisoned.into_inner().0,
             };

@@ -7,7 +7,7 @@ use crate::config::Strategy;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CandidateLoad {
     /// Its position among all of its route, available or not: what a turn is remembered by.
-    pub(crate) place: usize,
+    pub(crate) position: usize,
     /// Its share, at least 1.
     pub(crate) weight: u16,
     pub(crate) load: Load,
@@ -32,7 +32,7 @@ impl Load {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Turn {
     last: Option<usize>,
-    /// What each place is owed, for the smooth rotation.
+    /// The credit of each position, for the smooth rotation.
     credits: Vec<i64>,
 }
 
@@ -66,30 +66,30 @@ pub(crate) fn order(
 
 /// The one after the last, then the others as they follow it.
 fn rotated(mut group: Vec<usize>, loads: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
-    let after = |&index: &usize| turn.last.is_some_and(|last| loads[index].place > last);
+    let after = |&index: &usize| turn.last.is_some_and(|last| loads[index].position > last);
     let first = group.iter().position(after).unwrap_or(0);
     group.rotate_left(first);
     if let Some(&first) = group.first() {
-        turn.last = Some(loads[first].place);
+        turn.last = Some(loads[first].position);
     }
     group
 }
 
-/// nginx's smooth weighted rotation: everybody earns its weight, the richest goes and pays what all earned.
+/// nginx's smooth weighted rotation: each candidate earns its weight, the one with the most credit is next and pays what all earned.
 fn smooth(mut group: Vec<usize>, loads: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
-    let places = loads.iter().map(|one| one.place + 1).max().unwrap_or(0);
-    if turn.credits.len() < places {
-        turn.credits.resize(places, 0);
+    let positions = loads.iter().map(|one| one.position + 1).max().unwrap_or(0);
+    if turn.credits.len() < positions {
+        turn.credits.resize(positions, 0);
     }
     let total: i64 = group.iter().map(|&index| i64::from(loads[index].weight)).sum();
     let mut credits = std::mem::take(&mut turn.credits);
     for &index in &group {
-        credits[loads[index].place] += i64::from(loads[index].weight);
+        credits[loads[index].position] += i64::from(loads[index].weight);
     }
     // The richest first, and among equals the one that stands first; a stable sort keeps that.
-    group.sort_by_key(|&index| std::cmp::Reverse(credits[loads[index].place]));
+    group.sort_by_key(|&index| std::cmp::Reverse(credits[loads[index].position]));
     if let Some(&first) = group.first() {
-        credits[loads[first].place] -= total;
+        credits[loads[first].position] -= total;
     }
     turn.credits = credits;
     group
@@ -121,7 +121,7 @@ fn least_busy(group: Vec<usize>, loads: &[CandidateLoad], turn: &mut Turn) -> Ve
         f64::from(in_flight) / f64::from(limit.unwrap_or(largest).max(1))
     };
     group.sort_by(|&a, &b| share(a).total_cmp(&share(b)));
-    turn.last = group.first().map(|&first| loads[first].place).or(last);
+    turn.last = group.first().map(|&first| loads[first].position).or(last);
     group
 }
 

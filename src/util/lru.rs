@@ -1,7 +1,9 @@
 //! A bounded memory of what was used lately. Knows nothing of what it holds.
 
+use crate::util::lock::lock;
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Mutex;
 
 /// Two generations of at most `half` entries each: when the young one is full it becomes the old one, and what
 /// was in the old one and not used since is forgotten. Holds the `half` entries used last, and never more than twice that.
@@ -13,7 +15,7 @@ pub(crate) struct Lru<K, V> {
 
 impl<K: Hash + Eq, V> Lru<K, V> {
     pub(crate) fn new(half: usize) -> Self {
-        Self { young: HashMap::with_capacity(half), old: HashMap::new(), half: half.max(1) }
+        Self { young: HashMap::new(), old: HashMap::new(), half: half.max(1) }
     }
 
     /// The value of a key, which counts as used.
@@ -40,6 +42,31 @@ impl<K: Hash + Eq, V> Lru<K, V> {
     }
 }
 
+/// The same for several threads, by hashes of the keys only. Takes no memory before the first.
+pub(crate) struct Recent<V = ()> {
+    hasher: RandomState,
+    values: Mutex<Lru<u64, V>>,
+}
+
+impl<V: Clone> Recent<V> {
+    pub(crate) fn new(half: usize) -> Self {
+        Self { hasher: RandomState::new(), values: Mutex::new(Lru::new(half)) }
+    }
+
+    pub(crate) fn put(&self, key: impl Hash, value: V) {
+        lock(&self.values).put(self.hasher.hash_one(key), value);
+    }
+
+    pub(crate) fn get(&self, key: impl Hash) -> Option<V> {
+        lock(&self.values).get(&self.hasher.hash_one(key)).cloned()
+    }
+
+    pub(crate) fn clear(&self) {
+        let mut values = lock(&self.values);
+        *values = Lru::new(values.half);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +82,18 @@ mod tests {
         }
         assert_eq!(recent.get(&1), None);
         assert_eq!(recent.get(&999), Some(&mut "passing"));
+    }
+
+    // R23
+    #[test]
+    fn what_was_put_lately_is_known_and_memory_is_bounded() {
+        let ids = Recent::new(4_096);
+        assert_eq!(ids.get("resp_0"), None);
+        (0..100_000).for_each(|n| ids.put(format!("resp_{n}"), ()));
+        assert_eq!([99_999, 96_000, 0].map(|n| ids.get(format!("resp_{n}")).is_some()), [true, true, false]);
+        assert!(lock(&ids.values).len() <= 2 * 4_096);
+        ids.clear();
+        assert_eq!(ids.get("resp_99999"), None);
     }
 
     #[test]

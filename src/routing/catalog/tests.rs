@@ -5,12 +5,11 @@ use crate::api::model_list::list_of;
 use crate::config::{self, Backend};
 use crate::routing::health_status::Observation;
 use crate::routing::snapshot::Snapshot;
-use crate::util::time;
 use serde_json::json;
 use std::time::SystemTime;
 
 fn endpoint(name: &str, models: &[&str]) -> Endpoint {
-    let mut endpoint = Endpoint::new(config::Endpoint::plain(name, "127.0.0.1", 8001), time::now());
+    let mut endpoint = Endpoint::new(config::Endpoint::plain(name, "127.0.0.1", 8001));
     let list: Vec<Value> = models.iter().map(|m| json!({"id": m, "meta": {"n_ctx": 1}})).collect();
     endpoint.models = list_of(json!({"data": list}).to_string().as_bytes()).ok().map(Arc::new);
     endpoint

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 fn endpoint(name: &str, models: &[&str], up: bool) -> Arc<Endpoint> {
     let mut config = config::Endpoint::plain(name, "127.0.0.1", 1);
     config.models = models.iter().map(|&m| m.to_owned()).collect();
-    let mut endpoint = Endpoint::new(config, time::now());
+    let mut endpoint = Endpoint::new(config);
     if !up {
         endpoint.health = endpoint.health.observe(Observation::Down("x".into()), 1, SystemTime::UNIX_EPOCH);
     }
@@ -68,7 +68,7 @@ fn an_unknown_model_leaves_alone_who_asked_for_it_and_follows_its_response_too()
         assert_eq!(plan.is_named, policy == UnknownModel::Default, "what is passed as it is has no name in metrics");
         order(PlanResult::Plan(plan))
     };
-    a.live.responses.add("resp_1");
+    a.live.responses.put("resp_1", ());
     a.live.cool_down(start, 10 * second);
     for policy in [UnknownModel::Default, UnknownModel::Passthrough] {
         let names = |query, now| of(policy, query, now).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
