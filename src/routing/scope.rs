@@ -1,4 +1,4 @@
-//! What a caller may see: which names, which endpoints. Outside of it nothing exists. Pure.
+//! What a client may see: which names, which endpoints. Outside of it nothing exists. Pure.
 
 use crate::config;
 use crate::routing::endpoint::Endpoint;
@@ -48,21 +48,14 @@ impl Scope {
 
 /// `*` stands for any text, also none; everything else for itself.
 fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else {
-        return false;
-    };
-    let Some(last) = parts.next_back() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        let Some(at) = rest.find(part) else {
-            return false;
-        };
-        rest = &rest[at + part.len()..];
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(start) else { return false };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for part in middle.split('*') {
+        let Some((_, after)) = name.split_once(part) else { return false };
+        name = after;
     }
-    rest.ends_with(last)
+    name.ends_with(end)
 }
 
 #[cfg(test)]

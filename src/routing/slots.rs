@@ -226,10 +226,13 @@ impl Capacity {
 
 impl State {
     fn turn(&mut self, route: &str) -> &mut Turn {
-        if self.turns.len() >= MOST_TURNS && !self.turns.contains_key(route) {
-            self.turns.clear();
+        if !self.turns.contains_key(route) {
+            if self.turns.len() >= MOST_TURNS {
+                self.turns.clear();
+            }
+            self.turns.insert(route.to_owned(), Turn::default());
         }
-        self.turns.entry(route.to_owned()).or_default()
+        self.turns.get_mut(route).expect("it was there or inserted")
     }
 
     /// Gives free slots to queued requests, until none of them fits.

@@ -26,6 +26,17 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         self.young.get_mut(key)
     }
 
+    /// The same; what is not there is made.
+    pub(crate) fn get_or_insert_with(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V
+    where
+        K: Copy,
+    {
+        if self.get(&key).is_none() {
+            self.put(key, make());
+        }
+        self.young.get_mut(&key).expect("it was found or put")
+    }
+
     /// Keeps a value, the one used last.
     pub(crate) fn put(&mut self, key: K, value: V) {
         if self.young.len() >= self.half && !self.young.contains_key(&key) {
