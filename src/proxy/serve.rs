@@ -20,7 +20,6 @@ use crate::proxy::context::{RequestContext, Summary, nothing_relayed};
 use crate::proxy::downstream::{Downstream, Sink};
 use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
-use crate::routing::catalog;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::keys::{ClientKey, Permit};
 use crate::routing::plan::{self, Plan, PlanResult};
@@ -122,8 +121,8 @@ impl Proxy {
         let asks = |endpoint: &Endpoint| {
             self.clients.client(&endpoint.config).is_ok_and(|client| client.is_in(head.fields.all("via")))
         };
-        let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
-        catalog::listing(&others, &snapshot.config.models, scope).text
+        let Snapshot { endpoints, config, .. } = snapshot;
+        snapshot.catalog.listing(endpoints, &config.models, scope, |endpoint| !asks(endpoint)).text
     }
 
     pub(crate) fn activity(&self) -> &Arc<Activity> {

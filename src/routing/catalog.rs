@@ -1,9 +1,10 @@
-//! Model -> who offers it. Built whole from the endpoints of a snapshot, never changed. Pure.
+//! Which endpoints serve a model. Built whole from the endpoints of a snapshot, never changed. Pure.
 
 use crate::api::model_list::Model;
 use crate::config::Route;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::scope::Scope;
+use serde::Serialize;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -46,30 +47,77 @@ struct Listed {
 }
 
 impl Catalog {
-    /// The catalogue of these endpoints and routes.
+    /// The catalog of these endpoints and routes.
     pub(crate) fn new(endpoints: &[Arc<Endpoint>], routes: &[Route]) -> Self {
         let mut offers: HashMap<String, Vec<Offer>> = HashMap::new();
         for (n, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| e.config.enabled) {
             let listed = listed(endpoint);
             for name in endpoint.names() {
-                let who = offers.entry(name.to_owned()).or_default();
-                if who.last().is_none_or(|last| last.endpoint != n) {
-                    who.push(Offer { endpoint: n, context: listed.get(name).and_then(|model| model.context) });
+                let of_name = offers.entry(name.to_owned()).or_default();
+                if of_name.last().is_none_or(|last| last.endpoint != n) {
+                    of_name.push(Offer { endpoint: n, context: listed.get(name).and_then(|model| model.context) });
                 }
             }
         }
-        Self { offers, listing: listing(endpoints, routes, &Scope::default()) }
+        let mut catalog = Self { offers, listing: Listing::default() };
+        catalog.listing = catalog.listing(endpoints, routes, &Scope::default(), |_| true);
+        catalog
     }
 
     /// The endpoints that serve a name, available or not; empty if nobody is known to.
     pub(crate) fn offers(&self, name: &str) -> &[Offer] {
         self.offers.get(name).map_or(&[], Vec::as_slice)
     }
-}
 
-/// A name with the tag that is meant where none is given.
-pub(crate) fn tagged(name: &str) -> String {
-    format!("{name}{LATEST}")
+    /// Names with an available endpoint that is to be listed, within a scope: discovered and configured ones in config order, then routes. Takes as
+    /// long as the lists are, however many endpoints there are.
+    pub(crate) fn listing(
+        &self,
+        endpoints: &[Arc<Endpoint>],
+        routes: &[Route],
+        scope: &Scope,
+        is_listed: impl Fn(&Endpoint) -> bool,
+    ) -> Listing {
+        let is_usable = |e: &Endpoint| e.is_available() && scope.has_endpoint(e.name()) && is_listed(e);
+        let usable: Vec<bool> = endpoints.iter().map(|endpoint| is_usable(endpoint)).collect();
+        let all = || endpoints.iter().enumerate().filter(|(n, _)| usable[*n]);
+        let available: HashMap<&str, usize> = all().map(|(n, endpoint)| (endpoint.name(), n)).collect();
+        let servers = |name: &str| self.offers(name).iter().map(|offer| offer.endpoint).filter(|n| usable[*n]);
+        let by_name: HashMap<&str, &Route> = routes.iter().rev().map(|route| (route.name.as_str(), route)).collect();
+        let is_served = |name: &str| servers(name).next().is_some() || by_name.contains_key(name);
+        let models = endpoints
+            .iter()
+            .zip(&usable)
+            .map(|(endpoint, usable)| if *usable { listed(endpoint) } else { HashMap::new() });
+        let mut list = Writer {
+            endpoints,
+            models: models.collect(),
+            text: r#"{"object":"list","data":["#.into(),
+            listed: Vec::new(),
+        };
+        let mut seen = HashSet::new();
+        for (n, endpoint) in all() {
+            for id in ids(endpoint) {
+                if !within(scope, id, is_served) || !seen.insert(id) {
+                    continue;
+                }
+                match by_name.get(id) {
+                    Some(route) => list.route(route, &available),
+                    None => {
+                        let names: Vec<&str> = servers(id).map(|n| endpoints[n].name()).collect();
+                        list.entry(id, n, id, &names, &[]);
+                    }
+                }
+            }
+        }
+        for route in routes.iter().filter(|route| within(scope, &route.name, is_served)) {
+            if seen.insert(&route.name) {
+                list.route(route, &available);
+            }
+        }
+        list.text.push_str("]}");
+        Listing { text: list.text.into_bytes().into(), listed: list.listed }
+    }
 }
 
 impl Listing {
@@ -93,38 +141,6 @@ pub(crate) fn within(scope: &Scope, name: &str, is_served: impl Fn(&str) -> bool
     scope.has_model(name) || untagged().is_some_and(|bare| scope.has_model(bare))
 }
 
-/// Names with an available endpoint, within a scope: discovered and configured ones in config order, then routes. Takes as
-/// long as the lists are, however many endpoints there are.
-pub(crate) fn listing(endpoints: &[Arc<Endpoint>], routes: &[Route], scope: &Scope) -> Listing {
-    let usable = |e: &&Arc<Endpoint>| e.is_available() && scope.has_endpoint(e.name());
-    let open = Open::new(endpoints.iter().filter(usable).map(|endpoint| &**endpoint).collect());
-    let by_name: HashMap<&str, &Route> = routes.iter().rev().map(|route| (route.name.as_str(), route)).collect();
-    let within = |id: &str| within(scope, id, |bare| open.servers.contains_key(bare) || by_name.contains_key(bare));
-    let mut list = Writer::default();
-    let mut seen = HashSet::new();
-    for (n, endpoint) in open.endpoints.iter().enumerate() {
-        for id in ids(endpoint) {
-            if !within(id) || !seen.insert(id) {
-                continue;
-            }
-            match by_name.get(id) {
-                Some(route) => open.route(route, &mut list),
-                None => {
-                    let model = open.listed[n].get(id).copied();
-                    let servers = open.servers[id].iter().map(|&other| open.endpoints[other].name()).collect();
-                    list.entry(&Entry { id, model, endpoint, servers, root: None, aliases: Vec::new() });
-                }
-            }
-        }
-    }
-    for route in routes.iter().filter(|route| within(&route.name)) {
-        if seen.insert(&route.name) {
-            open.route(route, &mut list);
-        }
-    }
-    list.end()
-}
-
 /// What an endpoint told of each of its names.
 fn listed(endpoint: &Endpoint) -> HashMap<&str, &Model> {
     let models = endpoint.models.as_deref().map(Vec::as_slice).unwrap_or_default();
@@ -141,39 +157,45 @@ fn ids(endpoint: &Endpoint) -> impl Iterator<Item = &str> {
     endpoint.config.models.iter().map(String::as_str).chain(discovered)
 }
 
-/// The endpoints that can be used, and all that is asked of them for every model.
-struct Open<'a> {
-    endpoints: Vec<&'a Endpoint>,
-    listed: Vec<HashMap<&'a str, &'a Model>>,
-    by_name: HashMap<&'a str, usize>,
-    servers: HashMap<&'a str, Vec<usize>>,
+/// A name with the tag that is meant where none is given.
+pub(crate) fn tagged(name: &str) -> String {
+    format!("{name}{LATEST}")
 }
 
-impl<'a> Open<'a> {
-    fn new(endpoints: Vec<&'a Endpoint>) -> Self {
-        let listed = endpoints.iter().map(|endpoint| listed(endpoint)).collect();
-        let by_name = endpoints.iter().enumerate().map(|(n, endpoint)| (endpoint.name(), n)).collect();
-        let mut servers: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (n, endpoint) in endpoints.iter().enumerate() {
-            for name in endpoint.names() {
-                let who = servers.entry(name).or_default();
-                if who.last() != Some(&n) {
-                    who.push(n);
-                }
-            }
-        }
-        Self { endpoints, listed, by_name, servers }
-    }
+/// A list in the making.
+struct Writer<'a> {
+    endpoints: &'a [Arc<Endpoint>],
+    /// What each endpoint has listed; of those that cannot be used, nothing.
+    models: Vec<HashMap<&'a str, &'a Model>>,
+    text: String,
+    listed: Vec<Listed>,
+}
 
-    /// The entry of a route: an alias of what its first available backend calls the model.
-    fn route(&self, route: &'a Route, list: &mut Writer) {
+/// What strict clients want of every entry, and where it is [S000-13].
+#[derive(Serialize)]
+struct Entry<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'a str,
+    provider: &'a str,
+    endpoint: String,
+    endpoints: &'a [&'a str],
+    /// What the endpoints call the model of a route, all of them and the first.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    aliases: &'a [&'a str],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<&'a str>,
+}
+
+impl<'a> Writer<'a> {
+    /// A route: an alias of what its first available backend calls the model.
+    fn route(&mut self, route: &'a Route, available: &HashMap<&str, usize>) {
         let (mut servers, mut aliases) = (Vec::new(), Vec::new());
         let (mut known, mut called) = (HashSet::new(), HashSet::new());
         let mut first = None;
         for backend in route.backends.iter().filter(|backend| backend.enabled) {
-            let Some(&n) = self.by_name.get(backend.endpoint.as_str()) else {
-                continue;
-            };
+            let Some(&n) = available.get(backend.endpoint.as_str()) else { continue };
             let root = backend.model.as_deref().unwrap_or(&route.name);
             first.get_or_insert((n, root));
             if known.insert(n) {
@@ -184,65 +206,37 @@ impl<'a> Open<'a> {
             }
         }
         if let Some((n, root)) = first {
-            let (endpoint, model) = (self.endpoints[n], self.listed[n].get(root).copied());
-            let root = Some(root).filter(|_| !aliases.is_empty());
-            list.entry(&Entry { id: &route.name, model, endpoint, servers, root, aliases });
+            self.entry(&route.name, n, root, &servers, &aliases);
         }
     }
-}
 
-/// What an entry is written from.
-struct Entry<'a> {
-    id: &'a str,
-    /// What its endpoint says of it.
-    model: Option<&'a Model>,
-    endpoint: &'a Endpoint,
-    servers: Vec<&'a str>,
-    /// For a route: what its endpoint calls it, and what all its endpoints do.
-    root: Option<&'a str>,
-    aliases: Vec<&'a str>,
-}
-
-/// The text of a list in the making.
-#[derive(Default)]
-struct Writer {
-    text: String,
-    listed: Vec<Listed>,
-}
-
-impl Writer {
-    /// An upstream's own fields, what strict clients want of every entry, and where it is [S000-13].
-    fn entry(&mut self, entry: &Entry<'_>) {
-        self.text.push_str(if self.listed.is_empty() { r#"{"object":"list","data":["# } else { "," });
+    /// The name that endpoint `n` calls `root`, with what it says of it.
+    fn entry(&mut self, id: &str, n: usize, root: &str, servers: &[&str], aliases: &[&str]) {
+        let (endpoint, model) = (&*self.endpoints[n], self.models[n].get(root));
+        let is_alias = !aliases.is_empty();
+        let entry = Entry {
+            id,
+            object: "model",
+            created: model.map_or(0, |model| model.created),
+            owned_by: model.and_then(|model| model.owned_by.as_deref()).unwrap_or(endpoint.name()),
+            provider: endpoint.name(),
+            endpoint: format!("{}:{}", endpoint.config.base.host, endpoint.config.base.port),
+            endpoints: servers,
+            aliases,
+            root: is_alias.then_some(root),
+        };
+        self.text.push_str(if self.listed.is_empty() { "" } else { "," });
         let start = self.text.len();
-        let Entry { id, model, endpoint, root, .. } = entry;
-        let owner = model.and_then(|model| model.owned_by.as_deref()).unwrap_or(endpoint.name());
-        let created = model.map_or(0, |model| model.created);
-        let place = format!("{}:{}", endpoint.config.base.host, endpoint.config.base.port);
-        let (id, owner, name) = (Value::from(*id), Value::from(owner), Value::from(endpoint.name()));
-        let (place, servers) = (Value::from(place), Value::from(entry.servers.as_slice()));
-        let text = &mut self.text;
-        let _ =
-            write!(text, r#"{{"id":{id},"object":"model","created":{created},"owned_by":{owner},"provider":{name}"#);
-        let _ = write!(text, r#","endpoint":{place},"endpoints":{servers}"#);
-        if let Some(root) = root {
-            let aliases = Value::from(entry.aliases.as_slice());
-            let _ = write!(text, r#","aliases":{aliases},"root":{}"#, Value::from(*root));
-        }
+        self.text.push_str(serde_json::to_string(&entry).unwrap_or_default().trim_end_matches('}'));
         for (key, value) in model.iter().flat_map(|model| &model.fields) {
-            if root.is_none() || !matches!(key.as_str(), "aliases" | "root") {
-                let _ = write!(text, ",{}:{value}", Value::from(key.as_str()));
+            if !is_alias || !matches!(key.as_str(), "aliases" | "root") {
+                let _ = write!(self.text, ",{}:{value}", Value::from(key.as_str()));
             }
         }
         self.text.push('}');
         // The names of the model behind a route are not the route's.
-        let aliases = model.filter(|_| root.is_none()).map(|model| model.aliases.clone()).unwrap_or_default();
-        self.listed.push(Listed { id: entry.id.to_owned(), aliases, span: start..self.text.len() });
-    }
-
-    fn end(mut self) -> Listing {
-        self.text.push_str(if self.listed.is_empty() { r#"{"object":"list","data":[]}"# } else { "]}" });
-        Listing { text: self.text.into_bytes().into(), listed: self.listed }
+        let aliases = model.filter(|_| !is_alias).map(|model| model.aliases.clone()).unwrap_or_default();
+        self.listed.push(Listed { id: id.to_owned(), aliases, span: start..self.text.len() });
     }
 }
 

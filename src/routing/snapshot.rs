@@ -2,7 +2,7 @@
 
 use crate::config::{self, Config};
 use crate::routing::affinity::Affinity;
-use crate::routing::catalog::{self, Catalog, Listing};
+use crate::routing::catalog::{Catalog, Listing};
 use crate::routing::endpoint::Endpoint;
 use crate::routing::health_status::Observation;
 use crate::routing::keys::KeyRing;
@@ -98,7 +98,7 @@ impl Snapshot {
         if scope.is_all() {
             return Cow::Borrowed(&self.catalog.listing);
         }
-        Cow::Owned(catalog::listing(&self.endpoints, &self.config.models, scope))
+        Cow::Owned(self.catalog.listing(&self.endpoints, &self.config.models, scope, |_| true))
     }
 
     pub(crate) fn enabled(&self) -> impl Iterator<Item = &Arc<Endpoint>> {

@@ -94,7 +94,10 @@ fn a_route_is_listed_as_an_alias_within_the_scope() {
     let backends = vec![backend("one", "ma"), backend("two", "mb"), backend("one", "ma")];
     let routes = [Route { name: "fast".into(), strategy: None, backends }];
     let of = |scope: &Scope| {
-        let list: Value = serde_json::from_slice(&super::listing(&endpoints, &routes, scope).text).expect("JSON");
+        let list: Value = serde_json::from_slice(
+            &Catalog::new(&endpoints, &routes).listing(&endpoints, &routes, scope, |_| true).text,
+        )
+        .expect("JSON");
         list["data"].as_array().expect("data").clone()
     };
     let all = of(&Scope::default());
