@@ -1,9 +1,9 @@
 //! Rate limits: token buckets, one or one for each client address. Time is an argument.
 
 use crate::config::RateLimit;
+use crate::util::budget::subnet_key;
 use crate::util::lock::lock;
 use crate::util::lru::Lru;
-use crate::util::subnet::subnet_key;
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

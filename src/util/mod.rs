@@ -10,7 +10,6 @@ pub(crate) mod lru;
 pub(crate) mod random;
 pub mod secret;
 pub(crate) mod signals;
-pub(crate) mod subnet;
 pub(crate) mod systemd;
 pub mod time;
 pub(crate) mod units;
