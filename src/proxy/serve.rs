@@ -302,7 +302,8 @@ impl Proxy {
             PlanResult::Unknown => {
                 let name = body.name().unwrap_or_default();
                 let plan = plan::unknown(&fresh, body.query(), scope, time::now())?;
-                log::warn!("model {} is not served; {} ({})", plan::shown(name), plan.stand_ins(), plan.reason);
+                let (name, endpoint) = (plan::shown(name), plan.candidates[0].endpoint.name());
+                log::warn!("model {name} is not served; it goes to endpoint {endpoint} or its peers ({})", plan.reason);
                 Ok((plan, Some(fresh)))
             }
         }

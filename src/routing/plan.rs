@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 const COME_BACK: Duration = Duration::from_secs(5);
 /// `available_models` in an answer about an unknown one.
 const MOST_MODELS: usize = 50;
-/// Candidates that a log line names.
-const MOST_LOGGED: usize = 3;
 
 #[derive(Clone)]
 pub(crate) struct Candidate {
@@ -159,15 +157,6 @@ impl Plan {
             self.reason = "cool_down";
         }
         self
-    }
-
-    /// Which models of which endpoints replace an unknown one, for the log.
-    pub(crate) fn stand_ins(&self) -> String {
-        let first = self.candidates.iter().take(MOST_LOGGED).map(|candidate| match &candidate.rename {
-            Some(model) => format!("{} at {} stands in", shown(model), candidate.endpoint.name()),
-            None => format!("{} is asked", candidate.endpoint.name()),
-        });
-        first.collect::<Vec<_>>().join(", or ")
     }
 }
 
