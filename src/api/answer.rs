@@ -35,7 +35,6 @@ pub(crate) struct Events {
     begun: bool,
     /// Inside an event: lines of it came, but no empty one.
     inside: bool,
-    /// `data:` lines of this event.
     data: u32,
     /// This event's type, or its only data, is an end.
     ends: bool,
@@ -53,7 +52,6 @@ struct EventData<'a> {
 }
 
 impl Events {
-    /// Takes in the next bytes.
     pub(crate) fn push(&mut self, mut chunk: &[u8]) {
         while let Some(at) = memchr2(b'\n', b'\r', chunk) {
             let (line, is_lf) = (&chunk[..at], chunk[at] == b'\n');
@@ -82,7 +80,6 @@ impl Events {
         self.begun || self.partial.first().is_some_and(|first| *first != b':')
     }
 
-    /// Whether an event may follow here.
     pub(crate) fn is_between_events(&self) -> bool {
         !self.inside && self.partial.is_empty()
     }

@@ -20,7 +20,6 @@ pub struct Named {
 /// Longest model name that is looked at, in bytes as written: a name is copied, so it must not be as long as a body.
 pub(crate) const MAX_NAME: usize = 64 * 1024;
 
-/// Longest id of a response that is looked at.
 const LONGEST_ID: usize = 1024;
 
 /// Deepest nesting, the object itself included: what serde_json and nlohmann's users take for sane.
@@ -62,7 +61,7 @@ const CHECKED: usize = 12;
 /// As long as the longest of [`NAMES`] is with each letter as `\u0061`; nothing longer is worth decoding.
 const LONGEST_NAME: usize = 6 * "max_completion_tokens".len();
 
-/// A body, and where its members stand.
+/// A body and its members.
 pub struct JsonBody<'a> {
     text: &'a str,
     /// Name and value; of several the last.
@@ -93,7 +92,6 @@ impl<'a> JsonBody<'a> {
         Ok(found)
     }
 
-    /// The value of one of [`NAMES`].
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.member(name).map(|(_, value)| value)
     }
@@ -121,7 +119,7 @@ impl<'a> JsonBody<'a> {
         let what = match raw.get().as_bytes()[0] {
             // The grammar was checked, so only half of a surrogate pair is left to go wrong.
             b'"' if raw.get().len() <= MAX_NAME => match serde_json::from_str(raw.get()) {
-                Ok(name) => return Ok(Some(Named { name, span: self.place(raw) })),
+                Ok(name) => return Ok(Some(Named { name, span: self.span(raw) })),
                 Err(_) => return refused("`model` holds an unpaired surrogate, which no name has."),
             },
             b'"' => "shorter",
@@ -134,12 +132,10 @@ impl<'a> JsonBody<'a> {
         refused(&format!("`model` must be {what}."))
     }
 
-    /// Whether the body says `"stream": true`.
     pub fn stream(&self) -> bool {
         self.get("stream").is_some_and(|raw| raw.get() == "true")
     }
 
-    /// The response that this one follows.
     pub(crate) fn previous(&self) -> Option<String> {
         let raw = self.get("previous_response_id").filter(|raw| raw.get().len() <= LONGEST_ID)?;
         serde_json::from_str(raw.get()).ok()
@@ -158,7 +154,7 @@ impl<'a> JsonBody<'a> {
         let body = self.text.as_bytes();
         let quoted = serde_json::Value::from(name).to_string();
         if let Some(raw) = self.get("model") {
-            return replaced(body, &self.place(raw), quoted.into_bytes());
+            return replaced(body, &self.span(raw), quoted.into_bytes());
         }
         let open = self.text.find('{').map_or(0, |at| at + 1);
         let comma = if self.text[open..].trim_ascii_start().starts_with('}') { "" } else { "," };
@@ -170,7 +166,7 @@ impl<'a> JsonBody<'a> {
         let Some((name, value)) = self.member(WEBHOOK) else {
             return replaced(self.text.as_bytes(), &(0..0), Vec::new());
         };
-        let (mut start, mut end) = (self.place(name).start, self.place(value).end);
+        let (mut start, mut end) = (self.span(name).start, self.span(value).end);
         let (before, after) = (self.text[..start].trim_end(), self.text[end..].trim_start());
         match after.strip_prefix(',') {
             Some(after) => end = self.text.len() - after.trim_start().len(),
@@ -179,13 +175,13 @@ impl<'a> JsonBody<'a> {
         replaced(self.text.as_bytes(), &(start..end), Vec::new())
     }
 
-    fn place(&self, raw: &RawValue) -> Range<usize> {
+    fn span(&self, raw: &RawValue) -> Range<usize> {
         let start = raw.get().as_ptr() as usize - self.text.as_ptr() as usize;
         start..start + raw.get().len()
     }
 }
 
-/// The body with the bytes at `span` replaced: three pieces to send one after another.
+/// The body with the bytes at `span` replaced: in three parts, to be sent one after another.
 pub fn replaced<'a>(body: &'a [u8], span: &Range<usize>, new: Vec<u8>) -> [Cow<'a, [u8]>; 3] {
     [Cow::Borrowed(&body[..span.start]), Cow::Owned(new), Cow::Borrowed(&body[span.end..])]
 }

@@ -43,7 +43,6 @@ const TRAILERS: usize = 32 * 1024;
 /// RFC 9112 7.1 sets no bound; 16 hex digits are what 64 bits hold.
 const DIGITS: u8 = 16;
 
-/// What one call of `feed` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes of the input that belong to the body. The rest is the next request.
@@ -55,7 +54,6 @@ pub struct Progress {
 #[derive(Debug, Clone)]
 pub struct Decoder {
     state: State,
-    /// Bytes of the body allowed in all.
     limit: u64,
     /// Bytes of the body announced so far: all of them, or the chunks up to this one.
     announced: u64,

@@ -9,7 +9,6 @@ use std::time::Duration;
 /// Why a request was not answered by an upstream. Facts for the client and one cause for the log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
-    /// What kind of failure: fixes status, `type` and `code`.
     pub kind: Kind,
     /// A sentence for the client, with the remedy. Never holds a secret or an upstream's address.
     pub(crate) message: String,
@@ -23,7 +22,6 @@ pub struct Failure {
     pub(crate) attempts: Vec<Attempted>,
 }
 
-/// One failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Attempted {
     pub(crate) endpoint: String,
@@ -36,7 +34,6 @@ const PERMISSION: &str = "permission_error";
 
 macro_rules! kinds {
     ($($name:ident = $wire:expr,)+) => {
-        /// The closed set of failures.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Kind {
             $($name),+
@@ -109,12 +106,10 @@ pub(crate) enum Dialect {
     OpenAi,
     /// `/v1/responses`: the same bodies, but its own stream events.
     Responses,
-    /// `/v1/messages`.
     Anthropic,
 }
 
 impl Failure {
-    /// A failure with nothing but its sentence.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -132,14 +127,12 @@ impl Failure {
         self
     }
 
-    /// Tells the client when to come back.
     #[must_use]
     pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// The JSON body of the answer.
     pub(crate) fn body(&self, dialect: Dialect) -> Vec<u8> {
         self.json(dialect).to_string().into_bytes()
     }
@@ -210,7 +203,6 @@ pub(crate) fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
     (known || size.is_some()).then(|| error.get("n_ctx").and_then(Value::as_u64).or(size))
 }
 
-/// llama-server's `503 Loading model`.
 pub(crate) fn is_loading(body: &[u8]) -> bool {
     memmem::find(body, b"Loading model").is_some()
 }

@@ -15,7 +15,6 @@ const LONGEST_ENTRY: usize = 4 << 10;
 /// The largest number that every client reads as a whole one.
 const LARGEST: f64 = (1u64 << 53) as f64;
 
-/// One entry of an endpoint's list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Model {
     pub(crate) id: String,
@@ -31,7 +30,6 @@ pub struct Model {
 }
 
 impl Model {
-    /// Every name it is known by.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.id.as_str()).chain(self.aliases.iter().map(String::as_str))
     }
@@ -137,7 +135,6 @@ fn shown(fields: &[(Cow<'_, str>, &str)], aliases: &[String]) -> Vec<(String, St
     passed
 }
 
-/// A text that can be a name.
 fn name(raw: &str) -> Option<String> {
     // Escaped, a character takes six bytes at most.
     let name = (raw.len() <= 6 * LONGEST_NAME).then(|| serde_json::from_str::<String>(raw).ok())??;

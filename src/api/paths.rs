@@ -99,7 +99,6 @@ pub(crate) struct PathRow {
     service: Service,
     traits: &'static [Trait],
     pub(crate) dialect: Dialect,
-    /// In metrics.
     pub(crate) label: &'static str,
 }
 
@@ -122,7 +121,6 @@ pub(crate) enum Trait {
     Ends,
     /// The answer has an id that later requests name.
     MakesResponse,
-    /// Steers or ends a conversation.
     Conversation,
     MayBeJob,
     /// Asked again and again by machines: of no interest in the log.
@@ -219,7 +217,6 @@ pub(crate) fn find(method: &Method, path: &str) -> &'static PathRow {
     if is_page(path) { &PAGE } else { look_up(method, &tidy(path)).0 }
 }
 
-/// Whether a canonical path is the page's.
 fn is_page(path: &str) -> bool {
     path == "/admin" || path == "/admin.html" || path.starts_with("/admin/")
 }
@@ -250,9 +247,8 @@ pub(crate) enum Route {
     Jobs,
     Admin,
     Forward(Forward),
-    /// 405 with these methods
+    /// With the methods for `Allow`.
     NotAllowed(&'static str),
-    /// 404
     Unknown,
 }
 
@@ -313,7 +309,6 @@ pub(crate) fn special(mode: Mode, path: &str, api: Route) -> Route {
     }
 }
 
-/// A request that an endpoint answers.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Forward {
     /// Path below the base: with `/v1` for the API, without for llama-server's own.
@@ -353,7 +348,6 @@ impl Forward {
         if self.has(Conversation) { id().or_else(|| field.map(<[u8]>::to_vec)) } else { None }
     }
 
-    /// The id of the response that the path is about.
     pub(crate) fn response(&self) -> Option<String> {
         let path = self.path.strip_prefix("/v1/responses/").filter(|_| self.source == ModelSource::Response)?;
         path.split('/').next().map(decoded_id).filter(|id| !id.is_empty())

@@ -98,7 +98,6 @@ impl Affinity {
         by_prompt.or_else(|| Some((hashes.session_keys.iter().find_map(home)?, "session")))
     }
 
-    /// This request goes to that cache.
     pub(crate) fn remember(&self, hashes: &PrefixHashes, cache: u32) {
         let mut homes = lock(&self.homes);
         // The last link is what the next turn, a branch from here and a regeneration all hold.

@@ -37,7 +37,6 @@ pub(crate) struct Listing {
     listed: Vec<Listed>,
 }
 
-/// One entry of `/v1/models`.
 #[derive(Debug, Clone)]
 struct Listed {
     id: String,
@@ -47,7 +46,6 @@ struct Listed {
 }
 
 impl Catalog {
-    /// The catalog of these endpoints and routes.
     pub(crate) fn new(endpoints: &[Arc<Endpoint>], routes: &[Route]) -> Self {
         let mut offers: HashMap<String, Vec<Offer>> = HashMap::new();
         for (n, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| e.config.enabled) {

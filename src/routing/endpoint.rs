@@ -39,7 +39,6 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint of which nothing is known yet.
     pub fn new(config: config::Endpoint) -> Self {
         Self {
             config: Arc::new(config),
@@ -109,9 +108,7 @@ pub(crate) struct Live {
     cooling: AtomicU64,
     /// and of the last connection that it refused.
     refused: AtomicU64,
-    /// Paths and models that asked for a stream there and got none.
     streamless: Recent,
-    /// Which of several keys is next.
     key: AtomicUsize,
     /// Tokens that were generated, asked for, and found in its cache, as far as it says; for eyes only.
     tokens: [AtomicU64; 3],
@@ -167,7 +164,6 @@ impl Live {
         Load { in_flight: self.in_flight(), limit: (limit < u32::MAX).then_some(limit) }
     }
 
-    /// Whether one more request may go there.
     pub(crate) fn has_room(&self) -> bool {
         self.load().has_room()
     }
@@ -182,7 +178,6 @@ impl Live {
         self.in_flight().saturating_sub(self.abandoned.load(Relaxed))
     }
 
-    /// Which life of its prompt cache this is; unique in the process.
     pub(crate) fn cache_id(&self) -> u32 {
         self.cache.load(Relaxed)
     }
@@ -224,7 +219,6 @@ impl Live {
         self.refused.store(millis(now).max(1), Relaxed);
     }
 
-    /// Whether a connection was refused after `then`.
     pub(crate) fn refused_since(&self, then: Instant) -> bool {
         self.refused.load(Relaxed) > millis(then)
     }
@@ -234,12 +228,10 @@ impl Live {
         self.streamless.put((path, model), ());
     }
 
-    /// Whether it did so once.
     pub(crate) fn is_streamless(&self, path: &str, model: Option<&str>) -> bool {
         self.streamless.get((path, model)).is_some()
     }
 
-    /// Adds to [`Live::tokens`].
     pub(crate) fn count_tokens(&self, tokens: [u64; 3]) {
         for (sum, new) in self.tokens.iter().zip(tokens) {
             sum.fetch_add(new, Relaxed);

@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-/// An endpoint's state, as `/health` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum State {
     /// Not asked yet: given the benefit of the doubt [S000-29].
@@ -33,7 +32,6 @@ impl State {
     }
 }
 
-/// What a probe, or a real request, found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
     /// It answered 2xx in time.
@@ -47,7 +45,6 @@ pub enum Observation {
     Busy,
     /// It answered 2xx, but its list of models is none.
     NoList {
-        /// What is wrong with the list.
         why: String,
         /// Nothing else tells which models it serves.
         needed: bool,
@@ -117,7 +114,6 @@ impl HealthStatus {
         Self { failures: self.failures.saturating_sub(1), ..self.clone() }
     }
 
-    /// Whether requests may be sent there.
     pub(crate) fn is_available(&self) -> bool {
         self.is_healthy() && !self.is_out
     }

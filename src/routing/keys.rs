@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 /// Wrong keys of one address (SPEC section 3): 20 a minute.
 const GUESSES: RateLimit = RateLimit { per_second: 20.0 / 60.0, burst: 20 };
 
-/// Every client key of a configuration. None = no key is needed.
 #[derive(Default)]
 pub(crate) struct KeyRing {
     keys: Vec<(KeyText, ClientKey)>,
@@ -89,7 +88,6 @@ impl KeyRing {
         found.cloned()
     }
 
-    /// The key of this name, if there is one.
     pub(crate) fn named(&self, name: &str) -> Option<&ClientKey> {
         self.keys.iter().map(|(_, client_key)| client_key).find(|known| known.name.as_deref() == Some(name))
     }
@@ -107,12 +105,10 @@ impl ClientKey {
         Self { admin: true, ..Self::default() }
     }
 
-    /// Whether the key opens only some models or endpoints.
     pub(crate) fn is_limited(&self) -> bool {
         !self.scope.models.is_empty() || !self.scope.endpoints.is_empty()
     }
 
-    /// Takes one request out of the key's rate limit, if it has one.
     pub(crate) fn take(&self, now: Instant) -> Option<Quota> {
         let (limit, usage) = (self.rate_limit?, self.usage.as_ref()?);
         let mut bucket = lock(&usage.bucket);

@@ -20,7 +20,6 @@ pub(crate) struct Candidate {
     pub(crate) endpoint: Arc<Endpoint>,
     /// The name to send instead of the client's; `None` leaves the body as it is.
     pub(crate) rename: Option<String>,
-    /// Its share where the strategy goes by weight.
     pub(crate) weight: u16,
     /// Its position on the route, available or not.
     pub(crate) position: usize,
@@ -29,7 +28,6 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// How the strategies see it now.
     pub(crate) fn load(&self) -> CandidateLoad {
         CandidateLoad { position: self.position, weight: self.weight, load: self.endpoint.live.load() }
     }
@@ -62,7 +60,6 @@ pub(crate) enum ModelQuery<'a> {
     Raw,
     /// What follows a response, of a model or any.
     Follow(&'a str, Option<&'a str>),
-    /// A response that some endpoint keeps.
     Stored(&'a str),
 }
 
@@ -90,7 +87,6 @@ impl From<Result<Plan, Failure>> for PlanResult {
     }
 }
 
-/// The candidates for a query, within a scope.
 pub(crate) fn plan(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> PlanResult {
     let view = View { snapshot, scope };
     let planned = match query {
@@ -160,7 +156,6 @@ impl Plan {
     }
 }
 
-/// A snapshot within a scope.
 #[derive(Clone, Copy)]
 struct View<'a> {
     snapshot: &'a Snapshot,
@@ -214,7 +209,6 @@ impl<'a> View<'a> {
         PlanResult::Plan(Plan { strategy, is_named: true, is_short, ..plan })
     }
 
-    /// The backends of a route that are switched on.
     fn routed(self, route: &Route) -> Vec<Candidate> {
         let backends = route.backends.iter().enumerate().filter(|(_, backend)| backend.enabled);
         let candidates = backends.filter_map(|(position, backend)| {
@@ -236,13 +230,11 @@ impl<'a> View<'a> {
         }))
     }
 
-    /// The context of a model at an endpoint, as its list has it.
     fn context(self, model: &str, endpoint: &Endpoint) -> Option<u64> {
         let mut offers = self.snapshot.catalog.offers(model).iter();
         offers.find(|offer| self.snapshot.endpoints[offer.endpoint].name() == endpoint.name())?.context
     }
 
-    /// Endpoints with a default model.
     fn default(self, reason: &'static str) -> Result<Plan, Failure> {
         let with_model = self.available().into_iter().filter_map(|candidate| {
             let model = candidate.endpoint.default_model().filter(|model| self.scope.has_model(model))?;
@@ -264,7 +256,6 @@ impl<'a> View<'a> {
         Err(Failure::new(Kind::ModelRequired, text).param("model"))
     }
 
-    /// The only endpoint.
     fn only(self) -> Result<Plan, Failure> {
         let enabled = self.snapshot.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.config.enabled);
         let mut enabled = enabled.filter_map(|(n, endpoint)| self.candidate(n, endpoint));
@@ -303,7 +294,6 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Every endpoint that can be used now.
     fn available(self) -> Vec<Candidate> {
         let all = self.snapshot.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.is_available());
         in_order(all.filter_map(|(position, endpoint)| self.candidate(position, endpoint)))

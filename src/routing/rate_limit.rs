@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 /// Addresses remembered for sure. Where more than this appear, those that were forgotten start anew.
 const ADDRESSES: usize = 4_096;
 
-/// A bucket that fills at a rate up to its burst.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bucket {
     tokens: f64,
@@ -20,7 +19,6 @@ pub(crate) struct Bucket {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Quota {
-    /// Whether the request may go on.
     pub(crate) granted: bool,
     /// Requests at once after a pause.
     pub(crate) limit: u32,
@@ -37,7 +35,6 @@ impl Bucket {
         Self { tokens: f64::from(limit.burst), at: now }
     }
 
-    /// Takes one out, if there is one.
     pub(crate) fn take(&mut self, limit: &RateLimit, now: Instant) -> Quota {
         let burst = f64::from(limit.burst);
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * limit.per_second;
@@ -69,7 +66,6 @@ impl Default for Buckets {
 }
 
 impl Buckets {
-    /// Takes one out of an address's bucket.
     pub(crate) fn take(&self, peer: IpAddr, limit: &RateLimit, now: Instant) -> Quota {
         let mut buckets = lock(&self.0);
         buckets.get_or_insert_with(subnet_key(peer), || Bucket::full(limit, now)).take(limit, now)

@@ -13,7 +13,6 @@ pub(crate) struct Group {
 /// A part of what is served; empty lists mean everything.
 #[derive(Clone, Default)]
 pub(crate) struct Scope {
-    /// Patterns of model names; `*` stands for any text.
     pub(crate) models: Vec<String>,
     pub(crate) endpoints: Vec<String>,
     pub(crate) group: Option<Arc<Group>>,
@@ -24,12 +23,10 @@ impl Scope {
         self.models.is_empty() && self.endpoints.is_empty() && self.group.is_none()
     }
 
-    /// Whether a client-facing name is in it.
     pub(crate) fn has_model(&self, name: &str) -> bool {
         self.models.is_empty() || self.models.iter().any(|pattern| matches(pattern, name))
     }
 
-    /// Whether an endpoint is in it.
     pub(crate) fn has_endpoint(&self, name: &str) -> bool {
         let in_group = self.group.as_ref().is_none_or(|group| group.endpoints.iter().any(|one| one.name() == name));
         in_group && (self.endpoints.is_empty() || self.endpoints.iter().any(|one| one == name))

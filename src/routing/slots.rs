@@ -52,7 +52,6 @@ struct Waiter {
 }
 
 impl Waiter {
-    /// The first of its endpoints that has a free slot.
     fn open(&self) -> Option<usize> {
         self.order.iter().copied().find(|&index| self.lives[index].has_room())
     }
@@ -61,24 +60,20 @@ impl Waiter {
 pub(crate) struct Wanted<'a> {
     pub(crate) lives: &'a [Arc<Live>],
     pub(crate) background: bool,
-    /// `queue.length`
     pub(crate) length: usize,
-    /// The route whose turn it is.
     pub(crate) route: &'a str,
 }
 
+/// `In`: a slot at the endpoint with that index.
 pub(crate) enum Entry {
-    /// A slot at this one of the wanted endpoints.
     In(usize, Slot),
     Wait(Waiting),
-    /// All are full, and so is the queue.
     Full,
     /// The proxy is being stopped; the queue is closed.
     Closed,
 }
 
 pub(crate) enum WaitResult {
-    /// A slot at this one of the wanted endpoints.
     In(usize, Slot),
     ClientGone,
     /// Nothing happened for a while.
@@ -106,7 +101,6 @@ impl Slot {
         }
     }
 
-    /// Whether it is at this endpoint.
     pub(crate) fn is_at(&self, live: &Arc<Live>) -> bool {
         Arc::ptr_eq(&self.live, live)
     }
@@ -133,11 +127,9 @@ impl Waiting {
     /// Waits for a slot or the client's hang-up, until a time or for a quarter of a second.
     pub(crate) fn wait(&self, cancel: &CancelToken, until: Instant) -> WaitResult {
         let now = time::now();
-        let slept = match &self.wake {
-            Some(wake) => ready(wake, PollFlags::IN, Some(cancel), until.saturating_duration_since(now)).is_ok(),
-            None => false,
-        };
-        if !slept {
+        let timeout = until.saturating_duration_since(now);
+        let woken = self.wake.as_ref().map(|wake| ready(wake, PollFlags::IN, Some(cancel), timeout));
+        if !matches!(woken, Some(Ok(_))) {
             cancel.wait_until(until.min(now + BLIND), time::now);
         }
         match self.grant.try_recv() {
@@ -211,7 +203,6 @@ impl Capacity {
         lock(&self.state).queue.len()
     }
 
-    /// Empties the queue and closes it.
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
@@ -247,7 +238,7 @@ impl State {
             let slot = capacity.take(&waiter.lives[index]);
             // The channel holds one, and the receiver is there: it leaves the queue under this lock first.
             let sent = waiter.grant.try_send((index, slot));
-            debug_assert!(sent.is_ok(), "a waiter in the line listens");
+            debug_assert!(sent.is_ok(), "a queued waiter listens");
         }
     }
 

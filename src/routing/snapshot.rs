@@ -54,7 +54,6 @@ impl Snapshot {
         Self { config, endpoints, catalog, key_ring, groups }
     }
 
-    /// This snapshot with one endpoint changed.
     #[must_use]
     pub(crate) fn with(&self, name: &str, change: impl FnOnce(&mut Endpoint)) -> Self {
         let mut endpoints = self.endpoints.clone();
@@ -93,7 +92,6 @@ impl Snapshot {
         Self::assembled(Arc::new(config), endpoints, Arc::new(key_ring), Arc::new(catalog))
     }
 
-    /// What can be asked for now, within a scope.
     pub(crate) fn listing(&self, scope: &Scope) -> Cow<'_, Listing> {
         if scope.is_all() {
             return Cow::Borrowed(&self.catalog.listing);
@@ -105,7 +103,6 @@ impl Snapshot {
         self.endpoints.iter().filter(|e| e.config.enabled)
     }
 
-    /// Whether anything can be forwarded at all.
     pub(crate) fn is_healthy(&self) -> bool {
         self.endpoints.iter().any(|e| e.is_available())
     }
@@ -121,7 +118,6 @@ fn grouped(group: &config::Group, endpoints: &[Arc<Endpoint>]) -> Group {
     Group { config: group.clone(), endpoints: used.collect() }
 }
 
-/// A message to the health thread.
 pub enum HealthEvent {
     /// A real request found this out about an endpoint.
     Seen(String, Observation),
@@ -173,7 +169,6 @@ impl SnapshotStore {
         (Arc::new(store), inbox)
     }
 
-    /// The snapshot of this moment; a request loads it once and keeps it.
     pub(crate) fn load(&self) -> Arc<Snapshot> {
         Arc::clone(&read(&self.current))
     }
@@ -241,7 +236,6 @@ impl SnapshotStore {
         }
     }
 
-    /// The health thread has read every catalogue.
     pub(crate) fn refreshed(&self) {
         let mut state = lock(&self.refresh);
         state.rounds += 1;

@@ -3,12 +3,10 @@
 
 use crate::config::Strategy;
 
-/// A candidate as the strategies see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CandidateLoad {
     /// Its position among all of its route, available or not: what a turn is remembered by.
     pub(crate) position: usize,
-    /// Its share, at least 1.
     pub(crate) weight: u16,
     pub(crate) load: Load,
 }
@@ -22,7 +20,6 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Whether one more may go there.
     pub(crate) fn has_room(self) -> bool {
         self.limit.is_none_or(|limit| self.in_flight < limit)
     }
@@ -86,7 +83,6 @@ fn smooth(group: &mut [usize], loads: &[CandidateLoad], turn: &mut Turn) {
     credits[loads[group[0]].position] -= total;
 }
 
-/// Drawn by weight, each once.
 fn draw(mut group: &mut [usize], loads: &[CandidateLoad], unit: &mut dyn FnMut() -> f64) {
     while !group.is_empty() {
         let total: f64 = group.iter().map(|&index| f64::from(loads[index].weight)).sum();

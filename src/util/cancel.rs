@@ -127,7 +127,6 @@ pub(crate) fn wake_pair() -> Option<(WakeEnd, WakeEnd)> {
     UnixStream::pair().ok()
 }
 
-/// Called around each wait of a thread.
 pub(crate) trait WaitObserver {
     fn begin(&self);
     fn end(&self);
@@ -137,7 +136,6 @@ thread_local! {
     static OBSERVER: RefCell<Option<Arc<dyn WaitObserver>>> = const { RefCell::new(None) };
 }
 
-/// Sets the observer of this thread.
 pub(crate) fn observe_waits(observer: Arc<dyn WaitObserver>) {
     OBSERVER.set(Some(observer));
 }

@@ -8,7 +8,6 @@ use std::sync::Mutex;
 
 /// Threads that work with the disk at once: fewer than there are control threads, so that a slow disk delays no `/health`.
 const AT_ONCE: usize = 2;
-/// What waits for one of them at most.
 const WAITING: usize = 64;
 
 /// Something to do; told `false`, it is to be refused.
@@ -49,7 +48,6 @@ impl DiskQueue {
     }
 }
 
-/// Whether an error says that there is no room.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }

@@ -37,7 +37,6 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         self.young.get_mut(&key).expect("it was found or put")
     }
 
-    /// Keeps a value, the one used last.
     pub(crate) fn put(&mut self, key: K, value: V) {
         if self.young.len() >= self.half && !self.young.contains_key(&key) {
             std::mem::swap(&mut self.young, &mut self.old);
@@ -46,7 +45,6 @@ impl<K: Hash + Eq, V> Lru<K, V> {
         self.young.insert(key, value);
     }
 
-    /// Entries held, at most twice `half`.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.young.len() + self.old.len()
