@@ -1,8 +1,8 @@
 //! Accepting connections within their bounds. Its errors never end the loop (FAULTS E1, E2).
 
 use super::connection::Connection;
+use super::request::Refused;
 use super::server::EventLoop;
-use super::step::Rejected;
 use crate::api::errors::{Failure, Kind};
 use std::io;
 use std::net::{IpAddr, TcpStream};
@@ -68,7 +68,8 @@ impl EventLoop {
         let limit = if full { "server.maxConnections" } else { "server.perClient" };
         let failure = Failure::new(Kind::Overloaded, format!("Too many open connections ({limit})."));
         let failure = failure.retry_after(Duration::from_secs(1));
-        self.answer_refusal(connection, Rejected { head: None, client: Some(peer), failure, began: now }, now);
+        let refused = Refused { from: connection.from(), head: None, client: Some(peer), failure, began: now };
+        self.answer_refusal(connection, &refused, now);
     }
 
     /// Closes the connection that is missed least; false if there is none.

@@ -3,18 +3,16 @@
 //!
 //! Head -> Body -> Queued -> (a worker answers) -> Flush -> Head, or Linger and the end.
 
-use super::decision::HeadDecision;
 use super::head::{Framing, Head, Parser};
 use super::limits::{ConnectionPermit, Rules};
-use super::min_rate::MinRate;
-use super::request::{Body, From};
-use super::step::{Arrived, Rejected, Step};
+use super::request::{Body, From, HeadDecision, Refused, Request, Step};
 use super::unsent::Unsent;
-use super::upload::{LARGE, Upload};
+use super::upload::{LARGE, MinRate, Upload};
 use crate::api::chunked::Decoder;
 use crate::api::errors::{Failure, Kind};
 use memchr::memmem;
 use mio::Token;
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
@@ -66,7 +64,7 @@ pub(super) enum State {
     },
     Body(Box<Incoming>),
     /// Complete; waits for a worker.
-    Queued(Box<Arrived>),
+    Queued(Box<Request>),
     /// Bytes that the client does not read, then the rest of its life.
     Flush {
         rest: Unsent,
@@ -83,7 +81,7 @@ pub(super) enum State {
 
 /// A request whose body comes.
 pub(super) struct Incoming {
-    arrived: Arrived,
+    request: Request,
     decoder: Decoder,
     min_rate: MinRate,
 }
@@ -308,11 +306,12 @@ impl Connection {
 
     /// Refuses what is no head.
     fn headless(&self, failure: Failure, began: Instant) -> Step {
-        Step::Refuse(Box::new(Rejected { head: None, client: Some(self.peer), failure, began }))
+        Step::Refuse(Box::new(Refused { from: self.from(), head: None, client: Some(self.peer), failure, began }))
     }
 
     fn begin_body(&mut self, head: Head, rest: &[u8], now: Instant, rules: &Rules) -> (Step, usize) {
-        let HeadDecision { pool, client, refusal, decided } = rules.handler.decide(&head, self.from());
+        let from = self.from();
+        let HeadDecision { pool, client, refusal, decided } = rules.handler.decide(&head, from);
         let length = match head.framing {
             Framing::None => 0,
             Framing::Sized(length) => length,
@@ -320,21 +319,31 @@ impl Connection {
         };
         if let Some(failure) = refusal {
             self.expected = length.saturating_sub(rest.len() as u64);
-            return (Step::Refuse(Box::new(Rejected { head: Some(head), client, failure, began: now })), 0);
+            return (Step::Refuse(Box::new(Refused { from, head: Some(head), client, failure, began: now })), 0);
         }
         let expects_continue = head.expect_continue;
         let decoder = Decoder::new(head.framing, rules.limits.body);
-        let arrived =
-            Arrived { head, pool, decided, client, body: Body::new(rules.budget.hold(client)), rest: None, began: now };
+        let request = Request {
+            head,
+            from,
+            peer_text: Arc::clone(&self.peer_text),
+            pool,
+            client,
+            decided,
+            body: Body::new(rules.budget.hold(client)),
+            rest: None,
+            began: now,
+            cancel: Arc::default(),
+        };
         if length == 0 {
-            return (Step::Serve(Box::new(arrived)), rest.len());
+            return (Step::Serve(Box::new(request)), rest.len());
         }
         if expects_continue && rest.is_empty() {
             // 25 bytes into an empty socket buffer; a client that does not get them sends anyway.
             let _ = (&*self.stream).write(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         let min_rate = MinRate::new(rules.body_timeout, now);
-        self.state = State::Body(Box::new(Incoming { arrived, decoder, min_rate }));
+        self.state = State::Body(Box::new(Incoming { request, decoder, min_rate }));
         self.feed(rest, now, rules)
     }
 
@@ -342,7 +351,7 @@ impl Connection {
         let State::Body(incoming) = &mut self.state else {
             return (Step::Wait, 0);
         };
-        let Incoming { arrived: Arrived { head, body, .. }, decoder, min_rate } = &mut **incoming;
+        let Incoming { request: Request { head, body, .. }, decoder, min_rate } = &mut **incoming;
         let before = body.bytes().len();
         let grown = body.grow(|out| decoder.feed(input, out));
         let after = body.bytes().len();
@@ -359,23 +368,24 @@ impl Connection {
         let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
             return (Step::Wait, 0);
         };
-        let Incoming { mut arrived, decoder, .. } = *incoming;
+        let Incoming { mut request, decoder, .. } = *incoming;
         let kept = match complete {
             Ok(Some(consumed)) => input.len() - consumed,
             Ok(None) => {
                 // The rest is read by a worker, or not at all.
                 self.expected = u64::MAX;
                 let (stream, min_rate) = (Arc::clone(&self.stream), MinRate::new(rules.body_timeout, now));
-                arrived.rest = Some(Upload::new(stream, decoder, min_rate, Arc::clone(&rules.uploads)));
+                let rest = Upload::new(stream, decoder, min_rate, Arc::clone(&rules.uploads));
+                request.rest = Some(RefCell::new(rest));
                 0
             }
             Err(failure) => {
                 self.expected = decoder.missing().unwrap_or(u64::MAX);
-                return (Step::Refuse(Box::new(arrived.rejected(failure))), 0);
+                return (Step::Refuse(Box::new(request.refused(failure))), 0);
             }
         };
-        arrived.began = now;
-        (Step::Serve(Box::new(arrived)), kept)
+        request.began = now;
+        (Step::Serve(Box::new(request)), kept)
     }
 
     pub(crate) fn expire(&mut self, now: Instant, rules: &Rules) -> Step {
@@ -401,7 +411,7 @@ impl Connection {
                 let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
                     return Step::Wait;
                 };
-                Step::Refuse(Box::new(incoming.arrived.rejected(failure)))
+                Step::Refuse(Box::new(incoming.request.refused(failure)))
             }
             // What waits for a worker waits for as long as it takes, and the event loop asks for what is flushed.
             State::Queued(_) | State::Flush { .. } => {

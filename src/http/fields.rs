@@ -18,6 +18,10 @@ impl Fields {
     }
 
     /// Takes away every field whose name begins so.
+    pub(crate) fn extend(&mut self, others: &Self) {
+        self.0.extend_from_slice(&others.0);
+    }
+
     pub(crate) fn remove_prefixed(&mut self, prefix: &str) {
         self.0.retain(|(name, _)| !name.as_str().starts_with(prefix));
     }

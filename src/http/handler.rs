@@ -1,39 +1,24 @@
 //! What the server asks of its request handler, and what others may ask of a running server.
 
 use super::connection::Connection;
-use super::decision::Decide;
-use super::head::Head;
-use super::request::{From, Request};
+use super::request::{Decide, Refused, Request};
 use super::response::{Response, ResponseTo};
 use super::state::ServerState;
-use super::step::Rejected;
-use crate::api::errors::Failure;
 use crate::config;
 use crate::util::budget::Budget;
 use crate::util::lock::write;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 /// Answers requests; the server only reads and writes them.
 pub trait Handler: Decide {
     /// Answers a request on a worker. A response that another thread is to finish is detached first.
     fn serve(&self, request: Request, response: &mut Response);
     /// Answers a request that the server or a full pool refuses, and logs it.
-    fn refuse(&self, refused: Refused<'_>, response: &mut Response);
+    fn refuse(&self, refused: &Refused, response: &mut Response);
     /// Logs a request whose client left before a worker took it.
-    fn left(&self, head: &Head, from: From, began: Instant);
-}
-
-/// A request that is not served.
-pub struct Refused<'a> {
-    pub(crate) from: From,
-    /// The head, as far as it was understood.
-    pub head: Option<&'a Head>,
-    pub(crate) failure: Failure,
-    /// When its head was complete, or without a head when its first byte came.
-    pub(crate) began: Instant,
+    fn left(&self, request: &Request);
 }
 
 /// Answers a request that is not served, and returns its connection, ready for what comes next.
@@ -41,13 +26,11 @@ pub(super) fn refuse(
     handler: &dyn Handler,
     server: &Arc<ServerState>,
     connection: Box<Connection>,
-    rejected: Rejected,
+    refused: &Refused,
 ) -> Option<Box<Connection>> {
-    let Rejected { head, client, failure, began } = rejected;
-    let from = connection.from();
-    let to = ResponseTo { keep: false, ..ResponseTo::head(head.as_ref(), client, false) };
+    let to = ResponseTo { keep: false, ..ResponseTo::head(refused.head.as_ref(), refused.client, false) };
     let mut response = Response::new(connection, server, to);
-    handler.refuse(Refused { from, head: head.as_ref(), failure, began }, &mut response);
+    handler.refuse(refused, &mut response);
     response.give_back()
 }
 

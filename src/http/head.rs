@@ -3,13 +3,18 @@
 
 pub use super::fields::Fields;
 pub use super::framing::{Framing, Version};
-pub(crate) use super::target::Target;
+pub(crate) use super::request_line::Target;
 
 use super::framing::{self, refuse};
 use super::request_line::{self, RequestLine};
 use crate::api::errors::{Failure, Kind};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
+use httparse::ParserConfig;
+use std::mem::MaybeUninit;
+
+/// The most fields of a head; [`Limits`] may allow fewer.
+pub(super) const FIELDS: usize = 100;
 
 /// How much a client may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +90,12 @@ impl Parser {
                 ));
             }
             let after_cr = self.seen > 0 && buf[self.seen - 1] == b'\r';
+            let plain = if after_cr { &[][..] } else { &buf[self.seen..buf.len().min(limits.head)] };
+            let run = plain.iter().position(|byte| !framing::is_value(*byte)).unwrap_or(plain.len());
+            if run > 0 {
+                self.seen += run;
+                continue;
+            }
             match byte {
                 b'\n' if after_cr => {
                     if self.end_line(buf, limits)? {
@@ -95,7 +106,6 @@ impl Parser {
                 b'\n' => return Err(self.doubt(buf, limits, "a line ends without a carriage return")),
                 _ if after_cr => return Err(self.doubt(buf, limits, "a carriage return stands alone")),
                 b'\r' => {}
-                _ if framing::is_value(*byte) => {}
                 // RFC 8446 5.1: the record type of a handshake, the first byte of every TLS connection.
                 0x16 if self.seen == 0 => {
                     return Err(refuse(
@@ -155,10 +165,10 @@ impl Parser {
 fn assemble(text: &[u8], count: usize, limits: &Limits) -> Result<Head, Failure> {
     // One allocation for all values.
     let text = &Bytes::copy_from_slice(text);
-    let mut raw = vec![httparse::EMPTY_HEADER; count];
-    let mut request = httparse::Request::new(&mut raw);
+    let mut raw = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut request = httparse::Request::new(&mut []);
     // A9 and A11: folded lines, space around names and names that are not tokens are errors to httparse.
-    match request.parse(text) {
+    match ParserConfig::default().parse_request_with_uninit_headers(&mut request, text, &mut raw) {
         Ok(httparse::Status::Complete(length)) if length == text.len() => {}
         _ => return Err(refuse("a header field is not `name: value`")),
     }

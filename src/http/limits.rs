@@ -1,8 +1,8 @@
 //! The limits of a server: of heads, bodies and times, and how many connections there are, in all and for each client
 //! address.
 
-use super::decision::Decide;
-use super::head::{Head, Limits};
+use super::head::{FIELDS, Head, Limits};
+use super::request::Decide;
 use crate::config::{Network, Server};
 use crate::util::budget::Budget;
 use crate::util::budget::subnet_key;
@@ -31,7 +31,7 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) fn new(server: &Server, budget: Arc<Budget>, handler: Arc<dyn Decide>) -> Self {
         Self {
-            limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
+            limits: Limits { target: 8 << 10, head: 32 << 10, fields: FIELDS, body: server.max_body },
             budget,
             handler,
             head_timeout: server.head_timeout,

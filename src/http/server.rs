@@ -4,11 +4,10 @@
 //! Accepting is in `accept`.
 
 use super::connection::{Connection, State};
-use super::decision::Pool;
 use super::handler::{Handler, PoolSize, ServerConfig, ServerHandle, refuse};
 use super::limits::{OpenConnections, Rules};
+use super::request::{Pool, Refused, Step};
 use super::state::{ReturnQueue, ServerState, deregister, register};
-use super::step::{Arrived, Rejected, Step};
 use super::workers::{Exchange, WorkerPool};
 use crate::api::errors::{Failure, Kind};
 use crate::util::time;
@@ -256,8 +255,8 @@ impl EventLoop {
     /// Takes a connection out, to be moved on or closed.
     pub(super) fn remove(&mut self, token: Token) -> Option<Box<Connection>> {
         let mut connection = self.connections.remove(&token)?;
-        if let State::Queued(arrived) = &connection.state {
-            self.backlog(arrived.pool).waiting.retain(|other| *other != token);
+        if let State::Queued(request) = &connection.state {
+            self.backlog(request.pool).waiting.retain(|other| *other != token);
         }
         deregister(self.poll.registry(), &*connection.stream);
         connection.is_registered = false;
@@ -297,15 +296,15 @@ impl EventLoop {
                 self.again.push(token);
             }
             Step::Close => self.close(token),
-            Step::Serve(arrived) => {
+            Step::Serve(request) => {
                 if let Some(connection) = self.connections.get_mut(&token) {
-                    connection.state = State::Queued(arrived);
+                    connection.state = State::Queued(request);
                 }
                 self.dispatch(token, now);
             }
-            Step::Refuse(rejected) => {
+            Step::Refuse(refused) => {
                 if let Some(connection) = self.remove(token) {
-                    self.answer_refusal(connection, *rejected, now);
+                    self.answer_refusal(connection, &refused, now);
                 }
             }
         }
@@ -327,8 +326,8 @@ impl EventLoop {
     /// Moves a connection with a complete request to a worker, lets it wait for one, or refuses it.
     fn dispatch(&mut self, token: Token, now: Instant) {
         let state = self.connections.get(&token).map(|connection| &connection.state);
-        let Some(State::Queued(arrived)) = state else { return };
-        let backlog = self.backlog(arrived.pool);
+        let Some(State::Queued(request)) = state else { return };
+        let backlog = self.backlog(request.pool);
         if backlog.waiting.len() < backlog.limit || backlog.workers.has_idle() {
             backlog.waiting.push_back(token);
             self.dispatch_waiting();
@@ -348,31 +347,31 @@ impl EventLoop {
                 // Before the look at the idle workers: one that becomes idle after it wakes the loop.
                 backlog.workers.set_waiting(backlog.waiting.len());
                 let next = backlog.waiting.front().copied().filter(|_| backlog.workers.has_idle());
-                let Some((connection, arrived)) = next.and_then(|token| self.take_queued(token)) else { break };
-                self.backlog(pool).workers.offer(Exchange { connection, arrived });
+                let Some(exchange) = next.and_then(|token| self.take_queued(token)) else { break };
+                self.backlog(pool).workers.offer(exchange);
             }
         }
     }
 
-    fn take_queued(&mut self, token: Token) -> Option<(Box<Connection>, Box<Arrived>)> {
+    fn take_queued(&mut self, token: Token) -> Option<Exchange> {
         let mut connection = self.remove(token)?;
         match std::mem::replace(&mut connection.state, State::Head { since: None }) {
-            State::Queued(arrived) => Some((connection, arrived)),
+            State::Queued(request) => Some(Exchange { connection, request }),
             _ => None,
         }
     }
 
     fn refuse_queued(&mut self, token: Token, failure: Failure, now: Instant) {
-        if let Some((connection, arrived)) = self.take_queued(token) {
-            self.answer_refusal(connection, arrived.rejected(failure), now);
+        if let Some(Exchange { connection, request }) = self.take_queued(token) {
+            self.answer_refusal(connection, &request.refused(failure), now);
         }
     }
 
     /// Answers from here and closes; nothing reaches an upstream.
-    pub(super) fn answer_refusal(&mut self, connection: Box<Connection>, rejected: Rejected, now: Instant) {
+    pub(super) fn answer_refusal(&mut self, connection: Box<Connection>, refused: &Refused, now: Instant) {
         // The response gives the connection back even if this panics.
-        let refused = AssertUnwindSafe(|| refuse(&*self.handler, &self.shared, connection, rejected));
-        if let Ok(Some(connection)) = catch_unwind(refused) {
+        let answer = AssertUnwindSafe(|| refuse(&*self.handler, &self.shared, connection, refused));
+        if let Ok(Some(connection)) = catch_unwind(answer) {
             self.insert(connection, now);
         }
     }
@@ -382,10 +381,10 @@ impl EventLoop {
     fn drop_left(&mut self, token: Token) {
         let closed = self.connections.get(&token).filter(|connection| connection.closed);
         let has_left = closed.is_some_and(
-            |connection| matches!(&connection.state, State::Queued(arrived) if arrived.pool == Pool::Proxy),
+            |connection| matches!(&connection.state, State::Queued(request) if request.pool == Pool::Proxy),
         );
-        if has_left && let Some((connection, arrived)) = self.take_queued(token) {
-            self.handler.left(&arrived.head, connection.from(), arrived.began);
+        if has_left && let Some(Exchange { request, .. }) = self.take_queued(token) {
+            self.handler.left(&request);
         }
     }
 

@@ -3,16 +3,13 @@
 //! enough workers running wait until one of those waits or ends, so that few workers do the work of many.
 
 use super::connection::{Connection, State};
-use super::decision::Pool;
 use super::handler::{self, Handler, PoolSize};
-use super::request::Request;
+use super::request::{Pool, Request, Step};
 use super::response::{Response, ResponseTo};
 use super::state::ServerState;
-use super::step::{Arrived, Step};
 use crate::util::cancel::{PollFlags, WaitObserver, observe_waits, ready};
 use crate::util::lock::lock;
 use crate::util::time;
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +31,7 @@ const MAX_LINGERING: usize = 16;
 /// A connection with its complete request.
 pub(super) struct Exchange {
     pub(super) connection: Box<Connection>,
-    pub(super) arrived: Box<Arrived>,
+    pub(super) request: Box<Request>,
 }
 
 /// One pool. Closing it ends its workers after what they serve.
@@ -238,17 +235,17 @@ impl Shared {
 
     /// Serves the requests of one connection, as long as they come at once.
     fn serve(&self, exchange: Exchange, scratch: &mut Vec<u8>) {
-        let Exchange { mut connection, mut arrived } = exchange;
+        let Exchange { mut connection, mut request } = exchange;
         loop {
-            let Some(mut back) = self.answer(connection, *arrived) else { return };
+            let Some(mut back) = self.answer(connection, *request) else { return };
             match self.next_step(&mut back, scratch) {
-                Step::Serve(next) if next.pool == self.pool => (connection, arrived) = (back, next),
+                Step::Serve(next) if next.pool == self.pool => (connection, request) = (back, next),
                 Step::Serve(next) => {
                     back.state = State::Queued(next);
                     return self.server.returns.give(back);
                 }
-                Step::Refuse(rejected) => {
-                    if let Some(back) = handler::refuse(&*self.handler, &self.server, back, *rejected) {
+                Step::Refuse(refused) => {
+                    if let Some(back) = handler::refuse(&*self.handler, &self.server, back, &refused) {
                         self.server.returns.give(back);
                     }
                     return;
@@ -259,18 +256,14 @@ impl Shared {
         }
     }
 
-    fn answer(&self, connection: Box<Connection>, arrived: Arrived) -> Option<Box<Connection>> {
-        let Arrived { head, pool, decided, client, body, mut rest, began } = arrived;
-        let (peer, peer_text, listener) = (connection.peer, Arc::clone(&connection.peer_text), connection.listener);
-        let mut to = ResponseTo::head(Some(&head), client, pool == Pool::Proxy);
-        to.keep &= rest.is_none();
+    fn answer(&self, connection: Box<Connection>, mut request: Request) -> Option<Box<Connection>> {
+        let mut to = ResponseTo::head(Some(&request.head), request.client, self.pool == Pool::Proxy);
+        to.keep &= request.rest.is_none();
         let mut response = Response::new(connection, &self.server, to);
-        let cancel = Arc::clone(response.cancel());
-        if let Some(rest) = &mut rest {
-            rest.cancel_with(&cancel);
+        request.cancel = Arc::clone(response.cancel());
+        if let Some(rest) = &mut request.rest {
+            rest.get_mut().cancel_with(&request.cancel);
         }
-        let rest = rest.map(RefCell::new);
-        let request = Request { head, body, rest, peer, peer_text, listener, began, cancel, decided };
         self.handler.serve(request, &mut response);
         response.give_back()
     }

@@ -5,7 +5,7 @@ use super::state::Proxy;
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::Forward;
 use crate::http::head::{Head, Limits, Parser};
-use crate::http::request::{Body, Request};
+use crate::http::request::{Body, From, Pool, Request};
 use crate::observe::active::Started;
 use crate::proxy::body;
 use crate::proxy::context::{Entry, RequestContext};
@@ -49,9 +49,10 @@ impl Proxy {
             head,
             body: std::mem::replace(body, Body::new(self.budget.hold(None))),
             rest: None,
-            peer,
+            from: From { peer, listener: 0 },
             peer_text: peer.to_string().into(),
-            listener: 0,
+            pool: Pool::Proxy,
+            client: None,
             began: time::now(),
             cancel: Arc::clone(job.cancel),
             decided: None,
@@ -65,7 +66,7 @@ impl Proxy {
         let snapshot = self.shared.load();
         let activity = Arc::clone(&self.activity);
         let here = Entry { forward: "jobs".into(), metrics: Arc::clone(&self.metrics), activity };
-        let context = RequestContext::new(&request.head, request.peer, request.began, &snapshot, here);
+        let context = RequestContext::new(&request.head, request.from.peer, request.began, &snapshot, here);
         let forward = Forward::post(job.path);
         let planned = body::read(request, &forward)
             .and_then(|body| Ok((self.plan(request, &body, &snapshot, &job.scope)?, body)));
@@ -75,7 +76,7 @@ impl Proxy {
         };
         let shown = self.activity.begin(&Started {
             id: job.id,
-            client: request.peer,
+            client: request.from.peer,
             key: Some("job".into()),
             path: job.path,
             model: body.name(),

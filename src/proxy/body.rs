@@ -90,13 +90,13 @@ pub(crate) fn read<'a>(request: &'a Request, forward: &Forward) -> Result<Reques
     }
 }
 
-fn field(request: &Request, name: header::HeaderName) -> String {
-    request.head.fields.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default()
+fn field(request: &Request, name: header::HeaderName) -> &str {
+    request.head.fields.get(name).and_then(|value| str::from_utf8(value.as_bytes()).ok()).unwrap_or_default()
 }
 
 fn is_compressed(request: &Request) -> bool {
-    let coding = field(request, header::CONTENT_ENCODING);
-    !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")
+    let coding = request.head.fields.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()).unwrap_or_default();
+    !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
 }
 
 /// 415 for a compressed body that would have to be read.
@@ -109,7 +109,7 @@ pub(crate) fn unreadable() -> Failure {
 fn in_body<'a>(request: &Request, body: &'a [u8]) -> Result<RequestBody<'a>, Failure> {
     let kind = field(request, header::CONTENT_TYPE);
     if kind.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
-        return Ok(RequestBody::new(Place::Form, multipart(&kind, body)?));
+        return Ok(RequestBody::new(Place::Form, multipart(kind, body)?));
     }
     let json = JsonBody::read(body)?;
     let read = RequestBody::new(Place::Json, json.model()?);

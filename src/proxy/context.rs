@@ -195,9 +195,7 @@ impl RequestContext {
             Err(failure) => self.refuse(response, &failure),
             Ok(answer) => {
                 let mut fields = Fields::clone(&self.common);
-                for (name, value) in answer.iter() {
-                    fields.push(name.clone(), value.clone());
-                }
+                fields.extend(&answer);
                 response.send(StatusCode::NO_CONTENT, &fields, &[]);
                 self.done(StatusCode::NO_CONTENT, 0);
             }

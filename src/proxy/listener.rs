@@ -5,10 +5,9 @@ use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, Route};
 use crate::api::query;
 use crate::config::{CorsOrigin, KeysFor, ListenerPolicy, Mode};
-use crate::http::decision::{Decide, HeadDecision, Pool};
-use crate::http::handler::{Handler, Refused};
+use crate::http::handler::Handler;
 use crate::http::head::Head;
-use crate::http::request::{From, Request};
+use crate::http::request::{Decide, From, HeadDecision, Pool, Refused, Request};
 use crate::http::response::Response;
 use crate::observe::access::End;
 use crate::proxy::context::{Entry, RequestContext, Summary, nothing_relayed};
@@ -198,7 +197,7 @@ impl Proxy {
         let decided = request.decided.take().and_then(|decided| decided.downcast::<Decided>().ok());
         match decided.filter(|decided| Arc::ptr_eq(&decided.snapshot, snapshot)) {
             Some(decided) => (decided.route, Some(Ok(decided.client_key))),
-            None => (self.route(&request.head, request.listener, snapshot), None),
+            None => (self.route(&request.head, request.from.listener, snapshot), None),
         }
     }
 }
@@ -253,9 +252,9 @@ impl Handler for Proxy {
         self.serve_request(request, response);
     }
 
-    fn refuse(&self, refused: Refused<'_>, response: &mut Response) {
+    fn refuse(&self, refused: &Refused, response: &mut Response) {
         let snapshot = self.shared.load();
-        match refused.head {
+        match &refused.head {
             Some(head) => {
                 let route = self.route(head, refused.from.listener, &snapshot);
                 let context = self.context(head, refused.from, refused.began, &snapshot, &route);
@@ -265,8 +264,8 @@ impl Handler for Proxy {
         }
     }
 
-    fn left(&self, head: &Head, from: From, began: Instant) {
-        let context = self.context(head, from, began, &self.shared.load(), &Route::Unknown);
+    fn left(&self, request: &Request) {
+        let context = self.context(&request.head, request.from, request.began, &self.shared.load(), &Route::Unknown);
         let relayed = nothing_relayed(End::ClientGone);
         context.log(499, 0, &Summary { model: None, served_by: None, relayed: &relayed, queued: Duration::ZERO });
     }

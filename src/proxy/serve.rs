@@ -40,11 +40,11 @@ impl Proxy {
     pub(super) fn serve_request(&self, mut request: Request, response: &mut Response) {
         let snapshot = self.shared.load();
         let (route, decided) = self.decide(&mut request, &snapshot);
-        let mut context = self.context(&request.head, request.from(), request.began, &snapshot, &route);
-        let state = &self.listeners[request.listener];
-        let mode = self.mode(&snapshot, request.listener);
+        let mut context = self.context(&request.head, request.from, request.began, &snapshot, &route);
+        let state = &self.listeners[request.from.listener];
+        let mode = self.mode(&snapshot, request.from.listener);
         if route == Route::Admin
-            && let Some(page) = self.page(&snapshot, request.listener)
+            && let Some(page) = self.page(&snapshot, request.from.listener)
         {
             return page.serve(context, request, response);
         }
@@ -52,7 +52,7 @@ impl Proxy {
             let text = "This request has been here before: an endpoint of this proxy leads back to it.";
             return context.refuse(response, &Failure::new(Kind::Loop, text));
         }
-        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from(), &route, &snapshot));
+        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from, &route, &snapshot));
         let client_key = client_key.and_then(|client_key| {
             let limit = state.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
             if let Some(limit) = limit.filter(|_| route.is_limited()) {
@@ -80,12 +80,12 @@ impl Proxy {
             },
             Route::Health if mode == Mode::Status => context.text(response, "OK"),
             Route::Health => self.health(&context, &client_key, response, request.head.target.query()),
-            Route::Metrics if self.has_metrics(&snapshot, request.listener) => {
+            Route::Metrics if self.has_metrics(&snapshot, request.from.listener) => {
                 context.text(response, &self.metrics.render(&self.gauges(&snapshot)));
             }
             Route::ForceCheck => self.force_check(context, client_key.scope, response),
             Route::Preflight => {
-                let rules = self.cors(&snapshot, request.listener).unwrap_or_default();
+                let rules = self.cors(&snapshot, request.from.listener).unwrap_or_default();
                 context.preflight(response, &request.head, rules);
             }
             Route::NotAllowed(methods) => context.not_allowed(response, methods),
@@ -198,7 +198,7 @@ impl Proxy {
         });
         let (cancel, active, dialect) = (Arc::clone(&request.cancel), shown.active(), context.row.dialect);
         let client = Rc::new(Downstream::new(Sink::Client(response.detach()), common, dialect, cancel, ping, active));
-        let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
+        let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.from.peer));
         let ctx = ForwardContext {
             clients: &self.clients,
             shared: &self.shared,
@@ -212,8 +212,8 @@ impl Proxy {
             trusted,
             scope: &client_key.scope,
             background: auth::is_background(&request.head, client_key),
-            keyed: !self.asks_nothing(snapshot, request.listener) || auth::is_ours(&request.head, snapshot),
-            policy: self.policy(snapshot, request.listener),
+            keyed: !self.asks_nothing(snapshot, request.from.listener) || auth::is_ours(&request.head, snapshot),
+            policy: self.policy(snapshot, request.from.listener),
             metrics: &self.metrics,
             active: &shown,
         };
@@ -234,7 +234,7 @@ impl Proxy {
                 (status, Some(served_by), relayed)
             }
             Outcome::Buffered(buffered, served_by) => {
-                (buffered.status.as_u16(), Some(served_by.clone()), relay::deliver(&buffered, client, &served_by))
+                (buffered.status.as_u16(), Some(served_by.clone()), relay::deliver(buffered, client, &served_by))
             }
             Outcome::Failed(failure, served_by) => {
                 client.fail(&failure, &served_by.as_deref().map(relay::routing_fields).unwrap_or_default());
