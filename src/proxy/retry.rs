@@ -3,8 +3,8 @@
 use crate::api::errors::{Attempted, Failure, Kind};
 use crate::config::Retry;
 use crate::upstream::{Stage, UpstreamError, UpstreamErrorKind};
+use crate::util::time::parse_http_date;
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use httpdate::parse_http_date;
 use std::time::{Duration, SystemTime};
 
 /// A server that is away is probed this often, and may be back then.
@@ -173,8 +173,8 @@ pub(crate) fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime
     }
     let retry_after = text(header::RETRY_AFTER)?;
     number(retry_after).map(day).or_else(|| {
-        let until = parse_http_date(retry_after).ok()?;
-        let now = text(header::DATE).and_then(|date| parse_http_date(date).ok()).unwrap_or_else(wall);
+        let until = parse_http_date(retry_after)?;
+        let now = text(header::DATE).and_then(parse_http_date).unwrap_or_else(wall);
         Some(until.duration_since(now).unwrap_or_default())
     })
 }

@@ -302,8 +302,10 @@ impl Proxy {
             PlanResult::Unknown => {
                 let name = body.name().unwrap_or_default();
                 let plan = plan::unknown(&fresh, body.query(), scope, time::now())?;
-                let (name, endpoint) = (plan::shown(name), plan.candidates[0].endpoint.name());
-                log::warn!("model {name} is not served; it goes to endpoint {endpoint} or its peers ({})", plan.reason);
+                let first = &plan.candidates[0];
+                let model = plan::shown(first.rename.as_deref().unwrap_or(name));
+                let (name, endpoint) = (plan::shown(name), first.endpoint.name());
+                log::warn!("model {name} is not served; {model} at {endpoint} stands in ({})", plan.reason);
                 Ok((plan, Some(fresh)))
             }
         }

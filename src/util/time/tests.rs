@@ -43,7 +43,7 @@ fn wall_time_prints_as_iso_8601_with_milliseconds() {
 
 #[test]
 fn dates_of_http_are_read_in_all_their_forms() {
-    let read = |text: &str| httpdate::parse_http_date(text).ok().map(iso);
+    let read = |text: &str| parse_http_date(text).map(iso);
     for text in ["Thu, 29 Feb 2024 23:59:59 GMT", "Thursday, 29-Feb-24 23:59:59 GMT", "Thu Feb 29 23:59:59 2024"] {
         assert_eq!(read(text).as_deref(), Some("2024-02-29T23:59:59.000Z"), "{text}");
     }
