@@ -2,7 +2,7 @@
 
 use crate::api::errors::{Failure, Kind};
 use crate::config::{Retry, Route, Strategy, UnknownModel};
-use crate::routing::catalog;
+use crate::routing::catalog::{self, Offer};
 use crate::routing::endpoint::Endpoint;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::Snapshot;
@@ -122,8 +122,8 @@ pub(crate) fn unknown(
 /// The one endpoint that has what is asked about, the request as it is.
 pub(crate) fn at(snapshot: &Snapshot, name: &str, scope: &Scope) -> Option<Plan> {
     let view = View { snapshot, scope };
-    let found = view.available().into_iter().find(|candidate| candidate.endpoint.name() == name)?;
-    Some(view.without_model(vec![found], "session"))
+    let found = view.available().find(|(_, endpoint)| endpoint.name() == name)?;
+    Some(view.without_model(vec![view.candidate(found, "")], "session"))
 }
 
 /// 404 with what could have been asked for instead; 503 while an endpoint is away that has not listed its models yet.
@@ -212,38 +212,33 @@ impl<'a> View<'a> {
     fn routed(self, route: &Route) -> Vec<Candidate> {
         let backends = route.backends.iter().enumerate().filter(|(_, backend)| backend.enabled);
         let candidates = backends.filter_map(|(position, backend)| {
-            let endpoint = self.snapshot.enabled().find(|endpoint| endpoint.name() == backend.endpoint)?;
-            let seen = self.candidate(position, endpoint)?;
-            let weight = backend.weight.unwrap_or(seen.weight);
+            let (_, endpoint) = self.endpoints().find(|(_, endpoint)| endpoint.name() == backend.endpoint)?;
             let rename = backend.model.clone().filter(|model| *model != route.name);
-            let context = seen.context.or_else(|| self.context(rename.as_deref().unwrap_or(&route.name), endpoint));
-            Some(Candidate { rename, weight, position, context, ..seen })
+            let candidate = self.candidate((position, endpoint), rename.as_deref().unwrap_or(&route.name));
+            Some(Candidate { rename, weight: backend.weight.unwrap_or(candidate.weight), ..candidate })
         });
         candidates.collect()
     }
 
     /// Every endpoint that serves a name, configured or discovered.
     fn discovered(self, name: &str) -> Vec<Candidate> {
-        in_order(self.snapshot.catalog.offers(name).iter().filter_map(|offer| {
-            let seen = self.candidate(offer.endpoint, &self.snapshot.endpoints[offer.endpoint])?;
-            Some(Candidate { context: seen.context.or(offer.context), ..seen })
-        }))
+        let serves = |(_, endpoint): &(usize, &Arc<Endpoint>)| self.offer(name, endpoint).is_some();
+        self.endpoints().filter(serves).map(|one| self.candidate(one, name)).collect()
     }
 
-    fn context(self, model: &str, endpoint: &Endpoint) -> Option<u64> {
+    fn offer(self, model: &str, endpoint: &Endpoint) -> Option<&'a Offer> {
         let mut offers = self.snapshot.catalog.offers(model).iter();
-        offers.find(|offer| self.snapshot.endpoints[offer.endpoint].name() == endpoint.name())?.context
+        offers.find(|offer| Arc::ptr_eq(&self.snapshot.endpoints[offer.endpoint].live, &endpoint.live))
     }
 
     fn default(self, reason: &'static str) -> Result<Plan, Failure> {
-        let with_model = self.available().into_iter().filter_map(|candidate| {
-            let model = candidate.endpoint.default_model().filter(|model| self.scope.has_model(model))?;
+        let with_model = self.available().filter_map(|one @ (_, endpoint)| {
+            let model = endpoint.default_model().filter(|model| self.scope.has_model(model))?;
             // Where the model is a route (format 003), the endpoint knows it by another name.
             let backends = self.route(model).into_iter().flat_map(|route| &route.backends);
-            let mut backends = backends.filter(|backend| backend.endpoint == candidate.endpoint.name());
-            let rename = backends.find_map(|backend| backend.model.clone()).unwrap_or_else(|| model.to_owned());
-            let context = candidate.context.or_else(|| self.context(&rename, &candidate.endpoint));
-            Some(Candidate { rename: Some(rename), context, ..candidate })
+            let mut backends = backends.filter(|backend| backend.endpoint == endpoint.name());
+            let rename = backends.find_map(|backend| backend.model.as_deref()).unwrap_or(model);
+            Some(Candidate { rename: Some(rename.to_owned()), ..self.candidate(one, rename) })
         });
         let candidates: Vec<_> = with_model.collect();
         if !candidates.is_empty() {
@@ -257,27 +252,28 @@ impl<'a> View<'a> {
     }
 
     fn only(self) -> Result<Plan, Failure> {
-        let enabled = self.snapshot.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.config.enabled);
-        let mut enabled = enabled.filter_map(|(n, endpoint)| self.candidate(n, endpoint));
-        match (enabled.next(), enabled.next()) {
+        let mut all = self.endpoints();
+        match (all.next(), all.next()) {
             (Some(_), Some(_)) => {
                 let text = "Several endpoints could answer this; add ?model=NAME to say which.";
                 Err(Failure::new(Kind::ModelRequired, text).param("model"))
             }
-            (Some(one), None) if one.endpoint.is_available() => Ok(self.without_model(vec![one], "only_endpoint")),
+            (Some(one), None) if one.1.is_available() => {
+                Ok(self.without_model(vec![self.candidate(one, "")], "only_endpoint"))
+            }
             _ => Err(no_endpoint()),
         }
     }
 
     /// Any endpoint, the request as it is.
     fn any(self, reason: &'static str) -> Result<Plan, Failure> {
-        let candidates = self.available();
+        let candidates: Vec<_> = self.available().map(|one| self.candidate(one, "")).collect();
         if candidates.is_empty() { Err(no_endpoint()) } else { Ok(self.without_model(candidates, reason)) }
     }
 
     fn without_model(self, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
-        let mut down = self.snapshot.enabled().filter(|endpoint| !endpoint.is_available());
-        Plan { is_short: down.any(|endpoint| self.scope.view(endpoint).is_some()), ..self.plan(candidates, reason, "") }
+        let is_short = self.endpoints().any(|(_, endpoint)| !endpoint.is_available());
+        Plan { is_short, ..self.plan(candidates, reason, "") }
     }
 
     fn plan(self, candidates: Vec<Candidate>, reason: &'static str, name: &str) -> Plan {
@@ -294,22 +290,27 @@ impl<'a> View<'a> {
         }
     }
 
-    fn available(self) -> Vec<Candidate> {
-        let all = self.snapshot.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.is_available());
-        in_order(all.filter_map(|(position, endpoint)| self.candidate(position, endpoint)))
+    /// The enabled endpoints with their positions, in the order of the file; a group has an order of its own.
+    fn endpoints(self) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
+        let all = self.scope.group.as_ref().map_or(&self.snapshot.endpoints, |group| &group.endpoints);
+        let is_within = move |e: &Endpoint| e.config.enabled && self.scope.has_endpoint(e.name());
+        all.iter().enumerate().filter(move |(_, endpoint)| is_within(endpoint))
     }
 
-    /// An endpoint as it is used within the scope, the client's body as it is. A group has an order of its own.
-    fn candidate(self, position: usize, endpoint: &Arc<Endpoint>) -> Option<Candidate> {
-        let (in_group, endpoint) = self.scope.view(endpoint)?;
-        let (weight, context) = (endpoint.config.weight, endpoint.context.filter(|size| *size > 0));
-        let position = in_group.unwrap_or(position);
-        Some(Candidate { endpoint: Arc::clone(endpoint), rename: None, weight, position, context })
+    fn available(self) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
+        self.endpoints().filter(|(_, endpoint)| endpoint.is_available())
+    }
+
+    /// An endpoint for a model, the client's body as it is.
+    fn candidate(self, (position, endpoint): (usize, &Arc<Endpoint>), model: &str) -> Candidate {
+        let own = endpoint.context.filter(|size| *size > 0);
+        let context = own.or_else(|| self.offer(model, endpoint)?.context);
+        Candidate { endpoint: Arc::clone(endpoint), rename: None, weight: endpoint.config.weight, position, context }
     }
 
     fn not_found(self, name: &str) -> Failure {
         let name = shown(name);
-        if self.snapshot.enabled().any(|endpoint| endpoint.is_unheard() && self.scope.view(endpoint).is_some()) {
+        if self.endpoints().any(|(_, endpoint)| endpoint.is_unheard()) {
             let text = format!(
                 "The model `{name}` is not known, but an endpoint that has not listed its models yet is unavailable."
             );
@@ -320,12 +321,6 @@ impl<'a> View<'a> {
         let available_models = Some(listing.names().take(MOST_MODELS).map(str::to_owned).collect());
         Failure { available_models, ..Failure::new(Kind::ModelNotFound, text).param("model") }
     }
-}
-
-fn in_order(candidates: impl Iterator<Item = Candidate>) -> Vec<Candidate> {
-    let mut candidates: Vec<_> = candidates.collect();
-    candidates.sort_by_key(|candidate| candidate.position);
-    candidates
 }
 
 fn no_endpoint() -> Failure {

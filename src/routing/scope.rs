@@ -31,16 +31,6 @@ impl Scope {
         let in_group = self.group.as_ref().is_none_or(|group| group.endpoints.iter().any(|one| one.name() == name));
         in_group && (self.endpoints.is_empty() || self.endpoints.iter().any(|one| one == name))
     }
-
-    /// An endpoint as it is used here, with its position in the group.
-    pub(crate) fn view<'e>(&'e self, endpoint: &'e Arc<Endpoint>) -> Option<(Option<usize>, &'e Arc<Endpoint>)> {
-        if !self.has_endpoint(endpoint.name()) {
-            return None;
-        }
-        let Some(group) = &self.group else { return Some((None, endpoint)) };
-        let position = group.endpoints.iter().position(|one| one.name() == endpoint.name())?;
-        Some((Some(position), &group.endpoints[position]))
-    }
 }
 
 /// `*` stands for any text, also none; everything else for itself.
