@@ -267,6 +267,17 @@ pub(crate) fn each_element<'a>(text: &'a str, mut element: impl FnMut(&'a RawVal
     reader.deserialize_seq(Each(|_: &'a RawValue, value| element(value))).and_then(|()| reader.end())
 }
 
+/// The first member of that name, if this is an object.
+pub(crate) fn member<'a>(object: &'a str, wanted: &str) -> Option<&'a str> {
+    let mut found = None;
+    let read = each_member(object, |key, value| {
+        if key.get().trim_matches('"') == wanted {
+            found.get_or_insert(value.get());
+        }
+    });
+    found.filter(|_| read.is_ok())
+}
+
 /// Takes name and value; of a list's elements `null` and the value.
 struct Each<F>(F);
 

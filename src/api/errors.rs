@@ -1,5 +1,5 @@
-//! Everything that can go wrong with a request, how a client is told in the dialect it speaks, and what the errors of
-//! endpoints say.
+//! Everything that can go wrong with a request, the answers to it in each API's dialect, and what the errors of endpoints
+//! say.
 
 use memchr::memmem;
 use serde::Serialize;

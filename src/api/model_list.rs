@@ -1,6 +1,6 @@
-//! What an endpoint's `/v1/models` says, read in passing: nothing is built of it but what is kept, and that is bounded. Pure.
+//! What an endpoint's `/v1/models` says, read in passing: only what is used is built, and that is bounded. Pure.
 
-use crate::api::body::{each_element, each_member, unescaped};
+use crate::api::body::{each_element, each_member, member, unescaped};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -68,17 +68,6 @@ pub fn list_of(body: &[u8]) -> Result<Vec<Model>, &'static str> {
     });
     read.map_err(|_| NO_DATA)?;
     if models.is_empty() && !is_empty { Err("has no entry with an `id`") } else { Ok(models) }
-}
-
-/// The first member of that name of an object.
-fn member<'a>(object: &'a str, wanted: &str) -> Option<&'a str> {
-    let mut found = None;
-    let read = each_member(object, |key, value| {
-        if key.get().trim_matches('"') == wanted {
-            found.get_or_insert(value.get());
-        }
-    });
-    found.filter(|_| read.is_ok())
 }
 
 /// One entry; none without a name. S000-14: one with `name` and no `id` counts by `name`.

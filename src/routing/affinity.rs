@@ -2,12 +2,11 @@
 //! known by a growing chain of hashes, one link for each message, so that a longer request holds every link of the shorter
 //! one before it. Keeps no text, and knows endpoints only by the number of their cache's life.
 
-use crate::api::body::{JsonBody, each_element, each_member, unescaped};
+use crate::api::body::{JsonBody, each_element, each_member, member, unescaped};
 use crate::routing::strategy::Load;
 use crate::util::lock::lock;
 use crate::util::lru::Lru;
 use memchr::memmem;
-use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -191,26 +190,15 @@ fn is_system(message: &RawValue) -> bool {
     is_system && read.is_ok()
 }
 
-/// Anthropic's `metadata`.
-#[derive(Deserialize)]
-struct Metadata<'a> {
-    #[serde(borrow)]
-    user_id: Cow<'a, str>,
-}
-
-/// Claude Code's `user_id`, as its newer versions write it into a text.
-#[derive(Deserialize)]
-struct UserId {
-    session_id: String,
-}
-
-/// The session that `metadata.user_id` names: `user_..._account_..._session_ID`, an object with `session_id`, or the whole.
+/// The session that `metadata.user_id` names: `user_..._account_..._session_ID`, a text of an object with `session_id`, as
+/// newer versions of Claude Code write it, or the whole.
 fn session(metadata: &str) -> Option<String> {
-    let user_id = serde_json::from_str::<Metadata>(metadata).ok().filter(|_| metadata.starts_with('{'))?.user_id;
-    if let Some((_, id)) = user_id.rsplit_once("_session_") {
-        return Some(id.to_owned());
-    }
-    let id = serde_json::from_str::<UserId>(&user_id).map_or_else(|_| user_id.into_owned(), |user| user.session_id);
+    let text = |raw: &str| serde_json::from_str::<String>(raw).ok();
+    let user_id = text(member(metadata, "user_id")?)?;
+    let id = match user_id.rsplit_once("_session_") {
+        Some((_, id)) => return Some(id.to_owned()),
+        None => member(&user_id, "session_id").and_then(text).unwrap_or(user_id),
+    };
     Some(id).filter(|id| !id.is_empty())
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Catalog {
 pub(crate) struct Offer {
     /// Its index in the snapshot; offers stand in config order.
     pub(crate) endpoint: usize,
-    /// The context of this model there, if its list tells.
+    /// The context of this model there, if its list has it.
     pub(crate) context: Option<u64>,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Listing {
 #[derive(Debug, Clone)]
 struct Listed {
     id: String,
-    /// Other names for the same, as the upstream tells them.
+    /// Other names for the same, as the upstream lists them.
     aliases: Vec<String>,
     span: Range<usize>,
 }
@@ -62,7 +62,7 @@ impl Catalog {
         catalog
     }
 
-    /// The endpoints that serve a name, available or not; empty if nobody is known to.
+    /// The endpoints that serve a name, available or not.
     pub(crate) fn offers(&self, name: &str) -> &[Offer] {
         self.offers.get(name).map_or(&[], Vec::as_slice)
     }
@@ -139,7 +139,7 @@ pub(crate) fn within(scope: &Scope, name: &str, is_served: impl Fn(&str) -> bool
     scope.has_model(name) || untagged().is_some_and(|bare| scope.has_model(bare))
 }
 
-/// What an endpoint told of each of its names.
+/// What an endpoint's list says of each of its names.
 fn listed(endpoint: &Endpoint) -> HashMap<&str, &Model> {
     let models = endpoint.models.as_deref().map(Vec::as_slice).unwrap_or_default();
     let aliases = models.iter().flat_map(|model| model.aliases.iter().map(move |alias| (alias.as_str(), model)));

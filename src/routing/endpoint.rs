@@ -59,7 +59,7 @@ impl Endpoint {
         self.config.enabled && self.health.is_available()
     }
 
-    /// What it serves is not known yet: it has never told its models, and does not answer now.
+    /// What it serves is not known yet: it has never listed its models, and does not answer now.
     pub(crate) fn is_unheard(&self) -> bool {
         let is_silent = match self.config.probe {
             Probe::Never => self.health.state == State::Failing,

@@ -46,13 +46,13 @@ pub enum Observation {
     /// It answered 2xx, but its list of models is none.
     NoList {
         why: String,
-        /// Nothing else tells which models it serves.
+        /// No other source says which models it serves.
         needed: bool,
     },
 }
 
 impl Observation {
-    /// Whether it tells that the endpoint was started anew since it served last, or will be.
+    /// Whether the endpoint was restarted since it served last, or is being restarted.
     pub(crate) fn is_restart(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Loading)
     }

@@ -114,7 +114,7 @@ impl Drop for Slot {
     }
 }
 
-/// A position in the queue, left when dropped.
+/// A position in the queue, given up when dropped.
 pub(crate) struct Waiting {
     number: u64,
     capacity: Arc<Capacity>,

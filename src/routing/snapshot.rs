@@ -1,4 +1,4 @@
-//! All that one request may read, replaced whole; and the one place where it is replaced.
+//! All that one request may read, and the store that replaces it as a whole.
 
 use crate::config::{self, Config};
 use crate::routing::affinity::Affinity;
@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub struct Snapshot {
     pub config: Arc<Config>,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
-    /// Who serves what; the same as long as that does not change.
+    /// Shared by snapshots as long as it does not change.
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) key_ring: Arc<KeyRing>,
     pub(crate) groups: Vec<Arc<Group>>,

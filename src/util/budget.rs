@@ -32,7 +32,7 @@ impl Budget {
         Arc::new(Self { limit, share: (limit / 4).max(max_body.min(limit)), used: Mutex::default() })
     }
 
-    /// Holds nothing yet. `None` is nobody in particular (a trusted proxy, a job that runs): only `limit` counts.
+    /// Holds nothing yet. `None` is no client in particular (a trusted proxy, a job that runs): only `limit` counts.
     pub(crate) fn hold(self: &Arc<Self>, client: Option<IpAddr>) -> Held {
         Held { budget: Arc::clone(self), client: client.map(subnet_key), bytes: 0 }
     }

@@ -1,5 +1,5 @@
 //! Ends the work for one request early, and waits in a way that notices it: while a thread waits for anything else it
-//! polls its own client's socket too, so no other thread has to tell it that the client has gone.
+//! polls its own client's socket too, so no other thread has to report that the client has gone.
 
 pub(crate) use rustix::event::{PollFd, PollFlags};
 use rustix::event::{Timespec, poll};
@@ -42,7 +42,7 @@ impl CancelToken {
         self.cancelled.load(Ordering::SeqCst) || self.all.as_ref().is_some_and(|all| all.load(Ordering::SeqCst))
     }
 
-    /// Waits until cancelled or until `until`; tells whether it is cancelled.
+    /// Waits until cancelled or until `until`; returns whether it is cancelled.
     pub(crate) fn wait_until(&self, until: Instant, now: impl Fn() -> Instant) -> bool {
         loop {
             let rest = until.saturating_duration_since(now());

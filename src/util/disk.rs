@@ -10,10 +10,10 @@ use std::sync::Mutex;
 const AT_ONCE: usize = 2;
 const WAITING: usize = 64;
 
-/// Something to do; told `false`, it is to be refused.
+/// Called with `true` it does its work, with `false` it refuses it.
 type Work = Box<dyn FnOnce(bool) + Send>;
 
-/// Lets few threads at once work with the disk. What comes meanwhile is left to them, and its thread is free again.
+/// Lets few threads at once work with the disk. They do what comes meanwhile too, so that its thread is free again.
 #[derive(Default)]
 pub(crate) struct DiskQueue(Mutex<Turns>);
 

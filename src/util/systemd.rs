@@ -1,4 +1,4 @@
-//! Tells systemd how the process is, by datagrams (sd_notify(3)). Silent where there is no systemd.
+//! Reports the state of the process to systemd, by datagrams (sd_notify(3)). Silent where there is no systemd.
 
 use std::io;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -18,7 +18,7 @@ impl Notifier {
         match open(&name) {
             Ok(open) => Self(Some(open)),
             Err(error) => {
-                log::warn!("NOTIFY_SOCKET={name} cannot be used, systemd will hear nothing: {error}");
+                log::warn!("NOTIFY_SOCKET={name} cannot be used, systemd will not be notified: {error}");
                 Self(None)
             }
         }
@@ -40,7 +40,7 @@ impl Notifier {
         self.send("STOPPING=1");
     }
 
-    /// Alive; wanted once per [`watchdog_interval`].
+    /// Alive; due once per [`watchdog_interval`].
     pub(crate) fn watchdog(&self) {
         self.send("WATCHDOG=1");
     }
@@ -48,7 +48,7 @@ impl Notifier {
     fn send(&self, message: &str) {
         let Some((socket, address)) = &self.0 else { return };
         if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
-            log::warn!("systemd was not told {message:?}: {error}");
+            log::warn!("systemd was not sent {message:?}: {error}");
         }
     }
 }
