@@ -49,11 +49,14 @@ impl Catalog {
     pub(crate) fn new(endpoints: &[Arc<Endpoint>], routes: &[Route]) -> Self {
         let mut offers: HashMap<String, Vec<Offer>> = HashMap::new();
         for (n, endpoint) in endpoints.iter().enumerate().filter(|(_, e)| e.config.enabled) {
-            let listed = listed(endpoint);
-            for name in endpoint.names() {
-                let of_name = offers.entry(name.to_owned()).or_default();
-                if of_name.last().is_none_or(|last| last.endpoint != n) {
-                    of_name.push(Offer { endpoint: n, context: listed.get(name).and_then(|model| model.context) });
+            for (id, model) in ids(endpoint) {
+                let discovered = model.filter(|_| endpoint.config.models.is_empty());
+                let aliases = discovered.iter().flat_map(|model| &model.aliases).map(String::as_str);
+                for name in std::iter::once(id).chain(aliases) {
+                    let of_name = offers.entry(name.to_owned()).or_default();
+                    if of_name.last().is_none_or(|last| last.endpoint != n) {
+                        of_name.push(Offer { endpoint: n, context: model.and_then(|model| model.context) });
+                    }
                 }
             }
         }
@@ -79,31 +82,22 @@ impl Catalog {
         let is_usable = |e: &Endpoint| e.is_available() && scope.has_endpoint(e.name()) && is_listed(e);
         let usable: Vec<bool> = endpoints.iter().map(|endpoint| is_usable(endpoint)).collect();
         let all = || endpoints.iter().enumerate().filter(|(n, _)| usable[*n]);
-        let available: HashMap<&str, usize> = all().map(|(n, endpoint)| (endpoint.name(), n)).collect();
+        let available: HashMap<&str, &Endpoint> = all().map(|(_, e)| (e.name(), &**e)).collect();
         let servers = |name: &str| self.offers(name).iter().map(|offer| offer.endpoint).filter(|n| usable[*n]);
         let by_name: HashMap<&str, &Route> = routes.iter().rev().map(|route| (route.name.as_str(), route)).collect();
         let is_served = |name: &str| servers(name).next().is_some() || by_name.contains_key(name);
-        let models = endpoints
-            .iter()
-            .zip(&usable)
-            .map(|(endpoint, usable)| if *usable { listed(endpoint) } else { HashMap::new() });
-        let mut list = Writer {
-            endpoints,
-            models: models.collect(),
-            text: r#"{"object":"list","data":["#.into(),
-            listed: Vec::new(),
-        };
+        let mut list = Writer { text: r#"{"object":"list","data":["#.into(), listed: Vec::new() };
         let mut seen = HashSet::new();
-        for (n, endpoint) in all() {
-            for id in ids(endpoint) {
+        for endpoint in all().map(|(_, endpoint)| endpoint) {
+            for (id, model) in ids(endpoint) {
                 if !within(scope, id, is_served) || !seen.insert(id) {
                     continue;
                 }
                 match by_name.get(id) {
                     Some(route) => list.route(route, &available),
                     None => {
-                        let names: Vec<&str> = servers(id).map(|n| endpoints[n].name()).collect();
-                        list.entry(id, n, id, &names, &[]);
+                        let names = servers(id).map(|n| endpoints[n].name()).collect();
+                        list.push(&Entry::new(id, endpoint, model, names), model);
                     }
                 }
             }
@@ -139,34 +133,23 @@ pub(crate) fn within(scope: &Scope, name: &str, is_served: impl Fn(&str) -> bool
     scope.has_model(name) || untagged().is_some_and(|bare| scope.has_model(bare))
 }
 
-/// What an endpoint's list says of each of its names.
-fn listed(endpoint: &Endpoint) -> HashMap<&str, &Model> {
-    let models = endpoint.models.as_deref().map(Vec::as_slice).unwrap_or_default();
-    let aliases = models.iter().flat_map(|model| model.aliases.iter().map(move |alias| (alias.as_str(), model)));
-    let mut listed: HashMap<&str, &Model> = aliases.collect();
-    listed.extend(models.iter().rev().map(|model| (model.id.as_str(), model)));
-    listed
+/// What an endpoint puts on the list: its own entries, or the names that the user configured.
+fn ids(endpoint: &Endpoint) -> impl Iterator<Item = (&str, Option<&Model>)> {
+    let discovered = endpoint.models.iter().filter(|_| endpoint.config.models.is_empty());
+    let discovered = discovered.flat_map(|models| models.iter().map(|model| (model.id.as_str(), Some(model))));
+    endpoint.config.models.iter().map(|name| (name.as_str(), listed(endpoint, name))).chain(discovered)
 }
 
-/// What an endpoint puts on the list: its own entries, or the names that the user configured.
-fn ids(endpoint: &Endpoint) -> impl Iterator<Item = &str> {
-    let discovered = endpoint.models.iter().filter(|_| endpoint.config.models.is_empty());
-    let discovered = discovered.flat_map(|models| models.iter().map(|model| model.id.as_str()));
-    endpoint.config.models.iter().map(String::as_str).chain(discovered)
+/// What the list of an endpoint says of a name.
+fn listed<'a>(endpoint: &'a Endpoint, name: &str) -> Option<&'a Model> {
+    let models = endpoint.models.as_ref()?;
+    let by_alias = || models.iter().find(|model| model.aliases.iter().any(|alias| alias == name));
+    models.iter().find(|model| model.id == name).or_else(by_alias)
 }
 
 /// A name with the tag that is meant where none is given.
 pub(crate) fn tagged(name: &str) -> String {
     format!("{name}{LATEST}")
-}
-
-/// A list in the making.
-struct Writer<'a> {
-    endpoints: &'a [Arc<Endpoint>],
-    /// What each endpoint has listed; of those that cannot be used, nothing.
-    models: Vec<HashMap<&'a str, &'a Model>>,
-    text: String,
-    listed: Vec<Listed>,
 }
 
 /// What strict clients want of every entry, and where it is [S000-13].
@@ -178,63 +161,71 @@ struct Entry<'a> {
     owned_by: &'a str,
     provider: &'a str,
     endpoint: String,
-    endpoints: &'a [&'a str],
+    endpoints: Vec<&'a str>,
     /// What the endpoints call the model of a route, all of them and the first.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    aliases: &'a [&'a str],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    aliases: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     root: Option<&'a str>,
 }
 
-impl<'a> Writer<'a> {
-    /// A route: an alias of what its first available backend calls the model.
-    fn route(&mut self, route: &'a Route, available: &HashMap<&str, usize>) {
-        let (mut servers, mut aliases) = (Vec::new(), Vec::new());
-        let (mut known, mut called) = (HashSet::new(), HashSet::new());
-        let mut first = None;
-        for backend in route.backends.iter().filter(|backend| backend.enabled) {
-            let Some(&n) = available.get(backend.endpoint.as_str()) else { continue };
-            let root = backend.model.as_deref().unwrap_or(&route.name);
-            first.get_or_insert((n, root));
-            if known.insert(n) {
-                servers.push(self.endpoints[n].name());
-            }
-            if root != route.name && called.insert(root) {
-                aliases.push(root);
-            }
-        }
-        if let Some((n, root)) = first {
-            self.entry(&route.name, n, root, &servers, &aliases);
-        }
-    }
-
-    /// The name that endpoint `n` calls `root`, with what it says of it.
-    fn entry(&mut self, id: &str, n: usize, root: &str, servers: &[&str], aliases: &[&str]) {
-        let (endpoint, model) = (&*self.endpoints[n], self.models[n].get(root));
-        let is_alias = !aliases.is_empty();
-        let entry = Entry {
+impl<'a> Entry<'a> {
+    fn new(id: &'a str, endpoint: &'a Endpoint, model: Option<&'a Model>, endpoints: Vec<&'a str>) -> Self {
+        Self {
             id,
             object: "model",
             created: model.map_or(0, |model| model.created),
             owned_by: model.and_then(|model| model.owned_by.as_deref()).unwrap_or(endpoint.name()),
             provider: endpoint.name(),
             endpoint: format!("{}:{}", endpoint.config.base.host, endpoint.config.base.port),
-            endpoints: servers,
-            aliases,
-            root: is_alias.then_some(root),
-        };
+            endpoints,
+            aliases: Vec::new(),
+            root: None,
+        }
+    }
+}
+
+/// A list in the making.
+struct Writer {
+    text: String,
+    listed: Vec<Listed>,
+}
+
+impl Writer {
+    /// A route: an alias of what its first available backend calls the model.
+    fn route(&mut self, route: &Route, available: &HashMap<&str, &Endpoint>) {
+        let (mut servers, mut aliases, mut first) = (Vec::new(), Vec::new(), None);
+        for backend in route.backends.iter().filter(|backend| backend.enabled) {
+            let Some(&endpoint) = available.get(backend.endpoint.as_str()) else { continue };
+            let root = backend.model.as_deref().unwrap_or(&route.name);
+            first.get_or_insert((endpoint, root));
+            if !servers.contains(&endpoint.name()) {
+                servers.push(endpoint.name());
+            }
+            if root != route.name && !aliases.contains(&root) {
+                aliases.push(root);
+            }
+        }
+        if let Some((endpoint, root)) = first {
+            let model = listed(endpoint, root);
+            let root = Some(root).filter(|_| !aliases.is_empty());
+            self.push(&Entry { aliases, root, ..Entry::new(&route.name, endpoint, model, servers) }, model);
+        }
+    }
+
+    fn push(&mut self, entry: &Entry<'_>, model: Option<&Model>) {
         self.text.push_str(if self.listed.is_empty() { "" } else { "," });
         let start = self.text.len();
-        self.text.push_str(serde_json::to_string(&entry).unwrap_or_default().trim_end_matches('}'));
+        self.text.push_str(serde_json::to_string(entry).unwrap_or_default().trim_end_matches('}'));
         for (key, value) in model.iter().flat_map(|model| &model.fields) {
-            if !is_alias || !matches!(key.as_str(), "aliases" | "root") {
+            if entry.root.is_none() || !matches!(key.as_str(), "aliases" | "root") {
                 let _ = write!(self.text, ",{}:{value}", Value::from(key.as_str()));
             }
         }
         self.text.push('}');
         // The names of the model behind a route are not the route's.
-        let aliases = model.filter(|_| !is_alias).map(|model| model.aliases.clone()).unwrap_or_default();
-        self.listed.push(Listed { id: id.to_owned(), aliases, span: start..self.text.len() });
+        let aliases = model.filter(|_| entry.root.is_none()).map(|model| model.aliases.clone()).unwrap_or_default();
+        self.listed.push(Listed { id: entry.id.to_owned(), aliases, span: start..self.text.len() });
     }
 }
 
