@@ -1,4 +1,4 @@
-//! What the server asks of its request handler, and what others may ask of a running server.
+//! The handler that answers requests, and the handle of a running server.
 
 use super::connection::Connection;
 use super::request::{Decide, Refused, Request};
@@ -11,9 +11,8 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Answers requests; the server only reads and writes them.
 pub trait Handler: Decide {
-    /// Answers a request on a worker. A response that another thread is to finish is detached first.
+    /// Answers a request on a worker. To let another thread finish it, detach the response.
     fn serve(&self, request: Request, response: &mut Response);
     /// Answers a request that the server or a full pool refuses, and logs it.
     fn refuse(&self, refused: &Refused, response: &mut Response);
@@ -21,7 +20,7 @@ pub trait Handler: Decide {
     fn left(&self, request: &Request);
 }
 
-/// Answers a request that is not served, and returns its connection, ready for what comes next.
+/// Answers a refused request and returns its connection.
 pub(super) fn refuse(
     handler: &dyn Handler,
     server: &Arc<ServerState>,
@@ -34,14 +33,12 @@ pub(super) fn refuse(
     response.give_back()
 }
 
-/// How many workers a pool has, and how many requests may wait for one.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolSize {
     pub threads: usize,
     pub backlog: usize,
 }
 
-/// What the event loop needs to run.
 pub struct ServerConfig {
     /// Bound listeners, at most 64.
     pub listeners: Vec<TcpListener>,
@@ -54,7 +51,6 @@ pub struct ServerConfig {
     pub proxy: PoolSize,
 }
 
-/// What others may see and ask of a running server.
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) shared: Arc<ServerState>,
@@ -67,7 +63,7 @@ impl ServerHandle {
         self.shared.returns.wake();
     }
 
-    /// Ends what is still in progress, as if every client had left.
+    /// Cancels the requests that are still in progress.
     pub(crate) fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.returns.wake();
@@ -85,12 +81,12 @@ impl ServerHandle {
         self.shared.open.count()
     }
 
-    /// Grows as long as the event loop turns.
+    /// Turns of the event loop so far.
     pub(crate) fn beats(&self) -> u64 {
         self.shared.beats.load(Ordering::Relaxed)
     }
 
-    /// Makes the loop turn once.
+    /// Wakes the event loop.
     pub(crate) fn nudge(&self) {
         self.shared.returns.wake();
     }

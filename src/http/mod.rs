@@ -1,4 +1,4 @@
-//! The public port: heads and bodies in, answers out, and which clients have disconnected. Knows nothing of models and upstreams.
+//! The public port: reads requests, writes answers, notices disconnects. Knows nothing of models and upstreams.
 
 mod accept;
 mod connection;

@@ -1,4 +1,4 @@
-//! One request: what its head decides, what a worker gets of it, and what is refused before a worker sees it.
+//! One request: the decision about its head, what a worker gets, and what is refused before that.
 
 use super::head::Head;
 use super::upload::Upload;
@@ -11,47 +11,45 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Where a request came from, and in.
+/// Where a request came from.
 #[derive(Debug, Clone, Copy)]
 pub struct From {
     /// The address at the other end of the connection.
     pub peer: IpAddr,
-    /// Which listener it came in by.
+    /// Index of the listener.
     pub(crate) listener: usize,
 }
 
 /// Which workers a request goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pool {
-    /// Answered from memory: never waits behind streams.
+    /// Answered from memory; never waits behind streams.
     Control,
     Proxy,
 }
 
-/// What the head of a request decides, before its body is read and before a worker is taken.
+/// Made from the head alone, before the body is read and before a worker is taken.
 pub struct HeadDecision {
     pub pool: Pool,
-    /// Whose share of `server.bodyMemory` the request counts in: the client's address, behind a trusted proxy too. None
-    /// is a trusted proxy that does not name its client.
+    /// The client whose share of `server.bodyMemory` the body counts in, also behind a trusted proxy; `None` if that proxy
+    /// does not name its client.
     pub client: Option<IpAddr>,
-    /// Why the request may not go on. Decided before a body is read and before a proxy worker is taken; what is answered
-    /// from memory without a body is decided later.
+    /// Requests without a body that are answered from memory are checked later instead.
     pub refusal: Option<Failure>,
-    /// What else the handler found out, for itself: it comes back in [`Request::decided`].
+    /// Comes back to the handler in [`Request::decided`].
     pub decided: Option<Decided>,
 }
 
-/// Something of the handler's.
 pub type Decided = Box<dyn Any + Send>;
 
 /// Decides about heads, each once.
 pub trait Decide: Send + Sync + 'static {
     fn decide(&self, head: &Head, from: From) -> HeadDecision;
-    /// Whether a body that turns out large is forwarded as it comes.
+    /// Whether a large body is forwarded while it arrives.
     fn passes_on(&self, head: &Head, listener: usize) -> bool;
 }
 
-/// A head and a body, whole but for the `rest` of a large one. Nothing of the wire is left in it.
+/// A head and its body; the `rest` of a large body may still be arriving.
 pub struct Request {
     pub head: Head,
     pub(crate) from: From,
@@ -60,18 +58,17 @@ pub struct Request {
     pub(crate) pool: Pool,
     /// See [`HeadDecision::client`].
     pub(crate) client: Option<IpAddr>,
-    /// What the handler decided by the head alone.
     pub(crate) decided: Option<Decided>,
     pub(crate) body: Body,
-    /// What follows `body`, read as it is sent on; only where the handler wants that.
+    /// What follows `body`: read while it is forwarded, see [`Decide::passes_on`].
     pub(crate) rest: Option<RefCell<Upload>>,
-    /// When it was complete; with a `rest`, when that was left to the worker. All times of a request count from here.
+    /// When it was complete, or the rest was left to the worker. All times of a request count from here.
     pub(crate) began: Instant,
     pub(crate) cancel: Arc<CancelToken>,
 }
 
 impl Request {
-    /// A part of it has been sent and is not here any more: no other endpoint can get it whole.
+    /// Part of the `rest` was read, so no other endpoint can get the whole body.
     pub(crate) fn is_spent(&self) -> bool {
         self.rest.as_ref().is_some_and(|rest| !rest.borrow().is_untouched())
     }
@@ -84,18 +81,18 @@ impl Request {
 /// A request that is refused before a worker sees it.
 pub struct Refused {
     pub(crate) from: From,
-    /// As far as it was understood.
+    /// `None` if it could not be parsed.
     pub head: Option<Head>,
     pub(super) client: Option<IpAddr>,
     pub(crate) failure: Failure,
-    /// When its head was complete, or without a head when its first byte came.
+    /// When the head was complete; without a head, when its first byte came.
     pub(crate) began: Instant,
 }
 
-/// What a look at a connection led to.
+/// What a connection needs next.
 pub(super) enum Step {
     Wait,
-    /// There is more to read, but others wait too.
+    /// There is more to read, after other connections had their turn.
     Again,
     Serve(Box<Request>),
     /// An answer that ends the connection.

@@ -1,5 +1,5 @@
-//! What of a large body is still with its client: a worker reads it while it sends it on. Waits, within the bounds that
-//! collected bodies have too; how slow any body may come is decided here.
+//! The rest of a large body, which a worker reads while it forwards it, within the time limits of every body; and those
+//! limits.
 
 use crate::api::chunked::Decoder;
 use crate::api::errors::{Failure, Kind};
@@ -10,22 +10,22 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// So much of a body is collected before it is large: up to here any endpoint can still be tried.
+/// Bodies up to this size are read whole first, so that several endpoints can be tried.
 pub(super) const LARGE: usize = 1 << 20;
 const SCRATCH: usize = 64 << 10;
-/// The rest of one body. Its connection serves no other request.
+/// Its connection serves no other request.
 pub(crate) struct Upload {
     stream: Arc<TcpStream>,
     decoder: Decoder,
     min_rate: MinRate,
     cancel: Arc<CancelToken>,
-    /// As they came, room for one read.
+    /// Raw input, one read.
     scratch: Vec<u8>,
-    /// Decoded, at most one read of it, and read up to `at`.
+    /// Decoded input, consumed up to `at`.
     ready: Vec<u8>,
     at: usize,
     state: State,
-    _place: Arc<()>,
+    _permit: Arc<()>,
 }
 
 enum State {
@@ -36,28 +36,27 @@ enum State {
 }
 
 impl Upload {
-    /// `place` counts it among those at once.
-    pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, min_rate: MinRate, place: Arc<()>) -> Self {
+    /// `permit` counts it in `Rules::uploads`.
+    pub(super) fn new(stream: Arc<TcpStream>, decoder: Decoder, min_rate: MinRate, permit: Arc<()>) -> Self {
         let (cancel, state, scratch, ready) = (Arc::default(), State::Untouched, Vec::new(), Vec::new());
-        Self { stream, decoder, min_rate, cancel, scratch, ready, at: 0, state, _place: place }
+        Self { stream, decoder, min_rate, cancel, scratch, ready, at: 0, state, _permit: permit }
     }
 
-    /// Ends when this is cancelled.
     pub(super) fn cancel_with(&mut self, cancel: &Arc<CancelToken>) {
         self.cancel = Arc::clone(cancel);
     }
 
-    /// Bytes to come, if the client told.
+    /// Bytes to come, if the client declared a length.
     pub(crate) fn length(&self) -> Option<u64> {
         self.decoder.missing()
     }
 
-    /// Nothing of it was read, so that it can still go anywhere.
+    /// Nothing was read yet, so any endpoint can still get the whole body.
     pub(crate) fn is_untouched(&self) -> bool {
         matches!(self.state, State::Untouched)
     }
 
-    /// Why it broke off, when that was the client's fault.
+    /// Why it ended early, when the client is to blame.
     pub(crate) fn refusal(&self) -> Option<&Failure> {
         if let State::Refused(failure) = &self.state { Some(failure) } else { None }
     }
@@ -67,7 +66,7 @@ impl Upload {
         io::ErrorKind::InvalidInput.into()
     }
 
-    /// Waits for bytes, as long as their client may be silent.
+    /// Waits for input within the limits of `MinRate`.
     fn wait(&mut self) -> io::Result<()> {
         let now = time::now();
         if let Some(failure) = self.min_rate.refusal(now) {
@@ -77,11 +76,10 @@ impl Upload {
         ready(&*self.stream, PollFlags::IN, Some(&self.cancel), patience).map(drop)
     }
 
-    /// The next bytes of the socket into `ready`.
     fn fill(&mut self) -> io::Result<()> {
         self.scratch.resize(SCRATCH, 0);
         self.min_rate.ask(time::now());
-        // Bytes that frame the body keep the socket busy, so slowness is looked for before each read.
+        // Checked before each read, since chunk framing alone can keep the socket readable.
         if let Some(failure) = self.min_rate.refusal(time::now()) {
             return Err(self.refuse(failure));
         }
@@ -132,33 +130,32 @@ impl Read for Upload {
     }
 }
 
-/// Fewer bytes a second than this, over any window of `bodyTimeout`, are too slow (FAULTS A18).
+/// Minimum bytes per second over any window of `bodyTimeout` (FAULTS A18).
 const SLOWEST: u64 = 500;
-/// The window moves on in so many steps, so a body that turns slow is refused after 5/4 of `bodyTimeout` at the latest.
+/// Steps of the sliding window: a body that turns slow is refused after 5/4 of `bodyTimeout` at the latest.
 const STEPS: u32 = 4;
 
 pub(super) struct MinRate {
     limit: Duration,
-    /// When the last byte of the body came.
     last: Instant,
-    /// Until when its arrival was watched.
+    /// When input was last asked for or came.
     watched: Instant,
-    /// When the current step began, and the bytes that came in it.
+    /// Start of the current step, and its bytes.
     step: Instant,
     bytes: u64,
-    /// Bytes of the steps before it, the oldest first. Those before the beginning count as fast enough.
+    /// Bytes of the previous steps, oldest first. Steps before the start of the body count as fast enough.
     window: [u64; STEPS as usize],
     slow: bool,
 }
 
 impl MinRate {
-    /// A body that begins now and may be silent for `limit` (`server.bodyTimeout`).
+    /// `limit` is `server.bodyTimeout`: the longest silence.
     pub(super) fn new(limit: Duration, now: Instant) -> Self {
         let window = [needed(limit); STEPS as usize];
         Self { limit, last: now, watched: now, step: now, bytes: 0, window, slow: false }
     }
 
-    /// More is wanted from now on: the time in which nobody asked was not the client's.
+    /// Input is wanted again; the time since the last input does not count against the client.
     pub(crate) fn ask(&mut self, now: Instant) {
         let pause = now.saturating_duration_since(self.watched);
         self.step += pause;
@@ -166,7 +163,7 @@ impl MinRate {
         self.watched = now;
     }
 
-    /// So many bytes of the body itself came. What frames them is no progress.
+    /// Counts decoded bytes; chunk framing is no progress.
     pub(crate) fn moved(&mut self, bytes: usize, now: Instant) {
         self.watched = now;
         if bytes > 0 {
@@ -178,7 +175,7 @@ impl MinRate {
 
     fn pass(&mut self, now: Instant) {
         let step = self.limit / STEPS;
-        // A window without bytes is slow, so this ends after `STEPS` turns.
+        // An empty window is slow, so this ends after `STEPS` turns.
         while !self.slow && now >= self.step + step {
             self.step += step;
             self.window.rotate_left(1);
@@ -187,12 +184,11 @@ impl MinRate {
         }
     }
 
-    /// When to look again: at the end of the longest silence and of each step.
+    /// When to check again: at the end of the step or of the longest silence.
     pub(crate) fn next_look(&self, now: Instant) -> Instant {
         if self.slow { now } else { (self.last + self.limit).min(self.step + self.limit / STEPS) }
     }
 
-    /// The refusal of a body that is too slow.
     pub(crate) fn refusal(&mut self, now: Instant) -> Option<Failure> {
         self.pass(now);
         let text = match now.saturating_duration_since(self.last) {
@@ -205,7 +201,7 @@ impl MinRate {
     }
 }
 
-/// Bytes that a window must bring, at least one.
+/// Minimum bytes per window.
 fn needed(limit: Duration) -> u64 {
     u64::try_from(limit.as_millis()).map_or(u64::MAX, |ms| SLOWEST.saturating_mul(ms) / 1000).clamp(1, u64::MAX / 8)
 }
