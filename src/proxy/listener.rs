@@ -56,15 +56,15 @@ impl Proxy {
         let holder = || auth::client_key(head, client, &snapshot.key_ring, opens, time::now());
         let mut client_key = match route {
             // A preflight cannot carry a key.
-            Route::Preflight => ClientKey::default(),
+            Route::Preflight => ClientKey::anybody(),
             _ if state.kind == ListenerKind::Admin => self.at_page(head, from, snapshot)?,
             Route::Health if !keyless => match holder() {
-                Err(failure) if failure.kind == Kind::Unauthorized => ClientKey::default(),
+                Err(failure) if failure.kind == Kind::Unauthorized => ClientKey::anybody(),
                 client_key => client_key?,
             },
             Route::ForceCheck if !keyless => holder()?,
             Route::Metrics if !keyless && policy.mode != Mode::Status => holder()?,
-            _ if is_open => ClientKey::default(),
+            _ if is_open => ClientKey::anybody(),
             _ => holder()?,
         };
         if *route == Route::Metrics && client_key.is_limited() {
