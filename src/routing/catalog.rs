@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// What Ollama adds to a name without a tag.
@@ -30,11 +29,11 @@ pub(crate) struct Offer {
     pub(crate) context: Option<u64>,
 }
 
-/// `/v1/models`, ready to be sent.
+/// `/v1/models`, ready to be sent, and its entries.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Listing {
     pub(crate) text: Arc<[u8]>,
-    listed: Vec<Listed>,
+    entries: Vec<Listed>,
 }
 
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ struct Listed {
     id: String,
     /// Other names for the same, as the upstream lists them.
     aliases: Vec<String>,
-    span: Range<usize>,
+    text: String,
 }
 
 impl Catalog {
@@ -86,44 +85,43 @@ impl Catalog {
         let servers = |name: &str| self.offers(name).iter().map(|offer| offer.endpoint).filter(|n| usable[*n]);
         let by_name: HashMap<&str, &Route> = routes.iter().rev().map(|route| (route.name.as_str(), route)).collect();
         let is_served = |name: &str| servers(name).next().is_some() || by_name.contains_key(name);
-        let mut list = Writer { text: r#"{"object":"list","data":["#.into(), listed: Vec::new() };
-        let mut seen = HashSet::new();
+        let (mut entries, mut seen) = (Vec::new(), HashSet::new());
         for endpoint in all().map(|(_, endpoint)| endpoint) {
             for (id, model) in ids(endpoint) {
                 if !within(scope, id, is_served) || !seen.insert(id) {
                     continue;
                 }
-                match by_name.get(id) {
-                    Some(route) => list.route(route, &available),
+                entries.extend(match by_name.get(id) {
+                    Some(route) => routed(route, &available),
                     None => {
                         let names = servers(id).map(|n| endpoints[n].name()).collect();
-                        list.push(&Entry::new(id, endpoint, model, names), model);
+                        Some(Entry::new(id, endpoint, model, names).listed(model))
                     }
-                }
+                });
             }
         }
         for route in routes.iter().filter(|route| within(scope, &route.name, is_served)) {
             if seen.insert(&route.name) {
-                list.route(route, &available);
+                entries.extend(routed(route, &available));
             }
         }
-        list.text.push_str("]}");
-        Listing { text: list.text.into_bytes().into(), listed: list.listed }
+        let texts: Vec<&str> = entries.iter().map(|one: &Listed| one.text.as_str()).collect();
+        let text = format!(r#"{{"object":"list","data":[{}]}}"#, texts.join(","));
+        Listing { text: text.into_bytes().into(), entries }
     }
 }
 
 impl Listing {
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.listed.iter().map(|one| one.id.as_str())
+        self.entries.iter().map(|one| one.id.as_str())
     }
 
     /// The entry of a name, or of the model that has it as an alias or with the tag `latest`.
     pub(crate) fn entry(&self, name: &str) -> Option<&[u8]> {
         let with_tag = tagged(name);
-        let by_id = |name: &str| self.listed.iter().find(|one| one.id == name);
-        let by_alias = || self.listed.iter().find(|one| one.aliases.iter().any(|alias| alias == name));
-        let found = by_id(name).or_else(by_alias).or_else(|| by_id(&with_tag))?;
-        Some(&self.text[found.span.clone()])
+        let by_id = |name: &str| self.entries.iter().find(|one| one.id == name);
+        let by_alias = || self.entries.iter().find(|one| one.aliases.iter().any(|alias| alias == name));
+        by_id(name).or_else(by_alias).or_else(|| by_id(&with_tag)).map(|found| found.text.as_bytes())
     }
 }
 
@@ -183,50 +181,41 @@ impl<'a> Entry<'a> {
             root: None,
         }
     }
-}
 
-/// A list in the making.
-struct Writer {
-    text: String,
-    listed: Vec<Listed>,
-}
-
-impl Writer {
-    /// A route: an alias of what its first available backend calls the model.
-    fn route(&mut self, route: &Route, available: &HashMap<&str, &Endpoint>) {
-        let (mut servers, mut aliases, mut first) = (Vec::new(), Vec::new(), None);
-        for backend in route.backends.iter().filter(|backend| backend.enabled) {
-            let Some(&endpoint) = available.get(backend.endpoint.as_str()) else { continue };
-            let root = backend.model.as_deref().unwrap_or(&route.name);
-            first.get_or_insert((endpoint, root));
-            if !servers.contains(&endpoint.name()) {
-                servers.push(endpoint.name());
-            }
-            if root != route.name && !aliases.contains(&root) {
-                aliases.push(root);
-            }
-        }
-        if let Some((endpoint, root)) = first {
-            let model = listed(endpoint, root);
-            let root = Some(root).filter(|_| !aliases.is_empty());
-            self.push(&Entry { aliases, root, ..Entry::new(&route.name, endpoint, model, servers) }, model);
-        }
-    }
-
-    fn push(&mut self, entry: &Entry<'_>, model: Option<&Model>) {
-        self.text.push_str(if self.listed.is_empty() { "" } else { "," });
-        let start = self.text.len();
-        self.text.push_str(serde_json::to_string(entry).unwrap_or_default().trim_end_matches('}'));
+    /// With the other fields of the upstream's own entry.
+    fn listed(&self, model: Option<&Model>) -> Listed {
+        let mut text = serde_json::to_string(self).unwrap_or_default();
+        text.pop();
         for (key, value) in model.iter().flat_map(|model| &model.fields) {
-            if entry.root.is_none() || !matches!(key.as_str(), "aliases" | "root") {
-                let _ = write!(self.text, ",{}:{value}", Value::from(key.as_str()));
+            if self.root.is_none() || !matches!(key.as_str(), "aliases" | "root") {
+                let _ = write!(text, ",{}:{value}", Value::from(key.as_str()));
             }
         }
-        self.text.push('}');
+        text.push('}');
         // The names of the model behind a route are not the route's.
-        let aliases = model.filter(|_| entry.root.is_none()).map(|model| model.aliases.clone()).unwrap_or_default();
-        self.listed.push(Listed { id: entry.id.to_owned(), aliases, span: start..self.text.len() });
+        let aliases = model.filter(|_| self.root.is_none()).map(|model| model.aliases.clone()).unwrap_or_default();
+        Listed { id: self.id.to_owned(), aliases, text }
     }
+}
+
+/// The entry of a route: an alias of what its first available backend calls the model.
+fn routed(route: &Route, available: &HashMap<&str, &Endpoint>) -> Option<Listed> {
+    let (mut servers, mut aliases, mut first) = (Vec::new(), Vec::new(), None);
+    for backend in route.backends.iter().filter(|backend| backend.enabled) {
+        let Some(&endpoint) = available.get(backend.endpoint.as_str()) else { continue };
+        let root = backend.model.as_deref().unwrap_or(&route.name);
+        first.get_or_insert((endpoint, root));
+        if !servers.contains(&endpoint.name()) {
+            servers.push(endpoint.name());
+        }
+        if root != route.name && !aliases.contains(&root) {
+            aliases.push(root);
+        }
+    }
+    let (endpoint, root) = first?;
+    let model = listed(endpoint, root);
+    let root = Some(root).filter(|_| !aliases.is_empty());
+    Some(Entry { aliases, root, ..Entry::new(&route.name, endpoint, model, servers) }.listed(model))
 }
 
 #[cfg(test)]
