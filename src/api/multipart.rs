@@ -16,46 +16,36 @@ pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failu
     if start > 0 && !body[..start].ends_with(b"\r\n") {
         return Err(malformed("its first boundary does not begin a line"));
     }
-    let mut found = None;
-    let mut at = start + dashes.len();
+    let (mut found, mut at) = (None, start + dashes.len());
     loop {
         // Here a boundary has just ended: two dashes end the form, a line end begins a part.
-        if let Some(after) = body[at..].strip_prefix(b"--") {
-            let after = padding(after);
+        let length = memmem::find(&body[at..], boundary);
+        let part = &body[at..at + length.unwrap_or(body.len() - at)];
+        if let Some(after) = part.strip_prefix(b"--").map(padding) {
             return match after.is_empty() || after.starts_with(b"\r\n") {
-                true if memmem::find(after, dashes).is_none() => Ok(found),
+                true if length.is_none() && memmem::find(after, dashes).is_none() => Ok(found),
                 true => Err(malformed("a boundary follows its end")),
                 false => Err(malformed("its last boundary is not followed by a line end")),
             };
         }
-        at = body.len() - padding(&body[at..]).len();
-        if !body[at..].starts_with(b"\r\n") {
+        let length = length.ok_or_else(|| malformed("its last boundary is missing"))?;
+        let part = padding(part);
+        if !part.starts_with(b"\r\n") {
             return Err(malformed("a boundary is not followed by a line end"));
         }
-        let head = &body[at..body.len().min(at + MAX_HEAD)];
-        let head = memmem::find(head, b"\r\n\r\n").ok_or_else(|| malformed("a part has no end of its head"))?;
-        let (head, start) = (&body[at..at + head], at + head + 4);
-        // The empty line may be the one that starts the next boundary, when a part has no content at all.
-        let end = memmem::find(&body[start - 2..], boundary)
-            .ok_or_else(|| malformed("its last boundary is missing"))?
-            + start
-            - 2;
-        if end < start {
-            return Err(malformed("a part has no content"));
-        }
-        if memmem::find(head, boundary).is_some() {
-            return Err(malformed("a boundary stands in the head of a part"));
-        }
+        let head = memmem::find(&part[..part.len().min(MAX_HEAD)], b"\r\n\r\n");
+        let head = head.ok_or_else(|| malformed("a part has no end of its head"))?;
+        let (head, value) = (&part[..head], &part[head + 4..]);
+        let end = at + length;
         if is_model(head)? {
             if found.is_some() {
                 return Err(malformed("it has more than one `model`").param("model"));
             }
-            if end - start > MAX_NAME {
+            if value.len() > MAX_NAME {
                 return Err(malformed("`model` is too long").param("model"));
             }
-            let name = str::from_utf8(&body[start..end]);
-            let name = name.map_err(|_| malformed("`model` is not UTF-8").param("model"))?.to_owned();
-            found = Some(Named { name, span: start..end });
+            let name = str::from_utf8(value).map_err(|_| malformed("`model` is not UTF-8").param("model"))?;
+            found = Some(Named { name: name.to_owned(), span: end - value.len()..end });
         }
         at = end + boundary.len();
     }
