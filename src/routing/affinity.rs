@@ -34,9 +34,10 @@ const NOTHING: u64 = 0;
 /// `developer` with each letter as `\u0061`.
 const LONGEST_ROLE: usize = 6 * "developer".len();
 
+#[derive(Default)]
 pub struct Affinity {
     keys: RandomState,
-    homes: Mutex<Lru<u64, u32>>,
+    homes: Mutex<Lru<u64, u32, GENERATION>>,
 }
 
 /// What a request is recognised by.
@@ -46,12 +47,6 @@ pub struct PrefixHashes {
     pub links: Vec<u64>,
     /// What the client says itself, the strongest first: session headers, `prompt_cache_key`, `metadata.user_id`, `user`.
     pub session_keys: Vec<u64>,
-}
-
-impl Default for Affinity {
-    fn default() -> Self {
-        Self { keys: RandomState::new(), homes: Mutex::new(Lru::new(GENERATION)) }
-    }
 }
 
 impl Affinity {

@@ -92,11 +92,12 @@ impl Endpoint {
 }
 
 /// What is going on at an endpoint. Shared by every snapshot that has it.
+#[derive(Default)]
 pub(crate) struct Live {
     /// Slots taken by our requests, abandoned ones included.
     in_flight: AtomicU32,
     abandoned: AtomicU32,
-    /// `maxConcurrent`; `u32::MAX` = none.
+    /// `maxConcurrent`; 0 = none.
     limit: AtomicU32,
     /// Which life of its prompt cache this is: another one after every restart.
     cache: AtomicU32,
@@ -108,12 +109,12 @@ pub(crate) struct Live {
     cooling: AtomicU64,
     /// and of the last connection that it refused.
     refused: AtomicU64,
-    streamless: Recent,
+    streamless: Recent<MOST_STREAMLESS>,
     key: AtomicUsize,
     /// Tokens that were generated, asked for, and found in its cache, as far as it says; for eyes only.
     tokens: [AtomicU64; 3],
     /// Ids of responses that it made (OpenAI's Responses API): what follows one must go to the server that keeps it.
-    pub(crate) responses: Recent,
+    pub(crate) responses: Recent<MOST_RESPONSES>,
 }
 
 fn millis(at: Instant) -> u64 {
@@ -123,20 +124,9 @@ fn millis(at: Instant) -> u64 {
 impl Live {
     pub(super) fn new() -> Self {
         LazyLock::force(&START);
-        Self {
-            in_flight: AtomicU32::new(0),
-            abandoned: AtomicU32::new(0),
-            limit: AtomicU32::new(u32::MAX),
-            cache: AtomicU32::new(NEXT_CACHE.fetch_add(1, Relaxed)),
-            moved: AtomicU64::new(0),
-            patience: AtomicU64::new(0),
-            cooling: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            streamless: Recent::new(MOST_STREAMLESS),
-            key: AtomicUsize::new(0),
-            tokens: Default::default(),
-            responses: Recent::new(MOST_RESPONSES),
-        }
+        let live = Self::default();
+        live.restarted();
+        live
     }
 
     /// Counts one request. Only `Capacity` enters and leaves, under its lock.
@@ -155,13 +145,13 @@ impl Live {
     }
 
     pub(super) fn set_limit(&self, limit: Option<u32>) {
-        self.limit.store(limit.unwrap_or(u32::MAX), Relaxed);
+        self.limit.store(limit.unwrap_or(0), Relaxed);
     }
 
     /// Slots that our requests take, and how many there are.
     pub(crate) fn load(&self) -> Load {
         let limit = self.limit.load(Relaxed);
-        Load { in_flight: self.in_flight(), limit: (limit < u32::MAX).then_some(limit) }
+        Load { in_flight: self.in_flight(), limit: (limit > 0).then_some(limit) }
     }
 
     pub(crate) fn has_room(&self) -> bool {

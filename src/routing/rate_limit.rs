@@ -57,13 +57,8 @@ impl Bucket {
 }
 
 /// A bucket for each client address; IPv6 by /64. Bounded however many appear.
-pub(crate) struct Buckets(Mutex<Lru<IpAddr, Bucket>>);
-
-impl Default for Buckets {
-    fn default() -> Self {
-        Self(Mutex::new(Lru::new(ADDRESSES)))
-    }
-}
+#[derive(Default)]
+pub(crate) struct Buckets(Mutex<Lru<IpAddr, Bucket, ADDRESSES>>);
 
 impl Buckets {
     pub(crate) fn take(&self, peer: IpAddr, limit: &RateLimit, now: Instant) -> Quota {

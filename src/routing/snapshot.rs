@@ -136,7 +136,7 @@ pub struct SnapshotStore {
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) affinity: Affinity,
     /// Which endpoint has the conversation that its client calls so (`X-Conversation-Id`).
-    pub(crate) conversations: Recent<String>,
+    pub(crate) conversations: Recent<CONVERSATIONS, String>,
     writer: Mutex<()>,
     events: Sender<HealthEvent>,
     refresh: Mutex<Refresh>,
@@ -159,7 +159,7 @@ impl SnapshotStore {
             current: RwLock::new(Arc::new(first)),
             capacity: Arc::default(),
             affinity: Affinity::default(),
-            conversations: Recent::new(CONVERSATIONS),
+            conversations: Recent::default(),
             writer: Mutex::new(()),
             events,
             refresh: Mutex::default(),

@@ -5,19 +5,20 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Mutex;
 
-/// Two generations of at most `half` entries each: when the young one is full it becomes the old one, and what
-/// was in the old one and not used since is forgotten. Holds the `half` entries used last, and never more than twice that.
-pub(crate) struct Lru<K, V> {
+/// Two generations of at most `HALF` entries each: when the young one is full it becomes the old one, and what
+/// was in the old one and not used since is forgotten. Holds the `HALF` entries used last, and never more than twice that.
+pub(crate) struct Lru<K, V, const HALF: usize> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
-    half: usize,
 }
 
-impl<K: Hash + Eq, V> Lru<K, V> {
-    pub(crate) fn new(half: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), half: half.max(1) }
+impl<K, V, const HALF: usize> Default for Lru<K, V, HALF> {
+    fn default() -> Self {
+        Self { young: HashMap::new(), old: HashMap::new() }
     }
+}
 
+impl<K: Hash + Eq, V, const HALF: usize> Lru<K, V, HALF> {
     /// The value of a key, which counts as used.
     pub(crate) fn get(&mut self, key: &K) -> Option<&mut V> {
         if let Some((key, value)) = self.old.remove_entry(key) {
@@ -38,7 +39,7 @@ impl<K: Hash + Eq, V> Lru<K, V> {
     }
 
     pub(crate) fn put(&mut self, key: K, value: V) {
-        if self.young.len() >= self.half && !self.young.contains_key(&key) {
+        if self.young.len() >= HALF && !self.young.contains_key(&key) {
             std::mem::swap(&mut self.young, &mut self.old);
             self.young.clear();
         }
@@ -52,16 +53,13 @@ impl<K: Hash + Eq, V> Lru<K, V> {
 }
 
 /// The same for several threads, by hashes of the keys only. Takes no memory before the first.
-pub(crate) struct Recent<V = ()> {
+#[derive(Default)]
+pub(crate) struct Recent<const HALF: usize, V = ()> {
     hasher: RandomState,
-    values: Mutex<Lru<u64, V>>,
+    values: Mutex<Lru<u64, V, HALF>>,
 }
 
-impl<V: Clone> Recent<V> {
-    pub(crate) fn new(half: usize) -> Self {
-        Self { hasher: RandomState::new(), values: Mutex::new(Lru::new(half)) }
-    }
-
+impl<const HALF: usize, V: Clone> Recent<HALF, V> {
     pub(crate) fn put(&self, key: impl Hash, value: V) {
         lock(&self.values).put(self.hasher.hash_one(key), value);
     }
@@ -71,8 +69,7 @@ impl<V: Clone> Recent<V> {
     }
 
     pub(crate) fn clear(&self) {
-        let mut values = lock(&self.values);
-        *values = Lru::new(values.half);
+        *lock(&self.values) = Lru::default();
     }
 }
 
@@ -82,7 +79,7 @@ mod tests {
 
     #[test]
     fn what_was_used_lately_stays_and_the_rest_is_forgotten() {
-        let mut recent = Lru::new(10);
+        let mut recent = Lru::<_, _, 10>::default();
         recent.put(0, "kept");
         for n in 1..1000 {
             recent.put(n, "passing");
@@ -96,7 +93,7 @@ mod tests {
     // R23
     #[test]
     fn what_was_put_lately_is_known_and_memory_is_bounded() {
-        let ids = Recent::new(4_096);
+        let ids = Recent::<4_096>::default();
         assert_eq!(ids.get("resp_0"), None);
         (0..100_000).for_each(|n| ids.put(format!("resp_{n}"), ()));
         assert_eq!([99_999, 96_000, 0].map(|n| ids.get(format!("resp_{n}")).is_some()), [true, true, false]);
@@ -107,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_key_is_held_once() {
-        let mut recent = Lru::new(2);
+        let mut recent = Lru::<_, _, 2>::default();
         for n in [1, 2, 3, 1, 1, 2] {
             recent.put(n, n);
             assert_eq!(recent.get(&n), Some(&mut { n }));
