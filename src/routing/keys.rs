@@ -37,17 +37,15 @@ pub(crate) struct ClientKey {
     pub(crate) admin: bool,
     max_parallel: Option<u32>,
     rate_limit: Option<RateLimit>,
-    usage: Option<Arc<Usage>>,
+    usage: Arc<Usage>,
 }
 
 /// A right to be in progress, given back when dropped.
-pub(crate) struct Permit(Option<Arc<Usage>>);
+pub(crate) struct Permit(Arc<Usage>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(usage) = &self.0 {
-            usage.in_progress.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.0.in_progress.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -61,7 +59,7 @@ impl KeyRing {
             admin: key.admin,
             max_parallel: key.max_parallel,
             rate_limit: key.rate_limit,
-            usage: before.and_then(|ring| ring.named(&key.name)?.usage.clone()).or_else(|| Some(Arc::default())),
+            usage: before.and_then(|ring| Some(Arc::clone(&ring.named(&key.name)?.usage))).unwrap_or_default(),
         };
         let keys = keys.iter().map(|key| (key.key.clone(), client_key(key))).collect();
         Self { keys, wrong: before.map(|before| Arc::clone(&before.wrong)).unwrap_or_default() }
@@ -116,15 +114,15 @@ impl ClientKey {
     }
 
     pub(crate) fn take(&self, now: Instant) -> Option<Quota> {
-        let (limit, usage) = (self.rate_limit?, self.usage.as_ref()?);
-        let mut bucket = lock(&usage.bucket);
+        let limit = self.rate_limit?;
+        let mut bucket = lock(&self.usage.bucket);
         Some(bucket.get_or_insert_with(|| Bucket::full(&limit, now)).take(&limit, now))
     }
 
     /// A right to be in progress; `None` when `maxParallel` are already.
     pub(crate) fn enter(&self) -> Option<Permit> {
-        let before = self.usage.as_ref().map_or(0, |usage| usage.in_progress.fetch_add(1, Ordering::Relaxed));
-        let permit = Permit(self.usage.clone());
+        let before = self.usage.in_progress.fetch_add(1, Ordering::Relaxed);
+        let permit = Permit(Arc::clone(&self.usage));
         self.max_parallel.is_none_or(|most| before < most).then_some(permit)
     }
 }

@@ -28,6 +28,7 @@ const CONVERSATIONS: usize = 512;
 /// A waiting request looks this often whether its client is still there.
 const TICK: Duration = Duration::from_millis(100);
 
+#[derive(Clone)]
 pub struct Snapshot {
     pub config: Arc<Config>,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
@@ -39,35 +40,28 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn new(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
-        let key_ring = Arc::new(KeyRing::new(&config.keys, None));
-        let catalog = Arc::new(Catalog::new(&endpoints, &config.models));
-        Self::assembled(config, endpoints, key_ring, catalog)
+        Self::after(None, config, endpoints)
     }
 
-    fn assembled(
-        config: Arc<Config>,
-        endpoints: Vec<Arc<Endpoint>>,
-        key_ring: Arc<KeyRing>,
-        catalog: Arc<Catalog>,
-    ) -> Self {
-        let groups = config.groups.iter().map(|group| Arc::new(grouped(group, &endpoints))).collect();
+    fn after(before: Option<&KeyRing>, config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        let key_ring = Arc::new(KeyRing::new(&config.keys, before));
+        let catalog = Arc::new(Catalog::new(&endpoints, &config.models));
+        let groups = grouped(&config, &endpoints);
         Self { config, endpoints, catalog, key_ring, groups }
     }
 
     #[must_use]
     pub(crate) fn with(&self, name: &str, change: impl FnOnce(&mut Endpoint)) -> Self {
-        let mut endpoints = self.endpoints.clone();
-        let mut catalog = Arc::clone(&self.catalog);
-        if let Some(n) = endpoints.iter().position(|e| e.name() == name) {
-            let old = &self.endpoints[n];
-            let new = Arc::make_mut(&mut endpoints[n]);
-            change(new);
-            let is_same = Arc::ptr_eq(&new.config, &old.config);
-            if !is_same || new.is_available() != old.is_available() || new.models != old.models {
-                catalog = Arc::new(Catalog::new(&endpoints, &self.config.models));
-            }
+        let mut next = self.clone();
+        let Some(n) = self.endpoints.iter().position(|e| e.name() == name) else { return next };
+        let (old, new) = (&self.endpoints[n], Arc::make_mut(&mut next.endpoints[n]));
+        change(new);
+        let is_same = Arc::ptr_eq(&new.config, &old.config);
+        if !is_same || new.is_available() != old.is_available() || new.models != old.models {
+            next.catalog = Arc::new(Catalog::new(&next.endpoints, &next.config.models));
         }
-        Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.key_ring), catalog)
+        next.groups = grouped(&next.config, &next.endpoints);
+        next
     }
 
     /// This snapshot under another configuration: endpoints keep by name what is going on there, and what is known of
@@ -86,10 +80,8 @@ impl Snapshot {
             }
             Arc::new(endpoint)
         });
-        let endpoints: Vec<_> = endpoints.collect();
-        let key_ring = KeyRing::new(&config.keys, Some(&self.key_ring));
-        let catalog = Catalog::new(&endpoints, &config.models);
-        Self::assembled(Arc::new(config), endpoints, Arc::new(key_ring), Arc::new(catalog))
+        let endpoints = endpoints.collect();
+        Self::after(Some(&self.key_ring), Arc::new(config), endpoints)
     }
 
     pub(crate) fn listing(&self, scope: &Scope) -> Cow<'_, Listing> {
@@ -108,14 +100,17 @@ impl Snapshot {
     }
 }
 
-/// The endpoints of a group under its conditions, in its order; what goes on there is shared.
-fn grouped(group: &config::Group, endpoints: &[Arc<Endpoint>]) -> Group {
-    let used = group.endpoints.iter().filter_map(|one| {
-        let endpoint = endpoints.iter().find(|endpoint| endpoint.name() == one.endpoint)?;
-        let view = group.view(&endpoint.config)?;
-        Some(Arc::new(Endpoint { config: Arc::new(view), ..Endpoint::clone(endpoint) }))
-    });
-    Group { config: group.clone(), endpoints: used.collect() }
+/// The endpoints of each group under its conditions, in its order; what goes on there is shared.
+fn grouped(config: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Arc<Group>> {
+    let group = |group: &config::Group| {
+        let used = group.endpoints.iter().filter_map(|one| {
+            let endpoint = endpoints.iter().find(|endpoint| endpoint.name() == one.endpoint)?;
+            let view = group.view(&endpoint.config)?;
+            Some(Arc::new(Endpoint { config: Arc::new(view), ..Endpoint::clone(endpoint) }))
+        });
+        Arc::new(Group { config: group.clone(), endpoints: used.collect() })
+    };
+    config.groups.iter().map(group).collect()
 }
 
 pub enum HealthEvent {
@@ -188,15 +183,12 @@ impl SnapshotStore {
     /// Sends to the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
     /// answered at once then.
     pub(crate) fn notify(&self, event: HealthEvent) -> bool {
-        let sent = self.events.try_send(event);
-        if let Err(
-            TrySendError::Full(HealthEvent::Force(answer)) | TrySendError::Disconnected(HealthEvent::Force(answer)),
-        ) = sent
-        {
-            answer();
-            return false;
+        match self.events.try_send(event).map_err(TrySendError::into_inner) {
+            Ok(()) => return true,
+            Err(HealthEvent::Force(answer)) => answer(),
+            Err(_) => {}
         }
-        sent.is_ok()
+        false
     }
 
     /// Reports that endpoints that are down could be of use. Sent often, so never in the way of other events.
