@@ -116,20 +116,16 @@ impl<'a> JsonBody<'a> {
     pub fn model(&self) -> Result<Option<Named>, Failure> {
         let Some(raw) = self.raw_model()? else { return Ok(None) };
         let refused = |text: &str| Err(invalid(text).param("model"));
-        let what = match raw.get().as_bytes()[0] {
+        match raw.get() {
+            "null" => refused("`model` must be text, not null; leave it out to get the default."),
+            text if !text.starts_with('"') => refused(&format!("`model` must be text, not {}.", type_of(raw))),
+            text if text.len() > MAX_NAME => refused("`model` must be shorter."),
             // The grammar was checked, so only half of a surrogate pair is left to go wrong.
-            b'"' if raw.get().len() <= MAX_NAME => match serde_json::from_str(raw.get()) {
-                Ok(name) => return Ok(Some(Named { name, span: self.span(raw) })),
-                Err(_) => return refused("`model` holds an unpaired surrogate, which no name has."),
+            text => match serde_json::from_str(text) {
+                Ok(name) => Ok(Some(Named { name, span: self.span(raw) })),
+                Err(_) => refused("`model` holds an unpaired surrogate, which no name has."),
             },
-            b'"' => "shorter",
-            b'[' => "text, not a list",
-            b'{' => "text, not an object",
-            b'n' => "text, not null; leave it out to get the default",
-            b't' | b'f' => "text, not a boolean",
-            _ => "text, not a number",
-        };
-        refused(&format!("`model` must be {what}."))
+        }
     }
 
     pub fn stream(&self) -> bool {
@@ -265,6 +261,18 @@ pub(crate) fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'
 pub(crate) fn each_element<'a>(text: &'a str, mut element: impl FnMut(&'a RawValue)) -> serde_json::Result<()> {
     let mut reader = serde_json::Deserializer::from_str(text);
     reader.deserialize_seq(Each(|_: &'a RawValue, value| element(value))).and_then(|()| reader.end())
+}
+
+/// The type of a value, as errors name it.
+pub(crate) fn type_of(raw: &RawValue) -> &'static str {
+    match raw.get().as_bytes()[0] {
+        b'n' => "null",
+        b't' | b'f' => "a boolean",
+        b'"' => "text",
+        b'[' => "a list",
+        b'{' => "an object",
+        _ => "a number",
+    }
 }
 
 /// The first member of that name, if this is an object.
