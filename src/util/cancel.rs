@@ -23,8 +23,7 @@ pub(crate) struct CancelToken {
     /// Set when the whole server stops at once.
     all: Option<Arc<AtomicBool>>,
     client: Option<Arc<TcpStream>>,
-    /// Where a hang-up can only be seen by reading: the client has sent its next request already.
-    #[cfg(not(target_os = "linux"))]
+    /// The client has sent its next request already, so where there is no `POLLRDHUP` its hang-up cannot be seen.
     pipelined: AtomicBool,
 }
 
@@ -59,36 +58,25 @@ impl CancelToken {
 
     /// The client's socket, to be polled last among others; [`CancelToken::note`] takes the result.
     pub(crate) fn client(&self) -> Option<PollFd<'_>> {
-        let client = self.client.as_ref()?;
-        #[cfg(not(target_os = "linux"))]
-        if self.pipelined.load(Ordering::Relaxed) {
-            return None;
-        }
+        let client = self.client.as_ref().filter(|_| !self.pipelined.load(Ordering::Relaxed))?;
         Some(PollFd::new(&**client, HANG_UP))
     }
 
     /// Cancels if this poll of the client's socket shows a hang-up.
     pub(crate) fn note(&self, client: Option<&PollFd<'_>>) {
-        let seen = client.map_or(PollFlags::empty(), PollFd::revents);
-        if !seen.is_empty() && self.has_hung_up() {
+        if client.is_none_or(|client| client.revents().is_empty()) {
+            return;
+        }
+        let peeked = || self.client.as_ref().is_some_and(|client| matches!(client.peek(&mut [0]), Ok(1..)));
+        let pipelined = !cfg!(target_os = "linux") && peeked();
+        self.pipelined.store(pipelined, Ordering::Relaxed);
+        if !pipelined {
             self.cancel();
         }
     }
-
-    /// `POLLRDHUP` tells a hang-up apart from a pipelined request.
-    #[cfg(target_os = "linux")]
-    fn has_hung_up(&self) -> bool {
-        true
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn has_hung_up(&self) -> bool {
-        let pipelined = self.client.as_ref().is_some_and(|client| matches!(client.peek(&mut [0]), Ok(1..)));
-        self.pipelined.store(pipelined, Ordering::Relaxed);
-        !pipelined
-    }
 }
 
+/// What tells a hang-up apart from a pipelined request, where there is such a thing.
 #[cfg(target_os = "linux")]
 const HANG_UP: PollFlags = PollFlags::RDHUP;
 #[cfg(not(target_os = "linux"))]
