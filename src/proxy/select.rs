@@ -127,8 +127,9 @@ impl<'a> Selector<'a> {
     }
 
     fn favourite(&self) -> Option<(usize, &'static str)> {
+        let hashes = self.hashes.as_ref()?;
         let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
-        self.ctx.shared.affinity.favourite(self.hashes.as_ref()?, &caches)
+        self.ctx.shared.affinity.favourite(hashes, &caches)
     }
 
     fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Admitted {

@@ -14,14 +14,11 @@ pub(crate) struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 impl Notifier {
     /// A notifier for the value of `$NOTIFY_SOCKET`: a path, or `@` and an abstract name.
     pub(crate) fn new(socket: Option<String>) -> Self {
-        let Some(name) = socket.filter(|name| !name.is_empty()) else { return Self(None) };
-        match open(&name) {
-            Ok(open) => Self(Some(open)),
-            Err(error) => {
-                log::warn!("NOTIFY_SOCKET={name} cannot be used, systemd will not be notified: {error}");
-                Self(None)
-            }
-        }
+        let warn = |name: &str, error: &io::Error| {
+            log::warn!("NOTIFY_SOCKET={name} cannot be used, systemd will not be notified: {error}");
+        };
+        let name = socket.filter(|name| !name.is_empty());
+        Self(name.and_then(|name| open(&name).inspect_err(|error| warn(&name, error)).ok()))
     }
 
     pub(crate) fn ready(&self) {
