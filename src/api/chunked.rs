@@ -59,20 +59,19 @@ pub struct Decoder {
     announced: u64,
     extensions: usize,
     trailers: usize,
+    is_sized: bool,
     is_answer: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// So many bytes of a sized body are missing.
-    Sized(u64),
     /// In a chunk's size: its value so far, and how many digits it has.
     Size(u64, u8),
     /// After the `;` that follows the size.
     Extension(u64),
     /// A line feed must come, then so many bytes of data or, after size 0, trailers.
     SizeEnd(u64),
-    /// So many bytes of a chunk are missing.
+    /// So many bytes of a chunk, or of a sized body, are missing.
     Data(u64),
     /// The two bytes after the data.
     DataCr,
@@ -92,10 +91,11 @@ impl Decoder {
     pub fn new(framing: Framing, limit: u64) -> Self {
         let (state, announced) = match framing {
             Framing::None | Framing::Sized(0) => (State::Done, 0),
-            Framing::Sized(length) => (State::Sized(length), length),
+            Framing::Sized(length) => (State::Data(length), length),
             Framing::Chunked => (State::Size(0, 0), 0),
         };
-        Self { state, limit, announced, extensions: 0, trailers: 0, is_answer: false }
+        let is_sized = matches!(framing, Framing::Sized(_));
+        Self { state, limit, announced, extensions: 0, trailers: 0, is_sized, is_answer: false }
     }
 
     /// A decoder of an answer's chunks, which may go on for ever and may all have extensions.
@@ -110,7 +110,7 @@ impl Decoder {
 
     /// Bytes that are still to come, if their number was declared.
     pub(crate) fn missing(&self) -> Option<u64> {
-        if let State::Sized(missing) = self.state { Some(missing) } else { None }
+        if let State::Data(missing) = self.state { Some(missing).filter(|_| self.is_sized) } else { None }
     }
 
     /// Appends what `input` holds of the body to `out`, which grows with the bytes that came and not with what was announced.
@@ -119,19 +119,18 @@ impl Decoder {
         let mut rest = input;
         while !matches!(self.state, State::Done) {
             let Some((byte, tail)) = rest.split_first() else { break };
-            let (State::Sized(missing) | State::Data(missing)) = self.state else {
+            let State::Data(missing) = self.state else {
                 self.state = self.step(*byte)?;
                 rest = tail;
                 continue;
             };
             let (chunk, tail) = rest.split_at(rest.len().min(usize::try_from(missing).unwrap_or(usize::MAX)));
-            append(out, chunk, if matches!(self.state, State::Sized(_)) { self.announced } else { self.limit });
+            append(out, chunk, if self.is_sized { self.announced } else { self.limit });
             rest = tail;
-            self.state = match (self.state, missing - chunk.len() as u64) {
-                (State::Sized(_), 0) => State::Done,
-                (State::Sized(_), missing) => State::Sized(missing),
-                (_, 0) => State::DataCr,
-                (_, missing) => State::Data(missing),
+            self.state = match missing - chunk.len() as u64 {
+                0 if self.is_sized => State::Done,
+                0 => State::DataCr,
+                missing => State::Data(missing),
             };
         }
         Ok(Progress { consumed: input.len() - rest.len(), complete: matches!(self.state, State::Done) })
