@@ -6,7 +6,7 @@ use crate::api::errors::{Failure, Kind};
 use crate::config::Strategy;
 use crate::routing::affinity::{self, PrefixHashes};
 use crate::routing::endpoint::Live;
-use crate::routing::plan::{self, Plan, PlanResult};
+use crate::routing::plan::{Plan, View};
 use crate::routing::slots::{Entry, Slot, WaitResult, Waiting, Wanted};
 use crate::routing::strategy::{self, CandidateLoad, Turn};
 use crate::upstream::Watch;
@@ -159,7 +159,7 @@ impl<'a> Selector<'a> {
     /// Adds endpoints that came back meanwhile, at the same position in the queue.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
         let ForwardContext { shared, body, scope, .. } = self.ctx;
-        let PlanResult::Plan(plan) = plan::plan(&shared.load(), body.query(), scope, now) else {
+        let Ok(plan) = View { snapshot: &shared.load(), scope }.plan(body.query(), now) else {
             return;
         };
         let positions = |plan: &Plan| plan.candidates.iter().map(|one| one.position).collect::<Vec<_>>();

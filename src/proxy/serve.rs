@@ -22,7 +22,7 @@ use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
 use crate::routing::endpoint::Endpoint;
 use crate::routing::keys::{ClientKey, Permit};
-use crate::routing::plan::{self, Plan, PlanResult};
+use crate::routing::plan::{self, NoPlan, Plan, View};
 use crate::routing::rate_limit::Quota;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{HealthEvent, Snapshot};
@@ -76,7 +76,9 @@ impl Proxy {
             Route::Models => context.json(response, StatusCode::OK, &snapshot.listing(&client_key.scope).text),
             Route::Model(id) => match snapshot.listing(&client_key.scope).entry(&id) {
                 Some(entry) => context.json(response, StatusCode::OK, entry),
-                None => context.refuse(response, &plan::not_found(&snapshot, &id, &client_key.scope)),
+                None => {
+                    context.refuse(response, &View { snapshot: &snapshot, scope: &client_key.scope }.not_found(&id))
+                }
             },
             Route::Health if mode == Mode::Status => context.text(response, "OK"),
             Route::Health => self.health(&context, &client_key, response, request.head.target.query()),
@@ -277,7 +279,7 @@ impl Proxy {
     fn known_plan(&self, request: &Request, forward: &Forward, snapshot: &Snapshot, scope: &Scope) -> Option<Plan> {
         let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
         let id = forward.conversation(request.head.target.query(), named)?;
-        plan::at(snapshot, &self.shared.conversations.get(&*id)?, scope)
+        View { snapshot, scope }.at(&self.shared.conversations.get(&*id)?)
     }
 
     /// The plan, after one refresh of the catalog if no endpoint is known to serve the model.
@@ -292,28 +294,28 @@ impl Proxy {
             return Err(body::unreadable());
         }
         let planned = |snapshot: &Snapshot| {
-            let planned = plan::plan(snapshot, body.query(), scope, time::now());
-            if planned.is_short() {
+            let planned = View { snapshot, scope }.plan(body.query(), time::now());
+            if plan::is_short(&planned) {
                 self.shared.want();
             }
             planned
         };
         match planned(snapshot) {
-            PlanResult::Plan(plan) => return Ok((plan, None)),
-            PlanResult::Refused(failure) if body.sealed && failure.kind == Kind::ModelRequired => {
+            Ok(plan) => return Ok((plan, None)),
+            Err(NoPlan::Refused(failure)) if body.sealed && failure.kind == Kind::ModelRequired => {
                 return Err(body::unreadable());
             }
-            PlanResult::Refused(failure) => return Err(failure),
-            PlanResult::Unknown => {}
+            Err(NoPlan::Refused(failure)) => return Err(failure),
+            Err(NoPlan::Unknown) => {}
         }
         self.shared.refresh(&request.cancel);
         let fresh = self.shared.load();
         match planned(&fresh) {
-            PlanResult::Plan(plan) => Ok((plan, Some(fresh))),
-            PlanResult::Refused(failure) => Err(failure),
-            PlanResult::Unknown => {
+            Ok(plan) => Ok((plan, Some(fresh))),
+            Err(NoPlan::Refused(failure)) => Err(failure),
+            Err(NoPlan::Unknown) => {
                 let name = body.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, body.query(), scope, time::now())?;
+                let plan = View { snapshot: &fresh, scope }.unknown(body.query(), time::now())?;
                 let first = &plan.candidates[0];
                 let model = plan::shown(first.rename.as_deref().unwrap_or(name));
                 let (name, endpoint) = (plan::shown(name), first.endpoint.name());

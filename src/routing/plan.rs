@@ -63,72 +63,27 @@ pub(crate) enum ModelQuery<'a> {
     Stored(&'a str),
 }
 
-pub(crate) enum PlanResult {
-    Plan(Plan),
+pub(crate) type PlanResult = Result<Plan, NoPlan>;
+
+pub(crate) enum NoPlan {
     /// No endpoint is known to serve this name: worth asking them once more.
     Unknown,
     Refused(Failure),
 }
 
-impl PlanResult {
-    /// Whether an endpoint that is down could be of use.
-    pub(crate) fn is_short(&self) -> bool {
-        match self {
-            Self::Plan(plan) => plan.is_short,
-            Self::Unknown => false,
-            Self::Refused(failure) => failure.kind == Kind::NoEndpoint,
-        }
+impl From<Failure> for NoPlan {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure)
     }
 }
 
-impl From<Result<Plan, Failure>> for PlanResult {
-    fn from(planned: Result<Plan, Failure>) -> Self {
-        planned.map_or_else(Self::Refused, Self::Plan)
-    }
-}
-
-pub(crate) fn plan(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> PlanResult {
-    let view = View { snapshot, scope };
-    let planned = match query {
-        ModelQuery::Named(name) | ModelQuery::Follow(_, Some(name)) if view.is_name(name) => view.named(name),
-        ModelQuery::Named(_) | ModelQuery::Any | ModelQuery::Follow(..) => view.default("default_model").into(),
-        ModelQuery::Endpoint => view.only().into(),
-        ModelQuery::Raw => view.any("raw").into(),
-        ModelQuery::Stored(_) => view.any("search").into(),
-    };
+/// Whether an endpoint that is down could be of use.
+pub(crate) fn is_short(planned: &PlanResult) -> bool {
     match planned {
-        PlanResult::Plan(plan) => PlanResult::Plan(plan.narrowed(query, now)),
-        other => other,
+        Ok(plan) => plan.is_short,
+        Err(NoPlan::Unknown) => false,
+        Err(NoPlan::Refused(failure)) => failure.kind == Kind::NoEndpoint,
     }
-}
-
-/// What `routing.unknownModel` makes of a name that no endpoint serves, after a refresh.
-pub(crate) fn unknown(
-    snapshot: &Snapshot,
-    query: ModelQuery<'_>,
-    scope: &Scope,
-    now: Instant,
-) -> Result<Plan, Failure> {
-    let view = View { snapshot, scope };
-    let plan = match (snapshot.config.routing.unknown_model, query) {
-        (UnknownModel::Default, _) => view.default("unknown_model_default"),
-        (UnknownModel::Passthrough, _) => view.any("passthrough"),
-        (UnknownModel::Error, ModelQuery::Named(name) | ModelQuery::Follow(_, Some(name))) => Err(view.not_found(name)),
-        (UnknownModel::Error, _) => Err(view.not_found("")),
-    };
-    plan.map(|plan| plan.narrowed(query, now))
-}
-
-/// The one endpoint that has what is asked about, the request as it is.
-pub(crate) fn at(snapshot: &Snapshot, name: &str, scope: &Scope) -> Option<Plan> {
-    let view = View { snapshot, scope };
-    let found = view.available().find(|(_, endpoint)| endpoint.name() == name)?;
-    Some(view.without_model(vec![view.candidate(found, "")], "session"))
-}
-
-/// 404 with what could have been asked for instead; 503 while an endpoint is away that has not listed its models yet.
-pub(crate) fn not_found(snapshot: &Snapshot, name: &str, scope: &Scope) -> Failure {
-    View { snapshot, scope }.not_found(name)
 }
 
 /// A name as it may be echoed: cut to 128 characters, control characters escaped (FAULTS B9).
@@ -156,13 +111,42 @@ impl Plan {
     }
 }
 
+/// A snapshot within a scope.
 #[derive(Clone, Copy)]
-struct View<'a> {
-    snapshot: &'a Snapshot,
-    scope: &'a Scope,
+pub(crate) struct View<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) scope: &'a Scope,
 }
 
 impl<'a> View<'a> {
+    pub(crate) fn plan(self, query: ModelQuery<'_>, now: Instant) -> PlanResult {
+        let plan = match query {
+            ModelQuery::Named(name) | ModelQuery::Follow(_, Some(name)) if self.is_name(name) => self.named(name)?,
+            ModelQuery::Named(_) | ModelQuery::Any | ModelQuery::Follow(..) => self.default("default_model")?,
+            ModelQuery::Endpoint => self.only()?,
+            ModelQuery::Raw => self.any("raw")?,
+            ModelQuery::Stored(_) => self.any("search")?,
+        };
+        Ok(plan.narrowed(query, now))
+    }
+
+    /// What `routing.unknownModel` makes of a name that no endpoint serves, after a refresh.
+    pub(crate) fn unknown(self, query: ModelQuery<'_>, now: Instant) -> Result<Plan, Failure> {
+        let plan = match (self.snapshot.config.routing.unknown_model, query) {
+            (UnknownModel::Default, _) => self.default("unknown_model_default"),
+            (UnknownModel::Passthrough, _) => self.any("passthrough"),
+            (_, ModelQuery::Named(name) | ModelQuery::Follow(_, Some(name))) => Err(self.not_found(name)),
+            _ => Err(self.not_found("")),
+        };
+        plan.map(|plan| plan.narrowed(query, now))
+    }
+
+    /// The one endpoint that has what is asked about, the request as it is.
+    pub(crate) fn at(self, name: &str) -> Option<Plan> {
+        let found = self.available().find(|(_, endpoint)| endpoint.name() == name)?;
+        Some(self.without_model(vec![self.candidate(found, "")], "session"))
+    }
+
     /// Whether a text names a model: an empty one does not, and `auto` only if a model is really called that.
     fn is_name(self, name: &str) -> bool {
         !name.is_empty() && (name != "auto" || self.is_served(name))
@@ -182,7 +166,7 @@ impl<'a> View<'a> {
         let tagged = if self.is_served(asked) { None } else { tagged() };
         let name = tagged.as_deref().unwrap_or(asked);
         if !catalog::within(self.scope, name, |bare| self.is_served(bare)) {
-            return PlanResult::Refused(self.not_found(asked));
+            return Err(self.not_found(asked).into());
         }
         let route = self.route(name);
         let mut candidates = match route {
@@ -190,13 +174,13 @@ impl<'a> View<'a> {
             None => self.discovered(name),
         };
         if candidates.is_empty() && (route.is_none() || !self.scope.is_all()) {
-            return if self.snapshot.is_healthy() { PlanResult::Unknown } else { PlanResult::Refused(no_endpoint()) };
+            return Err(if self.snapshot.is_healthy() { NoPlan::Unknown } else { no_endpoint().into() });
         }
         let all = candidates.len();
         candidates.retain(|candidate| candidate.endpoint.is_available());
         if candidates.is_empty() {
             let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(name));
-            return PlanResult::Refused(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK));
+            return Err(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK).into());
         }
         if let Some(tagged) = &tagged {
             for candidate in &mut candidates {
@@ -204,9 +188,9 @@ impl<'a> View<'a> {
             }
         }
         let is_short = candidates.len() < all;
-        let plan = self.plan(candidates, if is_short { "failover" } else { "model" }, name);
+        let plan = self.plan_of(candidates, if is_short { "failover" } else { "model" }, name);
         let strategy = route.and_then(|route| route.strategy).unwrap_or(plan.strategy);
-        PlanResult::Plan(Plan { strategy, is_named: true, is_short, ..plan })
+        Ok(Plan { strategy, is_named: true, is_short, ..plan })
     }
 
     fn routed(self, route: &Route) -> Vec<Candidate> {
@@ -273,10 +257,10 @@ impl<'a> View<'a> {
 
     fn without_model(self, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
         let is_short = self.endpoints().any(|(_, endpoint)| !endpoint.is_available());
-        Plan { is_short, ..self.plan(candidates, reason, "") }
+        Plan { is_short, ..self.plan_of(candidates, reason, "") }
     }
 
-    fn plan(self, candidates: Vec<Candidate>, reason: &'static str, name: &str) -> Plan {
+    fn plan_of(self, candidates: Vec<Candidate>, reason: &'static str, name: &str) -> Plan {
         let (config, group) = (&self.snapshot.config, self.scope.group.as_ref().map(|group| &group.config));
         Plan {
             strategy: group.and_then(|group| group.strategy).unwrap_or(config.routing.strategy),
@@ -308,7 +292,8 @@ impl<'a> View<'a> {
         Candidate { endpoint: Arc::clone(endpoint), rename: None, weight: endpoint.config.weight, position, context }
     }
 
-    fn not_found(self, name: &str) -> Failure {
+    /// 404 with what could have been asked for instead; 503 while an endpoint is away that has not listed its models yet.
+    pub(crate) fn not_found(self, name: &str) -> Failure {
         let name = shown(name);
         if self.endpoints().any(|(_, endpoint)| endpoint.is_unheard()) {
             let text = format!(

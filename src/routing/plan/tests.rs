@@ -22,13 +22,19 @@ fn snapshot(endpoints: Vec<Arc<Endpoint>>, unknown_model: UnknownModel) -> Snaps
     Snapshot::new(Arc::new(config), endpoints)
 }
 
+fn plan(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> PlanResult {
+    View { snapshot, scope }.plan(query, now)
+}
+
+fn unknown(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> Result<Plan, Failure> {
+    View { snapshot, scope }.unknown(query, now)
+}
+
 fn order(planned: PlanResult) -> Vec<(String, Option<String>)> {
     match planned {
-        PlanResult::Plan(plan) => {
-            plan.candidates.iter().map(|c| (c.endpoint.name().to_owned(), c.rename.clone())).collect()
-        }
-        PlanResult::Unknown => vec![("unknown".into(), None)],
-        PlanResult::Refused(failure) => vec![(format!("{:?}", failure.kind), None)],
+        Ok(plan) => plan.candidates.iter().map(|c| (c.endpoint.name().to_owned(), c.rename.clone())).collect(),
+        Err(NoPlan::Unknown) => vec![("unknown".into(), None)],
+        Err(NoPlan::Refused(failure)) => vec![(format!("{:?}", failure.kind), None)],
     }
 }
 
@@ -66,7 +72,7 @@ fn an_unknown_model_leaves_alone_who_asked_for_it_and_follows_its_response_too()
         let snapshot = snapshot(vec![Arc::clone(&a), Arc::clone(&b)], policy);
         let plan = unknown(&snapshot, query, &Scope::default(), now).unwrap_or_else(|f| panic!("{f:?}"));
         assert_eq!(plan.is_named, policy == UnknownModel::Default, "what is passed as it is has no name in metrics");
-        order(PlanResult::Plan(plan))
+        order(Ok(plan))
     };
     a.live.responses.put("resp_1", ());
     a.live.cool_down(start, 10 * second);
