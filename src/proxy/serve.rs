@@ -41,28 +41,13 @@ impl Proxy {
         let snapshot = self.shared.load();
         let (route, decided) = self.decide(&mut request, &snapshot);
         let mut context = self.context(&request.head, request.from, request.began, &snapshot, &route);
-        let state = &self.listeners[request.from.listener];
         let mode = self.mode(&snapshot, request.from.listener);
         if route == Route::Admin
             && let Some(page) = self.page(&snapshot, request.from.listener)
         {
             return page.serve(context, request, response);
         }
-        if self.clients.pseudonym().is_in(request.head.fields.all("via")) {
-            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
-            return context.refuse(response, &Failure::new(Kind::Loop, text));
-        }
-        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from, &route, &snapshot));
-        let client_key = client_key.and_then(|client_key| {
-            let limit = state.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
-            if let Some(limit) = limit.filter(|_| route.is_limited()) {
-                let left = state.buckets.take(context.client, &limit, time::now());
-                context.tell_limit(&left);
-                refuse_above(&left, "This address has asked too often (rateLimit).")?;
-            }
-            Ok(client_key)
-        });
-        let client_key = match client_key {
+        let client_key = match self.admit(&mut context, &request, &route, &snapshot, decided) {
             Ok(client_key) => client_key,
             Err(failure) => return context.refuse(response, &failure),
         };
@@ -115,6 +100,30 @@ impl Proxy {
                 self.forward(&Authorized { context, client_key, snapshot }, response, &request, &forward);
             }
         }
+    }
+
+    /// The client key of a request that may be served: it has not been here before, and its address is within `rateLimit`.
+    fn admit(
+        &self,
+        context: &mut RequestContext,
+        request: &Request,
+        route: &Route,
+        snapshot: &Snapshot,
+        decided: Option<Result<ClientKey, Failure>>,
+    ) -> Result<ClientKey, Failure> {
+        if self.clients.pseudonym().is_in(request.head.fields.all("via")) {
+            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
+            return Err(Failure::new(Kind::Loop, text));
+        }
+        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from, route, snapshot))?;
+        let listener = &self.listeners[request.from.listener];
+        let limit = listener.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
+        if let Some(limit) = limit.filter(|_| route.is_limited()) {
+            let left = listener.buckets.take(context.client, &limit, time::now());
+            context.tell_limit(&left);
+            refuse_above(&left, "This address has asked too often (rateLimit).")?;
+        }
+        Ok(client_key)
     }
 
     /// The model list for another proxy, without the models known from that proxy alone: two proxies that are each other's
