@@ -9,6 +9,9 @@
 use crate::util::secret::fingerprint;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::{fmt, io};
 
@@ -39,9 +42,9 @@ impl State {
     }
 }
 
-/// The name of a job's file.
+/// What the name of a job's file tells, and the size of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Name {
+pub(crate) struct Job {
     pub(crate) sequence: u64,
     pub(crate) id: Arc<str>,
     /// See [`owner_id`].
@@ -51,21 +54,17 @@ pub(crate) struct Name {
     pub(crate) number: u64,
     /// Its webhook is still to be delivered.
     pub(crate) webhook_pending: bool,
+    pub(crate) bytes: u64,
 }
 
-impl Name {
+impl Job {
     /// Parses a name; `None` if it is not a job's.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split('.');
-        let mut next = || parts.next();
-        let (sequence, id, owner, state, number) = (next()?, next()?, next()?, next()?, next()?);
-        let webhook_pending = match next() {
-            None => false,
-            Some("owed") => true,
-            Some(_) => return None,
-        };
+    pub(super) fn parse(text: &str, bytes: u64) -> Option<Self> {
+        let (text, webhook_pending) = text.strip_suffix(".owed").map_or((text, false), |text| (text, true));
+        let parts: Vec<&str> = text.split('.').collect();
+        let [sequence, id, owner, state, number] = parts[..] else { return None };
         let is_owner = matches!(owner.len(), 8 | 64) && owner.bytes().all(|digit| digit.is_ascii_hexdigit());
-        if parts.next().is_some() || sequence.len() != 16 || id.is_empty() || !is_owner {
+        if sequence.len() != 16 || id.is_empty() || !is_owner {
             return None;
         }
         Some(Self {
@@ -75,6 +74,7 @@ impl Name {
             state: State::ALL.into_iter().find(|known| known.as_str() == state)?,
             number: number.parse().ok()?,
             webhook_pending,
+            bytes,
         })
     }
 
@@ -88,21 +88,23 @@ impl Name {
         self.owner.len() == NOBODY.len() && *self.owner != *NOBODY
     }
 
+    /// Whether it ended before this second.
+    pub(crate) fn has_expired(&self, oldest: u64) -> bool {
+        self.state.is_final() && self.number < oldest
+    }
+
     #[must_use]
     pub(crate) fn to(&self, state: State, number: u64) -> Self {
         Self { state, number, ..self.clone() }
     }
 }
 
-impl fmt::Display for Name {
+/// The name of its file.
+impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sequence, id, owner, state, number, webhook_pending } = self;
-        write!(
-            f,
-            "{sequence:016x}.{id}.{owner}.{}.{number}{}",
-            state.as_str(),
-            if *webhook_pending { ".owed" } else { "" }
-        )
+        let Self { sequence, id, owner, state, number, .. } = self;
+        let owed = if self.webhook_pending { ".owed" } else { "" };
+        write!(f, "{sequence:016x}.{id}.{owner}.{}.{number}{owed}", state.as_str())
     }
 }
 
@@ -112,6 +114,14 @@ const NOBODY: &str = "00000000";
 /// The owner as it is in names; unique.
 pub(crate) fn owner_id(owner: Option<&str>) -> Arc<str> {
     owner.map_or_else(|| NOBODY.into(), |owner| fingerprint(owner, 32).into())
+}
+
+/// Makes all jobs of an owner share one copy of the name: there may be 200,000.
+pub(crate) fn share_owner(owners: &mut HashSet<Arc<str>>, job: &mut Job) {
+    match owners.get(&job.owner) {
+        Some(known) => job.owner = Arc::clone(known),
+        None => drop(owners.insert(Arc::clone(&job.owner))),
+    }
 }
 
 /// The content of a job's file without the [`Bodies`].
@@ -146,23 +156,30 @@ impl Record {
         Ok((serde_json::from_slice(file)?, serde_json::from_slice(file)?))
     }
 
-    /// The part of a file before the request; see [`pieces`].
-    pub(super) fn head(&self) -> String {
-        let mut head = serde_json::to_string(self).unwrap_or_default();
+    /// A whole file, in pieces. A request may come in two.
+    pub(super) fn file<'a>(&self, request: &[&'a [u8]], response: Option<&'a RawValue>) -> Vec<Cow<'a, [u8]>> {
+        let mut head = serde_json::to_vec(self).unwrap_or_default();
         head.pop();
-        head + ",\"request\":"
+        head.extend(b",\"request\":");
+        let mut file = vec![Cow::Owned(head)];
+        file.extend(request.iter().map(|piece| Cow::Borrowed(*piece)));
+        if let Some(response) = response {
+            file.extend([Cow::Borrowed(&b",\"response\":"[..]), Cow::Borrowed(response.get().as_bytes())]);
+        }
+        file.push(Cow::Borrowed(b"}"));
+        file
     }
 }
 
-/// A whole file, after [`Record::head`]. A request may come in two pieces.
-pub(crate) fn pieces<'a>(head: &'a str, request: [&'a [u8]; 2], response: Option<&'a str>) -> [&'a [u8]; 6] {
-    let name: &[u8] = if response.is_some() { b",\"response\":" } else { b"" };
-    [head.as_bytes(), request[0], request[1], name, response.unwrap_or_default().as_bytes(), b"}"]
+/// The bytes of a file's pieces.
+pub(crate) fn size(file: &[Cow<'_, [u8]>]) -> u64 {
+    file.iter().map(|piece| piece.len() as u64).sum()
 }
 
-/// Bytes of a file's [`pieces`].
-pub(crate) fn size(pieces: &[&[u8]]) -> u64 {
-    pieces.iter().map(|piece| piece.len() as u64).sum()
+/// Where one of the [`Bodies`] stands in its file.
+pub(crate) fn span(file: &[u8], raw: &RawValue) -> Range<usize> {
+    let start = raw.get().as_ptr() as usize - file.as_ptr() as usize;
+    start..start + raw.get().len()
 }
 
 /// Why a job failed.
@@ -177,8 +194,12 @@ pub(crate) struct JobError {
 impl JobError {
     pub(crate) const CANCELLED: &str = "cancelled";
 
+    pub(crate) fn new(message: impl Into<String>, kind: impl Into<String>, attempts: u64) -> Self {
+        Self { message: message.into(), kind: kind.into(), attempts }
+    }
+
     pub(crate) fn cancelled(attempts: u64) -> Self {
-        Self { message: "The job was cancelled.".into(), kind: Self::CANCELLED.into(), attempts }
+        Self::new("The job was cancelled.", Self::CANCELLED, attempts)
     }
 }
 

@@ -4,6 +4,7 @@ use super::address;
 use crate::api::body::{JsonBody, MAX_NAME, WEBHOOK};
 use crate::api::json::{each_element, each_member, unescaped};
 use crate::config::Webhooks;
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ const MOST: usize = 50;
 /// `role` with each letter as `\u0061`.
 const LONGEST_ROLE: usize = 6 * "role".len();
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Detail {
     pub(crate) code: &'static str,
     pub(crate) message: String,
@@ -28,9 +29,8 @@ impl Detail {
 }
 
 pub fn refusal(details: &[Detail]) -> Value {
-    let details: Vec<_> =
-        details.iter().map(|one| json!({"code": one.code, "message": one.message, "path": one.path})).collect();
-    json!({"error": {"message": "Invalid request body", "type": "validation_error", "code": "invalid_body", "param": null, "details": details}})
+    let text = "Invalid request body";
+    json!({"error": {"message": text, "type": "validation_error", "code": "invalid_body", "param": null, "details": details}})
 }
 
 /// Everything that is wrong with a body for this path.

@@ -1,9 +1,11 @@
-//! What errors of a disk mean, and how many threads may wait for one.
+//! Files that are written whole, what errors of a disk mean, and how many threads may wait for one.
 
 use crate::util::lock::lock;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Mutex;
 
 /// Threads that work with the disk at once: fewer than there are control threads, so that a slow disk delays no `/health`.
@@ -47,6 +49,24 @@ impl DiskQueue {
             }
         }
     }
+}
+
+/// Puts a file in its place, whole or not at all: it is written under another name, synced, and renamed. Only its owner
+/// may read it.
+pub(crate) fn write_whole(path: &Path, unfinished: &Path, pieces: &[impl AsRef<[u8]>]) -> io::Result<()> {
+    let written = private().write(true).create(true).truncate(true).open(unfinished).and_then(|mut file| {
+        pieces.iter().try_for_each(|piece| file.write_all(piece.as_ref()))?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(unfinished, path)).inspect_err(|_| drop(fs::remove_file(unfinished)))
+}
+
+/// Files that are made can be read by their owner only.
+pub(crate) fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
 }
 
 /// Whether an error says that there is no room.
