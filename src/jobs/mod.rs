@@ -24,7 +24,7 @@ use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Threads that deliver webhooks (SPEC section 7).
 const WEBHOOK_THREADS: usize = 4;
@@ -234,12 +234,7 @@ fn is_hopeless(error: &io::Error) -> bool {
 
 /// Seconds since 1970; only for display and retention.
 fn seconds() -> u64 {
-    millis() / 1000
-}
-
-fn millis() -> u64 {
-    let since = time::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    time::unix().as_secs()
 }
 
 #[cfg(test)]

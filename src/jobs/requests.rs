@@ -3,7 +3,7 @@
 use super::queue::StopReason;
 use super::record::{Delivery, Job, JobError, Record, State, owner_id, size, span};
 use super::spool::ROOM;
-use super::{JobManager, is_hopeless, millis, validate};
+use super::{JobManager, is_hopeless, validate};
 use crate::api::body::{JsonBody, WEBHOOK};
 use crate::api::errors::{Failure, Kind};
 use crate::proxy::context::LocalResponse;
@@ -12,7 +12,7 @@ use crate::routing::plan;
 use crate::util::budget::Held;
 use crate::util::cancel::CancelToken;
 use crate::util::disk::is_full;
-use crate::util::random;
+use crate::util::{random, time};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use std::io;
@@ -179,7 +179,7 @@ impl JobManager {
         }
         let expired = queue.expire(self.oldest(), bytes);
         let has_room = queue.has_room(bytes);
-        let sequence = queue.next_sequence(millis());
+        let sequence = queue.next_sequence(time::unix().as_millis() as u64);
         drop(queue);
         expired.iter().for_each(|job| self.spool.remove(job));
         if !has_room {

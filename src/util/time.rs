@@ -14,6 +14,11 @@ pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// Wall time since 1970 began.
+pub(crate) fn unix() -> Duration {
+    wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO)
+}
+
 /// ISO 8601 in UTC with milliseconds, `2024-01-31T22:00:00.000Z` [S000-29].
 pub(crate) fn iso(at: SystemTime) -> String {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
@@ -28,7 +33,7 @@ pub(crate) fn http_date() -> [u8; 29] {
     thread_local! {
         static MADE: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
     }
-    let second = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let second = unix().as_secs();
     let (made, text) = MADE.get();
     if made == second {
         return text;
