@@ -12,7 +12,7 @@ use crate::config::features::DEMO;
 use crate::config::{Config, Endpoint, Overrides, Server, print};
 use crate::demo::{self, Demo};
 use crate::discover;
-use crate::observe::log_writer::{self, LoggerHandle};
+use crate::observe::log_writer::{self, Logger};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::fmt::Display;
 use std::io::Write;
@@ -355,7 +355,7 @@ fn handed_over() -> Option<TcpListener> {
     listenfd::ListenFd::from_env().take_tcp_listener(0).ok().flatten()
 }
 
-fn flush_logs(log: LoggerHandle) {
+fn flush_logs(log: &Logger) {
     let _ = log.flush(time::now() + FLUSH_TIMEOUT);
 }
 

@@ -31,18 +31,7 @@ pub(crate) struct Spec {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) labels: &'static [&'static str],
-    help: &'static str,
-}
-
-impl Spec {
-    pub(crate) const fn new(
-        name: &'static str,
-        kind: Kind,
-        labels: &'static [&'static str],
-        help: &'static str,
-    ) -> Self {
-        Self { name, kind, labels, help }
-    }
+    pub(crate) help: &'static str,
 }
 
 #[derive(Debug, Clone)]
@@ -148,7 +137,7 @@ mod tests {
     #[test]
     fn a_family_is_one_block_and_labels_are_escaped() {
         // F12
-        let spec = Spec::new("x_total", Kind::Counter, &["a", "b"], "Some.");
+        let spec = Spec { name: "x_total", kind: Kind::Counter, labels: &["a", "b"], help: "Some." };
         let mut series = BTreeMap::new();
         series.insert("q\"\\\n\u{1f}\u{1f}".to_owned(), Value::Number(2.5));
         let mut out = String::new();
@@ -165,7 +154,7 @@ mod tests {
         for seconds in [0.001, 0.005, 0.006, 59.0, 599.0, 5000.0] {
             value.observe(seconds);
         }
-        let spec = Spec::new("t_seconds", Kind::Histogram, &[], "T.");
+        let spec = Spec { name: "t_seconds", kind: Kind::Histogram, labels: &[], help: "T." };
         let mut out = String::new();
         family(&mut out, &spec, &BTreeMap::from([(String::new(), value)]));
         for line in [

@@ -13,91 +13,48 @@ use std::time::Duration;
 /// catalogue, so only a catalogue without measure gets there.
 const MOST_SERIES: usize = 2_000;
 
-/// Families that are kept; what each is stands in `FAMILIES`, in the same order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    UpstreamRequests,
-    UpstreamDuration,
-    UpstreamErrors,
-    HttpRequests,
-    HttpDuration,
-    HttpErrors,
-    RateLimited,
-    QueueWait,
-    FirstByte,
-    Tokens,
-    TokensPerSecond,
-    Retries,
-    ClientGone,
-    UpstreamLost,
+/// Families that are kept: kind, name, labels, and one sentence.
+macro_rules! families {
+    ($($family:ident $kind:ident $name:literal $labels:tt $help:literal;)*) => {
+        #[derive(Debug, Clone, Copy)]
+        pub(crate) enum Family {
+            $($family),*
+        }
+
+        const FAMILIES: &[Spec] = &[$(Spec { name: $name, kind: Kind::$kind, labels: &$labels, help: $help }),*];
+    };
 }
 
-const FAMILIES: [Spec; 14] = [
-    Spec::new(
-        "llmproxy_upstream_requests_total",
-        Kind::Counter,
-        &["group", "upstream"],
-        "Attempts sent to an endpoint.",
-    ),
-    Spec::new(
-        "llmproxy_upstream_duration_seconds",
-        Kind::Histogram,
-        &["group", "upstream"],
-        "Time until the head of an endpoint's answer.",
-    ),
-    Spec::new(
-        "llmproxy_upstream_errors_total",
-        Kind::Counter,
-        &["error", "group", "upstream"],
-        "Attempts without a usable answer (request_error), and requests for which no endpoint could be selected (select_error).",
-    ),
-    Spec::new("llmproxy_http_requests_total", Kind::Counter, &["forward", "method", "path"], "Requests answered."),
-    Spec::new(
-        "llmproxy_http_request_duration_seconds",
-        Kind::Histogram,
-        &["forward", "method", "path"],
-        "Time until the end of an answer.",
-    ),
-    Spec::new(
-        "llmproxy_http_request_errors_total",
-        Kind::Counter,
-        &["forward", "error", "status"],
-        "Answers of 400 and more: an endpoint's (upstream_error) or ours (request_error).",
-    ),
-    Spec::new(
-        "llmproxy_ratelimit_total",
-        Kind::Counter,
-        &["forward"],
-        "Requests refused with 429 by a rate limit of this proxy.",
-    ),
-    Spec::new("llmproxy_queue_wait_seconds", Kind::Histogram, &[], "Time in the queue for a slot at an endpoint."),
-    Spec::new(
-        "llmproxy_time_to_first_byte_seconds",
-        Kind::Histogram,
-        &["endpoint", "model"],
-        "Time until the first byte of an answer's body.",
-    ),
-    Spec::new(
-        "llmproxy_tokens_total",
-        Kind::Counter,
-        &["endpoint", "model", "kind"],
-        "Tokens as endpoints count them: prompt (cached ones included), cached, completion.",
-    ),
-    Spec::new(
-        "llmproxy_tokens_per_second",
-        Kind::Gauge,
-        &["endpoint", "model"],
-        "Generation speed of the last answer that reported one.",
-    ),
-    Spec::new(
-        "llmproxy_retries_total",
-        Kind::Counter,
-        &["endpoint", "reason"],
-        "Attempts that were followed by another.",
-    ),
-    Spec::new("llmproxy_client_gone_total", Kind::Counter, &["stage"], "Clients that disconnected before the end."),
-    Spec::new("llmproxy_upstream_lost_total", Kind::Counter, &["endpoint"], "Answers of endpoints that broke off."),
-];
+families! {
+    UpstreamRequests Counter "llmproxy_upstream_requests_total" ["group", "upstream"]
+        "Attempts sent to an endpoint.";
+    UpstreamDuration Histogram "llmproxy_upstream_duration_seconds" ["group", "upstream"]
+        "Time until the head of an endpoint's answer.";
+    UpstreamErrors Counter "llmproxy_upstream_errors_total" ["error", "group", "upstream"]
+        "Attempts without a usable answer (request_error), and requests for which no endpoint could be selected (select_error).";
+    HttpRequests Counter "llmproxy_http_requests_total" ["forward", "method", "path"]
+        "Requests answered.";
+    HttpDuration Histogram "llmproxy_http_request_duration_seconds" ["forward", "method", "path"]
+        "Time until the end of an answer.";
+    HttpErrors Counter "llmproxy_http_request_errors_total" ["forward", "error", "status"]
+        "Answers of 400 and more: an endpoint's (upstream_error) or ours (request_error).";
+    RateLimited Counter "llmproxy_ratelimit_total" ["forward"]
+        "Requests refused with 429 by a rate limit of this proxy.";
+    QueueWait Histogram "llmproxy_queue_wait_seconds" []
+        "Time in the queue for a slot at an endpoint.";
+    FirstByte Histogram "llmproxy_time_to_first_byte_seconds" ["endpoint", "model"]
+        "Time until the first byte of an answer's body.";
+    Tokens Counter "llmproxy_tokens_total" ["endpoint", "model", "kind"]
+        "Tokens as endpoints count them: prompt (cached ones included), cached, completion.";
+    TokensPerSecond Gauge "llmproxy_tokens_per_second" ["endpoint", "model"]
+        "Generation speed of the last answer that reported one.";
+    Retries Counter "llmproxy_retries_total" ["endpoint", "reason"]
+        "Attempts that were followed by another.";
+    ClientGone Counter "llmproxy_client_gone_total" ["stage"]
+        "Clients that disconnected before the end.";
+    UpstreamLost Counter "llmproxy_upstream_lost_total" ["endpoint"]
+        "Answers of endpoints that broke off.";
+}
 
 /// The counters of a process; they outlive reloads.
 pub(crate) struct Metrics {

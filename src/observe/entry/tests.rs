@@ -11,7 +11,7 @@ fn plain(message: &str, format: LogFormat) -> Entry {
 }
 
 fn parsed(entry: &Entry) -> Json {
-    let body = entry.message().strip_suffix('\n').unwrap();
+    let body = entry.message.strip_suffix('\n').unwrap();
     assert!(!body.chars().any(escape::harmful), "{body:?}");
     serde_json::from_str(body).unwrap()
 }
@@ -21,9 +21,9 @@ fn one_record_is_one_line_whatever_it_holds() {
     // F12, F11
     let hostile = "a\r\n2024-01-31 INFO forged\u{1b}[2J \u{9b}31m \u{7f}\0 \u{2028} \u{202e} \"quoted\"";
     let entry = plain(hostile, LogFormat::Text);
-    assert!(!entry.joined.chars().any(escape::harmful), "{}", entry.joined);
-    assert_eq!(entry.target(), "llmproxy::health");
-    assert!(entry.message().starts_with("a\\r\\n2024-01-31 INFO forged\\u001b[2J \\u009b31m "));
+    assert!(!entry.message.chars().any(escape::harmful), "{}", entry.message);
+    assert_eq!(entry.target, "llmproxy::health");
+    assert!(entry.message.starts_with("a\\r\\n2024-01-31 INFO forged\\u001b[2J \\u009b31m "));
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn an_access_line_in_json_is_flat_and_typed() {
     let hostile = "\"}\r\n{\"level\":\"\u{1b}";
     let (model, path, key) = (Some(hostile.into()), hostile.into(), Some("42".into()));
     let line = AccessRecord { model, path, key, endpoint: None, ..chat() };
-    let entry = line.with_record(|record| Entry::new(record, LogFormat::Json, SystemTime::UNIX_EPOCH)).unwrap();
+    let entry = Entry::access(&line, LogFormat::Json, SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(
         parsed(&entry),
         json!({

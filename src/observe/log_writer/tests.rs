@@ -10,7 +10,7 @@ use std::fs::OpenOptions;
 fn logger() -> (Logger, Receiver<String>) {
     let (lines, seen) = unbounded();
     let sink: Sink =
-        Box::new(move |entry| entry.is_some_and(|entry| lines.send(entry.message().to_owned()).is_err()).into());
+        Box::new(move |entry| entry.is_some_and(|entry| lines.send(entry.message.clone()).is_err()).into());
     (Logger::start(LogFormat::Text, sink), seen)
 }
 
@@ -53,7 +53,7 @@ fn lines_beyond_a_stuck_sink_are_dropped_and_counted_without_waiting() {
 fn a_sink_that_fails_or_panics_loses_its_line_only() {
     // E4
     let (lines, seen) = unbounded();
-    let sink: Sink = Box::new(move |entry| match entry.map(Entry::message) {
+    let sink: Sink = Box::new(move |entry| match entry.map(|entry| entry.message.as_str()) {
         None => 0,
         Some("fail") => 1,
         Some("panic") => panic!("as simple_logger does"),
