@@ -1,25 +1,23 @@
 //! Wires the modules together: binds, starts every thread, and stops them in an order that loses nothing.
 
-use crate::admin::{Admin, Unusable};
-use crate::config::{Config, Problem};
+use crate::admin::Admin;
+use crate::config::Config;
 use crate::health::{self, Health};
 use crate::http::handler::{PoolSize, ServerConfig, ServerHandle};
 use crate::http::server::{self, EventLoop};
 use crate::jobs::{self, Jobs};
-use crate::proxy::state::Proxy;
-use crate::proxy::state::{ListenerKind, ListenerState};
-use crate::reload::ConfigManager;
+use crate::proxy::state::{ListenerKind, ListenerState, Proxy};
+use crate::reload::{ConfigManager, PageChanges, Read};
 use crate::routing::endpoint::Endpoint;
 use crate::routing::snapshot::{Snapshot, SnapshotStore};
 use crate::upstream::ClientPool;
 use crate::util::budget::Budget;
-use crate::util::secret::Secret;
-use crate::util::{random, time};
+use crate::util::time;
 use crossbeam_channel::bounded;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -35,10 +33,8 @@ pub enum StartError {
     Bind(String, io::Error),
     /// The folder of jobs cannot be used.
     Jobs(PathBuf, io::Error),
-    /// The page's file of routes cannot be used.
-    Routes(Unusable),
-    /// The page's routes do not fit the configuration.
-    ConfigControl(String),
+    /// The page's file of routes cannot be used, or does not fit the configuration.
+    Routes(String),
     /// The system gave no thread or no epoll.
     System(io::Error),
 }
@@ -46,26 +42,21 @@ pub enum StartError {
 impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Bind(addr, e) if e.kind() == io::ErrorKind::AddrInUse && addr.ends_with(":8080") => write!(
-                f,
-                "cannot listen on {addr}: it is in use. llama-server uses 8080 too; give one of them another port (--port)"
-            ),
-            Self::Bind(addr, e) if e.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "cannot listen on {addr}: it is in use; stop what listens there or choose another --port")
+            Self::Bind(addr, e) => {
+                let why = match e.kind() {
+                    io::ErrorKind::AddrInUse if addr.ends_with(":8080") => {
+                        "it is in use. llama-server uses 8080 too; give one of them another port (--port)"
+                    }
+                    io::ErrorKind::AddrInUse => "it is in use; stop what listens there or choose another --port",
+                    io::ErrorKind::PermissionDenied => {
+                        "not allowed; ports below 1024 need a privilege, choose a higher one"
+                    }
+                    _ => return write!(f, "cannot listen on {addr}: {e}"),
+                };
+                write!(f, "cannot listen on {addr}: {why}")
             }
-            Self::Routes(Unusable::File(path, e)) => {
-                write!(f, "admin.routesFile {} cannot be used: {e}", path.display())
-            }
-            Self::Routes(Unusable::Routes(problems)) => f.write_str(&Problem::lines(problems)),
-            Self::ConfigControl(why) => f.write_str(why),
+            Self::Routes(why) => f.write_str(why),
             Self::Jobs(dir, e) => write!(f, "jobs.dir {} cannot be used: {e}", dir.display()),
-            Self::Bind(addr, e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                write!(
-                    f,
-                    "cannot listen on {addr}: not allowed; ports below 1024 need a privilege, choose a higher one"
-                )
-            }
-            Self::Bind(addr, e) => write!(f, "cannot listen on {addr}: {e}"),
             Self::System(e) => write!(f, "cannot start: {e}"),
         }
     }
@@ -79,6 +70,7 @@ pub struct Running {
     handle: ServerHandle,
     event_loop: Option<JoinHandle<()>>,
     config_manager: Arc<ConfigManager>,
+    admin: Option<Arc<Admin>>,
     health: Health,
     jobs: Option<Jobs>,
     shared: Arc<SnapshotStore>,
@@ -89,12 +81,23 @@ pub struct Running {
 /// # Errors
 /// The address cannot be bound, or the system is out of threads.
 pub fn start(config: Config) -> Result<Running, StartError> {
-    start_on(config, None, None)
+    start_in(config, Surroundings::default())
 }
 
-/// Like [`start`], on a socket that systemd bound, within a limit of open files.
-pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) -> Result<Running, StartError> {
-    let mut listeners = vec![match given {
+/// What the process finds around it.
+#[derive(Default)]
+pub(crate) struct Surroundings {
+    /// The main listener, when systemd has bound it.
+    pub(crate) listener: Option<TcpListener>,
+    /// How many files may be open.
+    pub(crate) files: Option<u64>,
+    /// How the configuration is read again.
+    pub(crate) read: Option<Read>,
+}
+
+pub(crate) fn start_in(config: Config, surroundings: Surroundings) -> Result<Running, StartError> {
+    let Surroundings { listener, files, read } = surroundings;
+    let mut listeners = vec![match listener {
         Some(listener) => listener,
         None => bind(&config.server.host, config.server.port)?,
     }];
@@ -124,15 +127,11 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
     let event_loop =
         event_loop.spawn(move || take_over.into_iter().for_each(EventLoop::run)).map_err(StartError::System)?;
     let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&clients), listener_states, Arc::clone(&budget)));
-    let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
-    let admin = admin.map_err(StartError::Routes)?;
-    let base = Mutex::new(config.clone());
-    let token = Secret::new(random::request_id() + &random::request_id());
-    let (server_handle, read) = (OnceLock::new(), OnceLock::new());
-    let config_manager = Arc::new(ConfigManager { proxy, shared, base, admin, token, server_handle, read });
+    let page = config.admin.enabled.then(|| PageChanges::open(&config)).transpose().map_err(StartError::Routes)?;
+    let config_manager = ConfigManager::new(proxy, shared, config, page, read);
     let ConfigManager { proxy, shared, .. } = &*config_manager;
     // The page's routes are in force before the first request.
-    config_manager.apply(None).map_err(StartError::ConfigControl)?;
+    config_manager.apply(None).map_err(StartError::Routes)?;
     proxy.warn_of_open_listeners();
     let health = health::start(shared, inbox, &clients).map_err(StartError::System)?;
     let server_config = ServerConfig {
@@ -150,14 +149,11 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
     let jobs = settings.enabled.then(|| jobs::start(&settings, proxy, shared)).transpose();
     let jobs = jobs.map_err(|e| StartError::Jobs(settings.dir, e))?;
     let _ = config_manager.server_handle.set(handle.clone());
-    if let Some(admin) = &config_manager.admin {
-        let weak = Arc::downgrade(&config_manager);
-        admin.set_config_control(weak);
-    }
+    let admin = config_manager.page.as_ref().map(|_| Admin::start(&config_manager));
     // Never full: nothing else is sent.
     let _ = hand_over.send(ready);
     let shared = Arc::clone(shared);
-    Ok(Running { addrs, handle, event_loop: Some(event_loop), config_manager, health, jobs, shared })
+    Ok(Running { addrs, handle, event_loop: Some(event_loop), config_manager, admin, health, jobs, shared })
 }
 
 /// `maxConnections`, lowered so that connections to endpoints still find descriptors.
@@ -226,13 +222,9 @@ impl Running {
         self.config_manager.reload(config)
     }
 
-    pub(crate) fn note_failed_reload(&self) {
-        self.config_manager.proxy.note_reload(false);
-    }
-
-    /// How the configuration is read again when the page asks for it.
-    pub(crate) fn read_by(&self, read: Box<dyn Fn() -> Result<Config, String> + Send + Sync>) {
-        let _ = self.config_manager.read.set(read);
+    /// Reads the configuration again; the log tells what came of it.
+    pub(crate) fn reload_file(&self) {
+        let _ = self.config_manager.reload_file();
     }
 
     /// Whether the event loop has ended by itself: nothing is served any more.
@@ -253,7 +245,7 @@ impl Running {
         if let Some(jobs) = &self.jobs {
             jobs.close();
         }
-        if let Some(admin) = &self.config_manager.admin {
+        if let Some(admin) = &self.admin {
             admin.close();
         }
         self.config_manager.proxy.drain();

@@ -35,7 +35,7 @@
 //! `src/without/` stands in for the module, and a configuration that asks for it is refused.
 //!
 //! Imports go one way: `util` <- `config` <- `api` <- `routing` <- `http`, `upstream`, `observe` <- `proxy`, `health` <-
-//! `jobs`, `admin` <- `reload` <- `app` <- `process`; `scripts/check` proves it.
+//! `jobs`, `reload` <- `admin` <- `app` <- `process`; `scripts/check` proves it.
 //!
 //!
 //!

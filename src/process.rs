@@ -1,8 +1,9 @@
 //! The process: what each command does, what is printed where, signals and the service manager.
 
-use crate::app::{self, Running, StartError};
+use crate::app::{self, Running, StartError, Surroundings};
 use crate::cli::{Command, HELP, Options};
 use crate::config::load::{self, LoadError};
+use crate::reload::Read;
 use crate::util::signals::{self, Signal};
 use crate::util::systemd::{Notifier, watchdog_interval};
 use crate::util::time;
@@ -49,7 +50,7 @@ impl From<StartError> for End {
     fn from(error: StartError) -> Self {
         let code = match error {
             StartError::Bind(..) => OS_ERROR,
-            StartError::Routes(_) | StartError::ConfigControl(_) => CONFIG,
+            StartError::Routes(_) => CONFIG,
             StartError::Jobs(..) | StartError::System(_) => 1,
         };
         Self::new(code, error)
@@ -246,26 +247,20 @@ fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>
     for endpoint in print::endpoints(&loaded.config) {
         log::info!("endpoint {endpoint}");
     }
-    let started = app::start_on(loaded.base(), handed_over(), load::descriptor_limit());
-    let running = started.inspect_err(|_| flush_logs(log))?;
-    let source = (options.clone(), loaded.file.clone());
-    let read = move || {
-        let (options, Some(file)) = &source else {
-            let why = "it was started without a configuration file; there is nothing to read again";
-            return Err(End::new(CONFIG, why));
-        };
-        // The same file, even if one that is looked for earlier has appeared.
-        let mut again = configuration(&Options { config: Some(file.clone()), ..options.clone() })?;
-        fit_memory(&mut again.config.server, memory);
-        Ok(again)
-    };
-    let for_page = read.clone();
-    running.read_by(Box::new(move || {
-        let loaded = for_page().map_err(|End(_, why)| why)?;
-        loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        log_writer::install(&loaded.config.log);
-        Ok(loaded.base())
-    }));
+    let (options, file, base) = (options.clone(), loaded.file.clone(), loaded.base());
+    let read = file.map(|file| -> Read {
+        Box::new(move || {
+            // The same file, even if one that is looked for earlier has appeared.
+            let options = Options { config: Some(file.clone()), ..options.clone() };
+            let mut again = configuration(&options).map_err(|End(_, why)| why)?;
+            fit_memory(&mut again.config.server, memory);
+            again.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+            log_writer::install(&again.config.log);
+            Ok(again.base())
+        })
+    });
+    let surroundings = Surroundings { listener: handed_over(), files: load::descriptor_limit(), read };
+    let running = app::start_in(base, surroundings).inspect_err(|_| flush_logs(log))?;
     for addr in running.addrs() {
         print(&format!("llmproxy {} listening on http://{addr}\n", env!("CARGO_PKG_VERSION")))?;
     }
@@ -278,7 +273,7 @@ fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>
     }
     let service = Notifier::new(load::env("NOTIFY_SOCKET"));
     service.ready();
-    let end = watch(&running, &signals, &service, &read);
+    let end = watch(&running, &signals, &service);
     service.stopping();
     if end.is_ok() {
         log::info!("stopping: requests in progress may finish");
@@ -289,12 +284,7 @@ fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>
 }
 
 /// The loop of the main thread: signals, and whether the event loop still runs.
-fn watch(
-    running: &Running,
-    signals: &Receiver<Signal>,
-    service: &Notifier,
-    load: &dyn Fn() -> Result<Loaded, End>,
-) -> Result<(), End> {
+fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> Result<(), End> {
     let watchdog = watchdog_interval(load::env("WATCHDOG_USEC"), load::env("WATCHDOG_PID"));
     let tick = watchdog.map_or(TICK, |interval| interval.min(TICK));
     let mut beats = running.server_handle().beats();
@@ -303,7 +293,7 @@ fn watch(
             Ok(Signal::Stop) => return Ok(()),
             Ok(Signal::Reload) => {
                 service.reloading(time::now());
-                reload(running, load());
+                running.reload_file();
                 service.ready();
             }
             Err(RecvTimeoutError::Timeout) if running.has_died() => {
@@ -320,33 +310,6 @@ fn watch(
             }
             Err(RecvTimeoutError::Disconnected) => return Err(End::new(1, "cannot listen for signals any more")),
         }
-    }
-}
-
-fn reload(running: &Running, loaded: Result<Loaded, End>) {
-    let loaded = match loaded {
-        Ok(loaded) => loaded,
-        Err(End(_, why)) => {
-            running.note_failed_reload();
-            return log::error!("the configuration was not reloaded, the old one stays in force: {why}");
-        }
-    };
-    for warning in &loaded.warnings {
-        log::warn!("{warning}");
-    }
-    let format = running.snapshot().config.log.format != loaded.config.log.format;
-    log_writer::install(&loaded.config.log);
-    let mut later = match running.reload(loaded.base()) {
-        Ok(later) => later,
-        Err(why) => {
-            running.note_failed_reload();
-            return log::error!("the configuration was not reloaded, the old one stays in force: {why}");
-        }
-    };
-    later.extend(format.then_some("log.format"));
-    match later.as_slice() {
-        [] => log::info!("the configuration was reloaded"),
-        later => log::warn!("the configuration was reloaded; a restart is needed for {}", later.join(", ")),
     }
 }
 

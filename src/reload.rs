@@ -1,17 +1,23 @@
 //! Puts configurations in force, one at a time: the file's, with the routes of the page.
 
-use crate::admin::{Admin, ConfigControl};
-use crate::config::{Config, Problem};
+use crate::config::{Config, Problem, load};
 use crate::http::handler::ServerHandle;
 use crate::proxy::state::Proxy;
 use crate::routing::snapshot::{HealthEvent, SnapshotStore};
 use crate::util::lock::lock;
 use crate::util::secret::Secret;
-use crate::util::time;
+use crate::util::{disk, random, time};
+use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
-type Read = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+/// Reads the configuration file again.
+pub(crate) type Read = Box<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// More than any file of routes.
+pub(crate) const MOST_ROUTES: u64 = 1 << 20;
 
 /// The one place where the configuration of a running proxy changes.
 pub(crate) struct ConfigManager {
@@ -21,18 +27,46 @@ pub(crate) struct ConfigManager {
     pub(crate) base: Mutex<Config>,
     /// The token of the page while the configuration has none; made at each start.
     pub(crate) token: Secret,
-    pub(crate) admin: Option<Arc<Admin>>,
+    pub(crate) page: Option<PageChanges>,
     /// Gets the new limits of heads and bodies.
     pub(crate) server_handle: OnceLock<ServerHandle>,
-    /// How the file is read again.
-    pub read: OnceLock<Read>,
+    read: Option<Read>,
 }
 
 impl ConfigManager {
+    pub(crate) fn new(
+        proxy: Arc<Proxy>,
+        shared: Arc<SnapshotStore>,
+        base: Config,
+        page: Option<PageChanges>,
+        read: Option<Read>,
+    ) -> Arc<Self> {
+        let token = Secret::new(random::request_id() + &random::request_id());
+        Arc::new(Self { proxy, shared, base: Mutex::new(base), token, page, server_handle: OnceLock::new(), read })
+    }
+
+    /// Reads the file again and puts it in force; returns what needs a restart.
+    pub(crate) fn reload_file(&self) -> Result<Vec<&'static str>, String> {
+        let read = || self.read.as_ref().map(|read| read());
+        let absent = || Err("it was started without a configuration file; there is nothing to read again".into());
+        let loaded = read().unwrap_or_else(absent).and_then(|config| self.reload(config));
+        match &loaded {
+            Ok(later) if later.is_empty() => log::info!("the configuration was reloaded"),
+            Ok(later) => {
+                log::warn!("the configuration was reloaded; a restart is needed for {}", later.join(", "));
+            }
+            Err(why) => {
+                self.proxy.note_reload(false);
+                log::error!("the configuration was not reloaded, the old one stays in force: {why}");
+            }
+        }
+        loaded
+    }
+
     /// Puts a configuration in force that was read again; returns what needs a restart.
     pub(crate) fn reload(&self, config: Config) -> Result<Vec<&'static str>, String> {
-        if let Some(admin) = &self.admin {
-            admin.read_again(&config)?;
+        if let Some(page) = &self.page {
+            page.read_again(&config)?;
         }
         let later = self.apply(Some(config))?;
         self.proxy.warn_of_open_listeners();
@@ -46,7 +80,10 @@ impl ConfigManager {
     pub(crate) fn apply(&self, config: Option<Config>) -> Result<Vec<&'static str>, String> {
         let mut base = lock(&self.base);
         let config = config.unwrap_or_else(|| base.clone());
-        let mut merged = self.merged(&config)?;
+        let mut merged = match &self.page {
+            Some(page) => page.merged(&config, &page.text()).map_err(|problems| Problem::lines(&problems))?,
+            None => config.clone(),
+        };
         let snapshot = self.shared.load();
         let old = &snapshot.config.server;
         let new = &merged.server;
@@ -58,6 +95,7 @@ impl ConfigManager {
         }
         let mut later = Vec::new();
         let mut needs_restart = |key, differs: bool| later.extend(differs.then_some(key));
+        needs_restart("log.format", merged.log.format != snapshot.config.log.format);
         needs_restart("server.host", new.host != old.host);
         needs_restart("server.port", new.port != old.port);
         needs_restart("server.workers", new.workers != old.workers);
@@ -102,32 +140,79 @@ impl ConfigManager {
         Ok(later)
     }
 
-    fn merged(&self, base: &Config) -> Result<Config, String> {
-        let Some(admin) = &self.admin else { return Ok(base.clone()) };
-        admin.merged(base).map_err(|problems| Problem::lines(&problems))
+    /// What the file says.
+    pub(crate) fn base(&self) -> Config {
+        lock(&self.base).clone()
     }
 }
 
-impl ConfigControl for ConfigManager {
-    fn apply_routes(&self) -> Result<Vec<&'static str>, String> {
-        self.apply(None)
-    }
+/// What the page adds to the configuration: routes in a file of format 003, and endpoints switched by hand.
+pub(crate) struct PageChanges {
+    pub(crate) path: PathBuf,
+    /// The file as it was last read or written.
+    text: Mutex<String>,
+    /// Held while the file is read, changed and written.
+    pub(crate) changing: Mutex<()>,
+    /// Until the next start.
+    pub(crate) switched: Mutex<BTreeMap<String, bool>>,
+}
 
-    fn reload_file(&self) -> Result<Vec<&'static str>, String> {
-        let read =
-            self.read.get().ok_or("it was started without a configuration file; there is nothing to read again")?;
-        let loaded = read().and_then(|config| self.reload(config));
-        match &loaded {
-            Ok(_) => log::info!("the configuration was reloaded from the page"),
-            Err(why) => {
-                self.proxy.note_reload(false);
-                log::error!("the configuration was not reloaded, the old one stays in force: {why}");
+impl PageChanges {
+    /// A file that is missing or empty is created.
+    ///
+    /// # Errors
+    /// The file is there and cannot be used: it is not overwritten.
+    pub(crate) fn open(base: &Config) -> Result<Self, String> {
+        let path = base.admin.routes_file.clone();
+        let is_kept = !path.as_os_str().is_empty();
+        if is_kept {
+            disk::tidy(&path);
+        }
+        let read = disk::read_text(&path, MOST_ROUTES);
+        let mut text = read.map_err(|e| format!("admin.routesFile {} cannot be used: {e}", path.display()))?;
+        if text.trim().is_empty() {
+            text = "{\"Models\": {}}\n".into();
+            // Created now, so that a folder that is not writable is known before a user saves.
+            if is_kept && let Err(error) = disk::replace(&path, text.as_bytes()) {
+                log::warn!("admin: {} cannot be written: {error}", path.display());
             }
         }
-        loaded
+        let (changing, switched) = Default::default();
+        let page = Self { path, text: Mutex::new(text), changing, switched };
+        page.merged(base, &page.text()).map_err(|problems| Problem::lines(&problems))?;
+        Ok(page)
     }
 
-    fn base(&self) -> Config {
-        lock(&self.base).clone()
+    pub(crate) fn text(&self) -> String {
+        lock(&self.text).clone()
+    }
+
+    pub(crate) fn set_text(&self, text: String) {
+        *lock(&self.text) = text;
+    }
+
+    /// What the file says now; manual edits are in it. Where there is none, what it said last.
+    pub(crate) fn on_disk(&self) -> io::Result<String> {
+        let text = disk::read_text(&self.path, MOST_ROUTES)?;
+        Ok(if text.trim().is_empty() { self.text() } else { text })
+    }
+
+    /// A configuration with these routes and the switches.
+    pub(crate) fn merged(&self, base: &Config, text: &str) -> Result<Config, Vec<Problem>> {
+        let mut config = load::with_routes(&self.path.display().to_string(), text, base)?;
+        let switched = lock(&self.switched);
+        for endpoint in &mut config.endpoints {
+            endpoint.enabled = switched.get(&endpoint.name).copied().unwrap_or(endpoint.enabled);
+        }
+        Ok(config)
+    }
+
+    /// Reads the file again; what was read before stays when it says something wrong.
+    fn read_again(&self, base: &Config) -> Result<(), String> {
+        let _turn = lock(&self.changing);
+        let text = self.on_disk().map_err(|error| format!("{}: {error}", self.path.display()))?;
+        self.merged(base, &text).map_err(|problems| Problem::lines(&problems))?;
+        self.set_text(text);
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Live views at once.
@@ -31,16 +31,16 @@ impl Drop for Seat {
 }
 
 /// Counts a viewer, unless there are too many.
-fn seat(admin: &Arc<Admin>, viewers: &AtomicUsize) -> Option<Seat> {
-    let taken = viewers.fetch_add(1, Ordering::SeqCst);
-    let seat = Seat(Arc::clone(admin));
+fn seat(admin: Arc<Admin>) -> Option<Seat> {
+    let taken = admin.viewers.fetch_add(1, Ordering::SeqCst);
+    let seat = Seat(admin);
     (taken < MOST).then_some(seat)
 }
 
 impl Admin {
     /// `GET /admin/events`: all at first, then each second what has changed.
     pub(super) fn watch(&self, context: RequestContext, request: Request, response: &mut Response) {
-        let seat = self.me().and_then(|admin| seat(&admin, &self.viewers));
+        let seat = self.me.upgrade().and_then(seat);
         let (give, take) = bounded(1);
         let work = move || {
             if let Ok((seat, context, request, mut response)) = take.recv() {

@@ -1,11 +1,13 @@
 //! Files that are written whole, what errors of a disk mean, and how many threads may wait for one.
 
 use crate::util::lock::lock;
+use crate::util::random;
+use crate::util::units::print_size;
 use std::collections::VecDeque;
-use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// Threads that work with the disk at once: fewer than there are control threads, so that a slow disk delays no `/health`.
@@ -59,6 +61,54 @@ pub(crate) fn write_whole(path: &Path, unfinished: &Path, pieces: &[impl AsRef<[
         file.sync_all()
     });
     written.and_then(|()| fs::rename(unfinished, path)).inspect_err(|_| drop(fs::remove_file(unfinished)))
+}
+
+/// Puts bytes in the place of a file, which its owner alone may read. The file that a symbolic link points to is replaced.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_by(path, bytes, |folder| File::open(folder)?.sync_all())
+}
+
+fn replace_by(path: &Path, bytes: &[u8], sync: fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = folder(path);
+    fs::create_dir_all(&folder)?;
+    write_whole(path, &folder.join(unfinished(path) + &random::request_id()), &[bytes])?;
+    // The new file is in place even if this fails; only a power cut could bring the old one back.
+    if let Err(error) = sync(&folder) {
+        log::warn!("{} was written, but its folder was not synced: {error}", path.display());
+    }
+    Ok(())
+}
+
+/// Removes what a crash left of [`replace`].
+pub(crate) fn tidy(path: &Path) {
+    let start = unfinished(path);
+    for entry in fs::read_dir(folder(path)).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&start)) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn folder(path: &Path) -> PathBuf {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+fn unfinished(path: &Path) -> String {
+    format!(".{}.tmp-", path.file_name().and_then(|name| name.to_str()).unwrap_or_default())
+}
+
+/// A text of at most `most` bytes; empty if there is no such file.
+pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
+    let mut text = String::new();
+    match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(text),
+        file => file?.take(most + 1).read_to_string(&mut text)?,
+    };
+    if text.len() as u64 > most {
+        return Err(io::Error::other(format!("it is larger than {}", print_size(most))));
+    }
+    Ok(text)
 }
 
 /// Files that are made can be read by their owner only.
