@@ -18,11 +18,11 @@ impl Proxy {
     /// Who serves the page at a listener, if anybody does.
     pub(super) fn page(&self, snapshot: &Snapshot, listener: usize) -> Option<Arc<dyn AdminHandler>> {
         let admin = &snapshot.config.admin;
-        let here = match admin.port {
+        let kind = match admin.port {
             Some(_) => ListenerKind::Admin,
             None => ListenerKind::Main,
         };
-        self.page.get().filter(|_| admin.enabled && self.listeners[listener].kind == here)?.upgrade()
+        self.page.get().filter(|_| admin.enabled && self.listeners[listener].kind == kind)?.upgrade()
     }
 
     /// Whether metrics are served at a listener: where the page has one of its own, there instead.

@@ -14,7 +14,7 @@ use std::time::Instant;
 /// Asks a request to wait behind others.
 const PRIORITY: HeaderName = HeaderName::from_static("x-llmproxy-priority");
 
-/// The caller of a request: one right key among several is enough. `opens` says which right keys count here.
+/// The client key of a request: one right key among several is enough. `opens` says which right keys count here.
 ///
 /// # Errors
 /// 401 without a right key; 429 after too many wrong ones from this address.

@@ -16,7 +16,7 @@ pub(crate) struct RequestBody<'a> {
     /// What was read of it, if it is JSON.
     pub(crate) json: Option<JsonBody<'a>>,
     named: Option<Named>,
-    place: Place,
+    location: Location,
     /// The client wants a stream (`"stream": true`).
     pub(crate) stream: bool,
     optional: bool,
@@ -27,7 +27,7 @@ pub(crate) struct RequestBody<'a> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Location {
     Json,
     Form,
     Query,
@@ -61,14 +61,14 @@ pub(crate) fn read<'a>(request: &'a Request, forward: &Forward) -> Result<Reques
             // Only whether it is a stream is of interest, and only of what can be understood.
             let json = JsonBody::read(body).ok();
             let stream = json.as_ref().is_some_and(JsonBody::stream);
-            Ok(RequestBody { json, stream, optional: true, ..RequestBody::new(Place::Whole, None) })
+            Ok(RequestBody { json, stream, optional: true, ..RequestBody::new(Location::Whole, None) })
         }
         ModelSource::Query | ModelSource::QueryOnly | ModelSource::Response => {
             let previous = forward.response();
-            Ok(RequestBody { previous, optional: true, ..RequestBody::new(Place::Query, from_query()?) })
+            Ok(RequestBody { previous, optional: true, ..RequestBody::new(Location::Query, from_query()?) })
         }
         ModelSource::Body | ModelSource::BodyOnly if is_compressed(request) => {
-            Ok(RequestBody { sealed: true, optional: true, ..RequestBody::new(Place::Query, from_query()?) })
+            Ok(RequestBody { sealed: true, optional: true, ..RequestBody::new(Location::Query, from_query()?) })
         }
         ModelSource::Body | ModelSource::BodyOnly => {
             let must_name = forward.source == ModelSource::BodyOnly;
@@ -78,7 +78,7 @@ pub(crate) fn read<'a>(request: &'a Request, forward: &Forward) -> Result<Reques
                 Err(failure) => return Err(failure),
             };
             let parsed = match (parsed.name(), from_query()?) {
-                (None, Some(named)) => RequestBody { named: Some(named), place: Place::Query, ..parsed },
+                (None, Some(named)) => RequestBody { named: Some(named), location: Location::Query, ..parsed },
                 (Some(name), Some(named)) if name != named.name => {
                     let text = "The body and the query name two different models.";
                     return Err(Failure::new(Kind::InvalidBody, text).param("model"));
@@ -90,13 +90,13 @@ pub(crate) fn read<'a>(request: &'a Request, forward: &Forward) -> Result<Reques
     }
 }
 
-fn field(request: &Request, name: header::HeaderName) -> String {
-    request.head.fields.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default()
+fn field(request: &Request, name: header::HeaderName) -> &str {
+    request.head.fields.get(name).and_then(|value| str::from_utf8(value.as_bytes()).ok()).unwrap_or_default()
 }
 
 fn is_compressed(request: &Request) -> bool {
-    let coding = field(request, header::CONTENT_ENCODING);
-    !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")
+    let coding = request.head.fields.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()).unwrap_or_default();
+    !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
 }
 
 /// 415 for a compressed body that would have to be read.
@@ -109,10 +109,10 @@ pub(crate) fn unreadable() -> Failure {
 fn in_body<'a>(request: &Request, body: &'a [u8]) -> Result<RequestBody<'a>, Failure> {
     let kind = field(request, header::CONTENT_TYPE);
     if kind.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
-        return Ok(RequestBody::new(Place::Form, multipart(&kind, body)?));
+        return Ok(RequestBody::new(Location::Form, multipart(kind, body)?));
     }
     let json = JsonBody::read(body)?;
-    let read = RequestBody::new(Place::Json, json.model()?);
+    let read = RequestBody::new(Location::Json, json.model()?);
     Ok(RequestBody { stream: json.stream(), previous: json.previous(), json: Some(json), ..read })
 }
 
@@ -153,8 +153,8 @@ fn unknown_path() -> Failure {
 }
 
 impl<'a> RequestBody<'a> {
-    fn new(place: Place, named: Option<Named>) -> Self {
-        Self { json: None, named, place, stream: false, optional: false, previous: None, sealed: false }
+    fn new(location: Location, named: Option<Named>) -> Self {
+        Self { json: None, named, location, stream: false, optional: false, previous: None, sealed: false }
     }
 
     pub(crate) fn name(&self) -> Option<&str> {
@@ -172,24 +172,24 @@ impl<'a> RequestBody<'a> {
         }
         match model {
             Some(name) => ModelQuery::Named(name),
-            None if self.place == Place::Whole => ModelQuery::Raw,
+            None if self.location == Location::Whole => ModelQuery::Raw,
             None if self.optional => ModelQuery::Endpoint,
             None => ModelQuery::Any,
         }
     }
 
     /// The request with `rename` in the place of the model's name; everything else stays as it was.
-    pub(crate) fn render(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
+    pub(crate) fn with_model(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
         let body = request.body.bytes();
         let query = request.head.target.query();
         let whole = || [Cow::Borrowed(body), Cow::Borrowed(&[][..]), Cow::Borrowed(&[][..])];
         let same = || query.map(str::to_owned);
-        let (query, body) = match (rename, &self.named, self.place, &self.json) {
-            (Some(new), Some(named), Place::Query, _) => {
+        let (query, body) = match (rename, &self.named, self.location, &self.json) {
+            (Some(new), Some(named), Location::Query, _) => {
                 (query.map(|q| query::query_renamed(q, &named.span, new)), whole())
             }
-            (Some(new), _, Place::Json, Some(json)) => (same(), json.with_model(new)),
-            (Some(new), Some(named), Place::Form, _) => (same(), body::replaced(body, &named.span, new.into())),
+            (Some(new), _, Location::Json, Some(json)) => (same(), json.with_model(new)),
+            (Some(new), Some(named), Location::Form, _) => (same(), body::replaced(body, &named.span, new.into())),
             _ => (same(), whole()),
         };
         Rendered { query, body }

@@ -1,6 +1,6 @@
 //! One request as the access line and every answer of ours see it.
 
-use super::outcome::{Relayed, ServedBy};
+use super::outcome::{ForwardContext, Relayed, ServedBy};
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, PathRow};
 use crate::api::usage::Tokens;
@@ -48,16 +48,6 @@ pub(crate) struct Entry {
     pub(crate) forward: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) activity: Arc<Activity>,
-}
-
-/// What became of a forwarded request.
-pub(crate) struct Summary<'a> {
-    /// As the client named it.
-    pub(crate) model: Option<&'a str>,
-    pub(crate) served_by: Option<&'a ServedBy>,
-    pub(crate) relayed: &'a Relayed,
-    /// Time spent in the line for a place.
-    pub(crate) queued: Duration,
 }
 
 impl RequestContext {
@@ -195,9 +185,7 @@ impl RequestContext {
             Err(failure) => self.refuse(response, &failure),
             Ok(answer) => {
                 let mut fields = Fields::clone(&self.common);
-                for (name, value) in answer.iter() {
-                    fields.push(name.clone(), value.clone());
-                }
+                fields.extend(&answer);
                 response.send(StatusCode::NO_CONTENT, &fields, &[]);
                 self.done(StatusCode::NO_CONTENT, 0);
             }
@@ -234,21 +222,25 @@ impl RequestContext {
     }
 
     /// Writes the access line of a forwarded request.
-    pub(crate) fn log(&self, status: u16, bytes: u64, summary: &Summary<'_>) {
-        let Summary { model: named, served_by, relayed, queued } = summary;
-        let model = served_by.and_then(|served_by| served_by.model.as_deref()).or(*named);
+    pub(crate) fn log(&self, status: u16, ctx: &ForwardContext<'_>, served_by: Option<&ServedBy>, relayed: &Relayed) {
+        let model = served_by.and_then(|served_by| served_by.model.as_deref()).or(ctx.body.name());
         let record = AccessRecord {
             model: model.map(short),
             endpoint: served_by.map(|served_by| served_by.endpoint.name().to_owned()),
             reason: served_by.map(|served_by| served_by.reason),
             attempts: served_by.map_or(0, |served_by| served_by.attempts),
-            queue: Some(*queued).filter(|queued| !queued.is_zero()),
+            queue: Some(ctx.queued.get()).filter(|queued| !queued.is_zero()),
             first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
             tokens: relayed.tokens,
             end: relayed.end,
-            ..self.record(status, bytes)
+            ..self.record(status, ctx.client.sent())
         };
         self.write(record, served_by.is_some_and(|served_by| served_by.named));
+    }
+
+    /// Writes the access line of a request whose client left before a worker took it.
+    pub(crate) fn client_left(&self) {
+        self.write(AccessRecord { end: End::ClientGone, ..self.record(499, 0) }, false);
     }
 
     fn record(&self, status: u16, bytes: u64) -> AccessRecord {
@@ -297,11 +289,6 @@ fn with_id(id: &str) -> Fields {
         fields.push(HeaderName::from_static("x-request-id"), value);
     }
     fields
-}
-
-/// No byte of an answer reached the client.
-pub(crate) fn nothing_relayed(end: End) -> Relayed {
-    Relayed { end, first_byte: None, tokens: Tokens::default(), counted: 0 }
 }
 
 /// An answer of ours that another module made.

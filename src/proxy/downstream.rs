@@ -50,7 +50,7 @@ pub(crate) struct Downstream {
     /// The answer being waited for cannot follow pings.
     held: Cell<bool>,
     /// The `x-llmproxy-*` fields of the current attempt, for a head that is sent early.
-    asked: RefCell<Vec<(HeaderName, HeaderValue)>>,
+    asked: RefCell<Fields>,
     early: Cell<bool>,
     sent: Cell<u64>,
     active: Arc<ActiveRequest>,
@@ -103,7 +103,7 @@ impl Downstream {
     }
 
     /// Sets the fields of a head that is sent early.
-    pub(crate) fn asking(&self, asked: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>) {
+    pub(crate) fn asking(&self, asked: impl FnOnce() -> Fields) {
         if self.due.get().is_some() {
             self.asked.replace(asked());
         }
@@ -211,7 +211,7 @@ impl Downstream {
     }
 
     /// Reports a failure: as an answer while no head was sent, else as an error event before the answer is aborted.
-    pub(crate) fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
+    pub(crate) fn fail(&self, failure: &Failure, extra: &Fields) {
         self.stop_pings();
         if let Some(Sink::Memory(collected)) = self.sink.borrow_mut().as_mut() {
             // The first one says why.
@@ -222,16 +222,14 @@ impl Downstream {
             return self.tell_in_band(failure, true);
         }
         let (mut fields, body) = refusal(failure, self.dialect, &self.common);
-        for (name, value) in extra {
-            fields.push(name.clone(), value.clone());
-        }
+        fields.extend(extra);
         self.send(status(failure), &fields, &body);
     }
 
     /// Sends one error event and aborts the answer. Unless it `follows` a whole event, it first ends the one that broke off.
     pub(crate) fn tell_in_band(&self, failure: &Failure, follows: bool) {
         if self.is_collected() {
-            return self.fail(failure, &[]);
+            return self.fail(failure, &Fields::default());
         }
         let mut event = Vec::new();
         if !follows {
@@ -278,9 +276,7 @@ impl Watch for Downstream {
         if !is_started {
             let mut fields = Fields::clone(&self.common);
             event_stream(&mut fields);
-            for (name, value) in self.asked.take() {
-                fields.push(name, value);
-            }
+            fields.extend(&self.asked.take());
             self.start(StatusCode::OK, &fields, Length::Open);
             self.early.set(true);
         }

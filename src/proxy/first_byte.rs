@@ -97,7 +97,9 @@ fn first(
         let comments: Vec<u8> = held.drain(..whole).collect();
         let cancels = served_by.endpoint.config.on_client_gone == OnClientGone::Cancel;
         let client = ctx.client;
-        if client.comments(&comments, || relay::fields(&answer.headers, client, served_by, true)).is_err() && cancels {
+        if client.comments(&comments, || relay::fields(answer.headers.clone(), client, served_by, true)).is_err()
+            && cancels
+        {
             return Err(UpstreamError { kind: UpstreamErrorKind::ClientGone, cause: "the client has left".into() });
         }
     }

@@ -148,7 +148,7 @@ impl<'a> Attempts<'a> {
         // Comments before the answer would spoil one that is no stream.
         self.ctx.client.hold_pings(self.ctx.is_streamless(candidate));
         self.ctx.client.asking(|| relay::routing_fields(&served_by));
-        let labels = [self.group(), endpoint.name()];
+        let labels = [self.ctx.scope.group_name(), endpoint.name()];
         let began = time::now();
         let sent = self.send(candidate, key, left.candidates);
         self.ctx.metrics.count(Family::UpstreamRequests, &labels);
@@ -199,10 +199,6 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn group(&self) -> &'a str {
-        self.ctx.scope.group.as_ref().map_or("default", |group| &group.config.name)
-    }
-
     /// Decides about the 400 that was just buffered: a prompt that is too long goes to a larger context, any other 400 to
     /// the client.
     fn bad_request(&mut self, context: Option<u64>) -> Step {
@@ -219,7 +215,7 @@ impl<'a> Attempts<'a> {
         let ForwardContext { clients, request, body, forward, .. } = self.ctx;
         let config = &candidate.endpoint.config;
         let key = config.api_keys.get(key).map(|key| key.reveal());
-        let rendered = body.render(request, candidate.rename.as_deref());
+        let rendered = body.with_model(request, candidate.rename.as_deref());
         let path = match &rendered.query {
             Some(query) => format!("{}?{query}", forward.path),
             None => forward.path.clone(),
@@ -245,7 +241,7 @@ impl<'a> Attempts<'a> {
         let live = Arc::clone(&candidate.endpoint.live);
         let watch = if replaceable { Rc::new(first_byte::Replaceable { watch, live, sent }) } else { watch };
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
-        let order = UpstreamRequest {
+        let upstream_request = UpstreamRequest {
             method: request.head.method.clone(),
             path: &path,
             raw: forward.source == ModelSource::Raw,
@@ -261,7 +257,7 @@ impl<'a> Attempts<'a> {
             self.ctx.shared.note_conversation(id.as_bytes(), candidate.endpoint.name());
         }
         candidate.endpoint.live.sent(sent, timeouts.first_byte);
-        let result = client.send(&order);
+        let result = client.send(&upstream_request);
         if result.is_ok() {
             let endpoint = &candidate.endpoint;
             endpoint.live.moved(time::now());
@@ -352,7 +348,9 @@ impl<'a> Attempts<'a> {
         if let Some(seen) = seen {
             self.tell(endpoint, seen);
         }
-        self.ctx.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
+        self.ctx
+            .metrics
+            .count(Family::UpstreamErrors, &["request_error", self.ctx.scope.group_name(), endpoint.name()]);
         let again = retry::may_retry(&fault, self.retry) && !self.ctx.request.is_spent();
         if again {
             self.ctx.metrics.count(Family::Retries, &[endpoint.name(), retry::reason(&fault)]);
@@ -375,12 +373,8 @@ impl<'a> Attempts<'a> {
     fn give_up(self) -> Outcome {
         match self.buffered {
             Some((buffered, served_by)) => {
-                let (endpoint, model) = (Arc::clone(&served_by.endpoint), served_by.model.clone());
-                let ServedBy { reason, queued, named, policy, .. } = *served_by;
-                Outcome::Buffered(
-                    buffered,
-                    Rc::new(ServedBy { endpoint, model, attempts: self.attempts, reason, queued, named, policy }),
-                )
+                let served_by = ServedBy { attempts: self.attempts, ..ServedBy::clone(&served_by) };
+                Outcome::Buffered(buffered, Rc::new(served_by))
             }
             None => Outcome::Failed(retry::all_failed(&self.faults), self.last),
         }

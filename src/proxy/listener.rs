@@ -5,13 +5,11 @@ use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, Route};
 use crate::api::query;
 use crate::config::{CorsOrigin, KeysFor, ListenerPolicy, Mode};
-use crate::http::decision::{Decide, HeadDecision, Pool};
-use crate::http::handler::{Handler, Refused};
+use crate::http::handler::Handler;
 use crate::http::head::Head;
-use crate::http::request::{From, Request};
+use crate::http::request::{Decide, From, HeadDecision, Pool, Refused, Request};
 use crate::http::response::Response;
-use crate::observe::access::End;
-use crate::proxy::context::{Entry, RequestContext, Summary, nothing_relayed};
+use crate::proxy::context::{Entry, RequestContext};
 use crate::proxy::{auth, cors};
 use crate::routing::keys::ClientKey;
 use crate::routing::scope::Scope;
@@ -22,7 +20,7 @@ use http::{Method, header};
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Who may do what at a listener, decided by the head alone. The table, of which `tests/wire/trust.rs` tries each cell:
 ///
@@ -198,7 +196,7 @@ impl Proxy {
         let decided = request.decided.take().and_then(|decided| decided.downcast::<Decided>().ok());
         match decided.filter(|decided| Arc::ptr_eq(&decided.snapshot, snapshot)) {
             Some(decided) => (decided.route, Some(Ok(decided.client_key))),
-            None => (self.route(&request.head, request.listener, snapshot), None),
+            None => (self.route(&request.head, request.from.listener, snapshot), None),
         }
     }
 }
@@ -253,9 +251,9 @@ impl Handler for Proxy {
         self.serve_request(request, response);
     }
 
-    fn refuse(&self, refused: Refused<'_>, response: &mut Response) {
+    fn refuse(&self, refused: &Refused, response: &mut Response) {
         let snapshot = self.shared.load();
-        match refused.head {
+        match &refused.head {
             Some(head) => {
                 let route = self.route(head, refused.from.listener, &snapshot);
                 let context = self.context(head, refused.from, refused.began, &snapshot, &route);
@@ -265,10 +263,9 @@ impl Handler for Proxy {
         }
     }
 
-    fn left(&self, head: &Head, from: From, began: Instant) {
-        let context = self.context(head, from, began, &self.shared.load(), &Route::Unknown);
-        let relayed = nothing_relayed(End::ClientGone);
-        context.log(499, 0, &Summary { model: None, served_by: None, relayed: &relayed, queued: Duration::ZERO });
+    fn left(&self, request: &Request) {
+        let context = self.context(&request.head, request.from, request.began, &self.shared.load(), &Route::Unknown);
+        context.client_left();
     }
 }
 

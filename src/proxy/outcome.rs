@@ -35,7 +35,7 @@ pub(crate) struct ForwardContext<'a> {
     pub(crate) forward: &'a Forward,
     /// Where the answer goes.
     pub(crate) client: &'a Rc<Downstream>,
-    /// Time spent in the line for a place, also by who never got one.
+    /// Time spent in the queue for a slot, also without getting one.
     pub(crate) queued: &'a Cell<Duration>,
     pub(crate) request_id: &'a str,
     pub(crate) trusted: bool,
@@ -60,25 +60,26 @@ impl ForwardContext<'_> {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct ServedBy {
     pub(crate) endpoint: Arc<Endpoint>,
     /// The name it knows the model by.
     pub(crate) model: Option<String>,
-    /// Tries up to and with this one.
+    /// Attempts so far, this one included.
     pub(crate) attempts: u32,
     pub(crate) reason: &'static str,
-    /// Time spent in the line for a place.
+    /// Time spent in the queue for a slot.
     pub(crate) queued: Duration,
-    /// The model's name is one that somebody is known to serve.
+    /// The model's name is one that an endpoint is known to serve.
     pub(crate) named: bool,
     /// Which of its fields are passed on.
     pub(crate) policy: Policy,
 }
 
 pub(crate) enum Outcome {
-    /// An answer, which holds its place at the endpoint.
+    /// An answer, which holds its slot at the endpoint.
     Response(Box<UpstreamResponse>, Rc<ServedBy>),
-    /// The best of the answers that were kept while others were tried.
+    /// The best of the error answers that came while other endpoints were tried.
     Buffered(BufferedResponse, Rc<ServedBy>),
     Failed(Failure, Option<Rc<ServedBy>>),
     ClientGone(Option<Rc<ServedBy>>),
@@ -98,4 +99,11 @@ pub(crate) struct Relayed {
     pub(crate) tokens: Tokens,
     /// Generated tokens that were added to the endpoint's while they came.
     pub(crate) counted: u64,
+}
+
+impl Relayed {
+    /// No byte of an answer reached the client.
+    pub(crate) fn nothing(end: End) -> Self {
+        Self { end, first_byte: None, tokens: Tokens::default(), counted: 0 }
+    }
 }

@@ -9,7 +9,6 @@ use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::response::Length;
 use crate::observe::access::End;
-use crate::proxy::context::nothing_relayed;
 use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::retry;
 use crate::routing::responses::IdReader;
@@ -60,7 +59,7 @@ impl Passed {
 
 /// Forwards an answer as it comes. `has_end`: the API has an end marker; without one a clean close is the end of a stream.
 pub(crate) fn relay(
-    answer: UpstreamResponse,
+    mut answer: UpstreamResponse,
     client: &Downstream,
     served_by: &ServedBy,
     is_head: bool,
@@ -79,7 +78,8 @@ pub(crate) fn relay(
             (false, Some(bytes)) if !(is_events && is_plain) => Length::Sized(bytes),
             (false, _) => Length::Open,
         };
-        client.start(answer.status, &fields(&answer.headers, client, served_by, is_events), length);
+        let fields = fields(std::mem::take(&mut answer.headers), client, served_by, is_events);
+        client.start(answer.status, &fields, length);
     }
     client.stop_pings();
     let mut buffer = BUFFER.take();
@@ -231,17 +231,17 @@ fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &Serv
         };
         let text = format!("The endpoint `{name}` {what}. Send the request again: it gets no pings from now on.");
         log::warn!("endpoint {name} {what} request_id={}", client.request_id());
-        client.fail(&Failure::new(Kind::Upstream, text), &[]);
-        return nothing_relayed(End::Refused);
+        client.fail(&Failure::new(Kind::Upstream, text), &Fields::default());
+        return Relayed::nothing(End::Refused);
     }
     let mut body = Vec::new();
     // Its beginning is enough.
     let _ = answer.read_to_end(&mut body, LATE);
-    deliver(&BufferedResponse { status: answer.status, headers: answer.headers.clone(), body }, client, served_by)
+    deliver(BufferedResponse { status: answer.status, headers: answer.headers, body }, client, served_by)
 }
 
 /// Sends an answer that was buffered while others were tried.
-pub(crate) fn deliver(buffered: &BufferedResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
+pub(crate) fn deliver(buffered: BufferedResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if client.is_early() {
         let status = buffered.status.as_u16();
         let said = serde_json::from_slice::<serde_json::Value>(&buffered.body).ok();
@@ -251,11 +251,12 @@ pub(crate) fn deliver(buffered: &BufferedResponse, client: &Downstream, served_b
         let text = said.map_or_else(|| format!("The endpoint `{name}` {what}, no stream."), str::to_owned);
         let mut failure = Failure::new(kind_of(status), text);
         failure.attempts = vec![Attempted { endpoint: name.to_owned(), what }];
-        client.fail(&failure, &[]);
+        client.fail(&failure, &Fields::default());
     } else {
-        client.send(buffered.status, &fields(&buffered.headers, client, served_by, false), &buffered.body);
+        let fields = fields(buffered.headers, client, served_by, false);
+        client.send(buffered.status, &fields, &buffered.body);
     }
-    nothing_relayed(End::Done)
+    Relayed::nothing(End::Done)
 }
 
 fn kind_of(status: u16) -> Kind {
@@ -271,47 +272,46 @@ fn kind_of(status: u16) -> Kind {
 }
 
 /// The fields of a proxied answer: the endpoint's, then ours.
-pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, served_by: &ServedBy, is_events: bool) -> Fields {
-    let connection = theirs.get_all(header::CONNECTION).into_iter().flat_map(headers::tokens);
-    let named: Vec<String> = connection.collect();
+pub(super) fn fields(theirs: HeaderMap, client: &Downstream, served_by: &ServedBy, is_events: bool) -> Fields {
+    let named = headers::named(theirs.get_all(header::CONNECTION).into_iter());
     let mut fields = Fields::with_capacity(theirs.len() + 12);
     let is_limited = client.common().iter().any(|(name, _)| name.as_str().starts_with("x-ratelimit-"));
     let policy = Policy { limits: !is_limited, ..served_by.policy };
+    let mut last = None;
     for (name, value) in theirs {
-        let replaced = is_events && (*name == header::CACHE_CONTROL || name == "x-accel-buffering");
-        if headers::passes_to_client(name, &named, policy) && !replaced {
-            fields.push(name.clone(), value.clone());
+        // Of a field with several values only the first comes with its name.
+        let name = name.or_else(|| last.take());
+        let Some(name) = name else { continue };
+        let replaced = is_events && (name == header::CACHE_CONTROL || name == "x-accel-buffering");
+        if headers::passes_to_client(&name, &named, policy) && !replaced {
+            fields.push(name.clone(), value);
         }
+        last = Some(name);
     }
-    for (name, value) in client.common().iter() {
-        fields.push(name.clone(), value.clone());
-    }
+    fields.extend(client.common());
     if is_events {
         downstream::unbuffered(&mut fields);
     }
-    for (name, value) in routing_fields(served_by) {
-        fields.push(name, value);
-    }
+    fields.extend(&routing_fields(served_by));
     fields
 }
 
 /// `x-llmproxy-*`: which endpoint answered, under which model name, at which attempt, and why.
-pub(crate) fn routing_fields(served_by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
-    let mut routing_fields = vec![
-        (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(served_by.attempts)),
-        (HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(served_by.reason)),
-    ];
+pub(crate) fn routing_fields(served_by: &ServedBy) -> Fields {
+    let mut fields = Fields::with_capacity(5);
+    fields.push(HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(served_by.attempts));
+    fields.push(HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(served_by.reason));
     if !served_by.queued.is_zero() {
         let waited = u64::try_from(served_by.queued.as_millis()).unwrap_or(u64::MAX);
-        routing_fields.push((HeaderName::from_static("x-llmproxy-queue-ms"), HeaderValue::from(waited)));
+        fields.push(HeaderName::from_static("x-llmproxy-queue-ms"), HeaderValue::from(waited));
     }
     if let Ok(name) = HeaderValue::from_bytes(served_by.endpoint.name().as_bytes()) {
-        routing_fields.push((HeaderName::from_static("x-llmproxy-endpoint"), name));
+        fields.push(HeaderName::from_static("x-llmproxy-endpoint"), name);
     }
     if let Some(Ok(model)) = served_by.model.as_deref().map(|model| HeaderValue::from_bytes(model.as_bytes())) {
-        routing_fields.push((HeaderName::from_static("x-llmproxy-model"), model));
+        fields.push(HeaderName::from_static("x-llmproxy-model"), model);
     }
-    routing_fields
+    fields
 }
 
 /// Adds the tokens of an answer to the endpoint's, but those that were added while they came.

@@ -84,7 +84,7 @@ impl<'a> Selector<'a> {
 
     /// A slot at the next candidate, which is then no longer left.
     pub(crate) fn next(&mut self) -> Admitted {
-        let admitted = if self.ctx.takes_slot() { self.place() } else { Admitted::At(self.left[0], None) };
+        let admitted = if self.ctx.takes_slot() { self.slot() } else { Admitted::At(self.left[0], None) };
         if let Admitted::At(index, _) = admitted {
             if let Some(hashes) = &self.hashes {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();
@@ -98,7 +98,7 @@ impl<'a> Selector<'a> {
         admitted
     }
 
-    fn place(&mut self) -> Admitted {
+    fn slot(&mut self) -> Admitted {
         let is_first = self.order.is_empty();
         let lives = lives(&self.plan, &self.left);
         let wanted = Wanted {
@@ -162,8 +162,8 @@ impl<'a> Selector<'a> {
         let PlanResult::Plan(plan) = plan::plan(&shared.load(), body.query(), scope, now) else {
             return;
         };
-        let places = |plan: &Plan| plan.candidates.iter().map(|one| one.place).collect::<Vec<_>>();
-        if plan.route != self.plan.route || places(&plan) == places(&self.plan) {
+        let positions = |plan: &Plan| plan.candidates.iter().map(|one| one.place).collect::<Vec<_>>();
+        if plan.route != self.plan.route || positions(&plan) == positions(&self.plan) {
             return;
         }
         let all: Vec<usize> = (0..plan.candidates.len()).collect();

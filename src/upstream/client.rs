@@ -33,6 +33,8 @@ pub(crate) struct UpstreamClient {
     /// Where every request goes, whatever its target says.
     scheme: Scheme,
     authority: Authority,
+    /// The authority as `Host` has it: without its scheme's own port.
+    host: HeaderValue,
     base: Base,
     /// For the `Via` of requests to endpoints.
     identity: Option<Arc<Identity>>,
@@ -126,12 +128,14 @@ impl UpstreamClient {
         let base = endpoint.base.clone();
         let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
         let authority = Authority::try_from(format!("{host}:{}", base.port)).map_err(|_| "its host is no host")?;
-        let scheme = if base.tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let (scheme, usual) = if base.tls { (Scheme::HTTPS, 443) } else { (Scheme::HTTP, 80) };
+        let host = if base.port == usual { &host } else { authority.as_str() };
+        let host = HeaderValue::from_str(host).map_err(|_| "its host is no host")?;
         let tls = tls::client(&base, endpoint.ca_file.as_ref())?;
         let http = Http { authority: authority.clone(), tls };
         let chain = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(http);
         let connector = Reusing::new(chain, authority.clone(), kept, endpoint.keep_alive);
-        Ok(Self { agent: Agent::with_parts(config, connector, names), scheme, authority, base, identity })
+        Ok(Self { agent: Agent::with_parts(config, connector, names), scheme, authority, host, base, identity })
     }
 
     /// Whether the endpoint is a proxy that a request with these `Via` lines came through.
@@ -193,6 +197,7 @@ impl UpstreamClient {
         *sent.method_mut() = request.method.clone();
         *sent.uri_mut() = self.uri(request.path, request.raw)?;
         *sent.headers_mut() = (request.headers)();
+        sent.headers_mut().entry(http::header::HOST).or_insert_with(|| self.host.clone());
         if let Some(identity) = &self.identity {
             sent.headers_mut().append(http::header::VIA, identity.pseudonym.via.clone());
         }

@@ -110,7 +110,8 @@ pub(crate) fn request<'a>(
     endpoint: &Endpoint,
     key: Option<&str>,
 ) -> HeaderMap {
-    let named = named_by_connection(fields.clone());
+    let connection = fields.clone().filter(|(name, _)| **name == header::CONNECTION);
+    let named = named(connection.map(|(_, value)| value));
     let replaces_credentials = endpoint.auth != Auth::None || client.keyed;
     let mut out = HeaderMap::with_capacity(16);
     for (name, value) in fields {
@@ -124,7 +125,7 @@ pub(crate) fn request<'a>(
             Rule::Cors => client.policy.cors,
         };
         // `Connection: authorization` must not strip credentials (FAULTS F11).
-        let is_named = rule != Rule::Credential && named.iter().any(|n| n == name.as_str());
+        let is_named = rule != Rule::Credential && named.contains(name);
         let is_coding = *name == header::ACCEPT_ENCODING && !client.may_compress;
         if passes && !is_named && !is_coding {
             out.append(name.clone(), value.clone());
@@ -195,7 +196,7 @@ fn secret(text: &str) -> Option<HeaderValue> {
 }
 
 /// Whether a field of an endpoint's answer goes on to the client; `named` are those that its `Connection` names.
-pub(crate) fn passes_to_client(name: &HeaderName, named: &[String], policy: Policy) -> bool {
+pub(crate) fn passes_to_client(name: &HeaderName, named: &[HeaderName], policy: Policy) -> bool {
     let passes = match rule(name) {
         Rule::Passes | Rule::Credential | Rule::Origin => true,
         Rule::Ends => false,
@@ -203,7 +204,7 @@ pub(crate) fn passes_to_client(name: &HeaderName, named: &[String], policy: Poli
         Rule::Cors => policy.cors,
         Rule::Limit => policy.limits,
     };
-    passes && !named.iter().any(|n| n == name.as_str())
+    passes && !named.contains(name)
 }
 
 /// What an answer says in one word, for logs and errors. Of a `Location` only the server is told, which is what is
@@ -218,16 +219,13 @@ pub(crate) fn answered(status: StatusCode, fields: &HeaderMap) -> String {
     }
 }
 
-/// The fields that `Connection` declares to be of this connection only.
-fn named_by_connection<'a>(fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Vec<String> {
-    let values = fields.filter(|(name, _)| **name == header::CONNECTION);
-    values.flat_map(|(_, value)| tokens(value)).collect()
-}
-
-/// The lower-case tokens of a `Connection` value.
-pub(crate) fn tokens(value: &HeaderValue) -> Vec<String> {
-    let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
-    text.split(',').map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()).collect()
+/// The fields that these values of `Connection` declare to be of this connection only.
+pub(crate) fn named<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> Vec<HeaderName> {
+    let tokens = connection.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    // What nearly every value says names no field.
+    let others =
+        tokens.filter(|token| !token.eq_ignore_ascii_case(b"keep-alive") && !token.eq_ignore_ascii_case(b"close"));
+    others.filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
 }
 
 /// The fields of a request of our own to an endpoint: a probe, or the end of a conversation.

@@ -88,13 +88,13 @@ mod tests {
 
     // S20
     #[test]
-    fn of_too_many_channels_one_is_forgotten_and_not_all() {
-        let net = ClientPool::new(1);
+    fn of_too_many_clients_one_is_forgotten_and_not_all() {
+        let pool = ClientPool::new(1);
         let endpoint = |n: usize| Endpoint::plain(format!("e{n}"), "127.0.0.1", 1 + n as u16);
-        let all: Vec<_> = (0..MOST).map(|n| net.client(&endpoint(n)).expect("a channel")).collect();
-        let again = |n: usize| Arc::ptr_eq(&net.client(&endpoint(n)).expect("a channel"), &all[n]);
+        let all: Vec<_> = (0..MOST).map(|n| pool.client(&endpoint(n)).expect("a client")).collect();
+        let again = |n: usize| Arc::ptr_eq(&pool.client(&endpoint(n)).expect("a client"), &all[n]);
         assert!(again(0), "asked for again, so the next one is the oldest");
-        net.client(&endpoint(MOST)).expect("a channel");
+        pool.client(&endpoint(MOST)).expect("a client");
         assert!((2..MOST).all(again) && again(0));
         assert!(!again(1));
     }

@@ -17,7 +17,7 @@ use ureq::unversioned::transport::NextTimeout;
 const FRESH: Duration = Duration::from_secs(30);
 /// How long a failure is: the network may just be coming up.
 const FAILED: Duration = Duration::from_secs(2);
-/// How long a caller waits for a look-up (FAULTS C18).
+/// How long a request waits for a look-up (FAULTS C18).
 const PATIENCE: Duration = Duration::from_secs(2);
 /// ureq's own bound on addresses.
 const MOST: usize = 16;
@@ -35,7 +35,7 @@ pub(crate) type Guard = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 impl fmt::Debug for CachedResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Names")
+        f.write_str("CachedResolver")
     }
 }
 

@@ -31,7 +31,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
         let stream = self.addresses.connect(&call, &details.addrs)?;
         stream.set_nodelay(true)?;
         let config = details.config;
-        let wire = TcpTransport {
+        let transport = TcpTransport {
             socket: stream,
             buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
             held: Vec::new(),
@@ -40,7 +40,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
             calls: 0,
             idle: false,
         };
-        Ok(Some(Either::B(wire)))
+        Ok(Some(Either::B(transport)))
     }
 }
 
@@ -50,7 +50,7 @@ pub(super) struct TcpTransport {
     socket: TcpStream,
     buffers: LazyBuffers,
     /// What is to be sent before anything else: the head, until the first bytes of the body join it or an answer is
-    /// awaited; and of a piece of the body what the socket did not take when something could be read.
+    /// awaited; and of the body what the socket did not take when something could be read.
     held: Vec<u8>,
     /// The last read filled its buffer, so the next one need not be waited for.
     may_have_more: bool,
