@@ -2,7 +2,7 @@
 //! others own are handed in when somebody looks, so they cannot drift.
 
 use super::access::{AccessRecord, End};
-use super::exposition::{self, Gauge, Kind, Spec, Value};
+use super::exposition::{self, Kind, Spec, Value};
 use crate::api::usage::Tokens;
 use crate::util::lock::lock;
 use std::collections::BTreeMap;
@@ -54,7 +54,30 @@ families! {
         "Clients that disconnected before the end.";
     UpstreamLost Counter "llmproxy_upstream_lost_total" ["endpoint"]
         "Answers of endpoints that broke off.";
+    EndpointUp Gauge "llmproxy_endpoint_up" ["endpoint"]
+        "1 while requests may be sent there.";
+    EndpointInFlight Gauge "llmproxy_endpoint_in_flight" ["endpoint"]
+        "Requests in progress at the endpoint.";
+    EndpointSlots Gauge "llmproxy_endpoint_slots" ["endpoint"]
+        "Slots of the endpoint, where known.";
+    QueueLength Gauge "llmproxy_queue_length" []
+        "Requests in the queue for a slot.";
+    Connections Gauge "llmproxy_connections" []
+        "Open client connections.";
+    WorkersBusy Gauge "llmproxy_workers_busy" []
+        "Requests being forwarded or queued.";
+    Jobs Gauge "llmproxy_jobs" ["status"]
+        "Jobs by status.";
+    ReloadSuccess Gauge "llmproxy_reload_success" []
+        "1 if the last reload of the configuration succeeded.";
+    LogDropped Counter "llmproxy_log_dropped_total" []
+        "Log lines that found no room or could not be written.";
+    BuildInfo Gauge "llmproxy_build_info" ["version"]
+        "1, with the version.";
 }
+
+/// A value that somebody else owns, at the moment of looking.
+pub(crate) type Gauge = (Family, Vec<String>, f64);
 
 /// The counters of a process; they outlive reloads.
 pub(crate) struct Metrics {
@@ -62,6 +85,7 @@ pub(crate) struct Metrics {
     families: Mutex<Families>,
 }
 
+#[derive(Clone)]
 struct Families {
     /// By labels, each followed by `exposition::SEPARATOR`.
     series: Vec<BTreeMap<String, Value>>,
@@ -103,16 +127,9 @@ impl Metrics {
         let mut families = lock(&self.families);
         let Families { series, key } = &mut *families;
         let series = &mut series[family as usize];
-        let write = |key: &mut String, labels: &mut dyn Iterator<Item = &str>| {
-            key.clear();
-            for label in labels {
-                key.extend(label.chars().filter(|c| *c != exposition::SEPARATOR));
-                key.push(exposition::SEPARATOR);
-            }
-        };
-        write(key, &mut labels.iter().copied());
+        write_key(key, labels.iter().copied());
         if series.len() >= MOST_SERIES && !series.contains_key(key) {
-            write(key, &mut labels.iter().map(|_| "other"));
+            write_key(key, labels.iter().map(|_| "other"));
         }
         match series.get_mut(key) {
             Some(value) => act(value),
@@ -162,13 +179,22 @@ impl Metrics {
     }
 
     pub(crate) fn render(&self, now: &[Gauge]) -> String {
-        let families = lock(&self.families).series.clone();
-        let mut out = String::new();
-        for (spec, series) in FAMILIES.iter().zip(&families) {
-            exposition::family(&mut out, spec, series);
+        let Families { mut series, mut key } = lock(&self.families).clone();
+        for (family, labels, value) in now {
+            write_key(&mut key, labels.iter().map(String::as_str));
+            series[*family as usize].insert(key.clone(), Value::Number(*value));
         }
-        now.iter().for_each(|gauge| exposition::gauge(&mut out, gauge));
+        let mut out = String::new();
+        FAMILIES.iter().zip(&series).for_each(|(spec, series)| exposition::family(&mut out, spec, series));
         out
+    }
+}
+
+fn write_key<'a>(key: &mut String, labels: impl Iterator<Item = &'a str>) {
+    key.clear();
+    for label in labels {
+        key.extend(label.chars().filter(|c| *c != exposition::SEPARATOR));
+        key.push(exposition::SEPARATOR);
     }
 }
 
