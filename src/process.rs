@@ -2,22 +2,20 @@
 
 use crate::app::{self, Running, StartError, Surroundings};
 use crate::cli::{Command, HELP, Options};
+use crate::config::features::DEMO;
 use crate::config::load::{self, LoadError};
+use crate::config::{Config, Endpoint, Server, print};
+use crate::demo::{self, Demo};
+use crate::discover;
+use crate::observe::log_writer;
 use crate::reload::Read;
 use crate::util::signals::{self, Signal};
 use crate::util::systemd::{Notifier, watchdog_interval};
 use crate::util::time;
 use crate::util::units::print_size;
-
-use crate::config::features::DEMO;
-use crate::config::{Config, Endpoint, Overrides, Server, print};
-use crate::demo::{self, Demo};
-use crate::discover;
-use crate::observe::log_writer::{self, Logger};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::fmt::Display;
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,16 +56,16 @@ impl From<StartError> for End {
 }
 
 /// Runs a command; the result is the exit code.
-pub fn run(command: Command) -> u8 {
+pub fn run(command: Command, options: &Options) -> u8 {
     let done = match command {
         Command::Help => print(HELP),
         Command::Version => print(concat!("llmproxy ", env!("CARGO_PKG_VERSION"), "\n")),
-        Command::Check(options) => check(&options),
-        Command::PrintConfig(options) => print_config(&options),
-        Command::Discover(_) => found().and_then(|found| print(&discover::configuration(&found))),
-        Command::HealthCheck(options) => healthcheck(&options),
-        Command::Demo(options) => run_demo(&options),
-        Command::Serve(options) => serve(&options),
+        Command::Check => check(options),
+        Command::PrintConfig => print_config(options),
+        Command::Discover => found().and_then(|found| print(&discover::configuration(&found))),
+        Command::HealthCheck => healthcheck(options),
+        Command::Demo => run_demo(options),
+        Command::Serve => configuration(options).and_then(|loaded| serve(options, loaded, None)),
     };
     match done {
         Ok(()) => 0,
@@ -165,13 +163,7 @@ fn fit_memory(server: &mut Server, memory: Option<u64>) -> Option<String> {
 }
 
 fn override_by(options: &Options, config: &mut Config) -> Result<(), End> {
-    let overrides = Overrides {
-        host: options.host.clone(),
-        port: options.port,
-        log_level: options.log_level.clone(),
-        log_format: options.log_format.clone(),
-    };
-    overrides.apply(config, &load::env).map_err(LoadError::Bad)?;
+    options.overrides.apply(config, &load::env).map_err(LoadError::Bad)?;
     if let Some(longest) = options.shutdown_timeout {
         config.server.drain_timeout = longest;
     }
@@ -226,14 +218,11 @@ fn run_demo(options: &Options) -> Result<(), End> {
     let demo = demo::start().map_err(|e| End::new(1, format!("the demo servers cannot start: {e}")))?;
     let mut config = demo::config(&demo);
     override_by(options, &mut config)?;
-    serve_until_signal(options, Loaded::new(config, None, Vec::new()), Some(&demo))
+    serve(options, Loaded::new(config, None, Vec::new()), Some(&demo))
 }
 
-fn serve(options: &Options) -> Result<(), End> {
-    serve_until_signal(options, configuration(options)?, None)
-}
-
-fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
+/// Serves until a signal.
+fn serve(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
     let memory = load::memory_limit();
     loaded.warnings.extend(fit_memory(&mut loaded.config.server, memory));
     let log = log_writer::install(&loaded.config.log);
@@ -259,8 +248,13 @@ fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>
             Ok(again.base())
         })
     });
-    let surroundings = Surroundings { listener: handed_over(), files: load::descriptor_limit(), read };
-    let running = app::start_in(base, surroundings).inspect_err(|_| flush_logs(log))?;
+    // The main listener, when systemd has bound it (sd_listen_fds(3)).
+    let listener = listenfd::ListenFd::from_env().take_tcp_listener(0).ok().flatten();
+    let surroundings = Surroundings { listener, files: load::descriptor_limit(), read };
+    let flush_logs = || {
+        let _ = log.flush(time::now() + FLUSH_TIMEOUT);
+    };
+    let running = app::start_in(base, surroundings).inspect_err(|_| flush_logs())?;
     for addr in running.addrs() {
         print(&format!("llmproxy {} listening on http://{addr}\n", env!("CARGO_PKG_VERSION")))?;
     }
@@ -279,7 +273,7 @@ fn serve_until_signal(options: &Options, mut loaded: Loaded, demo: Option<&Demo>
         log::info!("stopping: requests in progress may finish");
         running.stop();
     }
-    flush_logs(log);
+    flush_logs();
     end
 }
 
@@ -311,15 +305,6 @@ fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> R
             Err(RecvTimeoutError::Disconnected) => return Err(End::new(1, "cannot listen for signals any more")),
         }
     }
-}
-
-/// The main listener, when systemd has bound it (sd_listen_fds(3)).
-fn handed_over() -> Option<TcpListener> {
-    listenfd::ListenFd::from_env().take_tcp_listener(0).ok().flatten()
-}
-
-fn flush_logs(log: &Logger) {
-    let _ = log.flush(time::now() + FLUSH_TIMEOUT);
 }
 
 #[cfg(test)]

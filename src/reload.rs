@@ -85,51 +85,40 @@ impl ConfigManager {
             None => config.clone(),
         };
         let snapshot = self.shared.load();
-        let old = &snapshot.config.server;
-        let new = &merged.server;
-        let is_local = old.host == "localhost" || old.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        if new.host != old.host && !is_local && merged.keys.is_empty() && !snapshot.key_ring.is_open() {
+        let (old, new) = (&*snapshot.config, &mut merged);
+        let host = &old.server.host;
+        let is_local = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        if new.server.host != *host && !is_local && new.keys.is_empty() && !snapshot.key_ring.is_open() {
             let text = "auth.keys is empty now, and server.host changes only with a restart: until then the old address \
                 would be open to everybody who reaches it; restart instead";
             return Err(text.into());
         }
         let mut later = Vec::new();
-        let mut needs_restart = |key, differs: bool| later.extend(differs.then_some(key));
-        needs_restart("log.format", merged.log.format != snapshot.config.log.format);
-        needs_restart("server.host", new.host != old.host);
-        needs_restart("server.port", new.port != old.port);
-        needs_restart("server.workers", new.workers != old.workers);
-        needs_restart("server.backlog", new.backlog != old.backlog);
-        needs_restart("server.maxConnections", new.max_connections != old.max_connections);
-        needs_restart("server.bodyMemory", new.body_memory != old.body_memory);
-        let listeners = |config: &Config| -> Vec<(String, String, u16)> {
+        keep("log.format", &mut new.log.format, &old.log.format, &mut later);
+        keep("server.host", &mut new.server.host, host, &mut later);
+        keep("server.port", &mut new.server.port, &old.server.port, &mut later);
+        keep("server.workers", &mut new.server.workers, &old.server.workers, &mut later);
+        keep("server.backlog", &mut new.server.backlog, &old.server.backlog, &mut later);
+        keep("server.maxConnections", &mut new.server.max_connections, &old.server.max_connections, &mut later);
+        keep("server.bodyMemory", &mut new.server.body_memory, &old.server.body_memory, &mut later);
+        let addresses = |config: &Config| -> Vec<(String, String, u16)> {
             config.listeners.iter().map(|one| (one.name.clone(), one.host.clone(), one.port)).collect()
         };
-        needs_restart("listeners", listeners(&merged) != listeners(&snapshot.config));
-        let (ours, theirs) = (&snapshot.config.jobs, &merged.jobs);
-        needs_restart("jobs.enabled", theirs.enabled != ours.enabled);
-        needs_restart("jobs.dir", theirs.dir != ours.dir);
-        needs_restart("jobs.maxConcurrent", theirs.max_concurrent != ours.max_concurrent);
-        let (ours, theirs) = (&snapshot.config.admin, &merged.admin);
-        needs_restart("admin.enabled", theirs.enabled != ours.enabled);
-        needs_restart("admin.routesFile", theirs.routes_file != ours.routes_file);
-        needs_restart("admin.port", (theirs.port, &theirs.host) != (ours.port, &ours.host));
+        later.extend((addresses(new) != addresses(old)).then_some("listeners"));
+        keep("jobs.enabled", &mut new.jobs.enabled, &old.jobs.enabled, &mut later);
+        keep("jobs.dir", &mut new.jobs.dir, &old.jobs.dir, &mut later);
+        keep("jobs.maxConcurrent", &mut new.jobs.max_concurrent, &old.jobs.max_concurrent, &mut later);
+        keep("admin.enabled", &mut new.admin.enabled, &old.admin.enabled, &mut later);
+        keep("admin.routesFile", &mut new.admin.routes_file, &old.admin.routes_file, &mut later);
+        keep("admin.host", &mut new.admin.host, &old.admin.host, &mut later);
+        keep("admin.port", &mut new.admin.port, &old.admin.port, &mut later);
         // A removed token is replaced by the one made at the start, which the user may never have seen.
-        let is_gone = theirs.token.is_none() && ours.token.as_ref().is_some_and(|token| *token != self.token);
-        needs_restart("admin.token", theirs.enabled && is_gone);
-        merged.jobs.enabled = snapshot.config.jobs.enabled;
-        merged.admin.enabled = ours.enabled;
-        (merged.admin.port, merged.admin.routes_file) = (ours.port, ours.routes_file.clone());
-        merged.admin.host.clone_from(&ours.host);
-        merged.admin.token.get_or_insert_with(|| self.token.clone());
-        let new = &mut merged.server;
-        new.host.clone_from(&old.host);
-        new.port = old.port;
-        (new.workers, new.backlog, new.max_connections) = (old.workers, old.backlog, old.max_connections);
-        new.body_memory = old.body_memory;
+        let had_token = old.admin.token.as_ref().is_some_and(|token| *token != self.token);
+        later.extend((new.admin.enabled && had_token && new.admin.token.is_none()).then_some("admin.token"));
+        new.admin.token.get_or_insert_with(|| self.token.clone());
         self.proxy.note_reload(true);
         if let Some(server_handle) = self.server_handle.get() {
-            server_handle.configure(new);
+            server_handle.configure(&merged.server);
         }
         self.shared.update(|old| old.reconfigured(merged, time::now()));
         // New and moved endpoints are probed at once.
@@ -143,6 +132,14 @@ impl ConfigManager {
     /// What the file says.
     pub(crate) fn base(&self) -> Config {
         lock(&self.base).clone()
+    }
+}
+
+/// A value that changes only with a restart stays what it was.
+fn keep<T: PartialEq + Clone>(key: &'static str, new: &mut T, old: &T, later: &mut Vec<&'static str>) {
+    if new != old {
+        new.clone_from(old);
+        later.push(key);
     }
 }
 
