@@ -4,7 +4,8 @@
 mod answer;
 mod server;
 
-use self::server::{Server, Toy};
+use self::answer::Toy;
+use self::server::Server;
 use crate::config::{Config, Endpoint, HealthCheck};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -26,9 +27,9 @@ pub(crate) struct Demo {
 /// Starts the toy servers on free loopback ports.
 pub(crate) fn start() -> io::Result<Demo> {
     let toys = [("toy-a", [SHARED, FAST]), ("toy-b", [SHARED, SLOW])];
-    let running: Vec<_> =
-        toys.into_iter().map(|(name, models)| server::start(name, models)).collect::<io::Result<_>>()?;
-    Ok(Demo { servers: running.iter().map(|server| Arc::clone(&server.toy)).collect(), _running: running })
+    let started: io::Result<Vec<_>> = toys.into_iter().map(|(name, models)| server::start(name, models)).collect();
+    let (servers, running) = started?.into_iter().unzip();
+    Ok(Demo { servers, _running: running })
 }
 
 /// The configuration of a proxy in front of the toys: port 8080, or a free one when that is taken.

@@ -1,6 +1,6 @@
 //! The process: what each command does, what is printed where, signals and the service manager.
 
-use crate::app::{self, Running, StartError, Surroundings};
+use crate::app::{self, CONFIG, Failed, Running, Surroundings};
 use crate::cli::{Command, HELP, Options};
 use crate::config::features::DEMO;
 use crate::config::load::{self, LoadError};
@@ -14,44 +14,21 @@ use crate::util::systemd::{Notifier, watchdog_interval};
 use crate::util::time;
 use crate::util::units::print_size;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// `sysexits.h`: the command line is wrong.
 pub const USAGE: u8 = 64;
-const OS_ERROR: u8 = 71;
-const CONFIG: u8 = 78;
 
 /// How often the process looks whether the event loop still runs.
 const TICK: Duration = Duration::from_secs(1);
 /// How long the last log lines may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An exit code and its reason.
-struct End(u8, String);
-
-impl End {
-    fn new(code: u8, why: impl Display) -> Self {
-        Self(code, why.to_string())
-    }
-}
-
-impl From<LoadError> for End {
+impl From<LoadError> for Failed {
     fn from(error: LoadError) -> Self {
         Self::new(error.exit_code(), error)
-    }
-}
-
-impl From<StartError> for End {
-    fn from(error: StartError) -> Self {
-        let code = match error {
-            StartError::Bind(..) => OS_ERROR,
-            StartError::Routes(_) => CONFIG,
-            StartError::Jobs(..) | StartError::System(_) => 1,
-        };
-        Self::new(code, error)
     }
 }
 
@@ -69,7 +46,7 @@ pub fn run(command: Command, options: &Options) -> u8 {
     };
     match done {
         Ok(()) => 0,
-        Err(End(code, why)) => {
+        Err(Failed(code, why)) => {
             // After the logger has started, its thread owns stderr; what it holds comes first.
             let _ = writeln!(std::io::stderr(), "llmproxy: {why}");
             code
@@ -78,7 +55,7 @@ pub fn run(command: Command, options: &Options) -> u8 {
 }
 
 /// A closed or full stdout is no reason to end.
-fn print(text: &str) -> Result<(), End> {
+fn print(text: &str) -> Result<(), Failed> {
     let mut out = std::io::stdout();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     Ok(())
@@ -111,7 +88,7 @@ impl Loaded {
     }
 }
 
-fn configuration(options: &Options) -> Result<Loaded, End> {
+fn configuration(options: &Options) -> Result<Loaded, Failed> {
     let mut loaded = if let Some(file) = load::find(options.config.as_deref()) {
         let loaded = load::load(&file)?;
         let is_paged = loaded.is_paged;
@@ -121,7 +98,7 @@ fn configuration(options: &Options) -> Result<Loaded, End> {
     } else {
         let (keyed, open): (Vec<_>, Vec<_>) = found()?.into_iter().partition(|server| server.wants_key);
         if open.is_empty() {
-            return Err(End::new(CONFIG, discover::LOCKED));
+            return Err(Failed::new(CONFIG, discover::LOCKED));
         }
         let endpoints = open.into_iter().map(|server| server.endpoint).collect();
         let config = Config { endpoints, ..Config::default() };
@@ -162,7 +139,7 @@ fn fit_memory(server: &mut Server, memory: Option<u64>) -> Option<String> {
     Some(said)
 }
 
-fn override_by(options: &Options, config: &mut Config) -> Result<(), End> {
+fn override_by(options: &Options, config: &mut Config) -> Result<(), Failed> {
     options.overrides.apply(config, &load::env).map_err(LoadError::Bad)?;
     if let Some(longest) = options.shutdown_timeout {
         config.server.drain_timeout = longest;
@@ -170,22 +147,22 @@ fn override_by(options: &Options, config: &mut Config) -> Result<(), End> {
     Ok(())
 }
 
-fn found() -> Result<Vec<discover::Server>, End> {
+fn found() -> Result<Vec<discover::Server>, Failed> {
     let found = discover::look();
     if found.is_empty() {
-        return Err(End::new(CONFIG, discover::NOTHING));
+        return Err(Failed::new(CONFIG, discover::NOTHING));
     }
     Ok(found)
 }
 
-fn print_config(options: &Options) -> Result<(), End> {
+fn print_config(options: &Options) -> Result<(), Failed> {
     let mut loaded = configuration(options)?;
     // The routes of the page are in the text already.
     loaded.config.admin.enabled &= !loaded.is_paged;
     print(&print::yaml(&loaded.config))
 }
 
-fn check(options: &Options) -> Result<(), End> {
+fn check(options: &Options) -> Result<(), Failed> {
     let loaded = configuration(options)?;
     for warning in &loaded.warnings {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
@@ -194,7 +171,7 @@ fn check(options: &Options) -> Result<(), End> {
 }
 
 /// Asks the `/health` of the proxy that this configuration describes; anything but 200 is a failure.
-fn healthcheck(options: &Options) -> Result<(), End> {
+fn healthcheck(options: &Options) -> Result<(), Failed> {
     let mut server = match load::find(options.config.as_deref()) {
         Some(file) => load::load(&file)?.config,
         None => Config::default(),
@@ -208,25 +185,25 @@ fn healthcheck(options: &Options) -> Result<(), End> {
     let proxy = Endpoint::plain("llmproxy", host, server.server.port);
     match discover::get(&proxy, "/health") {
         Some((200, _)) => Ok(()),
-        Some((status, _)) => Err(End::new(1, format!("/health answers {status}"))),
-        None => Err(End::new(1, format!("nothing answers on {host}:{}", server.server.port))),
+        Some((status, _)) => Err(Failed::new(1, format!("/health answers {status}"))),
+        None => Err(Failed::new(1, format!("nothing answers on {host}:{}", server.server.port))),
     }
 }
 
-fn run_demo(options: &Options) -> Result<(), End> {
-    DEMO.require().map_err(|absent| End::new(CONFIG, absent))?;
-    let demo = demo::start().map_err(|e| End::new(1, format!("the demo servers cannot start: {e}")))?;
+fn run_demo(options: &Options) -> Result<(), Failed> {
+    DEMO.require().map_err(|absent| Failed::new(CONFIG, absent))?;
+    let demo = demo::start().map_err(|e| Failed::new(1, format!("the demo servers cannot start: {e}")))?;
     let mut config = demo::config(&demo);
     override_by(options, &mut config)?;
     serve(options, Loaded::new(config, None, Vec::new()), Some(&demo))
 }
 
 /// Serves until a signal.
-fn serve(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), End> {
+fn serve(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), Failed> {
     let memory = load::memory_limit();
     loaded.warnings.extend(fit_memory(&mut loaded.config.server, memory));
     let log = log_writer::install(&loaded.config.log);
-    let signals = signals::listen().map_err(|e| End::new(1, format!("cannot listen for signals: {e}")))?;
+    let signals = signals::listen().map_err(|e| Failed::new(1, format!("cannot listen for signals: {e}")))?;
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
@@ -241,7 +218,7 @@ fn serve(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(
         Box::new(move || {
             // The same file, even if one that is looked for earlier has appeared.
             let options = Options { config: Some(file.clone()), ..options.clone() };
-            let mut again = configuration(&options).map_err(|End(_, why)| why)?;
+            let mut again = configuration(&options).map_err(|Failed(_, why)| why)?;
             fit_memory(&mut again.config.server, memory);
             again.warnings.iter().for_each(|warning| log::warn!("{warning}"));
             log_writer::install(&again.config.log);
@@ -278,7 +255,7 @@ fn serve(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(
 }
 
 /// The loop of the main thread: signals, and whether the event loop still runs.
-fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> Result<(), End> {
+fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> Result<(), Failed> {
     let watchdog = watchdog_interval(load::env("WATCHDOG_USEC"), load::env("WATCHDOG_PID"));
     let tick = watchdog.map_or(TICK, |interval| interval.min(TICK));
     let mut beats = running.server_handle().beats();
@@ -291,7 +268,7 @@ fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> R
                 service.ready();
             }
             Err(RecvTimeoutError::Timeout) if running.has_died() => {
-                return Err(End::new(1, "the listener thread died; exiting so the service manager can restart"));
+                return Err(Failed::new(1, "the listener thread died; exiting so the service manager can restart"));
             }
             Err(RecvTimeoutError::Timeout) => {
                 if watchdog.is_some() {
@@ -302,7 +279,7 @@ fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> R
                     running.server_handle().nudge();
                 }
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(End::new(1, "cannot listen for signals any more")),
+            Err(RecvTimeoutError::Disconnected) => return Err(Failed::new(1, "cannot listen for signals any more")),
         }
     }
 }

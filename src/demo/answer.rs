@@ -1,9 +1,9 @@
 //! The answers of a toy server in llama-server's formats. Pure.
 
-use super::server::Toy;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Context length a toy claims to have.
@@ -11,6 +11,14 @@ const CONTEXT: u32 = 4096;
 const DIMENSIONS: usize = 16;
 /// How long the first token takes when the last message says `slow` or `queued`.
 const LONG_WAIT: Duration = Duration::from_secs(3);
+
+pub(crate) struct Toy {
+    pub(crate) name: &'static str,
+    pub(crate) addr: SocketAddr,
+    pub(crate) models: [&'static str; 2],
+    /// In seconds since 1970.
+    pub(super) created: u64,
+}
 
 /// An answer of `/v1/chat/completions` or `/v1/completions`.
 pub(super) struct Text {

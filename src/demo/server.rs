@@ -2,7 +2,7 @@
 //! model; its texts come from `answer`. In front of tiny_http stands a relay of ours: tiny_http hides its sockets, so it
 //! can neither notice that a client left nor abort a connection.
 
-use super::answer::{self, Text};
+use super::answer::{self, Text, Toy};
 use crate::util::cancel::CancelToken;
 use crate::util::lock::lock;
 use crate::util::time;
@@ -29,12 +29,9 @@ const HEAD: &str = "Server: llmproxy-demo\r\nAccess-Control-Allow-Origin: \r\n";
 const STREAM_HEAD: &str =
     "X-Accel-Buffering: no\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-pub(crate) struct Toy {
-    pub(crate) name: &'static str,
-    pub(crate) addr: SocketAddr,
-    pub(crate) models: [&'static str; 2],
-    /// In seconds since 1970.
-    pub(super) created: u64,
+/// What the threads of one toy share.
+struct Shared {
+    toy: Arc<Toy>,
     /// Open connections, by the address under which tiny_http sees them.
     open: Mutex<HashMap<SocketAddr, Arc<Connection>>>,
     counts: Mutex<Counts>,
@@ -75,24 +72,25 @@ impl Connection {
 
 /// A running toy; dropping it closes its port and its connections.
 pub(super) struct Server {
-    pub(super) toy: Arc<Toy>,
+    shared: Arc<Shared>,
     http: Arc<tiny_http::Server>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// Starts a server named `name` on a free loopback port.
-pub(super) fn start(name: &'static str, models: [&'static str; 2]) -> io::Result<Server> {
+pub(super) fn start(name: &'static str, models: [&'static str; 2]) -> io::Result<(Arc<Toy>, Server)> {
     let http = Arc::new(tiny_http::Server::http((Ipv4Addr::LOCALHOST, 0)).map_err(io::Error::other)?);
     let inner = http.server_addr().to_ip().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let (addr, created) = (listener.local_addr()?, time::unix().as_secs());
+    let toy = Arc::new(Toy { name, addr, models, created });
     let (open, counts, changed) = Default::default();
-    let toy = Arc::new(Toy { name, addr, models, created, open, counts, changed });
-    let mut server = Server { toy: Arc::clone(&toy), http: Arc::clone(&http), threads: Vec::new() };
-    server.threads.push(spawn(name, move || toy.serve_all(&http))?);
-    let toy = Arc::clone(&server.toy);
-    server.threads.push(spawn("demo-accept", move || toy.accept(&listener, inner))?);
-    Ok(server)
+    let shared = Arc::new(Shared { toy: Arc::clone(&toy), open, counts, changed });
+    let (serving, taken) = (Arc::clone(&shared), Arc::clone(&http));
+    let serving = spawn(name, move || serving.serve_all(&taken))?;
+    let accepting = Arc::clone(&shared);
+    let accepting = spawn("demo-accept", move || accepting.accept(&listener, inner))?;
+    Ok((toy, Server { shared, http, threads: vec![serving, accepting] }))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
@@ -101,17 +99,17 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
 
 impl Drop for Server {
     fn drop(&mut self) {
-        lock(&self.toy.counts).closing = true;
+        lock(&self.shared.counts).closing = true;
         self.http.unblock();
         // Only a connection wakes a blocked accept; if none can be made, the thread lives until the process ends.
-        if TcpStream::connect(self.toy.addr).is_ok() {
+        if TcpStream::connect(self.shared.toy.addr).is_ok() {
             self.threads.drain(..).for_each(|thread| drop(thread.join()));
         }
-        self.toy.abort_all_but(None);
+        self.shared.abort_all_but(None);
     }
 }
 
-impl Toy {
+impl Shared {
     fn accept(self: &Arc<Self>, listener: &TcpListener, inner: SocketAddr) {
         for client in listener.incoming() {
             if lock(&self.counts).closing {
@@ -138,13 +136,13 @@ impl Toy {
         // Known before the first byte goes in, so tiny_http has no request whose connection is unknown.
         lock(&self.open).insert(peer, Arc::clone(&connection));
         for is_up in [true, false] {
-            let (toy, own) = (Arc::clone(self), Arc::clone(&connection));
+            let (shared, own) = (Arc::clone(self), Arc::clone(&connection));
             let copy = move || {
                 let (client, inner) = (&mut &*own.client, &mut &own.inner);
                 // A failed read and a failed write mean the same: one side is gone, so the other is closed too.
                 let _ = if is_up { io::copy(client, inner) } else { io::copy(inner, client) };
                 own.abort();
-                lock(&toy.open).remove(&peer);
+                lock(&shared.open).remove(&peer);
             };
             spawn("demo-relay", copy).inspect_err(|_| {
                 connection.abort();
@@ -173,9 +171,9 @@ impl Toy {
                 continue;
             }
             let Some(connection) = connection else { continue };
-            let toy = Arc::clone(self);
+            let shared = Arc::clone(self);
             let serve = move || {
-                if toy.serve(request, &connection).is_err() {
+                if shared.serve(request, &connection).is_err() {
                     connection.abort();
                 }
             };
@@ -201,10 +199,10 @@ impl Toy {
         let out = &mut *request.into_writer();
         match (method, path.as_str()) {
             (Method::Get, "/health") => answer(out, 200, &json!({"status": "ok"})),
-            (Method::Get, "/v1/models") => answer(out, 200, &answer::models(self)),
-            (Method::Get, "/props") => answer(out, 200, &answer::props(self)),
+            (Method::Get, "/v1/models") => answer(out, 200, &answer::models(&self.toy)),
+            (Method::Get, "/props") => answer(out, 200, &answer::props(&self.toy)),
             (Method::Post, "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings") => {
-                match answer::parse(&body, self) {
+                match answer::parse(&body, &self.toy) {
                     Err(why) => answer(out, 400, &answer::error(400, "invalid_request_error", &why)),
                     Ok((body, model)) if path == "/v1/embeddings" => {
                         answer(out, 200, &answer::embeddings(&body, &model))
@@ -236,7 +234,7 @@ impl Toy {
         let mut counts = lock(&self.counts);
         counts.started += 1;
         counts.in_flight += 1;
-        let text = Text::new(is_chat, body, model, self, counts.started);
+        let text = Text::new(is_chat, body, model, &self.toy, counts.started);
         drop(counts);
         self.changed.notify_all();
         let written = write_text(&text, super::pace(model), &connection.cancel, out);
@@ -259,7 +257,7 @@ impl Toy {
         let short = |counts: &mut Counts| json!(*counts)[counter].as_u64().is_some_and(|count| count < reached);
         let waited = self.changed.wait_timeout_while(lock(&self.counts), STATS_WAIT, short);
         let mut stats = json!(*waited.unwrap_or_else(PoisonError::into_inner).0);
-        stats["name"] = self.name.into();
+        stats["name"] = self.toy.name.into();
         stats
     }
 }
