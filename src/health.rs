@@ -74,17 +74,21 @@ impl Health {
     }
 }
 
+/// What a probe found out about its task.
+type Report = (Task, Found);
+type Waiting = Box<dyn FnOnce() + Send>;
+
 struct Keeper {
     shared: Arc<SnapshotStore>,
     /// Without a pool: every probe connects anew.
     clients: Arc<ClientPool>,
-    results: (Sender<(Task, Found)>, Receiver<(Task, Found)>),
+    results: (Sender<Report>, Receiver<Report>),
     abandoned: Receiver<Slot>,
     schedules: HashMap<String, Schedule>,
     /// Rounds so far; the first one begins by itself.
     round: u64,
     /// Called at the end of a round, which has a number once it has begun.
-    waiting: Vec<(Option<u64>, Box<dyn FnOnce() + Send>)>,
+    waiting: Vec<(Option<u64>, Waiting)>,
     forced_at: Option<Instant>,
     triggered_at: Option<Instant>,
 }
@@ -270,7 +274,7 @@ impl Keeper {
 }
 
 /// Starts a probe; false when the system is out of threads: the endpoint is asked when its next turn comes.
-fn spawn(clients: &Arc<ClientPool>, results: &Sender<(Task, Found)>, task: Task) -> bool {
+fn spawn(clients: &Arc<ClientPool>, results: &Sender<Report>, task: Task) -> bool {
     let (clients, results) = (Arc::clone(clients), results.clone());
     let work = move || {
         let found = probe::guarded(&task, || probe::ask(&clients, &task));

@@ -107,7 +107,9 @@ pub(crate) fn gauges(snapshot: &Snapshot, stats: &RuntimeStats) -> Vec<Gauge> {
         let mut add = |family, value| gauges.push((family, vec![endpoint.name().to_owned()], value));
         add(Family::EndpointUp, f64::from(u8::from(endpoint.is_available())));
         add(Family::EndpointInFlight, f64::from(endpoint.live.requests()));
-        endpoint.live.load().limit.map(|limit| add(Family::EndpointSlots, f64::from(limit)));
+        if let Some(limit) = endpoint.live.load().limit {
+            add(Family::EndpointSlots, f64::from(limit));
+        }
     }
     gauges.extend(stats.jobs.iter().map(|(state, n)| (Family::Jobs, vec![(*state).to_owned()], *n as f64)));
     gauges
