@@ -46,7 +46,7 @@
 //!
 //! # The path of a prompt and of a key
 //!
-//! These 33 files, 7385 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
+//! These 33 files, 7350 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
 //! order. `tests/structure.rs` keeps the numbers true and proves that no other file imports the types that carry them.
 //!
 //! | file | lines | |
@@ -59,29 +59,29 @@
 //! | `http/workers.rs` | 290 | moves it to the handler |
 //! | `http/handler.rs` | 93 | the handler's trait |
 //! | `proxy/listener.rs` | 281 | who may use a listener |
-//! | `proxy/auth.rs` | 95 | the keys that a request shows |
+//! | `proxy/auth.rs` | 94 | the keys that a request shows |
 //! | `routing/keys.rs` | 164 | compares their hashes |
 //! | `util/secret.rs` | 68 | a value that never prints itself |
-//! | `proxy/serve.rs` | 411 | the straight line |
-//! | `proxy/body.rs` | 197 | model and stream; the body with another model name |
+//! | `proxy/serve.rs` | 410 | the straight line |
+//! | `proxy/body.rs` | 194 | model and stream; the body with another model name |
 //! | `api/body.rs` | 258 | one pass over JSON |
 //! | `api/json.rs` | 64 | its visitors |
 //! | `api/multipart.rs` | 204 | forms |
 //! | `api/prefix.rs` | 260 | hashes of the messages |
-//! | `proxy/state.rs` | 177 | the traits of jobs and page |
-//! | `proxy/outcome.rs` | 109 | what attempts are given, and their results |
+//! | `proxy/state.rs` | 175 | the traits of jobs and page |
+//! | `proxy/outcome.rs` | 104 | what attempts are given, and their results |
 //! | `proxy/select.rs` | 220 | slot and queue |
-//! | `proxy/forward.rs` | 389 | attempts |
-//! | `upstream/headers.rs` | 307 | which fields cross, the endpoint's key |
-//! | `upstream/client.rs` | 348 | the request to an endpoint |
+//! | `proxy/forward.rs` | 387 | attempts |
+//! | `upstream/headers.rs` | 305 | which fields cross, the endpoint's key |
+//! | `upstream/client.rs` | 343 | the request to an endpoint |
 //! | `upstream/transport.rs` | 281 | TLS |
 //! | `upstream/tcp.rs` | 213 | the socket |
-//! | `upstream/response.rs` | 238 | the answer's framing |
-//! | `proxy/first_byte.rs` | 106 | until the line of no return |
-//! | `proxy/relay.rs` | 339 | the answer, chunk by chunk |
+//! | `upstream/response.rs` | 237 | the answer's framing |
+//! | `proxy/first_byte.rs` | 105 | until the line of no return |
+//! | `proxy/relay.rs` | 338 | the answer, chunk by chunk |
 //! | `api/stream.rs` | 154 | ends of streams |
 //! | `api/usage.rs` | 140 | token counts |
-//! | `proxy/downstream.rs` | 320 | pings and error events |
+//! | `proxy/downstream.rs` | 309 | pings and error events |
 //! | `http/response.rs` | 393 | the answer to the client |
 //! | `http/unsent.rs` | 71 | what a client has not taken yet |
 //!

@@ -1,4 +1,4 @@
-//! A request that nobody waits for, sent like any other and behind all others; its answer is read whole.
+//! A job's request: sent like a client's, with the lowest priority; its answer is collected in memory.
 
 use super::state::Proxy;
 use crate::api::errors::{Failure, Kind};
@@ -17,25 +17,20 @@ use std::sync::Arc;
 
 pub struct Background<'a> {
     pub(crate) id: &'a str,
-    /// Where it goes below an endpoint's base.
+    /// Below an endpoint's base.
     pub path: &'a str,
     pub(crate) scope: Arc<Scope>,
     pub(crate) cancel: &'a Arc<CancelToken>,
 }
 
 pub enum Ended {
-    Answered {
-        status: u16,
-        events: bool,
-        body: Vec<u8>,
-    },
-    /// None.
+    Answered { status: u16, events: bool, body: Vec<u8> },
     Failed(Failure),
     ClientGone,
 }
 
 impl Proxy {
-    /// Sends it with a body, which is given back, and reads the answer.
+    /// Sends a job with this body, which is put back afterwards, and collects the answer.
     pub fn run(&self, job: &Background<'_>, body: &mut Body) -> Ended {
         let Some(head) = head(job, body.bytes().len()) else {
             return Ended::Failed(Failure::new(Kind::Internal, "The request cannot be sent."));
@@ -74,9 +69,8 @@ impl Proxy {
         };
         let sink = || Sink::Memory(Collected::default());
         match self.send(&origin, request, &Forward::post(job.path), &snapshot, sink) {
-            Err((failure, _)) | Ok(Some(Sink::Memory(Collected { failure: Some(failure), .. }))) => {
-                Ended::Failed(failure)
-            }
+            Err(refused) => Ended::Failed(refused.0),
+            Ok(Some(Sink::Memory(Collected { failure: Some(failure), .. }))) => Ended::Failed(failure),
             Ok(Some(Sink::Memory(Collected { status, is_events, body, is_complete: true, .. }))) => {
                 Ended::Answered { status, events: is_events, body }
             }
@@ -89,7 +83,7 @@ impl Proxy {
     }
 }
 
-/// What a client would have sent.
+/// The head that a client would have sent.
 fn head(job: &Background<'_>, length: usize) -> Option<Head> {
     let text = format!(
         "POST {} HTTP/1.1\r\nHost: llmproxy\r\nContent-Type: application/json\r\nX-Request-Id: {}\r\nContent-Length: {}\r\n\r\n",

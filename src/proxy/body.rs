@@ -1,4 +1,4 @@
-//! What a client asks for: the model's name, where it stands, and the body with another name in its place.
+//! What a request asks for: the model, where its name is, and the request with another name in its place.
 
 use crate::api::body::{self, JsonBody, Named};
 use crate::api::errors::{Failure, Kind};
@@ -11,18 +11,17 @@ use crate::routing::scope::Scope;
 use http::header;
 use std::borrow::Cow;
 
-/// A request understood as far as routing needs it.
+/// What routing needs to know of a body.
 pub(crate) struct RequestBody<'a> {
-    /// What was read of it, if it is JSON.
     pub(crate) json: Option<JsonBody<'a>>,
     named: Option<Named>,
     location: Location,
-    /// The client wants a stream (`"stream": true`).
+    /// `"stream": true`
     pub(crate) stream: bool,
     optional: bool,
-    /// The response that this one follows.
+    /// `previous_response_id`, or the response in the path.
     previous: Option<String>,
-    /// The body is compressed: it goes on as it is where nothing needs to be read.
+    /// Compressed: forwarded unread where that is possible.
     pub(crate) sealed: bool,
 }
 
@@ -34,7 +33,6 @@ enum Location {
     Whole,
 }
 
-/// What goes out: the target's query and the body's parts.
 pub(crate) struct Rendered<'a> {
     /// Query without `?`.
     pub(crate) query: Option<String>,
@@ -42,23 +40,22 @@ pub(crate) struct Rendered<'a> {
 }
 
 impl Rendered<'_> {
-    /// The body, to be sent one part after another.
     pub(crate) fn parts(&self) -> [&[u8]; 3] {
         [&self.body[0], &self.body[1], &self.body[2]]
     }
 }
 
-/// Looks into a request.
+/// Reads a request as far as its API path requires.
 ///
 /// # Errors
-/// 400 for a body that is not what the API takes, 404 for a path that needs a model to be known.
+/// 400 for a body that the API does not allow, 404 for an unknown path whose body names no model.
 pub(crate) fn read<'a>(request: &'a Request, forward: &Forward) -> Result<RequestBody<'a>, Failure> {
     let body = request.body.bytes();
     let query = request.head.target.query();
     let from_query = || query.map_or(Ok(None), query::query_model);
     match forward.source {
         ModelSource::Raw => {
-            // Only whether it is a stream is of interest, and only of what can be understood.
+            // Only `stream` matters, if the body can be read at all.
             let json = JsonBody::read(body).ok();
             let stream = json.as_ref().is_some_and(JsonBody::stream);
             Ok(RequestBody { json, stream, optional: true, ..RequestBody::new(Location::Whole, None) })
@@ -116,10 +113,10 @@ fn in_body<'a>(request: &Request, body: &'a [u8]) -> Result<RequestBody<'a>, Fai
     Ok(RequestBody { stream: json.stream(), previous: json.previous(), json: Some(json), ..read })
 }
 
-/// At a raw listener a key with `models` passes only where every model that a request can mean is read and allowed.
+/// At a raw listener, a key with `models` is limited to requests whose every possible model can be read and is allowed.
 ///
 /// # Errors
-/// 403 where none can be read, or one is outside of the scope.
+/// 403 if no model can be read, or one is not allowed.
 pub(crate) fn check_models(request: &Request, forward: &Forward, scope: &Scope) -> Result<(), Failure> {
     if forward.source != ModelSource::Raw || scope.models.is_empty() {
         return Ok(());
@@ -178,7 +175,7 @@ impl<'a> RequestBody<'a> {
         }
     }
 
-    /// The request with `rename` in the place of the model's name; everything else stays as it was.
+    /// The request with `rename` as the model's name, otherwise unchanged.
     pub(crate) fn with_model(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
         let body = request.body.bytes();
         let query = request.head.target.query();

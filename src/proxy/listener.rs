@@ -1,4 +1,4 @@
-//! Where a request comes in: which listener, what may be done there, and whose it is.
+//! Listeners: what each serves, which key it requires, and how it decides about a head.
 
 use super::state::{ListenerKind, Opened, Proxy};
 use crate::api::errors::{Failure, Kind};
@@ -22,18 +22,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// Who may do what at a listener, decided by the head alone. The table, of which `tests/wire/trust.rs` tries each cell:
+/// What a listener requires, decided by the head alone; `tests/wire/trust.rs` tests each cell:
 ///
-/// | listener | keys configured | asks for |
+/// | listener | keys configured | requires |
 /// | --- | --- | --- |
 /// | gone from the configuration | | nothing is served: 503 |
-/// | main or listed | no | nothing; on loopback a name of this machine in `Host`, and no web page but those of `cors` |
-/// | main or listed | yes | a key that opens it; `/health` without one is an outline, `/metrics` needs one without limits |
+/// | main or listed | no | nothing; on loopback a local name in `Host`, and no web pages except those in `cors` |
+/// | main or listed | yes | a key that this listener accepts; `/health` without one is a summary, `/metrics` needs one without limits |
 /// | listed with `keys: none` | yes | as without keys, but `/health`, `/health/force-check` and (unless `mode: status`) `/metrics` as with |
-/// | the page's own | no | the token (`/admin` itself: rules of its own, `admin::guard`) |
+/// | the page's own | no | the token (`/admin` itself: see `admin::guard`) |
 /// | the page's own | yes | a key, or the token |
 impl Proxy {
-    /// Who asks, and what they see from here.
+    /// The client key of a request, with what it may see at this listener.
     pub(super) fn client_key(
         &self,
         head: &Head,
@@ -78,7 +78,7 @@ impl Proxy {
         Ok(client_key)
     }
 
-    /// At the page's own address: any client key, or what opens the page.
+    /// At the page's own listener: any client key, or whatever admits to the page.
     fn at_page(&self, head: &Head, from: From, snapshot: &Snapshot) -> Result<ClientKey, Failure> {
         let known = auth::shown(head).iter().find_map(|key| snapshot.key_ring.identify(key));
         if let Some(client_key) = known {
@@ -93,7 +93,7 @@ impl Proxy {
         }
     }
 
-    /// What browsers could be made to do at a listener that asks for no key.
+    /// Protects a listener without keys from web pages in a browser of this machine.
     fn check_browser(&self, head: &Head, listener: usize, snapshot: &Snapshot) -> Result<(), Failure> {
         cors::check_host(head.fields.get(header::HOST), &snapshot.config.server.allowed_hosts)?;
         match self.cors(snapshot, listener) {
@@ -103,7 +103,7 @@ impl Proxy {
         }
     }
 
-    /// Which web pages may use a listener; nothing where that is the affair of the endpoints.
+    /// Web pages that may use a listener; `None` where the endpoints decide (`mode: raw`).
     pub(super) fn cors<'a>(&self, snapshot: &'a Snapshot, listener: usize) -> Option<&'a [CorsOrigin]> {
         let state = &self.listeners[listener];
         match state.policy(&snapshot.config) {
@@ -116,14 +116,14 @@ impl Proxy {
         }
     }
 
-    /// Whether everybody who reaches a listener may use it.
+    /// Whether a listener requires no key.
     pub(super) fn asks_nothing(&self, snapshot: &Snapshot, listener: usize) -> bool {
         let state = &self.listeners[listener];
         let is_for_all = |policy: &ListenerPolicy| snapshot.key_ring.is_open() || policy.keys == KeysFor::Nobody;
         state.kind != ListenerKind::Admin && state.policy(&snapshot.config).is_some_and(is_for_all)
     }
 
-    /// Says which listeners are open to everybody who reaches them from elsewhere.
+    /// Warns of listeners without keys that other machines can reach.
     pub(crate) fn warn_of_open_listeners(&self) {
         let snapshot = self.shared.load();
         for (listener, state) in self.listeners.iter().enumerate() {
@@ -136,7 +136,7 @@ impl Proxy {
         }
     }
 
-    /// What is served at a listener; at the page's own the API, for its box to try a model.
+    /// What a listener serves; the page's own has the API too, for trying a model.
     pub(super) fn mode(&self, snapshot: &Snapshot, listener: usize) -> Mode {
         let state = &self.listeners[listener];
         match state.policy(&snapshot.config) {
@@ -154,7 +154,7 @@ impl Proxy {
             Route::Forward(_) if is_preflight && mode == Mode::Raw && self.cors(snapshot, listener).is_some() => {
                 Route::Preflight
             }
-            // A person with a browser is sent to the page.
+            // A browser is redirected to the page.
             Route::Unknown if is_front_door(head) && self.page(snapshot, listener).is_some() => Route::Admin,
             route => route,
         }
@@ -187,7 +187,7 @@ impl Proxy {
         }
     }
 
-    /// The route of a request and who it is from: as decided when its head came, if nothing has changed since.
+    /// The route and the client key, as decided for the head unless the snapshot has changed since.
     pub(super) fn decide(
         &self,
         request: &mut Request,
@@ -201,7 +201,7 @@ impl Proxy {
     }
 }
 
-/// What the head of a request to an endpoint decided, under this snapshot.
+/// The decision about the head of a request to an endpoint.
 struct Decided {
     snapshot: Arc<Snapshot>,
     route: Route,
@@ -226,7 +226,7 @@ impl Decide for Proxy {
         } else if head.has_body() {
             refusal = match self.page(&snapshot, from.listener) {
                 Some(page) if route == Route::Admin => page.admit(head, from).err(),
-                // What is open to everybody is so without a body.
+                // Open paths are open without a body only.
                 _ => self.client_key(head, from, &Route::Unknown, &snapshot).err(),
             };
         }
@@ -235,7 +235,7 @@ impl Decide for Proxy {
 
     fn passes_on(&self, head: &Head, listener: usize) -> bool {
         let snapshot = self.shared.load();
-        // The body of a key with `models` must be read before it may go anywhere.
+        // For a key with `models` the body must be read first.
         let must_read = || {
             auth::shown(head).iter().any(|key| {
                 snapshot.key_ring.identify(key).is_some_and(|client_key| !client_key.scope.models.is_empty())

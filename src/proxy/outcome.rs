@@ -1,5 +1,4 @@
-//! What the attempts are given, and what they come to. The other files of this module import it, never each other in a
-//! circle.
+//! The types that the files of this module share: what the attempts are given, and their results.
 
 use crate::api::errors::Failure;
 use crate::api::paths::Forward;
@@ -22,18 +21,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Everything the attempts need, and nothing of how the answer is delivered.
+/// Everything the attempts need.
 pub(crate) struct ForwardContext<'a> {
     pub(crate) clients: &'a ClientPool,
-    /// For what real requests find out about endpoints.
+    /// Takes observations about endpoints.
     pub(crate) shared: &'a SnapshotStore,
-    /// What was so when the request began.
+    /// As it was when the request began.
     pub(crate) snapshot: &'a Snapshot,
     pub request: &'a Request,
     pub(crate) body: &'a RequestBody<'a>,
-    /// Where it goes below an endpoint's base.
     pub(crate) forward: &'a Forward,
-    /// Where the answer goes.
     pub(crate) client: &'a Rc<Downstream>,
     /// Time spent in the queue for a slot, also without getting one.
     pub(crate) queued: &'a Cell<Duration>,
@@ -42,7 +39,6 @@ pub(crate) struct ForwardContext<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) background: bool,
     pub(crate) keyed: bool,
-    /// What its listener leaves to endpoints.
     pub(crate) policy: Policy,
     pub(crate) metrics: &'a Metrics,
     pub(crate) active: &'a ActiveRequest,
@@ -53,7 +49,7 @@ impl ForwardContext<'_> {
         self.forward.takes_slot(&self.request.head.method)
     }
 
-    /// Whether an endpoint is known to answer such a stream with something else.
+    /// Whether an endpoint is known not to stream this model.
     pub(crate) fn is_streamless(&self, candidate: &Candidate) -> bool {
         let model = candidate.rename.as_deref().or(self.body.name());
         candidate.endpoint.live.is_streamless(&self.forward.path, model)
@@ -63,7 +59,7 @@ impl ForwardContext<'_> {
 #[derive(Clone)]
 pub(crate) struct ServedBy {
     pub(crate) endpoint: Arc<Endpoint>,
-    /// The name it knows the model by.
+    /// The model's name at the endpoint.
     pub(crate) model: Option<String>,
     /// Attempts so far, this one included.
     pub(crate) attempts: u32,
@@ -72,7 +68,6 @@ pub(crate) struct ServedBy {
     pub(crate) queued: Duration,
     /// The model's name is one that an endpoint is known to serve.
     pub(crate) named: bool,
-    /// Which of its fields are passed on.
     pub(crate) policy: Policy,
 }
 

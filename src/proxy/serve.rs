@@ -115,8 +115,8 @@ impl Proxy {
         }
     }
 
-    /// The model list for another proxy, without models known from that proxy alone: two proxies in a ring would keep the
-    /// models of a dead server alive.
+    /// The model list for another proxy, without the models known from that proxy alone: two proxies that are each other's
+    /// endpoints would keep the models of a dead server.
     fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
         let asks = |endpoint: &Endpoint| {
             self.clients.client(&endpoint.config).is_ok_and(|client| client.is_in(head.fields.all("via")))
@@ -144,7 +144,7 @@ impl Proxy {
         }
     }
 
-    /// Answered by the health thread when its round is done: no worker waits.
+    /// Answered by the health thread after its round, so that no worker waits.
     fn force_check(&self, context: RequestContext, scope: Arc<Scope>, response: &mut Response) {
         let shared = Arc::clone(&self.shared);
         let mut response = response.detach();
@@ -172,15 +172,14 @@ impl Proxy {
         match self.send(&origin, request, forward, snapshot, || Sink::Client(response.detach())) {
             Ok(Some(Sink::Client(done))) => *response = done,
             Ok(_) => {}
-            Err((failure, model)) => context.refuse_model(response, model.as_deref(), &failure),
+            Err(refused) => context.refuse_model(response, refused.1.as_deref(), &refused.0),
         }
     }
 
-    /// Sends a request, a client's or a job's, delivers what comes of it to `sink`, which is returned, and writes its
-    /// access line.
+    /// Sends a request of a client or a job, delivers the answer to `sink`, which is returned, and writes the access line.
     ///
     /// # Errors
-    /// Nothing was sent, since the body cannot be read or no endpoint may serve it; with the model that it names.
+    /// The body cannot be read or no endpoint may serve it; with the name of the model. `sink` was not used.
     pub(super) fn send(
         &self,
         origin: &Origin<'_>,
@@ -188,9 +187,9 @@ impl Proxy {
         forward: &Forward,
         snapshot: &Arc<Snapshot>,
         sink: impl FnOnce() -> Sink,
-    ) -> Result<Option<Sink>, (Failure, Option<String>)> {
+    ) -> Result<Option<Sink>, Box<(Failure, Option<String>)>> {
         let Origin { context, scope, trusted, background, keyed, policy, .. } = *origin;
-        let body = body::read(request, forward).map_err(|failure| (failure, None))?;
+        let body = body::read(request, forward).map_err(|failure| Box::new((failure, None)))?;
         let planned = match self.known_plan(request, forward, snapshot, scope) {
             Some(plan) => Ok((plan, None)),
             None => self.plan(request, &body, snapshot, scope),
@@ -199,7 +198,7 @@ impl Proxy {
             if failure.kind == Kind::NoEndpoint {
                 self.metrics.count(Family::UpstreamErrors, &["select_error", scope.group_name(), "none"]);
             }
-            (failure, body.name().map(str::to_owned))
+            Box::new((failure, body.name().map(str::to_owned)))
         })?;
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
         let active = self.activity.begin(&Started {
@@ -274,7 +273,7 @@ impl Proxy {
         context.log(status, ctx, served_by.as_deref(), &relayed);
     }
 
-    /// The plan of a request that goes on with a conversation, to the endpoint that has it.
+    /// The plan of a request about a conversation whose endpoint is known.
     fn known_plan(&self, request: &Request, forward: &Forward, snapshot: &Snapshot, scope: &Scope) -> Option<Plan> {
         let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
         let id = forward.conversation(request.head.target.query(), named)?;
@@ -321,7 +320,7 @@ impl Proxy {
         }
     }
 
-    /// llama-server continues a generation with an `X-Conversation-Id` after its client has gone, so it is ended explicitly
+    /// llama-server continues a generation with an `X-Conversation-Id` after a disconnect, so it is ended explicitly
     /// (LLAMA-SERVER facts).
     fn end_conversation(&self, request: &Request, served_by: Option<&ServedBy>) {
         let (Some(served_by), Some(id)) =
@@ -379,7 +378,7 @@ pub(super) struct Origin<'a> {
     /// Its peer is a trusted proxy.
     pub(super) trusted: bool,
     pub(super) background: bool,
-    /// Its credentials are for this proxy: they go no further.
+    /// Its credentials are for this proxy and are not forwarded.
     pub(super) keyed: bool,
     pub(super) policy: Policy,
     pub(super) ping: Option<SsePing>,
