@@ -1,8 +1,8 @@
 //! Which jobs there are and in what order they run. Pure: no disk, no thread, no clock.
 
-use super::record::{Job, State, share_owner};
+use super::record::{Job, Owner, State};
 use crate::util::cancel::CancelToken;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,7 +23,6 @@ pub(crate) struct Queue {
     running: HashMap<Arc<str>, Running>,
     /// Sequence numbers by the second they ended.
     finished: BTreeSet<(u64, u64)>,
-    owners: HashSet<Arc<str>>,
     counts: [usize; 4],
     bytes: u64,
     last: u64,
@@ -91,8 +90,7 @@ impl Queue {
     }
 
     fn list(&mut self, at: usize) {
-        let job = &mut self.jobs[at];
-        share_owner(&mut self.owners, job);
+        let job = &self.jobs[at];
         self.ids.insert(Arc::clone(&job.id), job.sequence);
         self.counts[job.state as usize] += 1;
         self.bytes += job.bytes;
@@ -203,11 +201,9 @@ impl Queue {
     }
 
     /// The jobs of an owner that came before this one, the newest first.
-    pub(crate) fn of(&self, owner: &str, before: u64) -> impl Iterator<Item = &Job> {
-        let earlier = self.jobs.range(..self.jobs.partition_point(|job| job.sequence < before)).rev();
-        // One who has no jobs here has no copy of the name either, and nothing is looked through.
-        let owner = self.owners.get(owner);
-        earlier.take_while(move |_| owner.is_some()).filter(move |job| Some(&job.owner) == owner)
+    pub(crate) fn of(&self, owner: Owner, before: u64) -> impl Iterator<Item = &Job> {
+        let earlier = self.jobs.range(..self.jobs.partition_point(|job| job.sequence < before));
+        earlier.rev().filter(move |job| job.owner == owner)
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Job> {

@@ -6,17 +6,15 @@
 //! The content is JSON, see [`Record`] and [`Bodies`]. Both are stable: a newer version reads what an older one wrote;
 //! the first release wrote 8 digits of the SHA-256.
 
-use crate::util::secret::fingerprint;
+use crate::util::secret::sha256;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::{fmt, io};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Pending,
     Processing,
@@ -47,8 +45,7 @@ impl State {
 pub(crate) struct Job {
     pub(crate) sequence: u64,
     pub(crate) id: Arc<str>,
-    /// See [`owner_id`].
-    pub(crate) owner: Arc<str>,
+    pub(crate) owner: Owner,
     pub(crate) state: State,
     /// Tries so far, or the second when it ended.
     pub(crate) number: u64,
@@ -63,14 +60,13 @@ impl Job {
         let (text, webhook_pending) = text.strip_suffix(".owed").map_or((text, false), |text| (text, true));
         let parts: Vec<&str> = text.split('.').collect();
         let [sequence, id, owner, state, number] = parts[..] else { return None };
-        let is_owner = matches!(owner.len(), 8 | 64) && owner.bytes().all(|digit| digit.is_ascii_hexdigit());
-        if sequence.len() != 16 || id.is_empty() || !is_owner {
+        if sequence.len() != 16 || id.is_empty() {
             return None;
         }
         Some(Self {
             sequence: u64::from_str_radix(sequence, 16).ok()?,
             id: id.into(),
-            owner: owner.into(),
+            owner: parse_owner(owner)?,
             state: State::ALL.into_iter().find(|known| known.as_str() == state)?,
             number: number.parse().ok()?,
             webhook_pending,
@@ -85,7 +81,7 @@ impl Job {
 
     /// The name comes from the first release, and two owners may share it.
     pub(crate) fn has_short_owner(&self) -> bool {
-        self.owner.len() == NOBODY.len() && *self.owner != *NOBODY
+        self.owner != NOBODY && self.owner[SHORT..] == NOBODY[SHORT..]
     }
 
     /// Whether it ended before this second.
@@ -102,26 +98,39 @@ impl Job {
 /// The name of its file.
 impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sequence, id, owner, state, number, .. } = self;
+        let is_short = self.owner[SHORT..] == NOBODY[SHORT..];
+        write!(f, "{:016x}.{}.", self.sequence, self.id)?;
+        self.owner[..if is_short { SHORT } else { NOBODY.len() }]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
         let owed = if self.webhook_pending { ".owed" } else { "" };
-        write!(f, "{sequence:016x}.{id}.{owner}.{}.{number}{owed}", state.as_str())
+        write!(f, ".{}.{}{owed}", self.state.as_str(), self.number)
     }
 }
+
+/// The SHA-256 of an owner's name.
+pub(crate) type Owner = [u8; 32];
 
 /// The owner of jobs that came without a key.
-const NOBODY: &str = "00000000";
+const NOBODY: Owner = [0; 32];
+/// Bytes of an owner in names of the first release, and of nobody in all.
+const SHORT: usize = 4;
 
-/// The owner as it is in names; unique.
-pub(crate) fn owner_id(owner: Option<&str>) -> Arc<str> {
-    owner.map_or_else(|| NOBODY.into(), |owner| fingerprint(owner, 32).into())
+pub(crate) fn owner_id(name: Option<&str>) -> Owner {
+    name.map_or(NOBODY, |name| sha256(name))
 }
 
-/// Makes all jobs of an owner share one copy of the name: there may be 200,000.
-pub(crate) fn share_owner(owners: &mut HashSet<Arc<str>>, job: &mut Job) {
-    match owners.get(&job.owner) {
-        Some(known) => job.owner = Arc::clone(known),
-        None => drop(owners.insert(Arc::clone(&job.owner))),
+fn parse_owner(digits: &str) -> Option<Owner> {
+    let mut owner = NOBODY;
+    let is_owner = [2 * SHORT, 2 * owner.len()].contains(&digits.len())
+        && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_owner {
+        return None;
     }
+    for (at, byte) in owner[..digits.len() / 2].iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(owner)
 }
 
 /// The content of a job's file without the [`Bodies`].

@@ -65,7 +65,8 @@ impl JobStore for JobManager {
         drop(queue);
         self.changed.notify_all();
         let active = active + usize::from(position == 0);
-        let body = json!({"request_id": &*id, "status": State::Pending, "queue_position": position, "active_requests": active});
+        let body =
+            json!({"request_id": &*id, "status": "pending", "queue_position": position, "active_requests": active});
         let mut response = LocalResponse::json(StatusCode::ACCEPTED, &body);
         if let Ok(place) = HeaderValue::from_str(&format!("/v1/chat/completions/{id}")) {
             response.fields.push((header::LOCATION, place));
@@ -130,7 +131,7 @@ impl JobStore for JobManager {
         }
         self.changed.notify_all();
         log::info!("job {id}: cancelled by its owner");
-        Ok(ok(&json!({"request_id": id, "status": "cancelled", "was": job.state})))
+        Ok(ok(&json!({"request_id": id, "status": "cancelled", "was": job.state.as_str()})))
     }
 
     /// In pages, as OpenAI's lists are: `limit` jobs that came before `after`. A `limit` that is no number is ignored.
@@ -145,7 +146,7 @@ impl JobStore for JobManager {
                 None => return not_found(),
             },
         };
-        let mut jobs = queue.of(&owner, before).filter(|job| !job.has_expired(oldest));
+        let mut jobs = queue.of(owner, before).filter(|job| !job.has_expired(oldest));
         let page: Vec<_> = jobs.by_ref().take(limit).map(|job| (queue.position(job, self.most), job.clone())).collect();
         let (has_more, counts) = (jobs.next().is_some(), queue.counts());
         drop(jobs);
@@ -164,7 +165,7 @@ impl JobStore for JobManager {
 impl JobManager {
     /// The job of an owner, unless it has expired.
     fn known(&self, job: Option<&Job>, owner: Option<&str>) -> Option<Job> {
-        job.filter(|job| *job.owner == *owner_id(owner) && !job.has_expired(self.oldest())).cloned()
+        job.filter(|job| job.owner == owner_id(owner) && !job.has_expired(self.oldest())).cloned()
     }
 
     /// A new job, if the limits allow one more.
@@ -191,7 +192,7 @@ impl JobManager {
 }
 
 fn summary(job: &Job, position: usize) -> Value {
-    json!({"request_id": &*job.id, "status": job.state, "timestamp": job.timestamp(), "queue_position": position})
+    json!({"request_id": &*job.id, "status": job.state.as_str(), "timestamp": job.timestamp(), "queue_position": position})
 }
 
 /// A whole job, built in the buffer of its file, which may be long.

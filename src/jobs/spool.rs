@@ -1,9 +1,8 @@
 //! The folder of jobs: a file each, written whole or not at all.
 
-use super::record::{Job, share_owner};
+use super::record::Job;
 use crate::util::disk::{private, write_whole};
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -38,16 +37,15 @@ impl Spool {
             }
             fs::TryLockError::Error(error) => error,
         })?;
-        let (mut jobs, mut owners) = (Vec::new(), HashSet::new());
+        let mut jobs = Vec::new();
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             let file = entry.file_name();
             let Some(text) = file.to_str() else { continue };
             if text.starts_with(UNFINISHED) {
                 fs::remove_file(entry.path())?;
-            } else if let Some(mut job) = Job::parse(text, entry.metadata()?.len()) {
-                share_owner(&mut owners, &mut job);
-                jobs.push(job);
+            } else {
+                jobs.extend(Job::parse(text, entry.metadata()?.len()));
             }
         }
         Ok((Self { dir: dir.to_owned(), folder: File::open(dir)?, _lock: lock }, jobs))

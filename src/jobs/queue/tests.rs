@@ -4,7 +4,7 @@ use super::*;
 use crate::util::time;
 
 fn put(queue: &mut Queue, id: &str, state: State, number: u64, bytes: u64) -> Job {
-    let (sequence, owner) = (queue.next_sequence(1000), "0".into());
+    let (sequence, owner) = (queue.next_sequence(1000), [0; 32]);
     let job = Job { sequence, id: id.into(), owner, state, number, webhook_pending: false, bytes };
     queue.put(job.clone());
     job
@@ -57,10 +57,10 @@ fn finished_jobs_go_by_age_and_never_those_that_wait() {
     assert!(!queue.has_room(MOST_BYTES));
     queue.remove("x");
     assert_eq!((queue.counts(), queue.bytes), ([1, 0, 0, 1], 200));
-    let listed = |before| queue.of("0", before).map(|job| job.id.to_string()).collect::<Vec<_>>();
+    let listed = |before| queue.of([0; 32], before).map(|job| job.id.to_string()).collect::<Vec<_>>();
     assert_eq!(listed(u64::MAX), ["y", "w"]);
     assert_eq!(listed(queue.get("y").expect("known").sequence), ["w"]);
-    assert_eq!(queue.of("1", u64::MAX).count(), 0);
+    assert_eq!(queue.of([1; 32], u64::MAX).count(), 0);
 }
 
 // S16: with 30,000 waiting all positions are listed, and all are removed, while one pass over all for each would take minutes.
@@ -71,7 +71,7 @@ fn places_in_a_long_line_are_no_work() {
         let job = put(&mut queue, &n.to_string(), State::Pending, 0, 1);
         assert_eq!(queue.position(&job, 0), n + 1);
     }
-    let all: Vec<_> = queue.of("0", u64::MAX).cloned().collect();
+    let all: Vec<_> = queue.of([0; 32], u64::MAX).cloned().collect();
     assert!((0..30_000).rev().eq(all.iter().map(|job| queue.position(job, 0) - 1)));
     all.iter().for_each(|job| drop(queue.remove(&job.id)));
     assert!(queue.waiting.is_empty() && queue.jobs.is_empty() && queue.ids.is_empty());

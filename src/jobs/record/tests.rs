@@ -7,7 +7,7 @@ fn a_name_reads_back_and_others_are_none() {
     let name = Job {
         sequence: 0x0193_2f0a_1b2c_0003,
         id: "abc".into(),
-        owner: "00000007".into(),
+        owner: parse_owner("00000007").expect("an owner"),
         state: State::Error,
         number: 99,
         webhook_pending: true,
@@ -36,9 +36,9 @@ fn a_name_reads_back_and_others_are_none() {
 #[test]
 fn no_two_owners_are_the_same() {
     let (one, other) = (owner_id(Some("key-8337")), owner_id(Some("key-15029")));
-    assert_eq!((&one[..8], one.len()), (&other[..8], 64));
+    assert_eq!(&one[..SHORT], &other[..SHORT]);
     assert_ne!(one, other);
-    assert_eq!(&*owner_id(None), NOBODY);
+    assert_eq!(owner_id(None), NOBODY);
 }
 
 #[test]
