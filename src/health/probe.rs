@@ -175,18 +175,9 @@ fn get(client: &UpstreamClient, task: &Task, path: &str) -> Got {
     let total = until.saturating_duration_since(time::now()).max(Duration::from_millis(1));
     // Before the total, so that the time-out says which of the two it was.
     let connect = Some(task.connect.min(total - total / 16));
-    let request = UpstreamRequest {
-        method: Method::GET,
-        path,
-        raw: false,
-        headers: &|| headers::own(&task.endpoint.config),
-        body: [&[], &[], &[]],
-        tail: None,
-        timeouts: Timeouts { connect, first_byte: None, idle: None, total: Some(total) },
-        cancel: None,
-        watch: None,
-    };
-    let mut answer = client.send(&request)?;
+    let timeouts = Timeouts { connect, first_byte: None, idle: None, total: Some(total) };
+    let headers = || headers::own(&task.endpoint.config);
+    let mut answer = client.send(&UpstreamRequest::own(Method::GET, path, &headers, timeouts))?;
     if answer.status.is_redirection() {
         // Never followed; where it leads says what is wrong with the base URL.
         return Ok((answer.status, headers::answered(answer.status, &answer.headers).into_bytes()));

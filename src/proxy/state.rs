@@ -28,7 +28,7 @@ pub struct Proxy {
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
     pub budget: Arc<Budget>,
-    /// Orders the disk access of control threads.
+    /// Works with the disk, so that no control thread does.
     pub(crate) disk: DiskQueue,
     pub(super) busy: AtomicUsize,
     pub(super) reloaded: AtomicBool,

@@ -1,55 +1,60 @@
-//! Files that are written whole, what errors of a disk mean, and how many threads may wait for one.
+//! Files that are written whole, what errors of a disk mean, and threads that wait for one.
 
-use crate::util::lock::lock;
 use crate::util::random;
 use crate::util::units::print_size;
-use std::collections::VecDeque;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 
-/// Threads that work with the disk at once: fewer than there are control threads, so that a slow disk delays no `/health`.
-const AT_ONCE: usize = 2;
+/// Threads that work with the disk.
+const THREADS: usize = 2;
 /// What waits for one of them at most.
 const WAITING: usize = 64;
 
 /// Something to do; told `false`, it is to be refused.
 type Work = Box<dyn FnOnce(bool) + Send>;
 
-/// Lets few threads at once work with the disk. What comes meanwhile is left to them, and its thread is free again.
-#[derive(Default)]
-pub(crate) struct DiskQueue(Mutex<Turns>);
+/// Works with the disk for requests, on threads of its own: a slow disk holds up no thread that answers `/health`. They
+/// are started when they are first needed.
+pub(crate) struct DiskQueue {
+    give: Sender<Work>,
+    take: Receiver<Work>,
+    threads: AtomicUsize,
+}
 
-#[derive(Default)]
-struct Turns {
-    active: usize,
-    waiting: VecDeque<Work>,
+impl Default for DiskQueue {
+    fn default() -> Self {
+        let (give, take) = bounded(WAITING);
+        Self { give, take, threads: AtomicUsize::new(0) }
+    }
 }
 
 impl DiskQueue {
-    /// Does it now, leaves it to a thread that is at work, or refuses it.
-    pub(crate) fn run(&self, mut work: Work) {
-        let mut turns = lock(&self.0);
-        if turns.active == AT_ONCE {
-            if turns.waiting.len() == WAITING {
-                drop(turns);
-                return work(false);
-            }
-            return turns.waiting.push_back(work);
+    /// Queues it, or refuses it.
+    pub(crate) fn run(&self, work: Work) {
+        let number = self.threads.fetch_add(1, Ordering::SeqCst);
+        if number >= THREADS || self.start(number).is_err() {
+            self.threads.fetch_sub(1, Ordering::SeqCst);
         }
-        turns.active += 1;
-        drop(turns);
-        loop {
-            // A panic is one request's 500; the hook has logged.
-            let _ = catch_unwind(AssertUnwindSafe(|| work(true)));
-            let mut turns = lock(&self.0);
-            match turns.waiting.pop_front() {
-                Some(next) => work = next,
-                None => return turns.active -= 1,
-            }
+        match self.threads.load(Ordering::SeqCst) {
+            // The system gives no thread.
+            0 => work(false),
+            _ => self.give.try_send(work).unwrap_or_else(|full| full.into_inner()(false)),
         }
+    }
+
+    fn start(&self, number: usize) -> io::Result<JoinHandle<()>> {
+        let take = self.take.clone();
+        thread::Builder::new().name(format!("disk-{number}")).spawn(move || {
+            for work in take {
+                // A panic is one request's 500; the hook has logged.
+                let _ = catch_unwind(AssertUnwindSafe(|| work(true)));
+            }
+        })
     }
 }
 
