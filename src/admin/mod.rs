@@ -6,7 +6,6 @@ mod guard;
 mod routes;
 mod status;
 
-use self::guard::Rules;
 use crate::api::errors::Failure;
 use crate::http::head::Head;
 use crate::http::request::{From, Request};
@@ -58,27 +57,16 @@ impl Admin {
     pub(crate) fn close(&self) {
         self.closed.cancel();
     }
-
-    fn opened(&self, head: &Head, peer: std::net::IpAddr) -> Result<Opened, Failure> {
-        let snapshot = self.shared.load();
-        let rules = Rules {
-            admin: &snapshot.config.admin,
-            key_ring: &snapshot.key_ring,
-            hosts: &snapshot.config.server.allowed_hosts,
-            trusted: &snapshot.config.server.trusted_proxies,
-        };
-        guard::admit(head, peer, &rules, time::now())
-    }
 }
 
 impl AdminHandler for Admin {
     fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure> {
-        self.opened(head, from.peer)
+        guard::admit(head, from.peer, &self.shared.load(), time::now())
     }
 
     fn serve(&self, context: RequestContext, request: Request, response: &mut Response) {
         // Again, because the rules can have changed while the body was read.
-        let opened = match self.opened(&request.head, request.from.peer) {
+        let opened = match self.admit(&request.head, request.from) {
             Ok(opened) => opened,
             Err(failure) => return context.refuse(response, &failure),
         };
