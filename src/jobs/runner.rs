@@ -10,7 +10,6 @@ use crate::http::request::Body;
 use crate::proxy::background::{Background, Ended};
 use crate::routing::scope::Scope;
 use crate::util::cancel::CancelToken;
-use crate::util::disk::is_full;
 use crate::util::time;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -22,9 +21,9 @@ use std::time::Duration;
 /// The pause after the first try, doubled after each [S004-15].
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The pause while no endpoint is available (which does not count as a try), or the disk is full.
+/// The pause while no endpoint is available (which does not count as a try), or a finished job cannot be written.
 const WAIT: Duration = Duration::from_secs(2);
-/// Attempts to write a finished job.
+/// Attempts to write a job that failed.
 const WRITES: u32 = 3;
 
 /// A job that is not to be tried again has ended, with a response or an error; without an end it was interrupted, and goes
@@ -219,7 +218,7 @@ impl JobManager {
         }
     }
 
-    /// Writes a finished job, and only then makes it visible. On a full disk a response is kept and written later, until
+    /// Writes a finished job, and only then makes it visible. While the disk is full or away a response is kept until
     /// `cancel`: it is expensive to compute again.
     pub(super) fn finish(
         &self,
@@ -243,27 +242,24 @@ impl JobManager {
         let mut written = 0;
         while let Err(error) = self.spool.write(&to, &file) {
             written += 1;
-            let (wait, text) = match is_full(&error) {
-                true if state == State::Completed && !cancel.is_cancelled() => {
-                    (WAIT, "its response waits for free space on the disk")
+            if !cancel.is_cancelled() && (state == State::Completed || written < WRITES) {
+                if written == 1 {
+                    log::warn!("job {}: its end cannot be written yet: {error}", job.id);
                 }
-                false if written < WRITES => (PAUSE, "its end cannot be written"),
-                // It runs again after the next start.
-                _ if self.locked().stop_reason(&job.id) == Some(StopReason::Stopping) => return self.requeue(job),
-                // Renaming needs no space.
-                _ => {
-                    log::error!("job {}: its end is lost: {error}", job.id);
-                    to = Job { bytes: job.bytes, ..to.to(State::Error, to.number) };
-                    if self.spool.rename(job, &to).is_err() {
-                        to = job.clone();
-                    }
-                    break;
-                }
-            };
-            if written == 1 {
-                log::warn!("job {}: {text}: {error}", job.id);
+                cancel.wait_until(time::now() + WAIT, time::now);
+                continue;
             }
-            cancel.wait_until(time::now() + wait, time::now);
+            // It runs again after the next start.
+            if self.locked().stop_reason(&job.id) == Some(StopReason::Stopping) {
+                return self.requeue(job);
+            }
+            log::error!("job {}: its end is lost: {error}", job.id);
+            // Renaming needs no space.
+            to = Job { bytes: job.bytes, ..to.to(State::Error, to.number) };
+            if self.spool.rename(job, &to).is_err() {
+                to = job.clone();
+            }
+            break;
         }
         log::info!("job {}: {} after {} tries", job.id, to.state.as_str(), job.number);
         self.locked().put(to.clone());

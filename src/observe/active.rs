@@ -64,21 +64,7 @@ pub(crate) struct Started<'a> {
 /// Shows a request until it is dropped.
 pub(crate) struct Shown<'a> {
     activity: &'a Activity,
-    active: Arc<ActiveRequest>,
-}
-
-impl Shown<'_> {
-    pub(crate) fn active(&self) -> Arc<ActiveRequest> {
-        Arc::clone(&self.active)
-    }
-}
-
-impl std::ops::Deref for Shown<'_> {
-    type Target = ActiveRequest;
-
-    fn deref(&self) -> &ActiveRequest {
-        &self.active
-    }
+    pub(crate) active: Arc<ActiveRequest>,
 }
 
 impl Drop for Shown<'_> {

@@ -212,7 +212,7 @@ impl Proxy {
         });
         let ping = origin.ping.filter(|_| body.stream && forward.streams_events()).map(|ping| (ping, request.began));
         let (common, cancel) = (Arc::clone(&context.common), Arc::clone(&request.cancel));
-        let client = Downstream::new(sink(), common, context.row.dialect, cancel, ping, active.active());
+        let client = Downstream::new(sink(), common, context.row.dialect, cancel, ping, Arc::clone(&active.active));
         let ctx = ForwardContext {
             clients: &self.clients,
             shared: &self.shared,
@@ -229,7 +229,7 @@ impl Proxy {
             keyed,
             policy,
             metrics: &self.metrics,
-            active: &active,
+            active: &active.active,
         };
         self.deliver(&ctx, context, plan);
         Ok(ctx.client.take_sink())
