@@ -76,9 +76,7 @@ pub fn start(config: Config) -> Result<Running, Failed> {
 pub(crate) struct Surroundings {
     /// The main listener, when systemd has bound it.
     pub(crate) listener: Option<TcpListener>,
-    /// How many files may be open.
     pub(crate) files: Option<u64>,
-    /// How the configuration is read again.
     pub(crate) read: Option<Read>,
 }
 
@@ -203,7 +201,6 @@ impl Running {
         Some(format!("http://{addr}/admin/#token={}", token.reveal()))
     }
 
-    /// The event loop and its connections.
     pub(crate) fn server_handle(&self) -> &ServerHandle {
         &self.handle
     }

@@ -24,7 +24,6 @@ pub(crate) struct Demo {
     _running: Vec<Server>,
 }
 
-/// Starts the toy servers on free loopback ports.
 pub(crate) fn start() -> io::Result<Demo> {
     let toys = [("toy-a", [SHARED, FAST]), ("toy-b", [SHARED, SLOW])];
     let started: io::Result<Vec<_>> = toys.into_iter().map(|(name, models)| server::start(name, models)).collect();

@@ -40,12 +40,11 @@ pub struct Server {
     pub wants_key: bool,
 }
 
-/// The servers on the well-known ports, in their request.
 pub(crate) fn look() -> Vec<Server> {
     look_at(&PORTS)
 }
 
-/// The servers on these ports of the loopback address, in their request.
+/// The servers on these ports of the loopback address, in their order.
 pub fn look_at(ports: &[u16]) -> Vec<Server> {
     let asked: Vec<_> = ports
         .iter()

@@ -198,7 +198,6 @@ fn run_demo(options: &Options) -> Result<(), Failed> {
     serve(options, Loaded::new(config, None, Vec::new()), Some(&demo))
 }
 
-/// Serves until a signal.
 fn serve(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), Failed> {
     let memory = load::memory_limit();
     loaded.warnings.extend(fit_memory(&mut loaded.config.server, memory));

@@ -129,7 +129,6 @@ impl ConfigManager {
         Ok(later)
     }
 
-    /// What the file says.
     pub(crate) fn base(&self) -> Config {
         lock(&self.base).clone()
     }

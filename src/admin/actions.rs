@@ -192,7 +192,6 @@ fn refusal(problems: &[(String, String)]) -> LocalResponse {
     LocalResponse::json(StatusCode::BAD_REQUEST, &json!({ "error": error }))
 }
 
-/// A percent-decoded name of a path.
 fn name(raw: &str) -> Result<String, Failure> {
     let bytes = decoded(raw, false).and_then(|bytes| String::from_utf8(bytes).ok());
     bytes.ok_or_else(|| Failure::new(Kind::InvalidBody, "The name in the path is not UTF-8, percent-encoded."))
@@ -207,7 +206,6 @@ fn unreadable(why: &str) -> Failure {
     Failure::new(Kind::Internal, text)
 }
 
-/// The entity tag of a content of the file.
 fn etag(text: &str) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{}\"", fingerprint(text, 8))).unwrap_or(HeaderValue::from_static("\"\""))
 }

@@ -30,7 +30,6 @@ impl Drop for Seat {
     }
 }
 
-/// Counts a viewer, unless there are too many.
 fn seat(admin: Arc<Admin>) -> Option<Seat> {
     let taken = admin.viewers.fetch_add(1, Ordering::SeqCst);
     let seat = Seat(admin);

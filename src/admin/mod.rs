@@ -53,7 +53,6 @@ impl Admin {
         admin
     }
 
-    /// Ends the live views.
     pub(crate) fn close(&self) {
         self.closed.cancel();
     }

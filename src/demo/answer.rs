@@ -27,13 +27,11 @@ pub(super) struct Text {
     pub(super) queued: Duration,
     /// Time from a stream's head to its first token, as for a long prompt: not zero when it says `slow`.
     pub(super) prompt: Duration,
-    /// Server-sent events or one JSON object.
     pub(super) stream: bool,
     include_usage: bool,
     prompt_tokens: usize,
     pub(super) words: Vec<String>,
     finish_reason: &'static str,
-    /// What all objects and events have.
     common: Value,
 }
 
@@ -100,7 +98,6 @@ impl Text {
         before + &event(&last)
     }
 
-    /// The whole answer as one object.
     pub(super) fn whole(&self, prompt: Duration, predicted: Duration) -> Value {
         let text = self.words.concat();
         let (name, content) = match self.is_chat {

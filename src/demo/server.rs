@@ -29,7 +29,6 @@ const HEAD: &str = "Server: llmproxy-demo\r\nAccess-Control-Allow-Origin: \r\n";
 const STREAM_HEAD: &str =
     "X-Accel-Buffering: no\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// What the threads of one toy share.
 struct Shared {
     toy: Arc<Toy>,
     /// Open connections, by the address under which tiny_http sees them.

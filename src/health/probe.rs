@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 /// Bytes of one answer that are read.
 const MOST: usize = 8 << 20;
 
-/// What a thread is to ask.
 pub(super) struct Task {
     pub(super) endpoint: Arc<Endpoint>,
     /// The path of the probe itself.
@@ -41,7 +40,6 @@ pub(super) struct Found {
     pub(super) slots: Option<Slots>,
 }
 
-/// What came of asking for the models.
 pub(super) enum Listing {
     Models(Vec<Model>),
     /// An answer with success that is no list; why.
@@ -49,7 +47,6 @@ pub(super) enum Listing {
     Failed,
 }
 
-/// What came of asking llama-server's `/props`.
 #[derive(Clone, Copy)]
 pub(super) enum Props {
     Known { slots: Option<u32>, context: Option<u64> },
@@ -57,7 +54,6 @@ pub(super) enum Props {
     Failed,
 }
 
-/// What came of asking llama-server's `/slots`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Slots {
     Working(usize),
@@ -84,7 +80,6 @@ fn failed(task: &Task, why: String) -> Found {
     }
 }
 
-/// Asks one endpoint everything the task names.
 pub(super) fn ask(clients: &ClientPool, task: &Task) -> Found {
     let client = match clients.client(&task.endpoint.config) {
         Ok(client) => client,

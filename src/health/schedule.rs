@@ -41,9 +41,7 @@ pub(super) struct Schedule {
     listed_at: Option<Instant>,
     props_at: Option<Instant>,
     slots_at: Option<Instant>,
-    /// It said that it has no `/props`.
     has_no_props: bool,
-    /// What is wrong with the list it gave last.
     pub(super) bad_list: Option<String>,
     down_since: Option<Instant>,
     failed_at: Option<Instant>,
@@ -82,7 +80,6 @@ impl Schedule {
         self.reads_list |= reads_list;
     }
 
-    /// Whether it is through with a round.
     pub(crate) fn is_done(&self, round: u64) -> bool {
         self.done >= round
     }
@@ -254,7 +251,6 @@ impl Ghosts {
         self.0.len()
     }
 
-    /// Since when the oldest is there.
     fn since(&self) -> Option<Instant> {
         self.0.first().map(|(_, since)| *since)
     }

@@ -89,7 +89,6 @@ fn index(item: &Value) -> Option<u64> {
 }
 
 impl Choice {
-    /// Merges a chunk's choice.
     fn add(&mut self, mut part: Value) {
         let delta = part.get_mut("delta").and_then(Value::as_object_mut);
         for (name, value) in delta.into_iter().flatten() {

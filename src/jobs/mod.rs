@@ -31,7 +31,6 @@ const WEBHOOK_THREADS: usize = 4;
 /// The pause after a panic.
 const RECOVERY: Duration = Duration::from_secs(1);
 
-/// The threads of this module.
 pub struct Jobs {
     manager: Arc<JobManager>,
     threads: Vec<JoinHandle<()>>,
@@ -46,7 +45,6 @@ struct JobManager {
     most: usize,
     queue: Mutex<Queue>,
     changed: Condvar,
-    /// Webhooks that wait to be delivered.
     webhooks: Mutex<WebhookQueue>,
     webhook_due: Condvar,
     stopped: Arc<CancelToken>,

@@ -146,12 +146,10 @@ impl Queue {
         }
     }
 
-    /// Why a job in progress was interrupted, if it was.
     pub(crate) fn stop_reason(&self, id: &str) -> Option<StopReason> {
         self.running.get(id)?.reason
     }
 
-    /// A job is no longer in progress.
     pub(crate) fn done(&mut self, id: &str) {
         self.running.remove(id);
     }
@@ -181,7 +179,6 @@ impl Queue {
         self.counts
     }
 
-    /// Whether so many bytes more fit.
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
         self.bytes + bytes <= MOST_BYTES
     }
@@ -210,7 +207,6 @@ impl Queue {
         self.jobs.iter()
     }
 
-    /// The earliest deadline of a job in progress.
     pub(crate) fn next_end(&self) -> Option<Instant> {
         self.running.values().map(|running| running.until).min()
     }

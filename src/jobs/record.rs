@@ -34,7 +34,6 @@ impl State {
         }
     }
 
-    /// Whether the job has ended.
     pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Error)
     }
@@ -160,7 +159,6 @@ pub(crate) struct Bodies<'a> {
 }
 
 impl Record {
-    /// Parses a file.
     pub(super) fn read(file: &[u8]) -> io::Result<(Self, Bodies<'_>)> {
         Ok((serde_json::from_slice(file)?, serde_json::from_slice(file)?))
     }
@@ -180,7 +178,6 @@ impl Record {
     }
 }
 
-/// The bytes of a file's pieces.
 pub(crate) fn size(file: &[Cow<'_, [u8]>]) -> u64 {
     file.iter().map(|piece| piece.len() as u64).sum()
 }
@@ -191,7 +188,6 @@ pub(crate) fn span(file: &[u8], raw: &RawValue) -> Range<usize> {
     start..start + raw.get().len()
 }
 
-/// Why a job failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JobError {
     pub(crate) message: String,

@@ -240,7 +240,6 @@ fn not_found() -> LocalResponse {
     LocalResponse::json(StatusCode::NOT_FOUND, &json!({ "error": error }))
 }
 
-/// `server.bodyMemory` is used up.
 fn busy() -> Failure {
     let text = "Too much is held for clients (server.bodyMemory); try again shortly.";
     Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))

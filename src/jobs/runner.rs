@@ -107,7 +107,6 @@ impl JobManager {
         }
     }
 
-    /// Record and request of a job that is to run.
     fn load(&self, job: &Job) -> io::Result<(Record, Body)> {
         let mut held = self.proxy.budget.hold(None);
         if !held.resize(job.bytes + ROOM) {
@@ -123,7 +122,6 @@ impl JobManager {
         Ok((record, body))
     }
 
-    /// Tries until it succeeds, or no try is left.
     fn tries(&self, job: &mut Job, record: &Record, body: &mut Body, cancel: &Arc<CancelToken>) -> End {
         let most = u64::from(self.settings().attempts);
         if job.number > most {

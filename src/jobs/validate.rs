@@ -33,7 +33,6 @@ pub fn refusal(details: &[Detail]) -> Value {
     json!({"error": {"message": text, "type": "validation_error", "code": "invalid_body", "param": null, "details": details}})
 }
 
-/// Everything that is wrong with a body for this path.
 pub fn check(path: &str, members: &JsonBody<'_>, webhooks: &Webhooks) -> Vec<Detail> {
     let mut found = Vec::new();
     let given = |name: &str| members.get(name).filter(|raw| raw.get() != "null");

@@ -23,7 +23,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// How often a waiting thread looks for a stop.
 const POLL: Duration = Duration::from_millis(500);
 
-/// A webhook to deliver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Call {
     id: Arc<str>,
@@ -37,13 +36,11 @@ struct Call {
 #[derive(Default)]
 pub(super) struct WebhookQueue {
     waiting: BTreeMap<(Instant, u64), Call>,
-    /// The targets that are being called.
     called: HashSet<Arc<str>>,
     count: u64,
 }
 
 impl WebhookQueue {
-    /// Adds the webhook of a finished job.
     pub(super) fn put_new(&mut self, id: &Arc<str>, target: Arc<str>, due: Instant) {
         self.put(Call { id: Arc::clone(id), attempts: 0, target }, due);
     }
@@ -70,7 +67,6 @@ impl WebhookQueue {
 }
 
 impl JobManager {
-    /// Queues the webhook of a finished job.
     pub(super) fn queue_webhook(&self, id: &Arc<str>, record: &Record) {
         lock(&self.webhooks).put_new(id, self.target(record), time::now());
         self.webhook_due.notify_one();
@@ -83,7 +79,6 @@ impl JobManager {
         target.map_or_else(|_| "".into(), |target| format!("{}:{}", target.base.host, target.base.port).into())
     }
 
-    /// The loop of a webhook thread.
     pub(super) fn deliver_webhooks(&self) {
         while !self.locked().closed {
             let now = time::now();

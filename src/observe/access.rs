@@ -110,7 +110,6 @@ impl AccessRecord {
     }
 }
 
-/// The value of a field.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Field<'a> {
