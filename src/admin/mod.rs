@@ -19,8 +19,7 @@ use crate::util::cancel::CancelToken;
 use crate::util::time;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -31,21 +30,19 @@ pub(crate) struct Admin {
     proxy: Arc<Proxy>,
     shared: Arc<SnapshotStore>,
     manager: Arc<ConfigManager>,
-    /// Itself, for threads that outlive a request.
-    me: Weak<Self>,
-    viewers: AtomicUsize,
+    /// One more than there are live views.
+    seats: Arc<()>,
     closed: CancelToken,
 }
 
 impl Admin {
     /// Serves the page from now on, until this is dropped.
     pub(crate) fn start(manager: &Arc<ConfigManager>) -> Arc<Self> {
-        let admin = Arc::new_cyclic(|me: &Weak<Self>| Self {
+        let admin = Arc::new(Self {
             proxy: Arc::clone(&manager.proxy),
             shared: Arc::clone(&manager.shared),
             manager: Arc::clone(manager),
-            me: Weak::clone(me),
-            viewers: AtomicUsize::new(0),
+            seats: Arc::default(),
             closed: CancelToken::default(),
         });
         let handler: Arc<dyn AdminHandler> = Arc::clone(&admin) as _;
@@ -63,7 +60,7 @@ impl AdminHandler for Admin {
         guard::admit(head, from.peer, &self.shared.load(), time::now())
     }
 
-    fn serve(&self, context: RequestContext, request: Request, response: &mut Response) {
+    fn serve(self: Arc<Self>, context: RequestContext, request: Request, response: &mut Response) {
         // Again, because the rules can have changed while the body was read.
         let opened = match self.admit(&request.head, request.from) {
             Ok(opened) => opened,
@@ -75,17 +72,24 @@ impl AdminHandler for Admin {
             return self.answer(context, request, response, &rest, opened);
         }
         // Disk work is queued, so that a slow disk does not block the control threads.
-        let Some(admin) = self.me.upgrade() else { return };
         let mut response = response.detach();
-        self.proxy.disk.run(Box::new(move |has_room| match has_room {
-            true => admin.answer(context, request, &mut response, &rest, opened),
+        let proxy = Arc::clone(&self.proxy);
+        proxy.disk.run(Box::new(move |has_room| match has_room {
+            true => self.answer(context, request, &mut response, &rest, opened),
             false => context.refuse(&mut response, &disk_is_busy()),
         }));
     }
 }
 
 impl Admin {
-    fn answer(&self, context: RequestContext, request: Request, response: &mut Response, rest: &str, opened: Opened) {
+    fn answer(
+        self: &Arc<Self>,
+        context: RequestContext,
+        request: Request,
+        response: &mut Response,
+        rest: &str,
+        opened: Opened,
+    ) {
         let is_read = request.head.method == Method::GET || request.head.method == Method::HEAD;
         let asset = |kind: &'static str, text: &str| LocalResponse {
             status: StatusCode::OK,

@@ -160,7 +160,7 @@ pub(crate) trait AdminHandler: Send + Sync {
     /// Whether a request is admitted, before its body is read.
     fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure>;
     /// Answers a request that was admitted.
-    fn serve(&self, context: RequestContext, request: Request, response: &mut Response);
+    fn serve(self: Arc<Self>, context: RequestContext, request: Request, response: &mut Response);
 }
 
 /// How a request to the page was admitted.
