@@ -62,6 +62,7 @@ fn print(text: &str) -> Result<(), Failed> {
 }
 
 /// A configuration, its source and its warnings.
+#[derive(Default)]
 struct Loaded {
     config: Config,
     file: Option<PathBuf>,
@@ -73,10 +74,6 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn new(config: Config, file: Option<PathBuf>, warnings: Vec<String>) -> Self {
-        Self { config, file, warnings, is_paged: false, is_found: false }
-    }
-
     /// The configuration without the routes that the page adds.
     fn base(&self) -> Config {
         let mut base = self.config.clone();
@@ -90,11 +87,10 @@ impl Loaded {
 
 fn configuration(options: &Options) -> Result<Loaded, Failed> {
     let mut loaded = if let Some(file) = load::find(options.config.as_deref()) {
-        let loaded = load::load(&file)?;
-        let is_paged = loaded.is_paged;
-        Loaded { is_paged, ..Loaded::new(loaded.config, Some(file), loaded.warnings) }
+        let load::Loaded { config, warnings, is_paged } = load::load(&file)?;
+        Loaded { config, file: Some(file), warnings, is_paged, is_found: false }
     } else if let Some(config) = load::from_environment() {
-        Loaded::new(config?, None, Vec::new())
+        Loaded { config: config?, ..Loaded::default() }
     } else {
         let (keyed, open): (Vec<_>, Vec<_>) = found()?.into_iter().partition(|server| server.wants_key);
         if open.is_empty() {
@@ -103,15 +99,13 @@ fn configuration(options: &Options) -> Result<Loaded, Failed> {
         let endpoints = open.into_iter().map(|server| server.endpoint).collect();
         let config = Config { endpoints, ..Config::default() };
         let names: Vec<_> = config.endpoints.iter().map(|e| format!("{} ({})", e.name, e.base.port)).collect();
-        let is_found = true;
-        let said = format!("no configuration file; serving what was found on this machine: {}", names.join(", "));
-        let locked = keyed.iter().map(|server| {
-            format!(
-                "the model server on port {} asks for a key; `llmproxy --discover` shows how to add it",
-                server.endpoint.base.port
-            )
-        });
-        Loaded { is_found, ..Loaded::new(config, None, std::iter::once(said).chain(locked).collect()) }
+        let mut warnings =
+            vec![format!("no configuration file; serving what was found on this machine: {}", names.join(", "))];
+        warnings.extend(keyed.iter().map(|server| {
+            let port = server.endpoint.base.port;
+            format!("the model server on port {port} asks for a key; `llmproxy --discover` shows how to add it")
+        }));
+        Loaded { config, warnings, is_found: true, ..Loaded::default() }
     };
     override_by(options, &mut loaded.config)?;
     // The user did not choose what discovery found: its port is merely in use.
@@ -195,7 +189,7 @@ fn run_demo(options: &Options) -> Result<(), Failed> {
     let demo = demo::start().map_err(|e| Failed::new(1, format!("the demo servers cannot start: {e}")))?;
     let mut config = demo::config(&demo);
     override_by(options, &mut config)?;
-    serve(options, Loaded::new(config, None, Vec::new()), Some(&demo))
+    serve(options, Loaded { config, ..Loaded::default() }, Some(&demo))
 }
 
 fn serve(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), Failed> {
