@@ -17,7 +17,7 @@ use crate::reload::ConfigManager;
 use crate::routing::snapshot::SnapshotStore;
 use crate::util::cancel::CancelToken;
 use crate::util::time;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{Method, StatusCode, header};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -91,17 +91,10 @@ impl Admin {
         opened: Opened,
     ) {
         let is_read = request.head.method == Method::GET || request.head.method == Method::HEAD;
-        let asset = |kind: &'static str, text: &str| LocalResponse {
-            status: StatusCode::OK,
-            body: text.as_bytes().to_vec(),
-            fields: vec![(header::CONTENT_TYPE, HeaderValue::from_static(kind))],
-        };
+        let plain = |status, text: &str| LocalResponse { status, body: text.as_bytes().to_vec(), fields: Vec::new() };
+        let asset = |kind: &str, text: &str| plain(StatusCode::OK, text).with(header::CONTENT_TYPE, kind);
         let answer = match rest {
-            "" | ".html" if is_read => Ok(LocalResponse {
-                status: StatusCode::FOUND,
-                body: Vec::new(),
-                fields: vec![(header::LOCATION, HeaderValue::from_static("/admin/"))],
-            }),
+            "" | ".html" if is_read => Ok(plain(StatusCode::FOUND, "").with(header::LOCATION, "/admin/")),
             "/" if is_read => Ok(asset("text/html; charset=utf-8", PAGE)),
             "/page.css" if is_read => Ok(asset("text/css; charset=utf-8", STYLE)),
             "/page.js" if is_read => Ok(asset("text/javascript; charset=utf-8", SCRIPT)),
@@ -110,9 +103,6 @@ impl Admin {
             "/config" if is_read => self.routes(&request, opened),
             rest => self.act(&request, rest == "/reload"),
         };
-        match answer {
-            Ok(answer) => context.local(response, &answer),
-            Err(failure) => context.refuse(response, &failure),
-        }
+        context.local(response, answer);
     }
 }

@@ -13,7 +13,7 @@ use crate::util::budget::Held;
 use crate::util::cancel::CancelToken;
 use crate::util::disk::is_full;
 use crate::util::{random, time};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, StatusCode, header};
 use serde_json::{Value, json};
 use std::io;
 use std::sync::Arc;
@@ -67,15 +67,10 @@ impl JobStore for JobManager {
         let active = active + usize::from(position == 0);
         let body =
             json!({"request_id": &*id, "status": "pending", "queue_position": position, "active_requests": active});
-        let mut response = LocalResponse::json(StatusCode::ACCEPTED, &body);
-        if let Ok(place) = HeaderValue::from_str(&format!("/v1/chat/completions/{id}")) {
-            response.fields.push((header::LOCATION, place));
-        }
-        if job_request.preferred {
-            let applied = HeaderName::from_static("preference-applied");
-            response.fields.push((applied, HeaderValue::from_static("respond-async")));
-        }
-        Ok(response)
+        let response = LocalResponse::json(StatusCode::ACCEPTED, &body)
+            .with(header::LOCATION, &format!("/v1/chat/completions/{id}"));
+        let applied = HeaderName::from_static("preference-applied");
+        Ok(if job_request.preferred { response.with(applied, "respond-async") } else { response })
     }
 
     fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure> {
@@ -86,21 +81,15 @@ impl JobStore for JobManager {
             let (position, active) = (queue.position(&job, self.most), queue.active());
             drop(queue);
             if !held.resize(job.bytes + ROOM) {
-                return Err(busy());
+                return Err(busy(FULL));
             }
             match self.file(&job).and_then(|file| whole(&job, file, position, active)) {
                 Ok(body) if held.resize(body.capacity() as u64) => {
                     return Ok(LocalResponse { body, ..LocalResponse::json(StatusCode::OK, &Value::Null) });
                 }
-                Ok(_) => return Err(busy()),
+                Ok(_) => return Err(busy(FULL)),
                 Err(error) if is_hopeless(&error) => {}
-                Err(_) => {
-                    let text = "The job cannot be read at the moment; ask again.";
-                    let error = json!({"error": {"message": text, "type": "storage_error"}});
-                    let mut response = LocalResponse::json(StatusCode::SERVICE_UNAVAILABLE, &error);
-                    response.fields.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
-                    return Ok(response);
-                }
+                Err(_) => return Err(busy("The job cannot be read at the moment; ask again.")),
             }
         }
         Ok(not_found())
@@ -110,7 +99,7 @@ impl JobStore for JobManager {
         let mut queue = self.locked();
         let Some(job) = self.known(queue.get(id), owner) else { return Ok(not_found()) };
         if job.state == State::Pending && !held.resize(job.bytes + ROOM) {
-            return Err(busy());
+            return Err(busy(FULL));
         }
         match job.state {
             State::Processing => queue.interrupt(id, StopReason::Cancelled),
@@ -240,8 +229,9 @@ fn not_found() -> LocalResponse {
     LocalResponse::json(StatusCode::NOT_FOUND, &json!({ "error": error }))
 }
 
-fn busy() -> Failure {
-    let text = "Too much is held for clients (server.bodyMemory); try again shortly.";
+const FULL: &str = "Too much is held for clients (server.bodyMemory); try again shortly.";
+
+fn busy(text: &str) -> Failure {
     Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))
 }
 

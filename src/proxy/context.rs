@@ -158,7 +158,11 @@ impl RequestContext {
         self.done(status, body.len());
     }
 
-    pub(crate) fn local(&self, response: &mut Response, answer: &LocalResponse) {
+    pub(crate) fn local(&self, response: &mut Response, answer: Result<LocalResponse, Failure>) {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => return self.refuse(response, &failure),
+        };
         let mut fields = Fields::clone(&self.common);
         if !answer.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
             fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -295,6 +299,12 @@ pub(crate) struct LocalResponse {
 impl LocalResponse {
     pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Self {
         Self { status, body: body.to_string().into_bytes(), fields: Vec::new() }
+    }
+
+    /// With one more field; a value that no field may have is left out.
+    pub(crate) fn with(mut self, name: HeaderName, value: &str) -> Self {
+        self.fields.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
+        self
     }
 }
 

@@ -71,7 +71,7 @@ impl Proxy {
         let Some(job_store) = self.job_store() else { return };
         let Route::Job(id) = route else {
             let answer = job_store.list(context.key.as_deref(), request.head.target.query().unwrap_or_default());
-            return context.local(response, &answer);
+            return context.local(response, Ok(answer));
         };
         let mut held = self.budget.hold(Some(context.client));
         let mut response = response.detach();
@@ -84,10 +84,7 @@ impl Proxy {
             };
             // The response counts its own unsent bytes.
             drop(held);
-            match answer {
-                Ok(answer) => context.local(&mut response, &answer),
-                Err(failure) => context.refuse(&mut response, &failure),
-            }
+            context.local(&mut response, answer);
         }));
     }
 }

@@ -105,10 +105,7 @@ impl Proxy {
                     Err(failure) => return context.refuse(response, &failure),
                 };
                 if let Some(answer) = self.submit_job(&context, &client_key, &request, &forward) {
-                    return match answer {
-                        Ok(answer) => context.local(response, &answer),
-                        Err(failure) => context.refuse(response, &failure),
-                    };
+                    return context.local(response, answer);
                 }
                 self.forward(&Authorized { context, client_key, snapshot }, response, &request, &forward);
             }
