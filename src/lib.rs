@@ -46,7 +46,7 @@
 //!
 //! # The path of a prompt and of a key
 //!
-//! These 33 files, 7350 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
+//! These 32 files, 7323 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
 //! order. `tests/structure.rs` keeps the numbers true and proves that no other file imports the types that carry them.
 //!
 //! | file | lines | |
@@ -61,8 +61,8 @@
 //! | `proxy/listener.rs` | 281 | who may use a listener |
 //! | `proxy/auth.rs` | 94 | the keys that a request shows |
 //! | `routing/keys.rs` | 164 | compares their hashes |
-//! | `util/secret.rs` | 68 | a value that never prints itself |
-//! | `proxy/serve.rs` | 410 | the straight line |
+//! | `util/secret.rs` | 72 | a value that never prints itself |
+//! | `proxy/serve.rs` | 407 | the straight line |
 //! | `proxy/body.rs` | 194 | model and stream; the body with another model name |
 //! | `api/body.rs` | 258 | one pass over JSON |
 //! | `api/json.rs` | 64 | its visitors |
@@ -73,12 +73,11 @@
 //! | `proxy/select.rs` | 220 | slot and queue |
 //! | `proxy/forward.rs` | 387 | attempts |
 //! | `upstream/headers.rs` | 305 | which fields cross, the endpoint's key |
-//! | `upstream/client.rs` | 343 | the request to an endpoint |
-//! | `upstream/transport.rs` | 281 | TLS |
-//! | `upstream/tcp.rs` | 213 | the socket |
+//! | `upstream/client.rs` | 355 | the request to an endpoint |
+//! | `upstream/transport.rs` | 441 | the connection: TCP, TLS |
 //! | `upstream/response.rs` | 237 | the answer's framing |
-//! | `proxy/first_byte.rs` | 105 | until the line of no return |
-//! | `proxy/relay.rs` | 338 | the answer, chunk by chunk |
+//! | `proxy/first_byte.rs` | 101 | until the line of no return |
+//! | `proxy/relay.rs` | 355 | the answer, chunk by chunk |
 //! | `api/stream.rs` | 154 | ends of streams |
 //! | `api/usage.rs` | 140 | token counts |
 //! | `proxy/downstream.rs` | 309 | pings and error events |

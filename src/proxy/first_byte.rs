@@ -1,7 +1,7 @@
 //! Waits for the first byte of an answer's body; until then another endpoint can take over.
 
 use super::outcome::{ForwardContext, ServedBy};
-use super::relay::{self, BUFFER, CHUNK};
+use super::relay::{self, CHUNK};
 use crate::api::stream::Events;
 use crate::config::OnClientGone;
 use crate::routing::endpoint::Live;
@@ -56,11 +56,7 @@ pub(crate) fn wait(
     if has_none || answer.length == Some(0) || ctx.request.head.method == Method::HEAD {
         return Ok(());
     }
-    let mut buffer = BUFFER.take();
-    buffer.resize(CHUNK, 0);
-    let found = first(answer, ctx, served_by, is_stream, wants_stream && is_plain, &mut buffer);
-    BUFFER.set(buffer);
-    found
+    relay::with_buffer(|buffer| first(answer, ctx, served_by, is_stream, wants_stream && is_plain, buffer))
 }
 
 fn first(

@@ -19,15 +19,35 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::cell::RefCell;
 use std::time::Instant;
 
-/// One read and one write: the size of ureq's buffer.
+/// The longest read and write.
 pub(super) const CHUNK: usize = 32 << 10;
+/// The first one: enough for the events of a stream.
+const FIRST_CHUNK: usize = 4 << 10;
 
 /// Longest part read of an error answer that comes after an early head.
 const LATE: usize = 64 << 10;
 
 thread_local! {
     /// A worker relays one answer at a time.
-    pub(super) static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `act` with the buffer of this thread.
+pub(super) fn with_buffer<T>(act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut buffer = BUFFER.take();
+    if buffer.is_empty() {
+        buffer.resize(FIRST_CHUNK, 0);
+    }
+    let result = act(&mut buffer);
+    BUFFER.set(buffer);
+    result
+}
+
+/// Makes more room after a read that filled the buffer.
+pub(super) fn grow(buffer: &mut Vec<u8>, read: usize) {
+    if read == buffer.len() && read < CHUNK {
+        buffer.resize(2 * read, 0);
+    }
 }
 
 #[derive(Default)]
@@ -82,11 +102,7 @@ pub(crate) fn relay(
         client.start(answer.status, &fields, length);
     }
     client.stop_pings();
-    let mut buffer = BUFFER.take();
-    buffer.resize(CHUNK, 0);
-    let relayed = body(answer, client, served_by, is_events && is_plain, has_end, &mut buffer);
-    BUFFER.set(buffer);
-    relayed
+    with_buffer(|buffer| body(answer, client, served_by, is_events && is_plain, has_end, buffer))
 }
 
 fn body(
@@ -95,7 +111,7 @@ fn body(
     served_by: &ServedBy,
     is_events: bool,
     has_end: bool,
-    buffer: &mut [u8],
+    buffer: &mut Vec<u8>,
 ) -> Relayed {
     let mut passed = Passed::default();
     let mut ids = client.makes_responses().then(IdReader::default);
@@ -144,6 +160,7 @@ fn body(
                 if sent.is_err() {
                     return client_left(answer, client, served_by, passed);
                 }
+                grow(buffer, n);
             }
             // TLS closed without close_notify: the API's end marker proves that the stream is complete.
             Err(fault) if fault.kind == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() => {
