@@ -42,7 +42,7 @@ pub(crate) fn start(
     clients: &Arc<ClientPool>,
 ) -> std::io::Result<Health> {
     let (done, first) = bounded::<()>(1);
-    let mut keeper = Keeper {
+    let mut monitor = Monitor {
         abandoned: shared.capacity().abandoned(),
         shared: Arc::clone(shared),
         clients: Arc::new(clients.for_probes()),
@@ -55,7 +55,7 @@ pub(crate) fn start(
     };
     let thread = std::thread::Builder::new().name("health".into()).spawn(move || {
         // The thread outlives a panic of its own too: without it nothing would ever come back.
-        while catch_unwind(AssertUnwindSafe(|| keeper.run(&inbox))).is_err() {
+        while catch_unwind(AssertUnwindSafe(|| monitor.run(&inbox))).is_err() {
             log::error!("the health thread panicked and goes on");
             std::thread::park_timeout(IDLE);
         }
@@ -78,7 +78,7 @@ impl Health {
 type Report = (Task, Found);
 type Waiting = Box<dyn FnOnce() + Send>;
 
-struct Keeper {
+struct Monitor {
     shared: Arc<SnapshotStore>,
     /// Without a pool: every probe connects anew.
     clients: Arc<ClientPool>,
@@ -93,26 +93,26 @@ struct Keeper {
     triggered_at: Option<Instant>,
 }
 
-impl Keeper {
+impl Monitor {
     fn run(&mut self, inbox: &Receiver<HealthEvent>) {
         loop {
             // After each message, not only in silence: a flood of events must not keep probes from being due.
             let wakes = self.ask_due();
-            self.settle();
+            self.answer_waiting();
             let (results, abandoned) = (self.results.1.clone(), self.abandoned.clone());
             select! {
-                recv(results) -> found => if let Ok((task, found)) = found { self.take_in(&task, found) },
+                recv(results) -> found => if let Ok((task, found)) = found { self.on_report(&task, found) },
                 recv(abandoned) -> slot => if let Ok(slot) = slot { self.hold(slot) },
                 recv(inbox) -> event => match event {
                     Ok(HealthEvent::Stop) | Err(_) => return,
-                    Ok(event) => self.act(event),
+                    Ok(event) => self.on_event(event),
                 },
                 default(wakes.saturating_duration_since(time::now())) => {}
             }
         }
     }
 
-    fn act(&mut self, event: HealthEvent) {
+    fn on_event(&mut self, event: HealthEvent) {
         let now = time::now();
         match event {
             HealthEvent::Seen(name, seen) => {
@@ -147,7 +147,7 @@ impl Keeper {
     }
 
     /// Whoever waited for a round is answered when all endpoints are through with it.
-    fn settle(&mut self) {
+    fn answer_waiting(&mut self) {
         let is_over = |round: u64| self.schedules.values().all(|schedule| schedule.is_done(round));
         for (_, answer) in self.waiting.extract_if(.., |(round, _)| round.is_some_and(is_over)) {
             answer();
@@ -188,7 +188,7 @@ impl Keeper {
         wakes
     }
 
-    fn take_in(&mut self, task: &Task, found: Found) {
+    fn on_report(&mut self, task: &Task, found: Found) {
         let endpoint = &task.endpoint;
         let name = endpoint.name().to_owned();
         // It may be gone, or another one by now.
@@ -259,7 +259,7 @@ impl Keeper {
                 if endpoint.health.state != before.state {
                     change = Some((before.state, endpoint.health.clone()));
                 }
-                schedule.settle(endpoint, now);
+                schedule.reschedule(endpoint, now);
             })
         });
         if let Some((before, now)) = change {

@@ -168,7 +168,7 @@ impl Schedule {
         (self.running, self.done) = (false, self.asked);
     }
 
-    /// Notes what was found and when to ask again; returns what that means for the endpoint's standing.
+    /// Notes what was found and when to ask again; returns what that means for the endpoint's health.
     pub(super) fn note(&mut self, started: Instant, found: &Found) -> Option<Observation> {
         (self.running, self.done) = (false, self.asked);
         if found.list.is_some() {
@@ -209,8 +209,8 @@ impl Schedule {
         repeats
     }
 
-    /// Its standing has changed, or was confirmed: when to ask again.
-    pub(crate) fn settle(&mut self, endpoint: &Endpoint, now: Instant) {
+    /// Its health has changed, or was confirmed: when to ask again.
+    pub(crate) fn reschedule(&mut self, endpoint: &Endpoint, now: Instant) {
         let health = &endpoint.health;
         if health.answered {
             self.failed_at = None;

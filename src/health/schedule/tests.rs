@@ -51,7 +51,7 @@ impl World {
         let endpoint = Arc::make_mut(&mut self.endpoint);
         let before = if repeats { endpoint.health.uncounted() } else { endpoint.health.clone() };
         endpoint.health = before.observe(seen, self.config.health_check.failure_threshold, SystemTime::UNIX_EPOCH);
-        self.schedule.settle(&self.endpoint, now);
+        self.schedule.reschedule(&self.endpoint, now);
     }
 
     fn wakes_after(&self) -> Duration {
