@@ -6,7 +6,7 @@ use crate::proxy::state::Proxy;
 use crate::routing::snapshot::{HealthEvent, SnapshotStore};
 use crate::util::lock::lock;
 use crate::util::secret::Secret;
-use crate::util::{disk, random, time};
+use crate::util::{disk, random};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
@@ -120,7 +120,7 @@ impl ConfigManager {
         if let Some(server_handle) = self.server_handle.get() {
             server_handle.configure(&merged.server);
         }
-        self.shared.update(|old| old.reconfigured(merged, time::now()));
+        self.shared.update(|old| old.reconfigured(merged));
         // New and moved endpoints are probed at once.
         if self.server_handle.get().is_some() {
             self.shared.notify(HealthEvent::Force(Box::new(|| ())));

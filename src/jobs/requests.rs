@@ -6,9 +6,10 @@ use super::spool::ROOM;
 use super::{JobManager, is_hopeless, validate};
 use crate::api::body::{JsonBody, WEBHOOK};
 use crate::api::errors::{Failure, Kind};
+use crate::api::query::parameter;
 use crate::proxy::context::LocalResponse;
 use crate::proxy::state::{JobRequest, JobStore};
-use crate::routing::plan;
+use crate::routing::plan::View;
 use crate::util::budget::Held;
 use crate::util::cancel::CancelToken;
 use crate::util::disk::is_full;
@@ -34,7 +35,7 @@ impl JobStore for JobManager {
         }
         let text = |name: &str| members.get(name).and_then(validate::text);
         if let Some(model) = text("model").filter(|model| !model.is_empty() && !job_request.scope.has_model(model)) {
-            return Err(plan::not_found(&self.shared.load(), &model, job_request.scope));
+            return Err(View { snapshot: &self.shared.load(), scope: job_request.scope }.not_found(&model));
         }
         let id: Arc<str> = random::request_id().into();
         let record = Record {
@@ -125,10 +126,10 @@ impl JobStore for JobManager {
 
     /// In pages, as OpenAI's lists are: `limit` jobs that came before `after`. A `limit` that is no number is ignored.
     fn list(&self, owner: Option<&str>, query: &str) -> LocalResponse {
-        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-        let limit = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(MOST_LISTED).clamp(1, MOST_LISTED);
+        let limit =
+            parameter(query, "limit").and_then(|limit| limit.parse().ok()).unwrap_or(MOST_LISTED).clamp(1, MOST_LISTED);
         let (owner, oldest, queue) = (owner_id(owner), self.oldest(), self.locked());
-        let before = match value("after") {
+        let before = match parameter(query, "after") {
             None => u64::MAX,
             Some(id) => match queue.get(id).filter(|job| job.owner == owner) {
                 Some(job) => job.sequence,

@@ -1,8 +1,8 @@
 //! The access line: what one request was and how it ended. Knows nothing of where lines go.
 
 use super::{SHOWN, escape};
+use crate::api::answer::Tokens;
 use crate::api::paths::{PathRow, Trait};
-use crate::api::usage::Tokens;
 use log::Level;
 use serde::Serialize;
 use std::borrow::Cow;

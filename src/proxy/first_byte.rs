@@ -2,7 +2,8 @@
 
 use super::outcome::{ForwardContext, ServedBy};
 use super::relay::{self, CHUNK};
-use crate::api::stream::Events;
+use crate::api::answer::Events;
+use crate::api::paths::Trait;
 use crate::config::OnClientGone;
 use crate::routing::endpoint::Live;
 use crate::upstream::{UpstreamError, UpstreamErrorKind, UpstreamResponse, Watch};
@@ -44,7 +45,7 @@ pub(crate) fn wait(
     served_by: &ServedBy,
 ) -> Result<(), UpstreamError> {
     let is_stream = answer.status == StatusCode::OK && relay::is_event_stream(&answer.headers);
-    let wants_stream = ctx.body.stream && ctx.forward.streams_events();
+    let wants_stream = ctx.body.stream && ctx.forward.has(Trait::Pings);
     let is_plain = !relay::is_compressed(&answer.headers);
     // A compressed stream cannot follow pings either.
     if wants_stream && answer.status.is_success() && !(is_stream && is_plain) {

@@ -2,16 +2,14 @@
 //! sent, so an answer is finished or aborted.
 
 use super::outcome::{BufferedResponse, Relayed, ServedBy};
+use crate::api::answer::{Events, IdReader, UsageReader};
 use crate::api::errors::{Attempted, Failure, Kind};
-use crate::api::stream::Events;
-use crate::api::usage::Tail;
 use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::response::Length;
 use crate::observe::access::End;
 use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::retry;
-use crate::routing::responses::IdReader;
 use crate::upstream::headers::Policy;
 use crate::upstream::{UpstreamError, UpstreamErrorKind, UpstreamResponse, headers};
 use crate::util::time;
@@ -52,7 +50,7 @@ pub(super) fn grow(buffer: &mut Vec<u8>, read: usize) {
 
 #[derive(Default)]
 struct Passed {
-    tail: Tail,
+    usage: UsageReader,
     /// Of uncompressed event streams only.
     events: Events,
     first_byte: Option<Instant>,
@@ -68,7 +66,7 @@ impl Passed {
     }
 
     fn ended(self, end: End) -> Relayed {
-        let mut tokens = self.tail.tokens();
+        let mut tokens = self.usage.tokens();
         // An incomplete stream has no usage object, so its events are counted.
         if end != End::Done && self.events.tokens() > tokens.completion.unwrap_or(0) {
             tokens.completion = Some(self.events.tokens());
@@ -130,14 +128,14 @@ fn body(
                 let chunk = &buffer[..n];
                 // Noted before the client can refer to it.
                 if let Some(ids) = &mut ids {
-                    ids.push(chunk, |id| served_by.endpoint.live.responses.add(id));
+                    ids.push(chunk, |id| served_by.endpoint.live.responses.put(id, ()));
                 }
                 let sent = client.write_chunk(chunk);
                 // After the write, so that counting delays no chunk.
                 let now = time::now();
                 passed.first_byte.get_or_insert(now);
                 served_by.endpoint.live.moved(now);
-                passed.tail.push(chunk);
+                passed.usage.push(chunk);
                 let before = passed.events.tokens();
                 if is_events {
                     passed.events.push(chunk);
@@ -207,7 +205,7 @@ fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &Se
         let mut rest = vec![0; CHUNK];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
             served_by.endpoint.live.moved(time::now());
-            passed.tail.push(&rest[..n]);
+            passed.usage.push(&rest[..n]);
         }
     }
     passed.ended(End::ClientGone)

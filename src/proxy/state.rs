@@ -83,7 +83,7 @@ impl Proxy {
     /// `/health` reports the drain from now on, and nothing is queued any more.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        self.shared.capacity().close();
+        self.shared.capacity.close();
     }
 }
 

@@ -78,6 +78,8 @@ pub(super) struct Call {
     pub(crate) upload_over: Cell<bool>,
     /// Bytes of the buffer for output.
     pub(crate) output: Cell<usize>,
+    /// The length of the request's body is not known.
+    pub(crate) is_chunked: Cell<bool>,
     /// The socket of a tunnel that an outgoing proxy is asked for.
     pub(crate) tunnel: Cell<Option<TcpStream>>,
 }
@@ -130,6 +132,7 @@ impl Call {
             interrupted: Cell::new(false),
             upload_over: Cell::new(false),
             output: Cell::new(0),
+            is_chunked: Cell::new(false),
             tunnel: Cell::new(None),
         })
     }

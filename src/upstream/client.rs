@@ -212,6 +212,7 @@ impl UpstreamClient {
         let whole =
             whole.saturating_add(head + sent.uri().path_and_query().map_or(0, |path| path.as_str().len()) + 1024);
         call.output.set(whole.clamp(OUTPUT[0], OUTPUT[1]));
+        call.is_chunked.set(length.is_none());
         let tail = Following { tail: request.tail, call };
         let parts = request.body[0].chain(request.body[1]).chain(request.body[2]).chain(tail);
         let mut parts = Upload { parts, left: length, call };

@@ -24,7 +24,7 @@ use ureq::{Error, Timeout};
 const READ: usize = 32 << 10;
 /// One chunk of a request body of unknown length.
 const CHUNK: usize = 16 << 10;
-/// Buffer kept by an idle connection.
+/// The most that each buffer of an idle connection keeps.
 const IDLE: usize = 4 << 10;
 
 thread_local! {
@@ -100,7 +100,7 @@ pub(super) struct TcpTransport {
     unseen: bool,
     /// The last read filled its buffer, so the next one does not wait.
     may_have_more: bool,
-    /// What ureq writes; empty between calls.
+    /// What ureq writes.
     output: Vec<u8>,
     chunk: Vec<u8>,
     /// To be sent first: the head, until the first part of the body joins it or an answer is awaited; what TLS made of
@@ -305,8 +305,9 @@ fn feed(response: &mut Option<Response>, bytes: &[u8], input: &mut Vec<u8>) {
 
 impl Buffers for TcpTransport {
     fn output(&mut self) -> &mut [u8] {
-        if self.output.is_empty() {
-            self.output = vec![0; current().map_or(READ, |call| call.output.get())];
+        let wanted = current().map_or(READ, |call| call.output.get());
+        if self.output.len() < wanted {
+            self.output.resize(wanted, 0);
         }
         &mut self.output
     }
@@ -333,7 +334,9 @@ impl Buffers for TcpTransport {
 
     fn tmp_and_output(&mut self) -> (&mut [u8], &mut [u8]) {
         self.output();
-        self.chunk.resize(CHUNK, 0);
+        // ureq reads a body into it only to send it in chunks.
+        let is_chunked = current().is_some_and(|call| call.is_chunked.get());
+        self.chunk.resize(if is_chunked { CHUNK } else { 0 }, 0);
         (&mut self.chunk, &mut self.output)
     }
 
@@ -414,7 +417,9 @@ impl Transport for TcpTransport {
             return false;
         }
         if !std::mem::replace(&mut self.idle, true) {
-            (self.output, self.chunk) = (Vec::new(), Vec::new());
+            self.chunk = Vec::new();
+            self.output.truncate(IDLE);
+            self.output.shrink_to(IDLE);
             self.input.shrink_to(IDLE);
             return !self.deaf && self.held.is_empty() && current().is_none_or(|call| !call.spoiled.get());
         }

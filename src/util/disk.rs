@@ -15,7 +15,7 @@ const THREADS: usize = 2;
 /// What waits for one of them at most.
 const WAITING: usize = 64;
 
-/// Something to do; told `false`, it is to be refused.
+/// Called with `true` it does its work, with `false` it refuses it.
 type Work = Box<dyn FnOnce(bool) + Send>;
 
 /// Works with the disk for requests, on threads of its own: a slow disk holds up no thread that answers `/health`. They
@@ -124,7 +124,6 @@ pub(crate) fn private() -> OpenOptions {
     options
 }
 
-/// Whether an error says that there is no room.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }

@@ -23,7 +23,7 @@ impl World {
         config.health_check.path = "/health".into();
         edit(&mut config);
         let start = time::now();
-        let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), start));
+        let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1)));
         let schedule = Schedule::new(Arc::clone(&endpoint.config), 1, start);
         Self { config, endpoint, schedule, start }
     }
@@ -215,7 +215,7 @@ fn a_list_that_is_none_stays_on_record_until_a_good_one() {
 }
 
 fn live() -> Arc<Live> {
-    Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), time::now()).live
+    Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1)).live
 }
 
 fn enter(live: &Arc<Live>) -> Slot {
