@@ -116,7 +116,7 @@ const NOBODY: Owner = [0; 32];
 const SHORT: usize = 4;
 
 pub(crate) fn owner_id(name: Option<&str>) -> Owner {
-    name.map_or(NOBODY, |name| sha256(name))
+    name.map_or(NOBODY, sha256)
 }
 
 fn parse_owner(digits: &str) -> Option<Owner> {
