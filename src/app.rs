@@ -60,7 +60,6 @@ pub struct Running {
     admin: Option<Arc<Admin>>,
     health: Health,
     jobs: Option<Jobs>,
-    shared: Arc<SnapshotStore>,
 }
 
 /// Binds the main listener and starts to serve.
@@ -81,25 +80,19 @@ pub(crate) struct Surroundings {
 }
 
 pub(crate) fn start_in(config: Config, surroundings: Surroundings) -> Result<Running, Failed> {
-    let Surroundings { listener, files, read } = surroundings;
-    let mut listeners = vec![match listener {
-        Some(listener) => listener,
-        None => bind(&config.server.host, config.server.port)?,
-    }];
-    for listener in &config.listeners {
-        listeners.push(bind(&listener.host, listener.port)?);
+    let Surroundings { mut listener, files, read } = surroundings;
+    let main = (ListenerKind::Main, "main", &config.server.host, config.server.port);
+    let listed = config.listeners.iter().map(|one| (ListenerKind::Listed, one.name.as_str(), &one.host, one.port));
+    let page = config.admin.port.filter(|_| config.admin.enabled);
+    let page = page.map(|port| (ListenerKind::Admin, "admin", &config.admin.host, port));
+    let (mut listeners, mut addrs, mut listener_states) = (Vec::new(), Vec::new(), Vec::new());
+    for (kind, name, host, port) in std::iter::once(main).chain(listed).chain(page) {
+        let listener = listener.take().map_or_else(|| bind(host, port), Ok)?;
+        let addr = listener.local_addr().map_err(Failed::system)?;
+        listener_states.push(ListenerState::new(kind, name, host, addr));
+        addrs.push(addr);
+        listeners.push(listener);
     }
-    let own = config.admin.port.filter(|_| config.admin.enabled);
-    if let Some(port) = own {
-        listeners.push(bind(&config.admin.host, port)?);
-    }
-    let addrs: Result<Vec<SocketAddr>, _> = listeners.iter().map(TcpListener::local_addr).collect();
-    let addrs = addrs.map_err(Failed::system)?;
-    let main = (ListenerKind::Main, "main", &config.server.host);
-    let listed = config.listeners.iter().map(|one| (ListenerKind::Listed, one.name.as_str(), &one.host));
-    let page = own.map(|_| (ListenerKind::Admin, "admin", &config.admin.host));
-    let all = std::iter::once(main).chain(listed).chain(page).zip(&addrs);
-    let listener_states = all.map(|((kind, name, host), addr)| ListenerState::new(kind, name, host, *addr)).collect();
     let server = config.server.clone();
     let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone()))).collect();
     let (shared, inbox) = SnapshotStore::new(Snapshot::new(Arc::new(config.clone()), endpoints));
@@ -139,8 +132,7 @@ pub(crate) fn start_in(config: Config, surroundings: Surroundings) -> Result<Run
     let admin = config_manager.page.as_ref().map(|_| Admin::start(&config_manager));
     // Never full: nothing else is sent.
     let _ = hand_over.send(ready);
-    let shared = Arc::clone(shared);
-    Ok(Running { addrs, handle, ended: Some(ended), config_manager, admin, health, jobs, shared })
+    Ok(Running { addrs, handle, ended: Some(ended), config_manager, admin, health, jobs })
 }
 
 /// `maxConnections`, lowered so that connections to endpoints still find descriptors.
@@ -188,7 +180,7 @@ impl Running {
 
     /// The page's address with the token that was made for it; `None` with a configured token, or without the page.
     pub fn admin_link(&self) -> Option<String> {
-        let admin = &self.shared.load().config.admin;
+        let admin = &self.config_manager.shared.load().config.admin;
         let token = admin.token.as_ref().filter(|token| admin.enabled && **token == self.config_manager.token)?;
         // The page's own listener is bound last.
         let mut addr = if admin.port.is_some() { *self.addrs.last()? } else { self.addrs[0] };
@@ -205,7 +197,7 @@ impl Running {
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.shared.load()
+        self.config_manager.shared.load()
     }
 
     /// Puts another configuration in force: new requests see it, those in progress keep the old one. Returns what
@@ -234,7 +226,7 @@ impl Running {
 
     fn drain(&mut self) {
         let Some(ended) = self.ended.take() else { return };
-        let longest = self.shared.load().config.server.drain_timeout;
+        let longest = self.config_manager.shared.load().config.server.drain_timeout;
         let until = time::now() + longest;
         if let Some(jobs) = &self.jobs {
             jobs.close();
