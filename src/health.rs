@@ -146,7 +146,7 @@ impl Monitor {
         self.round
     }
 
-    /// Whoever waited for a round is answered when all endpoints are through with it.
+    /// Answers the callers that wait for a round once it is over for all endpoints.
     fn answer_waiting(&mut self) {
         let is_over = |round: u64| self.schedules.values().all(|schedule| schedule.is_done(round));
         for (_, answer) in self.waiting.extract_if(.., |(round, _)| round.is_some_and(is_over)) {
@@ -230,7 +230,7 @@ impl Monitor {
         }
     }
 
-    /// Changes what is thought of an endpoint.
+    /// Updates the health of an endpoint.
     fn observe(&mut self, name: &str, seen: Observation, by_probe: bool) {
         let (now, at) = (time::now(), time::wall());
         let Some(schedule) = self.schedules.get_mut(name) else { return };

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Live views at once.
 const MOST: usize = 8;
 const EVERY: Duration = Duration::from_secs(1);
-/// An event is counted so many times: as text, and as the values that it is made of and compared with.
+/// Copies of an event in memory: its text, and the values that it is made of and compared with.
 const COPIES: usize = 4;
 
 impl Admin {

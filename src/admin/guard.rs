@@ -56,7 +56,7 @@ fn opened(head: &Head, peer: IpAddr, snapshot: &Snapshot, now: Instant) -> Resul
     Err(auth::wrong(key_ring, client, "This token does not open the page.", now))
 }
 
-/// A proxy on this machine brought it: its client may be anywhere. nginx before 1.29 speaks HTTP/1.0 by default.
+/// Whether it came through a proxy, so that its client may be anywhere. nginx before 1.29 speaks HTTP/1.0 by default.
 fn came_through(head: &Head) -> bool {
     const MARKS: [&str; 5] = ["via", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip"];
     let is_mark = |name: &str| MARKS.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("cf-");

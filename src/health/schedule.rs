@@ -238,7 +238,7 @@ fn discovers(config: &Config, endpoint: &Endpoint) -> bool {
 }
 
 /// Slots of an endpoint whose requests were given up while the server may still be working on them, and since when, in
-/// order of age: nobody is sent to wait behind work that nobody waits for. At most one for each slot that there is.
+/// order of age: no request is sent to wait behind abandoned work. At most one for each slot that there is.
 #[derive(Default)]
 pub(super) struct Ghosts(Vec<(Slot, Instant)>);
 

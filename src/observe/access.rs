@@ -68,13 +68,13 @@ impl End {
 }
 
 impl AccessRecord {
-    /// Info, but debug for what machines ask again and again. What the page reads for itself is no news; what it changes is.
+    /// Debug for what machines poll and the page reads; info for the rest, what the page changes included.
     pub(super) fn level(&self) -> Level {
         let is_polled = self.row.has(Trait::Polled) || self.method == "GET" && self.row.has(Trait::PolledByGet);
         if is_polled { Level::Debug } else { Level::Info }
     }
 
-    /// Whether nobody wants to see the request among others: machines ask again and again, and the page itself.
+    /// Whether the page leaves it out: requests that machines and the page itself repeat all the time.
     pub(crate) fn is_polled(&self) -> bool {
         self.level() == Level::Debug || self.row.is_page()
     }

@@ -1,4 +1,4 @@
-//! What is going on, for eyes and never for decisions: the requests in progress, and the last that ended.
+//! The requests in progress and the last that ended, for display only.
 
 use super::access::AccessRecord;
 use super::{Recent, SHOWN, escape};
@@ -118,13 +118,13 @@ impl ActiveRequest {
 }
 
 impl Activity {
-    /// Notes nothing until somebody may look.
+    /// Keeps nothing until the page is served.
     pub(crate) fn unwatched() -> Self {
         let now = Mutex::new(Now { running: BTreeMap::new(), recent: Recent::new() });
         Self { off: AtomicBool::new(true), now }
     }
 
-    /// From now on somebody may look.
+    /// From now on requests are kept.
     pub(crate) fn watch(&self) {
         self.off.store(false, Ordering::Relaxed);
     }

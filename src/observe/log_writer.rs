@@ -40,7 +40,7 @@ pub(crate) fn install(settings: &config::Log) -> &'static Logger {
     logger
 }
 
-/// The last lines, for the page; `None` while nobody may look.
+/// The last lines; `None` unless the page is served.
 static TAIL: Mutex<Option<Recent<String>>> = Mutex::new(None);
 const TAIL_CHARACTERS: usize = 500;
 

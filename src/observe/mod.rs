@@ -1,5 +1,4 @@
-//! What the outside may see of the inside: the process log, the access line, metrics, and what the page shows. Nothing in
-//! here can fail a request or make it wait.
+//! The process log, the access line, metrics, and what the page shows. Nothing in here can fail a request or make it wait.
 
 pub(crate) mod access;
 pub(crate) mod active;
