@@ -138,7 +138,7 @@ impl Jobs {
         while queue.active() > 0 {
             let rest = until.saturating_duration_since(time::now());
             if rest.is_zero() {
-                queue.interrupt_all(StopReason::Stopping, |_| true);
+                queue.interrupt(StopReason::Stopping, |_, _| true);
                 break;
             }
             queue = self.manager.wait(queue, rest);
@@ -210,7 +210,7 @@ impl JobManager {
         let mut queue = self.locked();
         while !queue.closed {
             let now = time::now();
-            queue.interrupt_all(StopReason::Late, |until| until <= now);
+            queue.interrupt(StopReason::Late, |_, until| until <= now);
             let expired = queue.expire(self.oldest(), 0);
             if !expired.is_empty() {
                 drop(queue);

@@ -84,9 +84,12 @@ impl Queue {
     }
 
     fn index(&self, id: &str) -> Option<usize> {
-        let sequence = *self.ids.get(id)?;
+        self.find(*self.ids.get(id)?, |job| *job.id == *id)
+    }
+
+    fn find(&self, sequence: u64, is_wanted: impl Fn(&Job) -> bool) -> Option<usize> {
         let first = self.jobs.partition_point(|job| job.sequence < sequence);
-        (first..self.jobs.len()).find(|at| *self.jobs[*at].id == *id)
+        (first..self.jobs.len()).find(|at| is_wanted(&self.jobs[*at]))
     }
 
     fn list(&mut self, at: usize) {
@@ -124,23 +127,15 @@ impl Queue {
     /// Starts the job at the head of the queue, if there is one and fewer than `most` run; returns it as it was.
     pub(super) fn start(&mut self, most: usize, run: impl FnOnce() -> Running) -> Option<Job> {
         let first = *self.waiting.front().filter(|_| self.running.len() < most)?;
-        let job = self.jobs[self.jobs.partition_point(|job| job.sequence < first)].clone();
+        let job = self.jobs[self.find(first, |job| job.state == State::Pending)?].clone();
         self.running.insert(Arc::clone(&job.id), run());
         self.put(job.to(State::Processing, job.number + 1));
         Some(job)
     }
 
-    /// Ends a job in progress. Of several reasons the first one counts.
-    pub(crate) fn interrupt(&mut self, id: &str, reason: StopReason) {
-        if let Some(running) = self.running.get_mut(id) {
-            running.reason.get_or_insert(reason);
-            running.cancel.cancel();
-        }
-    }
-
-    /// Interrupts the jobs in progress whose deadline `late` accepts.
-    pub(crate) fn interrupt_all(&mut self, reason: StopReason, late: impl Fn(Instant) -> bool) {
-        for running in self.running.values_mut().filter(|running| late(running.until)) {
+    /// Ends the jobs in progress that `which` accepts by id and deadline. Of several reasons the first one counts.
+    pub(crate) fn interrupt(&mut self, reason: StopReason, which: impl Fn(&str, Instant) -> bool) {
+        for (_, running) in self.running.iter_mut().filter(|(id, running)| which(id, running.until)) {
             running.reason.get_or_insert(reason);
             running.cancel.cancel();
         }
@@ -190,7 +185,7 @@ impl Queue {
             if ended >= before && self.finished.len() <= MOST_FINISHED && self.has_room(bytes) {
                 break;
             }
-            let at = self.jobs.partition_point(|job| job.sequence < sequence);
+            let Some(at) = self.find(sequence, |job| job.state.is_final()) else { break };
             let id = Arc::clone(&self.jobs[at].id);
             expired.extend(self.remove(&id));
         }

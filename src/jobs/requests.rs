@@ -103,7 +103,7 @@ impl JobStore for JobManager {
             return Err(busy(FULL));
         }
         match job.state {
-            State::Processing => queue.interrupt(id, StopReason::Cancelled),
+            State::Processing => queue.interrupt(StopReason::Cancelled, |running, _| running == id),
             _ => drop(queue.remove(id)),
         }
         drop(queue);

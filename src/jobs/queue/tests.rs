@@ -28,8 +28,8 @@ fn jobs_run_in_the_order_they_came_and_positions_are_true() {
     assert_eq!(places(&queue), [0, 0, 1, 2]);
     assert_eq!((queue.active(), queue.waiting(), queue.counts()), (2, 2, [2, 2, 0, 0]));
     assert_eq!(queue.get("a").map(|job| (job.state, job.number)), Some((State::Processing, 1)));
-    queue.interrupt("a", StopReason::Cancelled);
-    queue.interrupt("a", StopReason::Stopping);
+    queue.interrupt(StopReason::Cancelled, |id, _| id == "a");
+    queue.interrupt(StopReason::Stopping, |_, _| true);
     assert_eq!(queue.stop_reason("a"), Some(StopReason::Cancelled));
     queue.done("a");
     queue.put(queue.get("a").expect("known").to(State::Error, 5));
