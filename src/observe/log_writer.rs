@@ -1,8 +1,7 @@
 //! The process log, behind the `log` crate. Threads hand lines over and never wait; one thread writes them to stderr.
-//! A line that finds no room or cannot be written is dropped and counted. Knows nothing of requests.
+//! A line that finds no room or cannot be written is dropped and counted.
 
 use super::access::{AccessRecord, TARGET};
-use super::entry::Entry;
 use super::{Recent, escape};
 use crate::config::{self, LogFormat};
 use crate::util::lock::lock;
@@ -10,6 +9,7 @@ use crate::util::time;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{Level, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -78,6 +78,61 @@ enum Item {
     Access(Arc<AccessRecord>, SystemTime),
     /// Dropped when its turn comes, which tells the other end.
     Flush(Sender<()>),
+}
+
+/// A finished line: no character in it, but for JSON's own ending, can end it early or command a terminal.
+struct Entry {
+    level: Level,
+    /// Module or subject; empty for JSON, which holds it.
+    target: String,
+    /// What is said: for JSON the whole line.
+    message: String,
+}
+
+impl Entry {
+    /// Renders a record. Fails only when the `Display` of one of its values does.
+    fn new(record: &Record<'_>, format: LogFormat, at: SystemTime) -> Result<Self, fmt::Error> {
+        let (mut target, mut message) = (String::new(), String::with_capacity(128));
+        match format {
+            LogFormat::Text => {
+                escape::plain(&mut target, record.target())?;
+                escape::plain(&mut message, record.args())?;
+            }
+            LogFormat::Json => {
+                json_head(&mut message, at, record.level(), record.target())?;
+                message.push_str(r#","message":"#);
+                escape::quoted(&mut message, record.args())?;
+                message.push_str("}\n");
+            }
+        }
+        Ok(Self { level: record.level(), target, message })
+    }
+
+    /// Renders the line of an ended request, whose fields stand in the message's place.
+    fn access(record: &AccessRecord, format: LogFormat, at: SystemTime) -> Result<Self, fmt::Error> {
+        let (level, mut target, mut message) = (record.level(), String::new(), String::with_capacity(512));
+        match format {
+            LogFormat::Text => {
+                target.push_str(TARGET);
+                write!(message, "{record}")?;
+            }
+            LogFormat::Json => {
+                json_head(&mut message, at, level, TARGET)?;
+                for (name, value) in record.fields() {
+                    write!(message, ",\"{name}\":")?;
+                    value.write(&mut message, |_| true)?;
+                }
+                message.push_str("}\n");
+            }
+        }
+        Ok(Self { level, target, message })
+    }
+}
+
+fn json_head(out: &mut String, at: SystemTime, level: Level, target: &str) -> fmt::Result {
+    let level = level.as_str().to_ascii_lowercase();
+    write!(out, r#"{{"time":"{}","level":"{level}","target":"#, time::iso(at))?;
+    escape::quoted(out, target)
 }
 
 /// Where lines go, or `None` when there is none for now. Called on one thread only; may panic and block as it likes.

@@ -2,7 +2,6 @@
 
 pub(crate) mod access;
 pub(crate) mod active;
-mod entry;
 pub(crate) mod escape;
 pub(crate) mod exposition;
 pub(crate) mod log_writer;
