@@ -46,7 +46,7 @@ impl Admin {
 
     /// One event at a time: the next is made when the client has taken the last, so a slow one costs no memory.
     fn show(&self, context: &RequestContext, request: &Request, response: &mut Response) {
-        let mut held = self.proxy.budget.hold(Some(context.client));
+        let mut held = self.proxy.budget.hold(Some(context.record.client));
         let mut fields = Fields::clone(&context.common);
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         response.wait_for_client();

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 pub(crate) const TARGET: &str = "access";
 
-/// One ended request, made once and printed three times: in the log, in metrics and on the page.
+/// One request: filled in as it goes, and printed three times when it ends: in the log, in metrics and on the page.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessRecord {
     /// The `x-request-id` of the answer.
     pub(crate) request_id: String,
+    /// The client's address, also behind trusted proxies.
     pub(crate) client: IpAddr,
     pub(crate) key: Option<Arc<str>>,
     pub(crate) method: String,
@@ -68,6 +69,29 @@ impl End {
 }
 
 impl AccessRecord {
+    /// Of a request whose method and path are not known yet.
+    pub(crate) fn new(request_id: String, client: IpAddr, row: &'static PathRow) -> Self {
+        Self {
+            request_id,
+            client,
+            key: None,
+            method: "-".into(),
+            path: "-".into(),
+            row,
+            model: None,
+            endpoint: None,
+            reason: None,
+            status: 0,
+            attempts: 0,
+            queue: None,
+            first_byte: None,
+            total: Duration::ZERO,
+            bytes: 0,
+            tokens: Tokens::default(),
+            end: End::Done,
+        }
+    }
+
     /// Debug for what machines poll and the page reads; info for the rest, what the page changes included.
     pub(super) fn level(&self) -> Level {
         let is_polled = self.row.has(Trait::Polled) || self.method == "GET" && self.row.has(Trait::PolledByGet);

@@ -51,16 +51,6 @@ struct Progress {
     first_event: Option<Duration>,
 }
 
-pub(crate) struct Started<'a> {
-    pub(crate) id: &'a str,
-    pub(crate) client: IpAddr,
-    pub(crate) key: Option<Arc<str>>,
-    pub path: &'a str,
-    pub(crate) model: Option<&'a str>,
-    pub(crate) began: Instant,
-    pub(crate) cancel: &'a Arc<CancelToken>,
-}
-
 /// Shows a request until it is dropped.
 pub(crate) struct Shown<'a> {
     activity: &'a Activity,
@@ -129,17 +119,23 @@ impl Activity {
         self.off.store(false, Ordering::Relaxed);
     }
 
-    pub(crate) fn begin(&self, begins: &Started<'_>) -> Shown<'_> {
+    pub(crate) fn begin(
+        &self,
+        record: &AccessRecord,
+        model: Option<&str>,
+        began: Instant,
+        cancel: &Arc<CancelToken>,
+    ) -> Shown<'_> {
         let is_shown = !self.off.load(Ordering::Relaxed);
         let shown = |text: &str| escape::cut(text, SHOWN).to_owned();
         let mut active = ActiveRequest {
             id: String::new(),
-            client: begins.client,
-            key: begins.key.clone(),
-            path: if is_shown { shown(begins.path) } else { String::new() },
-            model: begins.model.filter(|_| is_shown).map(shown),
-            began: begins.began,
-            cancel: Arc::clone(begins.cancel),
+            client: record.client,
+            key: record.key.clone(),
+            path: if is_shown { shown(&record.path) } else { String::new() },
+            model: model.filter(|_| is_shown).map(shown),
+            began,
+            cancel: Arc::clone(cancel),
             progress: Mutex::default(),
             stopped: AtomicBool::new(false),
         };
@@ -148,7 +144,8 @@ impl Activity {
         }
         let mut now = lock(&self.now);
         // Clients may give two requests one name.
-        let names = std::iter::once(begins.id.to_owned()).chain((2..).map(|n| format!("{}~{n}", begins.id)));
+        let id = &record.request_id;
+        let names = std::iter::once(id.clone()).chain((2..).map(|n| format!("{id}~{n}")));
         active.id = names.into_iter().find(|name| !now.running.contains_key(name)).unwrap_or_default();
         let active = Arc::new(active);
         now.running.insert(active.id.clone(), Arc::clone(&active));

@@ -99,15 +99,6 @@ impl Default for Metrics {
     }
 }
 
-/// Where a request came in, with labels that are bounded.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Labels<'a> {
-    pub(crate) forward: &'a str,
-    pub path: &'static str,
-    /// Its model, if anybody is known to serve it.
-    pub(crate) model: Option<&'a str>,
-}
-
 impl Metrics {
     pub(crate) fn count(&self, family: Family, labels: &[&str]) {
         self.add(family, labels, 1.0);
@@ -137,15 +128,16 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn ended(&self, line: &AccessRecord, at: Labels<'_>) {
-        let method = bounded_method(&line.method);
-        self.count(Family::HttpRequests, &[at.forward, method, at.path]);
-        self.time(Family::HttpDuration, &[at.forward, method, at.path], line.total);
+    /// A request that came in at `forward`; `model` is its model, if an endpoint is known to serve it.
+    pub(crate) fn ended(&self, line: &AccessRecord, forward: &str, model: Option<&str>) {
+        let (method, path) = (bounded_method(&line.method), line.row.label);
+        self.count(Family::HttpRequests, &[forward, method, path]);
+        self.time(Family::HttpDuration, &[forward, method, path], line.total);
         if line.status >= 400 && line.status != 499 {
             let error = if line.attempts > 0 { "upstream_error" } else { "request_error" };
-            self.count(Family::HttpErrors, &[at.forward, error, &line.status.to_string()]);
+            self.count(Family::HttpErrors, &[forward, error, &line.status.to_string()]);
             if line.status == 429 && line.attempts == 0 {
-                self.count(Family::RateLimited, &[at.forward]);
+                self.count(Family::RateLimited, &[forward]);
             }
         }
         if let Some(queue) = line.queue {
@@ -160,7 +152,7 @@ impl Metrics {
             self.count(Family::ClientGone, &[stage]);
         }
         let Some(endpoint) = line.endpoint.as_deref() else { return };
-        let model = at.model.unwrap_or("other");
+        let model = model.unwrap_or("other");
         if line.end == End::UpstreamLost {
             self.count(Family::UpstreamLost, &[endpoint]);
         }

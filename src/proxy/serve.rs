@@ -12,7 +12,7 @@ use crate::http::head::Head;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::observe::access::End;
-use crate::observe::active::{Activity, Started};
+use crate::observe::active::Activity;
 use crate::observe::metrics::{Family, Gauge};
 use crate::proxy::body::{self, RequestBody};
 use crate::proxy::context::RequestContext;
@@ -55,7 +55,7 @@ impl Proxy {
         let client_key = client_key.and_then(|client_key| {
             let limit = state.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
             if let Some(limit) = limit.filter(|_| route.is_limited()) {
-                let left = state.buckets.take(context.client, &limit, time::now());
+                let left = state.buckets.take(context.record.client, &limit, time::now());
                 context.tell_limit(&left);
                 refuse_above(&left, "This address has asked too often (rateLimit).")?;
             }
@@ -65,7 +65,7 @@ impl Proxy {
             Ok(client_key) => client_key,
             Err(failure) => return context.refuse(response, &failure),
         };
-        context.key.clone_from(&client_key.name);
+        context.record.key.clone_from(&client_key.name);
         match route {
             Route::Models if request.head.fields.get(header::VIA).is_some() => {
                 context.tell(INSTANCE, Some(self.clients.pseudonym().name.clone()));
@@ -159,7 +159,6 @@ impl Proxy {
         let listener = request.from.listener;
         let origin = Origin {
             context,
-            key: context.key.clone(),
             scope: &client_key.scope,
             trusted: snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.from.peer)),
             background: auth::is_background(&request.head, client_key),
@@ -199,18 +198,11 @@ impl Proxy {
             Box::new((failure, body.name().map(str::to_owned)))
         })?;
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
-        let active = self.activity.begin(&Started {
-            id: &context.id,
-            client: context.client,
-            key: origin.key.clone(),
-            path: request.head.target.path(),
-            model: body.name(),
-            began: request.began,
-            cancel: &request.cancel,
-        });
+        let active = self.activity.begin(&context.record, body.name(), request.began, &request.cancel);
         let ping = origin.ping.filter(|_| body.stream && forward.has(Trait::Pings)).map(|ping| (ping, request.began));
         let (common, cancel) = (Arc::clone(&context.common), Arc::clone(&request.cancel));
-        let client = Downstream::new(sink(), common, context.row.dialect, cancel, ping, Arc::clone(&active.active));
+        let client =
+            Downstream::new(sink(), common, context.record.row.dialect, cancel, ping, Arc::clone(&active.active));
         let ctx = ForwardContext {
             clients: &self.clients,
             shared: &self.shared,
@@ -220,7 +212,7 @@ impl Proxy {
             forward,
             client: &Rc::new(client),
             queued: &Cell::default(),
-            request_id: &context.id,
+            request_id: &context.record.request_id,
             trusted,
             scope,
             background,
@@ -373,8 +365,6 @@ impl Drop for Busy<'_> {
 /// Who sends a request, and what that decides about how it is sent.
 pub(super) struct Origin<'a> {
     pub(super) context: &'a RequestContext,
-    /// The name of its key, as the page shows it.
-    pub(super) key: Option<Arc<str>>,
     pub(super) scope: &'a Scope,
     /// Its peer is a trusted proxy.
     pub(super) trusted: bool,
