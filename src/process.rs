@@ -256,7 +256,7 @@ fn watch(running: &Running, signals: &Receiver<Signal>, service: &Notifier) -> R
         match signals.recv_timeout(tick) {
             Ok(Signal::Stop) => return Ok(()),
             Ok(Signal::Reload) => {
-                service.reloading(time::now());
+                service.reloading();
                 running.reload_file();
                 service.ready();
             }

@@ -42,7 +42,7 @@ fn opened(head: &Head, peer: IpAddr, snapshot: &Snapshot, now: Instant) -> Resul
     let (admin, key_ring) = (&snapshot.config.admin, &snapshot.key_ring);
     let is_token = |shown: &str| admin.token.as_ref().is_some_and(|token| *token == Secret::new(shown));
     let is_admins = |shown: &str| key_ring.identify(shown).is_some_and(|client_key| client_key.admin);
-    let shown = auth::shown(head);
+    let shown = auth::presented_keys(head);
     if shown.iter().any(|shown| is_token(shown) | is_admins(shown)) {
         return Ok(Opened::Token);
     }
@@ -53,7 +53,7 @@ fn opened(head: &Head, peer: IpAddr, snapshot: &Snapshot, now: Instant) -> Resul
         return Err(Failure::new(Kind::Unauthorized, "The page needs its token: Authorization: Bearer TOKEN."));
     }
     let client = cors::client(head, peer, &snapshot.config.server.trusted_proxies);
-    Err(auth::wrong(key_ring, client, "This token does not open the page.", now))
+    Err(auth::wrong_key(key_ring, client, "This token does not open the page.", now))
 }
 
 /// Whether it came through a proxy, so that its client may be anywhere. nginx before 1.29 speaks HTTP/1.0 by default.

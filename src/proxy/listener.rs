@@ -1,6 +1,6 @@
 //! Listeners: what each serves, which key it requires, and how it decides about a head.
 
-use super::state::{ListenerKind, Opened, Proxy};
+use super::state::{AdminHandler, ListenerKind, Opened, Proxy};
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, Route};
 use crate::api::query;
@@ -80,7 +80,7 @@ impl Proxy {
 
     /// At the page's own listener: any client key, or whatever admits to the page.
     fn at_page(&self, head: &Head, from: From, snapshot: &Snapshot) -> Result<ClientKey, Failure> {
-        let known = auth::shown(head).iter().find_map(|key| snapshot.key_ring.identify(key));
+        let known = auth::presented_keys(head).iter().find_map(|key| snapshot.key_ring.identify(key));
         if let Some(client_key) = known {
             return Ok(client_key);
         }
@@ -160,6 +160,24 @@ impl Proxy {
         }
     }
 
+    /// The page, if this listener serves it.
+    pub(super) fn page(&self, snapshot: &Snapshot, listener: usize) -> Option<Arc<dyn AdminHandler>> {
+        let admin = &snapshot.config.admin;
+        let kind = match admin.port {
+            Some(_) => ListenerKind::Admin,
+            None => ListenerKind::Main,
+        };
+        self.page.get().filter(|_| admin.enabled && self.listeners[listener].kind == kind)?.upgrade()
+    }
+
+    /// Whether this listener serves metrics: when the page has its own listener, only that one and `mode: status` do.
+    pub(super) fn has_metrics(&self, snapshot: &Snapshot, listener: usize) -> bool {
+        let admin = &snapshot.config.admin;
+        let apart = admin.enabled && admin.port.is_some();
+        let is_status = self.mode(snapshot, listener) == Mode::Status;
+        snapshot.config.metrics.enabled && (!apart || is_status || self.listeners[listener].kind == ListenerKind::Admin)
+    }
+
     /// What a listener leaves to its endpoints.
     pub(super) fn policy(&self, snapshot: &Snapshot, listener: usize) -> Policy {
         let raw = self.mode(snapshot, listener) == Mode::Raw;
@@ -174,12 +192,12 @@ impl Proxy {
         snapshot: &Snapshot,
         route: &Route,
     ) -> RequestContext {
-        let here = Entry {
+        let entry = Entry {
             forward: Arc::clone(&self.listeners[from.listener].name),
             metrics: Arc::clone(&self.metrics),
             activity: Arc::clone(&self.activity),
         };
-        let context = RequestContext::new(head, from.peer, began, snapshot, here);
+        let context = RequestContext::new(head, from.peer, began, snapshot, entry);
         let context = context.with_cors(head, self.cors(snapshot, from.listener).unwrap_or_default());
         match route {
             Route::Health | Route::Models | Route::Model(_) | Route::Metrics => context.never_stored(),
@@ -237,7 +255,7 @@ impl Decide for Proxy {
         let snapshot = self.shared.load();
         // For a key with `models` the body must be read first.
         let must_read = || {
-            auth::shown(head).iter().any(|key| {
+            auth::presented_keys(head).iter().any(|key| {
                 snapshot.key_ring.identify(key).is_some_and(|client_key| !client_key.scope.models.is_empty())
             })
         };
@@ -263,7 +281,7 @@ impl Handler for Proxy {
         }
     }
 
-    fn left(&self, request: &Request) {
+    fn client_disconnected(&self, request: &Request) {
         let context = self.context(&request.head, request.from, request.began, &self.shared.load(), &Route::Unknown);
         context.client_left();
     }

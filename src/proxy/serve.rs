@@ -40,35 +40,20 @@ impl Proxy {
         let snapshot = self.shared.load();
         let (route, decided) = self.decide(&mut request, &snapshot);
         let mut context = self.context(&request.head, request.from, request.began, &snapshot, &route);
-        let state = &self.listeners[request.from.listener];
         let mode = self.mode(&snapshot, request.from.listener);
         if route == Route::Admin
             && let Some(page) = self.page(&snapshot, request.from.listener)
         {
             return page.serve(context, request, response);
         }
-        if self.clients.pseudonym().is_in(request.head.fields.all("via")) {
-            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
-            return context.refuse(response, &Failure::new(Kind::Loop, text));
-        }
-        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from, &route, &snapshot));
-        let client_key = client_key.and_then(|client_key| {
-            let limit = state.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
-            if let Some(limit) = limit.filter(|_| route.is_limited()) {
-                let left = state.buckets.take(context.record.client, &limit, time::now());
-                context.tell_limit(&left);
-                refuse_above(&left, "This address has asked too often (rateLimit).")?;
-            }
-            Ok(client_key)
-        });
-        let client_key = match client_key {
+        let client_key = match self.admit(&mut context, &request, &route, &snapshot, decided) {
             Ok(client_key) => client_key,
             Err(failure) => return context.refuse(response, &failure),
         };
         context.record.key.clone_from(&client_key.name);
         match route {
             Route::Models if request.head.fields.get(header::VIA).is_some() => {
-                context.tell(INSTANCE, Some(self.clients.pseudonym().name.clone()));
+                context.add_field(INSTANCE, Some(self.clients.pseudonym().name.clone()));
                 let listing = self.listing_for_proxy(&request.head, &snapshot, &client_key.scope);
                 context.json(response, StatusCode::OK, &listing);
             }
@@ -111,6 +96,30 @@ impl Proxy {
                 self.forward(&Authorized { context, client_key, snapshot }, response, &request, &forward);
             }
         }
+    }
+
+    /// The client key of a request that may be served: it has not been here before, and its address is within `rateLimit`.
+    fn admit(
+        &self,
+        context: &mut RequestContext,
+        request: &Request,
+        route: &Route,
+        snapshot: &Snapshot,
+        decided: Option<Result<ClientKey, Failure>>,
+    ) -> Result<ClientKey, Failure> {
+        if self.clients.pseudonym().is_in(request.head.fields.all("via")) {
+            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
+            return Err(Failure::new(Kind::Loop, text));
+        }
+        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from, route, snapshot))?;
+        let listener = &self.listeners[request.from.listener];
+        let limit = listener.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
+        if let Some(limit) = limit.filter(|_| route.is_limited()) {
+            let quota = listener.buckets.take(context.record.client, &limit, time::now());
+            context.report_limit(&quota);
+            refuse_above(&quota, "This address has asked too often (rateLimit).")?;
+        }
+        Ok(client_key)
     }
 
     /// The model list for another proxy, without the models known from that proxy alone: two proxies that are each other's
@@ -162,7 +171,7 @@ impl Proxy {
             scope: &client_key.scope,
             trusted: snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.from.peer)),
             background: auth::is_background(&request.head, client_key),
-            keyed: !self.asks_nothing(snapshot, listener) || auth::is_ours(&request.head, snapshot),
+            keyed: !self.asks_nothing(snapshot, listener) || auth::has_our_key(&request.head, snapshot),
             policy: self.policy(snapshot, listener),
             ping: snapshot.config.server.sse_ping,
         };
@@ -389,13 +398,13 @@ fn admitted(context: &mut RequestContext, client_key: &ClientKey) -> Result<Perm
         let text = "This key has as many requests in progress as it may have (maxParallel).";
         return Err(Failure::new(Kind::RateLimited, text).retry_after(second));
     };
-    if let Some(left) = client_key.take(time::now()) {
-        context.tell_limit(&left);
-        refuse_above(&left, "This key has asked too often (rateLimit).")?;
+    if let Some(quota) = client_key.take(time::now()) {
+        context.report_limit(&quota);
+        refuse_above(&quota, "This key has asked too often (rateLimit).")?;
     }
     Ok(permit)
 }
 
-fn refuse_above(left: &Quota, text: &str) -> Result<(), Failure> {
-    if left.granted { Ok(()) } else { Err(Failure::new(Kind::RateLimited, text).retry_after(left.retry_after)) }
+fn refuse_above(quota: &Quota, text: &str) -> Result<(), Failure> {
+    if quota.granted { Ok(()) } else { Err(Failure::new(Kind::RateLimited, text).retry_after(quota.retry_after)) }
 }
