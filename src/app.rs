@@ -1,26 +1,23 @@
 //! Wires the modules together: binds, starts every thread, and stops them in an order that loses nothing.
 
-use crate::admin::{Admin, Unusable};
-use crate::config::{Config, Problem};
+use crate::admin::Admin;
+use crate::config::Config;
 use crate::health::{self, Health};
 use crate::http::handler::{PoolSize, ServerConfig, ServerHandle};
 use crate::http::server::{self, EventLoop};
 use crate::jobs::{self, Jobs};
-use crate::proxy::state::Proxy;
-use crate::proxy::state::{ListenerKind, ListenerState};
-use crate::reload::ConfigManager;
+use crate::proxy::state::{ListenerKind, ListenerState, Proxy};
+use crate::reload::{ConfigManager, PageChanges, Read};
 use crate::routing::endpoint::Endpoint;
 use crate::routing::snapshot::{Snapshot, SnapshotStore};
 use crate::upstream::ClientPool;
 use crate::util::budget::Budget;
-use crate::util::secret::Secret;
-use crate::util::{random, time};
-use crossbeam_channel::bounded;
+use crate::util::time;
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
+use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Control answers come from memory; a few threads serve any number of clients.
@@ -29,89 +26,73 @@ const CONTROL_BACKLOG: usize = 256;
 /// Descriptors that are not client connections: files, listeners, epoll, idle upstream connections.
 const SPARE_DESCRIPTORS: u64 = 64;
 
-#[derive(Debug)]
-pub enum StartError {
-    /// The address cannot be listened on.
-    Bind(String, io::Error),
-    /// The folder of jobs cannot be used.
-    Jobs(PathBuf, io::Error),
-    /// The page's file of routes cannot be used.
-    Routes(Unusable),
-    /// The page's routes do not fit the configuration.
-    ConfigControl(String),
-    /// The system gave no thread or no epoll.
-    System(io::Error),
-}
+/// `sysexits.h`: an address cannot be listened on.
+const OS_ERROR: u8 = 71;
+/// `sysexits.h`: the configuration is wrong.
+pub(crate) const CONFIG: u8 = 78;
 
-impl std::fmt::Display for StartError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Bind(addr, e) if e.kind() == io::ErrorKind::AddrInUse && addr.ends_with(":8080") => write!(
-                f,
-                "cannot listen on {addr}: it is in use. llama-server uses 8080 too; give one of them another port (--port)"
-            ),
-            Self::Bind(addr, e) if e.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "cannot listen on {addr}: it is in use; stop what listens there or choose another --port")
-            }
-            Self::Routes(Unusable::File(path, e)) => {
-                write!(f, "admin.routesFile {} cannot be used: {e}", path.display())
-            }
-            Self::Routes(Unusable::Routes(problems)) => f.write_str(&Problem::lines(problems)),
-            Self::ConfigControl(why) => f.write_str(why),
-            Self::Jobs(dir, e) => write!(f, "jobs.dir {} cannot be used: {e}", dir.display()),
-            Self::Bind(addr, e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                write!(
-                    f,
-                    "cannot listen on {addr}: not allowed; ports below 1024 need a privilege, choose a higher one"
-                )
-            }
-            Self::Bind(addr, e) => write!(f, "cannot listen on {addr}: {e}"),
-            Self::System(e) => write!(f, "cannot start: {e}"),
-        }
+/// An exit code and its reason.
+#[derive(Debug)]
+pub struct Failed(pub(crate) u8, pub(crate) String);
+
+impl Failed {
+    pub(crate) fn new(code: u8, why: impl Display) -> Self {
+        Self(code, why.to_string())
+    }
+
+    /// The system gave no thread or no epoll.
+    fn system(error: io::Error) -> Self {
+        Self(1, format!("cannot start: {error}"))
+    }
+
+    fn routes(why: String) -> Self {
+        Self(CONFIG, why)
     }
 }
-
-impl std::error::Error for StartError {}
 
 /// A proxy that serves until it is stopped. Dropping it stops it too.
 pub struct Running {
     addrs: Vec<SocketAddr>,
     handle: ServerHandle,
-    event_loop: Option<JoinHandle<()>>,
+    /// Disconnected when the event loop has ended.
+    ended: Option<Receiver<()>>,
     config_manager: Arc<ConfigManager>,
+    admin: Option<Arc<Admin>>,
     health: Health,
     jobs: Option<Jobs>,
-    shared: Arc<SnapshotStore>,
 }
 
 /// Binds the main listener and starts to serve.
 ///
 /// # Errors
 /// The address cannot be bound, or the system is out of threads.
-pub fn start(config: Config) -> Result<Running, StartError> {
-    start_on(config, None, None)
+pub fn start(config: Config) -> Result<Running, Failed> {
+    start_in(config, Surroundings::default())
 }
 
-/// Like [`start`], on a socket that systemd bound, within a limit of open files.
-pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option<u64>) -> Result<Running, StartError> {
-    let mut listeners = vec![match given {
-        Some(listener) => listener,
-        None => bind(&config.server.host, config.server.port)?,
-    }];
-    for listener in &config.listeners {
-        listeners.push(bind(&listener.host, listener.port)?);
+/// What the process finds around it.
+#[derive(Default)]
+pub(crate) struct Surroundings {
+    /// The main listener, when systemd has bound it.
+    pub(crate) listener: Option<TcpListener>,
+    pub(crate) files: Option<u64>,
+    pub(crate) read: Option<Read>,
+}
+
+pub(crate) fn start_in(config: Config, surroundings: Surroundings) -> Result<Running, Failed> {
+    let Surroundings { mut listener, files, read } = surroundings;
+    let main = (ListenerKind::Main, "main", &config.server.host, config.server.port);
+    let listed = config.listeners.iter().map(|one| (ListenerKind::Listed, one.name.as_str(), &one.host, one.port));
+    let page = config.admin.port.filter(|_| config.admin.enabled);
+    let page = page.map(|port| (ListenerKind::Admin, "admin", &config.admin.host, port));
+    let (mut listeners, mut addrs, mut listener_states) = (Vec::new(), Vec::new(), Vec::new());
+    for (kind, name, host, port) in std::iter::once(main).chain(listed).chain(page) {
+        let listener = listener.take().map_or_else(|| bind(host, port), Ok)?;
+        let addr = listener.local_addr().map_err(Failed::system)?;
+        listener_states.push(ListenerState::new(kind, name, host, addr));
+        addrs.push(addr);
+        listeners.push(listener);
     }
-    let own = config.admin.port.filter(|_| config.admin.enabled);
-    if let Some(port) = own {
-        listeners.push(bind(&config.admin.host, port)?);
-    }
-    let addrs: Result<Vec<SocketAddr>, _> = listeners.iter().map(TcpListener::local_addr).collect();
-    let addrs = addrs.map_err(StartError::System)?;
-    let main = (ListenerKind::Main, "main", &config.server.host);
-    let listed = config.listeners.iter().map(|one| (ListenerKind::Listed, one.name.as_str(), &one.host));
-    let page = own.map(|_| (ListenerKind::Admin, "admin", &config.admin.host));
-    let all = std::iter::once(main).chain(listed).chain(page).zip(&addrs);
-    let listener_states = all.map(|((kind, name, host), addr)| ListenerState::new(kind, name, host, *addr)).collect();
     let server = config.server.clone();
     let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone()))).collect();
     let (shared, inbox) = SnapshotStore::new(Snapshot::new(Arc::new(config.clone()), endpoints));
@@ -119,21 +100,20 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
     let budget = Budget::new(server.body_memory, server.max_body);
     // Before the workers, which may use up the threads: with a few workers it can still serve.
     let (hand_over, take_over) = bounded::<EventLoop>(1);
-    let event_loop = std::thread::Builder::new().name("server".into());
-    let event_loop =
-        event_loop.spawn(move || take_over.into_iter().for_each(EventLoop::run)).map_err(StartError::System)?;
+    let (alive, ended) = bounded::<()>(0);
+    let serve = move || {
+        let _alive = alive;
+        take_over.into_iter().for_each(EventLoop::run);
+    };
+    std::thread::Builder::new().name("server".into()).spawn(serve).map_err(Failed::system)?;
     let proxy = Arc::new(Proxy::new(Arc::clone(&shared), Arc::clone(&clients), listener_states, Arc::clone(&budget)));
-    let admin = config.admin.enabled.then(|| Admin::new(&config, &proxy, &shared)).transpose();
-    let admin = admin.map_err(StartError::Routes)?;
-    let base = Mutex::new(config.clone());
-    let token = Secret::new(random::request_id() + &random::request_id());
-    let (server_handle, read) = (OnceLock::new(), OnceLock::new());
-    let config_manager = Arc::new(ConfigManager { proxy, shared, base, admin, token, server_handle, read });
+    let page = config.admin.enabled.then(|| PageChanges::open(&config)).transpose().map_err(Failed::routes)?;
+    let config_manager = ConfigManager::new(proxy, shared, config, page, read);
     let ConfigManager { proxy, shared, .. } = &*config_manager;
     // The page's routes are in force before the first request.
-    config_manager.apply(None).map_err(StartError::ConfigControl)?;
+    config_manager.apply(None).map_err(Failed::routes)?;
     proxy.warn_of_open_listeners();
-    let health = health::start(shared, inbox, &clients).map_err(StartError::System)?;
+    let health = health::start(shared, inbox, &clients).map_err(Failed::system)?;
     let server_config = ServerConfig {
         listeners,
         max_connections: connections(server.max_connections, server.workers, files),
@@ -143,20 +123,16 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
         server: server.clone(),
         budget: Arc::clone(&budget),
     };
-    let (ready, handle) = EventLoop::new(server_config).map_err(StartError::System)?;
+    let (ready, handle) = EventLoop::new(server_config).map_err(Failed::system)?;
     proxy.meet(handle.clone());
     let settings = shared.load().config.jobs.clone();
     let jobs = settings.enabled.then(|| jobs::start(&settings, proxy, shared)).transpose();
-    let jobs = jobs.map_err(|e| StartError::Jobs(settings.dir, e))?;
+    let jobs = jobs.map_err(|e| Failed(1, format!("jobs.dir {} cannot be used: {e}", settings.dir.display())))?;
     let _ = config_manager.server_handle.set(handle.clone());
-    if let Some(admin) = &config_manager.admin {
-        let weak = Arc::downgrade(&config_manager);
-        admin.set_config_control(weak);
-    }
+    let admin = config_manager.page.as_ref().map(|_| Admin::start(&config_manager));
     // Never full: nothing else is sent.
     let _ = hand_over.send(ready);
-    let shared = Arc::clone(shared);
-    Ok(Running { addrs, handle, event_loop: Some(event_loop), config_manager, health, jobs, shared })
+    Ok(Running { addrs, handle, ended: Some(ended), config_manager, admin, health, jobs })
 }
 
 /// `maxConnections`, lowered so that connections to endpoints still find descriptors.
@@ -170,12 +146,21 @@ fn connections(wanted: usize, workers: usize, files: Option<u64>) -> usize {
     wanted.min(fits)
 }
 
-fn bind(host: &str, port: u16) -> Result<TcpListener, StartError> {
+fn bind(host: &str, port: u16) -> Result<TcpListener, Failed> {
     let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let fail = |e| StartError::Bind(shown.clone(), e);
-    let addrs = (host, port).to_socket_addrs().map_err(fail)?;
+    let fail = |e: io::Error| {
+        let why = match e.kind() {
+            io::ErrorKind::AddrInUse if port == 8080 => {
+                "it is in use. llama-server uses 8080 too; give one of them another port (--port)"
+            }
+            io::ErrorKind::AddrInUse => "it is in use; stop what listens there or choose another --port",
+            io::ErrorKind::PermissionDenied => "not allowed; ports below 1024 need a privilege, choose a higher one",
+            _ => &e.to_string(),
+        };
+        Failed(OS_ERROR, format!("cannot listen on {shown}: {why}"))
+    };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for addr in addrs {
+    for addr in (host, port).to_socket_addrs().map_err(fail)? {
         match server::listen(addr) {
             Ok(listener) => return Ok(listener),
             Err(e) => last = e,
@@ -195,7 +180,7 @@ impl Running {
 
     /// The page's address with the token that was made for it; `None` with a configured token, or without the page.
     pub fn admin_link(&self) -> Option<String> {
-        let admin = &self.shared.load().config.admin;
+        let admin = &self.config_manager.shared.load().config.admin;
         let token = admin.token.as_ref().filter(|token| admin.enabled && **token == self.config_manager.token)?;
         // The page's own listener is bound last.
         let mut addr = if admin.port.is_some() { *self.addrs.last()? } else { self.addrs[0] };
@@ -207,13 +192,12 @@ impl Running {
         Some(format!("http://{addr}/admin/#token={}", token.reveal()))
     }
 
-    /// The event loop and its connections.
     pub(crate) fn server_handle(&self) -> &ServerHandle {
         &self.handle
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.shared.load()
+        self.config_manager.shared.load()
     }
 
     /// Puts another configuration in force: new requests see it, those in progress keep the old one. Returns what
@@ -225,18 +209,14 @@ impl Running {
         self.config_manager.reload(config)
     }
 
-    pub(crate) fn note_failed_reload(&self) {
-        self.config_manager.proxy.note_reload(false);
-    }
-
-    /// How the configuration is read again when the page asks for it.
-    pub(crate) fn read_by(&self, read: Box<dyn Fn() -> Result<Config, String> + Send + Sync>) {
-        let _ = self.config_manager.read.set(read);
+    /// Reads the configuration again; the log tells what came of it.
+    pub(crate) fn reload_file(&self) {
+        let _ = self.config_manager.reload_file();
     }
 
     /// Whether the event loop has ended by itself: nothing is served any more.
     pub(crate) fn has_died(&self) -> bool {
-        self.event_loop.as_ref().is_none_or(JoinHandle::is_finished)
+        self.ended.as_ref().is_none_or(|ended| ended.try_recv() == Err(TryRecvError::Disconnected))
     }
 
     /// Drains: no new connections, requests in progress finish within `drainTimeout`, then all ends.
@@ -245,27 +225,21 @@ impl Running {
     }
 
     fn drain(&mut self) {
-        let Some(event_loop) = self.event_loop.take() else {
-            return;
-        };
-        let until = time::now() + self.shared.load().config.server.drain_timeout;
+        let Some(ended) = self.ended.take() else { return };
+        let longest = self.config_manager.shared.load().config.server.drain_timeout;
+        let until = time::now() + longest;
         if let Some(jobs) = &self.jobs {
             jobs.close();
         }
-        if let Some(admin) = &self.config_manager.admin {
+        if let Some(admin) = &self.admin {
             admin.close();
         }
         self.config_manager.proxy.drain();
         self.handle.drain();
-        let (ended, end) = crossbeam_channel::bounded::<()>(1);
-        let waiter = std::thread::Builder::new().name("drain".into()).spawn(move || {
-            let _ = event_loop.join();
-            let _ = ended.send(());
-        });
-        if waiter.is_ok() && end.recv_timeout(self.shared.load().config.server.drain_timeout).is_err() {
+        if ended.recv_timeout(longest) == Err(RecvTimeoutError::Timeout) {
             log::warn!("requests still in progress after server.drainTimeout are ended");
             self.handle.stop();
-            let _ = end.recv_timeout(Duration::from_secs(1));
+            let _ = ended.recv_timeout(Duration::from_secs(1));
         }
         if let Some(mut jobs) = self.jobs.take() {
             jobs.stop(until);

@@ -1,5 +1,6 @@
 //! The command line: arguments to a [`Command`], or what is wrong with them.
 
+use crate::config::Overrides;
 use lexopt::{Arg, Parser, ValueExt};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -58,83 +59,71 @@ exit codes:
 const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 const FORMATS: [&str; 2] = ["text", "json"];
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What to do; [`Options`] concern the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    Serve(Options),
-    Check(Options),
-    PrintConfig(Options),
-    Demo(Options),
+    Serve,
+    Check,
+    PrintConfig,
+    Demo,
     /// Print a configuration for the model servers of this machine.
-    Discover(Options),
-    HealthCheck(Options),
+    Discover,
+    HealthCheck,
     /// Print [`HELP`].
     Help,
     Version,
 }
 
-/// Options that concern the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
-    /// `--config`
     pub config: Option<PathBuf>,
-    /// `--host`, as typed.
-    pub(crate) host: Option<String>,
-    /// `--port`
-    pub(crate) port: Option<u16>,
-    /// `--log-level`: one of error, warn, info, debug.
-    pub(crate) log_level: Option<String>,
-    /// `--log-format`: text or json.
-    pub(crate) log_format: Option<String>,
-    /// `--shutdown-timeout`: the longest drain.
+    pub(crate) overrides: Overrides,
+    /// The longest drain.
     pub(crate) shutdown_timeout: Option<Duration>,
 }
 
-/// A command's option, and how the command is made.
-type Chosen = (&'static str, fn(Options) -> Command);
-
 /// Reads the arguments after the program's name; the error is a sentence for stderr.
-pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, String> {
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Command, Options), String> {
     let mut parser = Parser::from_args(args);
     let mut options = Options::default();
-    let mut command = None;
+    let mut chosen = None;
     let text = |error: lexopt::Error| error.to_string();
     while let Some(arg) = parser.next().map_err(text)? {
+        let overrides = &mut options.overrides;
         match arg {
-            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
-            Arg::Short('V') | Arg::Long("version") => return Ok(Command::Version),
+            Arg::Short('h') | Arg::Long("help") => return Ok((Command::Help, options)),
+            Arg::Short('V') | Arg::Long("version") => return Ok((Command::Version, options)),
             // `--test` and `--debug` are what seed 002 calls them [S002-29].
-            Arg::Short('t') | Arg::Long("check" | "test") => choose(&mut command, "--check", Command::Check)?,
-            Arg::Long("print-config") => choose(&mut command, "--print-config", Command::PrintConfig)?,
-            Arg::Long("demo") => choose(&mut command, "--demo", Command::Demo)?,
-            Arg::Long("discover") => choose(&mut command, "--discover", Command::Discover)?,
-            Arg::Long("healthcheck") => choose(&mut command, "--healthcheck", Command::HealthCheck)?,
+            Arg::Short('t') | Arg::Long("check" | "test") => choose(&mut chosen, "--check", Command::Check)?,
+            Arg::Long("print-config") => choose(&mut chosen, "--print-config", Command::PrintConfig)?,
+            Arg::Long("demo") => choose(&mut chosen, "--demo", Command::Demo)?,
+            Arg::Long("discover") => choose(&mut chosen, "--discover", Command::Discover)?,
+            Arg::Long("healthcheck") => choose(&mut chosen, "--healthcheck", Command::HealthCheck)?,
             Arg::Short('c') | Arg::Long("config") => options.config = Some(value(&mut parser)?.into()),
-            Arg::Long("host") => options.host = Some(value(&mut parser)?.string().map_err(text)?),
-            Arg::Long("port") => options.port = Some(port(&value(&mut parser)?)?),
-            Arg::Long("log-level") => options.log_level = Some(word("--log-level", value(&mut parser)?, &LEVELS)?),
-            Arg::Short('d') | Arg::Long("debug") => options.log_level = Some("debug".into()),
+            Arg::Long("host") => overrides.host = Some(value(&mut parser)?.string().map_err(text)?),
+            Arg::Long("port") => overrides.port = Some(port(&value(&mut parser)?)?),
+            Arg::Long("log-level") => overrides.log_level = Some(word("--log-level", value(&mut parser)?, &LEVELS)?),
+            Arg::Short('d') | Arg::Long("debug") => overrides.log_level = Some("debug".into()),
             Arg::Long("shutdown-timeout") => options.shutdown_timeout = Some(seconds(&value(&mut parser)?)?),
-            Arg::Long("log-format") => options.log_format = Some(word("--log-format", value(&mut parser)?, &FORMATS)?),
+            Arg::Long("log-format") => {
+                overrides.log_format = Some(word("--log-format", value(&mut parser)?, &FORMATS)?)
+            }
             Arg::Value(value) => return Err(format!("{value:?} is not an option; a file is named by --config")),
             other => return Err(other.unexpected().to_string()),
         }
     }
-    match command {
+    match chosen {
         Some((name @ ("--demo" | "--discover"), _)) if options.config.is_some() => {
             Err(format!("{name} needs no configuration; leave --config out"))
         }
-        Some((_, make)) => Ok(make(options)),
-        None => Ok(Command::Serve(options)),
+        chosen => Ok((chosen.map_or(Command::Serve, |(_, command)| command), options)),
     }
 }
 
-fn choose(command: &mut Option<Chosen>, name: &'static str, make: fn(Options) -> Command) -> Result<(), String> {
-    match command {
-        Some((earlier, _)) if *earlier != name => Err(format!("{earlier} and {name} cannot be combined")),
-        _ => {
-            *command = Some((name, make));
-            Ok(())
-        }
+fn choose(chosen: &mut Option<(&'static str, Command)>, name: &'static str, command: Command) -> Result<(), String> {
+    match chosen.replace((name, command)) {
+        Some((earlier, _)) if earlier != name => Err(format!("{earlier} and {name} cannot be combined")),
+        _ => Ok(()),
     }
 }
 

@@ -2,14 +2,15 @@
 //! Knows nothing of the proxy but its configuration; loopback only.
 
 mod answer;
-mod relay;
 mod server;
 
+use self::answer::Toy;
+use self::server::Server;
 use crate::config::{Config, Endpoint, HealthCheck};
-use std::fmt::Write;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The model that both toys serve.
@@ -19,19 +20,10 @@ const SLOW: &str = "toy-slow";
 
 /// Both toy servers; dropping it stops them.
 pub(crate) struct Demo {
-    /// Where they are and what they serve.
-    pub(crate) servers: Vec<Toy>,
-    _running: Vec<server::Server>,
+    servers: Vec<Arc<Toy>>,
+    _running: Vec<Server>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Toy {
-    pub(crate) name: &'static str,
-    pub(crate) addr: SocketAddr,
-    pub(crate) models: [&'static str; 2],
-}
-
-/// Starts the toy servers on free loopback ports.
 pub(crate) fn start() -> io::Result<Demo> {
     let toys = [("toy-a", [SHARED, FAST]), ("toy-b", [SHARED, SLOW])];
     let started: io::Result<Vec<_>> = toys.into_iter().map(|(name, models)| server::start(name, models)).collect();
@@ -43,7 +35,7 @@ pub(crate) fn start() -> io::Result<Demo> {
 pub(crate) fn config(demo: &Demo) -> Config {
     let mut config = Config::default();
     config.server.port = free_port(&config.server.host, config.server.port);
-    config.endpoints = demo.servers.iter().map(endpoint).collect();
+    config.endpoints = demo.servers.iter().map(|toy| endpoint(toy)).collect();
     // Short, so that a paused toy is noticed at once.
     config.health_check = HealthCheck {
         interval: Duration::from_secs(2),
@@ -60,15 +52,13 @@ pub(crate) fn config(demo: &Demo) -> Config {
 /// What to type next, given the address the proxy listens on and the link to its page.
 pub(crate) fn banner(proxy: SocketAddr, page: &str, demo: &Demo) -> String {
     let proxy = if proxy.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, proxy.port()).into() } else { proxy };
-    let first = &demo.servers[0];
-    let mut text = String::from("\nBehind it, two toy model servers (fixed text, no model at work):\n");
-    for toy in &demo.servers {
-        writeln!(text, "  {} http://{} serves {}", toy.name, toy.addr, toy.models.join(" and "))
-            .expect("into a String");
-    }
-    let (name, toy) = (first.name, first.addr);
-    text + &format!(
+    let served = |toy: &Arc<Toy>| format!("  {} http://{} serves {}\n", toy.name, toy.addr, toy.models.join(" and "));
+    let servers: String = demo.servers.iter().map(served).collect();
+    let Toy { name, addr: toy, .. } = &*demo.servers[0];
+    format!(
         r#"
+Behind it, two toy model servers (fixed text, no model at work):
+{servers}
 Try it in another terminal.
 
 The models of both servers, each once:

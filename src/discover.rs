@@ -40,12 +40,11 @@ pub struct Server {
     pub wants_key: bool,
 }
 
-/// The servers on the well-known ports, in their request.
 pub(crate) fn look() -> Vec<Server> {
     look_at(&PORTS)
 }
 
-/// The servers on these ports of the loopback address, in their request.
+/// The servers on these ports of the loopback address, in their order.
 pub fn look_at(ports: &[u16]) -> Vec<Server> {
     let asked: Vec<_> = ports
         .iter()
@@ -77,17 +76,9 @@ fn is_proxy(endpoint: &Endpoint) -> bool {
 
 /// A GET within a second: status and body.
 pub(crate) fn get(endpoint: &Endpoint, path: &str) -> Option<(u16, Vec<u8>)> {
-    let request = UpstreamRequest {
-        method: Method::GET,
-        path,
-        raw: false,
-        headers: &|| headers::own(endpoint),
-        body: [&[], &[], &[]],
-        tail: None,
-        timeouts: Timeouts { total: Some(PATIENCE), ..Timeouts::default() },
-        cancel: None,
-        watch: None,
-    };
+    let timeouts = Timeouts { total: Some(PATIENCE), ..Timeouts::default() };
+    let headers = || headers::own(endpoint);
+    let request = UpstreamRequest::own(Method::GET, path, &headers, timeouts);
     let mut answer = UpstreamClient::new(endpoint, 1).ok()?.send(&request).ok()?;
     let mut body = Vec::new();
     let is_whole = answer.read_to_end(&mut body, MOST).ok()?;

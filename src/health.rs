@@ -1,25 +1,23 @@
-//! The one thread that decides about endpoints. It owns every standing and every catalogue; requests only send it
-//! notices. Probes run beside it, each on a thread with a deadline, so a hanging endpoint delays no other.
+//! The one thread that decides about endpoints. It owns the health of each and every catalogue; requests only send it
+//! events. Probes run beside it, each on a thread with a deadline, so a hanging endpoint delays no other.
 
-mod ghosts;
 mod probe;
 mod schedule;
 
-use crate::config::{Config, Probe};
-use crate::routing::health_status::{HealthStatus, Observation, State};
+use crate::config::Probe;
+use crate::routing::health_status::{Observation, State};
 use crate::routing::slots::Slot;
 use crate::routing::snapshot::{HealthEvent, SnapshotStore};
 use crate::upstream::ClientPool;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use ghosts::Ghosts;
 use probe::{Found, Listing, Props, Task};
-use schedule::{Schedule, View};
+use schedule::Schedule;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// The start waits for the first round at most this long.
 const FIRST_ROUND: Duration = Duration::from_secs(2);
@@ -31,6 +29,7 @@ const TRIGGERED_EVERY: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(1);
 /// Waiting force-checks; more are answered at once with what is known.
 const MOST_WAITING: usize = 64;
+
 pub(crate) struct Health {
     shared: Arc<SnapshotStore>,
     thread: Option<JoinHandle<()>>,
@@ -42,25 +41,21 @@ pub(crate) fn start(
     inbox: Receiver<HealthEvent>,
     clients: &Arc<ClientPool>,
 ) -> std::io::Result<Health> {
-    let (done, first) = bounded(1);
-    let mut keeper = Keeper {
+    let (done, first) = bounded::<()>(1);
+    let mut monitor = Monitor {
         abandoned: shared.capacity.abandoned(),
         shared: Arc::clone(shared),
         clients: Arc::new(clients.for_probes()),
         results: bounded(256),
         schedules: HashMap::new(),
-        ghosts: Ghosts::default(),
         round: 1,
-        first: Some(done),
-        refreshing: None,
-        waiting: Vec::new(),
-        force_at: None,
+        waiting: vec![(Some(1), Box::new(move || drop(done)))],
         forced_at: None,
         triggered_at: None,
     };
     let thread = std::thread::Builder::new().name("health".into()).spawn(move || {
         // The thread outlives a panic of its own too: without it nothing would ever come back.
-        while catch_unwind(AssertUnwindSafe(|| keeper.run(&inbox))).is_err() {
+        while catch_unwind(AssertUnwindSafe(|| monitor.run(&inbox))).is_err() {
             log::error!("the health thread panicked and goes on");
             std::thread::park_timeout(IDLE);
         }
@@ -79,48 +74,45 @@ impl Health {
     }
 }
 
+/// What a probe found out about its task.
+type Report = (Task, Found);
 type Waiting = Box<dyn FnOnce() + Send>;
 
-struct Keeper {
+struct Monitor {
     shared: Arc<SnapshotStore>,
     /// Without a pool: every probe connects anew.
     clients: Arc<ClientPool>,
-    results: (Sender<Found>, Receiver<Found>),
+    results: (Sender<Report>, Receiver<Report>),
     abandoned: Receiver<Slot>,
     schedules: HashMap<String, Schedule>,
-    ghosts: Ghosts,
     /// Rounds so far; the first one begins by itself.
     round: u64,
-    first: Option<Sender<()>>,
-    /// The round that requests for unknown models wait for.
-    refreshing: Option<u64>,
-    /// Force-checks, with their round once it has begun.
+    /// Called at the end of a round, which has a number once it has begun.
     waiting: Vec<(Option<u64>, Waiting)>,
-    force_at: Option<Instant>,
     forced_at: Option<Instant>,
     triggered_at: Option<Instant>,
 }
 
-impl Keeper {
+impl Monitor {
     fn run(&mut self, inbox: &Receiver<HealthEvent>) {
         loop {
-            // After each message, not only in silence: a flood of notices must not keep probes from being due.
+            // After each message, not only in silence: a flood of events must not keep probes from being due.
             let wakes = self.ask_due();
-            self.settle();
+            self.answer_waiting();
             let (results, abandoned) = (self.results.1.clone(), self.abandoned.clone());
             select! {
-                recv(results) -> found => if let Ok(found) = found { self.take_in(found) },
+                recv(results) -> found => if let Ok((task, found)) = found { self.on_report(&task, found) },
                 recv(abandoned) -> slot => if let Ok(slot) = slot { self.hold(slot) },
                 recv(inbox) -> event => match event {
                     Ok(HealthEvent::Stop) | Err(_) => return,
-                    Ok(event) => self.act(event),
+                    Ok(event) => self.on_event(event),
                 },
                 default(wakes.saturating_duration_since(time::now())) => {}
             }
         }
     }
 
-    fn act(&mut self, event: HealthEvent) {
+    fn on_event(&mut self, event: HealthEvent) {
         let now = time::now();
         match event {
             HealthEvent::Seen(name, seen) => {
@@ -136,12 +128,11 @@ impl Keeper {
                 }
             }
             HealthEvent::Wanted => self.schedules.values_mut().for_each(|schedule| schedule.want(now)),
-            HealthEvent::Refresh => self.refreshing = Some(self.begin_round(true)),
-            HealthEvent::Force(answer) if self.waiting.len() < MOST_WAITING => {
-                self.waiting.push((None, answer));
-                let next = self.forced_at.map_or(now, |at| at + FORCED_EVERY);
-                self.force_at.get_or_insert(next);
+            HealthEvent::Refresh => {
+                let (round, shared) = (self.begin_round(true), Arc::clone(&self.shared));
+                self.waiting.push((Some(round), Box::new(move || shared.refreshed())));
             }
+            HealthEvent::Force(answer) if self.waiting.len() < MOST_WAITING => self.waiting.push((None, answer)),
             HealthEvent::Force(answer) => answer(),
             HealthEvent::Stop => {}
         }
@@ -155,77 +146,73 @@ impl Keeper {
         self.round
     }
 
-    /// Whoever waited for a round is answered when all endpoints are through with it.
-    fn settle(&mut self) {
+    /// Answers the callers that wait for a round once it is over for all endpoints.
+    fn answer_waiting(&mut self) {
         let is_over = |round: u64| self.schedules.values().all(|schedule| schedule.is_done(round));
-        if self.first.is_some() && is_over(1) {
-            self.first = None;
+        for (_, answer) in self.waiting.extract_if(.., |(round, _)| round.is_some_and(is_over)) {
+            answer();
         }
-        if self.refreshing.is_some_and(is_over) {
-            self.shared.refreshed();
-        }
-        self.refreshing = self.refreshing.filter(|&round| !is_over(round));
-        let (answered, waiting) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|(round, _)| round.is_some_and(is_over));
-        self.waiting = waiting;
-        let answered: Vec<(Option<u64>, Waiting)> = answered;
-        answered.into_iter().for_each(|(_, answer)| answer());
     }
 
     /// Starts the probes whose time has come; returns when to look again.
     fn ask_due(&mut self) -> Instant {
         let (snapshot, now) = (self.shared.load(), time::now());
-        if self.force_at.is_some_and(|at| at <= now) {
-            (self.force_at, self.forced_at) = (None, Some(now));
-            let round = self.begin_round(true);
-            self.waiting.iter_mut().for_each(|(own, _)| *own = own.or(Some(round)));
+        let mut wakes = now + IDLE;
+        if self.waiting.iter().any(|(round, _)| round.is_none()) {
+            match self.forced_at.map(|at| at + FORCED_EVERY).filter(|at| *at > now) {
+                Some(at) => wakes = wakes.min(at),
+                None => {
+                    self.forced_at = Some(now);
+                    let round = self.begin_round(true);
+                    self.waiting.iter_mut().for_each(|(own, _)| *own = own.or(Some(round)));
+                }
+            }
         }
-        self.ghosts.expire(now);
         self.schedules.retain(|name, _| snapshot.enabled().any(|endpoint| endpoint.name() == name));
-        let mut wakes = self.force_at.map_or(now + IDLE, |at| at.min(now + IDLE));
         for endpoint in snapshot.enabled() {
             let fresh = || Schedule::new(Arc::clone(&endpoint.config), self.round, now);
             let schedule = self.schedules.entry(endpoint.name().to_owned()).or_insert_with(fresh);
             if schedule.config != endpoint.config {
+                let ghosts = std::mem::take(&mut schedule.ghosts);
                 *schedule = fresh();
+                schedule.ghosts = ghosts;
             }
-            let (ghosts, abandoned) = self.ghosts.at(&endpoint.live);
-            let view = View { config: &snapshot.config, endpoint, ghosts, abandoned };
-            if let Some(task) = schedule.take(view, now)
+            schedule.ghosts.expire(now);
+            if let Some(task) = schedule.take(&snapshot.config, endpoint, now)
                 && !spawn(&self.clients, &self.results.0, task)
             {
                 schedule.fail_to_ask();
             }
-            wakes = schedule.wakes_at(view).map_or(wakes, |at| wakes.min(at));
+            wakes = schedule.wakes_at(&snapshot.config, endpoint).map_or(wakes, |at| wakes.min(at));
         }
         wakes
     }
 
-    fn take_in(&mut self, found: Found) {
-        let name = found.endpoint.name().to_owned();
+    fn on_report(&mut self, task: &Task, found: Found) {
+        let endpoint = &task.endpoint;
+        let name = endpoint.name().to_owned();
         // It may be gone, or another one by now.
-        let Some(schedule) = self.schedules.get_mut(&name).filter(|known| known.config == found.endpoint.config) else {
+        let Some(schedule) = self.schedules.get_mut(&name).filter(|known| known.config == endpoint.config) else {
             return;
         };
-        let bad_before = schedule.bad_list().is_some();
-        let seen = schedule.note(&found);
-        if let Some(why) = schedule.bad_list().filter(|_| !bad_before) {
+        let had_bad_list = schedule.bad_list.is_some();
+        let seen = schedule.note(task.started, &found);
+        if let Some(why) = schedule.bad_list.as_ref().filter(|_| !had_bad_list) {
             log::warn!("endpoint {name}: {why}");
         }
         if let Some(slots) = found.slots {
-            self.ghosts.free(&found.endpoint.live, found.ours, found.started, slots);
+            schedule.ghosts.free(&endpoint.live, task.ours, task.started, slots);
         }
         if let Some(Listing::Models(models)) = found.list {
             let models = Some(Arc::new(models));
             self.shared.update(|old| old.with(&name, |endpoint| endpoint.models = models));
         }
         let reported = match found.props {
-            Some(Props::LocalResponse { slots, context }) => Some((slots, context)),
+            Some(Props::Known { slots, context }) => Some((slots, context)),
             Some(Props::Unsupported) => Some((None, None)),
             Some(Props::Failed) | None => None,
         };
-        if let Some(reported) = reported.filter(|reported| *reported != (found.endpoint.slots, found.endpoint.context))
-        {
+        if let Some(reported) = reported.filter(|reported| *reported != (endpoint.slots, endpoint.context)) {
             self.shared.update(|old| old.with(&name, |endpoint| (endpoint.slots, endpoint.context) = reported));
         }
         if let Some(seen) = seen {
@@ -237,43 +224,44 @@ impl Keeper {
     fn hold(&mut self, slot: Slot) {
         let snapshot = self.shared.load();
         // Only llama-server tells which of its slots work.
-        if snapshot.enabled().any(|endpoint| slot.is_at(&endpoint.live) && endpoint.slots.is_some()) {
-            self.ghosts.hold(slot, time::now());
+        let mut at = snapshot.enabled().filter(|endpoint| slot.is_at(&endpoint.live) && endpoint.slots.is_some());
+        if let Some(schedule) = at.next().and_then(|endpoint| self.schedules.get_mut(endpoint.name())) {
+            schedule.ghosts.hold(slot, time::now());
         }
     }
 
-    /// Changes what is thought of an endpoint.
+    /// Updates the health of an endpoint.
     fn observe(&mut self, name: &str, seen: Observation, by_probe: bool) {
-        let (now, at, is_restart) = (time::now(), time::wall(), seen.is_restart());
+        let (now, at) = (time::now(), time::wall());
         let Some(schedule) = self.schedules.get_mut(name) else { return };
-        let (mut change, mut restarted) = (None, None);
+        let mut change = None;
         self.shared.update(|old| {
-            let Config { health_check, .. } = &*old.config;
-            let repeats = schedule.repeats(&seen, health_check.interval, now);
+            let settings = &old.config.health_check;
+            let repeats = schedule.repeats(&seen, settings.interval, now);
             old.with(name, |endpoint| {
-                let before = if repeats { endpoint.health.uncounted() } else { endpoint.health.clone() };
-                let health = match endpoint.config.probe {
-                    Probe::Never => unprobed(&before, seen, at),
-                    _ if by_probe || seen == Observation::Loading => {
-                        before.observe(seen, health_check.failure_threshold, at)
-                    }
-                    // No request waits for further failures: it is out at once, until a probe succeeds.
-                    _ => before.observe(seen, health_check.failure_threshold, at).taken_out(),
-                };
-                if is_restart {
+                if seen.is_restart() {
                     endpoint.live.restarted();
-                    restarted = Some(Arc::clone(&endpoint.live));
+                    schedule.ghosts.clear();
                 }
-                if health.state != before.state {
-                    change = Some((before.state, health.clone()));
+                let before = if repeats { endpoint.health.uncounted() } else { endpoint.health.clone() };
+                let never_probed = endpoint.config.probe == Probe::Never;
+                // No request waits for further failures: an endpoint is out at once, until a probe succeeds. One that no
+                // probe would bring back rests for a while (see `proxy/forward.rs`), and the next request finds out.
+                let is_out = !never_probed && !by_probe && seen != Observation::Loading;
+                let health = match seen {
+                    Observation::Loading if never_probed => {
+                        before.observe(Observation::Down("the model is being loaded".into()), u32::MAX, at)
+                    }
+                    seen if never_probed => before.observe(seen, u32::MAX, at),
+                    seen => before.observe(seen, settings.failure_threshold, at),
+                };
+                endpoint.health = if is_out { health.taken_out() } else { health };
+                if endpoint.health.state != before.state {
+                    change = Some((before.state, endpoint.health.clone()));
                 }
-                endpoint.health = health;
-                schedule.settle(endpoint, now);
+                schedule.reschedule(endpoint, now);
             })
         });
-        if let Some(live) = restarted {
-            self.ghosts.forget(&live);
-        }
         if let Some((before, now)) = change {
             let why = match now.state {
                 State::Busy => "probe timed out while requests are in progress",
@@ -285,22 +273,12 @@ impl Keeper {
     }
 }
 
-/// The standing of one that no probe would ever bring back: it is not taken out for good, it rests for a while (see
-/// `proxy/forward.rs`), and the next request finds out.
-fn unprobed(before: &HealthStatus, seen: Observation, at: SystemTime) -> HealthStatus {
-    let seen = match seen {
-        Observation::Loading => Observation::Down("the model is being loaded".into()),
-        other => other,
-    };
-    before.observe(seen, u32::MAX, at)
-}
-
 /// Starts a probe; false when the system is out of threads: the endpoint is asked when its next turn comes.
-fn spawn(clients: &Arc<ClientPool>, results: &Sender<Found>, task: Task) -> bool {
+fn spawn(clients: &Arc<ClientPool>, results: &Sender<Report>, task: Task) -> bool {
     let (clients, results) = (Arc::clone(clients), results.clone());
     let work = move || {
-        let found = probe::guarded(&task, |task| probe::ask(&clients, task));
-        let _ = results.send(found);
+        let found = probe::guarded(&task, || probe::ask(&clients, &task));
+        let _ = results.send((task, found));
     };
     let spawned = std::thread::Builder::new().name("probe".into()).stack_size(512 << 10).spawn(work);
     spawned.inspect_err(|e| log::warn!("a probe could not be started: {e}")).is_ok()

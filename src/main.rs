@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)) {
-        Ok(command) => ExitCode::from(process::run(command)),
+        Ok((command, options)) => ExitCode::from(process::run(command, &options)),
         Err(wrong) => {
             let _ = writeln!(std::io::stderr(), "llmproxy: {wrong}\nTry `llmproxy --help`.");
             ExitCode::from(process::USAGE)

@@ -12,81 +12,65 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Live views at once.
 const MOST: usize = 8;
 const EVERY: Duration = Duration::from_secs(1);
-/// An event is counted so many times: as text, and as the values that it is made of and compared with.
+/// Copies of an event in memory: its text, and the values that it is made of and compared with.
 const COPIES: usize = 4;
-
-/// Counts one until it is dropped.
-struct Seat(Arc<Admin>);
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.viewers.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// Counts a viewer, unless there are too many.
-fn seat(admin: &Arc<Admin>, viewers: &AtomicUsize) -> Option<Seat> {
-    let taken = viewers.fetch_add(1, Ordering::SeqCst);
-    let seat = Seat(Arc::clone(admin));
-    (taken < MOST).then_some(seat)
-}
 
 impl Admin {
     /// `GET /admin/events`: all at first, then each second what has changed.
-    pub(super) fn watch(&self, context: RequestContext, request: Request, response: &mut Response) {
-        let seat = self.me().and_then(|admin| seat(&admin, &self.viewers));
+    pub(super) fn watch(self: &Arc<Self>, context: RequestContext, request: Request, response: &mut Response) {
+        let (admin, seat) = (Arc::clone(self), Arc::clone(&self.seats));
+        let is_full = Arc::strong_count(&self.seats) > MOST + 1;
         let (give, take) = bounded(1);
         let work = move || {
-            if let Ok((seat, context, request, mut response)) = take.recv() {
-                show(&seat, &context, &request, &mut response);
+            let _seat = seat;
+            if let Ok((context, request, mut response)) = take.recv() {
+                admin.show(&context, &request, &mut response);
             }
         };
-        let spawned = std::thread::Builder::new().name("page".into()).stack_size(512 << 10).spawn(work);
-        let why = match (seat, spawned) {
-            (Some(seat), Ok(_)) => return drop(give.send((seat, context, request, response.detach()))),
-            (None, _) => "Too many pages are open; close one of them.",
-            (_, Err(error)) => {
+        let thread = std::thread::Builder::new().name("page".into()).stack_size(512 << 10);
+        let why = match if is_full { Ok(None) } else { thread.spawn(work).map(Some) } {
+            Ok(Some(_)) => return drop(give.send((context, request, response.detach()))),
+            Ok(None) => "Too many pages are open; close one of them.",
+            Err(error) => {
                 log::warn!("admin: no thread for a live view: {error}");
                 "The system gives no thread for a live view."
             }
         };
         context.refuse(response, &Failure::new(Kind::Overloaded, why).retry_after(EVERY));
     }
-}
 
-/// One event at a time: the next is made when the client has taken the last, so a slow one costs no memory.
-fn show(seat: &Seat, context: &RequestContext, request: &Request, response: &mut Response) {
-    let admin = &*seat.0;
-    let mut held = admin.proxy.budget.hold(Some(context.client));
-    let mut fields = Fields::clone(&context.common);
-    fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    response.wait_for_client();
-    response.start(StatusCode::OK, &fields, Length::Open);
-    let (mut seen, mut models, mut running) = (Value::Null, Value::Null, HashMap::new());
-    while !admin.closed.is_cancelled() {
-        let mut status = admin.status(&seen);
-        seen = status["seen"].take();
-        // Models are long and change seldom.
-        if status["models"] == models {
-            status.as_object_mut().map(|all| all.shift_remove("models"));
-        } else {
-            models.clone_from(&status["models"]);
+    /// One event at a time: the next is made when the client has taken the last, so a slow one costs no memory.
+    fn show(&self, context: &RequestContext, request: &Request, response: &mut Response) {
+        let mut held = self.proxy.budget.hold(Some(context.record.client));
+        let mut fields = Fields::clone(&context.common);
+        fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        response.wait_for_client();
+        response.start(StatusCode::OK, &fields, Length::Open);
+        let (mut seen, mut models, mut running) = (Value::Null, Value::Null, HashMap::new());
+        while !self.closed.is_cancelled() {
+            let mut status = self.status(&seen);
+            seen = status["seen"].take();
+            // Models are long and change seldom.
+            if status["models"] == models {
+                status.as_object_mut().map(|all| all.shift_remove("models"));
+            } else {
+                models.clone_from(&status["models"]);
+            }
+            running = shorten(&mut status["running"], &running);
+            let event = format!("data: {status}\n\n");
+            let is_taken = held.resize((event.len() * COPIES) as u64)
+                && response.write_chunk(event.as_bytes()).and_then(|()| response.flush()).is_ok();
+            if !is_taken || request.cancel.wait_until(time::now() + EVERY, time::now) {
+                return response.abort();
+            }
         }
-        running = shorten(&mut status["running"], &running);
-        let event = format!("data: {status}\n\n");
-        let is_taken = held.resize((event.len() * COPIES) as u64)
-            && response.write_chunk(event.as_bytes()).and_then(|()| response.flush()).is_ok();
-        if !is_taken || request.cancel.wait_until(time::now() + EVERY, time::now) {
-            return response.abort();
-        }
+        response.finish();
     }
-    response.finish();
 }
 
 /// Reduces requests that were sent before to what has changed; the page computes their age itself. Returns all of them

@@ -2,41 +2,31 @@
 //! F9).
 
 use crate::api::errors::{Failure, Kind};
-use crate::config::{Admin, Network};
+use crate::config::Config;
 use crate::http::head::{Head, Version};
 use crate::proxy::state::Opened;
 use crate::proxy::{auth, cors};
-use crate::routing::keys::KeyRing;
+use crate::routing::snapshot::Snapshot;
 use crate::util::secret::Secret;
 use http::{HeaderName, Method, header};
 use std::net::IpAddr;
 use std::time::Instant;
-
-/// The rules for requests to the page.
-pub(crate) struct Rules<'a> {
-    pub(crate) admin: &'a Admin,
-    /// Client keys, some of which open the page; it counts wrong tokens too.
-    pub(crate) key_ring: &'a KeyRing,
-    /// More names that `Host` may have.
-    pub(crate) hosts: &'a [String],
-    /// Peers whose `X-Forwarded-For` is believed.
-    pub(crate) trusted: &'a [Network],
-}
 
 /// Whether a request may come in.
 ///
 /// # Errors
 /// 421 for an unknown `Host`, 403 for a foreign page, 401 without a valid token, 429 after too many wrong ones, 415 for a
 /// body that is not JSON.
-pub(crate) fn admit(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<Opened, Failure> {
-    let hosts: Vec<String> = rules.hosts.iter().chain(&rules.admin.allowed_hosts).cloned().collect();
+pub(super) fn admit(head: &Head, peer: IpAddr, snapshot: &Snapshot, now: Instant) -> Result<Opened, Failure> {
+    let Config { server, admin, .. } = &*snapshot.config;
+    let hosts: Vec<String> = server.allowed_hosts.iter().chain(&admin.allowed_hosts).cloned().collect();
     cors::check_host(head.fields.get(header::HOST), &hosts)?;
     let is_read = head.method == Method::GET || head.method == Method::HEAD;
     if is_read && is_shell(&head.target.canonical()) {
         return Ok(Opened::Shell);
     }
     same_site(head)?;
-    let opened = opened(head, peer, rules, now)?;
+    let opened = opened(head, peer, snapshot, now)?;
     if !is_read && head.method != Method::DELETE && !is_json(head) {
         return Err(Failure::new(Kind::NotJson, "Send JSON, with Content-Type: application/json."));
     }
@@ -48,8 +38,8 @@ fn is_shell(path: &str) -> bool {
     matches!(path, "/" | "/admin" | "/admin.html" | "/admin/" | "/admin/page.css" | "/admin/page.js")
 }
 
-fn opened(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<Opened, Failure> {
-    let Rules { admin, key_ring, .. } = rules;
+fn opened(head: &Head, peer: IpAddr, snapshot: &Snapshot, now: Instant) -> Result<Opened, Failure> {
+    let (admin, key_ring) = (&snapshot.config.admin, &snapshot.key_ring);
     let is_token = |shown: &str| admin.token.as_ref().is_some_and(|token| *token == Secret::new(shown));
     let is_admins = |shown: &str| key_ring.identify(shown).is_some_and(|client_key| client_key.admin);
     let shown = auth::presented_keys(head);
@@ -62,11 +52,11 @@ fn opened(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<
     if shown.is_empty() {
         return Err(Failure::new(Kind::Unauthorized, "The page needs its token: Authorization: Bearer TOKEN."));
     }
-    let client = cors::client(head, peer, rules.trusted);
+    let client = cors::client(head, peer, &snapshot.config.server.trusted_proxies);
     Err(auth::wrong_key(key_ring, client, "This token does not open the page.", now))
 }
 
-/// A proxy on this machine brought it: its client may be anywhere. nginx before 1.29 speaks HTTP/1.0 by default.
+/// Whether it came through a proxy, so that its client may be anywhere. nginx before 1.29 speaks HTTP/1.0 by default.
 fn came_through(head: &Head) -> bool {
     const MARKS: [&str; 5] = ["via", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip"];
     let is_mark = |name: &str| MARKS.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("cf-");

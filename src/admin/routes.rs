@@ -53,14 +53,12 @@ pub(crate) fn written(
             Vec::new()
         }
     };
-    let mut out = Vec::new();
-    for (at, backend) in backends.iter().enumerate() {
-        match backend {
-            Value::Object(backend) => out.push(written_backend(backend, at, stored, name, &mut problems)),
-            other => out.push(other.clone()),
-        }
-    }
-    (json!({"Strategy": strategy, "Backends": out}), problems)
+    let written = backends.iter().enumerate().map(|(at, backend)| match backend {
+        Value::Object(backend) => written_backend(backend, at, stored, name, &mut problems),
+        other => other.clone(),
+    });
+    let written: Vec<Value> = written.collect();
+    (json!({"Strategy": strategy, "Backends": written}), problems)
 }
 
 fn written_backend(
@@ -97,22 +95,20 @@ fn written_backend(
         }
     }
     let weight = match field(given, "Weight") {
-        Value::Number(number) => json!(number.as_i64().unwrap_or(1).clamp(1, 65_535)),
-        Value::String(text) => json!(text.trim().parse::<i64>().unwrap_or(1).clamp(1, 65_535)),
-        _ => json!(1),
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
     };
-    let enabled = field(given, "Enabled").as_bool().unwrap_or(true);
-    let mut out = Map::new();
-    out.insert("Name".into(), json!(text("Name").unwrap_or_else(name)));
-    match text("Endpoint") {
-        Some(endpoint) => out.insert("Endpoint".into(), json!(endpoint)),
-        None => out.insert("BaseUrl".into(), json!(text("BaseUrl").unwrap_or_default())),
+    let weight = weight.unwrap_or(1).clamp(1, 65_535);
+    let (kind, target) = match text("Endpoint") {
+        Some(endpoint) => ("Endpoint", endpoint),
+        None => ("BaseUrl", text("BaseUrl").unwrap_or_default()),
     };
-    out.insert("ApiKeys".into(), Value::Array(keys));
-    out.insert("BackendModelName".into(), text("BackendModelName").map_or(Value::Null, Value::String));
-    out.insert("Weight".into(), weight);
-    out.insert("Enabled".into(), json!(enabled));
-    Value::Object(out)
+    json!({
+        "Name": text("Name").unwrap_or_else(name), kind: target, "ApiKeys": keys,
+        "BackendModelName": text("BackendModelName"), "Weight": weight,
+        "Enabled": field(given, "Enabled").as_bool().unwrap_or(true),
+    })
 }
 
 /// A member by its name in any case.

@@ -1,6 +1,6 @@
 //! Everything that the page shows, as flat JSON.
 
-use super::{Admin, ConfigControl};
+use super::Admin;
 use crate::config::Config;
 use crate::observe::log_writer;
 use crate::routing::endpoint::Endpoint;
@@ -8,6 +8,7 @@ use crate::routing::health_status::State;
 use crate::util::lock::lock;
 use crate::util::time;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 impl Admin {
     /// Everything; of requests and log lines only those after the numbers of `seen`.
@@ -17,18 +18,11 @@ impl Admin {
         let after = |name: &str| seen[name].as_u64().unwrap_or(0);
         let (recent, last_recent) = self.proxy.activity().recent(after("recent"));
         let (log, last_log) = log_writer::tail(after("log"));
-        let base = self
-            .config_manager
-            .get()
-            .and_then(std::sync::Weak::upgrade)
-            .map(|config_manager: std::sync::Arc<dyn ConfigControl>| config_manager.base());
+        let base = self.manager.base();
+        let switched = self.manager.page.as_ref().map(|page| lock(&page.switched).clone()).unwrap_or_default();
         // An endpoint that only a disabled backend of a route brings is not shown.
-        let is_known =
-            |name: &str| base.as_ref().is_none_or(|base: &Config| base.endpoints.iter().any(|one| one.name == name));
-        let switched = lock(&self.switched).clone();
-        let shown = |one: &&std::sync::Arc<Endpoint>| {
-            one.config.enabled || is_known(one.name()) || switched.contains_key(one.name())
-        };
+        let is_known = |name: &str| base.endpoints.iter().any(|one| one.name == name) || switched.contains_key(name);
+        let shown = |one: &&Arc<Endpoint>| one.config.enabled || is_known(one.name());
         let running = self.proxy.activity().running();
         let speed = |name: &str| -> f64 {
             let there = running.iter().filter(|one| one["endpoint"] == name);
@@ -51,7 +45,7 @@ impl Admin {
             "apart": snapshot.config.admin.port.is_some(),
             "jobs": stats.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
             "endpoints": endpoints,
-            "models": models(&snapshot.config, base.as_ref(), &snapshot.endpoints),
+            "models": models(&snapshot.config, &base, &snapshot.endpoints),
             "running": running,
             "recent": recent,
             "log": log,
@@ -82,15 +76,13 @@ fn view(endpoint: &Endpoint, speed: f64) -> Value {
 }
 
 /// Every model, who serves it, and where it is from: the configuration, the page, or the endpoints' lists.
-fn models(config: &Config, base: Option<&Config>, endpoints: &[std::sync::Arc<Endpoint>]) -> Vec<Value> {
+fn models(config: &Config, base: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Value> {
     let mut out = Vec::new();
     for route in &config.models {
-        let in_file = base.is_some_and(|base| base.models.iter().any(|other| other == route));
-        let hidden = !in_file && base.is_some_and(|base| base.models.iter().any(|other| other.name == route.name));
-        let source = match (in_file, hidden) {
-            (true, _) => "configuration",
-            (false, true) => "page, in the place of the configuration's",
-            (false, false) => "page",
+        let source = match base.models.iter().find(|other| other.name == route.name) {
+            Some(other) if other == route => "configuration",
+            Some(_) => "page, in the place of the configuration's",
+            None => "page",
         };
         let backends: Vec<_> =
             route.backends.iter().filter(|one| one.enabled).map(|one| one.endpoint.as_str()).collect();

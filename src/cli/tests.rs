@@ -2,32 +2,34 @@
 
 use super::*;
 
-fn of(line: &str) -> Result<Command, String> {
+fn of(line: &str) -> Result<(Command, Options), String> {
     parse(line.split_whitespace().map(OsString::from))
 }
 
 #[test]
 fn no_argument_serves() {
-    assert_eq!(of(""), Ok(Command::Serve(Options::default())));
+    assert_eq!(of(""), Ok((Command::Serve, Options::default())));
 }
 
 #[test]
 fn every_option_is_read_in_each_spelling() {
     let options = Options {
         config: Some("a.yml".into()),
-        host: Some("::".into()),
-        port: Some(0),
-        log_level: Some("debug".into()),
-        log_format: Some("json".into()),
+        overrides: Overrides {
+            host: Some("::".into()),
+            port: Some(0),
+            log_level: Some("debug".into()),
+            log_format: Some("json".into()),
+        },
         shutdown_timeout: None,
     };
     let long = "--config a.yml --host :: --port 0 --log-level debug --log-format json";
-    assert_eq!(of(long), Ok(Command::Serve(options.clone())));
+    assert_eq!(of(long), Ok((Command::Serve, options.clone())));
     let equals = "--config=a.yml --host=:: --port=0 --log-level=debug --log-format=json -t";
-    assert_eq!(of(equals), Ok(Command::Check(options)));
+    assert_eq!(of(equals), Ok((Command::Check, options)));
     for short in ["-c a.yml", "-ca.yml", "-c=a.yml"] {
         let options = Options { config: Some("a.yml".into()), ..Options::default() };
-        assert_eq!(of(short), Ok(Command::Serve(options)), "{short}");
+        assert_eq!(of(short), Ok((Command::Serve, options)), "{short}");
     }
 }
 
@@ -36,24 +38,23 @@ fn the_words_of_seed_002_are_understood() {
     // S002-29
     let options = Options {
         config: Some("config.yaml".into()),
-        log_level: Some("debug".into()),
+        overrides: Overrides { log_level: Some("debug".into()), ..Overrides::default() },
         shutdown_timeout: Some(Duration::from_secs(30)),
-        ..Options::default()
     };
-    assert_eq!(of("-c config.yaml -d --shutdown-timeout 30"), Ok(Command::Serve(options.clone())));
-    assert_eq!(of("-c config.yaml --debug --shutdown-timeout=30 --test"), Ok(Command::Check(options)));
+    assert_eq!(of("-c config.yaml -d --shutdown-timeout 30"), Ok((Command::Serve, options.clone())));
+    assert_eq!(of("-c config.yaml --debug --shutdown-timeout=30 --test"), Ok((Command::Check, options)));
 }
 
 #[test]
 fn each_command_has_its_word() {
-    assert_eq!(of("--check"), Ok(Command::Check(Options::default())));
-    assert_eq!(of("--print-config"), Ok(Command::PrintConfig(Options::default())));
-    assert_eq!(of("--demo"), Ok(Command::Demo(Options::default())));
-    assert_eq!(of("--discover"), Ok(Command::Discover(Options::default())));
-    assert_eq!(of("--healthcheck"), Ok(Command::HealthCheck(Options::default())));
-    assert_eq!(of("--demo -h"), Ok(Command::Help));
-    assert_eq!(of("-V"), Ok(Command::Version));
-    assert_eq!(of("-t -t"), Ok(Command::Check(Options::default())));
+    assert_eq!(of("--check"), Ok((Command::Check, Options::default())));
+    assert_eq!(of("--print-config"), Ok((Command::PrintConfig, Options::default())));
+    assert_eq!(of("--demo"), Ok((Command::Demo, Options::default())));
+    assert_eq!(of("--discover"), Ok((Command::Discover, Options::default())));
+    assert_eq!(of("--healthcheck"), Ok((Command::HealthCheck, Options::default())));
+    assert_eq!(of("--demo -h"), Ok((Command::Help, Options::default())));
+    assert_eq!(of("-V"), Ok((Command::Version, Options::default())));
+    assert_eq!(of("-t -t"), Ok((Command::Check, Options::default())));
 }
 
 #[test]

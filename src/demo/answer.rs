@@ -1,7 +1,9 @@
 //! The answers of a toy server in llama-server's formats. Pure.
 
-use super::Toy;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Context length a toy claims to have.
@@ -10,176 +12,125 @@ const DIMENSIONS: usize = 16;
 /// How long the first token takes when the last message says `slow` or `queued`.
 const LONG_WAIT: Duration = Duration::from_secs(3);
 
-/// Which of the two text APIs was called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completion,
+pub(crate) struct Toy {
+    pub(crate) name: &'static str,
+    pub(crate) addr: SocketAddr,
+    pub(crate) models: [&'static str; 2],
+    /// In seconds since 1970.
+    pub(super) created: u64,
 }
 
-/// A request for text, as far as a toy reads it.
-#[derive(Debug)]
-pub(crate) struct TextRequest {
-    pub(crate) kind: Kind,
+/// An answer of `/v1/chat/completions` or `/v1/completions`.
+pub(super) struct Text {
+    is_chat: bool,
     /// Time without a byte, as while all slots are taken: not zero when the last message says `queued`.
-    pub(crate) queued: Duration,
+    pub(super) queued: Duration,
     /// Time from a stream's head to its first token, as for a long prompt: not zero when it says `slow`.
-    pub(crate) prompt: Duration,
-    /// Server-sent events or one JSON object.
-    pub(crate) stream: bool,
+    pub(super) prompt: Duration,
+    pub(super) stream: bool,
     include_usage: bool,
-    model: String,
     prompt_tokens: usize,
-    limit: usize,
-}
-
-/// Times measured by the server, for `timings`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Spent {
-    pub(crate) prompt: Duration,
-    /// From the first token to the last.
-    pub(crate) predicted: Duration,
-}
-
-/// What all objects and events of one answer share.
-pub(crate) struct TextResponse {
-    request: TextRequest,
-    id: String,
-    created: u64,
-    server: &'static str,
-    words: Vec<String>,
+    pub(super) words: Vec<String>,
     finish_reason: &'static str,
+    common: Value,
 }
 
 /// Checks that a body is JSON for a model of this server; an error is the sentence for the client.
 pub(super) fn parse(body: &[u8], toy: &Toy) -> Result<(Value, String), String> {
     let body: Value = serde_json::from_slice(body).map_err(|e| format!("the body is not JSON: {e}"))?;
-    let model = body["model"].as_str().unwrap_or_default();
-    if !toy.models.contains(&model) {
-        return Err(format!("model '{model}' not found"));
-    }
-    let model = model.to_owned();
-    Ok((body, model))
+    let model = body["model"].as_str().unwrap_or_default().to_owned();
+    if toy.models.contains(&&*model) { Ok((body, model)) } else { Err(format!("model '{model}' not found")) }
 }
 
-impl TextRequest {
-    /// Reads the fields a toy knows; it ignores all others.
-    pub(super) fn new(kind: Kind, body: &Value, model: String) -> Self {
-        let prompts: Vec<String> = match (kind, &body["messages"]) {
-            (Kind::Chat, Value::Array(messages)) => messages.iter().map(|m| text(&m["content"])).collect(),
+impl Text {
+    /// Of a request a toy reads only what it knows; `number` makes the id.
+    pub(super) fn new(is_chat: bool, body: &Value, model: &str, toy: &Toy, number: u64) -> Self {
+        let prompts: Vec<String> = match &body["messages"] {
+            Value::Array(messages) if is_chat => messages.iter().map(|m| text(&m["content"])).collect(),
             _ => vec![text(&body["prompt"])],
         };
-        let last = prompts.last().map_or("", String::as_str);
-        let wait = |word| if last.contains(word) { LONG_WAIT } else { Duration::ZERO };
+        let (queued, prompt) = waits(prompts.last().map_or("", String::as_str));
         let limit = body["max_completion_tokens"].as_u64().or(body["max_tokens"].as_u64());
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+        let all = speech(toy.name);
+        let words: Vec<String> = all.split_inclusive(' ').take(limit).map(str::to_owned).collect();
         Self {
-            kind,
-            queued: wait("queued"),
-            prompt: wait("slow"),
+            is_chat,
+            queued,
+            prompt,
             stream: body["stream"] == true,
             include_usage: body["stream_options"]["include_usage"] == true,
-            model,
-            prompt_tokens: prompts.iter().map(|p| p.split_whitespace().count()).sum(),
-            limit: limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX),
+            prompt_tokens: prompts.iter().map(|prompt| prompt.split_whitespace().count()).sum(),
+            finish_reason: if words.concat().len() < all.len() { "length" } else { "stop" },
+            words,
+            common: json!({
+                "id": format!("chatcmpl-{}-{number}", toy.name), "created": toy.created, "model": model,
+                "object": if is_chat { "chat.completion.chunk" } else { "text_completion" },
+                "system_fingerprint": toy.name,
+            }),
         }
-    }
-}
-
-impl TextResponse {
-    /// The answer of `server` to `request`; `number` makes its id, `created` is in seconds since 1970.
-    pub(super) fn new(request: TextRequest, server: &'static str, number: u64, created: u64) -> Self {
-        let all = speech(server);
-        let words: Vec<String> = all.split_inclusive(' ').take(request.limit).map(str::to_owned).collect();
-        let finish_reason = if words.concat().len() < all.len() { "length" } else { "stop" };
-        Self { id: format!("chatcmpl-{server}-{number}"), created, server, words, finish_reason, request }
-    }
-
-    pub(crate) fn request(&self) -> &TextRequest {
-        &self.request
-    }
-
-    pub(crate) fn words(&self) -> &[String] {
-        &self.words
     }
 
     /// Events for one word; the first is led by the role, as llama-server does.
-    pub(crate) fn events(&self, index: usize) -> String {
+    pub(super) fn events(&self, index: usize) -> String {
         let word = &self.words[index];
-        match self.request.kind {
-            Kind::Chat if index == 0 => self.delta(&json!({"role": "assistant", "content": null})) + &self.word(word),
-            Kind::Chat => self.word(word),
-            Kind::Completion => event(&self.object(json!([choice_of_text(word, Value::Null)]))),
+        if !self.is_chat {
+            return event(&self.object(choice("text", word.as_str().into(), Value::Null)));
         }
+        let role = json!({"role": "assistant", "content": null});
+        let deltas = [Some(role).filter(|_| index == 0), Some(json!({"content": word}))];
+        deltas.into_iter().flatten().map(|delta| event(&self.object(choice("delta", delta, Value::Null)))).collect()
     }
 
     /// Events after the last word, without `[DONE]`.
-    pub(crate) fn ending(&self, spent: Spent) -> String {
-        if self.request.kind == Kind::Completion {
-            let mut last = self.object(json!([choice_of_text("", self.finish_reason.into())]));
+    pub(super) fn ending(&self, prompt: Duration, predicted: Duration) -> String {
+        let (name, nothing) = if self.is_chat { ("delta", json!({})) } else { ("text", "".into()) };
+        let mut last = self.object(choice(name, nothing, self.finish_reason.into()));
+        let mut before = String::new();
+        if self.is_chat && self.include_usage {
+            before = event(&last);
+            last["choices"] = json!([]);
+        }
+        if !self.is_chat || self.include_usage {
             last["usage"] = self.usage();
-            last["timings"] = self.timings(spent);
-            return event(&last);
         }
-        let mut last = self.object(json!([{"finish_reason": self.finish_reason, "index": 0, "delta": {}}]));
-        if !self.request.include_usage {
-            last["timings"] = self.timings(spent);
-            return event(&last);
-        }
-        let mut usage = self.object(json!([]));
-        usage["usage"] = self.usage();
-        usage["timings"] = self.timings(spent);
-        event(&last) + &event(&usage)
+        last["timings"] = self.timings(prompt, predicted);
+        before + &event(&last)
     }
 
-    /// The whole answer as one object.
-    pub(crate) fn whole(&self, spent: Spent) -> Value {
+    pub(super) fn whole(&self, prompt: Duration, predicted: Duration) -> Value {
         let text = self.words.concat();
-        let mut whole = match self.request.kind {
-            Kind::Completion => self.object(json!([choice_of_text(&text, self.finish_reason.into())])),
-            Kind::Chat => self.object(json!([{
-                "finish_reason": self.finish_reason, "index": 0,
-                "message": {"role": "assistant", "content": text},
-            }])),
+        let (name, content) = match self.is_chat {
+            true => ("message", json!({"role": "assistant", "content": text})),
+            false => ("text", text.into()),
         };
-        if self.request.kind == Kind::Chat {
+        let mut whole = self.object(choice(name, content, self.finish_reason.into()));
+        if self.is_chat {
             whole["object"] = "chat.completion".into();
         }
         whole["usage"] = self.usage();
-        whole["timings"] = self.timings(spent);
+        whole["timings"] = self.timings(prompt, predicted);
         whole
     }
 
-    fn word(&self, word: &str) -> String {
-        self.delta(&json!({"content": word}))
-    }
-
-    fn delta(&self, delta: &Value) -> String {
-        event(&self.object(json!([{"finish_reason": null, "index": 0, "delta": delta}])))
-    }
-
-    fn object(&self, choices: Value) -> Value {
-        let object = if self.request.kind == Kind::Chat { "chat.completion.chunk" } else { "text_completion" };
-        json!({
-            "choices": choices, "created": self.created, "id": self.id, "model": self.request.model,
-            "system_fingerprint": self.server, "object": object,
-        })
+    fn object(&self, choice: Value) -> Value {
+        let mut object = self.common.clone();
+        object["choices"] = vec![choice].into();
+        object
     }
 
     fn usage(&self) -> Value {
-        let (prompt, completion) = (self.request.prompt_tokens, self.words.len());
+        let (prompt, completion) = (self.prompt_tokens, self.words.len());
         json!({
             "completion_tokens": completion, "prompt_tokens": prompt, "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": 0},
         })
     }
 
-    fn timings(&self, spent: Spent) -> Value {
-        let (prompt_n, predicted_n) = (self.request.prompt_tokens, self.words.len());
+    fn timings(&self, prompt: Duration, predicted: Duration) -> Value {
+        let (prompt_n, predicted_n) = (self.prompt_tokens, self.words.len());
         // A microsecond at least: rates are numbers, never infinite.
-        let ms = |time: Duration| time.as_secs_f64().max(1e-6) * 1e3;
-        let (prompt_ms, predicted_ms) = (ms(spent.prompt), ms(spent.predicted));
+        let [prompt_ms, predicted_ms] = [prompt, predicted].map(|time| time.as_secs_f64().max(1e-6) * 1e3);
         json!({
             "cache_n": 0, "prompt_n": prompt_n, "prompt_ms": prompt_ms,
             "prompt_per_second": prompt_n as f64 / prompt_ms * 1e3,
@@ -190,23 +141,19 @@ impl TextResponse {
 }
 
 /// `GET /v1/models`
-pub(crate) fn models(toy: &Toy, created: u64) -> Value {
-    let listed = |name: &&str| json!({"name": name, "model": name, "type": "model", "capabilities": ["completion"]});
-    let entry = |name: &&str| {
+pub(super) fn models(toy: &Toy) -> Value {
+    let listed = toy.models.map(|name| json!({"name": name, "model": name, "type": "model"}));
+    let data = toy.models.map(|name| {
         json!({
-            "id": name, "aliases": [name], "tags": [], "object": "model", "created": created,
-            "owned_by": "llmproxy-demo", "meta": {"n_ctx": CONTEXT, "n_ctx_train": CONTEXT, "n_embd": DIMENSIONS},
+            "id": name, "aliases": [name], "object": "model", "created": toy.created, "owned_by": "llmproxy-demo",
+            "meta": {"n_ctx": CONTEXT, "n_ctx_train": CONTEXT, "n_embd": DIMENSIONS},
         })
-    };
-    json!({
-        "models": toy.models.iter().map(listed).collect::<Vec<_>>(),
-        "object": "list",
-        "data": toy.models.iter().map(entry).collect::<Vec<_>>(),
-    })
+    });
+    json!({"models": listed, "object": "list", "data": data})
 }
 
 /// `GET /props`
-pub(crate) fn props(toy: &Toy) -> Value {
+pub(super) fn props(toy: &Toy) -> Value {
     json!({
         "default_generation_settings": {"params": {}, "n_ctx": CONTEXT}, "total_slots": 2,
         "model_alias": toy.models[0], "model_path": "", "modalities": {"vision": false, "audio": false},
@@ -215,19 +162,17 @@ pub(crate) fn props(toy: &Toy) -> Value {
 }
 
 /// `POST /v1/embeddings`: one vector for each text of `input`, the same one for the same text.
-pub(crate) fn embeddings(body: &Value, model: &str) -> Value {
+pub(super) fn embeddings(body: &Value, model: &str) -> Value {
     let inputs: Vec<String> = match &body["input"] {
         // A list of numbers is one text, given as tokens.
         Value::Array(items) if !items.iter().all(Value::is_number) => items.iter().map(text).collect(),
         one => vec![text(one)],
     };
-    let packed = body["encoding_format"] == "base64";
     let entry = |(index, input): (usize, &String)| {
         let vector = vector(input);
         let mut entry = json!({"embedding": vector, "index": index, "object": "embedding"});
-        if packed {
-            let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-            entry["embedding"] = base64(&bytes).into();
+        if body["encoding_format"] == "base64" {
+            entry["embedding"] = STANDARD.encode(vector.map(f32::to_le_bytes).concat()).into();
             entry["encoding_format"] = "base64".into();
         }
         entry
@@ -240,7 +185,7 @@ pub(crate) fn embeddings(body: &Value, model: &str) -> Value {
 }
 
 /// `{"error":{...}}` with llama-server's numeric code.
-pub(crate) fn error(code: u16, kind: &str, message: &str) -> Value {
+pub(super) fn error(code: u16, kind: &str, message: &str) -> Value {
     json!({"error": {"code": code, "message": message, "type": kind}})
 }
 
@@ -248,8 +193,14 @@ fn event(data: &Value) -> String {
     format!("data: {data}\n\n")
 }
 
-fn choice_of_text(text: &str, finish_reason: Value) -> Value {
-    json!({"text": text, "index": 0, "logprobs": null, "finish_reason": finish_reason})
+fn choice(name: &str, content: Value, finish_reason: Value) -> Value {
+    json!({name: content, "index": 0, "logprobs": null, "finish_reason": finish_reason})
+}
+
+/// How long a request waits for a slot, and for its prompt.
+fn waits(last: &str) -> (Duration, Duration) {
+    let wait = |word| if last.contains(word) { LONG_WAIT } else { Duration::ZERO };
+    (wait("queued"), wait("slow"))
 }
 
 /// The text of a message's content: a string, or the text parts of a list.
@@ -278,39 +229,16 @@ fn speech(server: &str) -> String {
 fn vector(input: &str) -> [f32; DIMENSIONS] {
     let mut vector = [0.01_f32; DIMENSIONS];
     for word in input.split_whitespace() {
-        // FNV-1a
-        let hash =
-            word.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-        vector[(hash % DIMENSIONS as u64) as usize] += 1.0;
+        let hash = word.bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(31) + usize::from(byte));
+        vector[hash % DIMENSIONS] += 1.0;
     }
     let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
     vector.map(|x| x / length)
 }
 
-/// RFC 4648 section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for three in bytes.chunks(3) {
-        let bits = three.iter().chain([0; 2].iter()).take(3).fold(0, |bits, byte| bits << 8 | usize::from(*byte));
-        for place in 0..4 {
-            let digit = DIGITS[bits >> (18 - 6 * place) & 63];
-            text.push(if place <= three.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::SHARED;
     use super::*;
-
-    #[test]
-    fn base64_matches_the_rfcs_examples() {
-        let examples = ["", "f", "fo", "foo", "foob", "fooba", "foobar"].map(|text| base64(text.as_bytes()));
-        assert_eq!(examples, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"]);
-    }
 
     #[test]
     fn a_vector_has_length_one_and_is_nearer_to_a_text_with_common_words() {
@@ -322,9 +250,10 @@ mod tests {
 
     #[test]
     fn the_last_message_decides_how_long_the_first_token_takes() {
+        let demo = super::super::start().expect("free ports");
         let waits = |messages: Value| {
-            let request = TextRequest::new(Kind::Chat, &json!({"messages": messages}), SHARED.into());
-            (request.queued, request.prompt)
+            let text = Text::new(true, &json!({"messages": messages}), "m", &demo.servers[0], 1);
+            (text.queued, text.prompt)
         };
         let none = Duration::ZERO;
         assert_eq!(waits(json!([{"content": "slow"}, {"content": "now"}])), (none, none));

@@ -17,34 +17,29 @@ use std::time::{Duration, Instant};
 /// Bytes of one answer that are read.
 const MOST: usize = 8 << 20;
 
-/// What a thread is to ask.
 pub(super) struct Task {
-    pub(crate) endpoint: Arc<Endpoint>,
+    pub(super) endpoint: Arc<Endpoint>,
     /// The path of the probe itself.
-    pub path: Option<String>,
-    pub(crate) list: bool,
-    pub(crate) props: bool,
-    pub(crate) slots: bool,
+    pub(super) path: Option<String>,
+    pub(super) list: bool,
+    pub(super) props: bool,
+    pub(super) slots: bool,
     /// Requests of ours that are there, abandoned ones not counted.
-    pub(crate) ours: usize,
-    pub(crate) started: Instant,
-    pub(crate) timeout: Duration,
-    pub(crate) connect: Duration,
+    pub(super) ours: usize,
+    pub(super) started: Instant,
+    pub(super) timeout: Duration,
+    pub(super) connect: Duration,
 }
 
 /// What was found; nothing is there that was not asked.
+#[derive(Default)]
 pub(super) struct Found {
-    pub(crate) endpoint: Arc<Endpoint>,
-    pub(crate) ours: usize,
-    pub(crate) started: Instant,
-    pub(crate) seen: Option<Observation>,
-    pub(crate) list: Option<Listing>,
-    pub(crate) props: Option<Props>,
-    /// Slots that work, if it told.
-    pub(crate) slots: Option<Slots>,
+    pub(super) seen: Option<Observation>,
+    pub(super) list: Option<Listing>,
+    pub(super) props: Option<Props>,
+    pub(super) slots: Option<Slots>,
 }
 
-/// What came of asking for the models.
 pub(super) enum Listing {
     Models(Vec<Model>),
     /// An answer with success that is no list; why.
@@ -52,15 +47,13 @@ pub(super) enum Listing {
     Failed,
 }
 
-/// What came of asking llama-server's `/props`.
 #[derive(Clone, Copy)]
 pub(super) enum Props {
-    LocalResponse { slots: Option<u32>, context: Option<u64> },
+    Known { slots: Option<u32>, context: Option<u64> },
     Unsupported,
     Failed,
 }
 
-/// What came of asking llama-server's `/slots`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Slots {
     Working(usize),
@@ -70,35 +63,30 @@ pub(super) enum Slots {
 
 type Got = Result<(StatusCode, Vec<u8>), UpstreamError>;
 
-impl Found {
-    fn nothing(task: &Task) -> Self {
-        let endpoint = Arc::clone(&task.endpoint);
-        Self { endpoint, ours: task.ours, started: task.started, seen: None, list: None, props: None, slots: None }
-    }
-}
-
-/// Does a task with `ask`; a panic in it is a failed probe.
-pub(super) fn guarded(task: &Task, ask: impl FnOnce(&Task) -> Found) -> Found {
-    catch_unwind(AssertUnwindSafe(|| ask(task))).unwrap_or_else(|_| {
+/// Finds out; a panic in `ask` is a failed probe.
+pub(super) fn guarded(task: &Task, ask: impl FnOnce() -> Found) -> Found {
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| {
         log::error!("endpoint {}: the probe panicked", task.endpoint.name());
-        let failed = Found::nothing(task);
-        let seen = task.path.as_ref().map(|_| Observation::Down("the probe panicked".into()));
-        let list = task.list.then_some(Listing::Failed);
-        Found { seen, list, slots: task.slots.then_some(Slots::Failed), ..failed }
+        failed(task, "the probe panicked".into())
     })
 }
 
-/// Asks one endpoint everything the task names.
+fn failed(task: &Task, why: String) -> Found {
+    Found {
+        seen: task.path.as_ref().map(|_| Observation::Down(why)),
+        list: task.list.then_some(Listing::Failed),
+        slots: task.slots.then_some(Slots::Failed),
+        ..Found::default()
+    }
+}
+
 pub(super) fn ask(clients: &ClientPool, task: &Task) -> Found {
-    let mut found = Found::nothing(task);
     let client = match clients.client(&task.endpoint.config) {
         Ok(client) => client,
-        Err(fault) => {
-            let seen = task.path.as_ref().map(|_| Observation::Down(fault.cause));
-            return Found { seen, list: task.list.then_some(Listing::Failed), ..found };
-        }
+        Err(fault) => return failed(task, fault.cause),
     };
     let get = |path: &str| get(&client, task, path);
+    let mut found = Found::default();
     let mut listed = None;
     if let Some(path) = &task.path {
         let got = get(path);
@@ -114,12 +102,8 @@ pub(super) fn ask(clients: &ClientPool, task: &Task) -> Found {
     if task.list || listed.is_some() {
         found.list = Some(listing(listed.map_or_else(|| get("/v1/models"), Ok)));
     }
-    if task.props {
-        found.props = Some(props(get("/props")));
-    }
-    if task.slots {
-        found.slots = Some(slots(get("/slots")));
-    }
+    found.props = task.props.then(|| props(get("/props")));
+    found.slots = task.slots.then(|| slots(get("/slots")));
     found
 }
 
@@ -138,7 +122,7 @@ fn props(got: Got) -> Props {
         Ok((status, body)) if status.is_success() => {
             let props: Value = serde_json::from_slice(&body).unwrap_or_default();
             let slots = props["total_slots"].as_u64().and_then(|slots| u32::try_from(slots).ok());
-            Props::LocalResponse { slots, context: props["default_generation_settings"]["n_ctx"].as_u64() }
+            Props::Known { slots, context: props["default_generation_settings"]["n_ctx"].as_u64() }
         }
         Ok((status, _)) if matches!(status.as_u16(), 404 | 405 | 501) => Props::Unsupported,
         _ => Props::Failed,
@@ -148,12 +132,11 @@ fn props(got: Got) -> Props {
 fn slots(got: Got) -> Slots {
     let Ok((status, body)) = got else { return Slots::Failed };
     let list = serde_json::from_slice::<Value>(&body).ok().filter(|_| status.is_success());
-    let states =
-        list.as_ref().and_then(Value::as_array).map(|all| all.iter().map(|slot| slot["is_processing"].as_bool()));
-    match states.and_then(|states| states.collect::<Option<Vec<bool>>>()) {
-        Some(states) => Slots::Working(states.iter().filter(|works| **works).count()),
-        None => Slots::Unknown,
-    }
+    let states = list.as_ref().and_then(Value::as_array).and_then(|all| {
+        let states = all.iter().map(|slot| slot["is_processing"].as_bool());
+        states.collect::<Option<Vec<bool>>>()
+    });
+    states.map_or(Slots::Unknown, |states| Slots::Working(states.into_iter().filter(|works| *works).count()))
 }
 
 /// What an answer to a probe means (SPEC section 6).
@@ -187,18 +170,9 @@ fn get(client: &UpstreamClient, task: &Task, path: &str) -> Got {
     let total = until.saturating_duration_since(time::now()).max(Duration::from_millis(1));
     // Before the total, so that the time-out says which of the two it was.
     let connect = Some(task.connect.min(total - total / 16));
-    let request = UpstreamRequest {
-        method: Method::GET,
-        path,
-        raw: false,
-        headers: &|| headers::own(&task.endpoint.config),
-        body: [&[], &[], &[]],
-        tail: None,
-        timeouts: Timeouts { connect, first_byte: None, idle: None, total: Some(total) },
-        cancel: None,
-        watch: None,
-    };
-    let mut answer = client.send(&request)?;
+    let timeouts = Timeouts { connect, first_byte: None, idle: None, total: Some(total) };
+    let headers = || headers::own(&task.endpoint.config);
+    let mut answer = client.send(&UpstreamRequest::own(Method::GET, path, &headers, timeouts))?;
     if answer.status.is_redirection() {
         // Never followed; where it leads says what is wrong with the base URL.
         return Ok((answer.status, headers::answered(answer.status, &answer.headers).into_bytes()));

@@ -1,9 +1,10 @@
 //! When an endpoint is asked what. Pure: time is an argument.
 
-use super::probe::{Found, Listing, Props, Task};
+use super::probe::{Found, Listing, Props, Slots, Task};
 use crate::config::{self, Config, Probe};
-use crate::routing::endpoint::Endpoint;
+use crate::routing::endpoint::{Endpoint, Live};
 use crate::routing::health_status::{Observation, State};
+use crate::routing::slots::Slot;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,13 +20,15 @@ const EXTRAS_EVERY: Duration = Duration::from_secs(2);
 const NOTICES_AFTER: Duration = Duration::from_millis(100);
 /// Lists are never asked more often than this between rounds, however short their TTL.
 const LEAST_TTL: Duration = Duration::from_millis(100);
+/// An abandoned slot is given back after this.
+const LONGEST_GHOST: Duration = Duration::from_secs(60);
 /// Failures closer together than this are one failure.
 const ONE_FAILURE: Duration = Duration::from_secs(1);
 
 /// What is planned for an endpoint.
 pub(super) struct Schedule {
     /// The endpoint as it is asked; another configuration starts anew.
-    pub config: Arc<config::Endpoint>,
+    pub(super) config: Arc<config::Endpoint>,
     /// The last round it takes part in, the one its last probe was started in, and the last one it is through with.
     round: u64,
     asked: u64,
@@ -38,24 +41,13 @@ pub(super) struct Schedule {
     listed_at: Option<Instant>,
     props_at: Option<Instant>,
     slots_at: Option<Instant>,
-    /// It said that it has no `/props`.
     has_no_props: bool,
-    /// What is wrong with the list it gave last.
-    bad_list: Option<String>,
+    pub(super) bad_list: Option<String>,
     down_since: Option<Instant>,
     failed_at: Option<Instant>,
     /// A request found it dead while the probe was running: the probe may have seen it before that.
     is_doubted: bool,
-}
-
-/// What a decision is made from.
-#[derive(Clone, Copy)]
-pub(super) struct View<'a> {
-    pub config: &'a Config,
-    pub(crate) endpoint: &'a Arc<Endpoint>,
-    /// Its abandoned slots, and since when the first of them is.
-    pub(crate) ghosts: usize,
-    pub(crate) abandoned: Option<Instant>,
+    pub(super) ghosts: Ghosts,
 }
 
 impl Schedule {
@@ -78,6 +70,7 @@ impl Schedule {
             down_since: None,
             failed_at: None,
             is_doubted: false,
+            ghosts: Ghosts::default(),
         }
     }
 
@@ -87,7 +80,6 @@ impl Schedule {
         self.reads_list |= reads_list;
     }
 
-    /// Whether it is through with a round.
     pub(crate) fn is_done(&self, round: u64) -> bool {
         self.done >= round
     }
@@ -106,38 +98,39 @@ impl Schedule {
     }
 
     /// When it is to be asked next; not while it is being asked.
-    pub(crate) fn wakes_at(&self, view: View<'_>) -> Option<Instant> {
-        let times = [Some(self.due), self.list_due(view), self.slots_due(view)];
+    pub(super) fn wakes_at(&self, config: &Config, endpoint: &Endpoint) -> Option<Instant> {
+        let times = [Some(self.due), self.list_due(config, endpoint), self.slots_due(endpoint)];
         times.into_iter().flatten().min().filter(|_| !self.running)
     }
 
-    fn list_due(&self, view: View<'_>) -> Option<Instant> {
-        let ttl = view.config.models_ttl();
-        let alone = discovers(view) && !ttl.is_zero() && view.endpoint.health.is_available();
+    fn list_due(&self, config: &Config, endpoint: &Endpoint) -> Option<Instant> {
+        let ttl = config.models_ttl();
+        let alone = discovers(config, endpoint) && !ttl.is_zero() && endpoint.health.is_available();
         self.listed_at.filter(|_| alone).map(|at| at + ttl.max(LEAST_TTL))
     }
 
-    fn slots_due(&self, view: View<'_>) -> Option<Instant> {
-        let since = view.abandoned.filter(|_| view.endpoint.health.is_available())? + NOTICES_AFTER;
+    fn slots_due(&self, endpoint: &Endpoint) -> Option<Instant> {
+        let since = self.ghosts.since().filter(|_| endpoint.health.is_available())? + NOTICES_AFTER;
         Some(self.slots_at.map_or(since, |at| since.max(at + EXTRAS_EVERY)))
     }
 
     /// What is to be asked now, if anything; whoever takes it asks it.
-    pub(crate) fn take(&mut self, view: View<'_>, now: Instant) -> Option<Task> {
+    pub(super) fn take(&mut self, config: &Config, endpoint: &Arc<Endpoint>, now: Instant) -> Option<Task> {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let (probe, slots) = (self.due <= now, is_due(self.slots_due(view)));
-        let list = is_due(self.list_due(view)) || (probe && discovers(view) && self.is_list_wanted(view));
+        let (probe, slots) = (self.due <= now, is_due(self.slots_due(endpoint)));
+        let list = is_due(self.list_due(config, endpoint))
+            || (probe && discovers(config, endpoint) && self.is_list_wanted(config, endpoint));
         if self.running || !(probe || list || slots) {
             return None;
         }
         let path = match &self.config.probe {
-            Probe::Default => Some(view.config.health_check.path.clone()),
+            Probe::Default => Some(config.health_check.path.clone()),
             Probe::Path(path) => Some(path.clone()),
             Probe::Never => None,
         };
         let path = path.filter(|_| probe);
         if probe {
-            (self.due, self.asked_at) = (now + view.config.health_check.interval, Some(now));
+            (self.due, self.asked_at) = (now + config.health_check.interval, Some(now));
             (self.asked, self.reads_list) = (self.round, false);
         }
         if path.is_none() && !list && !slots {
@@ -149,15 +142,15 @@ impl Schedule {
         }
         self.running = true;
         let props_old = self.props_at.is_none_or(|at| now.saturating_duration_since(at) >= EXTRAS_EVERY);
-        let timeout = view.config.health_check.timeout;
+        let timeout = config.health_check.timeout;
         let connect = self.config.timeouts.connect.map_or(timeout, |connect| connect.min(timeout));
         Some(Task {
-            endpoint: Arc::clone(view.endpoint),
+            endpoint: Arc::clone(endpoint),
             props: path.is_some() && props_old && !self.has_no_props,
             path,
             list,
             slots,
-            ours: (view.endpoint.live.in_flight() as usize).saturating_sub(view.ghosts),
+            ours: (endpoint.live.in_flight() as usize).saturating_sub(self.ghosts.len()),
             started: now,
             timeout,
             connect,
@@ -166,20 +159,20 @@ impl Schedule {
 
     /// A list is read with a probe in a round that reads lists, when there is none yet, when each round reads one, and
     /// of a server that was away, since it may serve something else now.
-    fn is_list_wanted(&self, view: View<'_>) -> bool {
-        let is_back = self.config.probe != Probe::Never && !view.endpoint.health.answered;
-        self.reads_list || self.listed_at.is_none() || view.config.models_ttl().is_zero() || is_back
+    fn is_list_wanted(&self, config: &Config, endpoint: &Endpoint) -> bool {
+        let is_back = self.config.probe != Probe::Never && !endpoint.health.answered;
+        self.reads_list || self.listed_at.is_none() || config.models_ttl().is_zero() || is_back
     }
 
     pub(crate) fn fail_to_ask(&mut self) {
         (self.running, self.done) = (false, self.asked);
     }
 
-    /// Notes what was found and when to ask again; returns what that means for the endpoint's standing.
-    pub(crate) fn note(&mut self, found: &Found) -> Option<Observation> {
+    /// Notes what was found and when to ask again; returns what that means for the endpoint's health.
+    pub(super) fn note(&mut self, started: Instant, found: &Found) -> Option<Observation> {
         (self.running, self.done) = (false, self.asked);
         if found.list.is_some() {
-            self.listed_at = Some(found.started);
+            self.listed_at = Some(started);
         }
         match &found.list {
             Some(Listing::Models(_)) => self.bad_list = None,
@@ -187,7 +180,7 @@ impl Schedule {
             Some(Listing::Failed) | None => {}
         }
         if found.props.is_some() {
-            self.props_at = Some(found.started);
+            self.props_at = Some(started);
         }
         self.has_no_props |= matches!(found.props, Some(Props::Unsupported));
         let is_outdated = std::mem::take(&mut self.is_doubted);
@@ -203,11 +196,6 @@ impl Schedule {
         Observation::NoList { why, needed: self.config.models.is_empty() }
     }
 
-    /// What is wrong with its list.
-    pub(crate) fn bad_list(&self) -> Option<&str> {
-        self.bad_list.as_deref()
-    }
-
     /// Whether a failure is another sight of the last one, so that both count once.
     pub(crate) fn repeats(&mut self, seen: &Observation, interval: Duration, now: Instant) -> bool {
         if !matches!(seen, Observation::Down(_) | Observation::Refused(_)) {
@@ -221,8 +209,8 @@ impl Schedule {
         repeats
     }
 
-    /// Its standing has changed, or was confirmed: when to ask again.
-    pub(crate) fn settle(&mut self, endpoint: &Endpoint, now: Instant) {
+    /// Its health has changed, or was confirmed: when to ask again.
+    pub(crate) fn reschedule(&mut self, endpoint: &Endpoint, now: Instant) {
         let health = &endpoint.health;
         if health.answered {
             self.failed_at = None;
@@ -245,10 +233,50 @@ impl Schedule {
 }
 
 /// Whether it is asked for its models; where nothing is probed, only if that is where they are known from.
-fn discovers(view: View<'_>) -> bool {
-    match view.endpoint.config.probe {
-        Probe::Never => view.endpoint.config.models.is_empty() && view.config.knows_models(),
-        _ => true,
+fn discovers(config: &Config, endpoint: &Endpoint) -> bool {
+    endpoint.config.probe != Probe::Never || (endpoint.config.models.is_empty() && config.knows_models())
+}
+
+/// Slots of an endpoint whose requests were given up while the server may still be working on them, and since when, in
+/// order of age: no request is sent to wait behind abandoned work. At most one for each slot that there is.
+#[derive(Default)]
+pub(super) struct Ghosts(Vec<(Slot, Instant)>);
+
+impl Ghosts {
+    pub(super) fn hold(&mut self, slot: Slot, now: Instant) {
+        self.0.push((slot, now));
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn since(&self) -> Option<Instant> {
+        self.0.first().map(|(_, since)| *since)
+    }
+
+    /// Gives back what was held long enough, whatever the server says.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.0.retain(|(_, since)| now.saturating_duration_since(*since) < LONGEST_GHOST);
+    }
+
+    /// The endpoint has restarted: nothing works there any more.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Gives slots back that the endpoint, asked at `started`, showed free. `ours` are our other requests there then.
+    pub(super) fn free(&mut self, live: &Live, ours: usize, started: Instant, slots: Slots) {
+        // One that was there only before or only after the question may not be among those that work.
+        let ours = ours.min((live.in_flight() as usize).saturating_sub(self.len()));
+        let working = match slots {
+            Slots::Working(working) => working.saturating_sub(ours),
+            Slots::Unknown => 0,
+            Slots::Failed => return,
+        };
+        // What was abandoned after the question is not answered by it.
+        let asked = self.0.iter().take_while(|(_, since)| *since <= started).count();
+        self.0.drain(..asked.saturating_sub(working));
     }
 }
 

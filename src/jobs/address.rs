@@ -42,19 +42,18 @@ pub(crate) fn check(url: &str, webhooks: &Webhooks) -> Result<Target, String> {
         _ => 80,
     };
     let allowed = webhooks.allow.contains(&host);
-    let literal = match host.parse::<IpAddr>() {
-        Ok(ip) => Some(ip),
-        Err(_) if host.contains(':') => return Err(SHAPE.into()),
-        Err(_) => number(&host)?.map(IpAddr::V4),
-    };
-    let inside = match literal {
-        Some(ip) => !is_public(ip),
-        None => is_local_name(&host),
+    // No top-level domain begins with a digit: `127.1`, `0x7f.1` and `2130706433` are other spellings of IPv4 addresses.
+    let is_number = host.rsplit('.').next().is_some_and(|last| last.starts_with(|first: char| first.is_ascii_digit()));
+    let inside = match host.parse::<IpAddr>() {
+        Ok(ip) => !is_public(ip),
+        Err(_) if host.contains(':') || (is_number && !allowed) => {
+            return Err("has a host that is neither a name nor an address".into());
+        }
+        Err(_) => is_local_name(&host),
     };
     if inside && !allowed {
         return Err("points into this machine or its network; jobs.webhooks.allow can allow its host".into());
     }
-    let host = literal.map_or(host, |ip| ip.to_string());
     let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let base = Base { tls, host, port, given: String::new(), root: String::new(), api: "/v1".into() };
     Ok(Target { base, path: if path.starts_with('/') { path } else { format!("/{path}") }, allowed })
@@ -64,32 +63,6 @@ pub(crate) fn check(url: &str, webhooks: &Webhooks) -> Result<Target, String> {
 fn is_local_name(host: &str) -> bool {
     let inside = ["localhost", "local", "internal", "lan", "home.arpa", "localdomain", "intranet"];
     !host.contains('.') || inside.iter().any(|name| host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')))
-}
-
-/// An IPv4 address in any spelling that resolvers and browsers take: `127.1`, `0x7f.1`, `2130706433`, `0177.0.0.1`.
-fn number(host: &str) -> Result<Option<Ipv4Addr>, String> {
-    let parts: Vec<&str> = host.split('.').collect();
-    let parse = |part: &&str| match part.strip_prefix("0x") {
-        Some("") => Some(0),
-        Some(hex) => u64::from_str_radix(hex, 16).ok(),
-        None if part.len() > 1 && part.starts_with('0') => u64::from_str_radix(part, 8).ok(),
-        None => part.parse().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit())),
-    };
-    let is_numeric =
-        |part: &str| part.starts_with("0x") || (!part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
-    if !parts.last().is_some_and(|last| is_numeric(last)) {
-        return Ok(None);
-    }
-    let wrong = || "has a host that is neither a name nor an address".to_owned();
-    let numbers: Option<Vec<u64>> = parts.iter().map(parse).collect();
-    let numbers = numbers.filter(|numbers| numbers.len() <= 4).ok_or_else(wrong)?;
-    let (last, first) = numbers.split_last().ok_or_else(wrong)?;
-    let room = 1u64 << (8 * (4 - first.len()));
-    if first.iter().any(|part| *part > 255) || *last >= room {
-        return Err(wrong());
-    }
-    let high = first.iter().enumerate().fold(0, |sum, (at, part)| sum + (part << (24 - 8 * at)));
-    Ok(u32::try_from(high + last).ok().map(Ipv4Addr::from_bits))
 }
 
 /// Whether an address is public (IANA's special-purpose registries).

@@ -8,11 +8,9 @@ const WHOLE: [&str; 4] = ["role", "id", "type", "name"];
 
 #[derive(Default)]
 struct Choice {
-    members: Map<String, Value>,
-    message: Option<Map<String, Value>>,
-    /// Lists of the message whose items come in pieces with an `index`, such as `tool_calls`.
-    lists: BTreeMap<String, BTreeMap<u64, Value>>,
-    is_finished: bool,
+    merged: Value,
+    /// Items of lists of the delta that come in pieces with an `index`, such as `tool_calls`.
+    items: BTreeMap<(String, u64), Value>,
 }
 
 /// The answer of a stream of chat or completion chunks.
@@ -39,10 +37,8 @@ pub(crate) fn collect(body: &[u8]) -> Result<Value, String> {
             return Err(text.unwrap_or("The stream ended with an error.").to_owned());
         }
         if let Some(Value::Array(parts)) = chunk.remove("choices") {
-            for part in parts {
-                let Value::Object(part) = part else { continue };
-                let index = part.get("index").and_then(Value::as_u64).unwrap_or(0);
-                choices.entry(index).or_default().add(part);
+            for part in parts.into_iter().filter(Value::is_object) {
+                choices.entry(index(&part).unwrap_or(0)).or_default().add(part);
             }
         }
         // `usage` and `timings` stand in the last chunk that has them.
@@ -52,7 +48,8 @@ pub(crate) fn collect(body: &[u8]) -> Result<Value, String> {
             }
         }
     }
-    let is_complete = is_done || !choices.is_empty() && choices.values().all(|choice| choice.is_finished);
+    let is_finished = choices.values().all(|choice| !choice.merged["finish_reason"].is_null());
+    let is_complete = is_done || !choices.is_empty() && is_finished;
     if answer.is_empty() && choices.is_empty() || !is_complete {
         return Err("The stream ended before its answer was complete.".into());
     }
@@ -87,54 +84,39 @@ fn events(text: &str) -> impl Iterator<Item = (&str, String)> {
     })
 }
 
-impl Choice {
-    /// Merges a chunk's choice.
-    fn add(&mut self, part: Map<String, Value>) {
-        for (name, value) in part {
-            match (name.as_str(), value) {
-                ("index", _) => {}
-                ("delta", Value::Object(delta)) => self.add_delta(delta),
-                ("delta", _) => {}
-                (_, value) => {
-                    self.is_finished |= name == "finish_reason" && !value.is_null();
-                    merge(self.members.entry(name).or_insert(Value::Null), value);
-                }
-            }
-        }
-    }
+fn index(item: &Value) -> Option<u64> {
+    item.get("index")?.as_u64()
+}
 
-    fn add_delta(&mut self, delta: Map<String, Value>) {
-        let message = self.message.get_or_insert_default();
-        for (name, value) in delta {
-            let place = |item: &Value| item.get("index").and_then(Value::as_u64);
-            match value {
-                Value::Array(items) if !items.is_empty() && items.iter().all(|item| place(item).is_some()) => {
-                    let list = self.lists.entry(name).or_default();
-                    for item in items {
-                        merge(list.entry(place(&item).unwrap_or(0)).or_insert(Value::Null), item);
-                    }
+impl Choice {
+    fn add(&mut self, mut part: Value) {
+        let delta = part.get_mut("delta").and_then(Value::as_object_mut);
+        for (name, value) in delta.into_iter().flatten() {
+            let Value::Array(items) = value else { continue };
+            // A list without indexes goes on as it is.
+            if items.iter().all(|item| index(item).is_some()) {
+                for item in std::mem::take(items) {
+                    let place = (name.clone(), index(&item).unwrap_or(0));
+                    merge(self.items.entry(place).or_default(), item);
                 }
-                value => merge_member(message, name, value),
             }
         }
+        merge(&mut self.merged, part);
     }
 
     fn whole(self, index: u64) -> Value {
-        let Self { mut members, mut message, lists, .. } = self;
-        for (name, list) in lists {
-            message.get_or_insert_default().insert(name, list.into_values().collect());
+        let mut choice = self.merged;
+        for ((name, _), item) in self.items {
+            if let Value::Array(list) = &mut choice["delta"][name] {
+                list.push(item);
+            }
         }
-        members.insert("index".into(), json!(index));
-        message.map(|message| members.insert("message".into(), Value::Object(message)));
-        Value::Object(members)
-    }
-}
-
-fn merge_member(members: &mut Map<String, Value>, name: String, value: Value) {
-    match members.get_mut(&name) {
-        Some(known) if WHOLE.contains(&name.as_str()) && known.is_string() && !value.is_null() => *known = value,
-        Some(known) => merge(known, value),
-        None => drop(members.insert(name, value)),
+        let delta = choice.as_object_mut().and_then(|members| members.remove("delta"));
+        choice["index"] = index.into();
+        if let Some(delta @ Value::Object(_)) = delta {
+            choice["message"] = delta;
+        }
+        choice
     }
 }
 
@@ -145,7 +127,13 @@ fn merge(into: &mut Value, new: Value) {
         (Value::String(text), Value::String(more)) => text.push_str(&more),
         (Value::Array(items), Value::Array(more)) => items.extend(more),
         (Value::Object(members), Value::Object(more)) => {
-            more.into_iter().for_each(|(name, value)| merge_member(members, name, value));
+            for (name, value) in more {
+                let known = members.entry(name.as_str()).or_insert(Value::Null);
+                if WHOLE.contains(&name.as_str()) && !value.is_null() {
+                    *known = Value::Null;
+                }
+                merge(known, value);
+            }
         }
         (into, new) => *into = new,
     }

@@ -1,5 +1,4 @@
-//! Submit now, read later: jobs that survive a power cut. The folder is the truth; the queue is an index of it, with
-//! the jobs in progress in `running`.
+//! Submit now, read later: jobs that survive a power cut. The folder is the truth; the queue is an index of it.
 
 mod address;
 mod collect;
@@ -9,34 +8,29 @@ mod requests;
 mod runner;
 mod spool;
 pub mod validate;
-mod views;
 mod webhook;
-mod webhook_queue;
 
-use self::queue::{Queue, Running, StopReason};
-use self::record::{Name, Record, State, owner_id};
-use self::spool::{ROOM, Spool, Stored};
-use self::webhook_queue::WebhookQueue;
+use self::queue::{Queue, StopReason};
+use self::record::{Job, Record, State, owner_id};
+use self::spool::Spool;
+use self::webhook::WebhookQueue;
 use crate::config::Jobs as Settings;
-use crate::proxy::state::JobStore;
-use crate::proxy::state::Proxy;
+use crate::proxy::state::{JobStore, Proxy};
 use crate::routing::snapshot::SnapshotStore;
 use crate::util::cancel::CancelToken;
 use crate::util::lock::lock;
 use crate::util::time;
-use std::io;
-use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Threads that deliver webhooks (SPEC section 7).
 const WEBHOOK_THREADS: usize = 4;
 /// The pause after a panic.
 const RECOVERY: Duration = Duration::from_secs(1);
 
-/// The threads of this module.
 pub struct Jobs {
     manager: Arc<JobManager>,
     threads: Vec<JoinHandle<()>>,
@@ -49,18 +43,11 @@ struct JobManager {
     spool: Spool,
     /// Jobs that run at once; fixed at the start.
     most: usize,
-    state: Mutex<QueueState>,
+    queue: Mutex<Queue>,
     changed: Condvar,
-    /// Webhooks that wait to be delivered.
     webhooks: Mutex<WebhookQueue>,
     webhook_due: Condvar,
     stopped: Arc<CancelToken>,
-}
-
-#[derive(Default)]
-struct QueueState {
-    queue: Queue,
-    closed: bool,
 }
 
 /// Loads the jobs of the folder and starts the threads.
@@ -68,97 +55,73 @@ struct QueueState {
 /// # Errors
 /// The folder cannot be used, or the system is out of threads.
 pub fn start(settings: &Settings, proxy: &Arc<Proxy>, shared: &Arc<SnapshotStore>) -> io::Result<Jobs> {
-    let (spool, mut stored) = Spool::open(&settings.dir)?;
-    // In order, so that each is inserted at an end.
-    stored.sort_unstable_by_key(|stored| stored.name.sequence);
-    stored.shrink_to_fit();
-    let mut queue = Queue::with_capacity(stored.len());
-    for mut stored in stored {
-        widen_owner(&spool, &mut stored);
-        let name = match stored.name.state {
-            // It was running when the last process ended; it runs again, and that try counts.
-            State::Processing => stored.name.to(State::Pending, stored.name.number),
-            _ => stored.name.clone(),
-        };
-        // After a crash between writing the finished job and removing the old file, both are there.
-        match queue.name(&name.id) {
-            Some(other) if other.state.is_final() && (!other.webhook_pending || !name.state.is_final()) => {
-                spool.remove(&stored.name);
-                continue;
+    let (spool, mut jobs) = Spool::open(&settings.dir)?;
+    jobs.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+    // After a crash between writing the finished job and removing the old file, both are there.
+    jobs.dedup_by(|next, job| {
+        let is_same = next.id == job.id;
+        if is_same {
+            let value = |job: &Job| (job.state.is_final(), !job.webhook_pending);
+            if value(next) > value(job) {
+                std::mem::swap(next, job);
             }
-            Some(other) => spool.remove(&other),
-            None if name != stored.name => spool.rename(&stored.name, &name)?,
-            None => {}
+            spool.remove(next);
         }
-        queue.put(&name, stored.bytes);
+        is_same
+    });
+    jobs.sort_unstable_by_key(|job| job.sequence);
+    for job in &mut jobs {
+        let was = job.clone();
+        if job.has_short_owner() {
+            match spool.read(job).and_then(|file| Ok(Record::read(&file)?.0.owner)) {
+                Ok(owner) => job.owner = owner_id(owner.as_deref()),
+                Err(error) => log::warn!("jobs: {job} keeps an owner that nobody has: {error}"),
+            }
+        }
+        // It was running when the last process ended; it runs again, and that try counts.
+        if job.state == State::Processing {
+            job.state = State::Pending;
+        }
+        if *job != was {
+            spool.rename(&was, job)?;
+        }
     }
+    jobs.shrink_to_fit();
+    let queue = Queue::new(jobs);
     let [waiting, _, completed, failed] = queue.counts();
     log::info!("jobs: {waiting} waiting, {} finished in {}", completed + failed, spool.dir().display());
     let mut webhooks = WebhookQueue::default();
-    queue.webhook_pending().for_each(|id| webhooks.put_new(id, "".into(), time::now()));
+    let pending = queue.all().filter(|job| job.webhook_pending && job.state.is_final());
+    pending.for_each(|job| webhooks.put_new(&job.id, "".into(), time::now()));
     let manager = Arc::new(JobManager {
         proxy: Arc::clone(proxy),
         shared: Arc::clone(shared),
         spool,
         most: settings.max_concurrent,
-        state: Mutex::new(QueueState { queue, closed: false }),
+        queue: Mutex::new(queue),
         changed: Condvar::new(),
         webhooks: Mutex::new(webhooks),
         webhook_due: Condvar::new(),
         stopped: Arc::default(),
     });
-    Jobs::start_threads(manager)
-}
-
-/// A file of the first release has only the beginning of its owner's hash; it is renamed.
-fn widen_owner(spool: &Spool, stored: &mut Stored) {
-    if !stored.name.has_short_owner() {
-        return;
+    let mut jobs = Jobs { manager, threads: Vec::new() };
+    for number in 0..jobs.manager.most {
+        jobs.spawn(format!("job-{number}"), JobManager::run)?;
     }
-    let whole = spool.read(&stored.name).and_then(|file| {
-        let name = Name { owner: owner_id(Record::read(&file)?.0.owner.as_deref()), ..stored.name.clone() };
-        spool.rename(&stored.name, &name).map(|()| name)
-    });
-    match whole {
-        Ok(name) => stored.name = name,
-        Err(error) => log::warn!("jobs: {} keeps an owner that nobody has: {error}", stored.name),
+    for number in 0..WEBHOOK_THREADS {
+        jobs.spawn(format!("webhook-{number}"), JobManager::deliver_webhooks)?;
     }
-}
-
-/// Runs work until it returns; after a panic (the hook has logged it) it is run again.
-fn restart_on_panic(stopped: &CancelToken, work: impl Fn()) {
-    while catch_unwind(AssertUnwindSafe(&work)).is_err() {
-        stopped.wait_until(time::now() + RECOVERY, time::now);
-    }
-}
-
-/// There is no such file (it may have been renamed a moment ago), or no record in it; any other error may pass.
-fn is_hopeless(error: &io::Error) -> bool {
-    matches!(error.kind(), NotFound | InvalidData | UnexpectedEof)
+    jobs.spawn("expire".into(), JobManager::expire_loop)?;
+    let store: Arc<dyn JobStore> = Arc::clone(&jobs.manager) as _;
+    proxy.set_job_store(Arc::downgrade(&store));
+    Ok(jobs)
 }
 
 impl Jobs {
-    fn start_threads(manager: Arc<JobManager>) -> io::Result<Self> {
-        let mut jobs = Self { manager, threads: Vec::new() };
-        for number in 0..jobs.manager.most {
-            jobs.spawn(format!("job-{number}"), JobManager::run)?;
-        }
-        for number in 0..WEBHOOK_THREADS {
-            jobs.spawn(format!("webhook-{number}"), JobManager::deliver_webhooks)?;
-        }
-        jobs.spawn("expire".into(), JobManager::expire_loop)?;
-        let keeper: Arc<dyn JobStore> = Arc::clone(&jobs.manager) as _;
-        jobs.manager.proxy.set_job_store(Arc::downgrade(&keeper));
-        Ok(jobs)
-    }
-
     fn spawn(&mut self, name: String, work: fn(&JobManager)) -> io::Result<()> {
         let manager = Arc::clone(&self.manager);
-        self.threads.push(
-            std::thread::Builder::new()
-                .name(name)
-                .spawn(move || restart_on_panic(&manager.stopped, || work(&manager)))?,
-        );
+        let run = move || restart_on_panic(&manager.stopped, || work(&manager));
+        self.threads.push(std::thread::Builder::new().name(name).spawn(run)?);
         Ok(())
     }
 
@@ -171,16 +134,16 @@ impl Jobs {
     /// Waits for running jobs until a time; then puts them back into the queue.
     pub(crate) fn stop(&mut self, until: Instant) {
         self.close();
-        let mut locked = self.manager.locked();
-        while locked.queue.active() > 0 {
+        let mut queue = self.manager.locked();
+        while queue.active() > 0 {
             let rest = until.saturating_duration_since(time::now());
             if rest.is_zero() {
-                locked.queue.interrupt_all(StopReason::Stopping, |_| true);
+                queue.interrupt(StopReason::Stopping, |_, _| true);
                 break;
             }
-            locked = self.manager.wait(locked, rest);
+            queue = self.manager.wait(queue, rest);
         }
-        drop(locked);
+        drop(queue);
         // A webhook that was not delivered is delivered after the next start.
         self.manager.stopped.cancel();
         self.manager.webhook_due.notify_all();
@@ -196,80 +159,80 @@ impl Drop for Jobs {
     }
 }
 
+/// Runs work until it returns; after a panic (the hook has logged it) it is run again.
+fn restart_on_panic(stopped: &CancelToken, work: impl Fn()) {
+    while catch_unwind(AssertUnwindSafe(&work)).is_err() {
+        stopped.wait_until(time::now() + RECOVERY, time::now);
+    }
+}
+
 impl JobManager {
-    fn locked(&self) -> MutexGuard<'_, QueueState> {
-        lock(&self.state)
+    fn locked(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
     }
 
-    fn wait<'a>(&self, locked: MutexGuard<'a, QueueState>, time: Duration) -> MutexGuard<'a, QueueState> {
-        match self.changed.wait_timeout(locked, time) {
-            Ok((locked, _)) => locked,
-            Err(poisoned) => poisoned.into_inner().0,
-        }
+    fn wait<'a>(&self, queue: MutexGuard<'a, Queue>, time: Duration) -> MutexGuard<'a, Queue> {
+        self.changed.wait_timeout(queue, time).unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn settings(&self) -> Settings {
         self.shared.load().config.jobs.clone()
     }
 
+    /// Finished jobs that ended before this second have expired.
+    fn oldest(&self) -> u64 {
+        seconds().saturating_sub(self.settings().retention.as_secs())
+    }
+
     /// The file of a job. No lock is held while the disk works, so it may have the name that it had a moment ago, or will
     /// have in a moment.
-    fn file(&self, name: &Name) -> io::Result<Vec<u8>> {
-        let before = name.number.saturating_sub(1);
+    fn file(&self, job: &Job) -> io::Result<Vec<u8>> {
         let others = [
-            name.clone(),
-            name.to(State::Processing, name.number + 1),
-            name.to(State::Processing, before),
-            name.to(State::Pending, before),
+            job.clone(),
+            job.to(State::Processing, job.number + 1),
+            job.to(State::Pending, job.number.saturating_sub(1)),
         ];
-        let read = |name| match self.spool.read(name) {
-            Err(error) if error.kind() == NotFound => None,
-            read => Some(read),
-        };
-        others.iter().find_map(read).unwrap_or_else(|| Err(NotFound.into()))
+        let mut read = others.iter().map(|job| self.spool.read(job));
+        let is_there =
+            |read: &io::Result<_>| read.as_ref().err().is_none_or(|error| error.kind() != ErrorKind::NotFound);
+        read.find(is_there).unwrap_or_else(|| Err(ErrorKind::NotFound.into()))
     }
 
-    /// The memory that reading the file of a job takes.
-    fn room(&self, name: &Name) -> u64 {
-        self.locked().queue.size(&name.id) + ROOM as u64
-    }
-
-    /// Removes finished jobs that expired or whose space `bytes` more need; returns their files, which the caller removes.
-    fn sweep(&self, locked: &mut QueueState, bytes: u64) -> Vec<Name> {
-        let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
-        let expired = locked.queue.expired(oldest, bytes);
-        expired.iter().filter_map(|id| locked.queue.take_out(id)).collect()
+    /// Gives the file of a job its next name, and then the queue.
+    fn rename(&self, from: &Job, to: &Job) -> io::Result<()> {
+        self.spool.rename(from, to)?;
+        self.locked().put(to.clone());
+        Ok(())
     }
 
     /// Ends jobs that run too long, and removes expired ones.
     fn expire_loop(&self) {
-        let mut locked = self.locked();
-        while !locked.closed {
+        let mut queue = self.locked();
+        while !queue.closed {
             let now = time::now();
-            locked.queue.interrupt_all(StopReason::Late, |until| until <= now);
-            let old = self.sweep(&mut locked, 0);
-            if !old.is_empty() {
-                drop(locked);
-                old.iter().for_each(|name| self.spool.remove(name));
-                locked = self.locked();
+            queue.interrupt(StopReason::Late, |_, until| until <= now);
+            let expired = queue.expire(self.oldest(), 0);
+            if !expired.is_empty() {
+                drop(queue);
+                expired.iter().for_each(|job| self.spool.remove(job));
+                queue = self.locked();
                 continue;
             }
             let pause = (self.settings().retention / 10).clamp(Duration::from_millis(100), Duration::from_secs(30));
-            let end = locked.queue.next_end().filter(|end| *end > now);
-            let pause = end.map_or(pause, |end| pause.min(end - now));
-            locked = self.wait(locked, pause);
+            let end = queue.next_end().filter(|end| *end > now);
+            queue = self.wait(queue, end.map_or(pause, |end| pause.min(end - now)));
         }
     }
 }
 
-/// Seconds since 1970; only for display and retention.
-fn seconds() -> u64 {
-    millis() / 1000
+/// There is no such file (it may have been renamed a moment ago), or no record in it; any other error may pass.
+fn is_hopeless(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
 }
 
-fn millis() -> u64 {
-    let since = time::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// Seconds since 1970; only for display and retention.
+fn seconds() -> u64 {
+    time::unix().as_secs()
 }
 
 #[cfg(test)]

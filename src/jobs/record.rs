@@ -6,14 +6,15 @@
 //! The content is JSON, see [`Record`] and [`Bodies`]. Both are stable: a newer version reads what an older one wrote;
 //! the first release wrote 8 digits of the SHA-256.
 
-use crate::util::secret::fingerprint;
+use crate::util::secret::sha256;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 use std::{fmt, io};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Pending,
     Processing,
@@ -33,48 +34,42 @@ impl State {
         }
     }
 
-    /// Whether the job has ended.
     pub(crate) fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Error)
     }
 }
 
-/// The name of a job's file.
+/// What the name of a job's file tells, and the size of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Name {
+pub(crate) struct Job {
     pub(crate) sequence: u64,
     pub(crate) id: Arc<str>,
-    /// See [`owner_id`].
-    pub(crate) owner: Arc<str>,
+    pub(crate) owner: Owner,
     pub(crate) state: State,
     /// Tries so far, or the second when it ended.
     pub(crate) number: u64,
     /// Its webhook is still to be delivered.
     pub(crate) webhook_pending: bool,
+    pub(crate) bytes: u64,
 }
 
-impl Name {
+impl Job {
     /// Parses a name; `None` if it is not a job's.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split('.');
-        let mut next = || parts.next();
-        let (sequence, id, owner, state, number) = (next()?, next()?, next()?, next()?, next()?);
-        let webhook_pending = match next() {
-            None => false,
-            Some("owed") => true,
-            Some(_) => return None,
-        };
-        let is_owner = matches!(owner.len(), 8 | 64) && owner.bytes().all(|digit| digit.is_ascii_hexdigit());
-        if parts.next().is_some() || sequence.len() != 16 || id.is_empty() || !is_owner {
+    pub(super) fn parse(text: &str, bytes: u64) -> Option<Self> {
+        let (text, webhook_pending) = text.strip_suffix(".owed").map_or((text, false), |text| (text, true));
+        let parts: Vec<&str> = text.split('.').collect();
+        let [sequence, id, owner, state, number] = parts[..] else { return None };
+        if sequence.len() != 16 || id.is_empty() {
             return None;
         }
         Some(Self {
             sequence: u64::from_str_radix(sequence, 16).ok()?,
             id: id.into(),
-            owner: owner.into(),
+            owner: parse_owner(owner)?,
             state: State::ALL.into_iter().find(|known| known.as_str() == state)?,
             number: number.parse().ok()?,
             webhook_pending,
+            bytes,
         })
     }
 
@@ -85,7 +80,12 @@ impl Name {
 
     /// The name comes from the first release, and two owners may share it.
     pub(crate) fn has_short_owner(&self) -> bool {
-        self.owner.len() == NOBODY.len() && *self.owner != *NOBODY
+        self.owner != NOBODY && self.owner[SHORT..] == NOBODY[SHORT..]
+    }
+
+    /// Whether it ended before this second.
+    pub(crate) fn has_expired(&self, oldest: u64) -> bool {
+        self.state.is_final() && self.number < oldest
     }
 
     #[must_use]
@@ -94,24 +94,42 @@ impl Name {
     }
 }
 
-impl fmt::Display for Name {
+/// The name of its file.
+impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sequence, id, owner, state, number, webhook_pending } = self;
-        write!(
-            f,
-            "{sequence:016x}.{id}.{owner}.{}.{number}{}",
-            state.as_str(),
-            if *webhook_pending { ".owed" } else { "" }
-        )
+        let is_short = self.owner[SHORT..] == NOBODY[SHORT..];
+        write!(f, "{:016x}.{}.", self.sequence, self.id)?;
+        self.owner[..if is_short { SHORT } else { NOBODY.len() }]
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        let owed = if self.webhook_pending { ".owed" } else { "" };
+        write!(f, ".{}.{}{owed}", self.state.as_str(), self.number)
     }
 }
 
-/// The owner of jobs that came without a key.
-const NOBODY: &str = "00000000";
+/// The SHA-256 of an owner's name.
+pub(crate) type Owner = [u8; 32];
 
-/// The owner as it is in names; unique.
-pub(crate) fn owner_id(owner: Option<&str>) -> Arc<str> {
-    owner.map_or_else(|| NOBODY.into(), |owner| fingerprint(owner, 32).into())
+/// The owner of jobs that came without a key.
+const NOBODY: Owner = [0; 32];
+/// Bytes of an owner in names of the first release, and of nobody in all.
+const SHORT: usize = 4;
+
+pub(crate) fn owner_id(name: Option<&str>) -> Owner {
+    name.map_or(NOBODY, sha256)
+}
+
+fn parse_owner(digits: &str) -> Option<Owner> {
+    let mut owner = NOBODY;
+    let is_owner = [2 * SHORT, 2 * owner.len()].contains(&digits.len())
+        && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_owner {
+        return None;
+    }
+    for (at, byte) in owner[..digits.len() / 2].iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(owner)
 }
 
 /// The content of a job's file without the [`Bodies`].
@@ -141,31 +159,35 @@ pub(crate) struct Bodies<'a> {
 }
 
 impl Record {
-    /// Parses a file.
     pub(super) fn read(file: &[u8]) -> io::Result<(Self, Bodies<'_>)> {
         Ok((serde_json::from_slice(file)?, serde_json::from_slice(file)?))
     }
 
-    /// The part of a file before the request; see [`pieces`].
-    pub(super) fn head(&self) -> String {
-        let mut head = serde_json::to_string(self).unwrap_or_default();
+    /// A whole file, in pieces. A request may come in two.
+    pub(super) fn file<'a>(&self, request: &[&'a [u8]], response: Option<&'a RawValue>) -> Vec<Cow<'a, [u8]>> {
+        let mut head = serde_json::to_vec(self).unwrap_or_default();
         head.pop();
-        head + ",\"request\":"
+        head.extend(b",\"request\":");
+        let mut file = vec![Cow::Owned(head)];
+        file.extend(request.iter().map(|piece| Cow::Borrowed(*piece)));
+        if let Some(response) = response {
+            file.extend([Cow::Borrowed(&b",\"response\":"[..]), Cow::Borrowed(response.get().as_bytes())]);
+        }
+        file.push(Cow::Borrowed(b"}"));
+        file
     }
 }
 
-/// A whole file, after [`Record::head`]. A request may come in two pieces.
-pub(crate) fn pieces<'a>(head: &'a str, request: [&'a [u8]; 2], response: Option<&'a str>) -> [&'a [u8]; 6] {
-    let name: &[u8] = if response.is_some() { b",\"response\":" } else { b"" };
-    [head.as_bytes(), request[0], request[1], name, response.unwrap_or_default().as_bytes(), b"}"]
+pub(crate) fn size(file: &[Cow<'_, [u8]>]) -> u64 {
+    file.iter().map(|piece| piece.len() as u64).sum()
 }
 
-/// Bytes of a file's [`pieces`].
-pub(crate) fn size(pieces: &[&[u8]]) -> u64 {
-    pieces.iter().map(|piece| piece.len() as u64).sum()
+/// Where one of the [`Bodies`] stands in its file.
+pub(crate) fn span(file: &[u8], raw: &RawValue) -> Range<usize> {
+    let start = raw.get().as_ptr() as usize - file.as_ptr() as usize;
+    start..start + raw.get().len()
 }
 
-/// Why a job failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct JobError {
     pub(crate) message: String,
@@ -177,8 +199,12 @@ pub(crate) struct JobError {
 impl JobError {
     pub(crate) const CANCELLED: &str = "cancelled";
 
+    pub(crate) fn new(message: impl Into<String>, kind: impl Into<String>, attempts: u64) -> Self {
+        Self { message: message.into(), kind: kind.into(), attempts }
+    }
+
     pub(crate) fn cancelled(attempts: u64) -> Self {
-        Self { message: "The job was cancelled.".into(), kind: Self::CANCELLED.into(), attempts }
+        Self::new("The job was cancelled.", Self::CANCELLED, attempts)
     }
 }
 

@@ -1,35 +1,35 @@
-//! What clients can do with jobs: submit, look, cancel, list.
+//! What clients can do with jobs: submit, look, cancel, list [S004-04..13].
 
 use super::queue::StopReason;
-use super::record::{JobError, Name, Record, State, owner_id, pieces, size};
+use super::record::{Delivery, Job, JobError, Record, State, owner_id, size, span};
 use super::spool::ROOM;
-use super::views::{self, Page};
-use super::{JobManager, QueueState, is_hopeless, millis, seconds};
+use super::{JobManager, is_hopeless, validate};
 use crate::api::body::{JsonBody, WEBHOOK};
 use crate::api::errors::{Failure, Kind};
-use crate::config::Jobs as Settings;
-use crate::jobs::validate;
+use crate::api::query::parameter;
 use crate::proxy::context::LocalResponse;
 use crate::proxy::state::{JobRequest, JobStore};
 use crate::routing::plan::View;
 use crate::util::budget::Held;
 use crate::util::cancel::CancelToken;
 use crate::util::disk::is_full;
-use crate::util::random;
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use serde_json::json;
+use crate::util::{random, time};
+use http::{HeaderName, StatusCode, header};
+use serde_json::{Value, json};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// `Retry-After` when the queue of jobs is full.
 const COME_BACK: Duration = Duration::from_secs(30);
+/// Jobs in one answer at most, and without `limit`.
+const MOST_LISTED: usize = 1000;
 
 impl JobStore for JobManager {
     fn submit(&self, job_request: &JobRequest<'_>) -> Result<LocalResponse, Failure> {
-        let settings = self.settings();
         let members = JsonBody::read(job_request.body)?;
         members.check_once()?;
-        let details = validate::check(job_request.path, &members, &settings.webhooks);
+        let details = validate::check(job_request.path, &members, &self.settings().webhooks);
         if !details.is_empty() {
             return Ok(LocalResponse::json(StatusCode::BAD_REQUEST, &validate::refusal(&details)));
         }
@@ -48,13 +48,11 @@ impl JobStore for JobManager {
             error: None,
             delivery: None,
         };
-        let head = record.head();
         let request = members.without_webhook();
-        let pieces = pieces(&head, [&request[0], &request[2]], None);
-        let bytes = size(&pieces);
-        let name = self.reserve(&settings, &id, job_request.owner, bytes)?;
+        let file = record.file(&[&request[0], &request[2]], None);
+        let job = self.reserve(&id, job_request.owner, size(&file))?;
         // Without the lock: the disk may be slow.
-        if let Err(error) = self.spool.write(&name, &pieces) {
+        if let Err(error) = self.spool.write(&job, &file) {
             log::error!("jobs: a job cannot be kept in {}: {error}", self.spool.dir().display());
             let (kind, text) = match is_full(&error) {
                 true => (Kind::StorageFull, "The disk is full; the job was not taken."),
@@ -62,135 +60,211 @@ impl JobStore for JobManager {
             };
             return Err(Failure::new(kind, text));
         }
-        let mut locked = self.locked();
-        locked.queue.put(&name, bytes);
-        let (position, active) = (locked.queue.position(&id, self.most), locked.queue.active());
-        drop(locked);
+        let mut queue = self.locked();
+        queue.put(job.clone());
+        let (position, active) = (queue.position(&job, self.most), queue.active());
+        drop(queue);
         self.changed.notify_all();
-        let body = json!({"request_id": &*id, "status": "pending", "queue_position": position, "active_requests": active + usize::from(position == 0)});
-        let mut response = LocalResponse::json(StatusCode::ACCEPTED, &body);
-        if let Ok(place) = HeaderValue::from_str(&format!("/v1/chat/completions/{id}")) {
-            response.fields.push((header::LOCATION, place));
-        }
-        if job_request.preferred {
-            let applied = HeaderName::from_static("preference-applied");
-            response.fields.push((applied, HeaderValue::from_static("respond-async")));
-        }
-        Ok(response)
+        let active = active + usize::from(position == 0);
+        let body =
+            json!({"request_id": &*id, "status": "pending", "queue_position": position, "active_requests": active});
+        let response = LocalResponse::json(StatusCode::ACCEPTED, &body)
+            .with(header::LOCATION, &format!("/v1/chat/completions/{id}"));
+        let applied = HeaderName::from_static("preference-applied");
+        Ok(if job_request.preferred { response.with(applied, "respond-async") } else { response })
     }
 
     fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure> {
-        // The file may be renamed meanwhile.
+        // The file may be renamed, or replaced by the finished one, meanwhile.
         for _ in 0..10 {
-            let locked = self.locked();
-            let Some(name) = self.known(&locked, id, owner) else { break };
-            let (position, active) = (locked.queue.position(id, self.most), locked.queue.active());
-            drop(locked);
-            if !held.resize(self.room(&name)) {
-                return Err(busy());
+            let queue = self.locked();
+            let Some(job) = self.known(queue.get(id), owner) else { break };
+            let (position, active) = (queue.position(&job, self.most), queue.active());
+            drop(queue);
+            if !held.resize(job.bytes + ROOM) {
+                return Err(busy(FULL));
             }
-            let seen = self.file(&name).and_then(|file| views::job(&name, file, position, active));
-            match seen {
-                // It may have been replaced meanwhile by the finished one.
-                Ok(response) if held.resize(response.body.capacity() as u64) => return Ok(response),
-                Ok(_) => return Err(busy()),
+            match self.file(&job).and_then(|file| whole(&job, file, position, active)) {
+                Ok(body) if held.resize(body.capacity() as u64) => {
+                    return Ok(LocalResponse { body, ..LocalResponse::json(StatusCode::OK, &Value::Null) });
+                }
+                Ok(_) => return Err(busy(FULL)),
                 Err(error) if is_hopeless(&error) => {}
-                Err(_) => return Ok(views::unreadable()),
+                Err(_) => return Err(busy("The job cannot be read at the moment; ask again.")),
             }
         }
-        Ok(views::not_found())
+        Ok(not_found())
     }
 
     fn cancel(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure> {
-        let mut locked = self.locked();
-        let Some(name) = self.known(&locked, id, owner) else {
-            return Ok(views::not_found());
-        };
-        if name.state == State::Pending && !held.resize(locked.queue.size(id) + ROOM as u64) {
-            return Err(busy());
+        let mut queue = self.locked();
+        let Some(job) = self.known(queue.get(id), owner) else { return Ok(not_found()) };
+        if job.state == State::Pending && !held.resize(job.bytes + ROOM) {
+            return Err(busy(FULL));
         }
-        match name.state {
-            State::Processing => locked.queue.interrupt(id, StopReason::Cancelled),
-            _ => drop(locked.queue.take_out(id)),
+        match job.state {
+            State::Processing => queue.interrupt(StopReason::Cancelled, |running, _| running == id),
+            _ => drop(queue.remove(id)),
         }
-        drop(locked);
-        let file = if name.state == State::Pending { self.file(&name).ok() } else { None };
+        drop(queue);
+        let file = if job.state == State::Pending { self.file(&job).ok() } else { None };
         match file.as_deref().and_then(|file| Record::read(file).ok()) {
-            Some((mut record, bodies)) => {
-                record.error = Some(JobError::cancelled(0));
+            Some((record, bodies)) => {
                 // A client does not wait for a disk to recover.
                 let impatient = CancelToken::default();
                 impatient.cancel();
-                self.finish(&name, &record, bodies.request.get().as_bytes(), None, &impatient);
+                let end = Err(JobError::cancelled(0));
+                self.finish(&job, record, bodies.request.get().as_bytes(), end, &impatient);
             }
-            None if name.state == State::Processing => {}
-            None => self.spool.remove(&name),
+            None if job.state == State::Processing => {}
+            None => self.spool.remove(&job),
         }
         self.changed.notify_all();
         log::info!("job {id}: cancelled by its owner");
-        Ok(views::cancelled(&name))
+        Ok(ok(&json!({"request_id": id, "status": "cancelled", "was": job.state.as_str()})))
     }
 
+    /// In pages, as OpenAI's lists are: `limit` jobs that came before `after`. A `limit` that is no number is ignored.
     fn list(&self, owner: Option<&str>, query: &str) -> LocalResponse {
-        let page = Page::of(query);
-        let owner = owner_id(owner);
-        let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
-        let locked = self.locked();
-        let after = page.after.map(|id| locked.queue.name(id).filter(|name| name.owner == owner));
-        let before = match after {
+        let limit =
+            parameter(query, "limit").and_then(|limit| limit.parse().ok()).unwrap_or(MOST_LISTED).clamp(1, MOST_LISTED);
+        let (owner, oldest, queue) = (owner_id(owner), self.oldest(), self.locked());
+        let before = match parameter(query, "after") {
             None => u64::MAX,
-            Some(Some(name)) => name.sequence,
-            Some(None) => return views::not_found(),
+            Some(id) => match queue.get(id).filter(|job| job.owner == owner) {
+                Some(job) => job.sequence,
+                None => return not_found(),
+            },
         };
-        let names = locked.queue.of(&owner, before);
-        let mut names = names.filter(|name| !name.state.is_final() || name.number >= oldest);
-        let place = |name: Name| (locked.queue.position(&name.id, self.most), name);
-        let listed: Vec<_> = names.by_ref().take(page.limit).map(place).collect();
-        let (has_more, counts) = (names.next().is_some(), locked.queue.counts());
-        drop(names);
-        drop(locked);
-        views::list(&listed, has_more, counts)
+        let mut jobs = queue.of(owner, before).filter(|job| !job.has_expired(oldest));
+        let page: Vec<_> = jobs.by_ref().take(limit).map(|job| (queue.position(job, self.most), job.clone())).collect();
+        let (has_more, counts) = (jobs.next().is_some(), queue.counts());
+        drop(jobs);
+        drop(queue);
+        let data: Vec<_> = page.iter().map(|(position, job)| summary(job, *position)).collect();
+        let counts: Value = State::ALL.iter().map(|state| (state.as_str(), counts[*state as usize])).collect();
+        ok(&json!({"object": "list", "data": data, "has_more": has_more, "counts": counts}))
     }
 
     fn counts(&self) -> [(&'static str, usize); 4] {
-        let counts = self.locked().queue.counts();
+        let counts = self.locked().counts();
         State::ALL.map(|state| (state.as_str(), counts[state as usize]))
     }
 }
 
 impl JobManager {
     /// The job of an owner, unless it has expired.
-    fn known(&self, locked: &QueueState, id: &str, owner: Option<&str>) -> Option<Name> {
-        let name = locked.queue.name(id).filter(|name| *name.owner == *owner_id(owner))?;
-        let oldest = seconds().saturating_sub(self.settings().retention.as_secs());
-        (!name.state.is_final() || name.number >= oldest).then_some(name)
+    fn known(&self, job: Option<&Job>, owner: Option<&str>) -> Option<Job> {
+        job.filter(|job| job.owner == owner_id(owner) && !job.has_expired(self.oldest())).cloned()
     }
 
-    /// The name of a new job, if the limits allow one more.
-    fn reserve(&self, settings: &Settings, id: &Arc<str>, owner: Option<&str>, bytes: u64) -> Result<Name, Failure> {
-        let mut locked = self.locked();
-        if locked.closed {
+    /// A new job, if the limits allow one more.
+    fn reserve(&self, id: &Arc<str>, owner: Option<&str>, bytes: u64) -> Result<Job, Failure> {
+        let mut queue = self.locked();
+        if queue.closed {
             return Err(Failure::new(Kind::Draining, "The proxy is being stopped."));
         }
-        if locked.queue.waiting() >= settings.max_queued {
+        if queue.waiting() >= self.settings().max_queued {
             let text = "The job queue is full (jobs.maxQueued); try again later.";
             return Err(Failure::new(Kind::Overloaded, text).retry_after(COME_BACK));
         }
-        let old = self.sweep(&mut locked, bytes);
-        let has_room = locked.queue.has_room(bytes);
-        let sequence = locked.queue.next_sequence(millis());
-        drop(locked);
-        old.iter().for_each(|name| self.spool.remove(name));
+        let expired = queue.expire(self.oldest(), bytes);
+        let has_room = queue.has_room(bytes);
+        let sequence = queue.next_sequence(time::unix().as_millis() as u64);
+        drop(queue);
+        expired.iter().for_each(|job| self.spool.remove(job));
         if !has_room {
             return Err(Failure::new(Kind::StorageFull, "There is no disk space for more jobs; try again later."));
         }
-        let owner = owner_id(owner);
-        Ok(Name { sequence, id: Arc::clone(id), owner, state: State::Pending, number: 0, webhook_pending: false })
+        let (id, owner) = (Arc::clone(id), owner_id(owner));
+        Ok(Job { sequence, id, owner, state: State::Pending, number: 0, webhook_pending: false, bytes })
     }
 }
 
-/// `server.bodyMemory` is used up.
-fn busy() -> Failure {
-    let text = "Too much is held for clients (server.bodyMemory); try again shortly.";
+fn summary(job: &Job, position: usize) -> Value {
+    json!({"request_id": &*job.id, "status": job.state.as_str(), "timestamp": job.timestamp(), "queue_position": position})
+}
+
+/// A whole job, built in the buffer of its file, which may be long.
+fn whole(job: &Job, mut file: Vec<u8>, position: usize, active: usize) -> io::Result<Vec<u8>> {
+    let (record, bodies) = Record::read(&file)?;
+    // Request and response are adjacent in the buffer, and are not copied.
+    let response = bodies.response.filter(|_| job.state == State::Completed);
+    let mut kept = vec![("request", span(&file, bodies.request))];
+    kept.extend(response.map(|response| ("response", span(&file, response))));
+    kept.sort_by_key(|(_, span)| span.start);
+    let (first, start, end) = (kept[0].0, kept[0].1.start, kept[kept.len() - 1].1.end);
+    let mut head = summary(job, position);
+    head["active_requests"] = active.into();
+    if job.state == State::Error {
+        // On a full disk the end of a job is known but not written.
+        let lost =
+            || JobError::new("The end of this job could not be stored; the log has the details.", "storage_error", 0);
+        head["error"] = json!(record.error.unwrap_or_else(lost));
+    }
+    if let Some(url) = record.webhook {
+        head["webhook"] = match record.delivery {
+            Some(Delivery { status, attempts, error }) => {
+                json!({"url": url, "status": status, "attempts": attempts, "error": error})
+            }
+            None => json!({"url": url, "status": "pending"}),
+        };
+    }
+    let mut head = head.to_string();
+    head.pop();
+    head += &format!(",\"{first}\":");
+    file.truncate(end);
+    file.splice(..start, head.bytes());
+    file.push(b'}');
+    Ok(file)
+}
+
+fn ok(body: &Value) -> LocalResponse {
+    LocalResponse::json(StatusCode::OK, body)
+}
+
+/// No such job, or another owner's [S004-11].
+fn not_found() -> LocalResponse {
+    let kind = "request_not_found";
+    let error = json!({"message": "Request not found", "type": kind, "code": kind, "param": null});
+    LocalResponse::json(StatusCode::NOT_FOUND, &json!({ "error": error }))
+}
+
+const FULL: &str = "Too much is held for clients (server.bodyMemory); try again shortly.";
+
+fn busy(text: &str) -> Failure {
     Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_told_from_its_file_whatever_stands_first_there() {
+        let finished = Job::parse("01932f0a1b2c0003.abc.00000000.completed.9", 0).expect("a name");
+        let (about, request, response) = (
+            r#""version":1,"id":"abc","owner":null,"group":null,"path":"/","webhook":null"#,
+            r#""request":{"n": 1e400}"#,
+            r#""response":[ 1.0 ]"#,
+        );
+        for file in [[about, request, response], [response, request, about], [request, response, about]] {
+            let shown = whole(&finished, format!("{{{}}}", file.join(",")).into_bytes(), 0, 3).expect("a job");
+            let text = String::from_utf8(shown).expect("text");
+            assert!(
+                text.contains(request) && text.contains(response) && text.contains(r#""active_requests":3"#),
+                "{text}"
+            );
+            assert!(
+                text.starts_with(r#"{"request_id":"abc","status":"completed","#) && !text.contains("version"),
+                "{text}"
+            );
+            let waiting = whole(&finished.to(State::Pending, 0), format!("{{{}}}", file.join(",")).into_bytes(), 1, 3)
+                .expect("a job");
+            let value: serde_json::Value =
+                serde_json::from_str(&String::from_utf8(waiting).expect("text").replace("1e400", "1")).expect("JSON");
+            assert_eq!((value.get("response"), &value["request"]["n"]), (None, &json!(1)));
+        }
+        assert!(whole(&finished, b"{ half".to_vec(), 0, 0).is_err());
+    }
 }

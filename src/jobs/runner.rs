@@ -1,14 +1,15 @@
 //! The life of one job: it is taken from the queue and tried; its end is on disk before clients see it.
 
 use super::collect::collect;
-use super::record::{JobError, Name, Record, State, pieces, size};
-use super::{JobManager, Running, StopReason, seconds};
+use super::queue::{Running, StopReason};
+use super::record::{Job, JobError, Record, State, size, span};
+use super::spool::ROOM;
+use super::{JobManager, seconds};
 use crate::api::errors::{Failure, Kind};
 use crate::http::request::Body;
 use crate::proxy::background::{Background, Ended};
 use crate::routing::scope::Scope;
 use crate::util::cancel::CancelToken;
-use crate::util::disk::is_full;
 use crate::util::time;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -20,24 +21,20 @@ use std::time::Duration;
 /// The pause after the first try, doubled after each [S004-15].
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The pause while no endpoint is available (which does not count as a try), or the disk is full.
+/// The pause while no endpoint is available (which does not count as a try), or a finished job cannot be written.
 const WAIT: Duration = Duration::from_secs(2);
-/// Attempts to write a finished job.
+/// Attempts to write a job that failed.
 const WRITES: u32 = 3;
 
-enum Try {
-    Answered(Box<RawValue>),
-    Retry(JobError),
-    NoEndpoint(JobError),
-    Refused(JobError),
-    Interrupted,
-}
+/// A job that is not to be tried again has ended, with a response or an error; without an end it was interrupted, and goes
+/// back into the queue.
+type End = Option<Result<Box<RawValue>, JobError>>;
 
-enum End {
-    Completed(Box<RawValue>),
-    Error(JobError),
-    /// It goes back into the queue; this try does not count.
-    Stopped,
+enum Try {
+    End(End),
+    Retry(JobError),
+    /// It does not count.
+    NoEndpoint(JobError),
 }
 
 /// A job in progress; dropping this frees its slot.
@@ -45,163 +42,142 @@ struct RunningGuard<'a>(&'a JobManager, &'a str);
 
 impl Drop for RunningGuard<'_> {
     fn drop(&mut self) {
-        self.0.locked().queue.done(self.1);
+        self.0.locked().done(self.1);
         self.0.changed.notify_all();
     }
 }
 
 impl JobManager {
     pub(super) fn run(&self) {
-        while let Some((was, running)) = self.next() {
+        while let Some((was, cancel)) = self.next() {
             let _running = RunningGuard(self, &was.id);
             // A panic fails one job; the hook has logged it.
-            if catch_unwind(AssertUnwindSafe(|| self.begin(&was, &running.cancel))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| self.work(&was, &cancel))).is_err() {
                 self.give_up(&was);
             }
         }
     }
 
-    fn next(&self) -> Option<(Name, Running)> {
-        let mut locked = self.locked();
-        while !locked.closed {
-            let running =
-                Running { cancel: Arc::default(), until: time::now() + self.settings().timeout, reason: None };
-            if let Some(was) = locked.queue.start(self.most, || running.clone()) {
-                return Some((was, running));
+    fn next(&self) -> Option<(Job, Arc<CancelToken>)> {
+        let mut queue = self.locked();
+        while !queue.closed {
+            let cancel = Arc::new(CancelToken::default());
+            let until = time::now() + self.settings().timeout;
+            let run = || Running { cancel: Arc::clone(&cancel), until, reason: None };
+            if let Some(was) = queue.start(self.most, run) {
+                return Some((was, cancel));
             }
-            locked = self.wait(locked, Duration::from_secs(60));
+            queue = self.wait(queue, Duration::from_secs(60));
         }
         None
     }
 
-    fn begin(&self, was: &Name, cancel: &Arc<CancelToken>) {
-        let name = was.to(State::Processing, was.number + 1);
-        if let Err(error) = self.spool.rename(was, &name) {
-            log::error!("job {}: it cannot be started: {error}", name.id);
-        }
+    fn work(&self, was: &Job, cancel: &Arc<CancelToken>) {
+        let mut job = was.to(State::Processing, was.number + 1);
         // `expire_loop` has a new deadline to watch.
         self.changed.notify_all();
-        self.work(name, cancel);
+        let (record, mut body) = match self.spool.rename(was, &job).and_then(|()| self.load(&job)) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                log::error!("job {}: it cannot be read: {error}", job.id);
+                return match error.kind() {
+                    ErrorKind::NotFound => drop(self.locked().remove(&job.id)),
+                    ErrorKind::InvalidData | ErrorKind::UnexpectedEof => self.give_up(&job),
+                    // Out of memory or descriptors, or a disk that is away: it is tried again later.
+                    _ => {
+                        cancel.wait_until(time::now() + PAUSE, time::now);
+                        self.requeue(&job);
+                    }
+                };
+            }
+        };
+        log::info!("job {}: started, try {}", job.id, job.number);
+        let end = self.tries(&mut job, &record, &mut body, cancel);
+        let reason = self.locked().stop_reason(&job.id);
+        let end = match (end, reason) {
+            (None, Some(StopReason::Late)) => {
+                Some(Err(JobError::new("The job took longer than jobs.timeout.", "timeout", job.number)))
+            }
+            (None, Some(StopReason::Cancelled)) => Some(Err(JobError::cancelled(job.number))),
+            (end, _) => end,
+        };
+        match end {
+            Some(end) => self.finish(&job, record, body.bytes(), end, cancel),
+            None => self.requeue(&job),
+        }
     }
 
-    /// Record and request of a job that is to run.
-    fn load(&self, name: &Name) -> io::Result<(Record, Body)> {
+    fn load(&self, job: &Job) -> io::Result<(Record, Body)> {
         let mut held = self.proxy.budget.hold(None);
-        if !held.resize(self.room(name)) {
+        if !held.resize(job.bytes + ROOM) {
             return Err(io::Error::new(ErrorKind::OutOfMemory, "too much is held for clients (server.bodyMemory)"));
         }
-        let mut file = self.file(name)?;
+        let mut file = self.file(job)?;
         let (record, bodies) = Record::read(&file)?;
-        let start = bodies.request.get().as_ptr() as usize - file.as_ptr() as usize;
-        let end = start + bodies.request.get().len();
-        file.truncate(end);
-        file.drain(..start);
+        let span = span(&file, bodies.request);
+        file.truncate(span.end);
+        file.drain(..span.start);
         let mut body = Body::new(held);
         body.grow(|bytes| *bytes = file).ok_or(ErrorKind::OutOfMemory)?;
         Ok((record, body))
     }
 
-    fn work(&self, mut name: Name, cancel: &Arc<CancelToken>) {
-        let (mut record, mut body) = match self.load(&name) {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                log::error!("job {}: it cannot be read: {error}", name.id);
-                return match error.kind() {
-                    ErrorKind::NotFound => drop(self.locked().queue.take_out(&name.id)),
-                    ErrorKind::InvalidData | ErrorKind::UnexpectedEof => self.give_up(&name),
-                    // Out of memory or descriptors, or a disk that is away: it is tried again later.
-                    _ => {
-                        cancel.wait_until(time::now() + PAUSE, time::now);
-                        self.requeue(&name);
-                    }
-                };
-            }
-        };
-        log::info!("job {}: started, try {}", name.id, name.number);
-        let end = self.tries(&mut name, &record, &mut body, cancel);
-        let reason = self.stop_reason(&name.id);
-        let tries = name.number;
-        let error =
-            |message: &str, kind: &str| JobError { message: message.into(), kind: kind.into(), attempts: tries };
-        let end = match (end, reason) {
-            (End::Stopped, Some(StopReason::Late)) => {
-                End::Error(error("The job took longer than jobs.timeout.", "timeout"))
-            }
-            (End::Stopped, Some(StopReason::Cancelled)) => End::Error(JobError::cancelled(tries)),
-            (end, _) => end,
-        };
-        match end {
-            End::Stopped => self.requeue(&name),
-            End::Completed(response) => self.finish(&name, &record, body.bytes(), Some(&response), cancel),
-            End::Error(error) => {
-                record.error = Some(error);
-                self.finish(&name, &record, body.bytes(), None, cancel);
-            }
-        }
-    }
-
-    /// Tries until it succeeds, or no try is left.
-    fn tries(&self, name: &mut Name, record: &Record, body: &mut Body, cancel: &Arc<CancelToken>) -> End {
-        let settings = self.settings();
-        let most = u64::from(settings.attempts);
-        if name.number > most {
-            let message = "The proxy was stopped or lost power each time while the job was running.".into();
-            return End::Error(JobError { message, kind: "interrupted".into(), attempts: name.number - 1 });
+    fn tries(&self, job: &mut Job, record: &Record, body: &mut Body, cancel: &Arc<CancelToken>) -> End {
+        let most = u64::from(self.settings().attempts);
+        if job.number > most {
+            let text = "The proxy was stopped or lost power each time while the job was running.";
+            return Some(Err(JobError::new(text, "interrupted", job.number - 1)));
         }
         let mut pause = PAUSE;
         loop {
-            let tried = self.attempt(name, record, body, cancel);
-            let wait = match tried {
-                Try::Interrupted => return End::Stopped,
-                Try::Answered(response) => return End::Completed(response),
-                Try::Refused(error) => return End::Error(error),
-                Try::Retry(error) if name.number >= most => return End::Error(error),
+            let wait = match self.attempt(job, record, body, cancel) {
+                Try::End(end) => return end,
+                Try::Retry(error) if job.number >= most => return Some(Err(error)),
                 Try::Retry(error) => {
-                    log::info!("job {}: try {} of {most} failed: {}", name.id, name.number, error.message);
+                    log::info!("job {}: try {} of {most} failed: {}", job.id, job.number, error.message);
                     // The count of tries survives a crash; if this fails, there is one try more.
-                    let next = name.to(State::Processing, name.number + 1);
-                    if self.rename(name, &next).is_ok() {
-                        *name = next;
+                    let next = job.to(State::Processing, job.number + 1);
+                    if self.rename(job, &next).is_ok() {
+                        *job = next;
                     }
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     wait
                 }
                 Try::NoEndpoint(error) => {
-                    log::debug!("job {}: waits: {}", name.id, error.message);
+                    log::debug!("job {}: waits: {}", job.id, error.message);
                     WAIT
                 }
             };
             if cancel.wait_until(time::now() + wait, time::now) {
-                return End::Stopped;
+                return None;
             }
         }
     }
 
-    fn attempt(&self, name: &Name, record: &Record, body: &mut Body, cancel: &Arc<CancelToken>) -> Try {
-        let error = |message: String, kind: &str| JobError { message, kind: kind.into(), attempts: name.number };
+    fn attempt(&self, job: &Job, record: &Record, body: &mut Body, cancel: &Arc<CancelToken>) -> Try {
+        let error = |message: String, kind: &str| JobError::new(message, kind, job.number);
         let Some(scope) = self.scope(record) else {
-            return Try::Refused(error("The key it came with is no longer known.".into(), "unauthorized"));
+            return Try::End(Some(Err(error("The key it came with is no longer known.".into(), "unauthorized"))));
         };
-        let order = Background { id: &name.id, path: &record.path, scope, cancel };
+        let order = Background { id: &job.id, path: &record.path, scope, cancel };
         match self.proxy.run(&order, body) {
-            Ended::ClientGone => Try::Interrupted,
+            Ended::ClientGone | Ended::Failed(Failure { kind: Kind::Draining, .. }) => Try::End(None),
             Ended::Answered { status: 200..=299, events, body } => match answer(events, body) {
-                Ok(response) => Try::Answered(response),
+                Ok(response) => Try::End(Some(Ok(response))),
                 Err(message) => Try::Retry(error(message, "upstream_error")),
             },
             Ended::Answered { status, body, .. } => {
                 let (message, kind) = endpoint_error(status, &body);
                 let error = error(message, &kind);
-                if matches!(status, 408 | 429 | 500..) { Try::Retry(error) } else { Try::Refused(error) }
+                if matches!(status, 408 | 429 | 500..) { Try::Retry(error) } else { Try::End(Some(Err(error))) }
             }
-            Ended::Failed(Failure { kind: Kind::Draining, .. }) => Try::Interrupted,
             Ended::Failed(failure) => {
-                let error = error(failure.message.clone(), failure.kind.wire().1);
+                let error = error(failure.message, failure.kind.wire().1);
                 match failure.kind {
                     Kind::NoEndpoint | Kind::Overloaded | Kind::QueueTimeout => Try::NoEndpoint(error),
-                    _ if failure.kind.status() >= 500 => Try::Retry(error),
-                    _ => Try::Refused(error),
+                    kind if kind.status() >= 500 => Try::Retry(error),
+                    _ => Try::End(Some(Err(error))),
                 }
             }
         }
@@ -221,86 +197,75 @@ impl JobManager {
     }
 
     /// Puts an interrupted job back into the queue; the try does not count.
-    fn requeue(&self, name: &Name) {
-        let again = name.to(State::Pending, name.number - 1);
+    fn requeue(&self, job: &Job) {
         // If this fails, the next start finds it as running and runs it again.
-        if let Err(error) = self.rename(name, &again) {
-            log::warn!("job {}: it cannot be put back into the queue: {error}", name.id);
+        let again = job.to(State::Pending, job.number - 1);
+        match self.rename(job, &again) {
+            // It could not be started, and its file has this name still.
+            Err(error) if error.kind() == ErrorKind::NotFound => self.locked().put(again),
+            Err(error) => log::warn!("job {}: it cannot be put back into the queue: {error}", job.id),
+            Ok(()) => {}
         }
     }
 
     /// Ends a job that cannot be read or that panicked. Its file is only renamed.
-    fn give_up(&self, name: &Name) {
-        let Some(name) = self.locked().queue.name(&name.id).filter(|name| !name.state.is_final()) else { return };
-        if let Err(error) = self.rename(&name, &name.to(State::Error, seconds())) {
-            log::error!("job {}: it cannot be given up: {error}", name.id);
+    fn give_up(&self, job: &Job) {
+        let Some(job) = self.locked().get(&job.id).filter(|job| !job.state.is_final()).cloned() else { return };
+        if let Err(error) = self.rename(&job, &job.to(State::Error, seconds())) {
+            log::error!("job {}: it cannot be given up: {error}", job.id);
         }
     }
 
-    fn rename(&self, from: &Name, to: &Name) -> io::Result<()> {
-        self.spool.rename(from, to)?;
-        let mut locked = self.locked();
-        let bytes = locked.queue.size(&from.id);
-        locked.queue.put(to, bytes);
-        Ok(())
-    }
-
-    /// Why a job in progress was interrupted, if it was.
-    fn stop_reason(&self, id: &str) -> Option<StopReason> {
-        self.locked().queue.running(id).and_then(|running| running.reason)
-    }
-
-    /// Writes a finished job, and only then makes it visible. On a full disk a response is kept and written later, until
+    /// Writes a finished job, and only then makes it visible. While the disk is full or away a response is kept until
     /// `cancel`: it is expensive to compute again.
     pub(super) fn finish(
         &self,
-        name: &Name,
-        record: &Record,
+        job: &Job,
+        mut record: Record,
         request: &[u8],
-        response: Option<&RawValue>,
+        end: Result<Box<RawValue>, JobError>,
         cancel: &CancelToken,
     ) {
+        let (state, response) = match end {
+            Ok(response) => (State::Completed, Some(response)),
+            Err(error) => {
+                record.error = Some(error);
+                (State::Error, None)
+            }
+        };
         let is_cancelled = record.error.as_ref().is_some_and(|error| error.kind == JobError::CANCELLED);
         let webhook_pending = record.webhook.is_some() && !is_cancelled;
-        let state = if response.is_some() { State::Completed } else { State::Error };
-        let mut to = Name { webhook_pending, ..name.to(state, seconds()) };
-        let head = record.head();
-        let pieces = pieces(&head, [request, &[]], response.map(RawValue::get));
-        let mut bytes = size(&pieces);
-        for written in 1.. {
-            match self.spool.write(&to, &pieces) {
-                Ok(()) => break,
-                Err(error) if is_full(&error) && state == State::Completed && !cancel.is_cancelled() => {
-                    if written == 1 {
-                        log::warn!("job {}: its response waits for free space on the disk: {error}", name.id);
-                    }
-                    cancel.wait_until(time::now() + WAIT, time::now);
+        let file = record.file(&[request], response.as_deref());
+        let mut to = Job { webhook_pending, bytes: size(&file), ..job.to(state, seconds()) };
+        let mut written = 0;
+        while let Err(error) = self.spool.write(&to, &file) {
+            written += 1;
+            if !cancel.is_cancelled() && (state == State::Completed || written < WRITES) {
+                if written == 1 {
+                    log::warn!("job {}: its end cannot be written yet: {error}", job.id);
                 }
-                Err(error) if written < WRITES && !is_full(&error) => {
-                    log::warn!("job {}: its end cannot be written: {error}; once more", name.id);
-                    cancel.wait_until(time::now() + PAUSE, time::now);
-                }
-                // It runs again after the next start.
-                Err(_) if self.stop_reason(&name.id) == Some(StopReason::Stopping) => return self.requeue(name),
-                // Renaming needs no space.
-                Err(error) => {
-                    log::error!("job {}: its end is lost: {error}", name.id);
-                    to = to.to(State::Error, to.number);
-                    bytes = self.locked().queue.size(&name.id);
-                    if self.spool.rename(name, &to).is_err() {
-                        to.clone_from(name);
-                    }
-                    break;
-                }
+                cancel.wait_until(time::now() + WAIT, time::now);
+                continue;
             }
+            // It runs again after the next start.
+            if self.locked().stop_reason(&job.id) == Some(StopReason::Stopping) {
+                return self.requeue(job);
+            }
+            log::error!("job {}: its end is lost: {error}", job.id);
+            // Renaming needs no space.
+            to = Job { bytes: job.bytes, ..to.to(State::Error, to.number) };
+            if self.spool.rename(job, &to).is_err() {
+                to = job.clone();
+            }
+            break;
         }
-        log::info!("job {}: {} after {} tries", name.id, to.state.as_str(), name.number);
-        self.locked().queue.put(&to, bytes);
-        if to != *name {
-            self.spool.remove(name);
+        log::info!("job {}: {} after {} tries", job.id, to.state.as_str(), job.number);
+        self.locked().put(to.clone());
+        if to != *job {
+            self.spool.remove(job);
         }
         if to.webhook_pending {
-            self.queue_webhook(&to.id, record);
+            self.queue_webhook(&to.id, &record);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::address;
 use crate::api::body::{JsonBody, MAX_NAME, WEBHOOK, each_element, each_member, type_of, unescaped};
 use crate::config::Webhooks;
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ const MOST: usize = 50;
 /// `role` with each letter as `\u0061`.
 const LONGEST_ROLE: usize = 6 * "role".len();
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Detail {
     pub(crate) code: &'static str,
     pub(crate) message: String,
@@ -27,12 +28,10 @@ impl Detail {
 }
 
 pub fn refusal(details: &[Detail]) -> Value {
-    let details: Vec<_> =
-        details.iter().map(|one| json!({"code": one.code, "message": one.message, "path": one.path})).collect();
-    json!({"error": {"message": "Invalid request body", "type": "validation_error", "code": "invalid_body", "param": null, "details": details}})
+    let text = "Invalid request body";
+    json!({"error": {"message": text, "type": "validation_error", "code": "invalid_body", "param": null, "details": details}})
 }
 
-/// Everything that is wrong with a body for this path.
 pub fn check(path: &str, members: &JsonBody<'_>, webhooks: &Webhooks) -> Vec<Detail> {
     let mut found = Vec::new();
     let given = |name: &str| members.get(name).filter(|raw| raw.get() != "null");
@@ -55,35 +54,28 @@ pub fn check(path: &str, members: &JsonBody<'_>, webhooks: &Webhooks) -> Vec<Det
         ("top_p", 0.0, 1.0),
     ] {
         let Some(raw) = given(name) else { continue };
-        match number(raw) {
-            None => found.push(expected("a number", raw, &[name])),
-            Some(number) if number < low => {
-                found.push(Detail::new("too_small", format!("{name} must be {low} or more"), &[name]));
-            }
-            Some(number) if number > high => {
-                found.push(Detail::new("too_big", format!("{name} must be {high} or less"), &[name]));
-            }
-            Some(_) => {}
-        }
+        found.extend(match number(raw) {
+            None => Some(expected("a number", raw, &[name])),
+            Some(n) if n < low => Some(Detail::new("too_small", format!("{name} must be {low} or more"), &[name])),
+            Some(n) if n > high => Some(Detail::new("too_big", format!("{name} must be {high} or less"), &[name])),
+            Some(_) => None,
+        });
     }
     for name in ["max_tokens", "max_completion_tokens"] {
         let Some(raw) = given(name) else { continue };
-        match raw.get().parse::<u64>() {
-            Ok(1..) => {}
-            _ if number(raw).is_some() => {
-                found.push(Detail::new("too_small", format!("{name} must be a whole number above 0"), &[name]));
-            }
-            _ => found.push(expected("a number", raw, &[name])),
-        }
+        let small = || Detail::new("too_small", format!("{name} must be a whole number above 0"), &[name]);
+        found.extend(match raw.get().parse::<u64>() {
+            Ok(1..) => None,
+            _ if number(raw).is_some() => Some(small()),
+            _ => Some(expected("a number", raw, &[name])),
+        });
     }
     if let Some(raw) = given(WEBHOOK) {
-        match text(raw) {
-            Some(url) => {
-                let wrong = address::check(&url, webhooks).err();
-                found.extend(wrong.map(|why| Detail::new("invalid_string", format!("{WEBHOOK} {why}"), &[WEBHOOK])));
-            }
-            None => found.push(expected("text", raw, &[WEBHOOK])),
-        }
+        let wrong = |why| Detail::new("invalid_string", format!("{WEBHOOK} {why}"), &[WEBHOOK]);
+        found.extend(match text(raw) {
+            Some(url) => address::check(&url, webhooks).err().map(wrong),
+            None => Some(expected("text", raw, &[WEBHOOK])),
+        });
     }
     found
 }
@@ -98,18 +90,19 @@ fn is_text(raw: &RawValue) -> bool {
 }
 
 fn number(raw: &RawValue) -> Option<f64> {
-    raw.get()
-        .starts_with(|first: char| first == '-' || first.is_ascii_digit())
-        .then(|| raw.get().parse().ok())
-        .flatten()
+    let is_number = raw.get().starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    raw.get().parse().ok().filter(|_| is_number)
 }
 
 /// Looks at every message, one at a time: a list can be as long as a body.
 fn messages(list: &RawValue, found: &mut Vec<Detail>) {
     let mut length = 0;
     let read = each_element(list.get(), |raw| {
-        if found.len() < MOST {
-            found.extend(message(raw, length));
+        if found.len() < MOST
+            && let Some(mut detail) = message(raw)
+        {
+            detail.path.splice(..0, [json!("messages"), json!(length)]);
+            found.push(detail);
         }
         length += 1;
     });
@@ -118,13 +111,9 @@ fn messages(list: &RawValue, found: &mut Vec<Detail>) {
     }
 }
 
-fn message(raw: &RawValue, index: usize) -> Option<Detail> {
-    let at = |rest: &[&str], detail: Detail| {
-        let path = [json!("messages"), json!(index)].into_iter().chain(rest.iter().map(|part| json!(part)));
-        Some(Detail { path: path.collect(), ..detail })
-    };
+fn message(raw: &RawValue) -> Option<Detail> {
     if !raw.get().starts_with('{') {
-        return at(&[], expected("an object", raw, &[]));
+        return Some(expected("an object", raw, &[]));
     }
     let mut role = None;
     let read = each_member(raw.get(), |name, value| {
@@ -133,9 +122,9 @@ fn message(raw: &RawValue, index: usize) -> Option<Detail> {
         }
     });
     match role.filter(|_| read.is_ok()) {
-        Some(role) if !is_text(role) => at(&["role"], expected("text", role, &[])),
+        Some(role) if !is_text(role) => Some(expected("text", role, &["role"])),
         Some(role) if role.get() != "\"\"" => None,
-        _ => at(&["role"], Detail::new("invalid_type", "a message needs a role", &[])),
+        _ => Some(Detail::new("invalid_type", "a message needs a role", &["role"])),
     }
 }
 

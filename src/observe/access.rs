@@ -1,10 +1,11 @@
 //! The access line: what one request was and how it ended. Knows nothing of where lines go.
 
-use super::escape;
+use super::{SHOWN, escape};
 use crate::api::answer::Tokens;
 use crate::api::paths::{PathRow, Trait};
-use log::kv::{self, Key, Source, Value, VisitSource};
-use log::{Level, Record};
+use log::Level;
+use serde::Serialize;
+use std::borrow::Cow;
 use std::fmt::{self, Display, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,14 +13,12 @@ use std::time::Duration;
 
 pub(crate) const TARGET: &str = "access";
 
-/// Characters of a model or path that a line shows: clients choose them.
-const SHOWN: usize = 128;
-
-/// One ended request, made once and printed three times: in the log, in metrics and on the page.
+/// One request: filled in as it goes, and printed three times when it ends: in the log, in metrics and on the page.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessRecord {
     /// The `x-request-id` of the answer.
     pub(crate) request_id: String,
+    /// The client's address, also behind trusted proxies.
     pub(crate) client: IpAddr,
     pub(crate) key: Option<Arc<str>>,
     pub(crate) method: String,
@@ -70,75 +69,105 @@ impl End {
 }
 
 impl AccessRecord {
-    /// Info, but debug for what machines ask again and again. What the page reads for itself is no news; what it changes is.
+    /// Of a request whose method and path are not known yet.
+    pub(crate) fn new(request_id: String, client: IpAddr, row: &'static PathRow) -> Self {
+        Self {
+            request_id,
+            client,
+            key: None,
+            method: "-".into(),
+            path: "-".into(),
+            row,
+            model: None,
+            endpoint: None,
+            reason: None,
+            status: 0,
+            attempts: 0,
+            queue: None,
+            first_byte: None,
+            total: Duration::ZERO,
+            bytes: 0,
+            tokens: Tokens::default(),
+            end: End::Done,
+        }
+    }
+
+    /// Debug for what machines poll and the page reads; info for the rest, what the page changes included.
     pub(super) fn level(&self) -> Level {
         let is_polled = self.row.has(Trait::Polled) || self.method == "GET" && self.row.has(Trait::PolledByGet);
         if is_polled { Level::Debug } else { Level::Info }
     }
 
-    /// Whether nobody wants to see the request among others: machines ask again and again, and the page itself.
+    /// Whether the page leaves it out: requests that machines and the page itself repeat all the time.
     pub(crate) fn is_polled(&self) -> bool {
         self.level() == Level::Debug || self.row.is_page()
     }
 
-    /// Text loggers print the message, JSON loggers the pairs.
-    pub(super) fn with_record<T>(&self, act: impl FnOnce(&Record<'_>) -> T) -> T {
-        act(&Record::builder().level(self.level()).target(TARGET).args(format_args!("{self}")).key_values(self).build())
+    /// Every field that has a value, in the order in which all formats show them.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, Field<'_>)> {
+        let shown = |text| Field::text(escape::cut(text, SHOWN));
+        let millis = |time: Duration| Field::Count(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        // Infinity is not a number in JSON, and not one that tells anything in text.
+        let speed = self.tokens.per_second.filter(|speed| speed.is_finite());
+        let fields = [
+            ("method", Some(Field::text(&self.method))),
+            ("path", Some(shown(&self.path))),
+            ("status", Some(Field::Count(self.status.into()))),
+            ("request_id", Some(Field::text(&self.request_id))),
+            ("client", Some(Field::Text(self.client.to_string().into()))),
+            ("key", self.key.as_deref().map(Field::text)),
+            ("model", self.model.as_deref().map(shown)),
+            ("endpoint", self.endpoint.as_deref().map(Field::text)),
+            ("reason", self.reason.map(Field::text)),
+            ("attempts", (self.attempts > 0).then_some(Field::Count(self.attempts.into()))),
+            ("queue_ms", self.queue.map(millis)),
+            ("first_byte_ms", self.first_byte.map(millis)),
+            ("total_ms", Some(millis(self.total))),
+            ("bytes", Some(Field::Count(self.bytes))),
+            ("tokens_in", self.tokens.prompt.map(Field::Count)),
+            ("tokens_cached", self.tokens.cached.map(Field::Count)),
+            ("tokens_out", self.tokens.completion.map(Field::Count)),
+            ("tokens_per_second", speed.map(|speed| Field::Rate((speed * 10.0).round() / 10.0))),
+            ("end", Some(Field::text(self.end.as_str()))),
+        ];
+        fields.into_iter().filter_map(|(name, value)| Some((name, value?)))
     }
 }
 
-/// Every field that has a value, in the order in which both formats show them.
-impl Source for AccessRecord {
-    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
-        let mut pair = |key: &'static str, value: Option<Value<'kvs>>| match value {
-            Some(value) => visitor.visit_pair(Key::from_str(key), value),
-            None => Ok(()),
-        };
-        let millis = |time: Duration| Value::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        pair("method", Some(self.method.as_str().into()))?;
-        pair("path", Some(escape::cut(&self.path, SHOWN).into()))?;
-        pair("status", Some(self.status.into()))?;
-        pair("request_id", Some(self.request_id.as_str().into()))?;
-        pair("client", Some(Value::from_display(&self.client)))?;
-        pair("key", self.key.as_deref().map(Value::from))?;
-        pair("model", self.model.as_deref().map(|model| escape::cut(model, SHOWN).into()))?;
-        pair("endpoint", self.endpoint.as_deref().map(Value::from))?;
-        pair("reason", self.reason.map(Value::from))?;
-        pair("attempts", (self.attempts > 0).then_some(self.attempts.into()))?;
-        pair("queue_ms", self.queue.map(millis))?;
-        pair("first_byte_ms", self.first_byte.map(millis))?;
-        pair("total_ms", Some(millis(self.total)))?;
-        pair("bytes", Some(self.bytes.into()))?;
-        pair("tokens_in", self.tokens.prompt.map(Value::from))?;
-        pair("tokens_cached", self.tokens.cached.map(Value::from))?;
-        pair("tokens_out", self.tokens.completion.map(Value::from))?;
-        // Infinity is not a number in JSON, and not one that tells anything in text.
-        let speed = self.tokens.per_second.filter(|speed| speed.is_finite());
-        pair("tokens_per_second", speed.map(|speed| ((speed * 10.0).round() / 10.0).into()))?;
-        pair("end", Some(self.end.as_str().into()))
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Field<'a> {
+    Text(Cow<'a, str>),
+    Count(u64),
+    Rate(f64),
+}
+
+impl<'a> Field<'a> {
+    fn text(text: &'a str) -> Self {
+        Self::Text(text.into())
+    }
+
+    /// Writes it with quotes around a text when `quotes` says so.
+    pub(super) fn write(&self, out: &mut dyn Write, quotes: impl Fn(&str) -> bool) -> fmt::Result {
+        match self {
+            Self::Text(text) if quotes(text) => escape::quoted(out, text),
+            Self::Text(text) => out.write_str(text),
+            Self::Count(count) => write!(out, "{count}"),
+            Self::Rate(rate) => write!(out, "{rate}"),
+        }
     }
 }
 
 /// `POST /v1/chat/completions 200 request_id=... end=done`
 impl Display for AccessRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.visit(&mut Pairs(f)).map_err(|_| fmt::Error)
-    }
-}
-
-struct Pairs<'a, 'f>(&'a mut fmt::Formatter<'f>);
-
-impl<'kvs> VisitSource<'kvs> for Pairs<'_, '_> {
-    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
-        match key.as_str() {
-            "method" => {}
-            "path" | "status" => self.0.write_char(' ')?,
-            key => write!(self.0, " {key}=")?,
-        }
-        match value.to_borrowed_str() {
-            Some(text) if !is_word(text) => escape::quoted(self.0, text)?,
-            Some(text) => self.0.write_str(text)?,
-            None => write!(self.0, "{value}")?,
+        for (name, value) in self.fields() {
+            match name {
+                "method" => {}
+                "path" | "status" => f.write_char(' ')?,
+                name => write!(f, " {name}=")?,
+            }
+            value.write(f, |text| !is_word(text))?;
         }
         Ok(())
     }

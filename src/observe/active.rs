@@ -1,39 +1,29 @@
-//! What is going on, for eyes and never for decisions: the requests in progress, and the last that ended.
+//! The requests in progress and the last that ended, for display only.
 
 use super::access::AccessRecord;
-use super::escape;
-use crate::api::answer::Tokens;
+use super::{Recent, SHOWN, escape};
 use crate::util::cancel::CancelToken;
 use crate::util::lock::lock;
 use crate::util::time;
-use serde_json::{Value, json};
-use std::collections::{BTreeMap, VecDeque};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Requests that have ended and are still shown.
-const RECENT: usize = 200;
-/// Characters of a name that are shown.
-const SHOWN: usize = 128;
-
 /// Requests in progress, at most one for each worker and job, and the last that ended.
-#[derive(Default)]
 pub(crate) struct Activity {
     off: AtomicBool,
     now: Mutex<Now>,
 }
 
-#[derive(Default)]
 struct Now {
     running: BTreeMap<String, Arc<ActiveRequest>>,
-    recent: VecDeque<Ended>,
-    ended: u64,
+    recent: Recent<Ended>,
 }
 
 struct Ended {
-    number: u64,
     at: SystemTime,
     record: Arc<AccessRecord>,
     /// By somebody at the page.
@@ -48,43 +38,23 @@ pub(crate) struct ActiveRequest {
     model: Option<String>,
     began: Instant,
     cancel: Arc<CancelToken>,
-    endpoint: Mutex<Option<Arc<str>>>,
-    /// Milliseconds from the beginning, and one.
-    first_byte: AtomicU64,
-    events: AtomicU64,
-    /// Milliseconds from the beginning to the first event, and one.
-    first_event: AtomicU64,
+    progress: Mutex<Progress>,
     stopped: AtomicBool,
 }
 
-pub(crate) struct Started<'a> {
-    pub(crate) id: &'a str,
-    pub(crate) client: IpAddr,
-    pub(crate) key: Option<Arc<str>>,
-    pub path: &'a str,
-    pub(crate) model: Option<&'a str>,
-    pub(crate) began: Instant,
-    pub(crate) cancel: &'a Arc<CancelToken>,
+/// Times are from the beginning of the request.
+#[derive(Default)]
+struct Progress {
+    endpoint: Option<Arc<str>>,
+    first_byte: Option<Duration>,
+    events: u64,
+    first_event: Option<Duration>,
 }
 
 /// Shows a request until it is dropped.
 pub(crate) struct Shown<'a> {
     activity: &'a Activity,
-    active: Arc<ActiveRequest>,
-}
-
-impl Shown<'_> {
-    pub(crate) fn active(&self) -> Arc<ActiveRequest> {
-        Arc::clone(&self.active)
-    }
-}
-
-impl std::ops::Deref for Shown<'_> {
-    type Target = ActiveRequest;
-
-    fn deref(&self) -> &ActiveRequest {
-        &self.active
-    }
+    pub(crate) active: Arc<ActiveRequest>,
 }
 
 impl Drop for Shown<'_> {
@@ -95,10 +65,6 @@ impl Drop for Shown<'_> {
     }
 }
 
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl ActiveRequest {
     pub(crate) fn is_shown(&self) -> bool {
         !self.id.is_empty()
@@ -107,78 +73,79 @@ impl ActiveRequest {
     /// It is at this endpoint now.
     pub(crate) fn at(&self, endpoint: &str) {
         if self.is_shown() {
-            *lock(&self.endpoint) = Some(endpoint.into());
+            lock(&self.progress).endpoint = Some(endpoint.into());
         }
     }
 
     /// Bytes of an answer came, `events` of a stream in them.
     pub(crate) fn moved(&self, now: Instant, events: u64) {
-        let after = millis(now.saturating_duration_since(self.began)).saturating_add(1);
-        let first = |of: &AtomicU64| of.compare_exchange(0, after, Ordering::Relaxed, Ordering::Relaxed);
-        let _ = first(&self.first_byte);
+        let age = now.saturating_duration_since(self.began);
+        let mut progress = lock(&self.progress);
+        progress.first_byte.get_or_insert(age);
         if events > 0 {
-            let _ = first(&self.first_event);
+            progress.first_event.get_or_insert(age);
         }
-        self.events.fetch_add(events, Ordering::Relaxed);
+        progress.events += events;
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// Events a second since the first one; one event has no speed yet.
-    fn speed(&self, now: Instant) -> Option<f64> {
-        let since = self.first_event.load(Ordering::Relaxed).checked_sub(1)?;
-        let passed =
-            millis(now.saturating_duration_since(self.began)).checked_sub(since).filter(|passed| *passed > 0)?;
-        let more = self.events.load(Ordering::Relaxed).checked_sub(1).filter(|more| *more > 0)?;
-        Some((more as f64 * 10_000.0 / passed as f64).round() / 10.0)
-    }
-
     fn view(&self, now: Instant) -> Value {
-        let first = self.first_byte.load(Ordering::Relaxed).checked_sub(1);
+        let age = now.saturating_duration_since(self.began);
+        let Progress { endpoint, first_byte, events, first_event } = &*lock(&self.progress);
+        // Since the first event; one event has no speed yet.
+        let passed = first_event.map(|first| age.saturating_sub(first).as_secs_f64()).filter(|passed| *passed >= 1e-3);
+        let speed = passed.filter(|_| *events > 1).map(|passed| ((events - 1) as f64 * 10.0 / passed).round() / 10.0);
         json!({
-            "id": self.id, "client": self.client.to_string(), "key": self.key.as_deref(), "path": self.path, "model": self.model,
-            "endpoint": lock(&self.endpoint).as_deref(), "age_ms": millis(now.saturating_duration_since(self.began)),
-            "first_byte_ms": first, "tokens": self.events.load(Ordering::Relaxed), "tokens_per_second": self.speed(now), "stopping": self.is_stopped(),
+            "id": self.id, "client": self.client.to_string(), "key": self.key.as_deref(), "path": self.path,
+            "model": self.model, "endpoint": endpoint.as_deref(), "age_ms": age.as_millis() as u64,
+            "first_byte_ms": first_byte.map(|time| time.as_millis() as u64), "tokens": events,
+            "tokens_per_second": speed, "stopping": self.is_stopped(),
         })
     }
 }
 
 impl Activity {
-    /// Notes nothing until somebody may look.
+    /// Keeps nothing until the page is served.
     pub(crate) fn unwatched() -> Self {
-        Self { off: AtomicBool::new(true), ..Self::default() }
+        let now = Mutex::new(Now { running: BTreeMap::new(), recent: Recent::new() });
+        Self { off: AtomicBool::new(true), now }
     }
 
-    /// From now on somebody may look.
+    /// From now on requests are kept.
     pub(crate) fn watch(&self) {
         self.off.store(false, Ordering::Relaxed);
     }
 
-    pub(crate) fn begin(&self, begins: &Started<'_>) -> Shown<'_> {
+    pub(crate) fn begin(
+        &self,
+        record: &AccessRecord,
+        model: Option<&str>,
+        began: Instant,
+        cancel: &Arc<CancelToken>,
+    ) -> Shown<'_> {
+        let is_shown = !self.off.load(Ordering::Relaxed);
+        let shown = |text: &str| escape::cut(text, SHOWN).to_owned();
         let mut active = ActiveRequest {
             id: String::new(),
-            client: begins.client,
-            key: begins.key.clone(),
-            path: String::new(),
-            model: None,
-            began: begins.began,
-            cancel: Arc::clone(begins.cancel),
-            endpoint: Mutex::new(None),
-            first_byte: AtomicU64::new(0),
-            events: AtomicU64::new(0),
-            first_event: AtomicU64::new(0),
+            client: record.client,
+            key: record.key.clone(),
+            path: if is_shown { shown(&record.path) } else { String::new() },
+            model: model.filter(|_| is_shown).map(shown),
+            began,
+            cancel: Arc::clone(cancel),
+            progress: Mutex::default(),
             stopped: AtomicBool::new(false),
         };
-        if self.off.load(Ordering::Relaxed) {
+        if !is_shown {
             return Shown { activity: self, active: Arc::new(active) };
         }
-        active.path = escape::cut(begins.path, SHOWN).to_owned();
-        active.model = begins.model.map(|model| escape::cut(model, SHOWN).to_owned());
         let mut now = lock(&self.now);
         // Clients may give two requests one name.
-        let names = std::iter::once(begins.id.to_owned()).chain((2..).map(|n| format!("{}~{n}", begins.id)));
+        let id = &record.request_id;
+        let names = std::iter::once(id.clone()).chain((2..).map(|n| format!("{id}~{n}")));
         active.id = names.into_iter().find(|name| !now.running.contains_key(name)).unwrap_or_default();
         let active = Arc::new(active);
         now.running.insert(active.id.clone(), Arc::clone(&active));
@@ -187,27 +154,22 @@ impl Activity {
 
     /// Ends a request as if its client had left; false if there is none of this id.
     pub(crate) fn stop(&self, id: &str) -> bool {
-        let Some(active) = lock(&self.now).running.get(id).cloned() else {
-            return false;
-        };
-        active.stopped.store(true, Ordering::Relaxed);
-        active.cancel.cancel();
-        true
+        let active = lock(&self.now).running.get(id).cloned();
+        if let Some(active) = &active {
+            active.stopped.store(true, Ordering::Relaxed);
+            active.cancel.cancel();
+        }
+        active.is_some()
     }
 
     pub(crate) fn ended(&self, record: &Arc<AccessRecord>) {
         if self.off.load(Ordering::Relaxed) || record.is_polled() {
             return;
         }
-        let at = time::wall();
+        let (at, record) = (time::wall(), Arc::clone(record));
         let mut now = lock(&self.now);
         let stopped = now.running.get(&record.request_id).is_some_and(|active| active.is_stopped());
-        now.ended += 1;
-        if now.recent.len() == RECENT {
-            now.recent.pop_front();
-        }
-        let number = now.ended;
-        now.recent.push_back(Ended { number, at, record: Arc::clone(record), stopped });
+        now.recent.push(Ended { at, record, stopped });
     }
 
     /// Requests in progress, the oldest first.
@@ -221,24 +183,17 @@ impl Activity {
     /// Requests that ended after this one, the oldest first, and the number of the last.
     pub(crate) fn recent(&self, after: u64) -> (Vec<Value>, u64) {
         let now = lock(&self.now);
-        let new = now.recent.iter().filter(|ended| ended.number > after).map(Ended::view);
-        (new.collect(), now.ended)
-    }
-}
-
-impl Ended {
-    fn view(&self) -> Value {
-        let record = &*self.record;
-        let Tokens { prompt, cached, completion, per_second } = record.tokens;
-        json!({
-            "seq": self.number, "at": time::iso(self.at), "id": record.request_id, "client": record.client.to_string(),
-            "key": record.key.as_deref(), "method": record.method, "path": escape::cut(&record.path, SHOWN),
-            "model": record.model.as_deref().map(|model| escape::cut(model, SHOWN)), "endpoint": record.endpoint,
-            "reason": record.reason, "status": record.status, "attempts": record.attempts,
-            "queue_ms": record.queue.map(millis), "first_byte_ms": record.first_byte.map(millis),
-            "total_ms": millis(record.total), "bytes": record.bytes, "tokens_in": prompt, "tokens_cached": cached,
-            "tokens_out": completion, "tokens_per_second": per_second,
-            "end": if self.stopped { "stopped" } else { record.end.as_str() },
-        })
+        let view = |(number, ended): (u64, &Ended)| {
+            let renamed = |name| if name == "request_id" { "id" } else { name };
+            let fields = ended.record.fields().map(|(name, value)| (renamed(name).to_owned(), json!(value)));
+            let mut view = Value::Object(fields.collect::<Map<_, _>>());
+            view["seq"] = number.into();
+            view["at"] = time::iso(ended.at).into();
+            if ended.stopped {
+                view["end"] = "stopped".into();
+            }
+            view
+        };
+        (now.recent.after(after).map(view).collect(), now.recent.last)
     }
 }

@@ -3,14 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// What others own, at the moment of looking.
-pub(crate) struct Gauge {
-    pub(crate) name: &'static str,
-    pub(crate) help: &'static str,
-    pub(crate) is_counter: bool,
-    pub(crate) series: Vec<(Vec<(&'static str, String)>, f64)>,
-}
-
 /// Upper bounds in seconds, from a cached list to a long answer of a slow machine.
 const BUCKETS: [f64; 16] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
@@ -31,18 +23,7 @@ pub(crate) struct Spec {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) labels: &'static [&'static str],
-    help: &'static str,
-}
-
-impl Spec {
-    pub(crate) const fn new(
-        name: &'static str,
-        kind: Kind,
-        labels: &'static [&'static str],
-        help: &'static str,
-    ) -> Self {
-        Self { name, kind, labels, help }
-    }
+    pub(crate) help: &'static str,
 }
 
 #[derive(Debug, Clone)]
@@ -90,13 +71,14 @@ pub(crate) fn family(out: &mut String, spec: &Spec, series: &BTreeMap<String, Va
         Kind::Gauge => "gauge",
         Kind::Histogram => "histogram",
     };
-    head(out, spec.name, spec.help, kind);
+    let (name, help) = (spec.name, spec.help);
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
     for (values, value) in series {
         let labels: Vec<(&str, &str)> = spec.labels.iter().copied().zip(values.split(SEPARATOR)).collect();
         match value {
-            Value::Number(number) => sample(out, spec.name, &labels, *number),
+            Value::Number(number) => sample(out, name, &labels, *number),
             Value::Times(counts, sum) => {
-                let bucket = format!("{}_bucket", spec.name);
+                let bucket = format!("{name}_bucket");
                 let mut total = 0;
                 let bounds = BUCKETS.iter().map(ToString::to_string).chain(["+Inf".to_owned()]);
                 for (bound, count) in bounds.zip(counts) {
@@ -104,24 +86,11 @@ pub(crate) fn family(out: &mut String, spec: &Spec, series: &BTreeMap<String, Va
                     let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
                     sample(out, &bucket, &labels, total as f64);
                 }
-                sample(out, &format!("{}_sum", spec.name), &labels, *sum);
-                sample(out, &format!("{}_count", spec.name), &labels, total as f64);
+                sample(out, &format!("{name}_sum"), &labels, *sum);
+                sample(out, &format!("{name}_count"), &labels, total as f64);
             }
         }
     }
-}
-
-/// Appends a value that somebody else owns.
-pub(crate) fn gauge(out: &mut String, gauge: &Gauge) {
-    head(out, gauge.name, gauge.help, if gauge.is_counter { "counter" } else { "gauge" });
-    for (labels, value) in &gauge.series {
-        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        sample(out, gauge.name, &labels, *value);
-    }
-}
-
-fn head(out: &mut String, name: &str, help: &str, kind: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
@@ -148,7 +117,7 @@ mod tests {
     #[test]
     fn a_family_is_one_block_and_labels_are_escaped() {
         // F12
-        let spec = Spec::new("x_total", Kind::Counter, &["a", "b"], "Some.");
+        let spec = Spec { name: "x_total", kind: Kind::Counter, labels: &["a", "b"], help: "Some." };
         let mut series = BTreeMap::new();
         series.insert("q\"\\\n\u{1f}\u{1f}".to_owned(), Value::Number(2.5));
         let mut out = String::new();
@@ -165,7 +134,7 @@ mod tests {
         for seconds in [0.001, 0.005, 0.006, 59.0, 599.0, 5000.0] {
             value.observe(seconds);
         }
-        let spec = Spec::new("t_seconds", Kind::Histogram, &[], "T.");
+        let spec = Spec { name: "t_seconds", kind: Kind::Histogram, labels: &[], help: "T." };
         let mut out = String::new();
         family(&mut out, &spec, &BTreeMap::from([(String::new(), value)]));
         for line in [

@@ -1,16 +1,15 @@
 //! The process log, behind the `log` crate. Threads hand lines over and never wait; one thread writes them to stderr.
-//! A line that finds no room or cannot be written is dropped and counted. Knows nothing of requests.
+//! A line that finds no room or cannot be written is dropped and counted.
 
-use super::access::AccessRecord;
-use super::entry::Entry;
-use super::escape;
+use super::access::{AccessRecord, TARGET};
+use super::{Recent, escape};
 use crate::config::{self, LogFormat};
 use crate::util::lock::lock;
 use crate::util::time;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{Level, Log, Metadata, Record};
 use simple_logger::SimpleLogger;
-use std::collections::VecDeque;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,66 +30,46 @@ const CAP: Level = Level::Warn;
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 /// Makes this the process log, and the voice of panics. Called again, it changes the level and `access` only.
-pub(crate) fn install(settings: &config::Log) -> LoggerHandle {
+pub(crate) fn install(settings: &config::Log) -> &'static Logger {
     let logger = LOGGER.get_or_init(|| Logger::start(settings.format, sink(settings.format)));
     if log::set_logger(logger).is_ok() {
         panic::set_hook(Box::new(report));
     }
     logger.access.store(settings.access, Ordering::Relaxed);
     log::set_max_level(settings.level);
-    LoggerHandle(logger)
+    logger
 }
 
-/// The last lines, for the page. Bounded in number and length.
-static TAIL: Mutex<(u64, VecDeque<(u64, String)>)> = Mutex::new((0, VecDeque::new()));
-const TAIL_LINES: usize = 200;
+/// The last lines; `None` unless the page is served.
+static TAIL: Mutex<Option<Recent<String>>> = Mutex::new(None);
 const TAIL_CHARACTERS: usize = 500;
-
-/// Somebody may look at the last lines.
-static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// From now on the last lines are kept.
 pub(crate) fn watch() {
-    WATCHED.store(true, Ordering::Relaxed);
+    lock(&TAIL).get_or_insert(Recent::new());
 }
 
 fn remember(entry: &Entry) {
-    if !WATCHED.load(Ordering::Relaxed) {
-        return;
+    if let Some(tail) = &mut *lock(&TAIL) {
+        let text = escape::cut(&entry.message, TAIL_CHARACTERS);
+        tail.push(match text.starts_with('{') {
+            true => text.to_owned(),
+            false => format!("{} {:<5} {text}", time::iso(time::wall()), entry.level),
+        });
     }
-    let text = escape::cut(entry.message(), TAIL_CHARACTERS);
-    let line = match text.starts_with('{') {
-        true => text.to_owned(),
-        false => format!("{} {:<5} {text}", time::iso(time::wall()), entry.level),
-    };
-    let mut tail = lock(&TAIL);
-    let (count, lines) = &mut *tail;
-    *count += 1;
-    if lines.len() == TAIL_LINES {
-        lines.pop_front();
-    }
-    lines.push_back((*count, line));
 }
 
 /// The lines after this number, and the number of the last.
 pub(crate) fn tail(after: u64) -> (Vec<String>, u64) {
-    let tail = lock(&TAIL);
-    (tail.1.iter().filter(|(number, _)| *number > after).map(|(_, line)| line.clone()).collect(), tail.0)
+    match &*lock(&TAIL) {
+        Some(tail) => (tail.after(after).map(|(_, line)| line.clone()).collect(), tail.last),
+        None => (Vec::new(), 0),
+    }
 }
 
 /// Lines that were lost since the start.
 pub(crate) fn dropped() -> u64 {
     LOGGER.get().map_or(0, Logger::dropped)
-}
-
-#[derive(Clone, Copy)]
-pub(crate) struct LoggerHandle(&'static Logger);
-
-impl LoggerHandle {
-    /// Waits until all lines handed over so far are written; `false` = the deadline came first.
-    pub(crate) fn flush(&self, deadline: Instant) -> bool {
-        self.0.flush(deadline)
-    }
 }
 
 enum Item {
@@ -99,6 +78,61 @@ enum Item {
     Access(Arc<AccessRecord>, SystemTime),
     /// Dropped when its turn comes, which tells the other end.
     Flush(Sender<()>),
+}
+
+/// A finished line: no character in it, but for JSON's own ending, can end it early or command a terminal.
+struct Entry {
+    level: Level,
+    /// Module or subject; empty for JSON, which holds it.
+    target: String,
+    /// What is said: for JSON the whole line.
+    message: String,
+}
+
+impl Entry {
+    /// Renders a record. Fails only when the `Display` of one of its values does.
+    fn new(record: &Record<'_>, format: LogFormat, at: SystemTime) -> Result<Self, fmt::Error> {
+        let (mut target, mut message) = (String::new(), String::with_capacity(128));
+        match format {
+            LogFormat::Text => {
+                escape::plain(&mut target, record.target())?;
+                escape::plain(&mut message, record.args())?;
+            }
+            LogFormat::Json => {
+                json_head(&mut message, at, record.level(), record.target())?;
+                message.push_str(r#","message":"#);
+                escape::quoted(&mut message, record.args())?;
+                message.push_str("}\n");
+            }
+        }
+        Ok(Self { level: record.level(), target, message })
+    }
+
+    /// Renders the line of an ended request, whose fields stand in the message's place.
+    fn access(record: &AccessRecord, format: LogFormat, at: SystemTime) -> Result<Self, fmt::Error> {
+        let (level, mut target, mut message) = (record.level(), String::new(), String::with_capacity(512));
+        match format {
+            LogFormat::Text => {
+                target.push_str(TARGET);
+                write!(message, "{record}")?;
+            }
+            LogFormat::Json => {
+                json_head(&mut message, at, level, TARGET)?;
+                for (name, value) in record.fields() {
+                    write!(message, ",\"{name}\":")?;
+                    value.write(&mut message, |_| true)?;
+                }
+                message.push_str("}\n");
+            }
+        }
+        Ok(Self { level, target, message })
+    }
+}
+
+fn json_head(out: &mut String, at: SystemTime, level: Level, target: &str) -> fmt::Result {
+    let level = level.as_str().to_ascii_lowercase();
+    write!(out, r#"{{"time":"{}","level":"{level}","target":"#, time::iso(at))?;
+    escape::quoted(out, target)
 }
 
 /// Where lines go, or `None` when there is none for now. Called on one thread only; may panic and block as it likes.
@@ -111,32 +145,28 @@ const BATCH: usize = 32 << 10;
 const BATCH_TIME: Duration = Duration::from_millis(10);
 
 fn sink(format: LogFormat) -> Sink {
-    let text = SimpleLogger::new();
+    let simple_logger = SimpleLogger::new();
     let (mut batch, mut lines) = (Vec::new(), 0);
     Box::new(move |entry| {
-        let is_batched = entry.is_some_and(|entry| format == LogFormat::Json || entry.is_access);
-        if let Some(entry) = entry.filter(|_| is_batched) {
-            match format {
-                LogFormat::Json => batch.extend_from_slice(entry.message().as_bytes()),
+        let is_batched = |entry: &&Entry| format == LogFormat::Json || entry.target == TARGET;
+        if let Some(Entry { level, target, message }) = entry.filter(is_batched) {
+            let _ = match format {
+                LogFormat::Json => batch.write_all(message.as_bytes()),
                 // As simple_logger prints it, which takes the time of printing.
-                LogFormat::Text => {
-                    let (at, level, target) = (time::iso(time::wall()), entry.level, entry.target());
-                    let _ = writeln!(batch, "{at} {level:<5} [{target}] {}", entry.message());
-                }
-            }
+                LogFormat::Text => writeln!(batch, "{} {level:<5} [{target}] {message}", time::iso(time::wall())),
+            };
             lines += 1;
+            if batch.len() < BATCH {
+                return 0;
+            }
         }
-        let mut lost = 0;
-        if !is_batched || batch.len() >= BATCH {
-            let written = batch.is_empty() || io::stderr().lock().write_all(&batch).is_ok();
-            lost = if written { 0 } else { lines };
-            batch.clear();
-            lines = 0;
-        }
-        if let Some(entry) = entry.filter(|_| !is_batched) {
+        let is_written = batch.is_empty() || io::stderr().lock().write_all(&batch).is_ok();
+        let lost = if is_written { 0 } else { lines };
+        batch.clear();
+        lines = 0;
+        if let Some(Entry { level, target, message }) = entry.filter(|entry| !is_batched(entry)) {
             let mut record = Record::builder();
-            record.level(entry.level).target(entry.target());
-            text.log(&record.args(format_args!("{}", entry.message())).build());
+            simple_logger.log(&record.level(*level).target(target).args(format_args!("{message}")).build());
         }
         lost
     })
@@ -149,7 +179,7 @@ pub(crate) fn access(record: &Arc<AccessRecord>) {
     }
 }
 
-struct Logger {
+pub(crate) struct Logger {
     format: LogFormat,
     access: AtomicBool,
     items: Sender<Item>,
@@ -174,7 +204,8 @@ impl Logger {
         }
     }
 
-    fn flush(&self, deadline: Instant) -> bool {
+    /// Waits until all lines handed over so far are written; `false` = the deadline came first.
+    pub(crate) fn flush(&self, deadline: Instant) -> bool {
         let (turn, done) = bounded(0);
         self.items.send_deadline(Item::Flush(turn), deadline).is_ok()
             && done.recv_deadline(deadline) == Err(RecvTimeoutError::Disconnected)
@@ -216,7 +247,7 @@ fn drain(items: Receiver<Item>, format: LogFormat, mut sink: Sink, dropped: &Ato
         for item in std::iter::once(item).chain(items.try_iter()) {
             let entry = match item {
                 Item::Line(entry) => Some(entry),
-                Item::Access(record, at) => record.with_record(|record| Entry::new(record, format, at)).ok(),
+                Item::Access(record, at) => Entry::access(&record, format, at).ok(),
                 Item::Flush(turn) => {
                     write(None);
                     drop(turn);

@@ -2,7 +2,7 @@
 //! others own are handed in when somebody looks, so they cannot drift.
 
 use super::access::{AccessRecord, End};
-use super::exposition::{self, Gauge, Kind, Spec, Value};
+use super::exposition::{self, Kind, Spec, Value};
 use crate::api::answer::Tokens;
 use crate::util::lock::lock;
 use std::collections::BTreeMap;
@@ -13,91 +13,71 @@ use std::time::Duration;
 /// catalogue, so only a catalogue without measure gets there.
 const MOST_SERIES: usize = 2_000;
 
-/// Families that are kept; what each is stands in `FAMILIES`, in the same order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    UpstreamRequests,
-    UpstreamDuration,
-    UpstreamErrors,
-    HttpRequests,
-    HttpDuration,
-    HttpErrors,
-    RateLimited,
-    QueueWait,
-    FirstByte,
-    Tokens,
-    TokensPerSecond,
-    Retries,
-    ClientGone,
-    UpstreamLost,
+/// Families that are kept: kind, name, labels, and one sentence.
+macro_rules! families {
+    ($($family:ident $kind:ident $name:literal $labels:tt $help:literal;)*) => {
+        #[derive(Debug, Clone, Copy)]
+        pub(crate) enum Family {
+            $($family),*
+        }
+
+        const FAMILIES: &[Spec] = &[$(Spec { name: $name, kind: Kind::$kind, labels: &$labels, help: $help }),*];
+    };
 }
 
-const FAMILIES: [Spec; 14] = [
-    Spec::new(
-        "llmproxy_upstream_requests_total",
-        Kind::Counter,
-        &["group", "upstream"],
-        "Attempts sent to an endpoint.",
-    ),
-    Spec::new(
-        "llmproxy_upstream_duration_seconds",
-        Kind::Histogram,
-        &["group", "upstream"],
-        "Time until the head of an endpoint's answer.",
-    ),
-    Spec::new(
-        "llmproxy_upstream_errors_total",
-        Kind::Counter,
-        &["error", "group", "upstream"],
-        "Attempts without a usable answer (request_error), and requests for which no endpoint could be selected (select_error).",
-    ),
-    Spec::new("llmproxy_http_requests_total", Kind::Counter, &["forward", "method", "path"], "Requests answered."),
-    Spec::new(
-        "llmproxy_http_request_duration_seconds",
-        Kind::Histogram,
-        &["forward", "method", "path"],
-        "Time until the end of an answer.",
-    ),
-    Spec::new(
-        "llmproxy_http_request_errors_total",
-        Kind::Counter,
-        &["forward", "error", "status"],
-        "Answers of 400 and more: an endpoint's (upstream_error) or ours (request_error).",
-    ),
-    Spec::new(
-        "llmproxy_ratelimit_total",
-        Kind::Counter,
-        &["forward"],
-        "Requests refused with 429 by a rate limit of this proxy.",
-    ),
-    Spec::new("llmproxy_queue_wait_seconds", Kind::Histogram, &[], "Time in the queue for a slot at an endpoint."),
-    Spec::new(
-        "llmproxy_time_to_first_byte_seconds",
-        Kind::Histogram,
-        &["endpoint", "model"],
-        "Time until the first byte of an answer's body.",
-    ),
-    Spec::new(
-        "llmproxy_tokens_total",
-        Kind::Counter,
-        &["endpoint", "model", "kind"],
-        "Tokens as endpoints count them: prompt (cached ones included), cached, completion.",
-    ),
-    Spec::new(
-        "llmproxy_tokens_per_second",
-        Kind::Gauge,
-        &["endpoint", "model"],
-        "Generation speed of the last answer that reported one.",
-    ),
-    Spec::new(
-        "llmproxy_retries_total",
-        Kind::Counter,
-        &["endpoint", "reason"],
-        "Attempts that were followed by another.",
-    ),
-    Spec::new("llmproxy_client_gone_total", Kind::Counter, &["stage"], "Clients that disconnected before the end."),
-    Spec::new("llmproxy_upstream_lost_total", Kind::Counter, &["endpoint"], "Answers of endpoints that broke off."),
-];
+families! {
+    UpstreamRequests Counter "llmproxy_upstream_requests_total" ["group", "upstream"]
+        "Attempts sent to an endpoint.";
+    UpstreamDuration Histogram "llmproxy_upstream_duration_seconds" ["group", "upstream"]
+        "Time until the head of an endpoint's answer.";
+    UpstreamErrors Counter "llmproxy_upstream_errors_total" ["error", "group", "upstream"]
+        "Attempts without a usable answer (request_error), and requests for which no endpoint could be selected (select_error).";
+    HttpRequests Counter "llmproxy_http_requests_total" ["forward", "method", "path"]
+        "Requests answered.";
+    HttpDuration Histogram "llmproxy_http_request_duration_seconds" ["forward", "method", "path"]
+        "Time until the end of an answer.";
+    HttpErrors Counter "llmproxy_http_request_errors_total" ["forward", "error", "status"]
+        "Answers of 400 and more: an endpoint's (upstream_error) or ours (request_error).";
+    RateLimited Counter "llmproxy_ratelimit_total" ["forward"]
+        "Requests refused with 429 by a rate limit of this proxy.";
+    QueueWait Histogram "llmproxy_queue_wait_seconds" []
+        "Time in the queue for a slot at an endpoint.";
+    FirstByte Histogram "llmproxy_time_to_first_byte_seconds" ["endpoint", "model"]
+        "Time until the first byte of an answer's body.";
+    Tokens Counter "llmproxy_tokens_total" ["endpoint", "model", "kind"]
+        "Tokens as endpoints count them: prompt (cached ones included), cached, completion.";
+    TokensPerSecond Gauge "llmproxy_tokens_per_second" ["endpoint", "model"]
+        "Generation speed of the last answer that reported one.";
+    Retries Counter "llmproxy_retries_total" ["endpoint", "reason"]
+        "Attempts that were followed by another.";
+    ClientGone Counter "llmproxy_client_gone_total" ["stage"]
+        "Clients that disconnected before the end.";
+    UpstreamLost Counter "llmproxy_upstream_lost_total" ["endpoint"]
+        "Answers of endpoints that broke off.";
+    EndpointUp Gauge "llmproxy_endpoint_up" ["endpoint"]
+        "1 while requests may be sent there.";
+    EndpointInFlight Gauge "llmproxy_endpoint_in_flight" ["endpoint"]
+        "Requests in progress at the endpoint.";
+    EndpointSlots Gauge "llmproxy_endpoint_slots" ["endpoint"]
+        "Slots of the endpoint, where known.";
+    QueueLength Gauge "llmproxy_queue_length" []
+        "Requests in the queue for a slot.";
+    Connections Gauge "llmproxy_connections" []
+        "Open client connections.";
+    WorkersBusy Gauge "llmproxy_workers_busy" []
+        "Requests being forwarded or queued.";
+    Jobs Gauge "llmproxy_jobs" ["status"]
+        "Jobs by status.";
+    ReloadSuccess Gauge "llmproxy_reload_success" []
+        "1 if the last reload of the configuration succeeded.";
+    LogDropped Counter "llmproxy_log_dropped_total" []
+        "Log lines that found no room or could not be written.";
+    BuildInfo Gauge "llmproxy_build_info" ["version"]
+        "1, with the version.";
+}
+
+/// A value that somebody else owns, at the moment of looking.
+pub(crate) type Gauge = (Family, Vec<String>, f64);
 
 /// The counters of a process; they outlive reloads.
 pub(crate) struct Metrics {
@@ -105,6 +85,7 @@ pub(crate) struct Metrics {
     families: Mutex<Families>,
 }
 
+#[derive(Clone)]
 struct Families {
     /// By labels, each followed by `exposition::SEPARATOR`.
     series: Vec<BTreeMap<String, Value>>,
@@ -116,15 +97,6 @@ impl Default for Metrics {
     fn default() -> Self {
         Self { families: Mutex::new(Families { series: vec![BTreeMap::new(); FAMILIES.len()], key: String::new() }) }
     }
-}
-
-/// Where a request came in, with labels that are bounded.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Labels<'a> {
-    pub(crate) forward: &'a str,
-    pub path: &'static str,
-    /// Its model, if anybody is known to serve it.
-    pub(crate) model: Option<&'a str>,
 }
 
 impl Metrics {
@@ -146,16 +118,9 @@ impl Metrics {
         let mut families = lock(&self.families);
         let Families { series, key } = &mut *families;
         let series = &mut series[family as usize];
-        let write = |key: &mut String, labels: &mut dyn Iterator<Item = &str>| {
-            key.clear();
-            for label in labels {
-                key.extend(label.chars().filter(|c| *c != exposition::SEPARATOR));
-                key.push(exposition::SEPARATOR);
-            }
-        };
-        write(key, &mut labels.iter().copied());
+        write_key(key, labels.iter().copied());
         if series.len() >= MOST_SERIES && !series.contains_key(key) {
-            write(key, &mut labels.iter().map(|_| "other"));
+            write_key(key, labels.iter().map(|_| "other"));
         }
         match series.get_mut(key) {
             Some(value) => act(value),
@@ -163,15 +128,16 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn ended(&self, line: &AccessRecord, at: Labels<'_>) {
-        let method = bounded_method(&line.method);
-        self.count(Family::HttpRequests, &[at.forward, method, at.path]);
-        self.time(Family::HttpDuration, &[at.forward, method, at.path], line.total);
+    /// A request that came in at `forward`; `model` is its model, if an endpoint is known to serve it.
+    pub(crate) fn ended(&self, line: &AccessRecord, forward: &str, model: Option<&str>) {
+        let (method, path) = (bounded_method(&line.method), line.row.label);
+        self.count(Family::HttpRequests, &[forward, method, path]);
+        self.time(Family::HttpDuration, &[forward, method, path], line.total);
         if line.status >= 400 && line.status != 499 {
             let error = if line.attempts > 0 { "upstream_error" } else { "request_error" };
-            self.count(Family::HttpErrors, &[at.forward, error, &line.status.to_string()]);
+            self.count(Family::HttpErrors, &[forward, error, &line.status.to_string()]);
             if line.status == 429 && line.attempts == 0 {
-                self.count(Family::RateLimited, &[at.forward]);
+                self.count(Family::RateLimited, &[forward]);
             }
         }
         if let Some(queue) = line.queue {
@@ -186,7 +152,7 @@ impl Metrics {
             self.count(Family::ClientGone, &[stage]);
         }
         let Some(endpoint) = line.endpoint.as_deref() else { return };
-        let model = at.model.unwrap_or("other");
+        let model = model.unwrap_or("other");
         if line.end == End::UpstreamLost {
             self.count(Family::UpstreamLost, &[endpoint]);
         }
@@ -205,13 +171,22 @@ impl Metrics {
     }
 
     pub(crate) fn render(&self, now: &[Gauge]) -> String {
-        let families = lock(&self.families).series.clone();
-        let mut out = String::new();
-        for (spec, series) in FAMILIES.iter().zip(&families) {
-            exposition::family(&mut out, spec, series);
+        let Families { mut series, mut key } = lock(&self.families).clone();
+        for (family, labels, value) in now {
+            write_key(&mut key, labels.iter().map(String::as_str));
+            series[*family as usize].insert(key.clone(), Value::Number(*value));
         }
-        now.iter().for_each(|gauge| exposition::gauge(&mut out, gauge));
+        let mut out = String::new();
+        FAMILIES.iter().zip(&series).for_each(|(spec, series)| exposition::family(&mut out, spec, series));
         out
+    }
+}
+
+fn write_key<'a>(key: &mut String, labels: impl Iterator<Item = &'a str>) {
+    key.clear();
+    for label in labels {
+        key.extend(label.chars().filter(|c| *c != exposition::SEPARATOR));
+        key.push(exposition::SEPARATOR);
     }
 }
 

@@ -57,9 +57,10 @@ impl Proxy {
         let snapshot = self.shared.load();
         let (metrics, activity) = (Arc::clone(&self.metrics), Arc::clone(&self.activity));
         let entry = Entry { forward: "jobs".into(), metrics, activity };
+        let mut context = RequestContext::new(&request.head, request.from.peer, request.began, &snapshot, entry);
+        context.record.key = Some("job".into());
         let origin = Origin {
-            context: &RequestContext::new(&request.head, request.from.peer, request.began, &snapshot, entry),
-            key: Some("job".into()),
+            context: &context,
             scope: &job.scope,
             trusted: false,
             background: true,

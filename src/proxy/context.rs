@@ -1,9 +1,8 @@
 //! One request as its access record and all locally generated answers see it.
 
 use super::outcome::{ForwardContext, Relayed, ServedBy};
-use crate::api::answer::Tokens;
 use crate::api::errors::{Failure, Kind};
-use crate::api::paths::{self, PathRow};
+use crate::api::paths;
 use crate::config::CorsOrigin;
 use crate::http::head::{Fields, Head};
 use crate::http::response::Response;
@@ -11,7 +10,7 @@ use crate::observe::access::{AccessRecord, End};
 use crate::observe::active::Activity;
 use crate::observe::escape;
 use crate::observe::log_writer;
-use crate::observe::metrics::{Labels, Metrics};
+use crate::observe::metrics::Metrics;
 use crate::proxy::{cors, downstream};
 use crate::routing::rate_limit::Quota;
 use crate::routing::snapshot::Snapshot;
@@ -26,15 +25,8 @@ use std::time::{Duration, Instant};
 const SHOWN: usize = 256;
 
 pub(crate) struct RequestContext {
-    pub(crate) id: String,
-    /// The client's address, also behind trusted proxies.
-    pub(crate) client: IpAddr,
-    pub(crate) key: Option<Arc<str>>,
-    method: String,
-    /// Not decoded, without the query.
-    path: String,
+    pub(crate) record: AccessRecord,
     began: Instant,
-    pub(crate) row: &'static PathRow,
     /// Fields of every answer: request id, CORS, rate limit.
     pub(crate) common: Arc<Fields>,
     access: bool,
@@ -66,13 +58,12 @@ impl RequestContext {
             common.push(header::X_FRAME_OPTIONS, HeaderValue::from_static("SAMEORIGIN"));
         }
         Self {
-            id,
-            client,
-            key: None,
-            method: short(head.method.as_str()),
-            path: short(head.target.path()),
+            record: AccessRecord {
+                method: short(head.method.as_str()),
+                path: short(head.target.path()),
+                ..AccessRecord::new(id, client, row)
+            },
             began,
-            row,
             common: Arc::new(common),
             access: snapshot.config.log.access,
             entry: Some(entry),
@@ -83,7 +74,7 @@ impl RequestContext {
     /// Adds the CORS fields. No other site may read answers of the administration page.
     #[must_use]
     pub(crate) fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
-        if !self.row.is_page() {
+        if !self.record.row.is_page() {
             cors::add_cors(Arc::make_mut(&mut self.common), rules, head);
         }
         self
@@ -100,13 +91,8 @@ impl RequestContext {
         let id = random::request_id();
         let common = Arc::new(with_id(&id));
         Self {
-            id,
-            client: peer,
-            key: None,
-            method: "-".into(),
-            path: "-".into(),
+            record: AccessRecord::new(id, peer, &paths::OTHER),
             began,
-            row: &paths::OTHER,
             common,
             access: true,
             entry: None,
@@ -158,7 +144,11 @@ impl RequestContext {
         self.done(status, body.len());
     }
 
-    pub(crate) fn local(&self, response: &mut Response, answer: &LocalResponse) {
+    pub(crate) fn local(&self, response: &mut Response, answer: Result<LocalResponse, Failure>) {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => return self.refuse(response, &failure),
+        };
         let mut fields = Fields::clone(&self.common);
         if !answer.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
             fields.push(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -191,7 +181,7 @@ impl RequestContext {
 
     pub(crate) fn not_allowed(&self, response: &mut Response, methods: &'static str) {
         let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
-        let (mut fields, body) = downstream::refusal(&failure, self.row.dialect, &self.common);
+        let (mut fields, body) = downstream::refusal(&failure, self.record.row.dialect, &self.common);
         fields.push(header::ALLOW, HeaderValue::from_static(methods));
         response.send(downstream::status(&failure), &fields, &body);
         self.done(downstream::status(&failure), body.len());
@@ -202,18 +192,18 @@ impl RequestContext {
     }
 
     pub(crate) fn refuse_model(&self, response: &mut Response, model: Option<&str>, failure: &Failure) {
-        let (fields, body) = downstream::refusal(failure, self.row.dialect, &self.common);
+        let (fields, body) = downstream::refusal(failure, self.record.row.dialect, &self.common);
         response.send(downstream::status(failure), &fields, &body);
         let (status, _, code) = failure.kind.wire();
-        let record = self.record(status, body.len() as u64);
+        let record = self.ended(status, body.len() as u64);
         self.write(AccessRecord { end: End::Refused, reason: Some(code), model: model.map(short), ..record }, false);
         // A client that does not speak HTTP cannot read the answer, so the log tells the reason.
-        let level = if self.path == "-" { log::Level::Info } else { log::Level::Debug };
-        log::log!(level, "request {} of {} refused: {}", self.id, self.client, failure.message);
+        let level = if self.record.path == "-" { log::Level::Info } else { log::Level::Debug };
+        log::log!(level, "request {} of {} refused: {}", self.record.request_id, self.record.client, failure.message);
     }
 
     fn done(&self, status: StatusCode, bytes: usize) {
-        self.write(self.record(status.as_u16(), bytes as u64), false);
+        self.write(self.ended(status.as_u16(), bytes as u64), false);
     }
 
     /// Writes the access line of a forwarded request.
@@ -228,36 +218,19 @@ impl RequestContext {
             first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
             tokens: relayed.tokens,
             end: relayed.end,
-            ..self.record(status, ctx.client.sent())
+            ..self.ended(status, ctx.client.sent())
         };
         self.write(record, served_by.is_some_and(|served_by| served_by.named));
     }
 
     /// Writes the access line of a request whose client left before a worker took it.
     pub(crate) fn client_left(&self) {
-        self.write(AccessRecord { end: End::ClientGone, ..self.record(499, 0) }, false);
+        self.write(AccessRecord { end: End::ClientGone, ..self.ended(499, 0) }, false);
     }
 
-    fn record(&self, status: u16, bytes: u64) -> AccessRecord {
-        AccessRecord {
-            request_id: self.id.clone(),
-            client: self.client,
-            key: self.key.clone(),
-            method: self.method.clone(),
-            path: self.path.clone(),
-            row: self.row,
-            model: None,
-            endpoint: None,
-            reason: None,
-            status,
-            attempts: 0,
-            queue: None,
-            first_byte: None,
-            total: time::now().saturating_duration_since(self.began),
-            bytes,
-            tokens: Tokens::default(),
-            end: End::Done,
-        }
+    fn ended(&self, status: u16, bytes: u64) -> AccessRecord {
+        let total = time::now().saturating_duration_since(self.began);
+        AccessRecord { status, bytes, total, ..self.record.clone() }
     }
 
     fn write(&self, record: AccessRecord, named: bool) {
@@ -265,7 +238,7 @@ impl RequestContext {
         if let Some(Entry { forward, metrics, activity }) = &self.entry {
             activity.ended(&record);
             let model = record.model.as_deref().filter(|_| named);
-            metrics.ended(&record, Labels { forward, path: record.row.label, model });
+            metrics.ended(&record, forward, model);
         }
         if self.access {
             log_writer::access(&record);
@@ -295,6 +268,12 @@ pub(crate) struct LocalResponse {
 impl LocalResponse {
     pub(crate) fn json(status: StatusCode, body: &serde_json::Value) -> Self {
         Self { status, body: body.to_string().into_bytes(), fields: Vec::new() }
+    }
+
+    /// With one more field; a value that no field may have is left out.
+    pub(crate) fn with(mut self, name: HeaderName, value: &str) -> Self {
+        self.fields.extend(HeaderValue::from_str(value).ok().map(|value| (name, value)));
+        self
     }
 }
 

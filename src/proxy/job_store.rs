@@ -62,7 +62,7 @@ impl Proxy {
             return None;
         }
         let preferred = preference == Preference::RespondAsync;
-        let (path, owner, scope) = (forward.path.as_str(), context.key.as_deref(), &*client_key.scope);
+        let (path, owner, scope) = (forward.path.as_str(), context.record.key.as_deref(), &*client_key.scope);
         Some(job_store.submit(&JobRequest { path, body, owner, scope, preferred }))
     }
 
@@ -70,13 +70,13 @@ impl Proxy {
     pub(super) fn job_request(&self, context: RequestContext, route: Route, response: &mut Response, request: Request) {
         let Some(job_store) = self.job_store() else { return };
         let Route::Job(id) = route else {
-            let answer = job_store.list(context.key.as_deref(), request.head.target.query().unwrap_or_default());
-            return context.local(response, &answer);
+            let answer = job_store.list(context.record.key.as_deref(), request.head.target.query().unwrap_or_default());
+            return context.local(response, Ok(answer));
         };
-        let mut held = self.budget.hold(Some(context.client));
+        let mut held = self.budget.hold(Some(context.record.client));
         let mut response = response.detach();
         self.disk.run(Box::new(move |has_room| {
-            let owner = context.key.as_deref();
+            let owner = context.record.key.as_deref();
             let answer = match request.head.method == http::Method::DELETE {
                 _ if !has_room => Err(disk_is_busy()),
                 true => job_store.cancel(&id, owner, &mut held),
@@ -84,10 +84,7 @@ impl Proxy {
             };
             // The response counts its own unsent bytes.
             drop(held);
-            match answer {
-                Ok(answer) => context.local(&mut response, &answer),
-                Err(failure) => context.refuse(&mut response, &failure),
-            }
+            context.local(&mut response, answer);
         }));
     }
 }

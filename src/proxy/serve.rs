@@ -12,9 +12,8 @@ use crate::http::head::Head;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::observe::access::End;
-use crate::observe::active::{Activity, Started};
-use crate::observe::exposition::Gauge;
-use crate::observe::metrics::Family;
+use crate::observe::active::Activity;
+use crate::observe::metrics::{Family, Gauge};
 use crate::proxy::body::{self, RequestBody};
 use crate::proxy::context::RequestContext;
 use crate::proxy::downstream::{Downstream, Sink};
@@ -51,7 +50,7 @@ impl Proxy {
             Ok(client_key) => client_key,
             Err(failure) => return context.refuse(response, &failure),
         };
-        context.key.clone_from(&client_key.name);
+        context.record.key.clone_from(&client_key.name);
         match route {
             Route::Models if request.head.fields.get(header::VIA).is_some() => {
                 context.add_field(INSTANCE, Some(self.clients.pseudonym().name.clone()));
@@ -92,10 +91,7 @@ impl Proxy {
                     Err(failure) => return context.refuse(response, &failure),
                 };
                 if let Some(answer) = self.submit_job(&context, &client_key, &request, &forward) {
-                    return match answer {
-                        Ok(answer) => context.local(response, &answer),
-                        Err(failure) => context.refuse(response, &failure),
-                    };
+                    return context.local(response, answer);
                 }
                 self.forward(&Authorized { context, client_key, snapshot }, response, &request, &forward);
             }
@@ -119,7 +115,7 @@ impl Proxy {
         let listener = &self.listeners[request.from.listener];
         let limit = listener.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
         if let Some(limit) = limit.filter(|_| route.is_limited()) {
-            let quota = listener.buckets.take(context.client, &limit, time::now());
+            let quota = listener.buckets.take(context.record.client, &limit, time::now());
             context.report_limit(&quota);
             refuse_above(&quota, "This address has asked too often (rateLimit).")?;
         }
@@ -172,7 +168,6 @@ impl Proxy {
         let listener = request.from.listener;
         let origin = Origin {
             context,
-            key: context.key.clone(),
             scope: &client_key.scope,
             trusted: snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.from.peer)),
             background: auth::is_background(&request.head, client_key),
@@ -212,18 +207,11 @@ impl Proxy {
             Box::new((failure, body.name().map(str::to_owned)))
         })?;
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
-        let active = self.activity.begin(&Started {
-            id: &context.id,
-            client: context.client,
-            key: origin.key.clone(),
-            path: request.head.target.path(),
-            model: body.name(),
-            began: request.began,
-            cancel: &request.cancel,
-        });
+        let active = self.activity.begin(&context.record, body.name(), request.began, &request.cancel);
         let ping = origin.ping.filter(|_| body.stream && forward.has(Trait::Pings)).map(|ping| (ping, request.began));
         let (common, cancel) = (Arc::clone(&context.common), Arc::clone(&request.cancel));
-        let client = Downstream::new(sink(), common, context.row.dialect, cancel, ping, active.active());
+        let client =
+            Downstream::new(sink(), common, context.record.row.dialect, cancel, ping, Arc::clone(&active.active));
         let ctx = ForwardContext {
             clients: &self.clients,
             shared: &self.shared,
@@ -233,14 +221,14 @@ impl Proxy {
             forward,
             client: &Rc::new(client),
             queued: &Cell::default(),
-            request_id: &context.id,
+            request_id: &context.record.request_id,
             trusted,
             scope,
             background,
             keyed,
             policy,
             metrics: &self.metrics,
-            active: &active,
+            active: &active.active,
         };
         self.exchange(&ctx, context, plan);
         Ok(ctx.client.take_sink())
@@ -382,8 +370,6 @@ impl Drop for Busy<'_> {
 /// Who sends a request, and what that decides about how it is sent.
 pub(super) struct Origin<'a> {
     pub(super) context: &'a RequestContext,
-    /// The name of its key, as the page shows it.
-    pub(super) key: Option<Arc<str>>,
     pub(super) scope: &'a Scope,
     /// Its peer is a trusted proxy.
     pub(super) trusted: bool,

@@ -29,7 +29,7 @@ pub struct Proxy {
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
     pub budget: Arc<Budget>,
-    /// Orders the disk access of control threads.
+    /// Works with the disk, so that no control thread does.
     pub(crate) disk: DiskQueue,
     pub(super) busy: AtomicUsize,
     pub(super) reloaded: AtomicBool,
@@ -168,7 +168,7 @@ pub(crate) trait AdminHandler: Send + Sync {
     /// Whether a request is admitted, before its body is read.
     fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure>;
     /// Answers a request that was admitted.
-    fn serve(&self, context: RequestContext, request: Request, response: &mut Response);
+    fn serve(self: Arc<Self>, context: RequestContext, request: Request, response: &mut Response);
 }
 
 /// How a request to the page was admitted.

@@ -3,8 +3,8 @@
 use super::state::Proxy;
 use crate::api::query::parameter;
 use crate::http::response::Response;
-use crate::observe::exposition::Gauge;
 use crate::observe::log_writer;
+use crate::observe::metrics::{Family, Gauge};
 use crate::proxy::context::RequestContext;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::keys::ClientKey;
@@ -94,48 +94,22 @@ pub(crate) struct RuntimeStats {
 }
 
 pub(crate) fn gauges(snapshot: &Snapshot, stats: &RuntimeStats) -> Vec<Gauge> {
-    let by_endpoint = |value: &dyn Fn(&Endpoint) -> Option<f64>| {
-        let series = snapshot.enabled().filter_map(|e| Some((vec![("endpoint", e.name().to_owned())], value(e)?)));
-        series.collect::<Vec<_>>()
-    };
-    let gauge = |name, help, series| Gauge { name, help, is_counter: false, series };
-    let one = |name, help, value: f64| gauge(name, help, vec![(vec![], value)]);
-    let up = |e: &Endpoint| Some(f64::from(u8::from(e.is_available())));
-    vec![
-        gauge("llmproxy_endpoint_up", "1 while requests may be sent there.", by_endpoint(&up)),
-        gauge(
-            "llmproxy_endpoint_in_flight",
-            "Requests in progress at the endpoint.",
-            by_endpoint(&|e| Some(f64::from(e.live.requests()))),
-        ),
-        gauge(
-            "llmproxy_endpoint_slots",
-            "Slots of the endpoint, where known.",
-            by_endpoint(&|e| e.live.load().limit.map(f64::from)),
-        ),
-        one("llmproxy_queue_length", "Requests in the queue for a slot.", stats.waiting as f64),
-        one("llmproxy_connections", "Open client connections.", stats.connections as f64),
-        one("llmproxy_workers_busy", "Requests being forwarded or queued.", stats.busy as f64),
-        gauge(
-            "llmproxy_jobs",
-            "Jobs by status.",
-            stats.jobs.iter().map(|(state, n)| (vec![("status", (*state).to_owned())], *n as f64)).collect(),
-        ),
-        one(
-            "llmproxy_reload_success",
-            "1 if the last reload of the configuration succeeded.",
-            f64::from(u8::from(stats.reloaded)),
-        ),
-        Gauge {
-            name: "llmproxy_log_dropped_total",
-            help: "Log lines that found no room or could not be written.",
-            is_counter: true,
-            series: vec![(vec![], log_writer::dropped() as f64)],
-        },
-        gauge(
-            "llmproxy_build_info",
-            "1, with the version.",
-            vec![(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
-        ),
-    ]
+    let mut gauges = vec![
+        (Family::QueueLength, vec![], stats.waiting as f64),
+        (Family::Connections, vec![], stats.connections as f64),
+        (Family::WorkersBusy, vec![], stats.busy as f64),
+        (Family::ReloadSuccess, vec![], f64::from(u8::from(stats.reloaded))),
+        (Family::LogDropped, vec![], log_writer::dropped() as f64),
+        (Family::BuildInfo, vec![env!("CARGO_PKG_VERSION").to_owned()], 1.0),
+    ];
+    for endpoint in snapshot.enabled() {
+        let mut add = |family, value| gauges.push((family, vec![endpoint.name().to_owned()], value));
+        add(Family::EndpointUp, f64::from(u8::from(endpoint.is_available())));
+        add(Family::EndpointInFlight, f64::from(endpoint.live.requests()));
+        if let Some(limit) = endpoint.live.load().limit {
+            add(Family::EndpointSlots, f64::from(limit));
+        }
+    }
+    gauges.extend(stats.jobs.iter().map(|(state, n)| (Family::Jobs, vec![(*state).to_owned()], *n as f64)));
+    gauges
 }

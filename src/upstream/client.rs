@@ -56,6 +56,14 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) watch: Option<Rc<dyn Watch>>,
 }
 
+impl<'a> UpstreamRequest<'a> {
+    /// A request of the proxy's own, without a body.
+    pub(crate) fn own(method: Method, path: &'a str, headers: &'a dyn Fn() -> HeaderMap, timeouts: Timeouts) -> Self {
+        let (body, tail, cancel, watch) = ([&[][..]; 3], None, None, None);
+        Self { method, path, raw: false, headers, body, tail, timeouts, cancel, watch }
+    }
+}
+
 /// The rest of a body that is still arriving. It can be sent only once.
 #[derive(Clone, Copy)]
 pub(crate) struct BodyTail<'a> {

@@ -34,16 +34,13 @@ pub(crate) fn deliver(
         let value = HeaderValue::from_str(value).map_err(|_| "has a field that cannot be sent".to_owned())?;
         headers.insert(HeaderName::from_static(name), value);
     }
+    let timeouts = Timeouts { connect: None, first_byte: None, idle: None, total: Some(patience) };
+    let headers = || headers.clone();
     let request = UpstreamRequest {
-        method: Method::POST,
-        path: post.path,
         raw: true,
-        headers: &|| headers.clone(),
         body: post.body,
-        tail: None,
-        timeouts: Timeouts { connect: None, first_byte: None, idle: None, total: Some(patience) },
         cancel: Some(Arc::clone(cancel)),
-        watch: None,
+        ..UpstreamRequest::own(Method::POST, post.path, &headers, timeouts)
     };
     match client.send(&request) {
         Ok(answer) => Ok(answer.status.as_u16()),

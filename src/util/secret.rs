@@ -59,8 +59,12 @@ impl fmt::Display for Secret {
 
 /// The first bytes of a text's SHA-256, in hexadecimal: to compare texts without showing them.
 pub(crate) fn fingerprint(text: &str, bytes: usize) -> String {
+    sha256(text).iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn sha256(text: &str) -> [u8; 32] {
     let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    hash.as_ref().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
+    hash.as_ref().try_into().unwrap_or([0; 32])
 }
 
 #[cfg(test)]

@@ -17,6 +17,11 @@ pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// Wall time since 1970 began.
+pub(crate) fn unix() -> Duration {
+    wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO)
+}
+
 /// The clock that systemd compares its own times with.
 pub(crate) fn monotonic_micros() -> i64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -37,7 +42,7 @@ pub(crate) fn http_date() -> [u8; 29] {
     thread_local! {
         static MADE: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
     }
-    let second = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let second = unix().as_secs();
     let (made, text) = MADE.get();
     if made == second {
         return text;

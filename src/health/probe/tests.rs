@@ -15,7 +15,7 @@ fn task() -> Task {
 #[test]
 fn a_panic_in_a_probe_is_a_failed_probe() {
     // S7
-    let found = guarded(&task(), |_| panic!("in a probe"));
+    let found = guarded(&task(), || panic!("in a probe"));
     assert_eq!(found.seen, Some(Observation::Down("the probe panicked".into())));
     assert!(matches!(found.list, Some(Listing::Failed)));
 }

@@ -1,8 +1,8 @@
 //! The schedule of one endpoint with a clock of its own: what is asked when, and what is made of the answers.
 
-use super::super::probe::Slots;
 use super::*;
 use crate::routing::health_status::HealthStatus;
+use crate::routing::slots::{Capacity, Entry, Wanted};
 use crate::util::time;
 use std::time::SystemTime;
 
@@ -28,24 +28,17 @@ impl World {
         Self { config, endpoint, schedule, start }
     }
 
-    fn view(&self) -> View<'static> {
-        let (config, endpoint) = (Box::leak(Box::new(self.config.clone())), Box::leak(Box::new(self.endpoint.clone())));
-        View { config, endpoint, ghosts: 0, abandoned: None }
-    }
-
     /// What is asked at this time: `p`robe, `l`ist, `e`xtras, `s`lots.
     fn take(&mut self, at: Duration) -> String {
-        let view = self.view();
-        let Some(task) = self.schedule.take(view, self.start + at) else { return String::new() };
+        let task = self.schedule.take(&self.config, &self.endpoint, self.start + at);
+        let Some(task) = task else { return String::new() };
         let asked = [(task.path.is_some(), 'p'), (task.list, 'l'), (task.props, 'e'), (task.slots, 's')];
         asked.into_iter().filter_map(|(asked, letter)| asked.then_some(letter)).collect()
     }
 
     /// What was asked last is answered.
     fn found(&mut self, at: Duration, found: impl FnOnce(Found) -> Found) -> Option<Observation> {
-        let (endpoint, now) = (Arc::clone(&self.endpoint), self.start + at);
-        let nothing = Found { endpoint, ours: 0, started: now, seen: None, list: None, props: None, slots: None };
-        let seen = self.schedule.note(&found(nothing));
+        let seen = self.schedule.note(self.start + at, &found(Found::default()));
         if let Some(seen) = seen.clone() {
             self.observe(seen, at);
         }
@@ -58,11 +51,11 @@ impl World {
         let endpoint = Arc::make_mut(&mut self.endpoint);
         let before = if repeats { endpoint.health.uncounted() } else { endpoint.health.clone() };
         endpoint.health = before.observe(seen, self.config.health_check.failure_threshold, SystemTime::UNIX_EPOCH);
-        self.schedule.settle(&self.endpoint, now);
+        self.schedule.reschedule(&self.endpoint, now);
     }
 
     fn wakes_after(&self) -> Duration {
-        self.schedule.wakes_at(self.view()).expect("it is not being asked") - self.start
+        self.schedule.wakes_at(&self.config, &self.endpoint).expect("it is not being asked") - self.start
     }
 
     fn health(&self) -> &HealthStatus {
@@ -198,15 +191,14 @@ fn a_probe_that_began_before_a_request_failed_brings_nobody_back() {
 fn slots_are_asked_soon_after_a_client_left_and_then_every_two_seconds() {
     // L1
     let mut world = World::healthy(|_| ());
-    let since = world.start + 5 * SECOND;
-    let view = View { ghosts: 1, abandoned: Some(since), ..world.view() };
-    let schedule = &mut world.schedule;
     let soon = SECOND / 10;
-    assert_eq!(schedule.wakes_at(view), Some(since + soon));
-    assert!(schedule.take(view, since).is_none());
-    assert!(schedule.take(view, since + soon).is_some_and(|task| task.slots && task.path.is_none()));
+    let slot = enter(&world.endpoint.live);
+    world.schedule.ghosts.hold(slot, world.start + 5 * SECOND);
+    assert_eq!(world.wakes_after(), 5 * SECOND + soon);
+    assert_eq!(world.take(5 * SECOND), "");
+    assert_eq!(world.take(5 * SECOND + soon), "s");
     world.found(5 * SECOND + soon, |found| Found { slots: Some(Slots::Failed), ..found });
-    assert_eq!(world.schedule.wakes_at(view), Some(since + soon + 2 * SECOND));
+    assert_eq!(world.wakes_after(), 7 * SECOND + soon);
 }
 
 #[test]
@@ -220,4 +212,69 @@ fn a_list_that_is_none_stays_on_record_until_a_good_one() {
     let only_up = |found| Found { seen: Some(Observation::Up), ..found };
     assert_eq!(world.found(30 * SECOND, only_up), Some(no_list));
     assert_eq!(world.found(60 * SECOND, up), Some(Observation::Up));
+}
+
+fn live() -> Arc<Live> {
+    Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1)).live
+}
+
+fn enter(live: &Arc<Live>) -> Slot {
+    let wanted = Wanted { lives: &[Arc::clone(live)], background: false, length: 0, route: "" };
+    match Arc::<Capacity>::default().enter(&wanted, |_| vec![0]) {
+        Entry::In(_, slot) => slot,
+        _ => panic!("there is no limit"),
+    }
+}
+
+#[test]
+fn slots_are_given_back_as_far_as_the_server_shows_them_free() {
+    // L1: requests of ours before and after the question, working slots, abandoned ones that stay of two
+    let table = [
+        (0, 0, Slots::Working(2), 2),
+        (0, 0, Slots::Working(1), 1),
+        (0, 0, Slots::Working(0), 0),
+        (1, 1, Slots::Working(3), 2),
+        (1, 1, Slots::Working(2), 1),
+        (1, 1, Slots::Working(1), 0),
+        // One of ours that came or left meanwhile may or may not be among them.
+        (0, 1, Slots::Working(2), 2),
+        (1, 0, Slots::Working(2), 2),
+        (0, 0, Slots::Failed, 2),
+        (0, 0, Slots::Unknown, 0),
+    ];
+    for (before, after, slots, stay) in table {
+        let (live, start) = (live(), time::now());
+        let mut ghosts = Ghosts::default();
+        ghosts.hold(enter(&live), start);
+        ghosts.hold(enter(&live), start + SECOND);
+        let _ours: Vec<Slot> = (0..after).map(|_| enter(&live)).collect();
+        ghosts.free(&live, before, start + 2 * SECOND, slots);
+        assert_eq!(live.in_flight() as usize, after + stay, "{before} {after} {slots:?}");
+        assert_eq!(ghosts.len(), stay);
+    }
+}
+
+#[test]
+fn one_abandoned_after_the_question_stays() {
+    // L1
+    let (live, start) = (live(), time::now());
+    let mut ghosts = Ghosts::default();
+    ghosts.hold(enter(&live), start + SECOND);
+    ghosts.free(&live, 0, start, Slots::Working(0));
+    assert_eq!((ghosts.len(), ghosts.since()), (1, Some(start + SECOND)));
+}
+
+#[test]
+fn none_is_held_longer_than_a_minute_or_than_its_server_lives() {
+    // L1
+    let (live, start) = (live(), time::now());
+    let mut ghosts = Ghosts::default();
+    ghosts.hold(enter(&live), start);
+    ghosts.hold(enter(&live), start + 30 * SECOND);
+    ghosts.expire(start + 59 * SECOND);
+    assert_eq!(live.in_flight(), 2);
+    ghosts.expire(start + 60 * SECOND);
+    assert_eq!(live.in_flight(), 1);
+    ghosts.clear();
+    assert_eq!((live.in_flight(), ghosts.since()), (0, None));
 }

@@ -1,16 +1,18 @@
 //! Unit tests of `log_writer`.
 
 use super::*;
+use crate::observe::access::AccessRecord;
 use crate::observe::access::tests::chat;
 use crate::util::tests as child;
 use crossbeam_channel::unbounded;
+use serde_json::{Value as Json, json};
 use std::fs::OpenOptions;
 
 /// A logger whose lines come out of the receiver; the writing thread ends with the logger.
 fn logger() -> (Logger, Receiver<String>) {
     let (lines, seen) = unbounded();
     let sink: Sink =
-        Box::new(move |entry| entry.is_some_and(|entry| lines.send(entry.message().to_owned()).is_err()).into());
+        Box::new(move |entry| entry.is_some_and(|entry| lines.send(entry.message.clone()).is_err()).into());
     (Logger::start(LogFormat::Text, sink), seen)
 }
 
@@ -53,7 +55,7 @@ fn lines_beyond_a_stuck_sink_are_dropped_and_counted_without_waiting() {
 fn a_sink_that_fails_or_panics_loses_its_line_only() {
     // E4
     let (lines, seen) = unbounded();
-    let sink: Sink = Box::new(move |entry| match entry.map(Entry::message) {
+    let sink: Sink = Box::new(move |entry| match entry.map(|entry| entry.message.as_str()) {
         None => 0,
         Some("fail") => 1,
         Some("panic") => panic!("as simple_logger does"),
@@ -131,4 +133,59 @@ fn a_full_disk_under_stderr_costs_lines_and_nothing_else() {
     }
     assert!(handle.flush(soon()));
     assert_eq!(dropped(), 3);
+}
+
+fn plain(message: &str, format: LogFormat) -> Entry {
+    let mut record = Record::builder();
+    record.level(Level::Warn).target("llmproxy::health");
+    Entry::new(&record.args(format_args!("{message}")).build(), format, SystemTime::UNIX_EPOCH).unwrap()
+}
+
+fn parsed(entry: &Entry) -> Json {
+    let body = entry.message.strip_suffix('\n').unwrap();
+    assert!(!body.chars().any(escape::harmful), "{body:?}");
+    serde_json::from_str(body).unwrap()
+}
+
+#[test]
+fn one_record_is_one_line_whatever_it_holds() {
+    // F12, F11
+    let hostile = "a\r\n2024-01-31 INFO forged\u{1b}[2J \u{9b}31m \u{7f}\0 \u{2028} \u{202e} \"quoted\"";
+    let entry = plain(hostile, LogFormat::Text);
+    assert!(!entry.message.chars().any(escape::harmful), "{}", entry.message);
+    assert_eq!(entry.target, "llmproxy::health");
+    assert!(entry.message.starts_with("a\\r\\n2024-01-31 INFO forged\\u001b[2J \\u009b31m "));
+}
+
+#[test]
+fn json_lines_are_json_whatever_they_hold() {
+    // F12
+    let hostile = "\"}\r\n{\"level\":\"\u{1b}\u{7f}\u{9b}\0\\ 漢";
+    assert_eq!(
+        parsed(&plain(hostile, LogFormat::Json)),
+        json!({
+            "time": "1970-01-01T00:00:00.000Z", "level": "warn", "target": "llmproxy::health",
+            "message": hostile,
+        })
+    );
+    assert!(parsed(&plain(&"\0".repeat(1 << 20), LogFormat::Json)).is_object());
+}
+
+#[test]
+fn an_access_line_in_json_is_flat_and_typed() {
+    // F12: a model may be called anything, a key `42`
+    let hostile = "\"}\r\n{\"level\":\"\u{1b}";
+    let (model, path, key) = (Some(hostile.into()), hostile.into(), Some("42".into()));
+    let line = AccessRecord { model, path, key, endpoint: None, ..chat() };
+    let entry = Entry::access(&line, LogFormat::Json, SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(
+        parsed(&entry),
+        json!({
+            "time": "1970-01-01T00:00:00.000Z", "level": "info", "target": "access", "method": "POST",
+            "path": hostile, "status": 200, "request_id": "req-1", "client": "127.0.0.1", "key": "42",
+            "model": hostile, "reason": "only", "attempts": 1, "queue_ms": 0, "first_byte_ms": 41,
+            "total_ms": 2300, "bytes": 8123, "tokens_in": 120, "tokens_cached": 100, "tokens_out": 96,
+            "tokens_per_second": 42.4, "end": "done",
+        })
+    );
 }

@@ -4,15 +4,17 @@ use super::super::access::tests::chat;
 use super::*;
 use std::thread;
 
-const AT: Labels<'static> = Labels { forward: "main", path: "/v1/chat/completions", model: Some("m") };
+fn ended(metrics: &Metrics, record: &AccessRecord) {
+    metrics.ended(record, "main", Some("m"));
+}
 
 #[test]
 fn an_ended_request_is_counted_where_it_belongs() {
     // S002-26, S002-27
     let metrics = Metrics::default();
-    metrics.ended(&chat(), AT);
-    metrics.ended(&AccessRecord { status: 429, attempts: 0, endpoint: None, ..chat() }, AT);
-    metrics.ended(&AccessRecord { status: 499, end: End::ClientGone, first_byte: None, ..chat() }, AT);
+    ended(&metrics, &chat());
+    ended(&metrics, &AccessRecord { status: 429, attempts: 0, endpoint: None, ..chat() });
+    ended(&metrics, &AccessRecord { status: 499, end: End::ClientGone, first_byte: None, ..chat() });
     let text = metrics.render(&[]);
     for line in [
         r#"llmproxy_http_requests_total{forward="main",method="POST",path="/v1/chat/completions"} 3"#,
@@ -31,7 +33,7 @@ fn any_number_of_names_leaves_the_size_flat() {
     for n in 0..10_000 {
         let name = format!("m{n}\"\\\n");
         metrics.count(Family::UpstreamRequests, &["default", &name]);
-        metrics.ended(&AccessRecord { method: name, ..chat() }, AT);
+        ended(&metrics, &AccessRecord { method: name, ..chat() });
     }
     let text = metrics.render(&[]);
     assert!(text.lines().count() < 2 * MOST_SERIES + 200, "{}", text.lines().count());
@@ -43,7 +45,7 @@ fn counts_of_many_threads_add_up() {
     let metrics = Metrics::default();
     thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| (0..1000).for_each(|_| metrics.ended(&chat(), AT)));
+            scope.spawn(|| (0..1000).for_each(|_| ended(&metrics, &chat())));
         }
     });
     let text = metrics.render(&[]);
