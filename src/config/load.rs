@@ -1,8 +1,8 @@
 //! The only reader of configuration files, secret files and the environment.
 
-use super::authorities::certificates;
-use super::check::{self, Env};
-use super::{Config, Problem};
+pub use super::check::Loaded;
+use super::endpoint::certificates;
+use super::{Config, Problem, check, own, sections};
 use crate::config::legacy;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -18,16 +18,6 @@ const MOST_BYTES: u64 = 1 << 20;
 
 /// Where a configuration is looked for when none is named.
 const PLACES: [&str; 3] = ["config/endpoints.yml", "config.yaml", "/etc/llmproxy/endpoints.yml"];
-
-/// A valid configuration and its warnings.
-#[derive(Debug)]
-pub struct Loaded {
-    pub config: Config,
-    /// One sentence each, for the log.
-    pub warnings: Vec<String>,
-    /// The file is one of routes (format 003), which the page may write.
-    pub is_paged: bool,
-}
 
 #[derive(Debug)]
 pub enum LoadError {
@@ -84,25 +74,23 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         exposed_files.borrow_mut().extend((is_secret && is_world_readable(&path)).then_some(path));
         Ok(text)
     };
-    let checked = check::check(&path.display().to_string(), &text, Env { variable: &env, file: &file })
-        .map_err(LoadError::Bad)?;
-    let mut warnings = checked.warnings;
-    if !checked.exposed.is_empty() && is_world_readable(path) {
+    let mut loaded = check::check(&path.display().to_string(), &text, &env, &file).map_err(LoadError::Bad)?;
+    let Loaded { config, warnings, is_paged, exposed } = &mut loaded;
+    if !exposed.is_empty() && is_world_readable(path) {
         warnings.push(format!(
             "{0}: every user of this machine can read it, and a secret stands in it ({1}); \
              `chmod 600 {0}`, or write ${{NAME}} or a ...File key instead",
             path.display(),
-            checked.exposed.join(", ")
+            exposed.join(", ")
         ));
     }
-    let mut config = checked.config;
-    if checked.is_paged {
+    if *is_paged {
         config.admin.enabled = true;
         config.admin.routes_file = path.to_owned();
         config.admin.probe = false;
         // As the document of that format says: from this machine the routes may be edited without a token.
         config.admin.open = true;
-        warnings.push(check::OPEN.to_owned());
+        warnings.push(sections::OPEN.to_owned());
     } else if config.admin.enabled {
         let routes = config.admin.routes_file.clone();
         let holds_keys = read_text(&routes).is_ok_and(|text| check::routes_hold_keys(&text));
@@ -114,7 +102,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
             path.display()
         ));
     }
-    Ok(Loaded { config, warnings, is_paged: checked.is_paged })
+    Ok(loaded)
 }
 
 /// The configuration in the environment (format 004) and the `.env` file of this folder; a variable that is set
@@ -138,7 +126,7 @@ pub fn parse(
     variable: &dyn Fn(&str) -> Option<String>,
     file: &dyn Fn(&Path) -> io::Result<String>,
 ) -> Result<(Config, Vec<String>), Vec<Problem>> {
-    check::check(name, text, Env { variable, file }).map(|checked| (checked.config, checked.warnings))
+    check::check(name, text, variable, file).map(|loaded| (loaded.config, loaded.warnings))
 }
 
 /// A configuration with the routes of the page's file in it, as [`parse`] reads it.
@@ -152,7 +140,7 @@ pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Ve
 /// A problem for each, with the file's name as its place.
 pub fn refuse_own_addresses(name: &str, config: &Config) -> Result<(), LoadError> {
     let host_name = fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
-    let problems = check::own::problems(name, config, 0, &check::own::Machine { name: host_name, has: &is_own });
+    let problems = own::problems(name, config, &own::Machine { name: host_name, has: &is_own });
     if problems.is_empty() { Ok(()) } else { Err(LoadError::Bad(problems)) }
 }
 

@@ -16,8 +16,10 @@ const MOST_BRACKETS: usize = 200;
 const NO_KEY: &str = "a key is a plain word";
 const NO_TAG: &str = "YAML tags (`!name`) have no meaning here; put the text in quotes";
 
-/// JSON with `//` comments, each blanked out; any other text as it is. A `//` inside a word, as in a URL, is no comment.
-pub(super) fn without_comments(text: &str) -> Cow<'_, str> {
+/// A text without a byte order mark, and if it is JSON, with its `//` comments blanked out. A `//` inside a word, as in a
+/// URL, is no comment.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if !text.trim_start().starts_with(['{', '/']) || !text.contains("//") {
         return Cow::Borrowed(text);
     }
@@ -82,6 +84,11 @@ impl Value {
         self.measure(|text| text.trim().parse().ok(), |number| number)
     }
 
+    /// A whole number of either sign.
+    pub(super) fn whole(&self) -> Option<i64> {
+        self.numeric().filter(|number| number.fract() == 0.0).map(|number| number as i64)
+    }
+
     /// Any number; a variable's value is a text.
     pub(super) fn numeric(&self) -> Option<f64> {
         match self {
@@ -90,6 +97,27 @@ impl Value {
             _ => None,
         }
     }
+}
+
+impl Node {
+    /// The value of a key, as it is written here.
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+        let Value::Map(entries) = &self.value else { return None };
+        entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+    }
+}
+
+/// Names in the order of the file, with the numbers of their nodes.
+pub(super) type Names = Vec<(String, u32)>;
+
+/// The names in a list of maps with a `name`.
+pub(super) fn names_in(list: Option<&Node>) -> Names {
+    let Some(Value::List(items)) = list.map(|list| &list.value) else { return Names::new() };
+    let name = |item: &Node| match item.get("name")? {
+        Node { at, value: Value::Text { text, .. } } => Some((text.clone(), *at)),
+        _ => None,
+    };
+    items.iter().filter_map(name).collect()
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,8 @@
 //! Options and variables that override the file: an option wins over a variable, a variable over the file.
 
-use super::check::{LOG_FORMATS, LOG_LEVELS, listen_host};
-use super::reader::not_one_of;
+use super::address::listen_host;
+use super::sections::{LOG_FORMATS, LOG_LEVELS};
+use super::table::word;
 use super::{Config, Problem};
 use crate::util::units::unquoted;
 
@@ -22,58 +23,39 @@ impl Overrides {
     /// Applies them; every wrong value is a problem that names its option or variable.
     pub fn apply(&self, config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), Vec<Problem>> {
         let mut problems = Vec::new();
-        let mut set = |given: Option<Given>, take: &mut dyn FnMut(&str) -> Result<(), String>| {
-            let Some(given) = given else { return };
-            if let Err(error) = take(&given.text) {
+        let mut problem = |place: &str, text: String| {
+            problems.push(Problem { place: place.into(), key: String::new(), text });
+        };
+        let mut set = |option: (&str, Option<&str>), name: &str, take: &mut dyn FnMut(&str) -> Result<(), String>| {
+            let from_environment = variable(name);
+            let from_environment = from_environment.as_deref().map(|text| unquoted(text.trim()));
+            if let (option, Some(text)) = option {
+                take(text).unwrap_or_else(|error| problem(option, format!("{text:?} {error}")));
+            } else if let Some(text) = from_environment.filter(|text| !text.is_empty()) {
                 // A variable's value is not repeated: it may be another program's secret.
-                let shown = if given.typed { format!("{:?}", given.text) } else { "its value".into() };
-                problems.push(Problem {
-                    place: given.place.into(),
-                    key: String::new(),
-                    text: format!("{shown} {error}"),
-                });
+                take(text).unwrap_or_else(|error| problem(name, format!("its value {error}")));
             }
         };
-        let of = |flag: &Option<String>, option: &'static str, name: &'static str| match flag {
-            Some(text) => Some(Given { text: text.clone(), place: option, typed: true }),
-            None => {
-                let text = (!name.is_empty()).then(|| variable(name)).flatten()?;
-                let text = unquoted(text.trim()).to_owned();
-                if text.is_empty() {
-                    return None;
-                }
-                Some(Given { text, place: name, typed: false })
-            }
-        };
-        set(of(&self.host, "--host", "LLMPROXY_HOST"), &mut |text| {
+        set(("--host", self.host.as_deref()), "LLMPROXY_HOST", &mut |text| {
             config.server.host = listen_host(text)?;
             Ok(())
         });
-        set(of(&self.port.map(|port| port.to_string()), "--port", "PORT"), &mut |text| {
+        set(("--port", self.port.map(|port| port.to_string()).as_deref()), "PORT", &mut |text| {
             config.server.port = text.parse().map_err(|_| "is not a port (0 to 65535)")?;
             Ok(())
         });
-        set(of(&self.log_level, "--log-level", "LLMPROXY_LOG"), &mut |text| {
-            config.log.level = word(text, &LOG_LEVELS)?;
+        set(("--log-level", self.log_level.as_deref()), "LLMPROXY_LOG", &mut |text| {
+            config.log.level = word(&text.to_ascii_lowercase(), LOG_LEVELS)?;
             Ok(())
         });
-        set(of(&self.log_format, "--log-format", ""), &mut |text| {
-            config.log.format = word(text, &LOG_FORMATS)?;
-            Ok(())
-        });
+        if let Some(text) = &self.log_format {
+            match word(text, LOG_FORMATS) {
+                Ok(format) => config.log.format = format,
+                Err(error) => problem("--log-format", format!("{text:?} {error}")),
+            }
+        }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
-}
-
-struct Given {
-    text: String,
-    place: &'static str,
-    typed: bool,
-}
-
-fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
-    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
-    found.map(|(_, value)| *value).ok_or_else(|| not_one_of(text, words.iter().map(|(word, _)| *word)))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! What is wrong with a file, and where. Collects while `reader` walks; knows no section.
 
-use super::{node, shown, spelling};
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use super::node::{self, Entry, Names};
+use super::{shown, text};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -43,89 +44,121 @@ impl fmt::Display for Problem {
 }
 
 /// A problem whose place is still the number of its node.
+#[derive(PartialEq)]
 struct Found {
     at: u32,
     key: String,
     text: String,
 }
 
-/// A key that no section reads.
-struct UnknownKey {
-    at: u32,
-    section: String,
-    key: String,
-    siblings: Vec<String>,
-    guarded: bool,
-}
-
 /// Everything collected while one file is read.
 pub(super) struct Diagnostics<'a> {
-    found: RefCell<Vec<Found>>,
-    unknown_keys: RefCell<Vec<UnknownKey>>,
-    keys: RefCell<BTreeSet<String>>,
-    warnings: RefCell<Vec<String>>,
-    exposed: RefCell<Vec<String>>,
-    lenient: Cell<bool>,
+    notes: RefCell<Notes>,
+    /// Every key that a file may have, for hints.
+    known: BTreeSet<String>,
+    /// Names that are referred to, by what they name.
+    names: HashMap<&'static str, Names>,
+    /// A file of an older format: an unknown key is a warning.
+    lenient: bool,
+    any_case: bool,
     file: &'a dyn Fn(&Path) -> io::Result<String>,
 }
 
+#[derive(Default)]
+struct Notes {
+    found: Vec<Found>,
+    asked: BTreeSet<String>,
+    warnings: Vec<String>,
+    exposed: Vec<String>,
+}
+
 impl<'a> Diagnostics<'a> {
-    /// `file` reads what an `xxxFile` key names.
-    pub(super) fn new(file: &'a dyn Fn(&Path) -> io::Result<String>) -> Self {
-        Self {
-            found: RefCell::default(),
-            unknown_keys: RefCell::default(),
-            keys: RefCell::default(),
-            warnings: RefCell::default(),
-            exposed: RefCell::default(),
-            lenient: Cell::new(false),
-            file,
+    /// `file` reads what an `xxxFile` key names; `known` is every key that a file may have.
+    pub(super) fn new(file: &'a dyn Fn(&Path) -> io::Result<String>, known: BTreeSet<String>) -> Self {
+        let notes = RefCell::default();
+        Self { notes, known, names: HashMap::new(), lenient: false, any_case: false, file }
+    }
+
+    /// The same for an older format, whose keys may be in another case than its document's.
+    pub(super) fn lenient(self, any_case: bool) -> Self {
+        Self { lenient: true, any_case, ..self }
+    }
+
+    /// Names that the file refers to. What cannot be a name, and may be a secret, is left out.
+    pub(super) fn with_names(mut self, names: impl IntoIterator<Item = (&'static str, Names)>) -> Self {
+        for (what, mut names) in names {
+            names.retain(|(name, _)| text::word(name).is_ok());
+            self.names.insert(what, names);
         }
+        self
+    }
+
+    /// The names of one kind.
+    pub(super) fn names(&self, what: &str) -> &[(String, u32)] {
+        self.names.get(what).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Notes that the value at node `at` is wrong.
     pub(super) fn problem(&self, at: u32, key: &str, text: impl Into<String>) {
-        let mut found = self.found.borrow_mut();
-        if found.len() < MOST_NOTED {
-            found.push(Found { at, key: key.into(), text: text.into() });
+        if !self.is_full() {
+            self.notes.borrow_mut().found.push(Found { at, key: key.into(), text: text.into() });
         }
     }
 
-    pub(super) fn are_full(&self) -> bool {
-        self.found.borrow().len() >= MOST_NOTED
+    pub(super) fn is_full(&self) -> bool {
+        self.notes.borrow().found.len() >= MOST_NOTED
     }
 
-    /// From now on an unknown key is a warning.
-    pub(super) fn be_lenient(&self) {
-        self.lenient.set(true);
+    pub(super) fn any_case(&self) -> bool {
+        self.any_case
     }
 
-    /// Notes an unknown key; the right spelling is looked up when all keys are known.
-    pub(super) fn unknown_key(&self, at: u32, section: &str, key: &str, siblings: &[String], guarded: bool) {
-        let mut unknown_keys = self.unknown_keys.borrow_mut();
-        if unknown_keys.len() >= MOST_NOTED {
+    /// Notes a key that `section` does not have; it has `siblings`.
+    ///
+    /// What may be a secret in the wrong place is left out; its line number is enough.
+    pub(super) fn unknown_key(&self, entry: &Entry, section: &str, siblings: &[String], guarded: bool) {
+        if self.is_full() {
             return;
         }
-        let unknown = UnknownKey { at, section: section.into(), key: key.into(), siblings: siblings.to_vec(), guarded };
-        if self.lenient.get() {
-            self.warn(format!("{} means nothing here and is ignored", unknown.path(!guarded)));
+        let path = |is_known: bool| {
+            let hidden = !is_known && guarded || shown::looks_secret(&entry.key);
+            let key = if hidden { "***" } else { &entry.key };
+            printable(&format!("{section}{}{key}", if section.is_empty() { "" } else { "." }))
+        };
+        if self.lenient {
+            return self.warn(format!("{} means nothing here and is ignored", path(!guarded)));
         }
-        unknown_keys.push(unknown);
+        let is_it = |path: &&String| path.rsplit_once('.').is_some_and(|(_, last)| last == entry.key);
+        let (is_known, text) = if let Some(near) = shown::nearest(&entry.key, siblings.iter().map(String::as_str)) {
+            (true, format!("unknown key; did you mean `{near}`?"))
+        } else if let Some(path) = self.known.iter().find(is_it) {
+            (true, format!("unknown key here; `{path}` exists"))
+        } else {
+            (false, format!("unknown key; here are known: {}", siblings.join(", ")))
+        };
+        self.problem(entry.at, &path(is_known), text);
     }
 
-    /// Notes that the reader knows a key, `endpoints[2].port` as `endpoints[].port`.
-    pub(super) fn known(&self, key: &str) {
-        self.keys.borrow_mut().insert(without_indices(key));
+    /// Notes that a key is asked for, `endpoints[2].port` as `endpoints[].port`.
+    pub(super) fn asked(&self, key: &str) {
+        self.notes.borrow_mut().asked.insert(without_indices(key));
     }
 
-    /// Notes a warning.
+    /// Every key asked for so far.
+    pub(super) fn all_asked(self) -> BTreeSet<String> {
+        self.notes.into_inner().asked
+    }
+
     pub(super) fn warn(&self, text: impl Into<String>) {
-        self.warnings.borrow_mut().push(text.into());
+        let warnings = &mut self.notes.borrow_mut().warnings;
+        if warnings.len() < MOST_NOTED {
+            warnings.push(text.into());
+        }
     }
 
     /// Notes a secret that stands in the file itself.
     pub(super) fn exposed(&self, key: &str) {
-        self.exposed.borrow_mut().push(key.into());
+        self.notes.borrow_mut().exposed.push(key.into());
     }
 
     /// Reads the file that an `xxxFile` key names.
@@ -133,25 +166,20 @@ impl<'a> Diagnostics<'a> {
         (self.file)(path)
     }
 
-    /// Every key read so far.
-    pub(super) fn keys(&self) -> BTreeSet<String> {
-        self.keys.borrow().clone()
-    }
-
-    /// Warnings, and the keys whose secrets stand in the file itself.
-    pub(super) fn asides(&self) -> (Vec<String>, Vec<String>) {
-        (self.warnings.borrow().clone(), self.exposed.borrow().clone())
-    }
-
+    /// The warnings, and the keys whose secrets stand in the file itself.
+    ///
+    /// # Errors
     /// Every problem in the order of the file, with its place in `text`, which is called `name`.
-    pub(super) fn problems(&self, name: &str, text: &str) -> Vec<Problem> {
-        let keys = self.keys.borrow();
-        let unknown_keys = self.unknown_keys.borrow();
-        let found = self.found.borrow();
-        let unknown_keys = unknown_keys.iter().filter(|_| !self.lenient.get());
-        let mut all: Vec<_> = found.iter().map(One::Found).chain(unknown_keys.map(One::UnknownKey)).collect();
-        all.sort_by_key(One::at);
-        all.dedup_by(|one, before| one.says_the_same(before));
+    pub(super) fn finish(self, name: &str, text: &str) -> Result<(Vec<String>, Vec<String>), Vec<Problem>> {
+        let is_full = self.is_full();
+        let Notes { mut found, warnings, exposed, .. } = self.notes.into_inner();
+        if found.is_empty() {
+            return Ok((warnings, exposed));
+        }
+        found.sort_by_key(|one| one.at);
+        // A value may be looked at twice.
+        found.dedup();
+        let more = found.len().saturating_sub(MOST);
         let mut left = MOST_READ_AGAIN.max(text.len());
         let mut place = |at| {
             let place = left.checked_sub(text.len()).and_then(|rest| {
@@ -160,58 +188,14 @@ impl<'a> Diagnostics<'a> {
             });
             place.map_or_else(|| name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"))
         };
-        let told = all.iter().take(MOST).map(|one| match one {
-            One::Found(found) => (found.at, found.key.clone(), found.text.clone()),
-            One::UnknownKey(unknown) => unknown.explained(&keys),
-        });
-        let mut problems: Vec<_> = told.map(|(at, key, text)| Problem { place: place(at), key, text }).collect();
-        if let Some(more) = all.len().checked_sub(MOST).filter(|more| *more > 0) {
-            let more = if self.are_full() { "and more".to_owned() } else { format!("and {more} more") };
-            problems.push(Problem { place: name.into(), key: String::new(), text: more });
+        let told = found.into_iter().take(MOST);
+        let mut problems: Vec<_> =
+            told.map(|one| Problem { place: place(one.at), key: one.key, text: one.text }).collect();
+        if more > 0 {
+            let text = if is_full { "and more".to_owned() } else { format!("and {more} more") };
+            problems.push(Problem { place: name.into(), key: String::new(), text });
         }
-        problems
-    }
-}
-
-enum One<'n> {
-    Found(&'n Found),
-    UnknownKey(&'n UnknownKey),
-}
-
-impl One<'_> {
-    fn at(&self) -> u32 {
-        match self {
-            Self::Found(found) => found.at,
-            Self::UnknownKey(unknown) => unknown.at,
-        }
-    }
-
-    /// The problem of a value that is read twice is reported once.
-    fn says_the_same(&self, other: &Self) -> bool {
-        matches!((self, other), (Self::Found(a), Self::Found(b)) if a.at == b.at && a.key == b.key && a.text == b.text)
-    }
-}
-
-impl UnknownKey {
-    /// The key with its section. What may be a secret in the wrong place is left out; its line number is enough.
-    fn path(&self, is_known: bool) -> String {
-        let hidden = !is_known && self.guarded || shown::looks_secret(&self.key);
-        let key = if hidden { "***" } else { self.key.as_str() };
-        let dot = if self.section.is_empty() { "" } else { "." };
-        printable(&format!("{}{dot}{key}", self.section))
-    }
-
-    fn explained(&self, keys: &BTreeSet<String>) -> (u32, String, String) {
-        let near = spelling::nearest(&self.key, self.siblings.iter().map(String::as_str));
-        let elsewhere = || keys.iter().find(|path| path.rsplit_once('.').is_some_and(|(_, last)| last == self.key));
-        let (is_known, text) = if let Some(near) = near {
-            (true, format!("unknown key; did you mean `{near}`?"))
-        } else if let Some(path) = elsewhere() {
-            (true, format!("unknown key here; `{path}` exists"))
-        } else {
-            (false, format!("unknown key; here are known: {}", self.siblings.join(", ")))
-        };
-        (self.at, self.path(is_known), text)
+        Err(problems)
     }
 }
 

@@ -71,7 +71,7 @@ fn wrong_groups_and_listeners_are_told_where() {
         ("listeners: [{name: l, port: 1, group: g}]", "\"g\" is no group of this file; there are "),
         ("listeners: [{name: main, port: 1}]", "is the name of another listener above (number 1); each needs its own"),
         ("listeners: [{name: l}]", "listeners[0].port: is missing"),
-        ("listeners: [{name: l, port: 1, keys: [x]}]", "\"x\" is not one of "),
+        ("listeners: [{name: l, port: 1, keys: [x]}]", "\"x\" is no key of this file; there are "),
         ("listeners: [{name: l, port: 1, rateLimit: {perSecond: 10, burst: 5}}]", "`burst` is less than `perSecond`"),
         ("listeners: [{name: l, port: 1, mode: rwa}]", "did you mean `raw`?"),
         ("server: {mode: raw}\nadmin: {enabled: true}", "`admin` needs a `port` of its own"),

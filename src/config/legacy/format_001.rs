@@ -1,83 +1,90 @@
 //! Format 001: `backends` with static models, one mode for all.
 
-use super::{UniqueNames, endpoint, named, open};
-use crate::config::check::address::base;
-use crate::config::check::endpoint::no_key;
-use crate::config::check::header::can_be_sent;
-use crate::config::reader::{Field, Section};
-use crate::config::{Config, Endpoint, Strategy, UnknownModel};
+use super::{UniqueNames, any_name, endpoint, key, open, url, weight};
+use crate::config::reader::Field;
+use crate::config::table::{Kind, SOME_TIME, items, list, number, optional, read_section, section, time};
+use crate::config::{Base, Config, Strategy, UnknownModel};
+use crate::util::secret::Secret;
 use std::time::Duration;
 
-/// S001-03: documented default.
-const TIMEOUT: Duration = Duration::from_secs(180);
-const DAY: Duration = Duration::from_secs(86_400);
-
-pub(super) fn read(root: &mut Section) -> Config {
-    let port = root.field("server").section(|s| s.field("port").number("a port", 1..=65_535));
-    let mut config = open(port.unwrap_or(8080));
-    let timeout = timeout(&root.field("timeout"));
-    // S001-04: the total number of attempts, and 0 means the default.
-    let retry = root.field("retry").number("a number of attempts", 0..=100).filter(|n| *n > 0u32);
-    config.retry.attempts = Some(retry.unwrap_or(3));
-    config.routing.strategy = mode(root);
-    config.routing.unknown_model = UnknownModel::Default;
-    let (mut endpoints, mut names): (Vec<Endpoint>, _) = (Vec::new(), UniqueNames::default());
-    let field = root.required("backends");
-    field.list(|item| {
-        let mut one = item.item(|s| backend(s, endpoints.len() + 1, &mut names))?;
-        one.timeouts.first_byte = Some(timeout);
-        one.timeouts.total = Some(timeout);
-        endpoints.push(one);
-        Some(())
-    });
-    if endpoints.is_empty() && field.is_given() {
-        field.problem("has no backend that can be used");
+table! {
+    struct File {
+        server: Server = Server::default(), key("server", section());
+        /// S001-03: documented default.
+        timeout: Duration = Duration::from_secs(180), key("timeout", go_duration());
+        /// S001-04: the total number of attempts, and 0 means the default.
+        retry: u32 = 0, key("retry", number("a number of attempts", 0..=100));
+        mode: Strategy = Strategy::Random, key("mode", mode());
+        backends: Vec<Backend> = Vec::new(), required("backends", items(Backend::default()));
     }
-    config.endpoints = endpoints;
-    config
+}
+
+table! {
+    struct Server {
+        port: u16 = 8080, key("port", number("a port", 1..=65_535));
+    }
+}
+
+table! {
+    struct Backend {
+        name: String = String::new(), key("name", any_name());
+        url: Base = Base::plain("", 1), required("url", url());
+        api_key: Option<Secret> = None, key("api_key", optional(key()));
+        weight: u16 = 1, key("weight", weight());
+        models: Vec<String> = Vec::new(), key("models", list(any_name()));
+        default_model: String = String::new(), key("default_model", any_name());
+    }
 }
 
 /// A bare number is an error there, and would mean milliseconds here.
-fn timeout(field: &Field) -> Duration {
-    if field.is_number() || field.text().is_some_and(|text| text.parse::<f64>().is_ok()) {
-        field.problem("has no unit; write 180s");
-        return TIMEOUT;
-    }
-    field.duration(Duration::from_millis(1)..=DAY).unwrap_or(TIMEOUT)
+fn go_duration() -> Kind<Duration> {
+    let Kind { read, print } = time(SOME_TIME);
+    let read = move |field: &Field| match field.value().and_then(|value| value.numeric()) {
+        Some(_) => {
+            field.problem("has no unit; write 180s");
+            None
+        }
+        None => read(field, None),
+    };
+    Kind::new(read, print)
 }
 
 /// S001-05: any other text means random.
-fn mode(root: &mut Section) -> Strategy {
-    let field = root.field("mode");
-    match field.text() {
-        Some("round-robin" | "round\u{2011}robin") => Strategy::RoundRobin,
-        None | Some("random") => Strategy::Random,
-        Some(_) => {
-            root.warn("mode is neither random nor round-robin; random is used");
-            Strategy::Random
-        }
-    }
+fn mode() -> Kind<Strategy> {
+    let read = |field: &Field| {
+        field.parse(|text| match text {
+            "round-robin" | "round\u{2011}robin" => Ok(Strategy::RoundRobin),
+            "random" => Ok(Strategy::Random),
+            _ => {
+                field.diagnostics().warn("mode is neither random nor round-robin; random is used");
+                Ok(Strategy::Random)
+            }
+        })
+    };
+    Kind::new(read, |mode| mode.as_str().into())
 }
 
-fn backend(s: &mut Section, number: usize, names: &mut UniqueNames) -> Option<Endpoint> {
-    let name = named(&s.field("name"));
-    let base = s.required("url").parse(base);
-    let key = s.field("api_key").secret_or_empty();
-    if key.as_ref().is_some_and(|key| !can_be_sent(key.reveal())) {
-        s.problem("`api_key` has a character that cannot be sent in a header (ASCII only)");
+pub(super) fn read(root: &Field) -> Config {
+    let file = read_section(root, File::default());
+    let mut config = open(file.server.port);
+    config.retry.attempts = Some(if file.retry > 0 { file.retry } else { 3 });
+    config.routing.strategy = file.mode;
+    config.routing.unknown_model = UnknownModel::Default;
+    let mut names = UniqueNames::default();
+    for (index, backend) in file.backends.into_iter().enumerate() {
+        let Backend { name, url, api_key, weight, mut models, default_model } = backend;
+        let name = if name.is_empty() { format!("backend{}", index + 1) } else { name };
+        let mut one = endpoint(names.unique(name), url, api_key.into_iter().collect());
+        one.weight = weight;
+        one.timeouts.first_byte = Some(file.timeout);
+        one.timeouts.total = Some(file.timeout);
+        // A default that is not on the list is served all the same.
+        if !default_model.is_empty() && !models.is_empty() && !models.contains(&default_model) {
+            models.push(default_model.clone());
+        }
+        one.models = models;
+        one.default_model = Some(default_model).filter(|model| !model.is_empty());
+        config.endpoints.push(one);
     }
-    // S001-06: weight <= 0 counts as 1.
-    let weight = s.field("weight").integer().map_or(1, |weight| weight.clamp(1, 65_535));
-    let models: Vec<String> = s.field("models").list(|item| item.parse(no_key)).unwrap_or_default();
-    let default_model = named(&s.field("default_model"));
-    let name = names.unique(name.unwrap_or_else(|| format!("backend{number}")));
-    let mut one = endpoint(name, base?, key.into_iter().collect());
-    one.weight = weight as u16;
-    // A default that is not on the list is served all the same.
-    one.models = models;
-    if let Some(model) = default_model.as_ref().filter(|model| !one.models.is_empty() && !one.models.contains(model)) {
-        one.models.push(model.clone());
-    }
-    one.default_model = default_model;
-    Some(one)
+    config
 }

@@ -1,222 +1,249 @@
 //! Format 002: forwards, upstreams and groups.
 
-use super::{endpoint, open};
-use crate::config::check::address::{base, listen_host, proxy};
-use crate::config::check::endpoint::unique;
-use crate::config::check::header::{can_be_sent, change};
-use crate::config::reader::{Field, Section, not_one_of};
+use super::{endpoint, key, open, url};
+use crate::config::address::{listen_host, proxy};
+use crate::config::endpoint::proxy_secret;
+use crate::config::node::{Names, Node, names_in};
+use crate::config::reader::{Field, Section};
+use crate::config::table::{flag, items, number, optional, read_section, reference, section, text, unique, words};
+use crate::config::text::can_be_sent;
 use crate::config::{
-    Auth, Config, CorsOrigin, Endpoint, Group, KeysFor, Listener, ListenerPolicy, Member, Mode, RateLimit, Retry,
-    Stages, Strategy,
+    Auth, Base, Config, CorsOrigin, Endpoint, Group, HeaderOp, Listener, ListenerPolicy, Member, Mode, RateLimit,
+    Retry, Stages, Strategy,
 };
 use crate::util::secret::Secret;
 use std::time::Duration;
 
-/// S002-19: the longest pause between tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(120);
-
-pub(super) fn read(root: &mut Section) -> Config {
-    let mut config = open(0);
-    config.server.cors = vec![CorsOrigin::Local];
-    let mut names = Vec::new();
-    let upstreams = root.required("upstreams");
-    config.endpoints = upstreams.list(|item| item.item(|s| upstream(s, &mut names))).unwrap_or_default();
-    let mut names = Vec::new();
-    let field = root.required("upstream_groups");
-    config.groups = field.list(|item| item.item(|s| group(s, &config.endpoints, &mut names))).unwrap_or_default();
-    let groups = &config.groups;
-    let server = root.required("http_server");
-    let (mut forwards, admin) = server.section(|s| {
-        let (mut names, mut connect) = (vec!["main".to_owned()], None);
-        let field = s.required("forwards");
-        let forwards = field.list(|item| item.item(|s| forward(s, groups, &mut names, &mut connect)));
-        if let Some(connect) = connect {
-            config.server.head_timeout = connect;
-        }
-        let admin = s.field("admin");
-        let admin = admin.is_given().then(|| admin.section(|s| place(s, 9000)));
-        (forwards.unwrap_or_default(), admin)
-    });
-    let main = match admin {
-        // S002-05, S002-06
-        Some((host, port)) => Some((host, port, ListenerPolicy { mode: Mode::Status, ..ListenerPolicy::default() })),
-        None if forwards.is_empty() => None,
-        None => {
-            let first = forwards.remove(0);
-            Some((first.host, first.port, first.policy))
-        }
-    };
-    if let Some((host, port, policy)) = main {
-        (config.server.host, config.server.port, config.policy) = (host, port, policy);
+table! {
+    struct File {
+        http_server: HttpServer = HttpServer::default(), required("http_server", section());
+        upstreams: Vec<Upstream> = Vec::new(), required("upstreams", items(Upstream::default()));
+        groups: Vec<UpstreamGroup> = Vec::new(), required("upstream_groups", items(UpstreamGroup::default()));
     }
-    config.listeners = forwards;
-    config
 }
 
-fn place(s: &mut Section, port: u16) -> (String, u16) {
-    seconds(&s.field("timeout"), "connect", 1..=120);
-    let host = s.field("address").parse(listen_host).unwrap_or_else(|| "0.0.0.0".into());
-    (host, s.field("port").number("a port", 1..=65_535).unwrap_or(port))
-}
-
-/// A whole number of seconds inside a section.
-fn seconds(field: &Field, key: &str, range: std::ops::RangeInclusive<u64>) -> Option<Duration> {
-    field.section(|s| s.field(key).number("a number of seconds", range)).map(Duration::from_secs)
-}
-
-fn upstream(s: &mut Section, names: &mut Vec<String>) -> Option<Endpoint> {
-    let name = unique(&s.required("name"), "upstream", names);
-    let base = s.required("url").parse(base);
-    let (auth, key) = s.field("auth").guarded().section(auth);
-    let headers = s.field("headers").guarded().list(|item| item.item(change)).unwrap_or_default();
-    let mut one = endpoint(name?, base?, key.into_iter().collect());
-    // S002-09: without auth the client's credentials are passed on.
-    one.headers = headers;
-    if let Some(auth) = auth {
-        one.auth = auth;
+table! {
+    struct HttpServer {
+        forwards: Vec<Forward> = Vec::new(), required("forwards", items(Forward::default()));
+        admin: Option<AdminPlace> = None, key("admin", optional(section()));
     }
-    Some(one)
+}
+
+table! {
+    struct AdminPlace {
+        address: String = "0.0.0.0".into(), key("address", text(listen_host));
+        port: u16 = 9000, key("port", number("a port", 1..=65_535));
+        timeout: ClientTimeout = ClientTimeout::default(), key("timeout", section());
+    }
+}
+
+table! {
+    struct Forward {
+        name: String = String::new(), required("name", unique("forward"));
+        address: String = "0.0.0.0".into(), key("address", text(listen_host));
+        port: u16 = 3000, key("port", number("a port", 1..=65_535));
+        group: String = String::new(), required("upstream_group", reference("group"));
+        rate_limit: Limit = Limit::default(), key("ratelimit", section());
+        timeout: ClientTimeout = ClientTimeout::default(), key("timeout", section());
+    }
+}
+
+table! {
+    struct ClientTimeout {
+        connect: Option<u64> = None, key("connect", optional(number("a number of seconds", 1..=120)));
+    }
+}
+
+table! {
+    struct Limit (check = limit) {
+        enabled: bool = false, key("enabled", flag());
+        per_second: u32 = 100, key("per_second", number("a number of requests", 1..=10_000));
+        burst: u32 = 200, key("burst", number("a number of requests", 1..=20_000));
+    }
+}
+
+fn limit(limit: &Limit, section: &Section) {
+    if limit.enabled && limit.burst < limit.per_second {
+        section.problem("`burst` is less than `per_second`");
+    }
+}
+
+table! {
+    struct Upstream {
+        name: String = String::new(), required("name", unique("upstream"));
+        url: Base = Base::plain("", 1), required("url", url());
+        auth: UpstreamAuth = UpstreamAuth::default(), key("auth", section());
+        headers: Vec<HeaderOp> = Vec::new(), key("headers", items(HeaderOp::default()));
+    }
+}
+
+table! {
+    struct UpstreamAuth (check = auth) {
+        kind: &'static str = "none", key("type", words(&[("bearer", "bearer"), ("basic", "basic"), ("none", "none")]));
+        token: Option<Secret> = None, key("token", optional(key()));
+        username: Option<Secret> = None, key("username", optional(key()));
+        password: Option<Secret> = None, key("password", optional(key()));
+    }
 }
 
 /// S002-09: empty token, user or password is an error.
-fn auth(s: &mut Section) -> (Option<Auth>, Option<Secret>) {
-    let kind = s.field("type").choice(&[("bearer", 'b'), ("basic", 'u'), ("none", 'n')]).unwrap_or('n');
-    let (token, username, password) = (s.field("token"), s.field("username"), s.field("password"));
-    let needed = |field: &Field, key: &str| {
-        let secret = field.secret_or_empty();
-        if secret.is_none() {
-            s.problem(format!("`{key}` is missing"));
-        }
-        if secret.as_ref().is_some_and(|secret| !can_be_sent(secret.reveal())) {
-            s.problem(format!("`{key}` has a character that cannot be sent in a header (ASCII only)"));
-        }
-        secret
-    };
-    match kind {
-        'b' => (None, needed(&token, "token")),
-        'u' => {
-            let (user, password) = (needed(&username, "username"), needed(&password, "password"));
-            let basic =
-                user.zip(password).map(|(user, password)| Auth::Basic { username: user.reveal().to_owned(), password });
-            (basic, None)
-        }
-        _ => (None, None),
-    }
-}
-
-fn group(s: &mut Section, endpoints: &[Endpoint], names: &mut Vec<String>) -> Option<Group> {
-    let name = unique(&s.required("name"), "group", names);
-    let field = s.required("upstreams");
-    let members = field.list(|item| item.item(|s| member(s, endpoints)));
-    let words = [
-        ("roundrobin", Strategy::RoundRobin),
-        ("weighted_roundrobin", Strategy::WeightedRoundRobin),
-        ("random", Strategy::Random),
+fn auth(auth: &UpstreamAuth, section: &Section) {
+    let fields = [
+        ("bearer", "token", &auth.token),
+        ("basic", "username", &auth.username),
+        ("basic", "password", &auth.password),
     ];
-    let strategy = s.field("balance").section(|s| s.field("strategy").choice(&words));
-    let strategy = strategy.unwrap_or(Strategy::RoundRobin);
-    let mut members = members.unwrap_or_default();
-    if strategy == Strategy::Random {
-        // S002-14: random ignores weights there.
-        members.iter_mut().for_each(|member| member.weight = Some(1));
+    for (_, key, _) in fields.iter().filter(|(kind, _, value)| *kind == auth.kind && value.is_none()) {
+        section.problem(format!("`{key}` is missing"));
     }
-    s.field("http_client").section(|s| client(s, name?, members, strategy))
 }
 
-fn member(s: &mut Section, endpoints: &[Endpoint]) -> Option<Member> {
-    let endpoint = s.required("name").parse(|text| {
-        let known = endpoints.iter().any(|one| one.name == text);
-        let error = || not_one_of(text, endpoints.iter().map(|one| one.name.as_str()));
-        if known { Ok(text.to_owned()) } else { Err(error().replacen("is not one of", "is no upstream; there are", 1)) }
-    });
-    let weight = s.field("weight").number("a weight", 1..=65_535);
-    Some(Member { endpoint: endpoint?, weight })
+table! {
+    struct UpstreamGroup {
+        name: String = String::new(), required("name", unique("group"));
+        upstreams: Vec<UpstreamMember> = Vec::new(), required("upstreams", items(UpstreamMember::default()));
+        balance: Balance = Balance::default(), key("balance", section());
+        http_client: HttpClient = HttpClient::default(), key("http_client", section());
+    }
 }
 
-fn client(s: &mut Section, name: String, endpoints: Vec<Member>, strategy: Strategy) -> Option<Group> {
-    let agent = s.field("agent").text().map_or_else(|| "LLMProxy/1.0".to_owned(), str::to_owned);
-    let keep_alive = s.field("keepalive").number("a number of seconds", 0..=600).unwrap_or(60);
-    // S002-17: `stream` is the older name.
-    let (mode, older) = (s.field("stream_mode"), s.field("stream"));
-    let stream = mode.flag().or(older.flag()).unwrap_or(true);
-    let timeouts = s.field("timeout").section(|s| {
-        let mut time = |key, most, default| {
-            let seconds = s.field(key).number("a number of seconds", 1..=most).unwrap_or(default);
-            Some(Duration::from_secs(seconds))
-        };
-        let (connect, request) = (time("connect", 120, 10), time("request", 1200, 300));
-        // `keepalive` is for idle connections; silence in an answer has a limit of its own here.
-        time("idle", 1800, 60);
-        Stages { connect, first_byte: request, idle: None, total: request }
-    });
-    let retry = s.field("retry").section(retry);
-    let proxy = s.field("proxy").guarded().section(|s| {
-        let (enabled, url) = (s.field("enabled").flag().unwrap_or(false), s.field("url"));
-        let url = url.secret_or_empty();
-        if !enabled {
-            return None;
-        }
-        match &url {
-            None => s.problem("`url` is missing"),
-            Some(url) => {
-                if let Err(error) = proxy(url.reveal()) {
-                    s.problem(format!("`url` {error}"));
-                }
-            }
-        }
-        url
-    });
-    Some(Group {
-        name,
-        endpoints,
+table! {
+    struct UpstreamMember {
+        name: String = String::new(), required("name", reference("upstream"));
+        weight: Option<u16> = None, key("weight", optional(number("a weight", 1..=65_535)));
+    }
+}
+
+const STRATEGIES: &[(&str, Strategy)] = &[
+    ("roundrobin", Strategy::RoundRobin),
+    ("weighted_roundrobin", Strategy::WeightedRoundRobin),
+    ("random", Strategy::Random),
+];
+
+table! {
+    struct Balance {
+        strategy: Strategy = Strategy::RoundRobin, key("strategy", words(STRATEGIES));
+    }
+}
+
+table! {
+    struct HttpClient {
+        agent: String = "LLMProxy/1.0".into(), key("agent", text(|text| Ok(text.to_owned())));
+        keepalive: u64 = 60, key("keepalive", number("a number of seconds", 0..=600));
+        stream_mode: Option<bool> = None, key("stream_mode", optional(flag()));
+        /// S002-17: the older name.
+        stream: Option<bool> = None, key("stream", optional(flag()));
+        timeout: Timeout = Timeout::default(), key("timeout", section());
+        retry: ClientRetry = ClientRetry::default(), key("retry", section());
+        proxy: Proxy = Proxy::default(), key("proxy", section());
+    }
+}
+
+table! {
+    struct Timeout {
+        connect: u64 = 10, key("connect", number("a number of seconds", 1..=120));
+        request: u64 = 300, key("request", number("a number of seconds", 1..=1200));
+        /// For idle connections, as `keepalive`; silence in an answer has a limit of its own here.
+        idle: u64 = 60, key("idle", number("a number of seconds", 1..=1800));
+    }
+}
+
+table! {
+    struct ClientRetry {
+        enabled: bool = false, key("enabled", flag());
+        attempts: u32 = 3, key("attempts", number("a number of attempts", 1..=100));
+        initial: u64 = 500, key("initial", number("a number of milliseconds", 100..=10_000));
+    }
+}
+
+table! {
+    struct Proxy (check = client_proxy) {
+        enabled: bool = false, key("enabled", flag());
+        url: Option<Secret> = None, key("url", optional(key()));
+    }
+}
+
+fn client_proxy(client: &Proxy, section: &Section) {
+    match &client.url {
+        _ if !client.enabled => {}
+        None => section.problem("`url` is missing"),
+        Some(url) => proxy(url.reveal()).unwrap_or_else(|error| section.problem(format!("`url` {error}"))),
+    }
+}
+
+/// The names that forwards and groups refer to.
+pub(super) fn names(tree: &Node) -> [(&'static str, Names); 3] {
+    let forwards = tree.get("http_server").and_then(|server| server.get("forwards"));
+    [
+        ("upstream", names_in(tree.get("upstreams"))),
+        ("group", names_in(tree.get("upstream_groups"))),
+        ("forward", [("main".to_owned(), u32::MAX)].into_iter().chain(names_in(forwards)).collect()),
+    ]
+}
+
+pub(super) fn read(root: &Field) -> Config {
+    let file = read_section(root, File::default());
+    let mut config = open(0);
+    config.server.cors = vec![CorsOrigin::Local];
+    let times = file.http_server.forwards.iter().filter_map(|forward| forward.timeout.connect);
+    if let Some(seconds) = times.max() {
+        config.server.head_timeout = Duration::from_secs(seconds);
+    }
+    config.endpoints = file.upstreams.into_iter().map(upstream).collect();
+    config.groups = file.groups.into_iter().map(group).collect();
+    config.listeners = file.http_server.forwards.into_iter().map(forward).collect();
+    if let Some(AdminPlace { address, port, .. }) = file.http_server.admin {
+        // S002-05, S002-06
+        (config.server.host, config.server.port, config.policy.mode) = (address, port, Mode::Status);
+    } else if !config.listeners.is_empty() {
+        let first = config.listeners.remove(0);
+        (config.server.host, config.server.port, config.policy) = (first.host, first.port, first.policy);
+    }
+    config
+}
+
+fn upstream(upstream: Upstream) -> Endpoint {
+    let UpstreamAuth { kind, token, username, password } = upstream.auth;
+    let token = token.filter(|_| kind == "bearer");
+    let mut one = endpoint(upstream.name, upstream.url, token.into_iter().collect());
+    // S002-09: without auth the client's credentials are passed on.
+    one.headers = upstream.headers;
+    if let ("basic", Some(username), Some(password)) = (kind, username, password) {
+        one.auth = Auth::Basic { username: username.reveal().to_owned(), password };
+    }
+    one
+}
+
+fn group(group: UpstreamGroup) -> Group {
+    let (client, strategy) = (group.http_client, group.balance.strategy);
+    // S002-14: random ignores weights there.
+    let weight = |own: Option<u16>| if strategy == Strategy::Random { Some(1) } else { own };
+    let members = group.upstreams.into_iter();
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let request = seconds(client.timeout.request);
+    Group {
+        name: group.name,
+        endpoints: members.map(|one| Member { endpoint: one.name, weight: weight(one.weight) }).collect(),
         strategy: Some(strategy),
-        retry: Some(retry),
-        timeouts,
-        user_agent: Some(agent).filter(|agent| !agent.is_empty() && can_be_sent(agent)),
-        proxy,
-        stream,
-        keep_alive: Duration::from_secs(keep_alive),
-    })
-}
-
-/// S002-19: `attempts` are extra tries on top of the first.
-fn retry(s: &mut Section) -> Retry {
-    let enabled = s.field("enabled").flag().unwrap_or(false);
-    let extra = s.field("attempts").number("a number of attempts", 1..=100).unwrap_or(3u32);
-    let initial = s.field("initial").number("a number of milliseconds", 100..=10_000).unwrap_or(500);
-    Retry {
-        attempts: Some(if enabled { 1 + extra } else { 1 }),
-        initial_delay: Duration::from_millis(initial),
-        max_delay: LONGEST_PAUSE,
-        ..Retry::default()
+        retry: Some(Retry {
+            // S002-19: `attempts` are extra tries on top of the first; the longest pause.
+            attempts: Some(if client.retry.enabled { 1 + client.retry.attempts } else { 1 }),
+            initial_delay: Duration::from_millis(client.retry.initial),
+            max_delay: Duration::from_secs(120),
+            ..Retry::default()
+        }),
+        timeouts: Stages { connect: seconds(client.timeout.connect), first_byte: request, idle: None, total: request },
+        user_agent: Some(client.agent).filter(|agent| !agent.is_empty() && can_be_sent(agent)),
+        proxy: client.proxy.url.filter(|_| client.proxy.enabled).map(proxy_secret),
+        stream: client.stream_mode.or(client.stream).unwrap_or(true),
+        keep_alive: Duration::from_secs(client.keepalive),
     }
 }
 
-fn forward(
-    s: &mut Section,
-    groups: &[Group],
-    names: &mut Vec<String>,
-    connect: &mut Option<Duration>,
-) -> Option<Listener> {
-    let name = unique(&s.required("name"), "forward", names);
-    let time = seconds(&s.field("timeout"), "connect", 1..=120);
-    *connect = (*connect).max(time);
-    let (host, port) = place(s, 3000);
-    let group = s.required("upstream_group").parse(|text| {
-        let known = groups.iter().any(|group| group.name == text);
-        let error = || not_one_of(text, groups.iter().map(|group| group.name.as_str()));
-        if known { Ok(text.to_owned()) } else { Err(error().replacen("is not one of", "is no group; there are", 1)) }
-    });
-    let rate_limit = s.field("ratelimit").section(|s| {
-        let enabled = s.field("enabled").flag().unwrap_or(false);
-        let per_second = s.field("per_second").number("a number of requests", 1..=10_000).unwrap_or(100u32);
-        let burst = s.field("burst").number("a number of requests", 1..=20_000).unwrap_or(200u32);
-        if enabled && burst < per_second {
-            s.problem("`burst` is less than `per_second`");
-        }
-        enabled.then_some(RateLimit { per_second: f64::from(per_second), burst })
-    });
+fn forward(forward: Forward) -> Listener {
+    let Limit { enabled, per_second, burst } = forward.rate_limit;
+    let rate_limit = enabled.then_some(RateLimit { per_second: f64::from(per_second), burst });
     let policy =
-        ListenerPolicy { group: Some(group?), keys: KeysFor::Inherit, rate_limit, mode: Mode::Raw, cors: None };
-    Some(Listener { name: name?, host, port, policy })
+        ListenerPolicy { group: Some(forward.group), rate_limit, mode: Mode::Raw, ..ListenerPolicy::default() };
+    Listener { name: forward.name, host: forward.address, port: forward.port, policy }
 }

@@ -1,166 +1,135 @@
 //! Format 003: `Models`, each with its strategy and backends. Property names are read in any case.
 
-use super::{UniqueNames, endpoint, named, open};
-use crate::config::check::address::base;
-use crate::config::check::endpoint::no_key;
-use crate::config::check::header::can_be_sent;
-use crate::config::check::routing::known;
-use crate::config::node::{Entry, Node, Value};
+use super::{UniqueNames, any_name, endpoint, key, open, unless_empty, url, weight};
+use crate::config::node::Value;
 use crate::config::reader::{Field, Section};
-use crate::config::{Backend, Config, Endpoint, Probe, Route, Strategy, Timeouts};
+use crate::config::table::{Kind, flag, items, list, optional, read_section, reference};
+use crate::config::text::no_key;
+use crate::config::{Backend, Base, Config, Endpoint, Probe, Route, Strategy};
 use crate::util::secret::Secret;
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// S003-21
-const TIMEOUT: Duration = Duration::from_secs(180);
-
-/// The tree with its property names in camelCase; names of models stay as they are.
-pub(super) fn spelled(tree: &Node) -> Node {
-    each(tree, &|models| {
-        names(models, &|model| each(model, &|backends| items(backends, &|one| each(one, &Node::clone))))
-    })
-}
-
-/// A map with its keys in camelCase and its values changed.
-fn each(node: &Node, value: &dyn Fn(&Node) -> Node) -> Node {
-    const KEYS: [&str; 10] = [
-        "models",
-        "strategy",
-        "backends",
-        "name",
-        "endpoint",
-        "baseUrl",
-        "apiKeys",
-        "backendModelName",
-        "weight",
-        "enabled",
-    ];
-    map(node, &|entry| {
-        let known = KEYS.iter().find(|key| key.eq_ignore_ascii_case(&entry.key));
-        let key = known.map_or_else(|| entry.key.clone(), |key| (*key).to_owned());
-        Entry { key, value: value(&entry.value), ..entry.clone() }
-    })
-}
-
-fn names(node: &Node, value: &dyn Fn(&Node) -> Node) -> Node {
-    map(node, &|entry| Entry { value: value(&entry.value), ..entry.clone() })
-}
-
-fn map(node: &Node, change: &dyn Fn(&Entry) -> Entry) -> Node {
-    match &node.value {
-        Value::Map(entries) => Node { value: Value::Map(entries.iter().map(change).collect()), ..node.clone() },
-        _ => node.clone(),
+table! {
+    struct File {
+        models: Vec<(String, Model)> = Vec::new(), key("models", models());
     }
 }
 
-fn items(node: &Node, change: &dyn Fn(&Node) -> Node) -> Node {
-    match &node.value {
-        Value::List(list) => Node { value: Value::List(list.iter().map(change).collect()), ..node.clone() },
-        _ => node.clone(),
+table! {
+    struct Model {
+        strategy: Strategy = Strategy::RoundRobin, key("strategy", strategy());
+        backends: Vec<ModelBackend> = Vec::new(), key("backends", items(ModelBackend::default()));
     }
 }
 
-pub(super) fn read(root: &mut Section) -> Config {
+table! {
+    struct ModelBackend (check = backend) {
+        name: String = String::new(), key("name", any_name());
+        /// The name of an endpoint of the configuration, instead of a `baseUrl`.
+        endpoint: Option<String> = None, key("endpoint", optional(unless_empty(reference("endpoint"))));
+        base_url: Option<Base> = None, key("baseUrl", optional(unless_empty(url())));
+        api_keys: Vec<Secret> = Vec::new(), key("apiKeys", list(key()));
+        model: String = String::new(), key("backendModelName", any_name());
+        weight: u16 = 1, key("weight", weight());
+        enabled: bool = true, key("enabled", flag());
+    }
+}
+
+fn backend(_: &ModelBackend, section: &Section) {
+    let says = |key: &str| section.gives(key) && !section.find(key).is_word("");
+    if !says("endpoint") && !says("baseUrl") {
+        section.problem("needs a `BaseUrl`, or an `Endpoint` of the configuration");
+    }
+}
+
+/// `Models`: a map whose keys are the names of models.
+fn models() -> Kind<Vec<(String, Model)>> {
+    let read = |field: &Field| {
+        let model = |(name, item): (&str, Field)| {
+            if name.is_empty() {
+                item.problem("a model needs a name");
+            } else if let Err(error) = no_key(name) {
+                item.problem(format!("the name {error}"));
+            }
+            (name.to_owned(), read_section(&item, Model::default()))
+        };
+        Some(field.named().map(model).collect())
+    };
+    Kind::new(read, |_| ().into())
+}
+
+/// S003-02: a word, or the number that the original writes; missing = 0.
+fn strategy() -> Kind<Strategy> {
+    const WORDS: [(&str, Strategy); 3] =
+        [("RoundRobin", Strategy::RoundRobin), ("Failover", Strategy::Failover), ("Weighted", Strategy::Random)];
+    let read = |field: &Field| match field.value() {
+        Some(Value::Number(_)) => field.read(|value| {
+            let known = value.whole().and_then(|number| WORDS.get(usize::try_from(number).ok()?));
+            known
+                .map(|(_, strategy)| *strategy)
+                .ok_or_else(|| "is not 0 (RoundRobin), 1 (Failover) or 2 (Weighted)".into())
+        }),
+        _ => field.parse(|text| {
+            let known = WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+            known.map(|(_, strategy)| *strategy).ok_or_else(|| "is not Failover, RoundRobin or Weighted".into())
+        }),
+    };
+    Kind::new(read, |strategy| strategy.as_str().into())
+}
+
+pub(super) fn read(root: &Field) -> Config {
     let mut config = open(1852);
-    config.timeouts.first_byte = Some(TIMEOUT);
-    config.timeouts.total = Some(TIMEOUT);
+    // S003-21
+    config.timeouts.first_byte = Some(Duration::from_secs(180));
+    config.timeouts.total = config.timeouts.first_byte;
     add(root, &mut config);
     // That format probes no endpoint [S003-21].
     config.endpoints.iter_mut().for_each(|endpoint| endpoint.probe = Probe::Never);
     if config.endpoints.is_empty() {
-        root.warn("no model has a backend yet; add one on the page, or to a model's `Backends`");
+        root.diagnostics().warn("no model has a backend yet; add one on the page, or to a model's `Backends`");
     }
     config
 }
 
 /// Adds routes, and an endpoint for each new address with its keys.
-pub(super) fn add(root: &mut Section, config: &mut Config) {
-    let field = root.field("models");
-    let endpoints = config.endpoints.clone();
-    let probe = if config.admin.probe { Probe::Default } else { Probe::Never };
-    let (known, names) = (endpoints.len(), UniqueNames::of(&endpoints));
-    let mut fresh = Fresh { timeouts: config.timeouts, probe, known, names, endpoints };
-    let added = field.map(|name, item| {
-        if name.is_empty() {
-            item.problem("a model needs a name");
-            return None;
-        }
-        if let Err(error) = no_key(name) {
-            item.problem(format!("the name {error}"));
-        }
-        item.item(|s| route(s, name, &mut fresh))
-    });
-    config.endpoints = fresh.endpoints;
-    let replaced: HashSet<_> = added.iter().map(|route| route.name.as_str()).collect();
+pub(in crate::config) fn add(root: &Field, config: &mut Config) {
+    let file = read_section(root, File::default());
+    let replaced: HashSet<_> = file.models.iter().map(|(name, _)| name.as_str()).collect();
     config.models.retain(|route| !replaced.contains(route.name.as_str()));
-    config.models.extend(added);
+    let (own, mut names) = (config.endpoints.len(), UniqueNames::of(&config.endpoints));
+    for (name, model) in &file.models {
+        let backends = model.backends.iter().map(|one| Backend {
+            endpoint: one.endpoint.clone().unwrap_or_else(|| served_by(one, name, config, own, &mut names)),
+            model: Some(one.model.clone()).filter(|model| !model.is_empty()),
+            weight: Some(one.weight),
+            enabled: one.enabled,
+        });
+        let backends = backends.collect();
+        config.models.push(Route { name: name.clone(), strategy: Some(model.strategy), backends });
+    }
 }
 
-struct Fresh {
-    timeouts: Timeouts,
-    probe: Probe,
-    /// The endpoints before this index are the configuration's own and stay unchanged.
-    known: usize,
-    endpoints: Vec<Endpoint>,
-    names: UniqueNames,
-}
-
-fn route(s: &mut Section, name: &str, fresh: &mut Fresh) -> Option<Route> {
-    let strategy = strategy(&s.field("strategy"));
-    let backends = s.field("backends").list(|item| item.item(|s| backend(s, name, fresh))).unwrap_or_default();
-    Some(Route { name: name.to_owned(), strategy: Some(strategy), backends })
-}
-
-/// S003-02: a word, or the number that the original writes; missing = 0.
-fn strategy(field: &Field) -> Strategy {
-    let by_number = [Strategy::RoundRobin, Strategy::Failover, Strategy::Random];
-    if let Some(number) = field.is_number().then(|| field.number("a strategy", 0..=2)) {
-        return by_number[number.unwrap_or(0usize)];
-    }
-    let words =
-        [("RoundRobin", Strategy::RoundRobin), ("Failover", Strategy::Failover), ("Weighted", Strategy::Random)];
-    let word = field.parse(|text| {
-        let known = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
-        known.map(|(_, strategy)| *strategy).ok_or_else(|| "is not Failover, RoundRobin or Weighted".into())
-    });
-    word.unwrap_or(Strategy::RoundRobin)
-}
-
-fn backend(s: &mut Section, model: &str, fresh: &mut Fresh) -> Option<Backend> {
-    let name = named(&s.field("name"));
-    let (by_name, base_url) = (s.field("endpoint"), s.field("baseUrl"));
-    let keys: Vec<Secret> = s.field("apiKeys").list(|item| item.secret_or_empty()).unwrap_or_default();
-    if keys.iter().any(|key| !can_be_sent(key.reveal())) {
-        s.problem("a key has a character that cannot be sent in a header (ASCII only)");
-    }
-    let backend_model = named(&s.field("backendModelName"));
-    let weight = s.field("weight").integer().map_or(1, |weight| weight.clamp(1, 65_535));
-    let enabled = s.field("enabled").flag().unwrap_or(true);
-    let made = |endpoint: String| Backend { endpoint, model: backend_model, weight: Some(weight as u16), enabled };
-    if by_name.text().is_some_and(|name| !name.is_empty()) {
-        return by_name.parse(|text| known(text, &fresh.endpoints[..fresh.known])).map(made);
-    }
-    if base_url.text().is_none_or(str::is_empty) {
-        s.problem("needs a `BaseUrl`, or an `Endpoint` of the configuration");
-        return None;
-    }
-    let name = name.unwrap_or_else(|| format!("backend-{}", fresh.endpoints.len() + 1));
-    let mut one = endpoint(name, base_url.parse(base)?, keys);
-    (one.timeouts, one.probe, one.enabled) = (fresh.timeouts, fresh.probe.clone(), false);
+/// The endpoint of a backend's address and keys; the first `own` are the configuration's and stay unchanged.
+fn served_by(backend: &ModelBackend, model: &str, config: &mut Config, own: usize, names: &mut UniqueNames) -> String {
+    let base = backend.base_url.clone().unwrap_or_else(|| Base::plain("", 1));
     // The same backend under several models is one endpoint.
-    let same = |other: &Endpoint| other.base == one.base && other.api_keys == one.api_keys;
-    let same = fresh.endpoints.iter().skip(fresh.known).position(same).map(|at| at + fresh.known);
-    let at = same.unwrap_or_else(|| {
-        one.name = fresh.names.unique(one.name.clone());
-        fresh.endpoints.push(one);
-        fresh.endpoints.len() - 1
+    let same = |other: &Endpoint| other.base == base && other.api_keys == backend.api_keys;
+    let at = config.endpoints[own..].iter().position(same).map(|at| own + at).unwrap_or_else(|| {
+        let number = config.endpoints.len() + 1;
+        let name = if backend.name.is_empty() { format!("backend-{number}") } else { backend.name.clone() };
+        let mut one = endpoint(names.unique(name), base.clone(), backend.api_keys.clone());
+        one.timeouts = config.timeouts;
+        one.probe = if config.admin.probe { Probe::Default } else { Probe::Never };
+        one.enabled = false;
+        config.endpoints.push(one);
+        number - 1
     });
-    let used = &mut fresh.endpoints[at];
+    let used = &mut config.endpoints[at];
     // An endpoint that no model uses is not even probed.
-    used.enabled |= enabled;
+    used.enabled |= backend.enabled;
     if !used.models.iter().any(|known| known == model) {
         used.models.push(model.to_owned());
     }
-    Some(made(used.name.clone()))
+    used.name.clone()
 }

@@ -1,9 +1,9 @@
 //! Format 004: no file, the environment alone, with a `.env` beside it.
 
 use super::{endpoint, open};
-use crate::config::check::address::base;
-use crate::config::check::header::can_be_sent;
+use crate::config::address::base;
 use crate::config::features::JOBS;
+use crate::config::text::{NOT_SENDABLE, can_be_sent};
 use crate::config::{ClientKey, Config, KeyText, Problem, UnknownModel};
 use crate::util::secret::Secret;
 use crate::util::units::unquoted;
@@ -24,7 +24,7 @@ pub(crate) fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<C
     let mut secret = |key: &str| {
         let value = given(key)?;
         if !can_be_sent(&value) {
-            problem(key, "has a character that cannot be sent in a header (ASCII only)".into());
+            problem(key, NOT_SENDABLE.into());
         }
         Some(Secret::new(value))
     };

@@ -6,40 +6,42 @@ mod format_002;
 mod format_003;
 mod format_004;
 
+pub(super) use format_003::add as add_routes;
 pub(super) use format_004::read as from_environment;
 
 use super::features::ADMIN;
-use super::format::{self, Format};
+use super::format::Format;
 use super::node::{Entry, Node};
 use super::problem::Diagnostics;
-use super::reader::{Field, Section};
-use super::{Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
-use crate::config::check::endpoint::no_key;
+use super::reader::Field;
+use super::table::{Kind, masked, text};
+use super::text::{NOT_SENDABLE, can_be_sent, no_key};
+use super::{Auth, Base, Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
 use crate::util::secret::Secret;
 use std::collections::HashMap;
 
-/// Adds the routes of the page's file, and the endpoints that they bring.
-pub(super) fn add_routes(tree: &Node, diagnostics: &Diagnostics, config: &mut Config) {
-    diagnostics.be_lenient();
-    if !format::is_paged(tree) {
-        return diagnostics.problem(tree.at, "", "is not a map with `Models`");
-    }
-    Section::root(&format_003::spelled(tree), diagnostics, |root| format_003::add(root, config));
-}
-
 /// The configuration of a file in an older format, which `mark` tells.
-pub(super) fn read(format: Format, mark: &Entry, tree: &Node, diagnostics: &Diagnostics) -> Config {
-    diagnostics.be_lenient();
-    match format {
-        Format::F001 => Section::root(tree, diagnostics, format_001::read),
-        Format::F002 => Section::root(tree, diagnostics, format_002::read),
+pub(super) fn read<'d>(
+    format: Format,
+    mark: &Entry,
+    tree: &Node,
+    diagnostics: Diagnostics<'d>,
+) -> (Config, Diagnostics<'d>) {
+    let mut diagnostics = diagnostics.lenient(format == Format::F003);
+    let config = match format {
+        Format::F001 => format_001::read(&Field::root(tree, &diagnostics)),
+        Format::F002 => {
+            diagnostics = diagnostics.with_names(format_002::names(tree));
+            format_002::read(&Field::root(tree, &diagnostics))
+        }
         Format::F003 => {
             if let Err(absent) = ADMIN.require() {
                 diagnostics.problem(mark.at, &mark.key, absent);
             }
-            Section::root(&format_003::spelled(tree), diagnostics, format_003::read)
+            format_003::read(&Field::root(tree, &diagnostics))
         }
-    }
+    };
+    (config, diagnostics)
 }
 
 /// What all formats have in common: open to every address and every web page.
@@ -52,21 +54,52 @@ fn open(port: u16) -> Config {
 }
 
 /// An endpoint that is never probed. Without a key of its own it does not get the client's either.
-fn endpoint(name: String, base: super::Base, keys: Vec<Secret>) -> Endpoint {
-    let mut endpoint = Endpoint { base, probe: Probe::Never, ..Endpoint::plain(name, "", 1) };
+fn endpoint(name: String, base: Base, keys: Vec<Secret>) -> Endpoint {
+    let mut endpoint = Endpoint { name, base, probe: Probe::Never, ..Endpoint::default() };
     if keys.is_empty() {
-        let remove = |key: &str| HeaderOp { op: Op::Remove, key: key.into(), value: Secret::default() };
-        endpoint.headers = vec![remove("authorization")];
+        endpoint.headers = vec![HeaderOp { op: Op::Remove, key: "authorization".into(), value: Secret::default() }];
     } else {
-        endpoint.auth = super::Auth::Bearer;
+        endpoint.auth = Auth::Bearer;
         endpoint.api_keys = keys;
     }
     endpoint
 }
 
-/// A name: any text that is not empty.
-fn named(field: &Field) -> Option<String> {
-    field.parse(no_key).filter(|name| !name.is_empty())
+/// A name that may be empty.
+fn any_name() -> Kind<String> {
+    text(no_key)
+}
+
+/// The base of an endpoint's URL.
+fn url() -> Kind<Base> {
+    text(super::address::base)
+}
+
+/// A key; an empty one is none.
+fn key() -> Kind<Secret> {
+    let read = |field: &Field| {
+        let secret = field.secret(|_| true)?;
+        if !can_be_sent(secret.reveal()) {
+            field.problem(NOT_SENDABLE);
+        }
+        Some(secret)
+    };
+    unless_empty(Kind::new(read, masked))
+}
+
+/// An empty text is as none.
+fn unless_empty<T: 'static>(kind: Kind<T>) -> Kind<T> {
+    let Kind { read, print } = kind;
+    Kind::new(move |field| if field.is_word("") { None } else { read(field, None) }, print)
+}
+
+/// A whole number; what is not above zero counts as 1 [S001-06].
+fn weight() -> Kind<u16> {
+    let read = |field: &Field| {
+        let number = field.read(|value| value.whole().ok_or_else(|| "is not a whole number".into()))?;
+        Some(number.clamp(1, 65_535) as u16)
+    };
+    Kind::new(read, |weight| (*weight).into())
 }
 
 /// Names in use, and the last number that was appended to each.

@@ -1,0 +1,212 @@
+//! Who may do what: client keys, rate limits, and the listeners with their policies.
+
+use super::CorsOrigin;
+use super::address::{listen_host, origin};
+use super::reader::{Field, Section};
+use super::table::{Keys, Kind, Table, factor, flag, list, number, optional, reference, section, text, unique, words};
+use super::text::{can_be_sent, word};
+use crate::util::secret::Secret;
+use serde_json::{Map, Value as Json, json};
+use std::collections::HashMap;
+
+table! {
+    /// One entry of `auth.keys`.
+    pub struct ClientKey {
+        /// Its name in logs and limits.
+        pub name: String = String::new(), required("name", unique("key"));
+        pub key: KeyText = KeyText::Plain(Secret::default()), part(read_key, print_key);
+        /// Patterns of model names with `*`; empty = all.
+        pub models: Vec<String> = Vec::new(), key("models", list(text(word)));
+        /// Names of endpoints; empty = all.
+        pub endpoints: Vec<String> = Vec::new(), key("endpoints", list(reference("endpoint")));
+        /// Requests in progress at once.
+        pub max_parallel: Option<u32> = None, key("maxParallel", optional(number("a number of requests", 1..=65_536)));
+        pub rate_limit: Option<RateLimit> = None, key("rateLimit", optional(section()));
+        pub background: bool = false, key("background", flag());
+        pub admin: bool = false, key("admin", flag());
+    }
+}
+
+impl ClientKey {
+    pub fn plain(name: impl Into<String>, key: KeyText) -> Self {
+        Self { name: name.into(), key, ..Self::default() }
+    }
+}
+
+/// A client's key as the file gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeyText {
+    Plain(Secret),
+    /// `sha256:` and 64 hexadecimal digits: SHA-256 of the key.
+    Sha256([u8; 32]),
+}
+
+/// The shortest key that cannot be guessed.
+pub(super) const SHORTEST: usize = 16;
+
+fn read_key(section: &mut Section) -> Option<KeyText> {
+    let secret = section.secret("key", |_| true);
+    if !section.gives("key") && !section.gives("keyFile") {
+        section.problem("`key` is missing (or `keyFile`)");
+    }
+    let secret = secret?;
+    if secret.reveal().len() < SHORTEST {
+        let name = section.find("name").parse(word).unwrap_or_default();
+        section.warn(format!(
+            "auth.keys: the key {name:?} has fewer than {SHORTEST} characters and can be guessed; `openssl rand -hex 32` makes a good one"
+        ));
+    }
+    let key = match secret.reveal().strip_prefix("sha256:") {
+        Some(digits) => digest(digits).map(KeyText::Sha256),
+        None => can_be_sent(secret.reveal()).then(|| KeyText::Plain(secret.clone())),
+    };
+    if key.is_none() {
+        section.problem("`key` is neither ASCII text nor `sha256:` with 64 hexadecimal digits");
+    }
+    key
+}
+
+fn print_key(_: &KeyText, map: &mut Map<String, Json>) {
+    map.insert("key".into(), json!("***"));
+}
+
+fn digest(digits: &str) -> Option<[u8; 32]> {
+    if digits.len() != 64 || !digits.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (n, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+/// Two names for one key would make its limits and its owner a matter of chance.
+pub(super) fn refuse_twins(keys: &[ClientKey], section: &Section) {
+    let mut digests = HashMap::new();
+    for one in keys {
+        let digest = match &one.key {
+            KeyText::Plain(text) if text.reveal().is_empty() => continue,
+            KeyText::Plain(text) => {
+                let hash = ring::digest::digest(&ring::digest::SHA256, text.reveal().as_bytes());
+                hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
+            }
+            KeyText::Sha256(digest) => *digest,
+        };
+        if let Some(twin) = digests.insert(digest, &one.name) {
+            let text = format!("{twin:?} and {:?} have the same key; each needs its own", one.name);
+            section.find("keys").problem(text);
+        }
+    }
+}
+
+table! {
+    /// `rateLimit` of a key or a listener.
+    #[derive(Copy)]
+    pub struct RateLimit (check = rate_limit) {
+        /// Requests a second in the long run, more than 0.
+        pub per_second: f64 = 0.0, key("perSecond", factor(0.001..=1e6));
+        /// Requests that may come at once, at least 1; what comes in a second unless given.
+        pub burst: u32 = 0, key("burst", number("a number of requests", 1..=1_000_000));
+    }
+}
+
+fn rate_limit(limit: &mut RateLimit, section: &Section) {
+    if section.is_given() && !section.gives("perSecond") {
+        section.problem("`perSecond` is missing");
+    }
+    if !section.gives("burst") {
+        limit.burst = (limit.per_second.ceil() as u32).max(1);
+    } else if f64::from(limit.burst) < limit.per_second.floor() {
+        section.problem("`burst` is less than `perSecond`: no more than that would ever pass");
+    }
+}
+
+/// An address to listen on: the main one (`server`), or one entry of `listeners`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    /// Unique name; the main one is `main`.
+    pub name: String,
+    /// Address or name to listen on.
+    pub host: String,
+    /// TCP port; 0 takes a free one.
+    pub port: u16,
+    pub policy: ListenerPolicy,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self { name: String::new(), host: "127.0.0.1".into(), port: 0, policy: ListenerPolicy::default() }
+    }
+}
+
+impl Table for Listener {
+    fn keys(&mut self, keys: &mut Keys) {
+        keys.required(&mut self.name, "name", unique("listener"));
+        keys.key(&mut self.host, "host", text(listen_host));
+        keys.required(&mut self.port, "port", number("a port, or 0 for any free one", 0..=65_535));
+        self.policy.group_and_mode(keys);
+        keys.key(&mut self.policy.keys, "keys", accepted_keys());
+        keys.key(&mut self.policy.rate_limit, "rateLimit", optional(section()));
+        keys.key(&mut self.policy.cors, "cors", optional(list(text(origin))));
+    }
+}
+
+/// What clients may do at an address.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ListenerPolicy {
+    /// Name of the group behind it; none = all endpoints.
+    pub group: Option<String>,
+    /// Which of `auth.keys` it accepts.
+    pub keys: KeysFor,
+    pub rate_limit: Option<RateLimit>,
+    pub mode: Mode,
+    /// Instead of `server.cors`; at a raw listener, instead of what the endpoints say.
+    pub cors: Option<Vec<CorsOrigin>>,
+}
+
+impl ListenerPolicy {
+    /// What the main listener has too.
+    pub(super) fn group_and_mode(&mut self, keys: &mut Keys) {
+        keys.key(&mut self.group, "group", optional(reference("group")));
+        keys.key(&mut self.mode, "mode", words(MODES));
+    }
+}
+
+/// `listeners[].keys`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum KeysFor {
+    /// All of `auth.keys`.
+    #[default]
+    Inherit,
+    Nobody,
+    Only(Vec<String>),
+}
+
+fn accepted_keys() -> Kind<KeysFor> {
+    let Kind { read, print } = list(reference("key"));
+    let read = move |field: &Field| match () {
+        () if !field.is_given() || field.is_word("inherit") => None,
+        () if field.is_word("none") => Some(KeysFor::Nobody),
+        () => read(field, None).map(KeysFor::Only),
+    };
+    let print = move |keys: &KeysFor| match keys {
+        KeysFor::Inherit => "inherit".into(),
+        KeysFor::Nobody => "none".into(),
+        KeysFor::Only(names) => print(names),
+    };
+    Kind::new(read, print)
+}
+
+/// `listeners[].mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    #[default]
+    Models,
+    /// Everything is passed to the group's endpoints unchanged.
+    Raw,
+    /// `/health` and `/metrics` only, the former as the text `OK`.
+    Status,
+}
+
+const MODES: &[(&str, Mode)] = &[("models", Mode::Models), ("raw", Mode::Raw), ("status", Mode::Status)];

@@ -1,0 +1,140 @@
+//! Turns the text of a file into a [`Config`], or into every problem of the file. Reads no file and no environment.
+
+use super::node::{self, Node, Value, names_in};
+use super::problem::{Diagnostics, Problem};
+use super::reader::{Field, Section};
+use super::table::{Keys, Table};
+use super::{Config, MINIMAL, Mode, env, format};
+use crate::config::legacy;
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+/// A valid configuration and its warnings.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// One sentence each, for the log.
+    pub warnings: Vec<String>,
+    /// The file is one of routes (format 003), which the page may write.
+    pub is_paged: bool,
+    /// Keys whose secrets stand in the file itself.
+    pub exposed: Vec<String>,
+}
+
+/// Checks the text of a file called `name`; `variable` gives the environment, `file` what `xxxFile` keys name.
+pub(super) fn check(
+    name: &str,
+    text: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+    file: &dyn Fn(&Path) -> io::Result<String>,
+) -> Result<Loaded, Vec<Problem>> {
+    let text = &*node::plain(text);
+    let mut tree = parse(name, text)?;
+    env::fill_in(&mut tree, variable);
+    let (config, diagnostics) = read(&tree, Diagnostics::new(file, keys()));
+    let (warnings, exposed) = diagnostics.finish(name, text)?;
+    Ok(Loaded { config, warnings, is_paged: format::is_paged(&tree), exposed })
+}
+
+/// A configuration with the routes of the page's file. If both have a route of one name, the page's is used.
+pub(super) fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
+    let text = &*node::plain(text);
+    let tree = parse(name, text)?;
+    let mut config = config.clone();
+    let endpoints = config.endpoints.iter().map(|endpoint| (endpoint.name.clone(), 0)).collect();
+    let diagnostics = Diagnostics::new(&no_file, BTreeSet::new()).lenient(true).with_names([("endpoint", endpoints)]);
+    if format::is_paged(&tree) {
+        legacy::add_routes(&Field::root(&tree, &diagnostics), &mut config);
+    } else {
+        diagnostics.problem(tree.at, "", "is not a map with `Models`");
+    }
+    diagnostics.finish(name, text)?;
+    Ok(config)
+}
+
+fn parse(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
+    node::parse(text).map_err(|fault| {
+        let place = fault.place.map_or(name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"));
+        vec![Problem { place, key: String::new(), text: fault.text }]
+    })
+}
+
+fn no_file(_: &Path) -> io::Result<String> {
+    Err(ErrorKind::NotFound.into())
+}
+
+/// Parses JSON with `//` comments.
+pub(super) fn json(text: &str) -> Result<serde_json::Value, String> {
+    serde_json::from_str(&node::plain(text)).map_err(|error| error.to_string())
+}
+
+/// Whether a file of routes holds a key of an endpoint.
+pub(super) fn routes_hold_keys(text: &str) -> bool {
+    fn holds(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Array(items) => items.iter().any(holds),
+            serde_json::Value::Object(members) => members.iter().any(|(name, value)| match value.as_array() {
+                Some(keys) if name.eq_ignore_ascii_case("apiKeys") => !keys.is_empty(),
+                _ => holds(value),
+            }),
+            _ => false,
+        }
+    }
+    json(text).is_ok_and(|file| holds(&file))
+}
+
+/// Every key a file may have, `endpoints[].port`.
+pub(super) fn keys() -> BTreeSet<String> {
+    let tree = "{endpoints: [{headers: [{}]}], models: {a: {backends: [{}]}}, auth: {keys: [{}]}, \
+        groups: [{endpoints: [{}]}], listeners: [{}]}";
+    let tree = node::parse(tree).expect("this text is YAML; a test reads it");
+    native(&tree, Diagnostics::new(&no_file, BTreeSet::new())).1.all_asked()
+}
+
+fn native<'d>(tree: &Node, diagnostics: Diagnostics<'d>) -> (Config, Diagnostics<'d>) {
+    let diagnostics = diagnostics.with_names([
+        ("endpoint", names_in(tree.get("endpoints"))),
+        ("group", names_in(tree.get("groups"))),
+        ("key", names_in(tree.get("auth").and_then(|auth| auth.get("keys")))),
+        ("listener", [("main".to_owned(), u32::MAX)].into_iter().chain(names_in(tree.get("listeners"))).collect()),
+    ]);
+    let mut config = Config::default();
+    Field::root(tree, &diagnostics).section(|root| {
+        config.keys(&mut Keys::Read(root));
+        whole(&config, root);
+    });
+    (config, diagnostics)
+}
+
+/// What concerns several sections.
+fn whole(config: &Config, root: &Section) {
+    if !root.gives("endpoints") {
+        root.find("endpoints").problem(format!("at least one is needed; a useful file is\n{MINIMAL}"));
+    }
+    if !config.endpoints.is_empty() && config.endpoints.iter().all(|endpoint| !endpoint.enabled) {
+        root.warn("every endpoint is switched off (`enabled: false`)");
+    }
+    if config.admin.enabled && config.admin.port.is_none() && config.policy.mode != Mode::Models {
+        root.problem("`admin` needs a `port` of its own: with this `server.mode` the main address does not serve it");
+    }
+}
+
+/// A file that is no map of sections is one problem, not one per key.
+fn read<'d>(tree: &Node, diagnostics: Diagnostics<'d>) -> (Config, Diagnostics<'d>) {
+    let problem = match &tree.value {
+        Value::Map(entries) => match format::older(entries) {
+            Ok(None) => return native(tree, diagnostics),
+            Ok(Some((format, mark))) => return legacy::read(format, mark, tree, diagnostics),
+            Err(mark) => {
+                let text = "marks the format of an older proxy, and the file has keys of another format too; keep to one of them";
+                diagnostics.problem(mark.at, &mark.key, text);
+                return (Config::default(), diagnostics);
+            }
+        },
+        Value::Null => "is empty",
+        _ => "is not a map of sections",
+    };
+    diagnostics.problem(tree.at, "", format!("{problem}; a useful file is\n{MINIMAL}"));
+    (Config::default(), diagnostics)
+}

@@ -1,0 +1,243 @@
+//! What goes where: strategies, routes, groups, retries.
+
+use super::reader::{Field, Section};
+use super::shown::has_key;
+use super::table::{
+    ANY_TIME, Keys, Kind, Table, flag, items, list, number, optional, printed, read_section, reference, section, text,
+    time, unique, word_of, words,
+};
+use super::text::{header_value, word as name};
+use super::{Endpoint, Stages, endpoint};
+use crate::util::secret::Secret;
+use serde_json::Value as Json;
+use std::time::Duration;
+
+/// The order in which candidates are tried (SPEC section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    Failover,
+    RoundRobin,
+    /// In turn by weight, smoothly: 5:1:1 gives a a b a c a a.
+    WeightedRoundRobin,
+    Random,
+    /// Fewest in flight for its capacity first.
+    LeastBusy,
+    /// The one that most likely still has the conversation in its cache.
+    Affinity,
+}
+
+/// Every accepted spelling of a strategy (SPEC section 5).
+const STRATEGIES: &[(&str, Strategy)] = &[
+    ("failover", Strategy::Failover),
+    ("Failover", Strategy::Failover),
+    ("priority", Strategy::Failover),
+    ("round_robin", Strategy::RoundRobin),
+    ("round-robin", Strategy::RoundRobin),
+    // S001-05: that README writes U+2011, a hyphen that does not break a line.
+    ("round\u{2011}robin", Strategy::RoundRobin),
+    ("roundrobin", Strategy::RoundRobin),
+    ("RoundRobin", Strategy::RoundRobin),
+    ("rr", Strategy::RoundRobin),
+    ("weighted_round_robin", Strategy::WeightedRoundRobin),
+    ("weighted_roundrobin", Strategy::WeightedRoundRobin),
+    ("wrr", Strategy::WeightedRoundRobin),
+    ("random", Strategy::Random),
+    ("weighted", Strategy::Random),
+    ("Weighted", Strategy::Random),
+    ("least_busy", Strategy::LeastBusy),
+    ("least_connections", Strategy::LeastBusy),
+    ("affinity", Strategy::Affinity),
+];
+
+impl Strategy {
+    /// The word in files, on `/health` and as `x-llmproxy-reason`.
+    pub fn as_str(self) -> &'static str {
+        word_of(self, STRATEGIES)
+    }
+}
+
+table! {
+    /// `routing`
+    #[derive(Eq)]
+    pub struct Routing {
+        pub strategy: Strategy = Strategy::Failover, key("strategy", words(STRATEGIES));
+        /// What happens to a name that no endpoint serves.
+        pub unknown_model: UnknownModel = UnknownModel::Error, key("unknownModel", words(UNKNOWN_MODEL));
+    }
+}
+
+/// `routing.unknownModel`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownModel {
+    /// One refresh, then 404.
+    Error,
+    /// As if no model was named.
+    Default,
+    Passthrough,
+}
+
+const UNKNOWN_MODEL: &[(&str, UnknownModel)] =
+    &[("error", UnknownModel::Error), ("default", UnknownModel::Default), ("passthrough", UnknownModel::Passthrough)];
+
+table! {
+    /// One entry of `models`.
+    #[derive(Eq)]
+    pub struct Route {
+        /// The name that clients ask for.
+        pub name: String = String::new(), internal();
+        /// Instead of `routing.strategy`.
+        pub strategy: Option<Strategy> = None, key("strategy", optional(words(STRATEGIES)));
+        /// One endpoint may be listed several times, with several models.
+        pub backends: Vec<Backend> = Vec::new(), required("backends", items(Backend::default()));
+    }
+}
+
+table! {
+    /// One entry of `models.NAME.backends`.
+    #[derive(Eq)]
+    pub struct Backend {
+        pub endpoint: String = String::new(), required("endpoint", reference("endpoint"));
+        /// The name it knows the model by; `None` leaves the body as it is.
+        pub model: Option<String> = None, key("model", optional(text(name)));
+        pub weight: Option<u16> = None, key("weight", optional(number("a weight", 1..=65_535)));
+        /// `false`: not used.
+        pub enabled: bool = true, key("enabled", flag());
+    }
+}
+
+/// `models`: a map whose keys are the names of models.
+pub(super) fn models() -> Kind<Vec<Route>> {
+    let read = |field: &Field| {
+        let route = |(model, item): (&str, Field)| {
+            if let Err(error) = name(model) {
+                let shown = if has_key(model) { String::new() } else { format!(" {model:?}") };
+                item.problem(format!("the name{shown} {error}"));
+            }
+            read_section(&item, Route { name: model.into(), ..Route::default() })
+        };
+        Some(field.named().map(route).collect())
+    };
+    let print = |routes: &Vec<Route>| Json::Object(routes.iter().map(|one| (one.name.clone(), printed(one))).collect());
+    Kind::new(read, print)
+}
+
+/// `retry`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// Tries in total; `None` = `auto`, as many as there are candidates.
+    pub attempts: Option<u32>,
+    /// Delay before the second round.
+    pub initial_delay: Duration,
+    /// Longest delay, and longest `Retry-After` that is waited for.
+    pub max_delay: Duration,
+    pub on_connect: bool,
+    /// Closed before an answer: next candidate.
+    pub on_reset: bool,
+    /// No first byte in time: next candidate.
+    pub on_timeout: bool,
+    /// 408, 429, any 5xx but 501 and 505: next candidate.
+    pub on_status: bool,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: None,
+            initial_delay: Duration::from_millis(500),
+            max_delay: Duration::from_secs(10),
+            on_connect: true,
+            on_reset: true,
+            on_timeout: true,
+            on_status: true,
+        }
+    }
+}
+
+impl Table for Retry {
+    fn keys(&mut self, keys: &mut Keys) {
+        keys.key(&mut self.attempts, "attempts", attempts());
+        keys.key(&mut self.initial_delay, "initialDelay", time(ANY_TIME));
+        keys.key(&mut self.max_delay, "maxDelay", time(ANY_TIME));
+        let mut on = [self.on_connect, self.on_reset, self.on_timeout, self.on_status];
+        keys.key(&mut on, "on", reasons());
+        [self.on_connect, self.on_reset, self.on_timeout, self.on_status] = on;
+        keys.check(|section| {
+            if self.initial_delay > self.max_delay {
+                section.problem("`initialDelay` is longer than `maxDelay`");
+            }
+        });
+    }
+}
+
+fn attempts() -> Kind<Option<u32>> {
+    let Kind { read, print } = number("auto or a number", 1..=101);
+    let read = move |field: &Field| if field.is_word("auto") { Some(None) } else { read(field, None).map(Some) };
+    Kind::new(read, move |attempts| attempts.as_ref().map_or("auto".into(), &print))
+}
+
+/// What makes the next candidate be tried: which of these words are listed.
+fn reasons() -> Kind<[bool; 4]> {
+    const WORDS: &[(&str, usize)] = &[("connect", 0), ("reset", 1), ("timeout", 2), ("status", 3)];
+    let Kind { read, print } = list(words(WORDS));
+    let read = move |field: &Field| read(field, None).map(|listed| [0, 1, 2, 3].map(|reason| listed.contains(&reason)));
+    Kind::new(read, move |on| print(&(0..4).filter(|reason| on[*reason]).collect()))
+}
+
+table! {
+    /// One entry of `groups`: a set of endpoints with settings of its own.
+    pub struct Group (check = group) {
+        pub name: String = String::new(), required("name", unique("group"));
+        /// At least one.
+        pub endpoints: Vec<Member> = Vec::new(), required("endpoints", items(Member::default()));
+        /// Instead of `routing.strategy`.
+        pub strategy: Option<Strategy> = None, key("strategy", optional(words(STRATEGIES)));
+        /// Instead of `retry`, whose values are the defaults.
+        pub retry: Option<Retry> = None, key("retry", optional(section()));
+        /// Instead of the endpoints' own, stage by stage.
+        pub timeouts: Stages = Stages::default(), key("timeouts", section());
+        /// `User-Agent` sent when the client sent none, instead of the endpoints' own.
+        pub user_agent: Option<String> = None, key("userAgent", optional(text(header_value)));
+        /// HTTP proxy for outgoing calls, instead of the endpoints' own.
+        pub proxy: Option<Secret> = None, part(endpoint::read_proxy, endpoint::print_proxy);
+        /// `timeouts.total` does not bound answers that are streamed.
+        pub stream: bool = true, key("stream", flag());
+        /// How long idle connections to endpoints are kept; zero = not at all. S002-15: documented default.
+        pub keep_alive: Duration = Duration::from_secs(60), key("keepAlive", time(ANY_TIME));
+    }
+}
+
+table! {
+    /// One entry of `groups[].endpoints`.
+    #[derive(Eq)]
+    pub struct Member {
+        pub endpoint: String = String::new(), required("name", reference("endpoint"));
+        pub weight: Option<u16> = None, key("weight", optional(number("a weight", 1..=65_535)));
+    }
+}
+
+fn group(group: &mut Group, section: &Section) {
+    if !section.gives("retry") {
+        group.retry = None;
+    }
+    let field = section.find("endpoints");
+    for (n, (item, member)) in field.items().into_iter().flatten().zip(&group.endpoints).enumerate() {
+        if group.endpoints[..n].iter().any(|other| other.endpoint == member.endpoint && !other.endpoint.is_empty()) {
+            item.problem(format!("{:?} is in this group already", member.endpoint));
+        }
+    }
+}
+
+impl Group {
+    /// An endpoint as this group uses it, if it is a member.
+    pub fn view(&self, endpoint: &Endpoint) -> Option<Endpoint> {
+        let member = self.endpoints.iter().find(|member| member.endpoint == endpoint.name)?;
+        let mut view = endpoint.clone();
+        view.weight = member.weight.unwrap_or(view.weight);
+        view.timeouts = self.timeouts.over(&view.timeouts);
+        view.user_agent = self.user_agent.clone().or(view.user_agent);
+        view.proxy = self.proxy.clone().or(view.proxy);
+        view.keep_alive = self.keep_alive;
+        view.stream = self.stream;
+        Some(view)
+    }
+}

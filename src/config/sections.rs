@@ -1,0 +1,277 @@
+//! The sections that are a handful of plain values.
+
+use super::access::SHORTEST;
+use super::address::{host, listen_host, network, origin};
+use super::features::{ADMIN, JOBS};
+use super::reader::Section;
+use super::table::{
+    ANY_TIME, Kind, PERIOD, SOME_TIME, factor, flag, limit, list, millis, number, optional, path, read_section,
+    section, size, switch, text, time, words,
+};
+use super::text::{NOT_SENDABLE, can_be_sent, probe_path, webhook_host};
+use super::{CorsOrigin, Network};
+use crate::util::secret::Secret;
+use log::LevelFilter;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+table! {
+    /// `server`: the main listener and the limits on what a client can make the proxy hold.
+    pub struct Server (check = server) {
+        /// Address or name to listen on; `::` is IPv6 and IPv4.
+        pub host: String = "127.0.0.1".into(), key("host", text(listen_host));
+        /// TCP port; 0 takes a free one.
+        pub port: u16 = 8080, key("port", number("a port, or 0 for any free one", 0..=65_535));
+        /// Threads of the proxy pool: requests in progress at once.
+        pub workers: usize = 64, key("workers", number("a number of threads", 1..=4096));
+        /// Complete requests waiting for a worker.
+        pub backlog: usize = 64, key("backlog", number("a number of requests", 0..=65_536));
+        pub max_connections: usize = 1024, key("maxConnections", number("a number of connections", 1..=1_000_000));
+        /// Open connections of one client address.
+        pub per_client: usize = 64, key("perClient", number("a number of connections", 1..=1_000_000));
+        pub max_body: u64 = 32 * MIB, key("maxBody", size(KIB..=4 * GIB));
+        /// Bytes of all request bodies together.
+        pub body_memory: u64 = 256 * MIB, key("bodyMemory", size(KIB..=1024 * GIB));
+        /// Time for a whole head, from its first byte.
+        pub head_timeout: Duration = secs(10), key("headTimeout", time(SOME_TIME));
+        /// Silence while a body is sent.
+        pub body_timeout: Duration = secs(10), key("bodyTimeout", time(SOME_TIME));
+        /// Idle time of a kept connection.
+        pub keep_alive: Duration = secs(75), key("keepAlive", time(SOME_TIME));
+        /// Time without progress while writing to a client.
+        pub write_timeout: Duration = secs(30), key("writeTimeout", time(SOME_TIME));
+        /// How long requests in progress may take to finish at a stop.
+        pub drain_timeout: Duration = secs(25), key("drainTimeout", time(ANY_TIME));
+        /// Origins whose pages may read our answers.
+        pub cors: Vec<CorsOrigin> = vec![CorsOrigin::Local], key("cors", list(text(origin)));
+        /// More names that a loopback listener without keys may be called by.
+        pub allowed_hosts: Vec<String> = Vec::new(), key("allowedHosts", list(text(host)));
+        /// Peers whose `X-Forwarded-For` is believed.
+        pub trusted_proxies: Vec<Network> = Vec::new(), key("trustedProxies", list(text(network)));
+        /// Comment lines on silent streams; `None` is off.
+        pub sse_ping: Option<SsePing> = Some(SsePing::default()), key("ssePing", sse_ping());
+    }
+}
+
+fn server(server: &Server, section: &Section) {
+    if server.body_memory < server.max_body {
+        section.problem("`bodyMemory` is less than `maxBody`: no body of that size would ever be accepted");
+    }
+}
+
+table! {
+    /// `server.ssePing`
+    #[derive(Copy, Eq)]
+    pub struct SsePing {
+        /// Silence since the request before the first line.
+        pub after: Duration = secs(15), key("after", time(PERIOD));
+        pub every: Duration = secs(15), key("every", time(PERIOD));
+    }
+}
+
+/// `off`, or a map.
+fn sse_ping() -> Kind<Option<SsePing>> {
+    let Kind { read, print } = section::<SsePing>();
+    let read = move |field: &super::reader::Field| match field.is_word("off") {
+        true => Some(None),
+        false => read(field, None).map(Some),
+    };
+    Kind::new(read, move |ping| ping.as_ref().map_or("off".into(), &print))
+}
+
+table! {
+    /// `healthCheck`
+    pub struct HealthCheck {
+        pub interval: Duration = secs(30), key("interval", time(PERIOD));
+        pub timeout: Duration = secs(5), key("timeout", time(SOME_TIME));
+        /// Path of a probe when an endpoint names none.
+        pub path: String = "/v1/models".into(), key("path", text(probe_path));
+        /// Failures in a row that make an endpoint unhealthy, at least 1.
+        pub failure_threshold: u32 = 3, key("failureThreshold", number("a number of failures", 1..=1_000_000));
+    }
+}
+
+table! {
+    /// `cache`: see [`super::Config::models_ttl`].
+    pub struct Cache {
+        /// Age at which a list of models is read again; `Some(0)` = every round.
+        pub ttl: Option<Duration> = Some(secs(30)), key("ttlMs", optional(millis(ANY_TIME)));
+        /// The same as a multiple of `healthCheck.interval`.
+        pub ttl_multiplier: Option<f64> = None, key("ttlMultiplier", optional(factor(0.0..=1000.0)));
+    }
+}
+
+/// In a section that is given, a missing key means not set, not the default [S000-09], [S000-10].
+pub(super) fn cache() -> Kind<Cache> {
+    let unset = Cache { ttl: None, ttl_multiplier: None };
+    Kind {
+        read: Box::new(move |field, _| Some(read_section(field, unset.clone())).filter(|_| field.is_given())),
+        ..section()
+    }
+}
+
+table! {
+    /// `timeouts`: one limit per stage; `None` = no limit (0 in the file).
+    #[derive(Copy, Eq)]
+    pub struct Timeouts {
+        pub connect: Option<Duration> = Some(secs(3)), key("connect", limit());
+        /// From the request sent to the head of the answer.
+        pub first_byte: Option<Duration> = Some(secs(600)), key("firstByte", limit());
+        pub idle: Option<Duration> = Some(secs(120)), key("idle", limit());
+        /// A whole answer that is not streamed.
+        pub total: Option<Duration> = None, key("total", limit());
+    }
+}
+
+table! {
+    /// `groups[].timeouts`: limits that replace an endpoint's own; `None` keeps that one, zero is no limit.
+    #[derive(Copy, Eq)]
+    pub struct Stages {
+        pub connect: Option<Duration> = None, key("connect", optional(time(ANY_TIME)));
+        pub first_byte: Option<Duration> = None, key("firstByte", optional(time(ANY_TIME)));
+        pub idle: Option<Duration> = None, key("idle", optional(time(ANY_TIME)));
+        pub total: Option<Duration> = None, key("total", optional(time(ANY_TIME)));
+    }
+}
+
+impl Stages {
+    /// `base`, overridden by these.
+    pub fn over(&self, base: &Timeouts) -> Timeouts {
+        let limit = |ours: Option<Duration>, theirs| match ours {
+            None => theirs,
+            Some(Duration::ZERO) => None,
+            some => some,
+        };
+        Timeouts {
+            connect: limit(self.connect, base.connect),
+            first_byte: limit(self.first_byte, base.first_byte),
+            idle: limit(self.idle, base.idle),
+            total: limit(self.total, base.total),
+        }
+    }
+}
+
+table! {
+    /// `queue`
+    #[derive(Eq)]
+    pub struct Queue {
+        /// Requests that may wait for a slot.
+        pub length: usize = 64, key("length", number("a number of requests", 0..=65_536));
+        pub timeout: Duration = secs(120), key("timeout", time(SOME_TIME));
+    }
+}
+
+table! {
+    /// `metrics`
+    #[derive(Copy, Eq)]
+    pub struct Metrics {
+        /// `GET /metrics` is served.
+        pub enabled: bool = true, key("enabled", flag());
+    }
+}
+
+table! {
+    /// `jobs` (SPEC section 7).
+    #[derive(Eq)]
+    pub struct Jobs {
+        /// Requests may be submitted as jobs.
+        pub enabled: bool = false, key("enabled", switch(&JOBS));
+        /// Jobs that run at once.
+        pub max_concurrent: usize = 2, key("maxConcurrent", number("a number of jobs", 1..=256));
+        pub attempts: u32 = 3, key("attempts", number("a number of tries", 1..=100));
+        /// How long a finished one can be read.
+        pub retention: Duration = secs(3600), key("retention", time(SOME_TIME));
+        /// How long one may run, all tries together.
+        pub timeout: Duration = secs(600), key("timeout", time(SOME_TIME));
+        pub max_queued: usize = 1000, key("maxQueued", number("a number of jobs", 1..=100_000));
+        /// Their folder, relative to the working directory.
+        pub dir: PathBuf = "data/jobs".into(), key("dir", path("folder"));
+        /// Every request is a job, unless it says `Prefer: wait`.
+        pub always: bool = false, key("always", flag());
+        pub webhooks: Webhooks = Webhooks::default(), key("webhooks", section());
+    }
+}
+
+table! {
+    /// `jobs.webhooks`
+    #[derive(Eq)]
+    pub struct Webhooks {
+        /// Hosts that may get webhooks although their addresses are private.
+        pub allow: Vec<String> = Vec::new(), key("allow", list(text(webhook_host)));
+        /// Signs webhooks (Standard Webhooks).
+        pub secret: Option<Secret> = None, secret("secret");
+        pub attempts: u32 = 5, key("attempts", number("a number of tries", 1..=100));
+    }
+}
+
+table! {
+    /// `admin` (SPEC section 10).
+    #[derive(Eq)]
+    pub struct Admin (check = admin) {
+        pub enabled: bool = false, key("enabled", switch(&ADMIN));
+        /// Address of a listener of its own.
+        pub host: String = "127.0.0.1".into(), key("host", text(listen_host));
+        /// Its port; none = the main listener.
+        pub port: Option<u16> = None, key("port", optional(number("a port, or 0 for any free one", 0..=65_535)));
+        /// Without one a token is made at each start.
+        pub token: Option<Secret> = None, secret("token");
+        pub open: bool = false, key("open", flag());
+        /// The file of routes that the page writes, in format 003; without a name (the demo) nothing is written.
+        pub routes_file: PathBuf = "config/dynamic_routing.json".into(), key("routesFile", path("file"));
+        /// More names that `Host` may have.
+        pub allowed_hosts: Vec<String> = Vec::new(), key("allowedHosts", list(text(host)));
+        /// Endpoints that only the page's routes have are probed; not where the file is one of routes (format 003).
+        pub probe: bool = true, internal();
+    }
+}
+
+/// What `admin.open` means.
+pub(super) const OPEN: &str = "admin.open: every program and every user of this machine can use the admin page without a token, and so \
+     can the clients of a local reverse proxy that leaves no trace in the headers";
+fn admin(admin: &Admin, section: &Section) {
+    let token = admin.token.as_ref().map(Secret::reveal);
+    if token.is_some_and(|token| !can_be_sent(token)) {
+        section.problem(format!("`token` {NOT_SENDABLE}"));
+    }
+    if token.is_some_and(|token| token.len() < SHORTEST) {
+        section.warn(format!("admin.token has fewer than {SHORTEST} characters and can be guessed"));
+    }
+    if admin.open {
+        section.warn(OPEN);
+    }
+}
+
+/// Words of `log.level`.
+pub(super) const LOG_LEVELS: &[(&str, LevelFilter)] = &[
+    ("error", LevelFilter::Error),
+    ("warn", LevelFilter::Warn),
+    ("info", LevelFilter::Info),
+    ("debug", LevelFilter::Debug),
+];
+
+/// Words of `log.format`.
+pub(super) const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+table! {
+    /// `log`
+    #[derive(Eq)]
+    pub struct Log {
+        pub level: LevelFilter = LevelFilter::Info, key("level", words(LOG_LEVELS));
+        pub format: LogFormat = LogFormat::Text, key("format", words(LOG_FORMATS));
+        pub access: bool = true, key("access", flag());
+    }
+}
