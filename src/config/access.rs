@@ -95,7 +95,7 @@ pub(super) fn refuse_twins(keys: &[ClientKey], section: &Section) {
         };
         if let Some(twin) = digests.insert(digest, &one.name) {
             let text = format!("{twin:?} and {:?} have the same key; each needs its own", one.name);
-            section.find("keys").problem(text);
+            section.find("auth.keys").problem(text);
         }
     }
 }

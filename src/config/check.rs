@@ -45,7 +45,7 @@ pub(super) fn with_routes(name: &str, text: &str, config: &Config) -> Result<Con
     let endpoints = config.endpoints.iter().map(|endpoint| (endpoint.name.clone(), 0)).collect();
     let diagnostics = Diagnostics::new(&no_file, BTreeSet::new()).lenient(true).with_names([("endpoint", endpoints)]);
     if format::is_paged(&tree) {
-        legacy::add_routes(&Field::root(&tree, &diagnostics), &mut config);
+        Field::root(&tree, &diagnostics).section(|root| legacy::add_routes(&mut config, &mut Keys::Read(root)));
     } else {
         diagnostics.problem(tree.at, "", "is not a map with `Models`");
     }

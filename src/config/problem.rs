@@ -116,7 +116,7 @@ impl<'a> Diagnostics<'a> {
     /// Notes a key that `section` does not have; it has `siblings`.
     ///
     /// What may be a secret in the wrong place is left out; its line number is enough.
-    pub(super) fn unknown_key(&self, entry: &Entry, section: &str, siblings: &[String], guarded: bool) {
+    pub(super) fn unknown_key(&self, entry: &Entry, section: &str, siblings: &[&str], guarded: bool) {
         if self.is_full() {
             return;
         }
@@ -129,7 +129,7 @@ impl<'a> Diagnostics<'a> {
             return self.warn(format!("{} means nothing here and is ignored", path(!guarded)));
         }
         let is_it = |path: &&String| path.rsplit_once('.').is_some_and(|(_, last)| last == entry.key);
-        let (is_known, text) = if let Some(near) = shown::nearest(&entry.key, siblings.iter().map(String::as_str)) {
+        let (is_known, text) = if let Some(near) = shown::nearest(&entry.key, siblings.iter().copied()) {
             (true, format!("unknown key; did you mean `{near}`?"))
         } else if let Some(path) = self.known.iter().find(is_it) {
             (true, format!("unknown key here; `{path}` exists"))

@@ -24,32 +24,22 @@ pub(super) struct Field<'a> {
     diagnostics: &'a Diagnostics<'a>,
 }
 
-/// One map of a file, or the absence of one.
+/// One map of a file, or the absence of one, and the keys that are asked for.
 pub(super) struct Section<'a> {
     field: Field<'a>,
-    entries: &'a [Entry],
     asked: Vec<String>,
 }
 
 impl<'a> Section<'a> {
-    /// The value of a key, given in camelCase; a file may also say it in snake_case.
+    /// The value of a key, given in camelCase; a file may also say it in snake_case. `a.b` is the key `b` of the map `a`.
     pub(super) fn field(&mut self, key: &str) -> Field<'a> {
-        let field = self.find(key);
-        self.field.diagnostics.asked(&field.path);
-        let again: Vec<_> = self.entries_of(key).skip(1).map(|entry| entry.at).collect();
-        for at in again {
-            self.field.diagnostics.problem(at, &field.path, "is given twice; keep one");
-        }
         self.asked.push(key.to_owned());
-        field
+        self.find(key)
     }
 
     /// The same for a key that is asked for elsewhere.
     pub(super) fn find(&self, key: &str) -> Field<'a> {
-        let node = self.entries_of(key).next().map(|entry| &entry.value);
-        let path = if self.field.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.field.path) };
-        let at = node.map_or(self.field.at, |node| node.at);
-        Field { node, path, at, guarded: self.field.guarded || GUARDED.contains(&key), ..self.field }
+        key.split('.').fold(self.field.clone(), |field, key| field.child(key))
     }
 
     /// A secret given as `key`, or as `keyFile`: the path of a file that holds it.
@@ -81,25 +71,6 @@ impl<'a> Section<'a> {
 
     pub(super) fn warn(&self, text: impl Into<String>) {
         self.field.diagnostics.warn(text);
-    }
-
-    fn entries_of<'k>(&self, key: &'k str) -> impl Iterator<Item = &'a Entry> + use<'a, 'k> {
-        let (snake, any_case) = (snake(key), self.field.diagnostics.any_case());
-        let is_it = move |entry: &&Entry| {
-            entry.key == key || entry.key == snake || any_case && entry.key.eq_ignore_ascii_case(key)
-        };
-        self.entries.iter().filter(is_it)
-    }
-
-    fn note_unknown_keys(&self) {
-        let Field { path, diagnostics, guarded, .. } = &self.field;
-        let known: HashSet<u32> =
-            self.asked.iter().flat_map(|key| self.entries_of(key)).map(|entry| entry.at).collect();
-        // At the top `x-...` is for anchors.
-        let is_ours = |entry: &&Entry| !path.is_empty() || !entry.key.starts_with("x-");
-        for entry in self.entries.iter().filter(|entry| !known.contains(&entry.at)).filter(is_ours) {
-            diagnostics.unknown_key(entry, path, &self.asked, *guarded);
-        }
     }
 }
 
@@ -184,14 +155,53 @@ impl<'a> Field<'a> {
 
     /// A map with keys of ours; a section that is not given is read as an empty one, what is no map not at all.
     pub(super) fn section<T>(&self, read: impl FnOnce(&mut Section<'a>) -> T) -> Option<T> {
-        let entries = self.entries("is not a map of `key: value`");
-        if entries.is_none() && self.is_given() {
+        if self.entries("is not a map of `key: value`").is_none() && self.is_given() {
             return None;
         }
-        let mut section = Section { field: self.clone(), entries: entries.unwrap_or_default(), asked: Vec::new() };
+        let mut section = Section { field: self.clone(), asked: Vec::new() };
         let result = read(&mut section);
-        section.note_unknown_keys();
+        self.check_keys(&section.asked.iter().map(String::as_str).collect::<Vec<_>>());
         Some(result)
+    }
+
+    /// Notes keys that nobody has `asked` for, and repeated ones.
+    fn check_keys(&self, asked: &[&str]) {
+        let mut siblings: Vec<&str> = asked.iter().filter_map(|key| key.split('.').next()).collect();
+        siblings.dedup();
+        let mut met = HashSet::new();
+        for entry in self.entries("").unwrap_or_default() {
+            let key = siblings.iter().find(|key| self.is_key(entry, key));
+            match key {
+                // At the top `x-...` is for anchors.
+                None if self.path.is_empty() && entry.key.starts_with("x-") => {}
+                None => self.diagnostics.unknown_key(entry, &self.path, &siblings, self.guarded),
+                Some(key) if !met.insert(*key) => {
+                    self.diagnostics.problem(entry.at, &self.child(key).path, "is given twice; keep one");
+                }
+                Some(key) => {
+                    let below = asked.iter().filter_map(|path| path.strip_prefix(key)?.strip_prefix('.'));
+                    let below: Vec<_> = below.collect();
+                    if !below.is_empty() {
+                        self.child(key).check_keys(&below);
+                    }
+                }
+            }
+        }
+    }
+
+    fn child(&self, key: &str) -> Self {
+        let entries = self.entries("is not a map of `key: value`").unwrap_or_default();
+        let node = entries.iter().find(|entry| self.is_key(entry, key)).map(|entry| &entry.value);
+        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        self.diagnostics.asked(&path);
+        let (at, guarded) = (node.map_or(self.at, |node| node.at), self.guarded || GUARDED.contains(&key));
+        Self { node, path, at, guarded, ..self.clone() }
+    }
+
+    fn is_key(&self, entry: &Entry, key: &str) -> bool {
+        entry.key == key
+            || entry.key == snake(key)
+            || self.diagnostics.any_case() && entry.key.eq_ignore_ascii_case(key)
     }
 
     /// The values of a list.

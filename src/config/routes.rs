@@ -113,7 +113,7 @@ pub(super) fn models() -> Kind<Vec<Route>> {
                 let shown = if has_key(model) { String::new() } else { format!(" {model:?}") };
                 item.problem(format!("the name{shown} {error}"));
             }
-            read_section(&item, Route { name: model.into(), ..Route::default() })
+            read_section(&item, Route { name: model.into(), ..Route::default() }, Route::keys)
         };
         Some(field.named().map(route).collect())
     };

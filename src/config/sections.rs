@@ -5,7 +5,7 @@ use super::address::{host, listen_host, network, origin};
 use super::features::{ADMIN, JOBS};
 use super::reader::Section;
 use super::table::{
-    ANY_TIME, Kind, PERIOD, SOME_TIME, factor, flag, limit, list, millis, number, optional, path, read_section,
+    ANY_TIME, Kind, PERIOD, SOME_TIME, Table, factor, flag, limit, list, millis, number, optional, path, read_section,
     section, size, switch, text, time, words,
 };
 use super::text::{NOT_SENDABLE, can_be_sent, probe_path, webhook_host};
@@ -113,7 +113,9 @@ table! {
 pub(super) fn cache() -> Kind<Cache> {
     let unset = Cache { ttl: None, ttl_multiplier: None };
     Kind {
-        read: Box::new(move |field, _| Some(read_section(field, unset.clone())).filter(|_| field.is_given())),
+        read: Box::new(move |field, _| {
+            Some(read_section(field, unset.clone(), Cache::keys)).filter(|_| field.is_given())
+        }),
         ..section()
     }
 }

@@ -64,7 +64,7 @@ impl Keys<'_, '_> {
                     *field = value;
                 }
             }
-            Keys::Print(map) => drop(map.insert(key.into(), (kind.print)(field))),
+            Keys::Print(map) => insert(map, key, (kind.print)(field)),
         }
     }
 
@@ -133,6 +133,18 @@ pub(super) fn printed(table: &impl Table) -> Json {
     map.into()
 }
 
+/// Puts in a value; `a.b` is the key `b` of the map `a`.
+fn insert(map: &mut Map<String, Json>, key: &str, value: Json) {
+    match key.split_once('.') {
+        Some((first, rest)) => {
+            if let Json::Object(inner) = map.entry(first).or_insert_with(|| Map::new().into()) {
+                insert(inner, rest, value);
+            }
+        }
+        None => drop(map.insert(key.into(), value)),
+    }
+}
+
 /// A secret as it is printed: a mask, unless it was found to be none.
 pub(super) fn masked(secret: &Secret) -> Json {
     secret.printed().unwrap_or("***").into()
@@ -150,6 +162,11 @@ pub(super) struct Kind<T> {
 impl<T> Kind<T> {
     pub(super) fn new(read: impl Fn(&Field) -> Option<T> + 'static, print: impl Fn(&T) -> Json + 'static) -> Self {
         Self { read: Box::new(move |field, _| read(field)), print: Box::new(print) }
+    }
+
+    /// For the keys of older formats, which nothing prints.
+    pub(super) fn read_only(read: impl Fn(&Field) -> Option<T> + 'static) -> Self {
+        Self::new(read, |_| Json::Null)
     }
 
     /// The value of a key outside of a table.
@@ -299,19 +316,24 @@ pub(super) fn list<T: 'static>(kind: Kind<T>) -> Kind<Vec<T>> {
 /// A map with keys of its own.
 pub(super) fn section<T: Table + Default + 'static>() -> Kind<T> {
     Kind {
-        read: Box::new(|field, now| Some(read_section(field, now.cloned().unwrap_or_default()))),
+        read: Box::new(|field, now| Some(read_section(field, now.cloned().unwrap_or_default(), T::keys))),
         print: Box::new(printed),
     }
 }
 
 /// A list of sections, each with these defaults.
 pub(super) fn items<T: Table + 'static>(default: T) -> Kind<Vec<T>> {
-    list(Kind::new(move |field| Some(read_section(field, default.clone())), printed))
+    Kind { print: Box::new(|list| list.iter().map(printed).collect()), ..items_as(default, T::keys) }
+}
+
+/// A list of sections whose keys are those of an older format.
+pub(super) fn items_as<T: Clone + 'static>(default: T, keys: fn(&mut T, &mut Keys)) -> Kind<Vec<T>> {
+    list(Kind::read_only(move |field| Some(read_section(field, default.clone(), keys))))
 }
 
 /// What a section says, on top of its defaults.
-pub(super) fn read_section<T: Table>(field: &Field, mut value: T) -> T {
-    field.section(|section| value.keys(&mut Keys::Read(section)));
+pub(super) fn read_section<T>(field: &Field, mut value: T, keys: impl FnOnce(&mut T, &mut Keys)) -> T {
+    field.section(|section| keys(&mut value, &mut Keys::Read(section)));
     value
 }
 

@@ -3,7 +3,7 @@
 use crate::config::format::Format;
 use crate::config::node::{Entry, Node};
 use crate::config::problem::Diagnostics;
-use crate::config::reader::Field;
+use crate::config::table::Keys;
 use crate::config::{Config, Problem};
 use crate::util::units::unquoted;
 
@@ -14,8 +14,8 @@ pub(super) fn read<'d>(_: Format, mark: &Entry, _: &Node, diagnostics: Diagnosti
     (Config::default(), diagnostics)
 }
 
-pub(super) fn add_routes(root: &Field, _: &mut Config) {
-    root.problem(ABSENT);
+pub(super) fn add_routes(_: &mut Config, keys: &mut Keys) {
+    keys.check(|root| root.problem(ABSENT));
 }
 
 pub(super) fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, Vec<Problem>>> {

@@ -1,90 +1,71 @@
 //! Format 001: `backends` with static models, one mode for all.
 
-use super::{UniqueNames, any_name, endpoint, key, open, url, weight};
+use super::{UniqueNames, any_name, endpoint, give_keys, key, weight};
+use crate::config::address::base;
 use crate::config::reader::Field;
-use crate::config::table::{Kind, SOME_TIME, items, list, number, optional, read_section, section, time};
-use crate::config::{Base, Config, Strategy, UnknownModel};
-use crate::util::secret::Secret;
+use crate::config::table::{Keys, Kind, SOME_TIME, items_as, list, number, optional, text, time};
+use crate::config::{Config, Endpoint, Strategy, UnknownModel};
 use std::time::Duration;
 
-table! {
-    struct File {
-        server: Server = Server::default(), key("server", section());
-        /// S001-03: documented default.
-        timeout: Duration = Duration::from_secs(180), key("timeout", go_duration());
-        /// S001-04: the total number of attempts, and 0 means the default.
-        retry: u32 = 0, key("retry", number("a number of attempts", 0..=100));
-        mode: Strategy = Strategy::Random, key("mode", mode());
-        backends: Vec<Backend> = Vec::new(), required("backends", items(Backend::default()));
+pub(super) fn keys(config: &mut Config, keys: &mut Keys) {
+    keys.key(&mut config.server.port, "server.port", number("a port", 1..=65_535));
+    // S001-03: documented default.
+    let mut timeout = Duration::from_secs(180);
+    keys.key(&mut timeout, "timeout", go_duration());
+    // S001-04: the total number of attempts, and 0 means the default.
+    let mut retry = 0;
+    keys.key(&mut retry, "retry", number("a number of attempts", 0..=100));
+    config.retry.attempts = Some(if retry > 0 { retry } else { 3 });
+    config.routing.strategy = Strategy::Random;
+    keys.key(&mut config.routing.strategy, "mode", mode());
+    config.routing.unknown_model = UnknownModel::Default;
+    let mut one = endpoint();
+    (one.timeouts.first_byte, one.timeouts.total) = (Some(timeout), Some(timeout));
+    keys.required(&mut config.endpoints, "backends", items_as(one, backend));
+    let mut names = UniqueNames::default();
+    for (index, one) in config.endpoints.iter_mut().enumerate() {
+        let name = if one.name.is_empty() { format!("backend{}", index + 1) } else { one.name.clone() };
+        one.name = names.unique(name);
     }
 }
 
-table! {
-    struct Server {
-        port: u16 = 8080, key("port", number("a port", 1..=65_535));
-    }
-}
-
-table! {
-    struct Backend {
-        name: String = String::new(), key("name", any_name());
-        url: Base = Base::plain("", 1), required("url", url());
-        api_key: Option<Secret> = None, key("api_key", optional(key()));
-        weight: u16 = 1, key("weight", weight());
-        models: Vec<String> = Vec::new(), key("models", list(any_name()));
-        default_model: String = String::new(), key("default_model", any_name());
+fn backend(one: &mut Endpoint, keys: &mut Keys) {
+    keys.key(&mut one.name, "name", any_name());
+    keys.required(&mut one.base, "url", text(base));
+    let mut api_key = None;
+    keys.key(&mut api_key, "api_key", optional(key()));
+    give_keys(one, api_key);
+    keys.key(&mut one.weight, "weight", weight());
+    keys.key(&mut one.models, "models", list(any_name()));
+    keys.key(&mut one.default_model, "default_model", optional(any_name()));
+    // A default that is not on the list is served all the same.
+    if let Some(model) =
+        one.default_model.as_ref().filter(|model| !one.models.is_empty() && !one.models.contains(model))
+    {
+        one.models.push(model.clone());
     }
 }
 
 /// A bare number is an error there, and would mean milliseconds here.
 fn go_duration() -> Kind<Duration> {
-    let Kind { read, print } = time(SOME_TIME);
-    let read = move |field: &Field| match field.value().and_then(|value| value.numeric()) {
+    Kind::read_only(|field| match field.value().and_then(|value| value.numeric()) {
         Some(_) => {
             field.problem("has no unit; write 180s");
             None
         }
-        None => read(field, None),
-    };
-    Kind::new(read, print)
+        None => (time(SOME_TIME).read)(field, None),
+    })
 }
 
 /// S001-05: any other text means random.
 fn mode() -> Kind<Strategy> {
-    let read = |field: &Field| {
-        field.parse(|text| match text {
-            "round-robin" | "round\u{2011}robin" => Ok(Strategy::RoundRobin),
-            "random" => Ok(Strategy::Random),
-            _ => {
-                field.diagnostics().warn("mode is neither random nor round-robin; random is used");
-                Ok(Strategy::Random)
-            }
-        })
-    };
-    Kind::new(read, |mode| mode.as_str().into())
-}
-
-pub(super) fn read(root: &Field) -> Config {
-    let file = read_section(root, File::default());
-    let mut config = open(file.server.port);
-    config.retry.attempts = Some(if file.retry > 0 { file.retry } else { 3 });
-    config.routing.strategy = file.mode;
-    config.routing.unknown_model = UnknownModel::Default;
-    let mut names = UniqueNames::default();
-    for (index, backend) in file.backends.into_iter().enumerate() {
-        let Backend { name, url, api_key, weight, mut models, default_model } = backend;
-        let name = if name.is_empty() { format!("backend{}", index + 1) } else { name };
-        let mut one = endpoint(names.unique(name), url, api_key.into_iter().collect());
-        one.weight = weight;
-        one.timeouts.first_byte = Some(file.timeout);
-        one.timeouts.total = Some(file.timeout);
-        // A default that is not on the list is served all the same.
-        if !default_model.is_empty() && !models.is_empty() && !models.contains(&default_model) {
-            models.push(default_model.clone());
+    let word = |field: &Field, text: &str| match text {
+        "round-robin" | "round\u{2011}robin" => Strategy::RoundRobin,
+        "random" => Strategy::Random,
+        _ => {
+            field.diagnostics().warn("mode is neither random nor round-robin; random is used");
+            Strategy::Random
         }
-        one.models = models;
-        one.default_model = Some(default_model).filter(|model| !model.is_empty());
-        config.endpoints.push(one);
-    }
-    config
+    };
+    Kind::read_only(move |field| field.parse(|text| Ok(word(field, text))))
 }

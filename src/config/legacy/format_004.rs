@@ -1,10 +1,10 @@
 //! Format 004: no file, the environment alone, with a `.env` beside it.
 
-use super::{endpoint, open};
+use super::{endpoint, give_keys, open};
 use crate::config::address::base;
 use crate::config::features::JOBS;
 use crate::config::text::{NOT_SENDABLE, can_be_sent};
-use crate::config::{ClientKey, Config, KeyText, Problem, UnknownModel};
+use crate::config::{ClientKey, Config, Endpoint, KeyText, Problem, UnknownModel};
 use crate::util::secret::Secret;
 use crate::util::units::unquoted;
 
@@ -47,8 +47,11 @@ pub(crate) fn read(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<C
         }
     }
     config.keys = ours.into_iter().map(|key| ClientKey::plain("api", KeyText::Plain(key))).collect();
-    config.endpoints =
-        base.map(|base| endpoint("openai".into(), base, theirs.into_iter().collect())).into_iter().collect();
+    if let Some(base) = base {
+        let mut one = Endpoint { name: "openai".into(), base, ..endpoint() };
+        give_keys(&mut one, theirs);
+        config.endpoints.push(one);
+    }
     Some(if problems.is_empty() { Ok(config) } else { Err(problems) })
 }
 

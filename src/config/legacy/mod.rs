@@ -14,11 +14,13 @@ use super::format::Format;
 use super::node::{Entry, Node};
 use super::problem::Diagnostics;
 use super::reader::Field;
-use super::table::{Kind, masked, text};
+use super::table::{Keys, Kind, number, read_section, text};
 use super::text::{NOT_SENDABLE, can_be_sent, no_key};
-use super::{Auth, Base, Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
+use super::{Auth, Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
 use crate::util::secret::Secret;
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// The configuration of a file in an older format, which `mark` tells.
 pub(super) fn read<'d>(
@@ -27,21 +29,19 @@ pub(super) fn read<'d>(
     tree: &Node,
     diagnostics: Diagnostics<'d>,
 ) -> (Config, Diagnostics<'d>) {
-    let mut diagnostics = diagnostics.lenient(format == Format::F003);
-    let config = match format {
-        Format::F001 => format_001::read(&Field::root(tree, &diagnostics)),
-        Format::F002 => {
-            diagnostics = diagnostics.with_names(format_002::names(tree));
-            format_002::read(&Field::root(tree, &diagnostics))
-        }
-        Format::F003 => {
-            if let Err(absent) = ADMIN.require() {
-                diagnostics.problem(mark.at, &mark.key, absent);
-            }
-            format_003::read(&Field::root(tree, &diagnostics))
-        }
+    let diagnostics = match format {
+        Format::F002 => diagnostics.lenient(false).with_names(format_002::names(tree)),
+        _ => diagnostics.lenient(format == Format::F003),
     };
-    (config, diagnostics)
+    if let (Format::F003, Err(absent)) = (format, ADMIN.require()) {
+        diagnostics.problem(mark.at, &mark.key, absent);
+    }
+    let (config, keys): (_, fn(&mut Config, &mut Keys)) = match format {
+        Format::F001 => (open(8080), format_001::keys),
+        Format::F002 => (open(0), format_002::keys),
+        Format::F003 => (open(1852), format_003::keys),
+    };
+    (read_section(&Field::root(tree, &diagnostics), config, keys), diagnostics)
 }
 
 /// What all formats have in common: open to every address and every web page.
@@ -53,26 +53,24 @@ fn open(port: u16) -> Config {
     config
 }
 
-/// An endpoint that is never probed. Without a key of its own it does not get the client's either.
-fn endpoint(name: String, base: Base, keys: Vec<Secret>) -> Endpoint {
-    let mut endpoint = Endpoint { name, base, probe: Probe::Never, ..Endpoint::default() };
-    if keys.is_empty() {
+/// An endpoint that is never probed.
+fn endpoint() -> Endpoint {
+    Endpoint { probe: Probe::Never, ..Endpoint::default() }
+}
+
+/// Without a key of its own an endpoint does not get the client's either.
+fn give_keys(endpoint: &mut Endpoint, keys: impl IntoIterator<Item = Secret>) {
+    endpoint.api_keys.extend(keys);
+    if endpoint.api_keys.is_empty() {
         endpoint.headers = vec![HeaderOp { op: Op::Remove, key: "authorization".into(), value: Secret::default() }];
     } else {
         endpoint.auth = Auth::Bearer;
-        endpoint.api_keys = keys;
     }
-    endpoint
 }
 
-/// A name that may be empty.
+/// A name; an empty one is none.
 fn any_name() -> Kind<String> {
-    text(no_key)
-}
-
-/// The base of an endpoint's URL.
-fn url() -> Kind<Base> {
-    text(super::address::base)
+    unless_empty(text(no_key))
 }
 
 /// A key; an empty one is none.
@@ -84,22 +82,26 @@ fn key() -> Kind<Secret> {
         }
         Some(secret)
     };
-    unless_empty(Kind::new(read, masked))
+    unless_empty(Kind::read_only(read))
 }
 
 /// An empty text is as none.
 fn unless_empty<T: 'static>(kind: Kind<T>) -> Kind<T> {
-    let Kind { read, print } = kind;
-    Kind::new(move |field| if field.is_word("") { None } else { read(field, None) }, print)
+    Kind::read_only(move |field| if field.is_word("") { None } else { (kind.read)(field, None) })
+}
+
+/// A whole number of seconds.
+fn seconds(range: RangeInclusive<u64>) -> Kind<Duration> {
+    let seconds = number("a number of seconds", range);
+    Kind::read_only(move |field| (seconds.read)(field, None).map(Duration::from_secs))
 }
 
 /// A whole number; what is not above zero counts as 1 [S001-06].
 fn weight() -> Kind<u16> {
-    let read = |field: &Field| {
+    Kind::read_only(|field| {
         let number = field.read(|value| value.whole().ok_or_else(|| "is not a whole number".into()))?;
         Some(number.clamp(1, 65_535) as u16)
-    };
-    Kind::new(read, |weight| (*weight).into())
+    })
 }
 
 /// Names in use, and the last number that was appended to each.
