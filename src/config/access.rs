@@ -2,11 +2,10 @@
 
 use super::CorsOrigin;
 use super::address::{listen_host, origin};
-use super::reader::{Field, Section};
+use super::reader::Field;
 use super::table::{Keys, Kind, Table, factor, flag, list, number, optional, reference, section, text, unique, words};
 use super::text::{can_be_sent, word};
 use crate::util::secret::Secret;
-use serde_json::{Map, Value as Json, json};
 use std::collections::HashMap;
 
 table! {
@@ -14,7 +13,7 @@ table! {
     pub struct ClientKey {
         /// Its name in logs and limits.
         pub name: String = String::new(), required("name", unique("key"));
-        pub key: KeyText = KeyText::Plain(Secret::default()), part(read_key, print_key);
+        pub key: KeyText = KeyText::Plain(Secret::default()), with(key_text);
         /// Patterns of model names with `*`; empty = all.
         pub models: Vec<String> = Vec::new(), key("models", list(text(word)));
         /// Names of endpoints; empty = all.
@@ -44,14 +43,19 @@ pub enum KeyText {
 /// The shortest key that cannot be guessed.
 pub(super) const SHORTEST: usize = 16;
 
-fn read_key(section: &mut Section) -> Option<KeyText> {
-    let secret = section.secret("key", |_| true);
+fn key_text(key: &mut KeyText, keys: &mut Keys) {
+    keys.read(|section| *key = read_key(section).unwrap_or_else(|| key.clone()));
+    keys.print("key", "***");
+}
+
+fn read_key(section: &Field) -> Option<KeyText> {
+    let secret = section.secret_at("key", |_| true);
     if !section.gives("key") && !section.gives("keyFile") {
         section.problem("`key` is missing (or `keyFile`)");
     }
     let secret = secret?;
     if secret.reveal().len() < SHORTEST {
-        let name = section.find("name").parse(word).unwrap_or_default();
+        let name = section.get("name").parse(word).unwrap_or_default();
         section.warn(format!(
             "auth.keys: the key {name:?} has fewer than {SHORTEST} characters and can be guessed; `openssl rand -hex 32` makes a good one"
         ));
@@ -66,10 +70,6 @@ fn read_key(section: &mut Section) -> Option<KeyText> {
     key
 }
 
-fn print_key(_: &KeyText, map: &mut Map<String, Json>) {
-    map.insert("key".into(), json!("***"));
-}
-
 fn digest(digits: &str) -> Option<[u8; 32]> {
     if digits.len() != 64 || !digits.is_ascii() {
         return None;
@@ -82,7 +82,7 @@ fn digest(digits: &str) -> Option<[u8; 32]> {
 }
 
 /// Two names for one key would make its limits and its owner a matter of chance.
-pub(super) fn refuse_twins(keys: &[ClientKey], section: &Section) {
+pub(super) fn refuse_twins(keys: &[ClientKey], section: &Field) {
     let mut digests = HashMap::new();
     for one in keys {
         let digest = match &one.key {
@@ -95,7 +95,7 @@ pub(super) fn refuse_twins(keys: &[ClientKey], section: &Section) {
         };
         if let Some(twin) = digests.insert(digest, &one.name) {
             let text = format!("{twin:?} and {:?} have the same key; each needs its own", one.name);
-            section.find("auth.keys").problem(text);
+            section.get("auth.keys").problem(text);
         }
     }
 }
@@ -111,7 +111,7 @@ table! {
     }
 }
 
-fn rate_limit(limit: &mut RateLimit, section: &Section) {
+fn rate_limit(limit: &mut RateLimit, section: &Field) {
     if section.is_given() && !section.gives("perSecond") {
         section.problem("`perSecond` is missing");
     }

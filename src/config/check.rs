@@ -2,7 +2,7 @@
 
 use super::node::{self, Node, Value, names_in};
 use super::problem::{Diagnostics, Problem};
-use super::reader::{Field, Section};
+use super::reader::Field;
 use super::table::{Keys, Table};
 use super::{Config, MINIMAL, Mode, env, format};
 use crate::config::legacy;
@@ -45,7 +45,7 @@ pub(super) fn with_routes(name: &str, text: &str, config: &Config) -> Result<Con
     let endpoints = config.endpoints.iter().map(|endpoint| (endpoint.name.clone(), 0)).collect();
     let diagnostics = Diagnostics::new(&no_file, BTreeSet::new()).lenient(true).with_names([("endpoint", endpoints)]);
     if format::is_paged(&tree) {
-        Field::root(&tree, &diagnostics).section(|root| legacy::add_routes(&mut config, &mut Keys::Read(root)));
+        Field::file(&tree, &diagnostics, |root| legacy::add_routes(&mut config, &mut Keys::Read(root)));
     } else {
         diagnostics.problem(tree.at, "", "is not a map with `Models`");
     }
@@ -100,7 +100,7 @@ fn native<'d>(tree: &Node, diagnostics: Diagnostics<'d>) -> (Config, Diagnostics
         ("listener", [("main".to_owned(), u32::MAX)].into_iter().chain(names_in(tree.get("listeners"))).collect()),
     ]);
     let mut config = Config::default();
-    Field::root(tree, &diagnostics).section(|root| {
+    Field::file(tree, &diagnostics, |root| {
         config.keys(&mut Keys::Read(root));
         whole(&config, root);
     });
@@ -108,9 +108,9 @@ fn native<'d>(tree: &Node, diagnostics: Diagnostics<'d>) -> (Config, Diagnostics
 }
 
 /// What concerns several sections.
-fn whole(config: &Config, root: &Section) {
+fn whole(config: &Config, root: &Field) {
     if !root.gives("endpoints") {
-        root.find("endpoints").problem(format!("at least one is needed; a useful file is\n{MINIMAL}"));
+        root.get("endpoints").problem(format!("at least one is needed; a useful file is\n{MINIMAL}"));
     }
     if !config.endpoints.is_empty() && config.endpoints.iter().all(|endpoint| !endpoint.enabled) {
         root.warn("every endpoint is switched off (`enabled: false`)");

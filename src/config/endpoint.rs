@@ -1,7 +1,7 @@
 //! `endpoints`: where they are, how they are probed, what is sent to them.
 
 use super::address::{self, base};
-use super::reader::{Field, Section};
+use super::reader::Field;
 use super::shown::looks_secret;
 use super::table::{
     Keys, Kind, Table, flag, items, list, masked, number, optional, section, text, unique, word, word_of, words,
@@ -11,7 +11,7 @@ use super::{Base, Timeouts};
 use crate::util::secret::Secret;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ table! {
     /// One entry of `endpoints`.
     pub struct Endpoint (check = check) {
         pub name: String = String::new(), required("name", unique("endpoint"));
-        pub base: Base = Base::plain("", 1), part(read_base, print_base);
+        pub base: Base = Base::plain("", 1), with(place);
         /// `false`: neither probed, listed nor counted.
         pub enabled: bool = true, key("enabled", flag());
-        pub probe: Probe = Probe::Default, part(read_probe, print_probe);
+        pub probe: Probe = Probe::Default, with(probe);
         /// Keys sent to the endpoint, used in turn.
-        pub api_keys: Vec<Secret> = Vec::new(), part(read_api_keys, |keys, map| print_api_keys(keys, map));
+        pub api_keys: Vec<Secret> = Vec::new(), with(api_keys);
         /// How a key (or password) is sent.
-        pub auth: Auth = Auth::None, part(read_auth, print_auth);
+        pub auth: Auth = Auth::None, with(auth);
         /// Changes to request headers, in order.
         pub headers: Vec<HeaderOp> = Vec::new(), key("headers", items(HeaderOp::default()));
         /// Names served; empty = ask the endpoint.
@@ -42,7 +42,7 @@ table! {
         /// Stage time-outs with the endpoint's overrides applied.
         pub timeouts: Timeouts = Timeouts::default(), key("timeouts", section());
         /// HTTP proxy for outgoing calls, `http://[user:pass@]host:port`; may hold a password, hence a secret.
-        pub proxy: Option<Secret> = None, part(read_proxy, print_proxy);
+        pub proxy: Option<Secret> = None, with(proxy);
         /// `User-Agent` sent when the client sent none.
         pub user_agent: Option<String> = None, key("userAgent", optional(text(header_value)));
         /// Authorities whose certificates are trusted here besides the built-in ones.
@@ -62,16 +62,26 @@ impl Endpoint {
     }
 }
 
-fn check(endpoint: &Endpoint, section: &Section) {
+fn check(endpoint: &Endpoint, section: &Field) {
     let Endpoint { models, default_model, .. } = endpoint;
     if default_model.as_ref().is_some_and(|model| !models.is_empty() && !models.contains(model)) {
-        section.find("defaultModel").wrong("is not one of this endpoint's `models`");
+        section.get("defaultModel").wrong("is not one of this endpoint's `models`");
+    }
+}
+
+fn place(base: &mut Base, keys: &mut Keys) {
+    keys.read(|section| *base = read_base(section).unwrap_or_else(|| base.clone()));
+    if !base.tls && base.given.is_empty() {
+        keys.print("address", base.host.clone());
+        keys.print("port", base.port);
+    } else {
+        keys.print("url", base.to_string());
     }
 }
 
 /// Exactly one of `address` with `port`, and `url`.
-fn read_base(section: &mut Section) -> Option<Base> {
-    let (host, port, url) = (section.field("address"), section.field("port"), section.field("url"));
+fn read_base(section: &Field) -> Option<Base> {
+    let (host, port, url) = (section.get("address"), section.get("port"), section.get("url"));
     if url.is_given() && (host.is_given() || port.is_given()) {
         section.problem("give `url`, or `address` and `port`, not both");
         return None;
@@ -96,15 +106,6 @@ fn read_base(section: &mut Section) -> Option<Base> {
     None
 }
 
-fn print_base(base: &Base, map: &mut Map<String, Json>) {
-    if !base.tls && base.given.is_empty() {
-        map.insert("address".into(), json!(base.host));
-        map.insert("port".into(), json!(base.port));
-    } else {
-        map.insert("url".into(), base.to_string().into());
-    }
-}
-
 /// The path that the health thread probes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
@@ -116,40 +117,37 @@ pub enum Probe {
     Path(String),
 }
 
-fn read_probe(section: &mut Section) -> Option<Probe> {
-    let never = flag().of(section, "healthCheck") == Some(false);
-    let path = section.field("healthCheckPath");
-    if never && path.is_given() {
-        path.problem("has no use with `healthCheck: false`");
+fn probe(probe: &mut Probe, keys: &mut Keys) {
+    keys.read(|section| {
+        let path = section.get("healthCheckPath");
+        if flag().of(section, "healthCheck") == Some(false) {
+            *probe = Probe::Never;
+            if path.is_given() {
+                path.problem("has no use with `healthCheck: false`");
+            }
+        } else if let Some(path) = path.parse(probe_path) {
+            *probe = Probe::Path(path);
+        }
+    });
+    match probe {
+        Probe::Never => keys.print("healthCheck", false),
+        Probe::Default => keys.print("healthCheckPath", Json::Null),
+        Probe::Path(path) => keys.print("healthCheckPath", path.clone()),
     }
-    if never { Some(Probe::Never) } else { path.parse(probe_path).map(Probe::Path) }
 }
 
-fn print_probe(probe: &Probe, map: &mut Map<String, Json>) {
-    let (key, value) = match probe {
-        Probe::Never => ("healthCheck", json!(false)),
-        Probe::Default => ("healthCheckPath", Json::Null),
-        Probe::Path(path) => ("healthCheckPath", json!(path)),
-    };
-    map.insert(key.into(), value);
-}
-
-fn read_api_keys(section: &mut Section) -> Option<Vec<Secret>> {
-    let several = section.field("apiKeys");
-    let mut keys: Vec<_> = several.items().into_iter().flatten().filter_map(|item| item.secret(|_| true)).collect();
-    let one = section.secret("apiKey", |_| true);
-    if one.is_some() && several.is_given() {
-        several.problem("give `apiKey` or `apiKeys`, not both");
-    }
-    keys.extend(one);
-    if keys.iter().any(|key| !can_be_sent(key.reveal())) {
-        section.problem(format!("a key {NOT_SENDABLE}"));
-    }
-    Some(keys)
-}
-
-fn print_api_keys(keys: &[Secret], map: &mut Map<String, Json>) {
-    map.insert("apiKeys".into(), keys.iter().map(masked).collect());
+fn api_keys(all: &mut Vec<Secret>, keys: &mut Keys) {
+    keys.key(all, "apiKeys", list(Kind::new(|field| field.secret(|_| true), masked)));
+    keys.read(|section| {
+        let one = section.secret_at("apiKey", |_| true);
+        if one.is_some() && section.gives("apiKeys") {
+            section.get("apiKeys").problem("give `apiKey` or `apiKeys`, not both");
+        }
+        all.extend(one);
+        if all.iter().any(|key| !can_be_sent(key.reveal())) {
+            section.problem(format!("a key {NOT_SENDABLE}"));
+        }
+    });
 }
 
 /// `endpoints[].auth`
@@ -169,52 +167,9 @@ pub enum Auth {
     },
 }
 
-const AUTH_TYPES: [&str; 4] = ["bearer", "basic", "header", "none"];
-
-fn read_auth(section: &mut Section) -> Option<Auth> {
-    // A key that was refused has its own problem.
-    let has_key = ["apiKey", "apiKeyFile", "apiKeys"].iter().any(|key| section.gives(key));
-    let field = section.field("auth");
-    let auth = field.section(|s| {
-        let kind = s.field("type");
-        let (username, password) = (s.field("username").parse(user), s.secret("password", |_| true));
-        let name = s.field("name").parse(header_name);
-        if !s.is_given() {
-            return None;
-        }
-        if !kind.is_given() {
-            s.problem("`type` is missing: bearer, basic, header or none");
-        }
-        let kind = kind.parse(|text| word(text, &AUTH_TYPES.map(|kind| (kind, kind))))?;
-        for (key, only) in [("username", "basic"), ("password", "basic"), ("passwordFile", "basic"), ("name", "header")]
-        {
-            if kind != only && s.gives(key) {
-                s.problem(format!("`{key}` has a use only with `type: {only}`"));
-            }
-        }
-        match kind {
-            "bearer" | "header" if !has_key => s.problem("needs an `apiKey` beside it"),
-            "basic" | "none" if has_key => s.problem("does not send the `apiKey` beside it; take one away"),
-            _ => {}
-        }
-        if kind == "basic" && !(s.gives("username") && (s.gives("password") || s.gives("passwordFile"))) {
-            s.problem("`type: basic` needs `username` and `password`");
-        }
-        if kind == "header" && !s.gives("name") {
-            s.problem("`type: header` needs `name`, the header that takes the key");
-        }
-        match kind {
-            "bearer" => Some(Auth::Bearer),
-            "basic" => Some(Auth::Basic { username: username?, password: password? }),
-            "header" => Some(Auth::Header { name: name? }),
-            _ => Some(Auth::None),
-        }
-    });
-    auth.flatten().or(has_key.then_some(Auth::Bearer))
-}
-
-fn print_auth(auth: &Auth, map: &mut Map<String, Json>) {
-    let auth = match auth {
+fn auth(auth: &mut Auth, keys: &mut Keys) {
+    keys.read(|section| *auth = read_auth(section).unwrap_or(Auth::None));
+    let printed = match auth {
         Auth::None => json!({"type": "none"}),
         Auth::Bearer => json!({"type": "bearer"}),
         Auth::Basic { username, password } => {
@@ -222,7 +177,50 @@ fn print_auth(auth: &Auth, map: &mut Map<String, Json>) {
         }
         Auth::Header { name } => json!({"type": "header", "name": name}),
     };
-    map.insert("auth".into(), auth);
+    keys.print("auth", printed);
+}
+
+fn read_auth(section: &Field) -> Option<Auth> {
+    const TYPES: [&str; 4] = ["bearer", "basic", "header", "none"];
+    const USES: [(&str, &str); 4] =
+        [("username", "basic"), ("password", "basic"), ("passwordFile", "basic"), ("name", "header")];
+    // A key that was refused has its own problem.
+    let has_key = ["apiKey", "apiKeyFile", "apiKeys"].iter().any(|key| section.gives(key));
+    let s = section.get("auth");
+    let kind = s.get("type");
+    let (username, password) = (s.get("username").parse(user), s.secret_at("password", |_| true));
+    let name = s.get("name").parse(header_name);
+    if !s.is_given() {
+        return has_key.then_some(Auth::Bearer);
+    }
+    if s.is_section() && !kind.is_given() {
+        s.problem("`type` is missing: bearer, basic, header or none");
+    }
+    let kind = kind.parse(|text| word(text, &TYPES.map(|kind| (kind, kind))))?;
+    for (key, only) in USES.iter().filter(|(key, only)| kind != *only && s.gives(key)) {
+        s.problem(format!("`{key}` has a use only with `type: {only}`"));
+    }
+    match kind {
+        "bearer" | "header" if !has_key => s.problem("needs an `apiKey` beside it"),
+        "basic" | "none" if has_key => s.problem("does not send the `apiKey` beside it; take one away"),
+        _ => {}
+    }
+    match kind {
+        "bearer" => Some(Auth::Bearer),
+        "basic" => {
+            if !(s.gives("username") && (s.gives("password") || s.gives("passwordFile"))) {
+                s.problem("`type: basic` needs `username` and `password`");
+            }
+            Some(Auth::Basic { username: username?, password: password? })
+        }
+        "header" => {
+            if !s.gives("name") {
+                s.problem("`type: header` needs `name`, the header that takes the key");
+            }
+            Some(Auth::Header { name: name? })
+        }
+        _ => None,
+    }
 }
 
 /// One entry of `endpoints[].headers`.
@@ -259,18 +257,17 @@ impl Table for HeaderOp {
     fn keys(&mut self, keys: &mut Keys) {
         keys.required(&mut self.op, "op", words(OPS));
         keys.required(&mut self.key, "key", text(header_name));
-        match keys {
-            Keys::Read(section) => self.read_value(section),
-            Keys::Print(map) if self.op != Op::Remove => drop(map.insert("value".into(), masked(&self.value))),
-            Keys::Print(_) => {}
+        keys.read(|section| self.read_value(section));
+        if self.op != Op::Remove {
+            keys.print("value", masked(&self.value));
         }
     }
 }
 
 impl HeaderOp {
-    fn read_value(&mut self, section: &mut Section) {
+    fn read_value(&mut self, section: &Field) {
         let secret_name = self.key.is_empty() || SECRET_NAMES.iter().any(|part| self.key.contains(part));
-        let value = section.secret("value", |text| secret_name || looks_secret(text)).unwrap_or_default();
+        let value = section.secret_at("value", |text| secret_name || looks_secret(text)).unwrap_or_default();
         let given = section.gives("value") || section.gives("valueFile");
         if !can_be_sent(value.reveal()) {
             section.problem(format!("`value` {NOT_SENDABLE}"));
@@ -280,7 +277,7 @@ impl HeaderOp {
             Op::Insert | Op::Replace if !given => section.problem("`value` is missing"),
             _ => {}
         }
-        let from_elsewhere = section.gives("valueFile") || section.find("value").is_filled_in();
+        let from_elsewhere = section.gives("valueFile") || section.get("value").is_filled_in();
         let is_secret = secret_name || from_elsewhere || looks_secret(value.reveal());
         self.value = if is_secret { value } else { value.shown() };
     }
@@ -330,16 +327,14 @@ pub(super) fn proxy_secret(proxy: Secret) -> Secret {
     if proxy.reveal().contains('@') { proxy } else { proxy.shown() }
 }
 
-pub(super) fn read_proxy(section: &mut Section) -> Option<Option<Secret>> {
-    let proxy = section.secret("proxy", |text| text.contains('@'))?;
-    if let Err(error) = address::proxy(proxy.reveal()) {
-        section.problem(format!("`proxy` {error}"));
-    }
-    Some(Some(proxy_secret(proxy)))
-}
-
-pub(super) fn print_proxy(proxy: &Option<Secret>, map: &mut Map<String, Json>) {
-    map.insert("proxy".into(), proxy.as_ref().map_or(Json::Null, masked));
+pub(super) fn proxy(proxy: &mut Option<Secret>, keys: &mut Keys) {
+    keys.read(|section| {
+        *proxy = section.secret_at("proxy", |text| text.contains('@')).map(proxy_secret);
+        if let Some(Err(error)) = proxy.as_ref().map(|proxy| address::proxy(proxy.reveal())) {
+            section.problem(format!("`proxy` {error}"));
+        }
+    });
+    keys.print("proxy", proxy.as_ref().map_or(Json::Null, masked));
 }
 
 /// `endpoints[].caFile`
@@ -351,7 +346,7 @@ pub struct CaFile {
 
 fn ca_file() -> Kind<Option<CaFile>> {
     let read = |field: &Field| {
-        let (path, certificates) = field.file(certificates)?;
+        let (path, certificates) = field.text_file(certificates)?;
         Some(Some(CaFile { path, certificates: certificates.into() }))
     };
     Kind::new(read, |file| json!(file.as_ref().map(|file| &file.path)))

@@ -91,7 +91,7 @@ impl Table for Config {
         keys.key(&mut self.models, "models", routes::models());
         keys.key(&mut self.queue, "queue", section());
         keys.key(&mut self.keys, "auth.keys", items(ClientKey::default()));
-        keys.check(|section| access::refuse_twins(&self.keys, section));
+        keys.read(|section| access::refuse_twins(&self.keys, section));
         keys.key(&mut self.retry, "retry", section());
         let plain = Group { retry: Some(self.retry.clone()), ..Group::default() };
         keys.key(&mut self.groups, "groups", items(plain));

@@ -67,7 +67,8 @@ pub(super) struct Diagnostics<'a> {
 #[derive(Default)]
 struct Notes {
     found: Vec<Found>,
-    asked: BTreeSet<String>,
+    /// Keys by the path of their section, `endpoints[]`.
+    asked: HashMap<String, Vec<String>>,
     warnings: Vec<String>,
     exposed: Vec<String>,
 }
@@ -116,7 +117,7 @@ impl<'a> Diagnostics<'a> {
     /// Notes a key that `section` does not have; it has `siblings`.
     ///
     /// What may be a secret in the wrong place is left out; its line number is enough.
-    pub(super) fn unknown_key(&self, entry: &Entry, section: &str, siblings: &[&str], guarded: bool) {
+    pub(super) fn unknown_key(&self, entry: &Entry, section: &str, siblings: &[String], guarded: bool) {
         if self.is_full() {
             return;
         }
@@ -129,7 +130,7 @@ impl<'a> Diagnostics<'a> {
             return self.warn(format!("{} means nothing here and is ignored", path(!guarded)));
         }
         let is_it = |path: &&String| path.rsplit_once('.').is_some_and(|(_, last)| last == entry.key);
-        let (is_known, text) = if let Some(near) = shown::nearest(&entry.key, siblings.iter().copied()) {
+        let (is_known, text) = if let Some(near) = shown::nearest(&entry.key, siblings.iter().map(String::as_str)) {
             (true, format!("unknown key; did you mean `{near}`?"))
         } else if let Some(path) = self.known.iter().find(is_it) {
             (true, format!("unknown key here; `{path}` exists"))
@@ -139,14 +140,26 @@ impl<'a> Diagnostics<'a> {
         self.problem(entry.at, &path(is_known), text);
     }
 
-    /// Notes that a key is asked for, `endpoints[2].port` as `endpoints[].port`.
-    pub(super) fn asked(&self, key: &str) {
-        self.notes.borrow_mut().asked.insert(without_indices(key));
+    /// Notes that `section` may have a key.
+    pub(super) fn ask(&self, section: &str, key: &str) {
+        let keys = &mut self.notes.borrow_mut().asked;
+        let keys = keys.entry(without_indices(section)).or_default();
+        if !keys.iter().any(|other| other == key) {
+            keys.push(key.to_owned());
+        }
     }
 
-    /// Every key asked for so far.
+    /// The keys that `section` may have.
+    pub(super) fn asked(&self, section: &str) -> Vec<String> {
+        self.notes.borrow().asked.get(&without_indices(section)).cloned().unwrap_or_default()
+    }
+
+    /// Every key asked for, `endpoints[].port`.
     pub(super) fn all_asked(self) -> BTreeSet<String> {
-        self.notes.into_inner().asked
+        let asked = self.notes.into_inner().asked;
+        let path =
+            |section: &str, key: &str| if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+        asked.iter().flat_map(|(section, keys)| keys.iter().map(|key| path(section, key))).collect()
     }
 
     pub(super) fn warn(&self, text: impl Into<String>) {

@@ -24,29 +24,64 @@ pub(super) struct Field<'a> {
     diagnostics: &'a Diagnostics<'a>,
 }
 
-/// One map of a file, or the absence of one, and the keys that are asked for.
-pub(super) struct Section<'a> {
-    field: Field<'a>,
-    asked: Vec<String>,
-}
-
-impl<'a> Section<'a> {
-    /// The value of a key, given in camelCase; a file may also say it in snake_case. `a.b` is the key `b` of the map `a`.
-    pub(super) fn field(&mut self, key: &str) -> Field<'a> {
-        self.asked.push(key.to_owned());
-        self.find(key)
+impl<'a> Field<'a> {
+    /// A whole file: `read` asks for its keys; any other key is unknown.
+    pub(super) fn file(tree: &'a Node, diagnostics: &'a Diagnostics<'a>, read: impl FnOnce(&Self)) {
+        let root = Self { node: Some(tree), path: String::new(), at: tree.at, guarded: false, diagnostics };
+        read(&root);
+        root.check_keys();
     }
 
-    /// The same for a key that is asked for elsewhere.
-    pub(super) fn find(&self, key: &str) -> Field<'a> {
-        key.split('.').fold(self.field.clone(), |field, key| field.child(key))
+    /// The value of a key, given in camelCase; a file may also say it in snake_case. `a.b` is the key `b` of the map `a`.
+    pub(super) fn get(&self, key: &str) -> Self {
+        key.split('.').fold(self.clone(), |field, key| field.child(key))
+    }
+
+    fn child(&self, key: &str) -> Self {
+        self.diagnostics.ask(&self.path, key);
+        let entries = self.entries("is not a map of `key: value`").unwrap_or_default();
+        let node = entries.iter().find(|entry| self.is_key(entry, key)).map(|entry| &entry.value);
+        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        let (at, guarded) = (node.map_or(self.at, |node| node.at), self.guarded || GUARDED.contains(&key));
+        Self { node, path, at, guarded, ..self.clone() }
+    }
+
+    fn is_key(&self, entry: &Entry, key: &str) -> bool {
+        entry.key == key
+            || entry.key == snake(key)
+            || self.diagnostics.any_case() && entry.key.eq_ignore_ascii_case(key)
+    }
+
+    /// Notes the keys here and below that nobody has asked for, and repeated ones.
+    fn check_keys(&self) {
+        let asked = self.diagnostics.asked(&self.path);
+        match self.value() {
+            Some(Value::List(_)) => self.items().into_iter().flatten().for_each(|item| item.check_keys()),
+            Some(Value::Map(_)) if asked.is_empty() => self.named().for_each(|(_, item)| item.check_keys()),
+            Some(Value::Map(entries)) => {
+                let mut met = HashSet::new();
+                for entry in entries {
+                    match asked.iter().find(|key| self.is_key(entry, key)) {
+                        // At the top `x-...` is for anchors.
+                        None if self.path.is_empty() && entry.key.starts_with("x-") => {}
+                        None => self.diagnostics.unknown_key(entry, &self.path, &asked, self.guarded),
+                        Some(key) if met.insert(key) => self.child(key).check_keys(),
+                        Some(key) => {
+                            let path = self.child(key).path;
+                            self.diagnostics.problem(entry.at, &path, "is given twice; keep one");
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     /// A secret given as `key`, or as `keyFile`: the path of a file that holds it.
     ///
     /// `is_one` says whether a text must be kept from other readers of the file.
-    pub(super) fn secret(&mut self, key: &str, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
-        let (here, file) = (self.field(key), self.field(&format!("{key}File")));
+    pub(super) fn secret_at(&self, key: &str, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
+        let (here, file) = (self.get(key), self.get(&format!("{key}File")));
         if here.is_given() && file.is_given() {
             file.problem(format!("give `{key}` or `{key}File`, not both"));
             return None;
@@ -56,28 +91,7 @@ impl<'a> Section<'a> {
 
     /// Whether the file gives a key a value other than `null` and `[]`.
     pub(super) fn gives(&self, key: &str) -> bool {
-        self.find(key).is_given()
-    }
-
-    /// Whether the section stands in the file.
-    pub(super) fn is_given(&self) -> bool {
-        self.field.is_given()
-    }
-
-    /// Notes a problem of the section as a whole.
-    pub(super) fn problem(&self, text: impl Into<String>) {
-        self.field.problem(text);
-    }
-
-    pub(super) fn warn(&self, text: impl Into<String>) {
-        self.field.diagnostics.warn(text);
-    }
-}
-
-impl<'a> Field<'a> {
-    /// A whole file.
-    pub(super) fn root(tree: &'a Node, diagnostics: &'a Diagnostics<'a>) -> Self {
-        Self { node: Some(tree), path: String::new(), at: tree.at, guarded: false, diagnostics }
+        self.get(key).is_given()
     }
 
     pub(super) fn value(&self) -> Option<&'a Value> {
@@ -128,6 +142,10 @@ impl<'a> Field<'a> {
         }
     }
 
+    pub(super) fn warn(&self, text: impl Into<String>) {
+        self.diagnostics.warn(text);
+    }
+
     pub(super) fn path(&self) -> &str {
         &self.path
     }
@@ -153,55 +171,9 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A map with keys of ours; a section that is not given is read as an empty one, what is no map not at all.
-    pub(super) fn section<T>(&self, read: impl FnOnce(&mut Section<'a>) -> T) -> Option<T> {
-        if self.entries("is not a map of `key: value`").is_none() && self.is_given() {
-            return None;
-        }
-        let mut section = Section { field: self.clone(), asked: Vec::new() };
-        let result = read(&mut section);
-        self.check_keys(&section.asked.iter().map(String::as_str).collect::<Vec<_>>());
-        Some(result)
-    }
-
-    /// Notes keys that nobody has `asked` for, and repeated ones.
-    fn check_keys(&self, asked: &[&str]) {
-        let mut siblings: Vec<&str> = asked.iter().filter_map(|key| key.split('.').next()).collect();
-        siblings.dedup();
-        let mut met = HashSet::new();
-        for entry in self.entries("").unwrap_or_default() {
-            let key = siblings.iter().find(|key| self.is_key(entry, key));
-            match key {
-                // At the top `x-...` is for anchors.
-                None if self.path.is_empty() && entry.key.starts_with("x-") => {}
-                None => self.diagnostics.unknown_key(entry, &self.path, &siblings, self.guarded),
-                Some(key) if !met.insert(*key) => {
-                    self.diagnostics.problem(entry.at, &self.child(key).path, "is given twice; keep one");
-                }
-                Some(key) => {
-                    let below = asked.iter().filter_map(|path| path.strip_prefix(key)?.strip_prefix('.'));
-                    let below: Vec<_> = below.collect();
-                    if !below.is_empty() {
-                        self.child(key).check_keys(&below);
-                    }
-                }
-            }
-        }
-    }
-
-    fn child(&self, key: &str) -> Self {
-        let entries = self.entries("is not a map of `key: value`").unwrap_or_default();
-        let node = entries.iter().find(|entry| self.is_key(entry, key)).map(|entry| &entry.value);
-        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
-        self.diagnostics.asked(&path);
-        let (at, guarded) = (node.map_or(self.at, |node| node.at), self.guarded || GUARDED.contains(&key));
-        Self { node, path, at, guarded, ..self.clone() }
-    }
-
-    fn is_key(&self, entry: &Entry, key: &str) -> bool {
-        entry.key == key
-            || entry.key == snake(key)
-            || self.diagnostics.any_case() && entry.key.eq_ignore_ascii_case(key)
+    /// Whether keys can be asked for: it is a map, or not given, which is as an empty one.
+    pub(super) fn is_section(&self) -> bool {
+        self.entries("is not a map of `key: value`").is_some() || !self.is_given()
     }
 
     /// The values of a list.
@@ -266,7 +238,7 @@ impl<'a> Field<'a> {
     }
 
     /// The path of a file beside the configuration, and the text in it.
-    pub(super) fn file<T>(&self, read: impl FnOnce(&str) -> Result<T, String>) -> Option<(String, T)> {
+    pub(super) fn text_file<T>(&self, read: impl FnOnce(&str) -> Result<T, String>) -> Option<(String, T)> {
         let path = self.parse(|text| Ok(text.to_owned()))?;
         let text = self.diagnostics.file(Path::new(&path)).map_err(|error| format!("cannot be read: {error}"));
         match text.and_then(|text| read(&text)) {
@@ -279,7 +251,7 @@ impl<'a> Field<'a> {
     }
 
     fn secret_file(&self) -> Option<Secret> {
-        let read = self.file(|text| match text.len() {
+        let read = self.text_file(|text| match text.len() {
             ..=MOST_SECRET_BYTES => secret(one_line(text)),
             _ => Err("cannot be read: larger than 64 KiB".into()),
         });

@@ -1,6 +1,6 @@
 //! What goes where: strategies, routes, groups, retries.
 
-use super::reader::{Field, Section};
+use super::reader::Field;
 use super::shown::has_key;
 use super::table::{
     ANY_TIME, Keys, Kind, Table, flag, items, list, number, optional, printed, read_section, reference, section, text,
@@ -161,7 +161,7 @@ impl Table for Retry {
         let mut on = [self.on_connect, self.on_reset, self.on_timeout, self.on_status];
         keys.key(&mut on, "on", reasons());
         [self.on_connect, self.on_reset, self.on_timeout, self.on_status] = on;
-        keys.check(|section| {
+        keys.read(|section| {
             if self.initial_delay > self.max_delay {
                 section.problem("`initialDelay` is longer than `maxDelay`");
             }
@@ -198,7 +198,7 @@ table! {
         /// `User-Agent` sent when the client sent none, instead of the endpoints' own.
         pub user_agent: Option<String> = None, key("userAgent", optional(text(header_value)));
         /// HTTP proxy for outgoing calls, instead of the endpoints' own.
-        pub proxy: Option<Secret> = None, part(endpoint::read_proxy, endpoint::print_proxy);
+        pub proxy: Option<Secret> = None, with(endpoint::proxy);
         /// `timeouts.total` does not bound answers that are streamed.
         pub stream: bool = true, key("stream", flag());
         /// How long idle connections to endpoints are kept; zero = not at all. S002-15: documented default.
@@ -215,11 +215,11 @@ table! {
     }
 }
 
-fn group(group: &mut Group, section: &Section) {
+fn group(group: &mut Group, section: &Field) {
     if !section.gives("retry") {
         group.retry = None;
     }
-    let field = section.find("endpoints");
+    let field = section.get("endpoints");
     for (n, (item, member)) in field.items().into_iter().flatten().zip(&group.endpoints).enumerate() {
         if group.endpoints[..n].iter().any(|other| other.endpoint == member.endpoint && !other.endpoint.is_empty()) {
             item.problem(format!("{:?} is in this group already", member.endpoint));

@@ -3,7 +3,7 @@
 use super::access::SHORTEST;
 use super::address::{host, listen_host, network, origin};
 use super::features::{ADMIN, JOBS};
-use super::reader::Section;
+use super::reader::Field;
 use super::table::{
     ANY_TIME, Kind, PERIOD, SOME_TIME, Table, factor, flag, limit, list, millis, number, optional, path, read_section,
     section, size, switch, text, time, words,
@@ -61,7 +61,7 @@ table! {
     }
 }
 
-fn server(server: &Server, section: &Section) {
+fn server(server: &Server, section: &Field) {
     if server.body_memory < server.max_body {
         section.problem("`bodyMemory` is less than `maxBody`: no body of that size would ever be accepted");
     }
@@ -238,7 +238,7 @@ table! {
 /// What `admin.open` means.
 pub(super) const OPEN: &str = "admin.open: every program and every user of this machine can use the admin page without a token, and so \
      can the clients of a local reverse proxy that leaves no trace in the headers";
-fn admin(admin: &Admin, section: &Section) {
+fn admin(admin: &Admin, section: &Field) {
     let token = admin.token.as_ref().map(Secret::reveal);
     if token.is_some_and(|token| !can_be_sent(token)) {
         section.problem(format!("`token` {NOT_SENDABLE}"));

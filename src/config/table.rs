@@ -2,7 +2,7 @@
 
 use super::features::Feature;
 use super::node::Value;
-use super::reader::{Field, Section};
+use super::reader::Field;
 use super::shown::not_one_of;
 use super::text;
 use crate::util::secret::Secret;
@@ -37,7 +37,7 @@ macro_rules! table {
         impl $crate::config::table::Table for $name {
             fn keys(&mut self, keys: &mut $crate::config::table::Keys) {
                 $(keys.$method(&mut self.$field, $($arg),*);)*
-                $(keys.check(|section| $check(self, section));)?
+                $(keys.read(|section| $check(self, section));)?
             }
         }
     };
@@ -51,55 +51,54 @@ pub(super) trait Table: Clone {
 
 /// What is done with the keys of a section.
 pub(super) enum Keys<'k, 'f> {
-    Read(&'k mut Section<'f>),
+    Read(&'k Field<'f>),
     Print(&'k mut Map<String, Json>),
 }
 
 impl Keys<'_, '_> {
     /// A key; without it the field keeps its default.
     pub(super) fn key<T>(&mut self, field: &mut T, key: &str, kind: Kind<T>) {
-        match self {
-            Keys::Read(section) => {
-                if let Some(value) = (kind.read)(&section.field(key), Some(field)) {
-                    *field = value;
-                }
-            }
-            Keys::Print(map) => insert(map, key, (kind.print)(field)),
+        if let Keys::Read(section) = self
+            && let Some(value) = (kind.read)(&section.get(key), Some(field))
+        {
+            *field = value;
         }
+        self.print(key, (kind.print)(field));
     }
 
     /// A key that must be given.
     pub(super) fn required<T>(&mut self, field: &mut T, key: &str, kind: Kind<T>) {
         self.key(field, key, kind);
-        self.check(|section| {
-            if !section.gives(key) {
-                section.find(key).problem("is missing");
+        self.read(|section| {
+            let field = section.get(key);
+            if !field.is_given() {
+                field.problem("is missing");
             }
         });
     }
 
     /// A secret, given as `key` or as `keyFile`.
     pub(super) fn secret(&mut self, field: &mut Option<Secret>, key: &str) {
-        match self {
-            Keys::Read(section) => *field = section.secret(key, |_| true).or(field.take()),
-            Keys::Print(map) => drop(map.insert(key.into(), field.as_ref().map_or(Json::Null, masked))),
+        self.read(|section| *field = section.secret_at(key, |_| true));
+        self.print(key, field.as_ref().map_or(Json::Null, masked));
+    }
+
+    /// A field that is not the value of one key.
+    pub(super) fn with<T>(&mut self, field: &mut T, keys: impl FnOnce(&mut T, &mut Self)) {
+        keys(field, self);
+    }
+
+    /// Looks at the section of a file.
+    pub(super) fn read(&mut self, read: impl FnOnce(&Field)) {
+        if let Keys::Read(section) = self {
+            read(section);
         }
     }
 
-    /// Keys that are not one value each.
-    pub(super) fn part<T>(
-        &mut self,
-        field: &mut T,
-        read: impl FnOnce(&mut Section) -> Option<T>,
-        print: impl FnOnce(&T, &mut Map<String, Json>),
-    ) {
-        match self {
-            Keys::Read(section) => {
-                if let Some(value) = read(section) {
-                    *field = value;
-                }
-            }
-            Keys::Print(map) => print(field, map),
+    /// Prints the value of a key; `a.b` is the key `b` of the map `a`.
+    pub(super) fn print(&mut self, key: &str, value: impl Into<Json>) {
+        if let Keys::Print(map) = self {
+            insert(map, key, value.into());
         }
     }
 
@@ -109,19 +108,12 @@ impl Keys<'_, '_> {
     /// Keys of a section that is spread over several structs.
     pub(super) fn within(&mut self, key: &str, keys: impl FnOnce(&mut Keys)) {
         match self {
-            Keys::Read(section) => drop(section.field(key).section(|section| keys(&mut Keys::Read(section)))),
+            Keys::Read(section) => read_section(&section.get(key), (), |(), section| keys(section)),
             Keys::Print(map) => {
                 let mut inner = Map::new();
                 keys(&mut Keys::Print(&mut inner));
                 map.insert(key.into(), inner.into());
             }
-        }
-    }
-
-    /// Looks at a section that is read.
-    pub(super) fn check(&mut self, check: impl FnOnce(&mut Section)) {
-        if let Keys::Read(section) = self {
-            check(section);
         }
     }
 }
@@ -133,7 +125,6 @@ pub(super) fn printed(table: &impl Table) -> Json {
     map.into()
 }
 
-/// Puts in a value; `a.b` is the key `b` of the map `a`.
 fn insert(map: &mut Map<String, Json>, key: &str, value: Json) {
     match key.split_once('.') {
         Some((first, rest)) => {
@@ -164,14 +155,14 @@ impl<T> Kind<T> {
         Self { read: Box::new(move |field, _| read(field)), print: Box::new(print) }
     }
 
-    /// For the keys of older formats, which nothing prints.
+    /// A kind that is read only: older formats are not printed.
     pub(super) fn read_only(read: impl Fn(&Field) -> Option<T> + 'static) -> Self {
         Self::new(read, |_| Json::Null)
     }
 
     /// The value of a key outside of a table.
-    pub(super) fn of(&self, section: &mut Section, key: &str) -> Option<T> {
-        (self.read)(&section.field(key), None)
+    pub(super) fn of(&self, section: &Field, key: &str) -> Option<T> {
+        (self.read)(&section.get(key), None)
     }
 }
 
@@ -333,7 +324,9 @@ pub(super) fn items_as<T: Clone + 'static>(default: T, keys: fn(&mut T, &mut Key
 
 /// What a section says, on top of its defaults.
 pub(super) fn read_section<T>(field: &Field, mut value: T, keys: impl FnOnce(&mut T, &mut Keys)) -> T {
-    field.section(|section| keys(&mut value, &mut Keys::Read(section)));
+    if field.is_section() {
+        keys(&mut value, &mut Keys::Read(field));
+    }
     value
 }
 

@@ -15,7 +15,7 @@ pub(super) fn read<'d>(_: Format, mark: &Entry, _: &Node, diagnostics: Diagnosti
 }
 
 pub(super) fn add_routes(_: &mut Config, keys: &mut Keys) {
-    keys.check(|root| root.problem(ABSENT));
+    keys.read(|root| root.problem(ABSENT));
 }
 
 pub(super) fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, Vec<Problem>>> {

@@ -63,7 +63,7 @@ fn mode() -> Kind<Strategy> {
         "round-robin" | "round\u{2011}robin" => Strategy::RoundRobin,
         "random" => Strategy::Random,
         _ => {
-            field.diagnostics().warn("mode is neither random nor round-robin; random is used");
+            field.warn("mode is neither random nor round-robin; random is used");
             Strategy::Random
         }
     };

@@ -43,7 +43,7 @@ pub(super) fn keys(config: &mut Config, keys: &mut Keys) {
     }
     config.listeners = forwards.into_iter().map(|forward| forward.listener).collect();
     let mut is_admin = false;
-    keys.check(|root| is_admin = root.gives("http_server.admin"));
+    keys.read(|root| is_admin = root.gives("http_server.admin"));
     config.server.port = 9000;
     keys.key(&mut config.server.host, "http_server.admin.address", text(listen_host));
     keys.key(&mut config.server.port, "http_server.admin.port", number("a port", 1..=65_535));
@@ -76,9 +76,9 @@ fn forward(Forward { listener, connect }: &mut Forward, keys: &mut Keys) {
     if enabled {
         listener.policy.rate_limit = Some(RateLimit { per_second: f64::from(per_second), burst });
     }
-    keys.check(|section| {
+    keys.read(|section| {
         if enabled && burst < per_second {
-            section.find("ratelimit").problem("`burst` is less than `per_second`");
+            section.get("ratelimit").problem("`burst` is less than `per_second`");
         }
     });
 }
@@ -93,9 +93,9 @@ fn upstream(one: &mut Endpoint, keys: &mut Keys) {
     keys.key(&mut password, "auth.password", optional(key()));
     // S002-09: empty token, user or password is an error.
     let needed = [("bearer", "token", &token), ("basic", "username", &username), ("basic", "password", &password)];
-    keys.check(|section| {
+    keys.read(|section| {
         for (_, key, _) in needed.iter().filter(|(of, _, value)| *of == kind && value.is_none()) {
-            section.find("auth").problem(format!("`{key}` is missing"));
+            section.get("auth").problem(format!("`{key}` is missing"));
         }
     });
     give_keys(one, token.filter(|_| kind == "bearer"));
@@ -138,9 +138,9 @@ fn group(group: &mut Group, keys: &mut Keys) {
     let (mut enabled, mut url) = (false, None);
     keys.key(&mut enabled, "http_client.proxy.enabled", flag());
     keys.key(&mut url, "http_client.proxy.url", optional(key()));
-    keys.check(|section| match url.as_ref().map(|url| address::proxy(url.reveal())) {
-        None if enabled => section.find("http_client.proxy").problem("`url` is missing"),
-        Some(Err(error)) if enabled => section.find("http_client.proxy").problem(format!("`url` {error}")),
+    keys.read(|section| match url.as_ref().map(|url| address::proxy(url.reveal())) {
+        None if enabled => section.get("http_client.proxy").problem("`url` is missing"),
+        Some(Err(error)) if enabled => section.get("http_client.proxy").problem(format!("`url` {error}")),
         _ => {}
     });
     group.proxy = url.filter(|_| enabled).map(proxy_secret);

@@ -18,7 +18,7 @@ pub(super) fn keys(config: &mut Config, keys: &mut Keys) {
     // That format probes no endpoint [S003-21].
     config.endpoints.iter_mut().for_each(|endpoint| endpoint.probe = Probe::Never);
     if config.endpoints.is_empty() {
-        keys.check(|root| root.warn("no model has a backend yet; add one on the page, or to a model's `Backends`"));
+        keys.read(|root| root.warn("no model has a backend yet; add one on the page, or to a model's `Backends`"));
     }
 }
 
@@ -83,8 +83,8 @@ fn served(Served { backend, endpoint }: &mut Served, keys: &mut Keys) {
     keys.key(&mut backend.model, "backendModelName", optional(any_name()));
     keys.key(&mut backend.weight, "weight", optional(weight()));
     keys.key(&mut backend.enabled, "enabled", flag());
-    keys.check(|section| {
-        let says = |key: &str| section.gives(key) && !section.find(key).is_word("");
+    keys.read(|section| {
+        let says = |key: &str| section.gives(key) && !section.get(key).is_word("");
         if !says("endpoint") && !says("baseUrl") {
             section.problem("needs a `BaseUrl`, or an `Endpoint` of the configuration");
         }

@@ -14,7 +14,7 @@ use super::format::Format;
 use super::node::{Entry, Node};
 use super::problem::Diagnostics;
 use super::reader::Field;
-use super::table::{Keys, Kind, number, read_section, text};
+use super::table::{Keys, Kind, number, text};
 use super::text::{NOT_SENDABLE, can_be_sent, no_key};
 use super::{Auth, Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
 use crate::util::secret::Secret;
@@ -36,12 +36,13 @@ pub(super) fn read<'d>(
     if let (Format::F003, Err(absent)) = (format, ADMIN.require()) {
         diagnostics.problem(mark.at, &mark.key, absent);
     }
-    let (config, keys): (_, fn(&mut Config, &mut Keys)) = match format {
+    let (mut config, keys): (_, fn(&mut Config, &mut Keys)) = match format {
         Format::F001 => (open(8080), format_001::keys),
         Format::F002 => (open(0), format_002::keys),
         Format::F003 => (open(1852), format_003::keys),
     };
-    (read_section(&Field::root(tree, &diagnostics), config, keys), diagnostics)
+    Field::file(tree, &diagnostics, |root| keys(&mut config, &mut Keys::Read(root)));
+    (config, diagnostics)
 }
 
 /// What all formats have in common: open to every address and every web page.
