@@ -3,8 +3,8 @@
 use super::CorsOrigin;
 use super::address::{listen_host, origin};
 use super::reader::Field;
-use super::table::{Keys, Kind, Table, factor, flag, list, number, optional, reference, section, text, unique, words};
-use super::text::{can_be_sent, word};
+use super::table::*;
+use super::text::{can_be_sent, name};
 use crate::util::secret::Secret;
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ table! {
         pub name: String = String::new(), required("name", unique("key"));
         pub key: KeyText = KeyText::Plain(Secret::default()), with(key_text);
         /// Patterns of model names with `*`; empty = all.
-        pub models: Vec<String> = Vec::new(), key("models", list(text(word)));
+        pub models: Vec<String> = Vec::new(), key("models", list(text(name)));
         /// Names of endpoints; empty = all.
         pub endpoints: Vec<String> = Vec::new(), key("endpoints", list(reference("endpoint")));
         /// Requests in progress at once.
@@ -55,7 +55,7 @@ fn read_key(section: &Field) -> Option<KeyText> {
     }
     let secret = secret?;
     if secret.reveal().len() < SHORTEST {
-        let name = section.get("name").parse(word).unwrap_or_default();
+        let name = section.get("name").parse(name).unwrap_or_default();
         section.warn(format!(
             "auth.keys: the key {name:?} has fewer than {SHORTEST} characters and can be guessed; `openssl rand -hex 32` makes a good one"
         ));
@@ -169,7 +169,7 @@ impl ListenerPolicy {
     /// What the main listener has too.
     pub(super) fn group_and_mode(&mut self, keys: &mut Keys) {
         keys.key(&mut self.group, "group", optional(reference("group")));
-        keys.key(&mut self.mode, "mode", words(MODES));
+        keys.key(&mut self.mode, "mode", word());
     }
 }
 
@@ -198,15 +198,15 @@ fn accepted_keys() -> Kind<KeysFor> {
     Kind::new(read, print)
 }
 
-/// `listeners[].mode`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    #[default]
-    Models,
-    /// Everything is passed to the group's endpoints unchanged.
-    Raw,
-    /// `/health` and `/metrics` only, the former as the text `OK`.
-    Status,
+words! {
+    /// `listeners[].mode`
+    #[derive(Default)]
+    pub enum Mode {
+        #[default]
+        Models = "models",
+        /// Everything is passed to the group's endpoints unchanged.
+        Raw = "raw",
+        /// `/health` and `/metrics` only, the former as the text `OK`.
+        Status = "status",
+    }
 }
-
-const MODES: &[(&str, Mode)] = &[("models", Mode::Models), ("raw", Mode::Raw), ("status", Mode::Status)];

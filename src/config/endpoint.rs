@@ -3,10 +3,8 @@
 use super::address::{self, base};
 use super::reader::Field;
 use super::shown::looks_secret;
-use super::table::{
-    Keys, Kind, Table, flag, items, list, masked, number, optional, section, text, unique, word, word_of, words,
-};
-use super::text::{NOT_SENDABLE, can_be_sent, header_name, header_value, probe_path, user, word as name};
+use super::table::*;
+use super::text::{NOT_SENDABLE, can_be_sent, header_name, header_value, name, probe_path, user};
 use super::{Base, Timeouts};
 use crate::util::secret::Secret;
 use base64::Engine;
@@ -38,7 +36,7 @@ table! {
         /// Requests in progress there at once.
         pub max_concurrent: MaxConcurrent = MaxConcurrent::Auto, key("maxConcurrent", max_concurrent());
         /// What happens upstream when the client disconnects.
-        pub on_client_gone: OnClientGone = OnClientGone::Cancel, key("onClientGone", words(ON_CLIENT_GONE));
+        pub on_client_gone: OnClientGone = OnClientGone::Cancel, key("onClientGone", word());
         /// Stage time-outs with the endpoint's overrides applied.
         pub timeouts: Timeouts = Timeouts::default(), key("timeouts", section());
         /// HTTP proxy for outgoing calls, `http://[user:pass@]host:port`; may hold a password, hence a secret.
@@ -196,7 +194,7 @@ fn read_auth(section: &Field) -> Option<Auth> {
     if s.is_section() && !kind.is_given() {
         s.problem("`type` is missing: bearer, basic, header or none");
     }
-    let kind = kind.parse(|text| word(text, &TYPES.map(|kind| (kind, kind))))?;
+    let kind = kind.parse(|text| meaning(text, &TYPES.map(|kind| (kind, kind))))?;
     for (key, only) in USES.iter().filter(|(key, only)| kind != *only && s.gives(key)) {
         s.problem(format!("`{key}` has a use only with `type: {only}`"));
     }
@@ -232,16 +230,15 @@ pub struct HeaderOp {
     pub value: Secret,
 }
 
-/// `op` of a header change [S002-10].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
-    /// Set only if absent.
-    Insert,
-    Replace,
-    Remove,
+words! {
+    /// `op` of a header change [S002-10].
+    pub enum Op {
+        /// Set only if absent.
+        Insert = "insert",
+        Replace = "replace",
+        Remove = "remove",
+    }
 }
-
-const OPS: &[(&str, Op)] = &[("insert", Op::Insert), ("replace", Op::Replace), ("remove", Op::Remove)];
 
 /// Parts of the names of headers that carry credentials.
 const SECRET_NAMES: [&str; 11] =
@@ -255,7 +252,7 @@ impl Default for HeaderOp {
 
 impl Table for HeaderOp {
     fn keys(&mut self, keys: &mut Keys) {
-        keys.required(&mut self.op, "op", words(OPS));
+        keys.required(&mut self.op, "op", word());
         keys.required(&mut self.key, "key", text(header_name));
         keys.read(|section| self.read_value(section));
         if self.op != Op::Remove {
@@ -294,33 +291,30 @@ pub enum MaxConcurrent {
     Most(u32),
 }
 
-const CAPACITIES: &[(&str, MaxConcurrent)] = &[("auto", MaxConcurrent::Auto), ("unlimited", MaxConcurrent::Unlimited)];
-
 fn max_concurrent() -> Kind<MaxConcurrent> {
-    let read = |field: &Field| match CAPACITIES.iter().find(|(word, _)| field.is_word(word)) {
-        Some((_, capacity)) => Some(*capacity),
-        None => {
-            let most = number("a number of requests, auto or unlimited", 1..=65_536);
-            (most.read)(field, None).map(MaxConcurrent::Most)
-        }
+    let Kind { read, print } = number("a number of requests, auto or unlimited", 1..=65_536);
+    let read = move |field: &Field| match () {
+        () if field.is_word("auto") => Some(MaxConcurrent::Auto),
+        () if field.is_word("unlimited") => Some(MaxConcurrent::Unlimited),
+        () => read(field, None).map(MaxConcurrent::Most),
     };
-    let print = |capacity: &MaxConcurrent| match capacity {
-        MaxConcurrent::Most(most) => json!(most),
-        word => word_of(*word, CAPACITIES).into(),
+    let print = move |capacity: &MaxConcurrent| match capacity {
+        MaxConcurrent::Auto => "auto".into(),
+        MaxConcurrent::Unlimited => "unlimited".into(),
+        MaxConcurrent::Most(most) => print(most),
     };
     Kind::new(read, print)
 }
 
-/// `endpoints[].onClientGone`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnClientGone {
-    /// Close the upstream connection at once.
-    Cancel,
-    /// Read the answer to its end.
-    Finish,
+words! {
+    /// `endpoints[].onClientGone`
+    pub enum OnClientGone {
+        /// Close the upstream connection at once.
+        Cancel = "cancel",
+        /// Read the answer to its end.
+        Finish = "finish",
+    }
 }
-
-const ON_CLIENT_GONE: &[(&str, OnClientGone)] = &[("cancel", OnClientGone::Cancel), ("finish", OnClientGone::Finish)];
 
 /// The address of a proxy; without a password in it, it is no secret.
 pub(super) fn proxy_secret(proxy: Secret) -> Secret {

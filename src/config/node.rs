@@ -191,6 +191,14 @@ impl<'de> DeserializeSeed<'de> for Build<'_> {
     }
 }
 
+macro_rules! visit_numbers {
+    ($($visit:ident: $number:ty),*) => {
+        $(fn $visit<E: Error>(self, value: $number) -> Result<Node, E> {
+            self.node(Value::Number(value as f64))
+        })*
+    };
+}
+
 impl<'de> Visitor<'de> for Build<'_> {
     type Value = Node;
 
@@ -210,25 +218,7 @@ impl<'de> Visitor<'de> for Build<'_> {
         self.node(Value::Bool(value))
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Node, E> {
-        self.node(Value::Number(value as f64))
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Node, E> {
-        self.node(Value::Number(value as f64))
-    }
-
-    fn visit_u128<E: Error>(self, value: u128) -> Result<Node, E> {
-        self.node(Value::Number(value as f64))
-    }
-
-    fn visit_i128<E: Error>(self, value: i128) -> Result<Node, E> {
-        self.node(Value::Number(value as f64))
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Node, E> {
-        self.node(Value::Number(value))
-    }
+    visit_numbers!(visit_u64: u64, visit_i64: i64, visit_u128: u128, visit_i128: i128, visit_f64: f64);
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Node, E> {
         self.node(Value::Text { text: value.into(), literal: true })
@@ -315,19 +305,16 @@ pub(super) fn snake(key: &str) -> String {
 
 /// Where brackets are open too deep. Those in comments and quotes count too: no file has that many unbalanced ones.
 fn too_many_brackets(text: &str) -> Option<(usize, usize)> {
-    let (mut open, mut line, mut start) = (0_usize, 1, 0);
-    for (index, byte) in text.bytes().enumerate() {
+    let mut open = 0_usize;
+    let is_too_deep = |byte: u8| {
         match byte {
             b'[' | b'{' => open += 1,
             b']' | b'}' => open = open.saturating_sub(1),
-            b'\n' => (line, start) = (line + 1, index + 1),
             _ => {}
         }
-        if open > MOST_BRACKETS {
-            return Some((line, text[start..index].chars().count() + 1));
-        }
-    }
-    None
+        open > MOST_BRACKETS
+    };
+    text.bytes().position(is_too_deep).map(|offset| line_and_column(text, offset))
 }
 
 fn fault(text: &str, error: &serde_yaml::Error) -> Fault {

@@ -1,8 +1,7 @@
 //! Options and variables that override the file: an option wins over a variable, a variable over the file.
 
 use super::address::listen_host;
-use super::sections::{LOG_FORMATS, LOG_LEVELS};
-use super::table::word;
+use super::table::{Words, meaning};
 use super::{Config, Problem};
 use crate::util::units::unquoted;
 
@@ -45,11 +44,11 @@ impl Overrides {
             Ok(())
         });
         set(("--log-level", self.log_level.as_deref()), "LLMPROXY_LOG", &mut |text| {
-            config.log.level = word(&text.to_ascii_lowercase(), LOG_LEVELS)?;
+            config.log.level = meaning(&text.to_ascii_lowercase(), Words::WORDS)?;
             Ok(())
         });
         if let Some(text) = &self.log_format {
-            match word(text, LOG_FORMATS) {
+            match meaning(text, Words::WORDS) {
                 Ok(format) => config.log.format = format,
                 Err(error) => problem("--log-format", format!("{text:?} {error}")),
             }

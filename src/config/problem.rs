@@ -88,7 +88,7 @@ impl<'a> Diagnostics<'a> {
     /// Names that the file refers to. What cannot be a name, and may be a secret, is left out.
     pub(super) fn with_names(mut self, names: impl IntoIterator<Item = (&'static str, Names)>) -> Self {
         for (what, mut names) in names {
-            names.retain(|(name, _)| text::word(name).is_ok());
+            names.retain(|(name, _)| text::name(name).is_ok());
             self.names.insert(what, names);
         }
         self

@@ -2,57 +2,33 @@
 
 use super::reader::Field;
 use super::shown::has_key;
-use super::table::{
-    ANY_TIME, Keys, Kind, Table, flag, items, list, number, optional, printed, read_section, reference, section, text,
-    time, unique, word_of, words,
-};
-use super::text::{header_value, word as name};
+use super::table::*;
+use super::text::{header_value, name};
 use super::{Endpoint, Stages, endpoint};
 use crate::util::secret::Secret;
 use serde_json::Value as Json;
 use std::time::Duration;
 
-/// The order in which candidates are tried (SPEC section 5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strategy {
-    Failover,
-    RoundRobin,
-    /// In turn by weight, smoothly: 5:1:1 gives a a b a c a a.
-    WeightedRoundRobin,
-    Random,
-    /// Fewest in flight for its capacity first.
-    LeastBusy,
-    /// The one that most likely still has the conversation in its cache.
-    Affinity,
+words! {
+    /// The order in which candidates are tried (SPEC section 5).
+    pub enum Strategy {
+        Failover = "failover" | "Failover" | "priority",
+        // S001-05: that README writes U+2011, a hyphen that does not break a line.
+        RoundRobin = "round_robin" | "round-robin" | "round\u{2011}robin" | "roundrobin" | "RoundRobin" | "rr",
+        /// In turn by weight, smoothly: 5:1:1 gives a a b a c a a.
+        WeightedRoundRobin = "weighted_round_robin" | "weighted_roundrobin" | "wrr",
+        Random = "random" | "weighted" | "Weighted",
+        /// Fewest in flight for its capacity first.
+        LeastBusy = "least_busy" | "least_connections",
+        /// The one that most likely still has the conversation in its cache.
+        Affinity = "affinity",
+    }
 }
-
-/// Every accepted spelling of a strategy (SPEC section 5).
-const STRATEGIES: &[(&str, Strategy)] = &[
-    ("failover", Strategy::Failover),
-    ("Failover", Strategy::Failover),
-    ("priority", Strategy::Failover),
-    ("round_robin", Strategy::RoundRobin),
-    ("round-robin", Strategy::RoundRobin),
-    // S001-05: that README writes U+2011, a hyphen that does not break a line.
-    ("round\u{2011}robin", Strategy::RoundRobin),
-    ("roundrobin", Strategy::RoundRobin),
-    ("RoundRobin", Strategy::RoundRobin),
-    ("rr", Strategy::RoundRobin),
-    ("weighted_round_robin", Strategy::WeightedRoundRobin),
-    ("weighted_roundrobin", Strategy::WeightedRoundRobin),
-    ("wrr", Strategy::WeightedRoundRobin),
-    ("random", Strategy::Random),
-    ("weighted", Strategy::Random),
-    ("Weighted", Strategy::Random),
-    ("least_busy", Strategy::LeastBusy),
-    ("least_connections", Strategy::LeastBusy),
-    ("affinity", Strategy::Affinity),
-];
 
 impl Strategy {
     /// The word in files, on `/health` and as `x-llmproxy-reason`.
     pub fn as_str(self) -> &'static str {
-        word_of(self, STRATEGIES)
+        self.word()
     }
 }
 
@@ -60,24 +36,22 @@ table! {
     /// `routing`
     #[derive(Eq)]
     pub struct Routing {
-        pub strategy: Strategy = Strategy::Failover, key("strategy", words(STRATEGIES));
+        pub strategy: Strategy = Strategy::Failover, key("strategy", word());
         /// What happens to a name that no endpoint serves.
-        pub unknown_model: UnknownModel = UnknownModel::Error, key("unknownModel", words(UNKNOWN_MODEL));
+        pub unknown_model: UnknownModel = UnknownModel::Error, key("unknownModel", word());
     }
 }
 
-/// `routing.unknownModel`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnknownModel {
-    /// One refresh, then 404.
-    Error,
-    /// As if no model was named.
-    Default,
-    Passthrough,
+words! {
+    /// `routing.unknownModel`
+    pub enum UnknownModel {
+        /// One refresh, then 404.
+        Error = "error",
+        /// As if no model was named.
+        Default = "default",
+        Passthrough = "passthrough",
+    }
 }
-
-const UNKNOWN_MODEL: &[(&str, UnknownModel)] =
-    &[("error", UnknownModel::Error), ("default", UnknownModel::Default), ("passthrough", UnknownModel::Passthrough)];
 
 table! {
     /// One entry of `models`.
@@ -86,7 +60,7 @@ table! {
         /// The name that clients ask for.
         pub name: String = String::new(), internal();
         /// Instead of `routing.strategy`.
-        pub strategy: Option<Strategy> = None, key("strategy", optional(words(STRATEGIES)));
+        pub strategy: Option<Strategy> = None, key("strategy", optional(word()));
         /// One endpoint may be listed several times, with several models.
         pub backends: Vec<Backend> = Vec::new(), required("backends", items(Backend::default()));
     }
@@ -177,8 +151,7 @@ fn attempts() -> Kind<Option<u32>> {
 
 /// What makes the next candidate be tried: which of these words are listed.
 fn reasons() -> Kind<[bool; 4]> {
-    const WORDS: &[(&str, usize)] = &[("connect", 0), ("reset", 1), ("timeout", 2), ("status", 3)];
-    let Kind { read, print } = list(words(WORDS));
+    let Kind { read, print } = list(choice(&[("connect", 0), ("reset", 1), ("timeout", 2), ("status", 3)]));
     let read = move |field: &Field| read(field, None).map(|listed| [0, 1, 2, 3].map(|reason| listed.contains(&reason)));
     Kind::new(read, move |on| print(&(0..4).filter(|reason| on[*reason]).collect()))
 }
@@ -190,7 +163,7 @@ table! {
         /// At least one.
         pub endpoints: Vec<Member> = Vec::new(), required("endpoints", items(Member::default()));
         /// Instead of `routing.strategy`.
-        pub strategy: Option<Strategy> = None, key("strategy", optional(words(STRATEGIES)));
+        pub strategy: Option<Strategy> = None, key("strategy", optional(word()));
         /// Instead of `retry`, whose values are the defaults.
         pub retry: Option<Retry> = None, key("retry", optional(section()));
         /// Instead of the endpoints' own, stage by stage.

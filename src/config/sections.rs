@@ -4,10 +4,7 @@ use super::access::SHORTEST;
 use super::address::{host, listen_host, network, origin};
 use super::features::{ADMIN, JOBS};
 use super::reader::Field;
-use super::table::{
-    ANY_TIME, Kind, PERIOD, SOME_TIME, Table, factor, flag, limit, list, millis, number, optional, path, read_section,
-    section, size, switch, text, time, words,
-};
+use super::table::*;
 use super::text::{NOT_SENDABLE, can_be_sent, probe_path, webhook_host};
 use super::{CorsOrigin, Network};
 use crate::util::secret::Secret;
@@ -251,29 +248,25 @@ fn admin(admin: &Admin, section: &Field) {
     }
 }
 
-/// Words of `log.level`.
-pub(super) const LOG_LEVELS: &[(&str, LevelFilter)] = &[
-    ("error", LevelFilter::Error),
-    ("warn", LevelFilter::Warn),
-    ("info", LevelFilter::Info),
-    ("debug", LevelFilter::Debug),
-];
+impl Words for LevelFilter {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("error", Self::Error), ("warn", Self::Warn), ("info", Self::Info), ("debug", Self::Debug)];
+}
 
-/// Words of `log.format`.
-pub(super) const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
+words! {
+    /// `log.format`
+    pub enum LogFormat {
+        Text = "text",
+        Json = "json",
+    }
 }
 
 table! {
     /// `log`
     #[derive(Eq)]
     pub struct Log {
-        pub level: LevelFilter = LevelFilter::Info, key("level", words(LOG_LEVELS));
-        pub format: LogFormat = LogFormat::Text, key("format", words(LOG_FORMATS));
+        pub level: LevelFilter = LevelFilter::Info, key("level", word());
+        pub format: LogFormat = LogFormat::Text, key("format", word());
         pub access: bool = true, key("access", flag());
     }
 }

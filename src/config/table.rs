@@ -43,6 +43,33 @@ macro_rules! table {
     };
 }
 
+/// Declares the words of a key: an enum, and what stands for each of its values in a file.
+macro_rules! words {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident {
+        $($(#[$doc:meta])* $value:ident = $word:literal $(| $other:literal)*,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        $vis enum $name {
+            $($(#[$doc])* $value,)*
+        }
+
+        impl $crate::config::table::Words for $name {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value), $(($other, Self::$value),)*)*];
+        }
+    };
+}
+
+/// A choice of words. Of those with the same meaning the first is told and printed.
+pub(super) trait Words: Copy + PartialEq + 'static {
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// The word for a value.
+    fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word)
+    }
+}
+
 /// What has keys in the file.
 pub(super) trait Table: Clone {
     /// Reads or prints each key, in order.
@@ -268,22 +295,23 @@ pub(super) fn path(what: &'static str) -> Kind<PathBuf> {
     Kind::new(read, |path| path.display().to_string().into())
 }
 
-/// One of several words. Of those with the same meaning the first is told and printed.
-pub(super) fn words<T: Copy + PartialEq>(words: &'static [(&'static str, T)]) -> Kind<T> {
-    Kind::new(|field| field.parse(|text| word(text, words)), |value| word_of(*value, words).into())
+/// One of the words of a type.
+pub(super) fn word<T: Words>() -> Kind<T> {
+    choice(T::WORDS)
+}
+
+/// One of several words.
+pub(super) fn choice<T: Copy + PartialEq>(words: &'static [(&'static str, T)]) -> Kind<T> {
+    let print = |value: &T| words.iter().find(|(_, other)| other == value).map(|(word, _)| *word).into();
+    Kind::new(|field| field.parse(|text| meaning(text, words)), print)
 }
 
 /// The meaning of a word.
-pub(super) fn word<T: Copy + PartialEq>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn meaning<T: Copy + PartialEq>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let first = |n: &usize| words[..*n].iter().all(|(_, other)| *other != words[*n].1);
     let told = (0..words.len()).filter(first).map(|n| words[n].0);
     let found = words.iter().find(|(word, _)| *word == text);
     found.map(|(_, value)| *value).ok_or_else(|| not_one_of(text, told))
-}
-
-/// The word for a meaning.
-pub(super) fn word_of<T: PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
-    words.iter().find(|(_, other)| *other == value).map_or("", |(word, _)| word)
 }
 
 /// A value that may be missing.
@@ -333,7 +361,7 @@ pub(super) fn read_section<T>(field: &Field, mut value: T, keys: impl FnOnce(&mu
 /// The name of something of its kind (`what`), which no other may have.
 pub(super) fn unique(what: &'static str) -> Kind<String> {
     let read = move |field: &Field| {
-        let name = field.parse(text::word)?;
+        let name = field.parse(text::name)?;
         field.refuse_second(&name, what);
         Some(name)
     };

@@ -4,7 +4,7 @@ use super::shown::{has_key, not_one_of};
 use std::path::PathBuf;
 
 /// A name of an endpoint or a model: it ends up in headers, logs and labels.
-pub(super) fn word(text: &str) -> Result<String, String> {
+pub(super) fn name(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("is empty".into());
     }

@@ -3,7 +3,7 @@
 use super::{UniqueNames, any_name, endpoint, give_keys, key, weight};
 use crate::config::address::base;
 use crate::config::reader::Field;
-use crate::config::table::{Keys, Kind, SOME_TIME, items_as, list, number, optional, text, time};
+use crate::config::table::*;
 use crate::config::{Config, Endpoint, Strategy, UnknownModel};
 use std::time::Duration;
 

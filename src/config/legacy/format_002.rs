@@ -4,7 +4,7 @@ use super::{endpoint, give_keys, key, seconds};
 use crate::config::address::{self, base, listen_host};
 use crate::config::endpoint::proxy_secret;
 use crate::config::node::{Names, Node, names_in};
-use crate::config::table::{Keys, flag, items, items_as, number, optional, reference, text, unique, words};
+use crate::config::table::*;
 use crate::config::text::can_be_sent;
 use crate::config::{
     Auth, Config, CorsOrigin, Endpoint, Group, HeaderOp, Listener, ListenerPolicy, Member, Mode, RateLimit, Retry,
@@ -87,7 +87,7 @@ fn upstream(one: &mut Endpoint, keys: &mut Keys) {
     keys.required(&mut one.name, "name", unique("upstream"));
     keys.required(&mut one.base, "url", text(base));
     let (mut kind, mut token, mut username, mut password) = ("none", None, None, None);
-    keys.key(&mut kind, "auth.type", words(&[("bearer", "bearer"), ("basic", "basic"), ("none", "none")]));
+    keys.key(&mut kind, "auth.type", choice(&[("bearer", "bearer"), ("basic", "basic"), ("none", "none")]));
     keys.key(&mut token, "auth.token", optional(key()));
     keys.key(&mut username, "auth.username", optional(key()));
     keys.key(&mut password, "auth.password", optional(key()));
@@ -116,7 +116,7 @@ const STRATEGIES: &[(&str, Strategy)] = &[
 fn group(group: &mut Group, keys: &mut Keys) {
     keys.required(&mut group.name, "name", unique("group"));
     keys.required(&mut group.endpoints, "upstreams", items_as(Member::default(), member));
-    keys.key(&mut group.strategy, "balance.strategy", optional(words(STRATEGIES)));
+    keys.key(&mut group.strategy, "balance.strategy", optional(choice(STRATEGIES)));
     if group.strategy == Some(Strategy::Random) {
         // S002-14: random ignores weights there.
         group.endpoints.iter_mut().for_each(|member| member.weight = Some(1));

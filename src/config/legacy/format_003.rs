@@ -4,7 +4,7 @@ use super::{UniqueNames, any_name, endpoint, give_keys, key, unless_empty, weigh
 use crate::config::address::base;
 use crate::config::node::Value;
 use crate::config::reader::Field;
-use crate::config::table::{Keys, Kind, flag, items_as, list, optional, read_section, reference, text};
+use crate::config::table::*;
 use crate::config::text::no_key;
 use crate::config::{Backend, Config, Endpoint, Probe, Route, Strategy};
 use std::collections::HashSet;

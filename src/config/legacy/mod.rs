@@ -14,7 +14,7 @@ use super::format::Format;
 use super::node::{Entry, Node};
 use super::problem::Diagnostics;
 use super::reader::Field;
-use super::table::{Keys, Kind, number, text};
+use super::table::*;
 use super::text::{NOT_SENDABLE, can_be_sent, no_key};
 use super::{Auth, Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
 use crate::util::secret::Secret;
