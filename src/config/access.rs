@@ -11,14 +11,12 @@ use std::collections::HashMap;
 table! {
     /// One entry of `auth.keys`.
     pub struct ClientKey {
-        /// Its name in logs and limits.
         pub name: String = String::new(), required("name", unique("key"));
         pub key: KeyText = KeyText::Plain(Secret::default()), with(key_text);
         /// Patterns of model names with `*`; empty = all.
         pub models: Vec<String> = Vec::new(), key("models", list(text(name)));
         /// Names of endpoints; empty = all.
         pub endpoints: Vec<String> = Vec::new(), key("endpoints", list(reference("endpoint")));
-        /// Requests in progress at once.
         pub max_parallel: Option<u32> = None, key("maxParallel", optional(number("a number of requests", 1..=65_536)));
         pub rate_limit: Option<RateLimit> = None, key("rateLimit", optional(section()));
         pub background: bool = false, key("background", flag());
@@ -127,9 +125,7 @@ fn rate_limit(limit: &mut RateLimit, section: &Field) {
 pub struct Listener {
     /// Unique name; the main one is `main`.
     pub name: String,
-    /// Address or name to listen on.
     pub host: String,
-    /// TCP port; 0 takes a free one.
     pub port: u16,
     pub policy: ListenerPolicy,
 }

@@ -23,14 +23,14 @@ pub struct Loaded {
 }
 
 /// Checks the text of a file called `name`; `variable` gives the environment, `file` what `xxxFile` keys name.
-pub(super) fn check(
+pub fn parse(
     name: &str,
     text: &str,
     variable: &dyn Fn(&str) -> Option<String>,
     file: &dyn Fn(&Path) -> io::Result<String>,
 ) -> Result<Loaded, Vec<Problem>> {
     let text = &*node::plain(text);
-    let mut tree = parse(name, text)?;
+    let mut tree = tree(name, text)?;
     env::fill_in(&mut tree, variable);
     let (config, diagnostics) = read(&tree, Diagnostics::new(file, keys()));
     let (warnings, exposed) = diagnostics.finish(name, text)?;
@@ -38,9 +38,9 @@ pub(super) fn check(
 }
 
 /// A configuration with the routes of the page's file. If both have a route of one name, the page's is used.
-pub(super) fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
+pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
     let text = &*node::plain(text);
-    let tree = parse(name, text)?;
+    let tree = tree(name, text)?;
     let mut config = config.clone();
     let endpoints = config.endpoints.iter().map(|endpoint| (endpoint.name.clone(), 0)).collect();
     let diagnostics = Diagnostics::new(&no_file, BTreeSet::new()).lenient(true).with_names([("endpoint", endpoints)]);
@@ -53,7 +53,7 @@ pub(super) fn with_routes(name: &str, text: &str, config: &Config) -> Result<Con
     Ok(config)
 }
 
-fn parse(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
+fn tree(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
     node::parse(text).map_err(|fault| {
         let place = fault.place.map_or(name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"));
         vec![Problem { place, key: String::new(), text: fault.text }]
@@ -65,7 +65,7 @@ fn no_file(_: &Path) -> io::Result<String> {
 }
 
 /// Parses JSON with `//` comments.
-pub(super) fn json(text: &str) -> Result<serde_json::Value, String> {
+pub fn json(text: &str) -> Result<serde_json::Value, String> {
     serde_json::from_str(&node::plain(text)).map_err(|error| error.to_string())
 }
 
@@ -85,7 +85,7 @@ pub(super) fn routes_hold_keys(text: &str) -> bool {
 }
 
 /// Every key a file may have, `endpoints[].port`.
-pub(super) fn keys() -> BTreeSet<String> {
+pub fn keys() -> BTreeSet<String> {
     let tree = "{endpoints: [{headers: [{}]}], models: {a: {backends: [{}]}}, auth: {keys: [{}]}, \
         groups: [{endpoints: [{}]}], listeners: [{}]}";
     let tree = node::parse(tree).expect("this text is YAML; a test reads it");

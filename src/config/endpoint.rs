@@ -1,4 +1,4 @@
-//! `endpoints`: where they are, how they are probed, what is sent to them.
+//! `endpoints`: where they are, how they are probed, what is sent to them. `config/full.yml` says what each key means.
 
 use super::address::{self, base};
 use super::reader::Field;
@@ -18,32 +18,22 @@ table! {
     pub struct Endpoint (check = check) {
         pub name: String = String::new(), required("name", unique("endpoint"));
         pub base: Base = Base::plain("", 1), with(place);
-        /// `false`: neither probed, listed nor counted.
         pub enabled: bool = true, key("enabled", flag());
         pub probe: Probe = Probe::Default, with(probe);
-        /// Keys sent to the endpoint, used in turn.
         pub api_keys: Vec<Secret> = Vec::new(), with(api_keys);
-        /// How a key (or password) is sent.
         pub auth: Auth = Auth::None, with(auth);
-        /// Changes to request headers, in order.
         pub headers: Vec<HeaderOp> = Vec::new(), key("headers", items(HeaderOp::default()));
         /// Names served; empty = ask the endpoint.
         pub models: Vec<String> = Vec::new(), key("models", list(text(name)));
-        /// Used for `auto`, an empty or a missing model.
         pub default_model: Option<String> = None, key("defaultModel", optional(text(name)));
-        /// Its share with a strategy that uses weights, at least 1.
         pub weight: u16 = 1, key("weight", number("a weight", 1..=65_535));
-        /// Requests in progress there at once.
         pub max_concurrent: MaxConcurrent = MaxConcurrent::Auto, key("maxConcurrent", max_concurrent());
-        /// What happens upstream when the client disconnects.
         pub on_client_gone: OnClientGone = OnClientGone::Cancel, key("onClientGone", word());
         /// Stage time-outs with the endpoint's overrides applied.
         pub timeouts: Timeouts = Timeouts::default(), key("timeouts", section());
         /// HTTP proxy for outgoing calls, `http://[user:pass@]host:port`; may hold a password, hence a secret.
         pub proxy: Option<Secret> = None, with(proxy);
-        /// `User-Agent` sent when the client sent none.
         pub user_agent: Option<String> = None, key("userAgent", optional(text(header_value)));
-        /// Authorities whose certificates are trusted here besides the built-in ones.
         pub ca_file: Option<CaFile> = None, key("caFile", ca_file());
         /// `timeouts.total` does not bound answers that are streamed. Only a group can change it.
         pub stream: bool = true, internal();
@@ -309,9 +299,7 @@ fn max_concurrent() -> Kind<MaxConcurrent> {
 words! {
     /// `endpoints[].onClientGone`
     pub enum OnClientGone {
-        /// Close the upstream connection at once.
         Cancel = "cancel",
-        /// Read the answer to its end.
         Finish = "finish",
     }
 }

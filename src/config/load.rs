@@ -1,11 +1,10 @@
 //! The only reader of configuration files, secret files and the environment.
 
-pub use super::check::Loaded;
+pub use super::check::{Loaded, json, keys, parse, with_routes};
 use super::endpoint::certificates;
 use super::{Config, Problem, check, own, sections};
 use crate::config::legacy;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -74,7 +73,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         exposed_files.borrow_mut().extend((is_secret && is_world_readable(&path)).then_some(path));
         Ok(text)
     };
-    let mut loaded = check::check(&path.display().to_string(), &text, &env, &file).map_err(LoadError::Bad)?;
+    let mut loaded = check::parse(&path.display().to_string(), &text, &env, &file).map_err(LoadError::Bad)?;
     let Loaded { config, warnings, is_paged, exposed } = &mut loaded;
     if !exposed.is_empty() && is_world_readable(path) {
         warnings.push(format!(
@@ -119,21 +118,6 @@ pub fn from_environment() -> Option<Result<Config, LoadError>> {
     legacy::from_environment(&variable).map(|read| read.map_err(LoadError::Bad))
 }
 
-/// Checks a text as [`load`] does, with `variable` for the environment and `file` for files of secrets.
-pub fn parse(
-    name: &str,
-    text: &str,
-    variable: &dyn Fn(&str) -> Option<String>,
-    file: &dyn Fn(&Path) -> io::Result<String>,
-) -> Result<(Config, Vec<String>), Vec<Problem>> {
-    check::check(name, text, variable, file).map(|loaded| (loaded.config, loaded.warnings))
-}
-
-/// A configuration with the routes of the page's file in it, as [`parse`] reads it.
-pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
-    check::with_routes(name, text, config)
-}
-
 /// Refuses endpoints whose address is this proxy's own. Called when all overrides are applied.
 ///
 /// # Errors
@@ -152,16 +136,6 @@ fn is_own(address: IpAddr) -> bool {
         socket.local_addr()
     });
     chosen.is_ok_and(|chosen| chosen.ip() == address)
-}
-
-/// Parses JSON with `//` comments.
-pub fn json(text: &str) -> Result<serde_json::Value, String> {
-    check::json(text)
-}
-
-/// Every key a file may have, `endpoints[].port`.
-pub fn keys() -> BTreeSet<String> {
-    check::keys()
 }
 
 /// What `SSL_CERT_FILE` adds for every endpoint, read once.

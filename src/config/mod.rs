@@ -46,7 +46,6 @@ use table::{Keys, Table, items, optional, section};
 /// A whole, checked configuration. `Config::default()` is what an empty file means.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Config {
-    /// The main listener and its limits.
     pub server: Server,
     /// What clients may do at the main listener.
     pub policy: ListenerPolicy,
@@ -55,13 +54,10 @@ pub struct Config {
     /// In the order of the file. Names are unique.
     pub endpoints: Vec<Endpoint>,
     pub health_check: HealthCheck,
-    /// How long a list of models is fresh.
     pub cache: Cache,
-    /// The default for every model.
     pub routing: Routing,
     /// Names with a route of their own. Unique.
     pub models: Vec<Route>,
-    /// Requests that wait for a slot at an endpoint.
     pub queue: Queue,
     /// `auth.keys`; without any the proxy is open. Names are unique.
     pub keys: Vec<ClientKey>,
@@ -90,7 +86,7 @@ impl Table for Config {
         keys.key(&mut self.routing, "routing", section());
         keys.key(&mut self.models, "models", routes::models());
         keys.key(&mut self.queue, "queue", section());
-        keys.key(&mut self.keys, "auth.keys", items(ClientKey::default()));
+        keys.within("auth", |keys| keys.key(&mut self.keys, "keys", items(ClientKey::default())));
         keys.read(|section| access::refuse_twins(&self.keys, section));
         keys.key(&mut self.retry, "retry", section());
         let plain = Group { retry: Some(self.retry.clone()), ..Group::default() };

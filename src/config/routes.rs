@@ -37,7 +37,6 @@ table! {
     #[derive(Eq)]
     pub struct Routing {
         pub strategy: Strategy = Strategy::Failover, key("strategy", word());
-        /// What happens to a name that no endpoint serves.
         pub unknown_model: UnknownModel = UnknownModel::Error, key("unknownModel", word());
     }
 }
@@ -59,7 +58,6 @@ table! {
     pub struct Route {
         /// The name that clients ask for.
         pub name: String = String::new(), internal();
-        /// Instead of `routing.strategy`.
         pub strategy: Option<Strategy> = None, key("strategy", optional(word()));
         /// One endpoint may be listed several times, with several models.
         pub backends: Vec<Backend> = Vec::new(), required("backends", items(Backend::default()));
@@ -74,7 +72,6 @@ table! {
         /// The name it knows the model by; `None` leaves the body as it is.
         pub model: Option<String> = None, key("model", optional(text(name)));
         pub weight: Option<u16> = None, key("weight", optional(number("a weight", 1..=65_535)));
-        /// `false`: not used.
         pub enabled: bool = true, key("enabled", flag());
     }
 }
@@ -100,9 +97,7 @@ pub(super) fn models() -> Kind<Vec<Route>> {
 pub struct Retry {
     /// Tries in total; `None` = `auto`, as many as there are candidates.
     pub attempts: Option<u32>,
-    /// Delay before the second round.
     pub initial_delay: Duration,
-    /// Longest delay, and longest `Retry-After` that is waited for.
     pub max_delay: Duration,
     pub on_connect: bool,
     /// Closed before an answer: next candidate.
@@ -160,19 +155,14 @@ table! {
     /// One entry of `groups`: a set of endpoints with settings of its own.
     pub struct Group (check = group) {
         pub name: String = String::new(), required("name", unique("group"));
-        /// At least one.
         pub endpoints: Vec<Member> = Vec::new(), required("endpoints", items(Member::default()));
-        /// Instead of `routing.strategy`.
         pub strategy: Option<Strategy> = None, key("strategy", optional(word()));
         /// Instead of `retry`, whose values are the defaults.
         pub retry: Option<Retry> = None, key("retry", optional(section()));
         /// Instead of the endpoints' own, stage by stage.
         pub timeouts: Stages = Stages::default(), key("timeouts", section());
-        /// `User-Agent` sent when the client sent none, instead of the endpoints' own.
         pub user_agent: Option<String> = None, key("userAgent", optional(text(header_value)));
-        /// HTTP proxy for outgoing calls, instead of the endpoints' own.
         pub proxy: Option<Secret> = None, with(endpoint::proxy);
-        /// `timeouts.total` does not bound answers that are streamed.
         pub stream: bool = true, key("stream", flag());
         /// How long idle connections to endpoints are kept; zero = not at all. S002-15: documented default.
         pub keep_alive: Duration = Duration::from_secs(60), key("keepAlive", time(ANY_TIME));

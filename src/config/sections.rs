@@ -1,4 +1,4 @@
-//! The sections that are a handful of plain values.
+//! The sections that are a handful of plain values. `config/full.yml` says what each key means.
 
 use super::access::SHORTEST;
 use super::address::{host, listen_host, network, origin};
@@ -23,35 +23,21 @@ const fn secs(seconds: u64) -> Duration {
 table! {
     /// `server`: the main listener and the limits on what a client can make the proxy hold.
     pub struct Server (check = server) {
-        /// Address or name to listen on; `::` is IPv6 and IPv4.
         pub host: String = "127.0.0.1".into(), key("host", text(listen_host));
-        /// TCP port; 0 takes a free one.
         pub port: u16 = 8080, key("port", number("a port, or 0 for any free one", 0..=65_535));
-        /// Threads of the proxy pool: requests in progress at once.
         pub workers: usize = 64, key("workers", number("a number of threads", 1..=4096));
-        /// Complete requests waiting for a worker.
         pub backlog: usize = 64, key("backlog", number("a number of requests", 0..=65_536));
         pub max_connections: usize = 1024, key("maxConnections", number("a number of connections", 1..=1_000_000));
-        /// Open connections of one client address.
         pub per_client: usize = 64, key("perClient", number("a number of connections", 1..=1_000_000));
         pub max_body: u64 = 32 * MIB, key("maxBody", size(KIB..=4 * GIB));
-        /// Bytes of all request bodies together.
         pub body_memory: u64 = 256 * MIB, key("bodyMemory", size(KIB..=1024 * GIB));
-        /// Time for a whole head, from its first byte.
         pub head_timeout: Duration = secs(10), key("headTimeout", time(SOME_TIME));
-        /// Silence while a body is sent.
         pub body_timeout: Duration = secs(10), key("bodyTimeout", time(SOME_TIME));
-        /// Idle time of a kept connection.
         pub keep_alive: Duration = secs(75), key("keepAlive", time(SOME_TIME));
-        /// Time without progress while writing to a client.
         pub write_timeout: Duration = secs(30), key("writeTimeout", time(SOME_TIME));
-        /// How long requests in progress may take to finish at a stop.
         pub drain_timeout: Duration = secs(25), key("drainTimeout", time(ANY_TIME));
-        /// Origins whose pages may read our answers.
         pub cors: Vec<CorsOrigin> = vec![CorsOrigin::Local], key("cors", list(text(origin)));
-        /// More names that a loopback listener without keys may be called by.
         pub allowed_hosts: Vec<String> = Vec::new(), key("allowedHosts", list(text(host)));
-        /// Peers whose `X-Forwarded-For` is believed.
         pub trusted_proxies: Vec<Network> = Vec::new(), key("trustedProxies", list(text(network)));
         /// Comment lines on silent streams; `None` is off.
         pub sse_ping: Option<SsePing> = Some(SsePing::default()), key("ssePing", sse_ping());
@@ -68,7 +54,6 @@ table! {
     /// `server.ssePing`
     #[derive(Copy, Eq)]
     pub struct SsePing {
-        /// Silence since the request before the first line.
         pub after: Duration = secs(15), key("after", time(PERIOD));
         pub every: Duration = secs(15), key("every", time(PERIOD));
     }
@@ -89,9 +74,7 @@ table! {
     pub struct HealthCheck {
         pub interval: Duration = secs(30), key("interval", time(PERIOD));
         pub timeout: Duration = secs(5), key("timeout", time(SOME_TIME));
-        /// Path of a probe when an endpoint names none.
         pub path: String = "/v1/models".into(), key("path", text(probe_path));
-        /// Failures in a row that make an endpoint unhealthy, at least 1.
         pub failure_threshold: u32 = 3, key("failureThreshold", number("a number of failures", 1..=1_000_000));
     }
 }
@@ -101,7 +84,6 @@ table! {
     pub struct Cache {
         /// Age at which a list of models is read again; `Some(0)` = every round.
         pub ttl: Option<Duration> = Some(secs(30)), key("ttlMs", optional(millis(ANY_TIME)));
-        /// The same as a multiple of `healthCheck.interval`.
         pub ttl_multiplier: Option<f64> = None, key("ttlMultiplier", optional(factor(0.0..=1000.0)));
     }
 }
@@ -122,10 +104,8 @@ table! {
     #[derive(Copy, Eq)]
     pub struct Timeouts {
         pub connect: Option<Duration> = Some(secs(3)), key("connect", limit());
-        /// From the request sent to the head of the answer.
         pub first_byte: Option<Duration> = Some(secs(600)), key("firstByte", limit());
         pub idle: Option<Duration> = Some(secs(120)), key("idle", limit());
-        /// A whole answer that is not streamed.
         pub total: Option<Duration> = None, key("total", limit());
     }
 }
@@ -162,7 +142,6 @@ table! {
     /// `queue`
     #[derive(Eq)]
     pub struct Queue {
-        /// Requests that may wait for a slot.
         pub length: usize = 64, key("length", number("a number of requests", 0..=65_536));
         pub timeout: Duration = secs(120), key("timeout", time(SOME_TIME));
     }
@@ -172,7 +151,6 @@ table! {
     /// `metrics`
     #[derive(Copy, Eq)]
     pub struct Metrics {
-        /// `GET /metrics` is served.
         pub enabled: bool = true, key("enabled", flag());
     }
 }
@@ -181,19 +159,13 @@ table! {
     /// `jobs` (SPEC section 7).
     #[derive(Eq)]
     pub struct Jobs {
-        /// Requests may be submitted as jobs.
         pub enabled: bool = false, key("enabled", switch(&JOBS));
-        /// Jobs that run at once.
         pub max_concurrent: usize = 2, key("maxConcurrent", number("a number of jobs", 1..=256));
         pub attempts: u32 = 3, key("attempts", number("a number of tries", 1..=100));
-        /// How long a finished one can be read.
         pub retention: Duration = secs(3600), key("retention", time(SOME_TIME));
-        /// How long one may run, all tries together.
         pub timeout: Duration = secs(600), key("timeout", time(SOME_TIME));
         pub max_queued: usize = 1000, key("maxQueued", number("a number of jobs", 1..=100_000));
-        /// Their folder, relative to the working directory.
         pub dir: PathBuf = "data/jobs".into(), key("dir", path("folder"));
-        /// Every request is a job, unless it says `Prefer: wait`.
         pub always: bool = false, key("always", flag());
         pub webhooks: Webhooks = Webhooks::default(), key("webhooks", section());
     }
@@ -203,9 +175,7 @@ table! {
     /// `jobs.webhooks`
     #[derive(Eq)]
     pub struct Webhooks {
-        /// Hosts that may get webhooks although their addresses are private.
         pub allow: Vec<String> = Vec::new(), key("allow", list(text(webhook_host)));
-        /// Signs webhooks (Standard Webhooks).
         pub secret: Option<Secret> = None, secret("secret");
         pub attempts: u32 = 5, key("attempts", number("a number of tries", 1..=100));
     }
@@ -216,7 +186,6 @@ table! {
     #[derive(Eq)]
     pub struct Admin (check = admin) {
         pub enabled: bool = false, key("enabled", switch(&ADMIN));
-        /// Address of a listener of its own.
         pub host: String = "127.0.0.1".into(), key("host", text(listen_host));
         /// Its port; none = the main listener.
         pub port: Option<u16> = None, key("port", optional(number("a port, or 0 for any free one", 0..=65_535)));
@@ -225,7 +194,6 @@ table! {
         pub open: bool = false, key("open", flag());
         /// The file of routes that the page writes, in format 003; without a name (the demo) nothing is written.
         pub routes_file: PathBuf = "config/dynamic_routing.json".into(), key("routesFile", path("file"));
-        /// More names that `Host` may have.
         pub allowed_hosts: Vec<String> = Vec::new(), key("allowedHosts", list(text(host)));
         /// Endpoints that only the page's routes have are probed; not where the file is one of routes (format 003).
         pub probe: bool = true, internal();

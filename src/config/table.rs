@@ -122,10 +122,10 @@ impl Keys<'_, '_> {
         }
     }
 
-    /// Prints the value of a key; `a.b` is the key `b` of the map `a`.
+    /// Prints the value of a key.
     pub(super) fn print(&mut self, key: &str, value: impl Into<Json>) {
         if let Keys::Print(map) = self {
-            insert(map, key, value.into());
+            map.insert(key.into(), value.into());
         }
     }
 
@@ -150,17 +150,6 @@ pub(super) fn printed(table: &impl Table) -> Json {
     let mut map = Map::new();
     table.clone().keys(&mut Keys::Print(&mut map));
     map.into()
-}
-
-fn insert(map: &mut Map<String, Json>, key: &str, value: Json) {
-    match key.split_once('.') {
-        Some((first, rest)) => {
-            if let Json::Object(inner) = map.entry(first).or_insert_with(|| Map::new().into()) {
-                insert(inner, rest, value);
-            }
-        }
-        None => drop(map.insert(key.into(), value)),
-    }
 }
 
 /// A secret as it is printed: a mask, unless it was found to be none.
