@@ -79,8 +79,15 @@ fn digest(digits: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// Two names for one key would make its limits and its owner a matter of chance.
-pub(super) fn refuse_twins(keys: &[ClientKey], section: &Field) {
+/// `auth.keys`; two names for one key would make its limits and its owner a matter of chance.
+pub(super) fn keys(all: &mut Vec<ClientKey>, keys: &mut Keys) {
+    keys.within("auth", |keys| {
+        keys.key(all, "keys", items(ClientKey::default()));
+        keys.read(|section| refuse_twins(all, &section.get("keys")));
+    });
+}
+
+fn refuse_twins(keys: &[ClientKey], field: &Field) {
     let mut digests = HashMap::new();
     for one in keys {
         let digest = match &one.key {
@@ -93,7 +100,7 @@ pub(super) fn refuse_twins(keys: &[ClientKey], section: &Field) {
         };
         if let Some(twin) = digests.insert(digest, &one.name) {
             let text = format!("{twin:?} and {:?} have the same key; each needs its own", one.name);
-            section.get("auth.keys").problem(text);
+            field.problem(text);
         }
     }
 }
@@ -120,31 +127,19 @@ fn rate_limit(limit: &mut RateLimit, section: &Field) {
     }
 }
 
-/// An address to listen on: the main one (`server`), or one entry of `listeners`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Listener {
-    /// Unique name; the main one is `main`.
-    pub name: String,
-    pub host: String,
-    pub port: u16,
-    pub policy: ListenerPolicy,
-}
-
-impl Default for Listener {
-    fn default() -> Self {
-        Self { name: String::new(), host: "127.0.0.1".into(), port: 0, policy: ListenerPolicy::default() }
-    }
-}
-
-impl Table for Listener {
-    fn keys(&mut self, keys: &mut Keys) {
-        keys.required(&mut self.name, "name", unique("listener"));
-        keys.key(&mut self.host, "host", text(listen_host));
-        keys.required(&mut self.port, "port", number("a port, or 0 for any free one", 0..=65_535));
-        self.policy.group_and_mode(keys);
-        keys.key(&mut self.policy.keys, "keys", accepted_keys());
-        keys.key(&mut self.policy.rate_limit, "rateLimit", optional(section()));
-        keys.key(&mut self.policy.cors, "cors", optional(list(text(origin))));
+table! {
+    /// An address to listen on: the main one (`server`), or one entry of `listeners`.
+    pub struct Listener {
+        /// The main one is `main`.
+        pub name: String = String::new(), required("name", unique("listener"));
+        pub host: String = "127.0.0.1".into(), key("host", text(listen_host));
+        pub port: u16 = 0, required("port", number("a port, or 0 for any free one", 0..=65_535));
+        pub policy: ListenerPolicy = ListenerPolicy::default(), with(|policy, keys| {
+            policy.group_and_mode(keys);
+            keys.key(&mut policy.keys, "keys", accepted_keys());
+            keys.key(&mut policy.rate_limit, "rateLimit", optional(section()));
+            keys.key(&mut policy.cors, "cors", optional(list(text(origin))));
+        });
     }
 }
 

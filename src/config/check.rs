@@ -4,7 +4,7 @@ use super::node::{self, Node, Value, names_in};
 use super::problem::{Diagnostics, Problem};
 use super::reader::Field;
 use super::table::{Keys, Table};
-use super::{Config, MINIMAL, Mode, env, format};
+use super::{Config, MINIMAL, env, format};
 use crate::config::legacy;
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
@@ -100,24 +100,8 @@ fn native<'d>(tree: &Node, diagnostics: Diagnostics<'d>) -> (Config, Diagnostics
         ("listener", [("main".to_owned(), u32::MAX)].into_iter().chain(names_in(tree.get("listeners"))).collect()),
     ]);
     let mut config = Config::default();
-    Field::file(tree, &diagnostics, |root| {
-        config.keys(&mut Keys::Read(root));
-        whole(&config, root);
-    });
+    Field::file(tree, &diagnostics, |root| config.keys(&mut Keys::Read(root)));
     (config, diagnostics)
-}
-
-/// What concerns several sections.
-fn whole(config: &Config, root: &Field) {
-    if !root.gives("endpoints") {
-        root.get("endpoints").problem(format!("at least one is needed; a useful file is\n{MINIMAL}"));
-    }
-    if !config.endpoints.is_empty() && config.endpoints.iter().all(|endpoint| !endpoint.enabled) {
-        root.warn("every endpoint is switched off (`enabled: false`)");
-    }
-    if config.admin.enabled && config.admin.port.is_none() && config.policy.mode != Mode::Models {
-        root.problem("`admin` needs a `port` of its own: with this `server.mode` the main address does not serve it");
-    }
 }
 
 /// A file that is no map of sections is one problem, not one per key.

@@ -211,13 +211,19 @@ fn read_auth(section: &Field) -> Option<Auth> {
     }
 }
 
-/// One entry of `endpoints[].headers`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HeaderOp {
-    pub op: Op,
-    pub key: String,
-    /// New value; empty for `Remove`. Often a key, hence a secret.
-    pub value: Secret,
+table! {
+    /// One entry of `endpoints[].headers`.
+    pub struct HeaderOp as change {
+        pub op: Op = Op::Insert, required("op", word());
+        pub key: String = String::new(), required("key", text(header_name));
+        /// New value; empty for `Remove`. Often a key, hence a secret.
+        pub value: Secret = Secret::default(), with(|value, keys| {
+            keys.read(|section| *value = read_value(change.op, &change.key, section));
+            if change.op != Op::Remove {
+                keys.print("value", masked(value));
+            }
+        });
+    }
 }
 
 words! {
@@ -234,40 +240,21 @@ words! {
 const SECRET_NAMES: [&str; 11] =
     ["apikey", "assertion", "auth", "cookie", "credential", "jwt", "key", "passw", "secret", "signature", "token"];
 
-impl Default for HeaderOp {
-    fn default() -> Self {
-        Self { op: Op::Insert, key: String::new(), value: Secret::default() }
+fn read_value(op: Op, key: &str, section: &Field) -> Secret {
+    let secret_name = key.is_empty() || SECRET_NAMES.iter().any(|part| key.contains(part));
+    let value = section.secret_at("value", |text| secret_name || looks_secret(text)).unwrap_or_default();
+    let from_file = section.gives("valueFile");
+    let is_given = section.gives("value") || from_file;
+    if !can_be_sent(value.reveal()) {
+        section.problem(format!("`value` {NOT_SENDABLE}"));
     }
-}
-
-impl Table for HeaderOp {
-    fn keys(&mut self, keys: &mut Keys) {
-        keys.required(&mut self.op, "op", word());
-        keys.required(&mut self.key, "key", text(header_name));
-        keys.read(|section| self.read_value(section));
-        if self.op != Op::Remove {
-            keys.print("value", masked(&self.value));
-        }
+    match op {
+        Op::Remove if is_given => section.problem("`remove` takes no value"),
+        Op::Insert | Op::Replace if !is_given => section.problem("`value` is missing"),
+        _ => {}
     }
-}
-
-impl HeaderOp {
-    fn read_value(&mut self, section: &Field) {
-        let secret_name = self.key.is_empty() || SECRET_NAMES.iter().any(|part| self.key.contains(part));
-        let value = section.secret_at("value", |text| secret_name || looks_secret(text)).unwrap_or_default();
-        let given = section.gives("value") || section.gives("valueFile");
-        if !can_be_sent(value.reveal()) {
-            section.problem(format!("`value` {NOT_SENDABLE}"));
-        }
-        match self.op {
-            Op::Remove if given => section.problem("`remove` takes no value"),
-            Op::Insert | Op::Replace if !given => section.problem("`value` is missing"),
-            _ => {}
-        }
-        let from_elsewhere = section.gives("valueFile") || section.get("value").is_filled_in();
-        let is_secret = secret_name || from_elsewhere || looks_secret(value.reveal());
-        self.value = if is_secret { value } else { value.shown() };
-    }
+    let may_be_shown = !secret_name && !from_file && !section.get("value").is_filled_in();
+    if may_be_shown && !looks_secret(value.reveal()) { value.shown() } else { value }
 }
 
 /// `endpoints[].maxConcurrent`

@@ -40,63 +40,59 @@ pub use sections::{
     Admin, Cache, HealthCheck, Jobs, Log, LogFormat, Metrics, Queue, Server, SsePing, Stages, Timeouts, Webhooks,
 };
 
+use reader::Field;
 use std::time::Duration;
-use table::{Keys, Table, items, optional, section};
+use table::{items, optional, section};
 
-/// A whole, checked configuration. `Config::default()` is what an empty file means.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Config {
-    pub server: Server,
-    /// What clients may do at the main listener.
-    pub policy: ListenerPolicy,
-    /// Stage time-outs; each endpoint holds its own copy with its overrides applied.
-    pub timeouts: Timeouts,
-    /// In the order of the file. Names are unique.
-    pub endpoints: Vec<Endpoint>,
-    pub health_check: HealthCheck,
-    pub cache: Cache,
-    pub routing: Routing,
-    /// Names with a route of their own. Unique.
-    pub models: Vec<Route>,
-    pub queue: Queue,
-    /// `auth.keys`; without any the proxy is open. Names are unique.
-    pub keys: Vec<ClientKey>,
-    pub retry: Retry,
-    /// Sets of endpoints with settings of their own. Names are unique.
-    pub groups: Vec<Group>,
-    /// More addresses to listen on. Names are unique.
-    pub listeners: Vec<Listener>,
-    pub metrics: Metrics,
-    pub jobs: Jobs,
-    pub admin: Admin,
-    pub log: Log,
+table! {
+    /// A whole, checked configuration. `Config::default()` is what an empty file means.
+    pub struct Config as config (check = whole) {
+        pub server: Server = Server::default(), with(|server, keys| {
+            keys.within("server", |keys| {
+                server.keys(keys);
+                config.policy.group_and_mode(keys);
+            });
+        });
+        /// What clients may do at the main listener.
+        pub policy: ListenerPolicy = ListenerPolicy::default(), internal();
+        pub timeouts: Timeouts = Timeouts::default(), key("timeouts", section());
+        /// Each holds its own copy of the time-outs with its overrides applied.
+        pub endpoints: Vec<Endpoint> = Vec::new(),
+            key("endpoints", items(Endpoint { timeouts: config.timeouts, ..Endpoint::default() }));
+        pub health_check: HealthCheck = HealthCheck::default(), key("healthCheck", section());
+        pub cache: Cache = Cache::default(), key("cache", sections::cache());
+        pub routing: Routing = Routing::default(), key("routing", section());
+        /// Names with a route of their own. Unique.
+        pub models: Vec<Route> = Vec::new(), key("models", routes::models());
+        pub queue: Queue = Queue::default(), key("queue", section());
+        /// Without any the proxy is open.
+        pub keys: Vec<ClientKey> = Vec::new(), with(access::keys);
+        pub retry: Retry = Retry::default(), key("retry", section());
+        /// Sets of endpoints with settings of their own.
+        pub groups: Vec<Group> = Vec::new(),
+            key("groups", items(Group { retry: Some(config.retry.clone()), ..Group::default() }));
+        /// More addresses to listen on.
+        pub listeners: Vec<Listener> = Vec::new(), key("listeners", items(Listener::default()));
+        pub metrics: Metrics = Metrics::default(), with(|metrics, keys| {
+            keys.key(&mut config.policy.rate_limit, "rateLimit", optional(section()));
+            keys.key(metrics, "metrics", section());
+        });
+        pub jobs: Jobs = Jobs::default(), key("jobs", section());
+        pub admin: Admin = Admin::default(), key("admin", section());
+        pub log: Log = Log::default(), key("log", section());
+    }
 }
 
-impl Table for Config {
-    fn keys(&mut self, keys: &mut Keys) {
-        keys.within("server", |keys| {
-            self.server.keys(keys);
-            self.policy.group_and_mode(keys);
-        });
-        keys.key(&mut self.timeouts, "timeouts", section());
-        let plain = Endpoint { timeouts: self.timeouts, ..Endpoint::default() };
-        keys.key(&mut self.endpoints, "endpoints", items(plain));
-        keys.key(&mut self.health_check, "healthCheck", section());
-        keys.key(&mut self.cache, "cache", sections::cache());
-        keys.key(&mut self.routing, "routing", section());
-        keys.key(&mut self.models, "models", routes::models());
-        keys.key(&mut self.queue, "queue", section());
-        keys.within("auth", |keys| keys.key(&mut self.keys, "keys", items(ClientKey::default())));
-        keys.read(|section| access::refuse_twins(&self.keys, section));
-        keys.key(&mut self.retry, "retry", section());
-        let plain = Group { retry: Some(self.retry.clone()), ..Group::default() };
-        keys.key(&mut self.groups, "groups", items(plain));
-        keys.key(&mut self.listeners, "listeners", items(Listener::default()));
-        keys.key(&mut self.policy.rate_limit, "rateLimit", optional(section()));
-        keys.key(&mut self.metrics, "metrics", section());
-        keys.key(&mut self.jobs, "jobs", section());
-        keys.key(&mut self.admin, "admin", section());
-        keys.key(&mut self.log, "log", section());
+/// What concerns several sections.
+fn whole(config: &Config, root: &Field) {
+    if !root.gives("endpoints") {
+        root.get("endpoints").problem(format!("at least one is needed; a useful file is\n{MINIMAL}"));
+    }
+    if !config.endpoints.is_empty() && config.endpoints.iter().all(|endpoint| !endpoint.enabled) {
+        root.warn("every endpoint is switched off (`enabled: false`)");
+    }
+    if config.admin.enabled && config.admin.port.is_none() && config.policy.mode != Mode::Models {
+        root.problem("`admin` needs a `port` of its own: with this `server.mode` the main address does not serve it");
     }
 }
 

@@ -260,22 +260,11 @@ fn merge(node: &mut Node) {
         Value::List(list) => list.iter_mut().for_each(merge),
         Value::Map(entries) => {
             entries.iter_mut().for_each(|entry| merge(&mut entry.value));
-            let is_merge = |entry: &Entry| entry.key == "<<" && mergeable(&entry.value.value);
-            if !entries.iter().any(is_merge) {
-                return;
-            }
             let (merges, mut own): (Vec<_>, Vec<_>) = std::mem::take(entries).into_iter().partition(is_merge);
-            let mut names: HashSet<String> = own.iter().map(|entry| snake(&entry.key)).collect();
-            for entry in merges {
-                let maps = match entry.value.value {
-                    Value::List(list) => list,
-                    value => vec![Node { at: entry.value.at, value }],
-                };
-                let entries = maps.into_iter().flat_map(|map| match map.value {
-                    Value::Map(entries) => entries,
-                    _ => Vec::new(),
-                });
-                own.extend(entries.filter(|entry| names.insert(snake(&entry.key))));
+            if !merges.is_empty() {
+                let mut names: HashSet<String> = own.iter().map(|entry| snake(&entry.key)).collect();
+                let inherited = merges.into_iter().flat_map(|entry| maps(entry.value));
+                own.extend(inherited.filter(|entry| names.insert(snake(&entry.key))));
             }
             *entries = own;
         }
@@ -283,11 +272,20 @@ fn merge(node: &mut Node) {
     }
 }
 
-fn mergeable(value: &Value) -> bool {
-    match value {
-        Value::Map(_) => true,
-        Value::List(list) => list.iter().all(|node| matches!(node.value, Value::Map(_))),
-        _ => false,
+fn is_merge(entry: &Entry) -> bool {
+    entry.key == "<<"
+        && match &entry.value.value {
+            Value::List(list) => list.iter().all(|node| matches!(node.value, Value::Map(_))),
+            value => matches!(value, Value::Map(_)),
+        }
+}
+
+/// The entries of a map, or of a list of maps.
+fn maps(node: Node) -> Vec<Entry> {
+    match node.value {
+        Value::Map(entries) => entries,
+        Value::List(list) => list.into_iter().flat_map(maps).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -132,7 +132,7 @@ impl<'a> Diagnostics<'a> {
         let is_it = |path: &&String| path.rsplit_once('.').is_some_and(|(_, last)| last == entry.key);
         let (is_known, text) = if let Some(near) = shown::nearest(&entry.key, siblings.iter().map(String::as_str)) {
             (true, format!("unknown key; did you mean `{near}`?"))
-        } else if let Some(path) = self.known.iter().find(is_it) {
+        } else if let Some(path) = self.known.iter().filter(is_it).min_by_key(|path| path.matches('[').count()) {
             (true, format!("unknown key here; `{path}` exists"))
         } else {
             (false, format!("unknown key; here are known: {}", siblings.join(", ")))

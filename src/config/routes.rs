@@ -92,49 +92,30 @@ pub(super) fn models() -> Kind<Vec<Route>> {
     Kind::new(read, print)
 }
 
-/// `retry`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Retry {
-    /// Tries in total; `None` = `auto`, as many as there are candidates.
-    pub attempts: Option<u32>,
-    pub initial_delay: Duration,
-    pub max_delay: Duration,
-    pub on_connect: bool,
-    /// Closed before an answer: next candidate.
-    pub on_reset: bool,
-    /// No first byte in time: next candidate.
-    pub on_timeout: bool,
-    /// 408, 429, any 5xx but 501 and 505: next candidate.
-    pub on_status: bool,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            attempts: None,
-            initial_delay: Duration::from_millis(500),
-            max_delay: Duration::from_secs(10),
-            on_connect: true,
-            on_reset: true,
-            on_timeout: true,
-            on_status: true,
-        }
+table! {
+    /// `retry`
+    pub struct Retry as retry (check = check_delays) {
+        /// Tries in total; `None` = `auto`, as many as there are candidates.
+        pub attempts: Option<u32> = None, key("attempts", attempts());
+        pub initial_delay: Duration = Duration::from_millis(500), key("initialDelay", time(ANY_TIME));
+        pub max_delay: Duration = Duration::from_secs(10), key("maxDelay", time(ANY_TIME));
+        pub on_connect: bool = true, internal();
+        /// Closed before an answer: next candidate.
+        pub on_reset: bool = true, internal();
+        /// No first byte in time: next candidate.
+        pub on_timeout: bool = true, internal();
+        /// 408, 429, any 5xx but 501 and 505: next candidate.
+        pub on_status: bool = true, with(|status, keys| {
+            let mut on = [retry.on_connect, retry.on_reset, retry.on_timeout, *status];
+            keys.key(&mut on, "on", reasons());
+            [retry.on_connect, retry.on_reset, retry.on_timeout, *status] = on;
+        });
     }
 }
 
-impl Table for Retry {
-    fn keys(&mut self, keys: &mut Keys) {
-        keys.key(&mut self.attempts, "attempts", attempts());
-        keys.key(&mut self.initial_delay, "initialDelay", time(ANY_TIME));
-        keys.key(&mut self.max_delay, "maxDelay", time(ANY_TIME));
-        let mut on = [self.on_connect, self.on_reset, self.on_timeout, self.on_status];
-        keys.key(&mut on, "on", reasons());
-        [self.on_connect, self.on_reset, self.on_timeout, self.on_status] = on;
-        keys.read(|section| {
-            if self.initial_delay > self.max_delay {
-                section.problem("`initialDelay` is longer than `maxDelay`");
-            }
-        });
+fn check_delays(retry: &Retry, section: &Field) {
+    if retry.initial_delay > retry.max_delay {
+        section.problem("`initialDelay` is longer than `maxDelay`");
     }
 }
 

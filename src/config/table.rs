@@ -16,10 +16,10 @@ use std::time::Duration;
 
 /// Declares a section of the file: a struct, its defaults and its keys.
 ///
-/// `field: Type = default, method("key", ...);` calls that method of [`Keys`] with the field; `check` sees the section of
-/// a file when all its keys are read.
+/// `field: Type = default, method("key", ...);` calls that method of [`Keys`] with the field. Arguments may look at the
+/// fields above by the name behind `as`. `check` sees the section of a file when all its keys are read.
 macro_rules! table {
-    ($(#[$meta:meta])* $vis:vis struct $name:ident $((check = $check:path))? {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident as $this:ident $((check = $check:path))? {
         $($(#[$doc:meta])* $field_vis:vis $field:ident: $type:ty = $default:expr, $method:ident($($arg:expr),*);)*
     }) => {
         $(#[$meta])*
@@ -36,10 +36,14 @@ macro_rules! table {
 
         impl $crate::config::table::Table for $name {
             fn keys(&mut self, keys: &mut $crate::config::table::Keys) {
-                $(keys.$method(&mut self.$field, $($arg),*);)*
-                $(keys.read(|section| $check(self, section));)?
+                let $this = self;
+                $(keys.$method(&mut $this.$field, $($arg),*);)*
+                $(keys.read(|section| $check($this, section));)?
             }
         }
+    };
+    ($(#[$meta:meta])* $vis:vis struct $name:ident $((check = $check:path))? { $($fields:tt)* }) => {
+        table! { $(#[$meta])* $vis struct $name as this $((check = $check))? { $($fields)* } }
     };
 }
 

@@ -1,6 +1,7 @@
 //! Names, headers and paths. Pure; an error is a predicate (`is not ...`) that follows the text.
 
 use super::shown::{has_key, not_one_of};
+use http::HeaderName;
 use std::path::PathBuf;
 
 /// A name of an endpoint or a model: it ends up in headers, logs and labels.
@@ -52,15 +53,11 @@ const NOT_OURS: [&str; 11] = [
 
 /// A header name in lower case.
 pub(super) fn header_name(text: &str) -> Result<String, String> {
-    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if text.is_empty() || !text.bytes().all(is_token) {
-        return Err("is not a header name".into());
-    }
-    let lower = text.to_ascii_lowercase();
-    if NOT_OURS.contains(&lower.as_str()) {
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| "is not a header name")?;
+    if NOT_OURS.contains(&name.as_str()) {
         return Err("belongs to the connection or the framing and cannot be changed".into());
     }
-    Ok(lower)
+    Ok(name.to_string())
 }
 
 /// What is said of a text that cannot stand in a header.
