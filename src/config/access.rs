@@ -69,14 +69,9 @@ fn read_key(section: &Field) -> Option<KeyText> {
 }
 
 fn digest(digits: &str) -> Option<[u8; 32]> {
-    if digits.len() != 64 || !digits.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (n, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * n..2 * n + 2], 16).ok()?;
-    }
-    Some(bytes)
+    let byte = |n: usize| u8::from_str_radix(digits.get(2 * n..2 * n + 2)?, 16).ok();
+    let bytes: Vec<u8> = (0..32).map(byte).collect::<Option<_>>().filter(|_| digits.len() == 64)?;
+    bytes.try_into().ok()
 }
 
 /// `auth.keys`; two names for one key would make its limits and its owner a matter of chance.

@@ -38,19 +38,20 @@ pub fn parse(
 }
 
 /// A configuration with the routes of the page's file. If both have a route of one name, the page's is used.
-pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
+pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Loaded, Vec<Problem>> {
     let text = &*node::plain(text);
     let tree = tree(name, text)?;
     let mut config = config.clone();
     let endpoints = config.endpoints.iter().map(|endpoint| (endpoint.name.clone(), 0)).collect();
-    let diagnostics = Diagnostics::new(&no_file, BTreeSet::new()).lenient(true).with_names([("endpoint", endpoints)]);
+    let mut diagnostics = Diagnostics::new(&no_file, BTreeSet::new()).with_names([("endpoint", endpoints)]);
+    (diagnostics.lenient, diagnostics.any_case) = (true, true);
     if format::is_paged(&tree) {
         Field::file(&tree, &diagnostics, |root| legacy::add_routes(&mut config, &mut Keys::Read(root)));
     } else {
         diagnostics.problem(tree.at, "", "is not a map with `Models`");
     }
-    diagnostics.finish(name, text)?;
-    Ok(config)
+    let (warnings, exposed) = diagnostics.finish(name, text)?;
+    Ok(Loaded { config, warnings, is_paged: true, exposed })
 }
 
 fn tree(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
@@ -67,21 +68,6 @@ fn no_file(_: &Path) -> io::Result<String> {
 /// Parses JSON with `//` comments.
 pub fn json(text: &str) -> Result<serde_json::Value, String> {
     serde_json::from_str(&node::plain(text)).map_err(|error| error.to_string())
-}
-
-/// Whether a file of routes holds a key of an endpoint.
-pub(super) fn routes_hold_keys(text: &str) -> bool {
-    fn holds(value: &serde_json::Value) -> bool {
-        match value {
-            serde_json::Value::Array(items) => items.iter().any(holds),
-            serde_json::Value::Object(members) => members.iter().any(|(name, value)| match value.as_array() {
-                Some(keys) if name.eq_ignore_ascii_case("apiKeys") => !keys.is_empty(),
-                _ => holds(value),
-            }),
-            _ => false,
-        }
-    }
-    json(text).is_ok_and(|file| holds(&file))
 }
 
 /// Every key a file may have, `endpoints[].port`.

@@ -108,7 +108,7 @@ pub enum Probe {
 fn probe(probe: &mut Probe, keys: &mut Keys) {
     keys.read(|section| {
         let path = section.get("healthCheckPath");
-        if flag().of(section, "healthCheck") == Some(false) {
+        if (flag().read)(&section.get("healthCheck"), None) == Some(false) {
             *probe = Probe::Never;
             if path.is_given() {
                 path.problem("has no use with `healthCheck: false`");

@@ -92,7 +92,8 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         warnings.push(sections::OPEN.to_owned());
     } else if config.admin.enabled {
         let routes = config.admin.routes_file.clone();
-        let holds_keys = read_text(&routes).is_ok_and(|text| check::routes_hold_keys(&text));
+        let added = read_text(&routes).ok().and_then(|text| with_routes("", &text, config).ok());
+        let holds_keys = added.is_some_and(|added| !added.exposed.is_empty());
         exposed_files.borrow_mut().extend((holds_keys && is_world_readable(&routes)).then_some(routes));
     }
     for path in exposed_files.into_inner() {

@@ -53,15 +53,17 @@ struct Found {
 
 /// Everything collected while one file is read.
 pub(super) struct Diagnostics<'a> {
-    notes: RefCell<Notes>,
     /// Every key that a file may have, for hints.
     known: BTreeSet<String>,
     /// Names that are referred to, by what they name.
     names: HashMap<&'static str, Names>,
     /// A file of an older format: an unknown key is a warning.
-    lenient: bool,
-    any_case: bool,
-    file: &'a dyn Fn(&Path) -> io::Result<String>,
+    pub lenient: bool,
+    /// Keys are told apart without regard to case.
+    pub any_case: bool,
+    /// Reads what an `xxxFile` key names.
+    pub file: &'a dyn Fn(&Path) -> io::Result<String>,
+    notes: RefCell<Notes>,
 }
 
 #[derive(Default)]
@@ -74,15 +76,9 @@ struct Notes {
 }
 
 impl<'a> Diagnostics<'a> {
-    /// `file` reads what an `xxxFile` key names; `known` is every key that a file may have.
     pub(super) fn new(file: &'a dyn Fn(&Path) -> io::Result<String>, known: BTreeSet<String>) -> Self {
-        let notes = RefCell::default();
-        Self { notes, known, names: HashMap::new(), lenient: false, any_case: false, file }
-    }
-
-    /// The same for an older format, whose keys may be in another case than its document's.
-    pub(super) fn lenient(self, any_case: bool) -> Self {
-        Self { lenient: true, any_case, ..self }
+        let names = HashMap::new();
+        Self { known, names, lenient: false, any_case: false, file, notes: RefCell::default() }
     }
 
     /// Names that the file refers to. What cannot be a name, and may be a secret, is left out.
@@ -108,10 +104,6 @@ impl<'a> Diagnostics<'a> {
 
     pub(super) fn is_full(&self) -> bool {
         self.notes.borrow().found.len() >= MOST_NOTED
-    }
-
-    pub(super) fn any_case(&self) -> bool {
-        self.any_case
     }
 
     /// Notes a key that `section` does not have; it has `siblings`.
@@ -172,11 +164,6 @@ impl<'a> Diagnostics<'a> {
     /// Notes a secret that stands in the file itself.
     pub(super) fn exposed(&self, key: &str) {
         self.notes.borrow_mut().exposed.push(key.into());
-    }
-
-    /// Reads the file that an `xxxFile` key names.
-    pub(super) fn file(&self, path: &Path) -> io::Result<String> {
-        (self.file)(path)
     }
 
     /// The warnings, and the keys whose secrets stand in the file itself.

@@ -18,10 +18,11 @@ const GUARDED: [&str; 6] = ["admin", "auth", "headers", "keys", "proxy", "webhoo
 #[derive(Clone)]
 pub(super) struct Field<'a> {
     node: Option<&'a Node>,
-    path: String,
+    /// `endpoints[2].port`
+    pub path: String,
     at: u32,
     guarded: bool,
-    diagnostics: &'a Diagnostics<'a>,
+    pub diagnostics: &'a Diagnostics<'a>,
 }
 
 impl<'a> Field<'a> {
@@ -47,9 +48,7 @@ impl<'a> Field<'a> {
     }
 
     fn is_key(&self, entry: &Entry, key: &str) -> bool {
-        entry.key == key
-            || entry.key == snake(key)
-            || self.diagnostics.any_case() && entry.key.eq_ignore_ascii_case(key)
+        entry.key == key || entry.key == snake(key) || self.diagnostics.any_case && entry.key.eq_ignore_ascii_case(key)
     }
 
     /// Notes the keys here and below that nobody has asked for, and repeated ones.
@@ -146,14 +145,6 @@ impl<'a> Field<'a> {
         self.diagnostics.warn(text);
     }
 
-    pub(super) fn path(&self) -> &str {
-        &self.path
-    }
-
-    pub(super) fn diagnostics(&self) -> &'a Diagnostics<'a> {
-        self.diagnostics
-    }
-
     /// What the file gives; an error says what the value is not. `null` is as if nothing was given.
     pub(super) fn read<T>(&self, read: impl FnOnce(&'a Value) -> Result<T, String>) -> Option<T> {
         self.readable().and_then(|value| read(value).map_err(|error| self.wrong(&error)).ok())
@@ -240,7 +231,7 @@ impl<'a> Field<'a> {
     /// The path of a file beside the configuration, and the text in it.
     pub(super) fn text_file<T>(&self, read: impl FnOnce(&str) -> Result<T, String>) -> Option<(String, T)> {
         let path = self.parse(|text| Ok(text.to_owned()))?;
-        let text = self.diagnostics.file(Path::new(&path)).map_err(|error| format!("cannot be read: {error}"));
+        let text = (self.diagnostics.file)(Path::new(&path)).map_err(|error| format!("cannot be read: {error}"));
         match text.and_then(|text| read(&text)) {
             Ok(value) => Some((path, value)),
             Err(error) => {

@@ -179,11 +179,6 @@ impl<T> Kind<T> {
     pub(super) fn read_only(read: impl Fn(&Field) -> Option<T> + 'static) -> Self {
         Self::new(read, |_| Json::Null)
     }
-
-    /// The value of a key outside of a table.
-    pub(super) fn of(&self, section: &Field, key: &str) -> Option<T> {
-        (self.read)(&section.get(key), None)
-    }
 }
 
 /// A value whose error says what it is not.
@@ -242,10 +237,10 @@ pub(super) const PERIOD: RangeInclusive<Duration> = Duration::from_millis(100)..
 pub(super) fn time(range: RangeInclusive<Duration>) -> Kind<Duration> {
     let (least, most) = (print_duration(*range.start()), print_duration(*range.end()));
     let read = move |field: &Field| {
-        let (path, bare) = (field.path(), field.value().and_then(Value::bare));
+        let (path, bare) = (&field.path, field.value().and_then(Value::bare));
         if let Some(millis) = bare.filter(|millis| (1..100).contains(millis) && !path.ends_with("Ms")) {
             let text = format!("{path}: {millis} means {millis} milliseconds; write {millis}s for seconds");
-            field.diagnostics().warn(text);
+            field.warn(text);
         }
         field.read(|value| {
             let time = value.measure(parse_duration, Duration::from_millis).filter(|time| range.contains(time));
@@ -364,7 +359,7 @@ pub(super) fn unique(what: &'static str) -> Kind<String> {
 /// The name of something (`what`) that the file has.
 pub(super) fn reference(what: &'static str) -> Kind<String> {
     let read = move |field: &Field| {
-        let names = || field.diagnostics().names(what).iter().map(|(name, _)| name.as_str());
+        let names = || field.diagnostics.names(what).iter().map(|(name, _)| name.as_str());
         field.parse(|text| text::known(text, what, names()))
     };
     Kind::new(read, |name| json!(name))

@@ -27,12 +27,12 @@ pub(super) fn read<'d>(
     format: Format,
     mark: &Entry,
     tree: &Node,
-    diagnostics: Diagnostics<'d>,
+    mut diagnostics: Diagnostics<'d>,
 ) -> (Config, Diagnostics<'d>) {
-    let diagnostics = match format {
-        Format::F002 => diagnostics.lenient(false).with_names(format_002::names(tree)),
-        _ => diagnostics.lenient(format == Format::F003),
-    };
+    (diagnostics.lenient, diagnostics.any_case) = (true, format == Format::F003);
+    if format == Format::F002 {
+        diagnostics = diagnostics.with_names(format_002::names(tree));
+    }
     if let (Format::F003, Err(absent)) = (format, ADMIN.require()) {
         diagnostics.problem(mark.at, &mark.key, absent);
     }
