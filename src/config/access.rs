@@ -170,18 +170,12 @@ pub enum KeysFor {
 }
 
 fn accepted_keys() -> Kind<KeysFor> {
-    let Kind { read, print } = list(reference("key"));
-    let read = move |field: &Field| match () {
-        () if !field.is_given() || field.is_word("inherit") => None,
-        () if field.is_word("none") => Some(KeysFor::Nobody),
-        () => read(field, None).map(KeysFor::Only),
-    };
-    let print = move |keys: &KeysFor| match keys {
-        KeysFor::Inherit => "inherit".into(),
-        KeysFor::Nobody => "none".into(),
-        KeysFor::Only(names) => print(names),
-    };
-    Kind::new(read, print)
+    let put = |names: Vec<_>| if names.is_empty() { KeysFor::Inherit } else { KeysFor::Only(names) };
+    let names = list(reference("key")).inside(put, |keys| match keys {
+        KeysFor::Only(names) => Some(names),
+        _ => None,
+    });
+    or_word("inherit", KeysFor::Inherit, or_word("none", KeysFor::Nobody, names))
 }
 
 words! {

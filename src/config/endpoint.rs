@@ -269,18 +269,12 @@ pub enum MaxConcurrent {
 }
 
 fn max_concurrent() -> Kind<MaxConcurrent> {
-    let Kind { read, print } = number("a number of requests, auto or unlimited", 1..=65_536);
-    let read = move |field: &Field| match () {
-        () if field.is_word("auto") => Some(MaxConcurrent::Auto),
-        () if field.is_word("unlimited") => Some(MaxConcurrent::Unlimited),
-        () => read(field, None).map(MaxConcurrent::Most),
-    };
-    let print = move |capacity: &MaxConcurrent| match capacity {
-        MaxConcurrent::Auto => "auto".into(),
-        MaxConcurrent::Unlimited => "unlimited".into(),
-        MaxConcurrent::Most(most) => print(most),
-    };
-    Kind::new(read, print)
+    let most = number("a number of requests, auto or unlimited", 1..=65_536);
+    let most = most.inside(MaxConcurrent::Most, |value| match value {
+        MaxConcurrent::Most(most) => Some(most),
+        _ => None,
+    });
+    or_word("auto", MaxConcurrent::Auto, or_word("unlimited", MaxConcurrent::Unlimited, most))
 }
 
 words! {

@@ -96,7 +96,8 @@ table! {
     /// `retry`
     pub struct Retry as retry (check = check_delays) {
         /// Tries in total; `None` = `auto`, as many as there are candidates.
-        pub attempts: Option<u32> = None, key("attempts", attempts());
+        pub attempts: Option<u32> = None,
+            key("attempts", or_word("auto", None, optional(number("auto or a number", 1..=101))));
         pub initial_delay: Duration = Duration::from_millis(500), key("initialDelay", time(ANY_TIME));
         pub max_delay: Duration = Duration::from_secs(10), key("maxDelay", time(ANY_TIME));
         pub on_connect: bool = true, internal();
@@ -117,12 +118,6 @@ fn check_delays(retry: &Retry, section: &Field) {
     if retry.initial_delay > retry.max_delay {
         section.problem("`initialDelay` is longer than `maxDelay`");
     }
-}
-
-fn attempts() -> Kind<Option<u32>> {
-    let Kind { read, print } = number("auto or a number", 1..=101);
-    let read = move |field: &Field| if field.is_word("auto") { Some(None) } else { read(field, None).map(Some) };
-    Kind::new(read, move |attempts| attempts.as_ref().map_or("auto".into(), &print))
 }
 
 /// What makes the next candidate be tried: which of these words are listed.

@@ -40,7 +40,8 @@ table! {
         pub allowed_hosts: Vec<String> = Vec::new(), key("allowedHosts", list(text(host)));
         pub trusted_proxies: Vec<Network> = Vec::new(), key("trustedProxies", list(text(network)));
         /// Comment lines on silent streams; `None` is off.
-        pub sse_ping: Option<SsePing> = Some(SsePing::default()), key("ssePing", sse_ping());
+        pub sse_ping: Option<SsePing> = Some(SsePing::default()),
+            key("ssePing", or_word("off", None, optional(section())));
     }
 }
 
@@ -57,16 +58,6 @@ table! {
         pub after: Duration = secs(15), key("after", time(PERIOD));
         pub every: Duration = secs(15), key("every", time(PERIOD));
     }
-}
-
-/// `off`, or a map.
-fn sse_ping() -> Kind<Option<SsePing>> {
-    let Kind { read, print } = section::<SsePing>();
-    let read = move |field: &super::reader::Field| match field.is_word("off") {
-        true => Some(None),
-        false => read(field, None).map(Some),
-    };
-    Kind::new(read, move |ping| ping.as_ref().map_or("off".into(), &print))
 }
 
 table! {

@@ -175,6 +175,15 @@ impl<T> Kind<T> {
         Self { read: Box::new(move |field, _| read(field)), print: Box::new(print) }
     }
 
+    /// The same kind inside another type.
+    pub(super) fn inside<U: 'static>(self, put: fn(T) -> U, get: fn(&U) -> Option<&T>) -> Kind<U>
+    where
+        T: 'static,
+    {
+        let Self { read, print } = self;
+        Kind::new(move |field| read(field, None).map(put), move |value| get(value).map(&print).into())
+    }
+
     /// A kind that is read only: older formats are not printed.
     pub(super) fn read_only(read: impl Fn(&Field) -> Option<T> + 'static) -> Self {
         Self::new(read, |_| Json::Null)
@@ -308,9 +317,19 @@ pub(super) fn optional<T: 'static>(kind: Kind<T>) -> Kind<Option<T>> {
     Kind {
         read: Box::new(move |field, now| {
             let value = read(field, now.and_then(Option::as_ref));
-            value.filter(|_| field.is_given()).map(Some)
+            // An empty list is one.
+            value.filter(|_| !matches!(field.value(), None | Some(Value::Null))).map(Some)
         }),
         print: Box::new(move |value| value.as_ref().map_or(Json::Null, &print)),
+    }
+}
+
+/// A word with a meaning of its own, or a value of another kind.
+pub(super) fn or_word<T: Clone + PartialEq + 'static>(word: &'static str, meaning: T, kind: Kind<T>) -> Kind<T> {
+    let (Kind { read, print }, printed) = (kind, meaning.clone());
+    Kind {
+        read: Box::new(move |field, now| if field.is_word(word) { Some(meaning.clone()) } else { read(field, now) }),
+        print: Box::new(move |value| if *value == printed { word.into() } else { print(value) }),
     }
 }
 

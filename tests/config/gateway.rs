@@ -39,7 +39,7 @@ fn a_listener_has_an_address_a_group_keys_and_a_limit() {
     let config = two(
         "groups: [{name: g, endpoints: [{name: a}]}]\nauth: {keys: [{name: k, key: x}]}\nrateLimit: {perSecond: 2}\n\
                       listeners: [{name: l, host: 0.0.0.0, port: 3000, group: g, keys: [k], rateLimit: {perSecond: 100, burst: 200}, mode: raw}, \
-                      {name: m, port: 3001, keys: none}, {name: n, port: 0}]",
+                      {name: m, port: 3001, keys: none, cors: []}, {name: n, port: 0, keys: []}]",
     );
     let [l, m, n] = &config.listeners[..] else { panic!("three") };
     assert_eq!(
@@ -50,6 +50,7 @@ fn a_listener_has_an_address_a_group_keys_and_a_limit() {
     assert_eq!(l.policy.rate_limit, Some(RateLimit { per_second: 100.0, burst: 200 }));
     assert_eq!((m.host.as_str(), &m.policy.keys, m.policy.mode), ("127.0.0.1", &KeysFor::Nobody, Mode::Models));
     assert_eq!((&n.policy.keys, &n.policy.group), (&KeysFor::Inherit, &None));
+    assert_eq!((&m.policy.cors, &n.policy.cors), (&Some(vec![]), &None));
     assert_eq!(config.policy.rate_limit, Some(RateLimit { per_second: 2.0, burst: 2 }));
 }
 
