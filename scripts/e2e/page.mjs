@@ -234,15 +234,23 @@ test('an open page costs little', async () => {
 
 test('pictures of each look', async () => {
   if (pictures) mkdirSync(pictures, { recursive: true });
+  const left = new AbortController();
+  const ask = { model: 'toy-slow', stream: true, messages: [{ role: 'user', content: 'x' }] };
+  for (let n = 0; n < 3; n += 1) fetch(`${proxy.url}/v1/chat/completions`, { method: 'POST', body: JSON.stringify(ask), signal: left.signal }).then((answer) => answer.text()).catch(() => {});
+  // Two run, and show their speed; the third one waits for a slot.
+  await page.waitForFunction(() => [...document.querySelectorAll('#running td:nth-child(3)')].some((one) => /^\d/.test(one.textContent)));
   for (const colorScheme of ['light', 'dark']) {
     for (const [name, viewport] of [['desktop', { width: 1280, height: 900 }], ['phone', { width: 390, height: 844 }]]) {
       await page.emulateMedia({ colorScheme });
       await page.setViewportSize(viewport);
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
       check(wide <= 0, `${name} scrolls sideways by ${wide}`);
+      // What was laid out anew is painted with the frame after the next.
+      await page.evaluate(() => new Promise((done) => { scrollTo(0, 0); requestAnimationFrame(() => requestAnimationFrame(done)); }));
       if (pictures) await page.screenshot({ path: join(pictures, `${name}-${colorScheme}.png`), fullPage: true });
     }
   }
+  left.abort();
 });
 
 test('with a token the page asks for it', async () => {

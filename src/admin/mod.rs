@@ -180,7 +180,7 @@ impl AdminHandler for Admin {
 
     fn serve(&self, context: RequestContext, request: Request, response: &mut Response) {
         // Again, because the rules can have changed while the body was read.
-        let opened = match self.opened(&request.head, request.peer) {
+        let opened = match self.opened(&request.head, request.from.peer) {
             Ok(opened) => opened,
             Err(failure) => return context.refuse(response, &failure),
         };

@@ -97,7 +97,7 @@ async function watch() {
       if (mine.signal.aborted) return;
     }
     if (stream !== mine) return;
-    $('summary').textContent = 'no connection; trying again';
+    $('summary').textContent = 'connection lost; retrying';
     await new Promise((resolve) => setTimeout(resolve, pause));
     pause = Math.min(pause * 2, 15000);
   }
@@ -191,15 +191,18 @@ function running(updates) {
     });
     stop.dataset.id = one.id;
     stop.disabled = one.stopping;
-    return row([[one.model ?? one.path], [one.endpoint ?? 'waiting'], [time(Math.round(performance.now() - one.began)), 'n'], [time(one.first_byte_ms), 'n'], [one.tokens || '', 'n'], [one.tokens_per_second?.toFixed(1), 'n'], [one.key ?? one.client], [stop]]);
+    return row([
+      [one.model ?? one.path], [one.endpoint ?? 'waiting'], [one.tokens_per_second?.toFixed(1), 'n'], [stop], [one.tokens || '', 'n'],
+      [time(one.first_byte_ms), 'n'], [time(Math.round(performance.now() - one.began)), 'n'], [one.key ?? one.client],
+    ]);
   }));
-  if (!all.length) $('running').replaceChildren(row([['nothing']]));
+  if (!all.length) $('running').replaceChildren(row([['No requests in progress.']]));
   if (focused) document.querySelector(`#running [data-id="${CSS.escape(focused)}"]`)?.focus();
 }
 function recent(one) {
   const bad = one.status >= 400 || one.end === 'upstream_lost' || one.end === 'timeout' ? 'bad' : '';
   return row([
-    [one.at.slice(11, 19)], [one.model ?? one.path], [one.endpoint], [one.reason], [one.status, `n ${bad}`], [one.end, one.end === 'done' ? '' : 'bad'], [time(one.queue_ms), 'n'],
+    [one.at.slice(11, 19)], [one.status, `n ${bad}`], [one.model ?? one.path], [one.endpoint], [one.reason], [one.end, one.end === 'done' ? '' : 'bad'], [time(one.queue_ms), 'n'],
     [time(one.first_byte_ms), 'n'], [time(one.total_ms), 'n'], [one.tokens_in, 'n'], [one.tokens_cached, 'n'], [one.tokens_out, 'n'],
     [one.tokens_per_second?.toFixed(1), 'n'],
   ]);

@@ -1,14 +1,14 @@
-//! Accepting connections within their bounds. Its errors never end the loop (FAULTS E1, E2).
+//! Accepts connections within the configured limits. Errors of `accept` never end the loop (FAULTS E1, E2).
 
 use super::connection::Connection;
+use super::request::Refused;
 use super::server::EventLoop;
-use super::step::Rejected;
 use crate::api::errors::{Failure, Kind};
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Connections accepted in one turn of the loop: in a flood, deadlines and clients that leave have theirs too.
+/// Connections accepted per turn of the loop, so that a flood does not starve deadlines and disconnects.
 const ACCEPTS: usize = 64;
 
 impl EventLoop {
@@ -30,14 +30,14 @@ impl EventLoop {
             match listener.accept() {
                 Ok((stream, peer)) => {
                     self.accept_pause = None;
-                    // The listeners take turns.
+                    // Listeners take turns.
                     self.waiting_listeners.push_back(n);
                     self.welcome(stream, peer.ip(), n, now);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.accept_pause = None,
                 Err(e) if is_one_connections_fault(&e) => self.waiting_listeners.push_back(n),
                 Err(e) => {
-                    // Out of descriptors or memory: try again a little later, the queue waits in the kernel.
+                    // Out of descriptors or memory: retry shortly, connections wait in the kernel's queue.
                     self.waiting_listeners.push_back(n);
                     let pause = self.accept_pause.map_or(10, |(_, last)| (last.as_millis() * 2).min(100) as u64);
                     let pause = Duration::from_millis(pause);
@@ -58,20 +58,21 @@ impl EventLoop {
         }
         let _ = stream.set_nodelay(true);
         let (permit, fits) = self.shared.open.enter(peer);
-        // An address that has its share takes nobody else's place; but what is said to it must end somewhere.
+        // An address over its limit evicts only connections that linger, but its own refusals need room too.
         let full = self.shared.open.count() > self.max_connections && !self.evict(!fits);
-        let place = (listener, self.token());
-        let connection = Box::new(Connection::new(stream, permit, peer, place, now, &self.rules));
+        let identity = (listener, self.token());
+        let connection = Box::new(Connection::new(stream, permit, peer, identity, now, &self.rules));
         if fits && !full {
             return self.insert(connection, now);
         }
         let limit = if full { "server.maxConnections" } else { "server.perClient" };
         let failure = Failure::new(Kind::Overloaded, format!("Too many open connections ({limit})."));
         let failure = failure.retry_after(Duration::from_secs(1));
-        self.answer_refusal(connection, Rejected { head: None, client: Some(peer), failure, began: now }, now);
+        let refused = Refused { from: connection.from(), head: None, client: Some(peer), failure, began: now };
+        self.answer_refusal(connection, &refused, now);
     }
 
-    /// Closes the connection that is missed least; false if there is none.
+    /// Closes the most expendable connection; false if there is none.
     fn evict(&mut self, lingering_only: bool) -> bool {
         let all = self.connections.iter();
         let expendable = all.filter_map(|(token, connection)| Some((connection.expendable()?, *token)));

@@ -1,79 +1,76 @@
-//! One connection: bytes in, a complete request or a refusal out. Reads, never waits. Whoever holds it owns it: the event
-//! loop while it is parked, a worker while its requests are served.
+//! One connection: bytes in, a complete request or a refusal out. Reads without waiting. It has one owner at a time: the
+//! event loop while it is parked, a worker while its requests are served.
 //!
 //! Head -> Body -> Queued -> (a worker answers) -> Flush -> Head, or Linger and the end.
 
-use super::decision::HeadDecision;
 use super::head::{Framing, Head, Parser};
 use super::limits::{ConnectionPermit, Rules};
-use super::min_rate::MinRate;
-use super::request::{Body, From};
-use super::step::{Arrived, Rejected, Step};
+use super::request::{Body, From, HeadDecision, Refused, Request, Step};
 use super::unsent::Unsent;
-use super::upload::{LARGE, Upload};
+use super::upload::{LARGE, MinRate, Upload};
 use crate::api::chunked::Decoder;
 use crate::api::errors::{Failure, Kind};
 use memchr::memmem;
 use mio::Token;
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Reads of one client in a row, 1 MiB at most, before others get their turn.
+/// Reads from one client before the other connections get their turn: 1 MiB at most.
 const READS: usize = 16;
-/// How long a client may be silent after its last answer when it owes no bytes, and how long it may go on at all while
-/// the proxy is being stopped.
+/// Lingering close: how long a client may be silent once its whole request has arrived, and the limit for any client
+/// during a drain.
 const LINGER: Duration = Duration::from_secs(1);
-/// What is still read of bytes that it does not owe.
+/// Lingering close: bytes read beyond the rest of the request.
 const LINGER_BYTES: u64 = 64 << 10;
 
 pub(super) struct Connection {
-    /// Shared with what waits for its client, for as long as a request of it is served.
+    /// Shared with the response and the `CancelToken` of the request being served.
     pub(crate) stream: Arc<TcpStream>,
     pub(crate) peer: IpAddr,
     pub(crate) peer_text: Arc<str>,
     pub(crate) listener: usize,
-    /// Its event token, which no other connection has had.
+    /// Never reused.
     pub(crate) token: Token,
-    /// The event loop hears of its events.
+    /// Registered with the event loop's poll.
     pub(crate) is_registered: bool,
     _permit: ConnectionPermit,
     pub(crate) state: State,
-    /// When `expire` wants to be asked.
+    /// When `expire` is due.
     pub(crate) deadline: Instant,
-    /// Since when it waits for the first byte of a head.
+    /// Start of the wait for the next head.
     pub(crate) parked: Instant,
-    /// Bytes read and not yet understood, from `at` on: a started head, or what was pipelined. At most a head and one read.
+    /// Bytes read and not yet parsed, from `at` on: a partial head or pipelined requests. At most a head and one read.
     buf: Vec<u8>,
     at: usize,
-    /// Remembers how far `buf` was understood.
     parser: Parser,
-    /// `buf` holds pipelined bytes that nobody has looked at.
+    /// `buf` holds pipelined bytes that were not parsed yet.
     fresh: bool,
-    /// The kernel may hold more bytes whose event was already seen.
+    /// The socket may hold bytes whose event was already delivered.
     more: bool,
-    /// The client closed its side; seen in an event or a read.
+    /// The client closed its side.
     pub(crate) closed: bool,
-    /// Bytes that the client is still going to send of a request that was refused.
+    /// Bytes still to come of a refused request.
     expected: u64,
 }
 
 pub(super) enum State {
-    /// Parked: idle, or `since` a head began.
+    /// Parked: idle, or reading a head that began at `since`.
     Head {
         since: Option<Instant>,
     },
     Body(Box<Incoming>),
     /// Complete; waits for a worker.
-    Queued(Box<Arrived>),
-    /// Bytes that the client does not read, then the rest of its life.
+    Queued(Box<Request>),
+    /// The rest of an answer that the client is slow to read.
     Flush {
         rest: Unsent,
         keep: bool,
     },
-    /// Closed for writing. What still comes is thrown away, whatever its framing: a client that sends first and reads
-    /// later must not be reset before it reads. Lasts as long as a body may, `until` at most.
+    /// Lingering close: closed for writing; input is discarded, since a client that sends first and reads later must not
+    /// be reset before it has read the answer. Bounded like a body, and by `until`.
     Linger {
         min_rate: MinRate,
         spare: u64,
@@ -81,19 +78,18 @@ pub(super) enum State {
     },
 }
 
-/// A request whose body comes.
+/// A request whose body is arriving.
 pub(super) struct Incoming {
-    arrived: Arrived,
+    request: Request,
     decoder: Decoder,
     min_rate: MinRate,
 }
 
-/// What an answer left behind.
 pub(super) struct AfterResponse {
-    /// Bytes that would have blocked a control worker: the event loop writes them when the client reads.
+    /// Bytes that a control worker could not write without waiting; the event loop writes them.
     pub(crate) rest: Unsent,
     pub(crate) keep: bool,
-    /// The client was told that it is too late: the rest of its body is not waited for again.
+    /// The answer was 408: the rest of the body is not waited for a second time.
     pub(crate) late: bool,
 }
 
@@ -133,13 +129,13 @@ impl Connection {
         matches!(self.state, State::Head { since: None })
     }
 
-    /// Waits for its client, which owes it a head or a body.
+    /// Waiting for the client to send a head or a body.
     pub(crate) fn is_parked(&self) -> bool {
         matches!(self.state, State::Head { .. } | State::Body(_))
     }
 
-    /// How soon it may be closed to make room, the least first: after its last answer, then without a whole head for the
-    /// longest time (FAULTS A20), fresh or not.
+    /// Order in which connections are closed to make room, smallest first: those that linger, then those that have waited
+    /// longest for a complete head (FAULTS A20).
     pub(crate) fn expendable(&self) -> Option<(bool, Instant)> {
         match self.state {
             State::Linger { .. } | State::Head { .. } => Some((matches!(self.state, State::Head { .. }), self.parked)),
@@ -151,12 +147,12 @@ impl Connection {
         From { peer: self.peer, listener: self.listener }
     }
 
-    /// An event told of bytes to read.
+    /// There is something to read.
     pub(crate) fn note_unread(&mut self) {
         self.more = true;
     }
 
-    /// What comes next now that an answer is out.
+    /// Sets the state that follows an answer.
     pub(crate) fn after_response(&mut self, after: AfterResponse, now: Instant, rules: &Rules, draining: bool) {
         let AfterResponse { rest, keep, late } = after;
         if late {
@@ -169,7 +165,7 @@ impl Connection {
         self.deadline = now + rules.write_timeout;
     }
 
-    /// The whole answer is out: the next request, or the end.
+    /// The answer is written: the next request, or a lingering close.
     fn resume(&mut self, keep: bool, now: Instant, rules: &Rules, draining: bool) {
         if keep {
             self.state = State::Head { since: None };
@@ -178,7 +174,7 @@ impl Connection {
             self.fresh = !self.buf.is_empty();
             return;
         }
-        // The client must not wait for the end of the lingering.
+        // The client sees the end of the answer at once.
         let _ = self.stream.shutdown(Shutdown::Write);
         self.buf = Vec::new();
         self.note_unread();
@@ -191,7 +187,7 @@ impl Connection {
         }
     }
 
-    /// The proxy is being stopped: what lingers ends soon.
+    /// During a drain a lingering close is short.
     pub(crate) fn shorten_deadline(&mut self, now: Instant) {
         if let State::Linger { until, .. } = &mut self.state {
             *until = Some(now + LINGER);
@@ -204,14 +200,14 @@ impl Connection {
         self.more || self.has_buffered()
     }
 
-    /// Bytes of the next request are here already.
+    /// Part of the next request was already read.
     pub(crate) fn has_buffered(&self) -> bool {
         !self.buf.is_empty()
     }
 
-    /// Takes in what the client sent, until a request is complete or nothing is left to read.
+    /// Reads and parses until a request is complete or the socket is empty.
     pub(crate) fn advance(&mut self, scratch: &mut [u8], now: Instant, rules: &Rules) -> Step {
-        // What follows a request that has no answer yet is not read.
+        // Pipelined input waits until the request before it is answered.
         if matches!(self.state, State::Queued(_) | State::Flush { .. }) {
             return Step::Wait;
         }
@@ -258,13 +254,13 @@ impl Connection {
     fn take_in_buffered(&mut self, now: Instant, rules: &Rules) -> Step {
         let buf = std::mem::take(&mut self.buf);
         let (step, kept) = self.take_in(&buf[self.at..], now, rules);
-        // Nothing is moved: what was understood is skipped.
+        // Parsed bytes are skipped, not moved.
         self.at = if kept > 0 { buf.len() - kept } else { 0 };
         self.buf = if kept > 0 { buf } else { Vec::new() };
         step
     }
 
-    /// What the input leads to, and how much of its end is not understood yet.
+    /// The next step, and how many bytes at the end of the input are not parsed yet.
     fn take_in(&mut self, input: &[u8], now: Instant, rules: &Rules) -> (Step, usize) {
         match &mut self.state {
             State::Head { since } => {
@@ -279,7 +275,7 @@ impl Connection {
                         self.begin_body(head, &input[used..], now, rules)
                     }
                     Err(failure) => {
-                        // A whole head may be followed by a body; a head without end is not waited for.
+                        // A complete head may be followed by a body of unknown length.
                         if memmem::find(input, b"\r\n\r\n").is_some() {
                             self.expected = u64::MAX;
                         }
@@ -306,13 +302,13 @@ impl Connection {
         }
     }
 
-    /// Refuses what is no head.
     fn headless(&self, failure: Failure, began: Instant) -> Step {
-        Step::Refuse(Box::new(Rejected { head: None, client: Some(self.peer), failure, began }))
+        Step::Refuse(Box::new(Refused { from: self.from(), head: None, client: Some(self.peer), failure, began }))
     }
 
     fn begin_body(&mut self, head: Head, rest: &[u8], now: Instant, rules: &Rules) -> (Step, usize) {
-        let HeadDecision { pool, client, refusal, decided } = rules.handler.decide(&head, self.from());
+        let from = self.from();
+        let HeadDecision { pool, client, refusal, decided } = rules.handler.decide(&head, from);
         let length = match head.framing {
             Framing::None => 0,
             Framing::Sized(length) => length,
@@ -320,21 +316,31 @@ impl Connection {
         };
         if let Some(failure) = refusal {
             self.expected = length.saturating_sub(rest.len() as u64);
-            return (Step::Refuse(Box::new(Rejected { head: Some(head), client, failure, began: now })), 0);
+            return (Step::Refuse(Box::new(Refused { from, head: Some(head), client, failure, began: now })), 0);
         }
         let expects_continue = head.expect_continue;
         let decoder = Decoder::new(head.framing, rules.limits.body);
-        let arrived =
-            Arrived { head, pool, decided, client, body: Body::new(rules.budget.hold(client)), rest: None, began: now };
+        let request = Request {
+            head,
+            from,
+            peer_text: Arc::clone(&self.peer_text),
+            pool,
+            client,
+            decided,
+            body: Body::new(rules.budget.hold(client)),
+            rest: None,
+            began: now,
+            cancel: Arc::default(),
+        };
         if length == 0 {
-            return (Step::Serve(Box::new(arrived)), rest.len());
+            return (Step::Serve(Box::new(request)), rest.len());
         }
         if expects_continue && rest.is_empty() {
-            // 25 bytes into an empty socket buffer; a client that does not get them sends anyway.
+            // 25 bytes always fit into an empty socket buffer.
             let _ = (&*self.stream).write(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         let min_rate = MinRate::new(rules.body_timeout, now);
-        self.state = State::Body(Box::new(Incoming { arrived, decoder, min_rate }));
+        self.state = State::Body(Box::new(Incoming { request, decoder, min_rate }));
         self.feed(rest, now, rules)
     }
 
@@ -342,7 +348,7 @@ impl Connection {
         let State::Body(incoming) = &mut self.state else {
             return (Step::Wait, 0);
         };
-        let Incoming { arrived: Arrived { head, body, .. }, decoder, min_rate } = &mut **incoming;
+        let Incoming { request: Request { head, body, .. }, decoder, min_rate } = &mut **incoming;
         let before = body.bytes().len();
         let grown = body.grow(|out| decoder.feed(input, out));
         let after = body.bytes().len();
@@ -359,23 +365,24 @@ impl Connection {
         let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
             return (Step::Wait, 0);
         };
-        let Incoming { mut arrived, decoder, .. } = *incoming;
+        let Incoming { mut request, decoder, .. } = *incoming;
         let kept = match complete {
             Ok(Some(consumed)) => input.len() - consumed,
             Ok(None) => {
-                // The rest is read by a worker, or not at all.
+                // The worker reads the rest.
                 self.expected = u64::MAX;
                 let (stream, min_rate) = (Arc::clone(&self.stream), MinRate::new(rules.body_timeout, now));
-                arrived.rest = Some(Upload::new(stream, decoder, min_rate, Arc::clone(&rules.uploads)));
+                let rest = Upload::new(stream, decoder, min_rate, Arc::clone(&rules.uploads));
+                request.rest = Some(RefCell::new(rest));
                 0
             }
             Err(failure) => {
                 self.expected = decoder.missing().unwrap_or(u64::MAX);
-                return (Step::Refuse(Box::new(arrived.rejected(failure))), 0);
+                return (Step::Refuse(Box::new(request.refused(failure))), 0);
             }
         };
-        arrived.began = now;
-        (Step::Serve(Box::new(arrived)), kept)
+        request.began = now;
+        (Step::Serve(Box::new(request)), kept)
     }
 
     pub(crate) fn expire(&mut self, now: Instant, rules: &Rules) -> Step {
@@ -401,9 +408,9 @@ impl Connection {
                 let State::Body(incoming) = std::mem::replace(&mut self.state, State::Head { since: None }) else {
                     return Step::Wait;
                 };
-                Step::Refuse(Box::new(incoming.arrived.rejected(failure)))
+                Step::Refuse(Box::new(incoming.request.refused(failure)))
             }
-            // What waits for a worker waits for as long as it takes, and the event loop asks for what is flushed.
+            // A queued request has no deadline here; the event loop handles `Flush` itself.
             State::Queued(_) | State::Flush { .. } => {
                 self.deadline = now + Duration::from_secs(3600);
                 Step::Wait
@@ -411,7 +418,7 @@ impl Connection {
         }
     }
 
-    /// Writes what the client has not taken so far; true when all of it is out. Any byte taken gives it more time.
+    /// Writes more of the rest; true when all of it is written. Any progress renews `writeTimeout`.
     pub(crate) fn flush(&mut self, now: Instant, rules: &Rules, draining: bool) -> io::Result<bool> {
         let State::Flush { rest, keep } = &mut self.state else {
             return Ok(true);

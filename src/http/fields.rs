@@ -1,23 +1,24 @@
-//! Header fields in the order they came. Knows the meaning of none of them.
+//! Header fields in the order in which they came.
 
 use http::{HeaderName, HeaderValue};
 
-/// The fields of one head, of a client's at most `Limits::fields`: order and repetitions kept, names in lower case, values as the bytes they were.
+/// Keeps order and repetitions; names are lower case, values unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fields(Vec<(HeaderName, HeaderValue)>);
 
 impl Fields {
-    /// No fields yet, with room for `count`.
     pub(crate) fn with_capacity(count: usize) -> Self {
         Self(Vec::with_capacity(count))
     }
 
-    /// Adds a field after all others.
     pub fn push(&mut self, name: HeaderName, value: HeaderValue) {
         self.0.push((name, value));
     }
 
-    /// Takes away every field whose name begins so.
+    pub(crate) fn extend(&mut self, others: &Self) {
+        self.0.extend_from_slice(&others.0);
+    }
+
     pub(crate) fn remove_prefixed(&mut self, prefix: &str) {
         self.0.retain(|(name, _)| !name.as_str().starts_with(prefix));
     }
@@ -27,18 +28,16 @@ impl Fields {
         self.iter().find(|(n, _)| **n == *name.as_ref()).map(|(_, value)| value)
     }
 
-    /// Every value of a name, in order.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a HeaderValue> {
         self.iter().filter(move |(n, _)| **n == *name).map(|(_, value)| value)
     }
 
-    /// The elements of a comma-separated field, over all its lines (RFC 9110 5.6.1: empty ones do not count).
+    /// The non-empty elements of a comma-separated field, over all its lines (RFC 9110 5.6.1).
     pub(crate) fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let elements = self.all(name).flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
     }
 
-    /// Name and value of every field, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> + Clone {
         self.0.iter().map(|(name, value)| (name, value))
     }

@@ -1,4 +1,4 @@
-//! What the fields of a head say about its body, its host and its connection. Any doubt is a refusal. Reads no bytes of a socket.
+//! What the fields of a head say about body, host and connection. Anything ambiguous is refused. Pure.
 
 use super::fields::Fields;
 pub use crate::api::chunked::Framing;
@@ -6,17 +6,14 @@ pub(super) use crate::api::chunked::{is_token, is_value, refuse, too_large};
 use crate::api::errors::{Failure, Kind};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
 
-/// The versions that are spoken here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// HTTP/1.0.
     Http10,
-    /// HTTP/1.1.
     Http11,
 }
 
 impl Framing {
-    /// Decides by RFC 9112 6.3, but refuses wherever that allows a second reading.
+    /// RFC 9112 6.3, strictly: whatever allows two readings is refused.
     pub(super) fn of(fields: &Fields, version: Version, limit: u64) -> Result<Self, Failure> {
         if fields.iter().any(|(name, _)| is_disguised(name.as_str())) {
             return Err(refuse("a field name imitates Content-Length or Transfer-Encoding"));
@@ -27,7 +24,7 @@ impl Framing {
             (None, None) => Ok(Self::None),
             // RFC 9112 6.1: both given means an attack or a bug.
             (Some(_), Some(_)) => Err(refuse("Content-Length and Transfer-Encoding are both given")),
-            // RFC 9112 6.1: a 1.0 sender cannot know chunks, so some proxy on the way does not either.
+            // RFC 9112 6.1: an HTTP/1.0 sender does not know chunks.
             (None, Some(_)) if version == Version::Http10 => Err(refuse("HTTP/1.0 has no Transfer-Encoding")),
             (None, Some(coding)) => chunked(coding.as_bytes()),
             (Some(length), None) => sized(length.as_bytes(), limit),
@@ -35,7 +32,7 @@ impl Framing {
     }
 }
 
-/// The value of a field that may be there once.
+/// The value of a field that may be given once.
 fn only<'a>(fields: &'a Fields, name: &'a str) -> Result<Option<&'a HeaderValue>, Failure> {
     let mut values = fields.all(name);
     let first = values.next();
@@ -45,14 +42,14 @@ fn only<'a>(fields: &'a Fields, name: &'a str) -> Result<Option<&'a HeaderValue>
     }
 }
 
-/// `Transfer_Encoding`, `Content.Length` and the like: servers that fold such names would see another body than we do.
+/// `Transfer_Encoding`, `Content.Length` and the like: servers that normalize such names would see another body.
 fn is_disguised(name: &str) -> bool {
     let letters = || name.bytes().filter(u8::is_ascii_alphanumeric);
     name != CONTENT_LENGTH && letters().eq(*b"contentlength")
         || name != TRANSFER_ENCODING && letters().eq(*b"transferencoding")
 }
 
-/// RFC 9112 7 takes `chunked` in any case; every real client writes it like this, every disguise does not.
+/// RFC 9112 7 allows `chunked` in any case; real clients write it in lower case, request smugglers do not.
 fn chunked(coding: &[u8]) -> Result<Framing, Failure> {
     let token = |part: &[u8]| !part.is_empty() && part.iter().all(|byte| is_token(*byte));
     let mut parts = coding.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
@@ -81,7 +78,7 @@ fn sized(length: &[u8], limit: u64) -> Result<Framing, Failure> {
     }
 }
 
-/// A host and its port as one text that compares: lower case, the scheme's own port left out.
+/// A host and its port, compared without case and without the scheme's default port.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Authority<'a>(&'a str);
 
@@ -118,7 +115,7 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// Requires one sound Host (RFC 9112 3.2), and that an absolute target names the same.
+/// Requires one valid Host (RFC 9112 3.2), the same as that of an absolute target.
 pub(super) fn check_host(fields: &Fields, version: Version, target: Option<Authority>) -> Result<(), Failure> {
     let Some(host) = only(fields, HOST.as_str())? else {
         return match version {

@@ -1,64 +1,44 @@
-//! What the server asks of its request handler, and what others may ask of a running server.
+//! The handler that answers requests, and the handle of a running server.
 
 use super::connection::Connection;
-use super::decision::Decide;
-use super::head::Head;
-use super::request::{From, Request};
+use super::request::{Decide, Refused, Request};
 use super::response::{Response, ResponseTo};
 use super::state::ServerState;
-use super::step::Rejected;
-use crate::api::errors::Failure;
 use crate::config;
 use crate::util::budget::Budget;
 use crate::util::lock::write;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
-/// Answers requests; the server only reads and writes them.
 pub trait Handler: Decide {
-    /// Answers a request on a worker. A response that another thread is to finish is detached first.
+    /// Answers a request on a worker. To let another thread finish it, detach the response.
     fn serve(&self, request: Request, response: &mut Response);
     /// Answers a request that the server or a full pool refuses, and logs it.
-    fn refuse(&self, refused: Refused<'_>, response: &mut Response);
+    fn refuse(&self, refused: &Refused, response: &mut Response);
     /// Logs a request whose client left before a worker took it.
-    fn left(&self, head: &Head, from: From, began: Instant);
+    fn left(&self, request: &Request);
 }
 
-/// A request that is not served.
-pub struct Refused<'a> {
-    pub(crate) from: From,
-    /// The head, as far as it was understood.
-    pub head: Option<&'a Head>,
-    pub(crate) failure: Failure,
-    /// When its head was complete, or without a head when its first byte came.
-    pub(crate) began: Instant,
-}
-
-/// Answers a request that is not served, and returns its connection, ready for what comes next.
+/// Answers a refused request and returns its connection.
 pub(super) fn refuse(
     handler: &dyn Handler,
     server: &Arc<ServerState>,
     connection: Box<Connection>,
-    rejected: Rejected,
+    refused: &Refused,
 ) -> Option<Box<Connection>> {
-    let Rejected { head, client, failure, began } = rejected;
-    let from = connection.from();
-    let to = ResponseTo { keep: false, ..ResponseTo::head(head.as_ref(), client, false) };
+    let to = ResponseTo { keep: false, ..ResponseTo::head(refused.head.as_ref(), refused.client, false) };
     let mut response = Response::new(connection, server, to);
-    handler.refuse(Refused { from, head: head.as_ref(), failure, began }, &mut response);
+    handler.refuse(refused, &mut response);
     response.give_back()
 }
 
-/// How many workers a pool has, and how many requests may wait for one.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolSize {
     pub threads: usize,
     pub backlog: usize,
 }
 
-/// What the event loop needs to run.
 pub struct ServerConfig {
     /// Bound listeners, at most 64.
     pub listeners: Vec<TcpListener>,
@@ -71,7 +51,6 @@ pub struct ServerConfig {
     pub proxy: PoolSize,
 }
 
-/// What others may see and ask of a running server.
 #[derive(Clone)]
 pub struct ServerHandle {
     pub(super) shared: Arc<ServerState>,
@@ -84,7 +63,7 @@ impl ServerHandle {
         self.shared.returns.wake();
     }
 
-    /// Ends what is still in progress, as if every client had left.
+    /// Cancels the requests that are still in progress.
     pub(crate) fn stop(&self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.returns.wake();
@@ -102,12 +81,12 @@ impl ServerHandle {
         self.shared.open.count()
     }
 
-    /// Grows as long as the event loop turns.
+    /// Turns of the event loop so far.
     pub(crate) fn beats(&self) -> u64 {
         self.shared.beats.load(Ordering::Relaxed)
     }
 
-    /// Makes the loop turn once.
+    /// Wakes the event loop.
     pub(crate) fn nudge(&self) {
         self.shared.returns.wake();
     }

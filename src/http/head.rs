@@ -1,17 +1,21 @@
-//! A request head, from bytes as they arrive to a checked value, or a refusal as early as the bytes allow. Does no I/O.
-//! httparse does the lexing; whatever it is lenient about (bare line feeds, empty lines, targets) is refused here.
+//! Parses a request head as its bytes arrive and refuses it as early as possible. Pure. httparse does the lexing; what it
+//! tolerates (bare line feeds, empty lines, odd targets) is refused here.
 
 pub use super::fields::Fields;
 pub use super::framing::{Framing, Version};
-pub(crate) use super::target::Target;
+pub(crate) use super::request_line::Target;
 
 use super::framing::{self, refuse};
 use super::request_line::{self, RequestLine};
 use crate::api::errors::{Failure, Kind};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
+use httparse::ParserConfig;
+use std::mem::MaybeUninit;
 
-/// How much a client may send.
+/// The most fields of a head; [`Limits`] may allow fewer.
+pub(super) const FIELDS: usize = 100;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the request target, beyond which it is 414.
@@ -24,13 +28,12 @@ pub struct Limits {
     pub body: u64,
 }
 
-/// A head whose framing is beyond doubt.
+/// A head with unambiguous framing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// Any method but CONNECT and TRACE.
     pub method: Method,
     pub target: Target,
-    /// HTTP/1.0 or HTTP/1.1.
     pub(crate) version: Version,
     pub fields: Fields,
     pub framing: Framing,
@@ -47,14 +50,14 @@ impl Head {
     }
 }
 
-/// Reads one head out of a buffer that grows, looking at each byte once.
+/// Parses one head from a growing buffer; each byte is looked at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parser {
     seen: usize,
     line: usize,
     /// Complete lines, the request line included.
     lines: usize,
-    /// Where the request line stands, while it is not checked apart from the rest.
+    /// The range of a complete request line that was not checked by itself yet.
     unchecked: Option<(usize, usize)>,
 }
 
@@ -65,7 +68,7 @@ impl Parser {
     /// The refusal, as soon as the bytes allow it; the first thing that is wrong decides which.
     pub fn parse(&mut self, buf: &[u8], limits: &Limits) -> Result<Option<(Head, usize)>, Failure> {
         let result = self.advance(buf, limits);
-        // A whole head was checked whole; otherwise its first line is looked at as soon as it is there.
+        // A request line is checked as soon as it is complete, unless the whole head is.
         if !matches!(result, Ok(Some(_)))
             && let Some((start, end)) = self.unchecked.take()
         {
@@ -85,6 +88,12 @@ impl Parser {
                 ));
             }
             let after_cr = self.seen > 0 && buf[self.seen - 1] == b'\r';
+            let plain = if after_cr { &[][..] } else { &buf[self.seen..buf.len().min(limits.head)] };
+            let run = plain.iter().position(|byte| !framing::is_value(*byte)).unwrap_or(plain.len());
+            if run > 0 {
+                self.seen += run;
+                continue;
+            }
             match byte {
                 b'\n' if after_cr => {
                     if self.end_line(buf, limits)? {
@@ -95,7 +104,6 @@ impl Parser {
                 b'\n' => return Err(self.doubt(buf, limits, "a line ends without a carriage return")),
                 _ if after_cr => return Err(self.doubt(buf, limits, "a carriage return stands alone")),
                 b'\r' => {}
-                _ if framing::is_value(*byte) => {}
                 // RFC 8446 5.1: the record type of a handshake, the first byte of every TLS connection.
                 0x16 if self.seen == 0 => {
                     return Err(refuse(
@@ -109,7 +117,7 @@ impl Parser {
         self.check_start(&buf[self.line..], limits).map(|()| None)
     }
 
-    /// Takes the line feed at `seen`; true when the head ends with it.
+    /// Handles the line feed at `seen`; true at the end of the head.
     fn end_line(&mut self, buf: &[u8], limits: &Limits) -> Result<bool, Failure> {
         let line = &buf[self.line..self.seen - 1];
         self.seen += 1;
@@ -140,13 +148,13 @@ impl Parser {
         Ok(false)
     }
 
-    /// What can be told of a request line that has not ended yet.
+    /// Refuses a partial request line that cannot become a valid one.
     fn check_start(&self, line: &[u8], limits: &Limits) -> Result<(), Failure> {
         if self.lines > 0 { Ok(()) } else { request_line::check_start(line, limits.target) }
     }
 
-    /// The refusal of the byte at `seen`, unless what stands before it was already wrong: the answer must not depend on
-    /// how the bytes were cut into packets.
+    /// The refusal of the byte at `seen`, unless the bytes before it are already wrong: the answer must not depend on how
+    /// the input was split into packets.
     fn doubt(&self, buf: &[u8], limits: &Limits, what: &str) -> Failure {
         self.check_start(&buf[self.line..self.seen], limits).err().unwrap_or_else(|| refuse(what))
     }
@@ -155,10 +163,10 @@ impl Parser {
 fn assemble(text: &[u8], count: usize, limits: &Limits) -> Result<Head, Failure> {
     // One allocation for all values.
     let text = &Bytes::copy_from_slice(text);
-    let mut raw = vec![httparse::EMPTY_HEADER; count];
-    let mut request = httparse::Request::new(&mut raw);
+    let mut raw = [const { MaybeUninit::uninit() }; FIELDS];
+    let mut request = httparse::Request::new(&mut []);
     // A9 and A11: folded lines, space around names and names that are not tokens are errors to httparse.
-    match request.parse(text) {
+    match ParserConfig::default().parse_request_with_uninit_headers(&mut request, text, &mut raw) {
         Ok(httparse::Status::Complete(length)) if length == text.len() => {}
         _ => return Err(refuse("a header field is not `name: value`")),
     }
@@ -180,8 +188,8 @@ fn assemble(text: &[u8], count: usize, limits: &Limits) -> Result<Head, Failure>
     Ok(Head { method, target, version, fields, framing, keep_alive, expect_continue })
 }
 
-/// Whether a field is written as every client writes it: no tab, no second space, nothing after the value. Odd spacing is
-/// legal (RFC 9110 5.5) and on this one field the mark of somebody who hopes that the next server reads it otherwise.
+/// Whether a field has the usual spacing: one space or none before the value, none after it. Odd spacing is legal
+/// (RFC 9110 5.5), but on Transfer-Encoding it is used for request smuggling.
 fn is_plain(text: &[u8], field: &httparse::Header) -> bool {
     let offset = |part: &[u8]| part.as_ptr() as usize - text.as_ptr() as usize;
     let (start, end) = (offset(field.value), offset(field.value) + field.value.len());

@@ -1,8 +1,7 @@
-//! The limits of a server: of heads, bodies and times, and how many connections there are, in all and for each client
-//! address.
+//! The limits of heads, bodies and times, and of connections in all and per client address.
 
-use super::decision::Decide;
-use super::head::{Head, Limits};
+use super::head::{FIELDS, Head, Limits};
+use super::request::Decide;
 use crate::config::{Network, Server};
 use crate::util::budget::Budget;
 use crate::util::lock::lock;
@@ -13,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What every connection obeys.
+/// The limits for every connection.
 pub(super) struct Rules {
     pub(super) limits: Limits,
     pub(super) budget: Arc<Budget>,
@@ -22,16 +21,16 @@ pub(super) struct Rules {
     pub(super) body_timeout: Duration,
     pub(super) keep_alive: Duration,
     pub(super) write_timeout: Duration,
-    /// Each large body that a worker forwards while it comes holds one of these.
+    /// Counts the large bodies that workers forward while they arrive.
     pub(super) uploads: Arc<()>,
-    /// So many at once: a quarter of the workers. Others are read whole first.
+    /// A quarter of the workers; further large bodies are read whole first.
     max_uploads: usize,
 }
 
 impl Rules {
     pub(super) fn new(server: &Server, budget: Arc<Budget>, handler: Arc<dyn Decide>) -> Self {
         Self {
-            limits: Limits { target: 8 << 10, head: 32 << 10, fields: 100, body: server.max_body },
+            limits: Limits { target: 8 << 10, head: 32 << 10, fields: FIELDS, body: server.max_body },
             budget,
             handler,
             head_timeout: server.head_timeout,
@@ -77,7 +76,7 @@ impl OpenConnections {
         lock(&self.per_ip).limit(server.per_client, server.trusted_proxies.clone());
     }
 
-    /// Counts one more, and tells whether its address may have it.
+    /// Counts a connection; false if its address is over its limit.
     pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> (ConnectionPermit, bool) {
         self.count.fetch_add(1, Ordering::SeqCst);
         let fits = lock(&self.per_ip).enter(peer);
@@ -98,7 +97,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// Open connections by client address; IPv6 by /64, which is what one home has. Bounded by the connections themselves.
+/// Open connections by client address, IPv6 by /64 (one home). Bounded by the number of connections.
 struct PerIpLimit {
     limit: usize,
     exempt: Vec<Network>,
@@ -110,12 +109,12 @@ impl PerIpLimit {
         Self { limit, exempt, held: HashMap::new() }
     }
 
-    /// Other bounds from now on; who is over them already stays.
+    /// Changes the limits; existing connections stay.
     fn limit(&mut self, limit: usize, exempt: Vec<Network>) {
         (self.limit, self.exempt) = (limit, exempt);
     }
 
-    /// Counts one more; false if the address now holds more than it may.
+    /// Counts a connection; false if the address is over its limit.
     fn enter(&mut self, peer: IpAddr) -> bool {
         let held = self.held.entry(subnet_key(peer)).or_insert(0);
         *held += 1;

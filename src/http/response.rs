@@ -1,5 +1,5 @@
-//! The writing side to one client: a head, then the body chunk by chunk, then `finish` or `abort`. What is dropped
-//! unfinished is aborted, so an answer that broke off never looks complete. Owns the connection until it is given back.
+//! Writes one response: `start`, then the body chunk by chunk, then `finish` or `abort`. Dropping an unfinished response
+//! aborts it, so a truncated answer never looks complete. Owns the connection until it is given back.
 
 use super::connection::{AfterResponse, Connection};
 use super::head::{Fields, Head, Version};
@@ -15,20 +15,19 @@ use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Parts above this are not copied before it is known how much of them the client takes.
+/// Parts above this size are written before the remainder is copied.
 const LARGE_PART: usize = 64 << 10;
 
-/// Bytes of a live stream that the kernel holds for its client.
+/// Send buffer of the socket for a live stream.
 const LIVE_BUFFER: usize = 64 << 10;
 
 /// How a body is delimited on the way to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
-    /// No body at all, and none may follow (204, 304, an answer to HEAD whose length is unknown).
+    /// No body (204, 304, the answer to HEAD when the length is unknown).
     Empty,
-    /// Exactly so many bytes.
     Sized(u64),
-    /// As long as it lasts: chunked, or until close for HTTP/1.0.
+    /// Of unknown length: chunked, or until close for HTTP/1.0.
     Open,
 }
 
@@ -38,9 +37,8 @@ enum State {
     Done,
 }
 
-/// One answer in the making.
 pub struct Response {
-    /// None once it was given back, or this was detached.
+    /// `None` once given back or detached.
     connection: Option<Box<Connection>>,
     stream: Arc<TcpStream>,
     server: Arc<ServerState>,
@@ -49,29 +47,28 @@ pub struct Response {
     head_only: bool,
     keep: bool,
     write_timeout: Duration,
-    /// Control answers are never waited for: what does not fit goes to the event loop.
+    /// `false` for control workers: what the socket does not take is written by the event loop.
     may_block: bool,
     state: State,
     pending: Unsent,
     sent: u64,
     late: bool,
-    /// To be closed at once, which resets the connection.
+    /// The connection is to be reset.
     reset: bool,
 }
 
-/// What a response has to know of its request.
 pub(super) struct ResponseTo {
     pub(super) version: Version,
     pub(super) head_only: bool,
     /// The connection may carry another request.
     pub(super) keep: bool,
     pub(super) may_block: bool,
-    /// In whose share of `server.bodyMemory` counts what is not sent yet.
+    /// The client whose share of `server.bodyMemory` unsent bytes count in.
     pub(super) client: Option<IpAddr>,
 }
 
 impl ResponseTo {
-    /// The answer to a request with this head; without one, the last answer of its connection.
+    /// Without a head, the last answer on its connection.
     pub(super) fn head(head: Option<&Head>, client: Option<IpAddr>, may_block: bool) -> Self {
         Self {
             version: head.map_or(Version::Http11, |head| head.version),
@@ -114,8 +111,8 @@ impl Response {
         &self.cancel
     }
 
-    /// Takes this response away from its worker, which goes on with other requests. Its connection goes back to the event
-    /// loop when the new owner drops it.
+    /// Moves the response out, so that another thread can finish it while the worker goes on. The connection returns to
+    /// the event loop when the new owner drops it.
     #[must_use]
     pub(crate) fn detach(&mut self) -> Self {
         Self {
@@ -129,13 +126,13 @@ impl Response {
         }
     }
 
-    /// Ends the answer if nobody has, and returns the connection, ready for what comes next. None when there is none any
-    /// more.
+    /// Ends the response if that was not done, and returns the connection in its next state; `None` if it is closed or
+    /// was detached.
     pub(super) fn give_back(&mut self) -> Option<Box<Connection>> {
         match self.state {
             State::Done => {}
             State::Open { .. } => self.abort(),
-            // Only a panic leads here: the client gets a clean 500 instead of silence.
+            // The handler panicked before it answered.
             State::Fresh if self.connection.is_some() => {
                 self.keep = false;
                 let body = Failure::new(Kind::Internal, "An internal error; the log has the details.");
@@ -152,8 +149,8 @@ impl Response {
         Some(connection)
     }
 
-    /// From now on each write waits for the client, for `writeTimeout` at most, and the kernel holds little for it: one
-    /// that does not read is noticed soon.
+    /// From now on writes wait for the client, `writeTimeout` at most. The small send buffer lets a client that does not
+    /// read be noticed soon.
     pub(crate) fn wait_for_client(&mut self) {
         self.may_block = true;
         let _ = SockRef::from(&*self.stream).set_send_buffer_size(LIVE_BUFFER);
@@ -163,15 +160,15 @@ impl Response {
         !matches!(self.state, State::Fresh)
     }
 
-    /// Body bytes given to the client so far.
+    /// Body bytes written so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// Makes sure that a body of so many bytes may wait for its client.
+    /// Reserves memory for a body of `bytes` that may have to wait for its client.
     ///
     /// # Errors
-    /// Too much waits already, for this client or in all; the refusal is to be sent instead.
+    /// The budget is used up, for this client or in all; the failure is to be sent instead.
     pub(crate) fn afford(&mut self, bytes: usize) -> Result<(), Failure> {
         if self.may_block || bytes <= LARGE_PART || self.pending.hold(bytes) {
             return Ok(());
@@ -181,7 +178,7 @@ impl Response {
         Err(Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1)))
     }
 
-    /// A whole answer with its body: head and body leave in one write.
+    /// Sends a complete response; head and body leave in one write.
     pub fn send(&mut self, status: StatusCode, fields: &Fields, body: &[u8]) {
         let length = if forbids_body(status) { Length::Empty } else { Length::Sized(body.len() as u64) };
         self.start(status, fields, length);
@@ -191,7 +188,7 @@ impl Response {
         }
     }
 
-    /// Prepares the head. It leaves with the first bytes of the body, or by [`Response::flush`].
+    /// Prepares the head; it is written with the first bytes of the body or by [`Response::flush`].
     pub fn start(&mut self, status: StatusCode, fields: &Fields, length: Length) {
         let length = if forbids_body(status) { Length::Empty } else { length };
         let old = self.version == Version::Http10;
@@ -210,7 +207,7 @@ impl Response {
         for (name, value) in fields.iter() {
             field(out, name, value.as_bytes());
         }
-        // RFC 9110 6.6.1: of a forwarded answer the origin's own counts.
+        // RFC 9110 6.6.1: a forwarded answer keeps the Date of its origin.
         if fields.get(header::DATE).is_none() {
             field(out, &header::DATE, &time::http_date());
         }
@@ -236,18 +233,18 @@ impl Response {
         };
     }
 
-    /// Sends what is prepared, without a body byte.
+    /// Writes the prepared head.
     ///
     /// # Errors
-    /// The client has left, or did not read for `writeTimeout`.
+    /// The client disconnected or did not read for `writeTimeout`.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.write(&[])
     }
 
-    /// Sends some bytes of the body, at once.
+    /// Writes part of the body at once.
     ///
     /// # Errors
-    /// The client has left or did not read for `writeTimeout`; more bytes than declared.
+    /// The client disconnected or did not read for `writeTimeout`, or this is more than the declared length.
     pub(crate) fn write_chunk(&mut self, bytes: &[u8]) -> io::Result<()> {
         let State::Open { chunked, left, silent } = &mut self.state else {
             return Err(io::Error::other("a body needs a head"));
@@ -285,14 +282,14 @@ impl Response {
         self.state = State::Done;
     }
 
-    /// Ends the answer so that the client sees that it is not complete.
+    /// Ends the response in a way that shows it is incomplete.
     pub(crate) fn abort(&mut self) {
         if let State::Open { chunked, silent: false, .. } = self.state {
-            // nginx takes the end of a connection for the end of an HTTP/1.0 body, but not a reset.
+            // nginx accepts a close, but not a reset, as the end of an HTTP/1.0 body.
             let reset = || SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO)).is_ok();
             self.reset = self.version == Version::Http10 && reset();
-            // Some clients (Node 20's fetch) take the end of a chunked body for its proper end when the head
-            // said `Connection: close`; no client takes this for a chunk.
+            // After `Connection: close` some clients (Node 20's fetch) accept a close as the end of a chunked body;
+            // none accepts an invalid chunk.
             if !self.reset && chunked && !self.keep {
                 let _ = (&*self.stream).write(b"!\r\n");
             }
@@ -301,7 +298,6 @@ impl Response {
         self.state = State::Done;
     }
 
-    /// Writes what is pending, then `parts`.
     fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
         if !self.may_block {
             return self.write_what_fits(parts);

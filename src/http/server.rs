@@ -1,14 +1,13 @@
 //! The event loop: one thread that accepts connections, reads heads and bodies within their limits, and moves each
 //! connection with a complete request (or the beginning of a large one) to a worker, which moves it back. Owns every
-//! connection that no worker owns. Knows no routes: `connection` asks the handler (`decision`) when a head is complete.
-//! Accepting is in `accept`.
+//! connection that no worker owns. Knows no routes: `connection` asks the handler about each complete head. Accepting is
+//! in `accept`.
 
 use super::connection::{Connection, State};
-use super::decision::Pool;
 use super::handler::{Handler, PoolSize, ServerConfig, ServerHandle, refuse};
 use super::limits::{OpenConnections, Rules};
+use super::request::{Pool, Refused, Step};
 use super::state::{ReturnQueue, ServerState, deregister, register};
-use super::step::{Arrived, Rejected, Step};
 use super::workers::{Exchange, WorkerPool};
 use crate::api::errors::{Failure, Kind};
 use crate::util::time;
@@ -25,27 +24,26 @@ const WAKE: Token = Token(0);
 /// Tokens 1..=LISTENERS are listeners, the rest connections.
 pub(super) const LISTENERS: usize = 64;
 const SCRATCH: usize = 64 << 10;
-/// After so many failed waits in a row no wait is going to succeed (FAULTS E9).
+/// Failed waits in a row after which the loop gives up (FAULTS E9).
 const HOPELESS: u32 = 100;
-/// The longest sleep: how soon a waker that failed is made up for.
+/// The longest sleep, in case a wake-up fails.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-/// The longest sleep while the proxy is being stopped.
+/// The longest sleep during a drain.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
-/// How long a ready request waits before an idle worker is woken for it although enough workers run.
+/// How long a ready request waits for a running worker before an idle one is woken.
 const READY_WAIT: Duration = Duration::from_millis(1);
-/// How long requests have for their end after `ServerHandle::stop`; they see it within 250 ms.
+/// Time for requests to end after `ServerHandle::stop`, which they notice within 250 ms.
 const STOP: Duration = Duration::from_millis(500);
 
 pub struct EventLoop {
     pub(super) poll: Poll,
     /// At most `LISTENERS`.
     pub(super) listeners: Vec<TcpListener>,
-    /// Those that may have more connections; each once.
+    /// Listeners with connections to accept; each once.
     pub(super) waiting_listeners: VecDeque<usize>,
     pub(super) accept_pause: Option<(Instant, Duration)>,
-    /// At most `max_connections`, and one that is being refused.
+    /// At most `max_connections`, and one being refused.
     pub(super) connections: HashMap<Token, Box<Connection>>,
-    /// The token of the next connection.
     next_token: usize,
     pub(super) rules: Arc<Rules>,
     pub(super) max_connections: usize,
@@ -53,25 +51,24 @@ pub struct EventLoop {
     pub(super) shared: Arc<ServerState>,
     control: Backlog,
     proxy: Backlog,
-    /// Connections that have more to be read than one turn allows; each once.
+    /// Connections with more to read after their turn; each once.
     again: Vec<Token>,
     scratch: Vec<u8>,
     next_deadline: Option<Instant>,
 }
 
-/// A pool of workers, and the connections that wait for one, in the order they came.
+/// A pool of workers and the connections that wait for one, first in, first out.
 struct Backlog {
     workers: WorkerPool,
     /// Each is `State::Queued`; at most `limit`.
     waiting: VecDeque<Token>,
     limit: usize,
-    /// Since when requests are ready: moved to the pool, which has an idle worker for each, but wakes it only when fewer
-    /// workers run than there are cores.
+    /// Since when the pool has ready requests: it has an idle worker for each, but wakes one only while few are running.
     ready_since: Option<Instant>,
 }
 
 impl Backlog {
-    /// Running workers may take long: ready requests wait for them only a moment.
+    /// Wakes idle workers for requests that have been ready for `READY_WAIT`.
     fn wake_late(&mut self, now: Instant) {
         let since = self.workers.has_ready().then(|| *self.ready_since.get_or_insert(now));
         self.ready_since = since;
@@ -81,7 +78,7 @@ impl Backlog {
     }
 }
 
-/// A listener with room for a burst: mio asks for a queue of 1,024 connections, std for 128.
+/// mio asks for a backlog of 1,024 connections, std for 128.
 pub fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     mio::net::TcpListener::bind(addr).map(TcpListener::from)
 }
@@ -134,7 +131,7 @@ impl EventLoop {
         Ok((server, ServerHandle { shared }))
     }
 
-    /// Serves until drained, or until the system no longer tells what comes in. The workers end with it.
+    /// Serves until drained, or until polling fails for good. The workers end with it.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(256);
         let (mut drained, mut stop_by, mut failed) = (false, None, 0);
@@ -154,7 +151,7 @@ impl EventLoop {
             let now = time::now();
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
             self.rules = self.shared.rules();
-            // First, since events of this batch may be theirs.
+            // First, since this batch may have events for them.
             for connection in self.shared.returns.take() {
                 self.insert(connection, now);
             }
@@ -205,20 +202,19 @@ impl EventLoop {
         Some(deadlines.map(wait).min().map_or(longest, |wait| wait.min(longest)))
     }
 
-    /// A panic while one connection is looked at is the end of that connection and of nothing else (the hook has logged).
+    /// A panic closes this connection and nothing else; the panic hook has logged it.
     fn guard(&mut self, token: Token, act: impl FnOnce(&mut Self, Token)) {
         if catch_unwind(AssertUnwindSafe(|| act(self, token))).is_err() {
             self.close(token);
         }
     }
 
-    /// A token for one more connection.
     pub(super) fn token(&mut self) -> Token {
         self.next_token += 1;
         Token(self.next_token)
     }
 
-    /// A connection that was accepted, or that a worker gave back.
+    /// Parks a connection that was accepted or returned by a worker.
     pub(super) fn insert(&mut self, mut connection: Box<Connection>, now: Instant) {
         let token = connection.token;
         let interest = match connection.state {
@@ -230,7 +226,7 @@ impl EventLoop {
         {
             return;
         }
-        // While the proxy is being stopped nothing is waited for that has not come yet.
+        // During a drain an idle connection is served what has already arrived, then closed.
         let look = connection.has_unread() || (self.shared.is_draining() && connection.is_idle());
         let is_queued = matches!(connection.state, State::Queued(_));
         self.connections.insert(token, connection);
@@ -253,11 +249,10 @@ impl EventLoop {
         }
     }
 
-    /// Takes a connection out, to be moved on or closed.
     pub(super) fn remove(&mut self, token: Token) -> Option<Box<Connection>> {
         let mut connection = self.connections.remove(&token)?;
-        if let State::Queued(arrived) = &connection.state {
-            self.backlog(arrived.pool).waiting.retain(|other| *other != token);
+        if let State::Queued(request) = &connection.state {
+            self.backlog(request.pool).waiting.retain(|other| *other != token);
         }
         deregister(self.poll.registry(), &*connection.stream);
         connection.is_registered = false;
@@ -274,9 +269,9 @@ impl EventLoop {
         connection.closed |= event.is_read_closed() || event.is_error();
         connection.note_unread();
         match &connection.state {
-            State::Queued(_) => self.drop_left(token),
+            State::Queued(_) => self.drop_cancelled(token),
             State::Flush { .. } => self.flush(token, now),
-            // It has its turn anyway, after the others.
+            // It is due after the other events.
             _ if self.again.contains(&token) => {}
             State::Head { .. } | State::Body(_) | State::Linger { .. } => self.advance(token, now),
         }
@@ -297,15 +292,15 @@ impl EventLoop {
                 self.again.push(token);
             }
             Step::Close => self.close(token),
-            Step::Serve(arrived) => {
+            Step::Serve(request) => {
                 if let Some(connection) = self.connections.get_mut(&token) {
-                    connection.state = State::Queued(arrived);
+                    connection.state = State::Queued(request);
                 }
                 self.dispatch(token, now);
             }
-            Step::Refuse(rejected) => {
+            Step::Refuse(refused) => {
                 if let Some(connection) = self.remove(token) {
-                    self.answer_refusal(connection, *rejected, now);
+                    self.answer_refusal(connection, &refused, now);
                 }
             }
         }
@@ -324,68 +319,68 @@ impl EventLoop {
         }
     }
 
-    /// Moves a connection with a complete request to a worker, lets it wait for one, or refuses it.
+    /// Gives a complete request to a worker, queues it, or refuses it.
     fn dispatch(&mut self, token: Token, now: Instant) {
         let state = self.connections.get(&token).map(|connection| &connection.state);
-        let Some(State::Queued(arrived)) = state else { return };
-        let backlog = self.backlog(arrived.pool);
+        let Some(State::Queued(request)) = state else { return };
+        let backlog = self.backlog(request.pool);
         if backlog.waiting.len() < backlog.limit || backlog.workers.has_idle() {
             backlog.waiting.push_back(token);
             self.dispatch_waiting();
-            // Its client may have hung up already, of which no event will tell.
-            return self.drop_left(token);
+            // The client may have disconnected in an event that was already handled.
+            return self.drop_cancelled(token);
         }
         let text = "All workers are busy and the backlog is full (server.workers, server.backlog).";
         let failure = Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1));
         self.refuse_queued(token, failure, now);
     }
 
-    /// Gives waiting connections to workers, as far as there are idle ones.
+    /// Gives queued requests to idle workers.
     fn dispatch_waiting(&mut self) {
         for pool in [Pool::Control, Pool::Proxy] {
             loop {
                 let backlog = self.backlog(pool);
-                // Before the look at the idle workers: one that becomes idle after it wakes the loop.
+                // Set before `has_idle` is asked: a worker that becomes idle later wakes the loop.
                 backlog.workers.set_waiting(backlog.waiting.len());
                 let next = backlog.waiting.front().copied().filter(|_| backlog.workers.has_idle());
-                let Some((connection, arrived)) = next.and_then(|token| self.take_queued(token)) else { break };
-                self.backlog(pool).workers.offer(Exchange { connection, arrived });
+                let Some(exchange) = next.and_then(|token| self.take_queued(token)) else { break };
+                self.backlog(pool).workers.offer(exchange);
             }
         }
     }
 
-    fn take_queued(&mut self, token: Token) -> Option<(Box<Connection>, Box<Arrived>)> {
+    fn take_queued(&mut self, token: Token) -> Option<Exchange> {
         let mut connection = self.remove(token)?;
         match std::mem::replace(&mut connection.state, State::Head { since: None }) {
-            State::Queued(arrived) => Some((connection, arrived)),
+            State::Queued(request) => Some(Exchange { connection, request }),
             _ => None,
         }
     }
 
     fn refuse_queued(&mut self, token: Token, failure: Failure, now: Instant) {
-        if let Some((connection, arrived)) = self.take_queued(token) {
-            self.answer_refusal(connection, arrived.rejected(failure), now);
+        if let Some(Exchange { connection, request }) = self.take_queued(token) {
+            self.answer_refusal(connection, &request.refused(failure), now);
         }
     }
 
-    /// Answers from here and closes; nothing reaches an upstream.
-    pub(super) fn answer_refusal(&mut self, connection: Box<Connection>, rejected: Rejected, now: Instant) {
+    /// Answers a refused request from this thread and closes.
+    pub(super) fn answer_refusal(&mut self, connection: Box<Connection>, refused: &Refused, now: Instant) {
         // The response gives the connection back even if this panics.
-        let refused = AssertUnwindSafe(|| refuse(&*self.handler, &self.shared, connection, rejected));
-        if let Ok(Some(connection)) = catch_unwind(refused) {
+        let answer = AssertUnwindSafe(|| refuse(&*self.handler, &self.shared, connection, refused));
+        if let Ok(Some(connection)) = catch_unwind(answer) {
             self.insert(connection, now);
         }
     }
 
-    /// Drops a request that waits for a proxy worker if its client has left. Answers from memory are given to half-closed
-    /// connections too.
-    fn drop_left(&mut self, token: Token) {
+    /// Drops a request that waits for a proxy worker if its client has disconnected. Control requests are answered on
+    /// half-closed connections too.
+    fn drop_cancelled(&mut self, token: Token) {
         let closed = self.connections.get(&token).filter(|connection| connection.closed);
-        let has_left = closed.is_some_and(
-            |connection| matches!(&connection.state, State::Queued(arrived) if arrived.pool == Pool::Proxy),
+        let has_hung_up = closed.is_some_and(
+            |connection| matches!(&connection.state, State::Queued(request) if request.pool == Pool::Proxy),
         );
-        if has_left && let Some((connection, arrived)) = self.take_queued(token) {
-            self.handler.left(&arrived.head, connection.from(), arrived.began);
+        if has_hung_up && let Some(Exchange { request, .. }) = self.take_queued(token) {
+            self.handler.left(&request);
         }
     }
 
@@ -418,7 +413,7 @@ impl EventLoop {
 
     fn expire_one(&mut self, token: Token, now: Instant) {
         match self.connections.get_mut(&token) {
-            // The kernel tells of room only when there is much: a slow reader may have taken some.
+            // The kernel reports a writable socket only when much is free; a slow client may have read some.
             Some(connection) if matches!(connection.state, State::Flush { .. }) => self.flush(token, now),
             Some(connection) => {
                 let step = connection.expire(now, &self.rules);

@@ -15,7 +15,7 @@ pub(super) struct ServerState {
     pub(super) open: Arc<OpenConnections>,
     pub(super) returns: ReturnQueue,
     pub(super) draining: AtomicBool,
-    /// Requests in progress end as if their clients had left: every `CancelToken` looks at it.
+    /// Cancels every request: part of each `CancelToken`.
     pub(super) stopping: Arc<AtomicBool>,
     pub(super) beats: AtomicU64,
 }
@@ -30,7 +30,7 @@ impl ServerState {
     }
 }
 
-/// Reports events of a listener or a connection from now on, and what there is to read already.
+/// Reports events from now on, and input that has already arrived.
 pub(super) fn register(registry: &Registry, socket: &impl AsRawFd, token: Token, interest: Interest) -> io::Result<()> {
     registry.register(&mut SourceFd(&socket.as_raw_fd()), token, interest)
 }
@@ -39,10 +39,10 @@ pub(super) fn deregister(registry: &Registry, socket: &impl AsRawFd) {
     let _ = registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
 }
 
-/// Connections on their way from workers back to the event loop. Each connection is there once at most.
+/// Connections on their way from workers back to the event loop.
 #[allow(clippy::vec_box, reason = "connections move between threads as one pointer")]
 pub(super) struct ReturnQueue {
-    /// None once the loop has ended: what comes back then is closed.
+    /// `None` once the loop has ended; connections that are returned then are closed.
     connections: Mutex<Option<Vec<Box<Connection>>>>,
     registry: Registry,
     waker: Waker,
@@ -53,8 +53,8 @@ impl ReturnQueue {
         Self { connections: Mutex::new(Some(Vec::new())), registry, waker }
     }
 
-    /// Gives a connection back. One that only waits for its client does not wake the event loop: its next event does, and
-    /// its deadline is looked at within a second.
+    /// Returns a connection. One that only waits for its client does not wake the event loop: its next event does, and
+    /// deadlines are checked every second.
     pub(super) fn give(&self, mut connection: Box<Connection>) {
         let parked = (connection.is_parked() && !connection.has_unread()).then(|| Arc::clone(&connection.stream));
         let token = connection.token;
@@ -64,14 +64,14 @@ impl ReturnQueue {
             None => return,
         }
         match parked {
-            // After it stands in the queue, so that its event finds it. If the kernel has no room, its deadline ends it.
+            // Once it is in the queue, so that its event finds it. If registering fails, its deadline closes it.
             Some(stream) => drop(register(&self.registry, &*stream, token, Interest::READABLE)),
             None => self.wake(),
         }
     }
 
     pub(super) fn wake(&self) {
-        // It can only fail when the kernel is out of memory; the event loop also looks every second.
+        // Fails only when the kernel is out of memory; the event loop also looks every second.
         let _ = self.waker.wake();
     }
 
@@ -80,7 +80,7 @@ impl ReturnQueue {
         lock(&self.connections).as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Closes what is there and what still comes.
+    /// Closes these connections and all that are returned later.
     pub(super) fn close(&self) {
         lock(&self.connections).take();
     }

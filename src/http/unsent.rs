@@ -1,14 +1,14 @@
-//! What clients have not taken of their answers, and its bound. Never waits.
+//! Answer bytes that a client has not taken yet, and their bound. Never waits.
 
 use crate::util::budget::Held;
 use std::io::{self, Write};
 use std::net::TcpStream;
 
-/// Bytes of an answer that its client has not taken yet. Counted in `server.bodyMemory`, which bounds them.
+/// Counted in `server.bodyMemory`, which bounds them.
 pub(super) struct Unsent {
     pub(crate) bytes: Vec<u8>,
     at: usize,
-    /// None once it was taken away.
+    /// `None` after `take`.
     held: Option<Held>,
 }
 
@@ -27,7 +27,7 @@ impl Unsent {
         self.hold(0);
     }
 
-    /// Counts so many bytes; false if that is too much.
+    /// Counts `bytes`; false if that exceeds the budget.
     pub(crate) fn hold(&mut self, bytes: usize) -> bool {
         self.held.as_mut().is_some_and(|held| held.resize(bytes as u64))
     }
@@ -37,14 +37,14 @@ impl Unsent {
     }
 
     pub(crate) fn push(&mut self, part: &[u8]) {
-        // What is written is dropped when that is the larger part, so a byte is moved once at most on average.
+        // Written bytes are dropped once they are the larger part, so each byte is moved about once.
         if self.at > self.bytes.len() / 2 {
             self.bytes.drain(..std::mem::take(&mut self.at));
         }
         self.bytes.extend_from_slice(part);
     }
 
-    /// Writes what the socket takes now; whether it took anything.
+    /// Writes what the socket takes; true if it took anything.
     pub(crate) fn write(&mut self, stream: &TcpStream) -> io::Result<bool> {
         let taken = write_some(stream, &self.bytes[self.at..])?;
         self.at += taken;
@@ -55,7 +55,7 @@ impl Unsent {
     }
 }
 
-/// Writes until the socket takes no more; how much it took.
+/// Writes what the socket takes; returns the number of bytes.
 pub(super) fn write_some(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let mut taken = 0;
     while taken < bytes.len() {

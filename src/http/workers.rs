@@ -1,18 +1,15 @@
-//! The fixed pools of workers. A worker gets a connection with a complete request, answers it, and goes on with the next
-//! request of that connection if it comes at once; else the connection goes back to the event loop. Requests that find
-//! enough workers running wait until one of those waits or ends, so that few workers do the work of many.
+//! The fixed worker pools. A worker gets a connection with a complete request, answers it, and continues with the next
+//! request of that connection if it arrives at once; otherwise the connection returns to the event loop. While enough
+//! workers are running, a new request waits until one of them blocks or ends, so that few threads do most of the work.
 
 use super::connection::{Connection, State};
-use super::decision::Pool;
 use super::handler::{self, Handler, PoolSize};
-use super::request::Request;
+use super::request::{Pool, Request, Step};
 use super::response::{Response, ResponseTo};
 use super::state::ServerState;
-use super::step::{Arrived, Step};
 use crate::util::cancel::{PollFlags, WaitObserver, observe_waits, ready};
 use crate::util::lock::lock;
 use crate::util::time;
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,51 +18,50 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
-/// Enough for the deepest call chain (TLS) several times over; 64 of them are virtual memory only.
+/// Several times the deepest call chain (TLS). Unused stack is virtual memory only.
 const STACK: usize = 512 << 10;
 /// One read of a worker.
 const SCRATCH: usize = 16 << 10;
-/// How long a worker waits for the next request of its connection: the longest delay of another request that finds all
-/// workers waiting like this.
+/// How long a worker waits for the next request of its connection; bounds the delay of other requests when all workers
+/// wait like this.
 const NEXT_REQUEST: Duration = Duration::from_millis(1);
-/// Workers that wait like this at once. Beyond it fewer workers with warm caches serve more connections.
+/// Workers that wait like this at once; measured: with more, their caches get cold.
 const MAX_LINGERING: usize = 16;
 
 /// A connection with its complete request.
 pub(super) struct Exchange {
     pub(super) connection: Box<Connection>,
-    pub(super) arrived: Box<Arrived>,
+    pub(super) request: Box<Request>,
 }
 
-/// One pool. Closing it ends its workers after what they serve.
 pub(super) struct WorkerPool {
-    shared: Arc<Shared>,
+    state: Arc<PoolState>,
     workers: Vec<JoinHandle<()>>,
 }
 
-struct Shared {
+struct PoolState {
     pool: Pool,
     server: Arc<ServerState>,
     handler: Arc<dyn Handler>,
     queue: Mutex<Queue>,
     /// Length of `queue.ready`.
     ready: AtomicUsize,
-    /// Workers that compute, and do not wait for a client or an endpoint.
+    /// Workers that are not blocked on a client or an endpoint.
     running: AtomicUsize,
     /// Workers that wait for the next request of their connection.
     lingering: AtomicUsize,
     /// Requests that wait in the event loop for a worker of this pool.
     waiting: AtomicUsize,
-    /// As many as have a core, and one: more of them would only cool each other's caches.
+    /// Cores plus one; measured: with more, they evict each other's caches.
     max_running: usize,
     closed: AtomicBool,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// Requests for which there is a worker, but not a core: never more than idle workers.
+    /// Requests with an idle worker but no free core: never more than idle workers.
     ready: VecDeque<Exchange>,
-    /// Each idle worker once, the one that worked last on top: its stack and caches are warm.
+    /// Each idle worker once; the last one to work is on top, since its stack and caches are warm.
     idle: Vec<Arc<Worker>>,
 }
 
@@ -78,7 +74,7 @@ impl WorkerPool {
     /// Starts workers named `NAME-N`; fewer when the system allows fewer.
     ///
     /// # Errors
-    /// Not one can be started.
+    /// No thread can be started.
     pub(super) fn start(
         name: &'static str,
         size: PoolSize,
@@ -86,7 +82,7 @@ impl WorkerPool {
         server: &Arc<ServerState>,
         handler: &Arc<dyn Handler>,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let state = Arc::new(PoolState {
             pool,
             server: Arc::clone(server),
             handler: Arc::clone(handler),
@@ -100,7 +96,7 @@ impl WorkerPool {
         });
         let mut workers = Vec::with_capacity(size.threads);
         for n in 0..size.threads {
-            let own = Arc::clone(&shared);
+            let own = Arc::clone(&state);
             let builder = std::thread::Builder::new().name(format!("{name}-{n}")).stack_size(STACK);
             match builder.spawn(move || own.work()) {
                 Ok(worker) => workers.push(worker),
@@ -111,46 +107,46 @@ impl WorkerPool {
                 }
             }
         }
-        Ok(Self { shared, workers })
+        Ok(Self { state, workers })
     }
 
-    /// Hands a request to an idle worker. Only the event loop does, after it saw one.
+    /// Gives a request to an idle worker. Called by the event loop only, after `has_idle`.
     pub(super) fn offer(&self, exchange: Exchange) {
-        let mut queue = lock(&self.shared.queue);
+        let mut queue = lock(&self.state.queue);
         queue.ready.push_back(exchange);
-        self.shared.ready.store(queue.ready.len(), Ordering::SeqCst);
+        self.state.ready.store(queue.ready.len(), Ordering::SeqCst);
         drop(queue);
-        self.shared.wake_one();
+        self.state.wake_one();
     }
 
     /// Whether there is an idle worker for one more request.
     pub(super) fn has_idle(&self) -> bool {
-        let queue = lock(&self.shared.queue);
+        let queue = lock(&self.state.queue);
         queue.idle.len() > queue.ready.len()
     }
 
-    /// Whether requests wait for a worker that is idle already.
+    /// Whether requests wait although there are idle workers.
     pub(super) fn has_ready(&self) -> bool {
-        self.shared.ready.load(Ordering::SeqCst) > 0
+        self.state.ready.load(Ordering::SeqCst) > 0
     }
 
-    /// Wakes a worker for each of them: those that run take too long.
+    /// Wakes an idle worker for each of them.
     pub(super) fn wake_ready(&self) {
-        let mut queue = lock(&self.shared.queue);
+        let mut queue = lock(&self.state.queue);
         for _ in 0..queue.ready.len() {
-            self.shared.wake(&mut queue);
+            self.state.wake(&mut queue);
         }
     }
 
-    /// So many requests wait now: the next worker that becomes idle wakes the event loop.
+    /// Number of requests queued in the event loop; while there are any, a worker that becomes idle wakes it.
     pub(super) fn set_waiting(&self, requests: usize) {
-        self.shared.waiting.store(requests, Ordering::SeqCst);
+        self.state.waiting.store(requests, Ordering::SeqCst);
     }
 
-    /// Lets the workers end after what they serve, and waits for them if so.
+    /// Ends the workers after their current requests; `waits` for that.
     pub(super) fn close(&mut self, waits: bool) {
-        self.shared.closed.store(true, Ordering::SeqCst);
-        for worker in lock(&self.shared.queue).idle.drain(..) {
+        self.state.closed.store(true, Ordering::SeqCst);
+        for worker in lock(&self.state.queue).idle.drain(..) {
             worker.unpark();
         }
         for worker in self.workers.drain(..).filter(|_| waits) {
@@ -167,7 +163,7 @@ impl Worker {
     }
 }
 
-impl WaitObserver for Shared {
+impl WaitObserver for PoolState {
     fn begin(&self) {
         self.running.fetch_sub(1, Ordering::SeqCst);
         self.wake_one();
@@ -178,7 +174,7 @@ impl WaitObserver for Shared {
     }
 }
 
-impl Shared {
+impl PoolState {
     fn work(self: &Arc<Self>) {
         let me = Arc::new(Worker::default());
         let _ = me.thread.set(std::thread::current());
@@ -186,12 +182,12 @@ impl Shared {
         let mut scratch = Vec::new();
         self.running.fetch_add(1, Ordering::SeqCst);
         while let Some(exchange) = self.next(&me) {
-            // The response answers 500 or aborts when the unwinding drops it; the hook has logged.
+            // Unwinding drops the response, which answers 500 or aborts; the panic hook has logged.
             let _ = catch_unwind(AssertUnwindSafe(|| self.serve(exchange, &mut scratch)));
         }
     }
 
-    /// The next connection; waits for one, and is none when the pool is closed.
+    /// Waits for the next request; `None` when the pool is closed.
     fn next(&self, me: &Arc<Worker>) -> Option<Exchange> {
         let mut queue = lock(&self.queue);
         loop {
@@ -205,14 +201,14 @@ impl Shared {
             queue.idle.push(Arc::clone(me));
             self.running.fetch_sub(1, Ordering::SeqCst);
             drop(queue);
-            // After it stands there, so that no request is left waiting.
+            // Once it is on the list, so that no request is missed.
             if self.waiting.load(Ordering::SeqCst) > 0 {
                 self.server.returns.wake();
             }
             loop {
                 std::thread::park();
                 queue = lock(&self.queue);
-                // Who wakes a worker takes it off the list, and counts it as running.
+                // A wake-up takes the worker off the list and counts it as running.
                 if !queue.idle.iter().any(|idle| Arc::ptr_eq(idle, me)) {
                     break;
                 }
@@ -221,7 +217,7 @@ impl Shared {
         }
     }
 
-    /// Wakes a worker if a request waits for one and a core is free for it.
+    /// Wakes a worker if a request is ready and few workers are running.
     fn wake_one(&self) {
         if self.ready.load(Ordering::SeqCst) > 0 && self.running.load(Ordering::SeqCst) < self.max_running {
             self.wake(&mut lock(&self.queue));
@@ -236,19 +232,19 @@ impl Shared {
         }
     }
 
-    /// Serves the requests of one connection, as long as they come at once.
+    /// Serves the requests of one connection while they arrive without delay.
     fn serve(&self, exchange: Exchange, scratch: &mut Vec<u8>) {
-        let Exchange { mut connection, mut arrived } = exchange;
+        let Exchange { mut connection, mut request } = exchange;
         loop {
-            let Some(mut back) = self.answer(connection, *arrived) else { return };
+            let Some(mut back) = self.answer(connection, *request) else { return };
             match self.next_step(&mut back, scratch) {
-                Step::Serve(next) if next.pool == self.pool => (connection, arrived) = (back, next),
+                Step::Serve(next) if next.pool == self.pool => (connection, request) = (back, next),
                 Step::Serve(next) => {
                     back.state = State::Queued(next);
                     return self.server.returns.give(back);
                 }
-                Step::Refuse(rejected) => {
-                    if let Some(back) = handler::refuse(&*self.handler, &self.server, back, *rejected) {
+                Step::Refuse(refused) => {
+                    if let Some(back) = handler::refuse(&*self.handler, &self.server, back, &refused) {
                         self.server.returns.give(back);
                     }
                     return;
@@ -259,23 +255,19 @@ impl Shared {
         }
     }
 
-    fn answer(&self, connection: Box<Connection>, arrived: Arrived) -> Option<Box<Connection>> {
-        let Arrived { head, pool, decided, client, body, mut rest, began } = arrived;
-        let (peer, peer_text, listener) = (connection.peer, Arc::clone(&connection.peer_text), connection.listener);
-        let mut to = ResponseTo::head(Some(&head), client, pool == Pool::Proxy);
-        to.keep &= rest.is_none();
+    fn answer(&self, connection: Box<Connection>, mut request: Request) -> Option<Box<Connection>> {
+        let mut to = ResponseTo::head(Some(&request.head), request.client, self.pool == Pool::Proxy);
+        to.keep &= request.rest.is_none();
         let mut response = Response::new(connection, &self.server, to);
-        let cancel = Arc::clone(response.cancel());
-        if let Some(rest) = &mut rest {
-            rest.cancel_with(&cancel);
+        request.cancel = Arc::clone(response.cancel());
+        if let Some(rest) = &mut request.rest {
+            rest.get_mut().cancel_with(&request.cancel);
         }
-        let rest = rest.map(RefCell::new);
-        let request = Request { head, body, rest, peer, peer_text, listener, began, cancel, decided };
         self.handler.serve(request, &mut response);
         response.give_back()
     }
 
-    /// The next request of a connection that has its answer, if it comes now and no other request waits for a worker.
+    /// The next request of an answered connection, if it arrives at once and no other request waits for a worker.
     fn next_step(&self, connection: &mut Connection, scratch: &mut Vec<u8>) -> Step {
         let others_wait = self.waiting.load(Ordering::SeqCst) + self.ready.load(Ordering::SeqCst) > 0;
         if !connection.is_idle() || others_wait || self.server.is_draining() {
@@ -291,7 +283,7 @@ impl Shared {
                 _ => return Step::Wait,
             }
         }
-        // Idle workers keep no memory that they have not used.
+        // Allocated on first use.
         scratch.resize(SCRATCH, 0);
         connection.advance(scratch, time::now(), &self.server.rules())
     }

@@ -1,4 +1,4 @@
-//! The way to the page: what the proxy asks of who serves it. It has rules of its own about who may come in.
+//! How requests reach the administration page, which has access rules of its own.
 
 use super::state::Proxy;
 use crate::config::Mode;
@@ -8,24 +8,24 @@ use crate::routing::snapshot::Snapshot;
 use std::sync::{Arc, Weak};
 
 impl Proxy {
-    /// From now on the page is served. Who serves it needs the proxy, so it is not held here.
+    /// Serves the page from now on. Weak, since the page holds the proxy.
     pub(crate) fn show(&self, page: Weak<dyn AdminHandler>) {
         let _ = self.page.set(page);
         self.activity.watch();
         log_writer::watch();
     }
 
-    /// Who serves the page at a listener, if anybody does.
+    /// The page, if this listener serves it.
     pub(super) fn page(&self, snapshot: &Snapshot, listener: usize) -> Option<Arc<dyn AdminHandler>> {
         let admin = &snapshot.config.admin;
-        let here = match admin.port {
+        let kind = match admin.port {
             Some(_) => ListenerKind::Admin,
             None => ListenerKind::Main,
         };
-        self.page.get().filter(|_| admin.enabled && self.listeners[listener].kind == here)?.upgrade()
+        self.page.get().filter(|_| admin.enabled && self.listeners[listener].kind == kind)?.upgrade()
     }
 
-    /// Whether metrics are served at a listener: where the page has one of its own, there instead.
+    /// Whether this listener serves metrics: when the page has its own listener, only that one and `mode: status` do.
     pub(super) fn has_metrics(&self, snapshot: &Snapshot, listener: usize) -> bool {
         let admin = &snapshot.config.admin;
         let apart = admin.enabled && admin.port.is_some();

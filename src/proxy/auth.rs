@@ -1,4 +1,4 @@
-//! Who a request is from: the key it shows, wherever clients put one.
+//! Authentication: finds the client key of a request, in any of the places where clients put one.
 
 use crate::api::errors::{Failure, Kind};
 use crate::http::head::Head;
@@ -11,13 +11,13 @@ use http::header::{HeaderName, HeaderValue};
 use std::net::IpAddr;
 use std::time::Instant;
 
-/// Asks a request to wait behind others.
+/// Lets a request wait behind others.
 const PRIORITY: HeaderName = HeaderName::from_static("x-llmproxy-priority");
 
-/// The caller of a request: one right key among several is enough. `opens` says which right keys count here.
+/// The client key of a request; one valid key among several is enough. `opens` tells which keys this listener accepts.
 ///
 /// # Errors
-/// 401 without a right key; 429 after too many wrong ones from this address.
+/// 401 without a valid key; 429 after too many wrong ones from this address.
 pub(crate) fn client_key(
     head: &Head,
     peer: IpAddr,
@@ -40,7 +40,7 @@ pub(crate) fn client_key(
     })
 }
 
-/// A wrong key or token came: 401 with this text, or 429 once there were too many from this address.
+/// The failure for a wrong key or token: 401 with this text, or 429 after too many from this address.
 pub(crate) fn wrong(key_ring: &KeyRing, peer: IpAddr, text: &str, now: Instant) -> Failure {
     match key_ring.guessed(peer, now) {
         Some(wait) => {
@@ -51,13 +51,12 @@ pub(crate) fn wrong(key_ring: &KeyRing, peer: IpAddr, text: &str, now: Instant) 
     }
 }
 
-/// Whether a request waits behind others.
 pub(crate) fn is_background(head: &Head, client_key: &ClientKey) -> bool {
     let asked = head.fields.get(PRIORITY).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"background"));
     client_key.background || asked
 }
 
-/// The keys that a request shows, without empty ones; a query is no place for one.
+/// The non-empty keys in the fields of a request; keys in a query are not accepted.
 pub(crate) fn shown(head: &Head) -> Vec<String> {
     let keys = head.fields.iter().filter_map(|(name, value)| match name.as_str() {
         "authorization" => Some(credentials(value)),
@@ -67,7 +66,7 @@ pub(crate) fn shown(head: &Head) -> Vec<String> {
     keys.filter(|key| !key.is_empty()).collect()
 }
 
-/// Whether a request shows one of our keys, or the page's token, asked for or not.
+/// Whether a request carries a client key or the page's token, whether or not one is required.
 pub(crate) fn is_ours(head: &Head, snapshot: &Snapshot) -> bool {
     let token = snapshot.config.admin.token.as_ref();
     shown(head).iter().any(|shown| {
@@ -75,7 +74,7 @@ pub(crate) fn is_ours(head: &Head, snapshot: &Snapshot) -> bool {
     })
 }
 
-/// The key in `Authorization`: a Bearer token, or the password of Basic, which browsers can be made to send.
+/// The key in `Authorization`: a Bearer token, or the password of Basic.
 fn credentials(value: &HeaderValue) -> String {
     let value = text(value);
     let (scheme, rest) = value.split_once(' ').unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a client asks for: the model's name, where it stands, and the body with another name in its place.
+//! What a request asks for: the model, where its name is, and the request with another name in its place.
 
 use crate::api::body::{self, JsonBody, Named};
 use crate::api::errors::{Failure, Kind};
@@ -11,30 +11,28 @@ use crate::routing::scope::Scope;
 use http::header;
 use std::borrow::Cow;
 
-/// A request understood as far as routing needs it.
+/// What routing needs to know of a body.
 pub(crate) struct RequestBody<'a> {
-    /// What was read of it, if it is JSON.
     pub(crate) json: Option<JsonBody<'a>>,
     named: Option<Named>,
-    place: Place,
-    /// The client wants a stream (`"stream": true`).
+    location: Location,
+    /// `"stream": true`
     pub(crate) stream: bool,
     optional: bool,
-    /// The response that this one follows.
+    /// `previous_response_id`, or the response in the path.
     previous: Option<String>,
-    /// The body is compressed: it goes on as it is where nothing needs to be read.
+    /// Compressed: forwarded unread where that is possible.
     pub(crate) sealed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Location {
     Json,
     Form,
     Query,
     Whole,
 }
 
-/// What goes out: the target's query and the body's parts.
 pub(crate) struct Rendered<'a> {
     /// Query without `?`.
     pub(crate) query: Option<String>,
@@ -42,33 +40,32 @@ pub(crate) struct Rendered<'a> {
 }
 
 impl Rendered<'_> {
-    /// The body, to be sent one part after another.
     pub(crate) fn parts(&self) -> [&[u8]; 3] {
         [&self.body[0], &self.body[1], &self.body[2]]
     }
 }
 
-/// Looks into a request.
+/// Reads a request as far as its API path requires.
 ///
 /// # Errors
-/// 400 for a body that is not what the API takes, 404 for a path that needs a model to be known.
+/// 400 for a body that the API does not allow, 404 for an unknown path whose body names no model.
 pub(crate) fn read<'a>(request: &'a Request, forward: &Forward) -> Result<RequestBody<'a>, Failure> {
     let body = request.body.bytes();
     let query = request.head.target.query();
     let from_query = || query.map_or(Ok(None), query::query_model);
     match forward.source {
         ModelSource::Raw => {
-            // Only whether it is a stream is of interest, and only of what can be understood.
+            // Only `stream` matters, if the body can be read at all.
             let json = JsonBody::read(body).ok();
             let stream = json.as_ref().is_some_and(JsonBody::stream);
-            Ok(RequestBody { json, stream, optional: true, ..RequestBody::new(Place::Whole, None) })
+            Ok(RequestBody { json, stream, optional: true, ..RequestBody::new(Location::Whole, None) })
         }
         ModelSource::Query | ModelSource::QueryOnly | ModelSource::Response => {
             let previous = forward.response();
-            Ok(RequestBody { previous, optional: true, ..RequestBody::new(Place::Query, from_query()?) })
+            Ok(RequestBody { previous, optional: true, ..RequestBody::new(Location::Query, from_query()?) })
         }
         ModelSource::Body | ModelSource::BodyOnly if is_compressed(request) => {
-            Ok(RequestBody { sealed: true, optional: true, ..RequestBody::new(Place::Query, from_query()?) })
+            Ok(RequestBody { sealed: true, optional: true, ..RequestBody::new(Location::Query, from_query()?) })
         }
         ModelSource::Body | ModelSource::BodyOnly => {
             let must_name = forward.source == ModelSource::BodyOnly;
@@ -78,7 +75,7 @@ pub(crate) fn read<'a>(request: &'a Request, forward: &Forward) -> Result<Reques
                 Err(failure) => return Err(failure),
             };
             let parsed = match (parsed.name(), from_query()?) {
-                (None, Some(named)) => RequestBody { named: Some(named), place: Place::Query, ..parsed },
+                (None, Some(named)) => RequestBody { named: Some(named), location: Location::Query, ..parsed },
                 (Some(name), Some(named)) if name != named.name => {
                     let text = "The body and the query name two different models.";
                     return Err(Failure::new(Kind::InvalidBody, text).param("model"));
@@ -90,13 +87,13 @@ pub(crate) fn read<'a>(request: &'a Request, forward: &Forward) -> Result<Reques
     }
 }
 
-fn field(request: &Request, name: header::HeaderName) -> String {
-    request.head.fields.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()).unwrap_or_default()
+fn field(request: &Request, name: header::HeaderName) -> &str {
+    request.head.fields.get(name).and_then(|value| str::from_utf8(value.as_bytes()).ok()).unwrap_or_default()
 }
 
 fn is_compressed(request: &Request) -> bool {
-    let coding = field(request, header::CONTENT_ENCODING);
-    !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")
+    let coding = request.head.fields.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()).unwrap_or_default();
+    !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
 }
 
 /// 415 for a compressed body that would have to be read.
@@ -109,17 +106,17 @@ pub(crate) fn unreadable() -> Failure {
 fn in_body<'a>(request: &Request, body: &'a [u8]) -> Result<RequestBody<'a>, Failure> {
     let kind = field(request, header::CONTENT_TYPE);
     if kind.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/")) {
-        return Ok(RequestBody::new(Place::Form, multipart(&kind, body)?));
+        return Ok(RequestBody::new(Location::Form, multipart(kind, body)?));
     }
     let json = JsonBody::read(body)?;
-    let read = RequestBody::new(Place::Json, json.model()?);
+    let read = RequestBody::new(Location::Json, json.model()?);
     Ok(RequestBody { stream: json.stream(), previous: json.previous(), json: Some(json), ..read })
 }
 
-/// At a raw listener a key with `models` passes only where every model that a request can mean is read and allowed.
+/// At a raw listener, a key with `models` is limited to requests whose every possible model can be read and is allowed.
 ///
 /// # Errors
-/// 403 where none can be read, or one is outside of the scope.
+/// 403 if no model can be read, or one is not allowed.
 pub(crate) fn check_models(request: &Request, forward: &Forward, scope: &Scope) -> Result<(), Failure> {
     if forward.source != ModelSource::Raw || scope.models.is_empty() {
         return Ok(());
@@ -153,8 +150,8 @@ fn unknown_path() -> Failure {
 }
 
 impl<'a> RequestBody<'a> {
-    fn new(place: Place, named: Option<Named>) -> Self {
-        Self { json: None, named, place, stream: false, optional: false, previous: None, sealed: false }
+    fn new(location: Location, named: Option<Named>) -> Self {
+        Self { json: None, named, location, stream: false, optional: false, previous: None, sealed: false }
     }
 
     pub(crate) fn name(&self) -> Option<&str> {
@@ -172,24 +169,24 @@ impl<'a> RequestBody<'a> {
         }
         match model {
             Some(name) => ModelQuery::Named(name),
-            None if self.place == Place::Whole => ModelQuery::Raw,
+            None if self.location == Location::Whole => ModelQuery::Raw,
             None if self.optional => ModelQuery::Endpoint,
             None => ModelQuery::Any,
         }
     }
 
-    /// The request with `rename` in the place of the model's name; everything else stays as it was.
-    pub(crate) fn render(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
+    /// The request with `rename` as the model's name, otherwise unchanged.
+    pub(crate) fn with_model(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
         let body = request.body.bytes();
         let query = request.head.target.query();
         let whole = || [Cow::Borrowed(body), Cow::Borrowed(&[][..]), Cow::Borrowed(&[][..])];
         let same = || query.map(str::to_owned);
-        let (query, body) = match (rename, &self.named, self.place, &self.json) {
-            (Some(new), Some(named), Place::Query, _) => {
+        let (query, body) = match (rename, &self.named, self.location, &self.json) {
+            (Some(new), Some(named), Location::Query, _) => {
                 (query.map(|q| query::query_renamed(q, &named.span, new)), whole())
             }
-            (Some(new), _, Place::Json, Some(json)) => (same(), json.with_model(new)),
-            (Some(new), Some(named), Place::Form, _) => (same(), body::replaced(body, &named.span, new.into())),
+            (Some(new), _, Location::Json, Some(json)) => (same(), json.with_model(new)),
+            (Some(new), Some(named), Location::Form, _) => (same(), body::replaced(body, &named.span, new.into())),
             _ => (same(), whole()),
         };
         Rendered { query, body }

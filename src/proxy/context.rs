@@ -1,6 +1,6 @@
-//! One request as the access line and every answer of ours see it.
+//! One request as its access record and all locally generated answers see it.
 
-use super::outcome::{Relayed, ServedBy};
+use super::outcome::{ForwardContext, Relayed, ServedBy};
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, PathRow};
 use crate::api::usage::Tokens;
@@ -22,46 +22,35 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Characters of a path or method that are kept of an ended request.
+/// Longest path, method or model name in a record, in characters: clients choose them.
 const SHOWN: usize = 256;
 
-/// One request as the access line and every answer of ours see it.
 pub(crate) struct RequestContext {
     pub(crate) id: String,
-    /// The client's address, behind trusted proxies too.
+    /// The client's address, also behind trusted proxies.
     pub(crate) client: IpAddr,
     pub(crate) key: Option<Arc<str>>,
     method: String,
-    /// As sent, without its query.
+    /// Not decoded, without the query.
     path: String,
     began: Instant,
     pub(crate) row: &'static PathRow,
-    /// Request id, CORS and limits, on every answer.
+    /// Fields of every answer: request id, CORS, rate limit.
     pub(crate) common: Arc<Fields>,
     access: bool,
     entry: Option<Entry>,
     quota: Option<Quota>,
 }
 
-/// Where a request came in, and who counts it.
+/// The listener of a request, and where it is counted.
 pub(crate) struct Entry {
     pub(crate) forward: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) activity: Arc<Activity>,
 }
 
-/// What became of a forwarded request.
-pub(crate) struct Summary<'a> {
-    /// As the client named it.
-    pub(crate) model: Option<&'a str>,
-    pub(crate) served_by: Option<&'a ServedBy>,
-    pub(crate) relayed: &'a Relayed,
-    /// Time spent in the line for a place.
-    pub(crate) queued: Duration,
-}
-
 impl RequestContext {
-    /// A request whose head was understood.
+    /// A request with a valid head.
     pub(crate) fn new(head: &Head, peer: IpAddr, began: Instant, snapshot: &Snapshot, entry: Entry) -> Self {
         let id = cors::request_id(head).unwrap_or_else(random::request_id);
         let mut common = with_id(&id);
@@ -70,7 +59,7 @@ impl RequestContext {
             page_fields().into_iter().for_each(|(name, value)| common.push(name, value));
         }
         let client = cors::client(head, peer, &snapshot.config.server.trusted_proxies);
-        // Format 004 says so on every answer; nothing else makes every request a job [S004-17].
+        // Format 004, the only one with `jobs.always`, sent these on every answer [S004-17].
         let jobs = &snapshot.config.jobs;
         if jobs.enabled && jobs.always && !row.is_page() {
             common.push(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -91,7 +80,7 @@ impl RequestContext {
         }
     }
 
-    /// Tells browsers which pages may read the answers. No other page may read ours, whatever the rules say.
+    /// Adds the CORS fields. No other site may read answers of the administration page.
     #[must_use]
     pub(crate) fn with_cors(mut self, head: &Head, rules: &[CorsOrigin]) -> Self {
         if !self.row.is_page() {
@@ -100,14 +89,13 @@ impl RequestContext {
         self
     }
 
-    /// Tells caches that the answers are true for a moment only.
     #[must_use]
     pub(crate) fn never_stored(mut self) -> Self {
         Arc::make_mut(&mut self.common).push(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         self
     }
 
-    /// A request whose head was not understood.
+    /// A request whose head could not be parsed.
     pub(crate) fn unread(peer: IpAddr, began: Instant) -> Self {
         let id = random::request_id();
         let common = Arc::new(with_id(&id));
@@ -126,9 +114,9 @@ impl RequestContext {
         }
     }
 
-    /// Tells on every answer what the caller's rate limit leaves.
+    /// Adds what is left of a rate limit to every answer.
     pub(crate) fn tell_limit(&mut self, left: &Quota) {
-        // Of two limits the tighter one is told.
+        // Of two limits the tighter one is reported.
         if self.quota.is_some_and(|quota| left.granted && quota.remaining <= left.remaining) {
             return;
         }
@@ -148,7 +136,7 @@ impl RequestContext {
         }
     }
 
-    /// Puts one more field on every answer.
+    /// Adds a field to every answer.
     pub(crate) fn tell(&mut self, name: HeaderName, value: Option<HeaderValue>) {
         if let Some(value) = value {
             Arc::make_mut(&mut self.common).push(name, value);
@@ -161,7 +149,7 @@ impl RequestContext {
         self.send(response, status, &fields, body);
     }
 
-    /// Answers with this, unless too much waits for clients that do not read.
+    /// Sends an answer, or 503 if too much is held for clients that do not read.
     fn send(&self, response: &mut Response, status: StatusCode, fields: &Fields, body: &[u8]) {
         if let Err(failure) = response.afford(body.len()) {
             return self.refuse(response, &failure);
@@ -170,7 +158,6 @@ impl RequestContext {
         self.done(status, body.len());
     }
 
-    /// Answers with what somebody else has to say.
     pub(crate) fn local(&self, response: &mut Response, answer: &LocalResponse) {
         let mut fields = Fields::clone(&self.common);
         if !answer.fields.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
@@ -182,7 +169,7 @@ impl RequestContext {
         self.send(response, answer.status, &fields, &answer.body);
     }
 
-    /// Answers with text, as Prometheus wants it (exposition format 0.0.4).
+    /// Answers with text of the Prometheus exposition format 0.0.4.
     pub(crate) fn text(&self, response: &mut Response, body: &str) {
         let mut fields = Fields::clone(&self.common);
         let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -195,16 +182,13 @@ impl RequestContext {
             Err(failure) => self.refuse(response, &failure),
             Ok(answer) => {
                 let mut fields = Fields::clone(&self.common);
-                for (name, value) in answer.iter() {
-                    fields.push(name.clone(), value.clone());
-                }
+                fields.extend(&answer);
                 response.send(StatusCode::NO_CONTENT, &fields, &[]);
                 self.done(StatusCode::NO_CONTENT, 0);
             }
         }
     }
 
-    /// Answers 405.
     pub(crate) fn not_allowed(&self, response: &mut Response, methods: &'static str) {
         let failure = Failure::new(Kind::MethodNotAllowed, format!("This path takes {methods} only."));
         let (mut fields, body) = downstream::refusal(&failure, self.row.dialect, &self.common);
@@ -217,14 +201,13 @@ impl RequestContext {
         self.refuse_model(response, None, failure);
     }
 
-    /// Answers a failure of a request that names a model.
     pub(crate) fn refuse_model(&self, response: &mut Response, model: Option<&str>, failure: &Failure) {
         let (fields, body) = downstream::refusal(failure, self.row.dialect, &self.common);
         response.send(downstream::status(failure), &fields, &body);
         let (status, _, code) = failure.kind.wire();
         let record = self.record(status, body.len() as u64);
         self.write(AccessRecord { end: End::Refused, reason: Some(code), model: model.map(short), ..record }, false);
-        // Who speaks something else than HTTP here cannot read the answer: the log says what it was.
+        // A client that does not speak HTTP cannot read the answer, so the log tells the reason.
         let level = if self.path == "-" { log::Level::Info } else { log::Level::Debug };
         log::log!(level, "request {} of {} refused: {}", self.id, self.client, failure.message);
     }
@@ -234,21 +217,25 @@ impl RequestContext {
     }
 
     /// Writes the access line of a forwarded request.
-    pub(crate) fn log(&self, status: u16, bytes: u64, summary: &Summary<'_>) {
-        let Summary { model: named, served_by, relayed, queued } = summary;
-        let model = served_by.and_then(|served_by| served_by.model.as_deref()).or(*named);
+    pub(crate) fn log(&self, status: u16, ctx: &ForwardContext<'_>, served_by: Option<&ServedBy>, relayed: &Relayed) {
+        let model = served_by.and_then(|served_by| served_by.model.as_deref()).or(ctx.body.name());
         let record = AccessRecord {
             model: model.map(short),
             endpoint: served_by.map(|served_by| served_by.endpoint.name().to_owned()),
             reason: served_by.map(|served_by| served_by.reason),
             attempts: served_by.map_or(0, |served_by| served_by.attempts),
-            queue: Some(*queued).filter(|queued| !queued.is_zero()),
+            queue: Some(ctx.queued.get()).filter(|queued| !queued.is_zero()),
             first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
             tokens: relayed.tokens,
             end: relayed.end,
-            ..self.record(status, bytes)
+            ..self.record(status, ctx.client.sent())
         };
         self.write(record, served_by.is_some_and(|served_by| served_by.named));
+    }
+
+    /// Writes the access line of a request whose client left before a worker took it.
+    pub(crate) fn client_left(&self) {
+        self.write(AccessRecord { end: End::ClientGone, ..self.record(499, 0) }, false);
     }
 
     fn record(&self, status: u16, bytes: u64) -> AccessRecord {
@@ -286,7 +273,6 @@ impl RequestContext {
     }
 }
 
-/// Clients choose names, and a record is kept for a while.
 fn short(name: &str) -> String {
     escape::cut(name, SHOWN).to_owned()
 }
@@ -299,12 +285,7 @@ fn with_id(id: &str) -> Fields {
     fields
 }
 
-/// No byte of an answer reached the client.
-pub(crate) fn nothing_relayed(end: End) -> Relayed {
-    Relayed { end, first_byte: None, tokens: Tokens::default(), counted: 0 }
-}
-
-/// An answer of ours that another module made.
+/// A complete answer made by another module.
 pub(crate) struct LocalResponse {
     pub status: StatusCode,
     pub(crate) body: Vec<u8>,
@@ -317,7 +298,7 @@ impl LocalResponse {
     }
 }
 
-/// What browsers are told about every answer below `/admin`.
+/// Security fields of every answer below `/admin`.
 fn page_fields() -> Vec<(HeaderName, HeaderValue)> {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
         base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

@@ -1,4 +1,4 @@
-//! Which `Host` names a local listener answers to, and which web pages may use it and read its answers. Pure.
+//! Which `Host` names a local listener accepts, and which web pages may use it and read its answers. Pure.
 
 use crate::api::errors::{Failure, Kind};
 use crate::config::{CorsOrigin, Network};
@@ -11,7 +11,7 @@ const EXPOSED: &str = "x-request-id, retry-after, x-llmproxy-endpoint, x-llmprox
      x-llmproxy-reason, x-llmproxy-queue-ms, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
      x-ratelimit-reset-requests";
 
-/// Refuses a foreign name on a loopback listener: a web page that made its own name point here (FAULTS F8).
+/// Refuses a foreign `Host` on a loopback listener: DNS rebinding (FAULTS F8).
 pub(crate) fn check_host(host: Option<&HeaderValue>, allowed: &[String]) -> Result<(), Failure> {
     let Some(host) = host else {
         return Ok(()); // HTTP/1.0, which no browser speaks
@@ -29,7 +29,7 @@ pub(crate) fn check_host(host: Option<&HeaderValue>, allowed: &[String]) -> Resu
     Err(Failure::new(Kind::Misdirected, text))
 }
 
-/// The client's address: the last one in `X-Forwarded-For` that no trusted proxy has, if a trusted one brought it.
+/// The client's address: behind a trusted proxy, the last one in `X-Forwarded-For` that is not itself trusted.
 pub(crate) fn client(head: &Head, peer: IpAddr, trusted: &[Network]) -> IpAddr {
     let is_trusted = |ip: IpAddr| trusted.iter().any(|network| network.contains(ip));
     if !is_trusted(peer) {
@@ -67,8 +67,8 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Refuses what a browser sends from a page that `rules` do not list, so that no web page uses a listener without keys.
-/// Programs send neither `Origin` nor `Sec-Fetch-Site`, and pass.
+/// Refuses requests of web pages that `rules` do not list, at listeners without keys. Programs other than browsers send
+/// neither `Origin` nor `Sec-Fetch-Site` and are allowed.
 pub(crate) fn check_page(head: &Head, rules: &[CorsOrigin]) -> Result<(), Failure> {
     let host = head.fields.get(header::HOST).map(lower).unwrap_or_default();
     let is_own = |origin: &HeaderValue| lower(origin).split_once("://").is_some_and(|(_, own)| own == host);
@@ -76,7 +76,7 @@ pub(crate) fn check_page(head: &Head, rules: &[CorsOrigin]) -> Result<(), Failur
     let may = if origins.peek().is_some() {
         origins.all(|origin| is_own(origin) || allowed_origin(rules, origin).is_some())
     } else {
-        // Without an `Origin`, for example for an image, only the site of the page is known.
+        // Some requests of pages, such as images, have no `Origin`.
         let is_listed = |policy: &str| match policy {
             "none" | "same-origin" => true,
             "same-site" => rules.contains(&CorsOrigin::Local) && is_local(&format!("http://{host}")),
@@ -87,8 +87,7 @@ pub(crate) fn check_page(head: &Head, rules: &[CorsOrigin]) -> Result<(), Failur
     if may { Ok(()) } else { Err(origin_refused()) }
 }
 
-/// Whether the CORS rules of an endpoint have no say: a page sends this without a preflight, and without its `Origin` or
-/// with an effect.
+/// Whether a page can send this without a preflight, so that an endpoint's own CORS rules cannot prevent it.
 pub(crate) fn is_simple(head: &Head) -> bool {
     const SIMPLE: [&str; 4] = ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
     let kind = head.fields.get(header::CONTENT_TYPE).map(lower).unwrap_or_default();
@@ -124,7 +123,7 @@ fn allowed_origin(rules: &[CorsOrigin], origin: &HeaderValue) -> Option<HeaderVa
     matches.then(|| origin.clone())
 }
 
-/// A page that was served from this machine's loopback.
+/// A page served from a loopback address.
 fn is_local(origin: &str) -> bool {
     let Some(host) = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) else {
         return false;
@@ -134,7 +133,7 @@ fn is_local(origin: &str) -> bool {
     host == "localhost" || literal.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// Adds what lets an allowed page read this answer.
+/// Adds the fields that let an allowed page read the answer.
 pub(crate) fn add_cors(fields: &mut Fields, rules: &[CorsOrigin], head: &Head) {
     let mut origins = head.fields.all("origin");
     let (Some(origin), None) = (origins.next(), origins.next()) else { return };

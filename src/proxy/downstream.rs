@@ -1,5 +1,5 @@
-//! Where an answer goes: to a client, or into memory for a job. Keeps a silent stream alive with comment lines, and reports
-//! a failure in the way that is still open: a status, an error event, or an aborted answer.
+//! Where an answer goes: to a client, or into memory for a job. Keeps silent streams alive with pings, and reports a failure
+//! in the way that is still possible: a status, an error event, or an aborted answer.
 
 use crate::api::errors::{Dialect, Failure, Kind};
 use crate::config::SsePing;
@@ -18,14 +18,12 @@ use std::time::{Duration, Instant};
 /// A comment, which every parser of event streams skips (WHATWG HTML 9.2.6).
 const PING: &[u8] = b": ping\n\n";
 
-/// Where an answer goes.
 pub(crate) enum Sink {
     Client(Response),
-    /// For a job: the whole answer is collected.
+    /// For a job.
     Memory(Collected),
 }
 
-/// An answer in memory.
 #[derive(Default)]
 pub(crate) struct Collected {
     pub(crate) status: u16,
@@ -39,25 +37,25 @@ pub(crate) struct Collected {
 const COLLECTED: usize = 32 << 20;
 
 pub(crate) struct Downstream {
-    /// None once it was taken back.
+    /// `None` after `take_sink`.
     sink: RefCell<Option<Sink>>,
-    /// Fields of every answer of ours: request id, CORS.
+    /// Fields of every answer: request id, CORS.
     common: Arc<Fields>,
     dialect: Dialect,
     cancel: Arc<CancelToken>,
     every: Duration,
     due: Cell<Option<Instant>>,
-    /// The answer being waited for cannot follow pings.
+    /// No pings: the answer may turn out not to be a stream.
     held: Cell<bool>,
     /// The `x-llmproxy-*` fields of the current attempt, for a head that is sent early.
-    asked: RefCell<Vec<(HeaderName, HeaderValue)>>,
+    asked: RefCell<Fields>,
     early: Cell<bool>,
     sent: Cell<u64>,
     active: Arc<ActiveRequest>,
 }
 
 impl Downstream {
-    /// Pings, if wanted, are timed from the arrival of the request.
+    /// `ping`: the intervals, and the time of the request from which they count.
     pub(super) fn new(
         sink: Sink,
         common: Arc<Fields>,
@@ -81,7 +79,6 @@ impl Downstream {
         }
     }
 
-    /// Fields of every answer of ours.
     pub(crate) fn common(&self) -> &Fields {
         &self.common
     }
@@ -92,24 +89,24 @@ impl Downstream {
         field.and_then(|value| value.to_str().ok()).unwrap_or("-")
     }
 
-    /// Whether the answer has an id that later requests refer to (Responses API).
+    /// Responses API: later requests refer to the id of the answer.
     pub(crate) fn makes_responses(&self) -> bool {
         self.dialect == Dialect::Responses
     }
 
-    /// Suspends pings while the answer being waited for cannot follow them.
+    /// Suspends pings while the answer may turn out not to be a stream.
     pub(crate) fn hold_pings(&self, held: bool) {
         self.held.set(held);
     }
 
     /// Sets the fields of a head that is sent early.
-    pub(crate) fn asking(&self, asked: impl FnOnce() -> Vec<(HeaderName, HeaderValue)>) {
+    pub(crate) fn asking(&self, asked: impl FnOnce() -> Fields) {
         if self.due.get().is_some() {
             self.asked.replace(asked());
         }
     }
 
-    /// Forwards whole comment lines that an endpoint sent before its first event. If no head was sent, `fields` makes it.
+    /// Forwards the comment lines that an endpoint sends before its first event; `fields` makes the head if none was sent.
     pub(crate) fn comments(&self, lines: &[u8], fields: impl FnOnce() -> Fields) -> io::Result<()> {
         if self.is_collected() {
             return Ok(());
@@ -129,7 +126,6 @@ impl Downstream {
         self.early.get()
     }
 
-    /// The body follows.
     pub(crate) fn stop_pings(&self) {
         self.due.set(None);
     }
@@ -138,17 +134,14 @@ impl Downstream {
         &self.active
     }
 
-    /// Body bytes given to the client.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.get()
     }
 
-    /// The answer is collected for a job.
     pub(crate) fn is_collected(&self) -> bool {
         matches!(*self.sink.borrow(), Some(Sink::Memory(_)))
     }
 
-    /// Prepares the head of an answer.
     pub(super) fn start(&self, status: StatusCode, fields: &Fields, length: Length) {
         match self.sink.borrow_mut().as_mut() {
             Some(Sink::Client(response)) => response.start(status, fields, length),
@@ -157,7 +150,6 @@ impl Downstream {
         }
     }
 
-    /// Sends some bytes of the body.
     pub(crate) fn write_chunk(&self, bytes: &[u8]) -> io::Result<()> {
         let mut sink = self.sink.borrow_mut();
         match sink.as_mut() {
@@ -186,14 +178,12 @@ impl Downstream {
         }
     }
 
-    /// Ends the answer so that the client sees that it is not complete.
     pub(crate) fn abort(&self) {
         if let Some(Sink::Client(response)) = self.sink.borrow_mut().as_mut() {
             response.abort();
         }
     }
 
-    /// Returns the sink.
     pub(super) fn take_sink(&self) -> Option<Sink> {
         self.sink.take()
     }
@@ -210,11 +200,11 @@ impl Downstream {
         }
     }
 
-    /// Reports a failure: as an answer while no head was sent, else as an error event before the answer is aborted.
-    pub(crate) fn fail(&self, failure: &Failure, extra: &[(HeaderName, HeaderValue)]) {
+    /// Reports a failure: as an error answer if no head was sent, else as an error event before the answer is aborted.
+    pub(crate) fn fail(&self, failure: &Failure, extra: &Fields) {
         self.stop_pings();
         if let Some(Sink::Memory(collected)) = self.sink.borrow_mut().as_mut() {
-            // The first one says why.
+            // The first failure is the cause.
             collected.failure.get_or_insert_with(|| failure.clone());
             return;
         }
@@ -222,16 +212,14 @@ impl Downstream {
             return self.tell_in_band(failure, true);
         }
         let (mut fields, body) = refusal(failure, self.dialect, &self.common);
-        for (name, value) in extra {
-            fields.push(name.clone(), value.clone());
-        }
+        fields.extend(extra);
         self.send(status(failure), &fields, &body);
     }
 
-    /// Sends one error event and aborts the answer. Unless it `follows` a whole event, it first ends the one that broke off.
+    /// Sends one error event and aborts the answer; `follows`: the last event is complete and need not be ended first.
     pub(crate) fn tell_in_band(&self, failure: &Failure, follows: bool) {
         if self.is_collected() {
-            return self.fail(failure, &[]);
+            return self.fail(failure, &Fields::default());
         }
         let mut event = Vec::new();
         if !follows {
@@ -278,9 +266,7 @@ impl Watch for Downstream {
         if !is_started {
             let mut fields = Fields::clone(&self.common);
             event_stream(&mut fields);
-            for (name, value) in self.asked.take() {
-                fields.push(name, value);
-            }
+            fields.extend(&self.asked.take());
             self.start(StatusCode::OK, &fields, Length::Open);
             self.early.set(true);
         }
@@ -293,7 +279,6 @@ impl Watch for Downstream {
     }
 }
 
-/// The fields of an event stream of ours.
 pub(crate) fn event_stream(fields: &mut Fields) {
     fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     unbuffered(fields);

@@ -1,4 +1,4 @@
-//! The wait between an answer's head and the first byte of its body: until then another endpoint may take over, unseen.
+//! Waits for the first byte of an answer's body; until then another endpoint can take over.
 
 use super::outcome::{ForwardContext, ServedBy};
 use super::relay::{self, BUFFER, CHUNK};
@@ -12,10 +12,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A watch beside an attempt that another endpoint may take over.
+/// The watch of an attempt that another endpoint can take over: it gives up when its endpoint shuts down.
 pub(crate) struct Replaceable {
     pub(crate) watch: Rc<dyn Watch>,
-    /// The endpoint that is waited for.
     pub(crate) live: Arc<Live>,
     pub(crate) sent: Instant,
 }
@@ -34,8 +33,8 @@ impl Watch for Replaceable {
     }
 }
 
-/// Waits for the first byte, which stays in the answer. Of an event stream in an API that we know comments do not
-/// count: they are passed on under this answer's head.
+/// Waits for the first byte, which stays in the answer. In an event stream of a known API comments do not count; they are
+/// forwarded under the head of this answer.
 ///
 /// # Errors
 /// The endpoint was lost, or `timeouts.firstByte` ran out; nothing but comments reached the client.
@@ -47,11 +46,11 @@ pub(crate) fn wait(
     let is_stream = answer.status == StatusCode::OK && relay::is_event_stream(&answer.headers);
     let wants_stream = ctx.body.stream && ctx.forward.streams_events();
     let is_plain = !relay::is_compressed(&answer.headers);
-    // Compressed unasked: no ping can be put before it either.
+    // A compressed stream cannot follow pings either.
     if wants_stream && answer.status.is_success() && !(is_stream && is_plain) {
         served_by.endpoint.live.note_streamless(&ctx.forward.path, served_by.model.as_deref());
     }
-    // Comments of ours have no place in such an answer.
+    // Pings fit only into an uncompressed event stream.
     ctx.client.hold_pings(!(is_stream && is_plain));
     let has_none = matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if has_none || answer.length == Some(0) || ctx.request.head.method == Method::HEAD {
@@ -92,12 +91,14 @@ fn first(
             return Ok(());
         }
         served_by.endpoint.live.moved(time::now());
-        // Whole lines: whatever follows, from here or from another endpoint, begins a line of its own.
+        // Whole lines only, since another endpoint may continue the stream.
         let whole = memchr::memrchr(b'\n', &held).map_or(0, |at| at + 1);
         let comments: Vec<u8> = held.drain(..whole).collect();
         let cancels = served_by.endpoint.config.on_client_gone == OnClientGone::Cancel;
         let client = ctx.client;
-        if client.comments(&comments, || relay::fields(&answer.headers, client, served_by, true)).is_err() && cancels {
+        if client.comments(&comments, || relay::fields(answer.headers.clone(), client, served_by, true)).is_err()
+            && cancels
+        {
             return Err(UpstreamError { kind: UpstreamErrorKind::ClientGone, cause: "the client has left".into() });
         }
     }

@@ -1,5 +1,5 @@
-//! The attempts: one candidate after another until one gives an answer worth forwarding. Up to here every fault may still
-//! become another attempt or a clean status.
+//! The attempts: one candidate after another until one gives an answer to forward. Until then every failure can become
+//! another attempt or a clean status.
 
 use super::outcome::{BufferedResponse, ForwardContext, Outcome, ServedBy};
 use super::{first_byte, relay};
@@ -25,7 +25,7 @@ use std::time::Duration;
 
 /// An error answer is buffered up to this size while other endpoints are tried; a longer one is forwarded.
 const KEEP: usize = 1 << 20;
-/// And for so long: the slot and the client wait for it.
+/// Time limit for buffering it, since the slot and the client wait.
 const KEEP_FOR: Duration = Duration::from_secs(2);
 /// How long an endpoint without probes is skipped after it failed, while others are available.
 const COOL_DOWN: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ enum Step {
     End(Outcome),
 }
 
-/// Tries the candidates of a plan, the strategy's choice first, then in rounds as `retry` allows.
+/// Tries the candidates of a plan in order of preference, in as many rounds as `retry` allows.
 pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
     ctx.client.hold_pings(plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));
@@ -78,7 +78,7 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
             }
             attempts.queued = selector.queued;
             tried += 1;
-            // Keys of one endpoint do not count. The plan may have grown while the request was queued.
+            // Several keys of one endpoint are one attempt. The plan may have grown while the request was queued.
             let any = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
             let candidate = &selector.plan.candidates[index];
             let larger = selector.has_larger(candidate.context);
@@ -130,7 +130,7 @@ impl<'a> Attempts<'a> {
         Step::Next
     }
 
-    /// One attempt with one key; `None` calls for the next key.
+    /// One attempt with one key; `None`: try the next key.
     fn attempt(&mut self, candidate: &Candidate, key: usize, left: Remaining, slot: &mut Option<Slot>) -> Option<Step> {
         let endpoint = &candidate.endpoint;
         self.attempts += 1;
@@ -145,10 +145,9 @@ impl<'a> Attempts<'a> {
         });
         self.last = Some(Rc::clone(&served_by));
         self.ctx.active.at(endpoint.name());
-        // Comments before the answer would spoil one that is no stream.
         self.ctx.client.hold_pings(self.ctx.is_streamless(candidate));
         self.ctx.client.asking(|| relay::routing_fields(&served_by));
-        let labels = [self.group(), endpoint.name()];
+        let labels = [self.ctx.scope.group_name(), endpoint.name()];
         let began = time::now();
         let sent = self.send(candidate, key, left.candidates);
         self.ctx.metrics.count(Family::UpstreamRequests, &labels);
@@ -159,7 +158,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Forwards an answer, or buffers it and says what is tried next.
+    /// Decides whether an answer is forwarded or, buffered, followed by another attempt.
     fn judge(
         &mut self,
         mut answer: UpstreamResponse,
@@ -184,7 +183,7 @@ impl<'a> Attempts<'a> {
             });
         }
         let keys = endpoint.config.api_keys.len();
-        // S003-32: which key, never the key.
+        // S003-32: the number of the key, never the key.
         let which = if keys > 1 { format!(" (key {} of {keys})", key + 1) } else { String::new() };
         log::info!("endpoint {name} {}{which}; trying again request_id={id}", answered());
         let is_buffered = match self.buffer(answer, served_by, slot) {
@@ -199,16 +198,11 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn group(&self) -> &'a str {
-        self.ctx.scope.group.as_ref().map_or("default", |group| &group.config.name)
-    }
-
-    /// Decides about the 400 that was just buffered: a prompt that is too long goes to a larger context, any other 400 to
-    /// the client.
+    /// The 400 just buffered: if the prompt is too long, a larger context is tried; otherwise the client gets it.
     fn bad_request(&mut self, context: Option<u64>) -> Step {
         let exceeded = self.buffered.as_ref().and_then(|(buffered, _)| errors::exceeded_context(&buffered.body));
         match (exceeded, self.buffered.take_if(|_| exceeded.is_none())) {
-            // Of an unknown context any known one is larger.
+            // Any known context counts as larger than an unknown one.
             (Some(exceeded), _) => Step::Larger(exceeded.or(context).unwrap_or(0)),
             (None, Some((buffered, served_by))) => Step::End(Outcome::Buffered(buffered, served_by)),
             (None, None) => Step::Next,
@@ -219,12 +213,12 @@ impl<'a> Attempts<'a> {
         let ForwardContext { clients, request, body, forward, .. } = self.ctx;
         let config = &candidate.endpoint.config;
         let key = config.api_keys.get(key).map(|key| key.reveal());
-        let rendered = body.render(request, candidate.rename.as_deref());
+        let rendered = body.with_model(request, candidate.rename.as_deref());
         let path = match &rendered.query {
             Some(query) => format!("{}?{query}", forward.path),
             None => forward.path.clone(),
         };
-        // Pings cannot precede a compressed stream, and the id of a response must be readable.
+        // Pings need an uncompressed stream, and the id of a response must be readable.
         let pinged = body.stream && forward.streams_events() && self.ctx.snapshot.config.server.sse_ping.is_some();
         let client = headers::ClientInfo {
             peer: &request.peer_text,
@@ -236,7 +230,7 @@ impl<'a> Attempts<'a> {
             may_compress: !pinged && !forward.makes_response(),
         };
         let mut timeouts = config.timeouts;
-        // A large body is not searched for `stream`.
+        // `stream` of a large body is not known.
         if config.stream && (body.stream || body.sealed || request.rest.is_some()) {
             timeouts.total = None;
         }
@@ -245,7 +239,7 @@ impl<'a> Attempts<'a> {
         let live = Arc::clone(&candidate.endpoint.live);
         let watch = if replaceable { Rc::new(first_byte::Replaceable { watch, live, sent }) } else { watch };
         let cancels = config.on_client_gone == crate::config::OnClientGone::Cancel;
-        let order = UpstreamRequest {
+        let upstream_request = UpstreamRequest {
             method: request.head.method.clone(),
             path: &path,
             raw: forward.source == ModelSource::Raw,
@@ -261,11 +255,11 @@ impl<'a> Attempts<'a> {
             self.ctx.shared.note_conversation(id.as_bytes(), candidate.endpoint.name());
         }
         candidate.endpoint.live.sent(sent, timeouts.first_byte);
-        let result = client.send(&order);
+        let result = client.send(&upstream_request);
         if result.is_ok() {
             let endpoint = &candidate.endpoint;
             endpoint.live.moved(time::now());
-            // No probe will notice that it is back.
+            // Without probes only this shows that it is back.
             if config.probe == Probe::Never && endpoint.health.state == State::Failing {
                 self.tell(endpoint, Observation::Up);
             }
@@ -285,8 +279,8 @@ impl<'a> Attempts<'a> {
         retry::answer(answer.status, self.retry, left)
     }
 
-    /// Buffers an error answer while others are tried, and tells whether it was worth that. One that is too long is the
-    /// outcome: it goes to the client at once, from its first byte.
+    /// Buffers an error answer while other endpoints are tried; true if it is the best so far. A long one is the outcome
+    /// instead and is forwarded at once.
     fn buffer(
         &mut self,
         mut answer: UpstreamResponse,
@@ -309,7 +303,7 @@ impl<'a> Attempts<'a> {
             }
             Err(fault) => Some(fault),
         };
-        // An error answer that broke off is dropped; of one that takes too long the status is kept.
+        // A truncated error answer is dropped; of a slow one the status is kept.
         if let Some(fault) = fault.filter(|fault| !matches!(fault.kind, UpstreamErrorKind::Timeout(_))) {
             self.faults.push((served_by.endpoint.name().to_owned(), fault));
             return Ok(false);
@@ -318,7 +312,7 @@ impl<'a> Attempts<'a> {
             self.tell(&served_by.endpoint, Observation::Loading);
         }
         let buffered = BufferedResponse { status: answer.status, headers: answer.headers, body };
-        // That one endpoint rejects its key or lacks the model says less than a real error of another.
+        // A rejected key or an unknown model tells the client less than any other error.
         let says_less = |status: StatusCode| matches!(status.as_u16(), 401..=404);
         let is_better =
             self.buffered.as_ref().is_none_or(|(old, _)| !says_less(buffered.status) || says_less(old.status));
@@ -352,7 +346,9 @@ impl<'a> Attempts<'a> {
         if let Some(seen) = seen {
             self.tell(endpoint, seen);
         }
-        self.ctx.metrics.count(Family::UpstreamErrors, &["request_error", self.group(), endpoint.name()]);
+        self.ctx
+            .metrics
+            .count(Family::UpstreamErrors, &["request_error", self.ctx.scope.group_name(), endpoint.name()]);
         let again = retry::may_retry(&fault, self.retry) && !self.ctx.request.is_spent();
         if again {
             self.ctx.metrics.count(Family::Retries, &[endpoint.name(), retry::reason(&fault)]);
@@ -364,7 +360,7 @@ impl<'a> Attempts<'a> {
         Step::End(Outcome::Failed(retry::all_failed(&self.faults), self.last.take()))
     }
 
-    /// Reports an observation to the health thread. An endpoint without probes is skipped from now on for a while.
+    /// Reports an observation to the health thread; an endpoint without probes is skipped for a while.
     fn tell(&self, endpoint: &Endpoint, seen: Observation) {
         if endpoint.config.probe == Probe::Never && seen != Observation::Up {
             endpoint.live.cool_down(time::now(), COOL_DOWN);
@@ -375,19 +371,15 @@ impl<'a> Attempts<'a> {
     fn give_up(self) -> Outcome {
         match self.buffered {
             Some((buffered, served_by)) => {
-                let (endpoint, model) = (Arc::clone(&served_by.endpoint), served_by.model.clone());
-                let ServedBy { reason, queued, named, policy, .. } = *served_by;
-                Outcome::Buffered(
-                    buffered,
-                    Rc::new(ServedBy { endpoint, model, attempts: self.attempts, reason, queued, named, policy }),
-                )
+                let served_by = ServedBy { attempts: self.attempts, ..ServedBy::clone(&served_by) };
+                Outcome::Buffered(buffered, Rc::new(served_by))
             }
             None => Outcome::Failed(retry::all_failed(&self.faults), self.last),
         }
     }
 }
 
-/// Releases the slot of a failed attempt: at once, or when the server has finished working on it.
+/// Releases the slot of a failed attempt: at once, or when the endpoint has stopped working on it.
 fn release(slot: Option<Slot>, endpoint: &Endpoint, fault: &UpstreamError) {
     if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && retry::works_on(fault)) {
         slot.abandon();

@@ -1,5 +1,4 @@
-//! Requests that are handed in now and read later: which those are, and what the proxy asks of who keeps them. Knows
-//! nothing of disks and queues.
+//! Requests to be run as jobs, and the API to read and cancel jobs. Knows nothing of disks and queues.
 
 use super::state::{JobRequest, Proxy};
 use crate::api::body::has_webhook;
@@ -23,7 +22,7 @@ pub(crate) enum Preference {
     Either,
 }
 
-/// The preference of a request; of several the first counts (RFC 7240 2).
+/// The first preference counts (RFC 7240 2).
 pub(crate) fn preference(head: &Head) -> Preference {
     let values = head.fields.iter().filter(|(name, _)| *name == "prefer").filter_map(|(_, value)| value.to_str().ok());
     let words = values.flat_map(|value| value.split(',')).map(|item| {
@@ -37,7 +36,7 @@ pub(crate) fn preference(head: &Head) -> Preference {
     words.into_iter().find(|word| *word != Preference::Either).unwrap_or(Preference::Either)
 }
 
-/// Whether a request is to be kept for later.
+/// Whether a request becomes a job.
 pub(crate) fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, body: &[u8]) -> bool {
     if !jobs.enabled || !forward.may_be_job() {
         return false;
@@ -50,7 +49,7 @@ pub(crate) fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, 
 }
 
 impl Proxy {
-    /// Hands a request over to who keeps it, if it is to be kept.
+    /// Submits a request as a job if it is to be one.
     pub(super) fn submit_job(
         &self,
         context: &RequestContext,
@@ -67,7 +66,7 @@ impl Proxy {
         Some(job_store.submit(&JobRequest { path, body, owner, scope, preferred }))
     }
 
-    /// Tells of what is kept. What works with the disk waits for its turn there, and holds no other control thread up.
+    /// Lists, reads or cancels jobs. Disk access is queued, so that it never blocks other control threads.
     pub(super) fn job_request(&self, context: RequestContext, route: Route, response: &mut Response, request: Request) {
         let Some(job_store) = self.job_store() else { return };
         let Route::Job(id) = route else {
@@ -83,7 +82,7 @@ impl Proxy {
                 true => job_store.cancel(&id, owner, &mut held),
                 false => job_store.look(&id, owner, &mut held),
             };
-            // From here on the reply counts what the client does not take.
+            // The response counts its own unsent bytes.
             drop(held);
             match answer {
                 Ok(answer) => context.local(&mut response, &answer),
@@ -93,7 +92,6 @@ impl Proxy {
     }
 }
 
-/// As many requests wait for the disk as may.
 pub(crate) fn disk_is_busy() -> Failure {
     let text = "Too many requests wait for the disk; try again later.";
     Failure::new(Kind::Overloaded, text).retry_after(Duration::from_secs(1))

@@ -1,17 +1,15 @@
-//! Where a request comes in: which listener, what may be done there, and whose it is.
+//! Listeners: what each serves, which key it requires, and how it decides about a head.
 
 use super::state::{ListenerKind, Opened, Proxy};
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, Route};
 use crate::api::query;
 use crate::config::{CorsOrigin, KeysFor, ListenerPolicy, Mode};
-use crate::http::decision::{Decide, HeadDecision, Pool};
-use crate::http::handler::{Handler, Refused};
+use crate::http::handler::Handler;
 use crate::http::head::Head;
-use crate::http::request::{From, Request};
+use crate::http::request::{Decide, From, HeadDecision, Pool, Refused, Request};
 use crate::http::response::Response;
-use crate::observe::access::End;
-use crate::proxy::context::{Entry, RequestContext, Summary, nothing_relayed};
+use crate::proxy::context::{Entry, RequestContext};
 use crate::proxy::{auth, cors};
 use crate::routing::keys::ClientKey;
 use crate::routing::scope::Scope;
@@ -22,20 +20,20 @@ use http::{Method, header};
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Who may do what at a listener, decided by the head alone. The table, of which `tests/wire/trust.rs` tries each cell:
+/// What a listener requires, decided by the head alone; `tests/wire/trust.rs` tests each cell:
 ///
-/// | listener | keys configured | asks for |
+/// | listener | keys configured | requires |
 /// | --- | --- | --- |
 /// | gone from the configuration | | nothing is served: 503 |
-/// | main or listed | no | nothing; on loopback a name of this machine in `Host`, and no web page but those of `cors` |
-/// | main or listed | yes | a key that opens it; `/health` without one is an outline, `/metrics` needs one without limits |
+/// | main or listed | no | nothing; on loopback a local name in `Host`, and no web pages except those in `cors` |
+/// | main or listed | yes | a key that this listener accepts; `/health` without one is a summary, `/metrics` needs one without limits |
 /// | listed with `keys: none` | yes | as without keys, but `/health`, `/health/force-check` and (unless `mode: status`) `/metrics` as with |
-/// | the page's own | no | the token (`/admin` itself: rules of its own, `admin::guard`) |
+/// | the page's own | no | the token (`/admin` itself: see `admin::guard`) |
 /// | the page's own | yes | a key, or the token |
 impl Proxy {
-    /// Who asks, and what they see from here.
+    /// The client key of a request, with what it may see at this listener.
     pub(super) fn client_key(
         &self,
         head: &Head,
@@ -80,7 +78,7 @@ impl Proxy {
         Ok(client_key)
     }
 
-    /// At the page's own address: any client key, or what opens the page.
+    /// At the page's own listener: any client key, or whatever admits to the page.
     fn at_page(&self, head: &Head, from: From, snapshot: &Snapshot) -> Result<ClientKey, Failure> {
         let known = auth::shown(head).iter().find_map(|key| snapshot.key_ring.identify(key));
         if let Some(client_key) = known {
@@ -95,7 +93,7 @@ impl Proxy {
         }
     }
 
-    /// What browsers could be made to do at a listener that asks for no key.
+    /// Protects a listener without keys from web pages in a browser of this machine.
     fn check_browser(&self, head: &Head, listener: usize, snapshot: &Snapshot) -> Result<(), Failure> {
         cors::check_host(head.fields.get(header::HOST), &snapshot.config.server.allowed_hosts)?;
         match self.cors(snapshot, listener) {
@@ -105,7 +103,7 @@ impl Proxy {
         }
     }
 
-    /// Which web pages may use a listener; nothing where that is the affair of the endpoints.
+    /// Web pages that may use a listener; `None` where the endpoints decide (`mode: raw`).
     pub(super) fn cors<'a>(&self, snapshot: &'a Snapshot, listener: usize) -> Option<&'a [CorsOrigin]> {
         let state = &self.listeners[listener];
         match state.policy(&snapshot.config) {
@@ -118,14 +116,14 @@ impl Proxy {
         }
     }
 
-    /// Whether everybody who reaches a listener may use it.
+    /// Whether a listener requires no key.
     pub(super) fn asks_nothing(&self, snapshot: &Snapshot, listener: usize) -> bool {
         let state = &self.listeners[listener];
         let is_for_all = |policy: &ListenerPolicy| snapshot.key_ring.is_open() || policy.keys == KeysFor::Nobody;
         state.kind != ListenerKind::Admin && state.policy(&snapshot.config).is_some_and(is_for_all)
     }
 
-    /// Says which listeners are open to everybody who reaches them from elsewhere.
+    /// Warns of listeners without keys that other machines can reach.
     pub(crate) fn warn_of_open_listeners(&self) {
         let snapshot = self.shared.load();
         for (listener, state) in self.listeners.iter().enumerate() {
@@ -138,7 +136,7 @@ impl Proxy {
         }
     }
 
-    /// What is served at a listener; at the page's own the API, for its box to try a model.
+    /// What a listener serves; the page's own has the API too, for trying a model.
     pub(super) fn mode(&self, snapshot: &Snapshot, listener: usize) -> Mode {
         let state = &self.listeners[listener];
         match state.policy(&snapshot.config) {
@@ -156,7 +154,7 @@ impl Proxy {
             Route::Forward(_) if is_preflight && mode == Mode::Raw && self.cors(snapshot, listener).is_some() => {
                 Route::Preflight
             }
-            // A person with a browser is sent to the page.
+            // A browser is redirected to the page.
             Route::Unknown if is_front_door(head) && self.page(snapshot, listener).is_some() => Route::Admin,
             route => route,
         }
@@ -189,7 +187,7 @@ impl Proxy {
         }
     }
 
-    /// The route of a request and who it is from: as decided when its head came, if nothing has changed since.
+    /// The route and the client key, as decided for the head unless the snapshot has changed since.
     pub(super) fn decide(
         &self,
         request: &mut Request,
@@ -198,12 +196,12 @@ impl Proxy {
         let decided = request.decided.take().and_then(|decided| decided.downcast::<Decided>().ok());
         match decided.filter(|decided| Arc::ptr_eq(&decided.snapshot, snapshot)) {
             Some(decided) => (decided.route, Some(Ok(decided.client_key))),
-            None => (self.route(&request.head, request.listener, snapshot), None),
+            None => (self.route(&request.head, request.from.listener, snapshot), None),
         }
     }
 }
 
-/// What the head of a request to an endpoint decided, under this snapshot.
+/// The decision about the head of a request to an endpoint.
 struct Decided {
     snapshot: Arc<Snapshot>,
     route: Route,
@@ -228,7 +226,7 @@ impl Decide for Proxy {
         } else if head.has_body() {
             refusal = match self.page(&snapshot, from.listener) {
                 Some(page) if route == Route::Admin => page.admit(head, from).err(),
-                // What is open to everybody is so without a body.
+                // Open paths are open without a body only.
                 _ => self.client_key(head, from, &Route::Unknown, &snapshot).err(),
             };
         }
@@ -237,7 +235,7 @@ impl Decide for Proxy {
 
     fn passes_on(&self, head: &Head, listener: usize) -> bool {
         let snapshot = self.shared.load();
-        // The body of a key with `models` must be read before it may go anywhere.
+        // For a key with `models` the body must be read first.
         let must_read = || {
             auth::shown(head).iter().any(|key| {
                 snapshot.key_ring.identify(key).is_some_and(|client_key| !client_key.scope.models.is_empty())
@@ -253,9 +251,9 @@ impl Handler for Proxy {
         self.serve_request(request, response);
     }
 
-    fn refuse(&self, refused: Refused<'_>, response: &mut Response) {
+    fn refuse(&self, refused: &Refused, response: &mut Response) {
         let snapshot = self.shared.load();
-        match refused.head {
+        match &refused.head {
             Some(head) => {
                 let route = self.route(head, refused.from.listener, &snapshot);
                 let context = self.context(head, refused.from, refused.began, &snapshot, &route);
@@ -265,10 +263,9 @@ impl Handler for Proxy {
         }
     }
 
-    fn left(&self, head: &Head, from: From, began: Instant) {
-        let context = self.context(head, from, began, &self.shared.load(), &Route::Unknown);
-        let relayed = nothing_relayed(End::ClientGone);
-        context.log(499, 0, &Summary { model: None, served_by: None, relayed: &relayed, queued: Duration::ZERO });
+    fn left(&self, request: &Request) {
+        let context = self.context(&request.head, request.from, request.began, &self.shared.load(), &Route::Unknown);
+        context.client_left();
     }
 }
 

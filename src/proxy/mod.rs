@@ -1,4 +1,4 @@
-//! One request from head to access line: which path it is, whether it may pass, where it goes, what comes back.
+//! One request from its head to its access line.
 
 pub(crate) mod admin_handler;
 pub(crate) mod auth;

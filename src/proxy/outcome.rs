@@ -1,5 +1,4 @@
-//! What the attempts are given, and what they come to. The other files of this module import it, never each other in a
-//! circle.
+//! The types that the files of this module share: what the attempts are given, and their results.
 
 use crate::api::errors::Failure;
 use crate::api::paths::Forward;
@@ -22,27 +21,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Everything the attempts need, and nothing of how the answer is delivered.
+/// Everything the attempts need.
 pub(crate) struct ForwardContext<'a> {
     pub(crate) clients: &'a ClientPool,
-    /// For what real requests find out about endpoints.
+    /// Takes observations about endpoints.
     pub(crate) shared: &'a SnapshotStore,
-    /// What was so when the request began.
+    /// As it was when the request began.
     pub(crate) snapshot: &'a Snapshot,
     pub request: &'a Request,
     pub(crate) body: &'a RequestBody<'a>,
-    /// Where it goes below an endpoint's base.
     pub(crate) forward: &'a Forward,
-    /// Where the answer goes.
     pub(crate) client: &'a Rc<Downstream>,
-    /// Time spent in the line for a place, also by who never got one.
+    /// Time spent in the queue for a slot, also without getting one.
     pub(crate) queued: &'a Cell<Duration>,
     pub(crate) request_id: &'a str,
     pub(crate) trusted: bool,
     pub(crate) scope: &'a Scope,
     pub(crate) background: bool,
     pub(crate) keyed: bool,
-    /// What its listener leaves to endpoints.
     pub(crate) policy: Policy,
     pub(crate) metrics: &'a Metrics,
     pub(crate) active: &'a ActiveRequest,
@@ -53,32 +49,32 @@ impl ForwardContext<'_> {
         self.forward.takes_slot(&self.request.head.method)
     }
 
-    /// Whether an endpoint is known to answer such a stream with something else.
+    /// Whether an endpoint is known not to stream this model.
     pub(crate) fn is_streamless(&self, candidate: &Candidate) -> bool {
         let model = candidate.rename.as_deref().or(self.body.name());
         candidate.endpoint.live.is_streamless(&self.forward.path, model)
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct ServedBy {
     pub(crate) endpoint: Arc<Endpoint>,
-    /// The name it knows the model by.
+    /// The model's name at the endpoint.
     pub(crate) model: Option<String>,
-    /// Tries up to and with this one.
+    /// Attempts so far, this one included.
     pub(crate) attempts: u32,
     pub(crate) reason: &'static str,
-    /// Time spent in the line for a place.
+    /// Time spent in the queue for a slot.
     pub(crate) queued: Duration,
-    /// The model's name is one that somebody is known to serve.
+    /// The model's name is one that an endpoint is known to serve.
     pub(crate) named: bool,
-    /// Which of its fields are passed on.
     pub(crate) policy: Policy,
 }
 
 pub(crate) enum Outcome {
-    /// An answer, which holds its place at the endpoint.
+    /// An answer, which holds its slot at the endpoint.
     Response(Box<UpstreamResponse>, Rc<ServedBy>),
-    /// The best of the answers that were kept while others were tried.
+    /// The best of the error answers that came while other endpoints were tried.
     Buffered(BufferedResponse, Rc<ServedBy>),
     Failed(Failure, Option<Rc<ServedBy>>),
     ClientGone(Option<Rc<ServedBy>>),
@@ -98,4 +94,11 @@ pub(crate) struct Relayed {
     pub(crate) tokens: Tokens,
     /// Generated tokens that were added to the endpoint's while they came.
     pub(crate) counted: u64,
+}
+
+impl Relayed {
+    /// No byte of an answer reached the client.
+    pub(crate) fn nothing(end: End) -> Self {
+        Self { end, first_byte: None, tokens: Tokens::default(), counted: 0 }
+    }
 }

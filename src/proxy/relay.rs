@@ -1,5 +1,5 @@
-//! Copies the answer to the client, chunk by chunk. This is past the line of no return: nothing is retried and no error page
-//! is possible; an answer is finished or aborted.
+//! Copies an answer to the client, chunk by chunk. This is past the point of no return: nothing is retried and the status is
+//! sent, so an answer is finished or aborted.
 
 use super::outcome::{BufferedResponse, Relayed, ServedBy};
 use crate::api::errors::{Attempted, Failure, Kind};
@@ -9,7 +9,6 @@ use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::response::Length;
 use crate::observe::access::End;
-use crate::proxy::context::nothing_relayed;
 use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::retry;
 use crate::routing::responses::IdReader;
@@ -20,10 +19,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::cell::RefCell;
 use std::time::Instant;
 
-/// One read of a body, and so one write: the size of ureq's buffer.
+/// One read and one write: the size of ureq's buffer.
 pub(super) const CHUNK: usize = 32 << 10;
 
-/// How much is read of an error answer that comes after a head was sent early.
+/// Longest part read of an error answer that comes after an early head.
 const LATE: usize = 64 << 10;
 
 thread_local! {
@@ -34,7 +33,7 @@ thread_local! {
 #[derive(Default)]
 struct Passed {
     tail: Tail,
-    /// Fed only with uncompressed event streams.
+    /// Of uncompressed event streams only.
     events: Events,
     first_byte: Option<Instant>,
     /// See [`Relayed::counted`].
@@ -42,15 +41,15 @@ struct Passed {
 }
 
 impl Passed {
-    /// Whether a stream that ended with its connection is whole: it has its API's end marker, or where the API has none, its
-    /// last line is complete.
+    /// Whether a stream that ended with its connection is complete: it has its API's end marker or, where the API has
+    /// none, a complete last line.
     fn is_whole(&self, has_end: bool) -> bool {
         self.events.has_ended() || !(has_end || self.events.is_torn())
     }
 
     fn ended(self, end: End) -> Relayed {
         let mut tokens = self.tail.tokens();
-        // A stream that was not read to its end has no usage object; the events that were seen count.
+        // An incomplete stream has no usage object, so its events are counted.
         if end != End::Done && self.events.tokens() > tokens.completion.unwrap_or(0) {
             tokens.completion = Some(self.events.tokens());
         }
@@ -58,16 +57,16 @@ impl Passed {
     }
 }
 
-/// Forwards an answer as it comes. `has_end`: the API has an end marker; without one a clean close is the end of a stream.
+/// Forwards an answer as it arrives. `has_end`: the API has an end marker; otherwise a clean close ends a stream.
 pub(crate) fn relay(
-    answer: UpstreamResponse,
+    mut answer: UpstreamResponse,
     client: &Downstream,
     served_by: &ServedBy,
     is_head: bool,
     has_end: bool,
 ) -> Relayed {
     let is_events = is_event_stream(&answer.headers);
-    // Comment lines and error events fit only into a stream that is not compressed.
+    // Pings and error events need an uncompressed stream.
     let is_plain = !is_compressed(&answer.headers);
     if client.is_early() && !(answer.status == StatusCode::OK && is_events && is_plain) {
         return tell_late(answer, client, served_by);
@@ -75,11 +74,12 @@ pub(crate) fn relay(
     if !client.is_early() {
         let length = match (is_head, answer.length) {
             (true, _) => declared(&answer.headers),
-            // An error event must still fit in.
+            // Room for an error event.
             (false, Some(bytes)) if !(is_events && is_plain) => Length::Sized(bytes),
             (false, _) => Length::Open,
         };
-        client.start(answer.status, &fields(&answer.headers, client, served_by, is_events), length);
+        let fields = fields(std::mem::take(&mut answer.headers), client, served_by, is_events);
+        client.start(answer.status, &fields, length);
     }
     client.stop_pings();
     let mut buffer = BUFFER.take();
@@ -112,12 +112,12 @@ fn body(
             }
             Ok(n) => {
                 let chunk = &buffer[..n];
-                // Before the client can use it.
+                // Noted before the client can refer to it.
                 if let Some(ids) = &mut ids {
                     ids.push(chunk, |id| served_by.endpoint.live.responses.add(id));
                 }
                 let sent = client.write_chunk(chunk);
-                // After the write, so that bookkeeping delays no chunk.
+                // After the write, so that counting delays no chunk.
                 let now = time::now();
                 passed.first_byte.get_or_insert(now);
                 served_by.endpoint.live.moved(now);
@@ -145,7 +145,7 @@ fn body(
                     return client_left(answer, client, served_by, passed);
                 }
             }
-            // A TLS connection closed without close_notify: the API's end marker proves that the stream is whole.
+            // TLS closed without close_notify: the API's end marker proves that the stream is complete.
             Err(fault) if fault.kind == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() => {
                 client.finish();
                 return passed.ended(End::Done);
@@ -172,7 +172,7 @@ pub(crate) fn stopped() -> Failure {
     Failure::new(Kind::Stopped, "An administrator stopped this request.")
 }
 
-/// Ends an incomplete answer: its client has gone, or an administrator stopped the request.
+/// Ends an incomplete answer after a disconnect, or when an administrator stopped the request.
 fn end_early(client: &Downstream, is_events: bool, events: &Events) {
     if is_events && client.active().is_stopped() {
         client.tell_in_band(&stopped(), events.is_between_events());
@@ -181,7 +181,7 @@ fn end_early(client: &Downstream, is_events: bool, events: &Events) {
     }
 }
 
-/// The client has gone. Many close as soon as they have seen the end marker, and have the whole answer.
+/// The client disconnected, which many do right after the end marker, with the complete answer.
 fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy, mut passed: Passed) -> Relayed {
     if passed.events.has_ended() {
         return passed.ended(End::Done);
@@ -196,7 +196,7 @@ fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &Se
     passed.ended(End::ClientGone)
 }
 
-/// The upstream was lost inside its answer.
+/// The upstream failed in the middle of its answer.
 fn lost(fault: &UpstreamError, client: &Downstream, served_by: &ServedBy, is_events: bool, passed: Passed) -> Relayed {
     let name = served_by.endpoint.name();
     let word = if matches!(fault.kind, UpstreamErrorKind::Timeout(_)) { "upstream_stall" } else { "upstream_lost" };
@@ -218,7 +218,7 @@ fn lost(fault: &UpstreamError, client: &Downstream, served_by: &ServedBy, is_eve
     })
 }
 
-/// The head of an event stream was sent early: an answer of any other kind can only become an error event.
+/// After an early head of an event stream any other kind of answer becomes an error event.
 fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if answer.status.is_success() {
         let name = served_by.endpoint.name();
@@ -231,17 +231,16 @@ fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &Serv
         };
         let text = format!("The endpoint `{name}` {what}. Send the request again: it gets no pings from now on.");
         log::warn!("endpoint {name} {what} request_id={}", client.request_id());
-        client.fail(&Failure::new(Kind::Upstream, text), &[]);
-        return nothing_relayed(End::Refused);
+        client.fail(&Failure::new(Kind::Upstream, text), &Fields::default());
+        return Relayed::nothing(End::Refused);
     }
     let mut body = Vec::new();
-    // Its beginning is enough.
     let _ = answer.read_to_end(&mut body, LATE);
-    deliver(&BufferedResponse { status: answer.status, headers: answer.headers.clone(), body }, client, served_by)
+    deliver(BufferedResponse { status: answer.status, headers: answer.headers, body }, client, served_by)
 }
 
-/// Sends an answer that was buffered while others were tried.
-pub(crate) fn deliver(buffered: &BufferedResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
+/// Sends a buffered answer.
+pub(crate) fn deliver(buffered: BufferedResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if client.is_early() {
         let status = buffered.status.as_u16();
         let said = serde_json::from_slice::<serde_json::Value>(&buffered.body).ok();
@@ -251,11 +250,12 @@ pub(crate) fn deliver(buffered: &BufferedResponse, client: &Downstream, served_b
         let text = said.map_or_else(|| format!("The endpoint `{name}` {what}, no stream."), str::to_owned);
         let mut failure = Failure::new(kind_of(status), text);
         failure.attempts = vec![Attempted { endpoint: name.to_owned(), what }];
-        client.fail(&failure, &[]);
+        client.fail(&failure, &Fields::default());
     } else {
-        client.send(buffered.status, &fields(&buffered.headers, client, served_by, false), &buffered.body);
+        let fields = fields(buffered.headers, client, served_by, false);
+        client.send(buffered.status, &fields, &buffered.body);
     }
-    nothing_relayed(End::Done)
+    Relayed::nothing(End::Done)
 }
 
 fn kind_of(status: u16) -> Kind {
@@ -271,50 +271,49 @@ fn kind_of(status: u16) -> Kind {
 }
 
 /// The fields of a proxied answer: the endpoint's, then ours.
-pub(super) fn fields(theirs: &HeaderMap, client: &Downstream, served_by: &ServedBy, is_events: bool) -> Fields {
-    let connection = theirs.get_all(header::CONNECTION).into_iter().flat_map(headers::tokens);
-    let named: Vec<String> = connection.collect();
+pub(super) fn fields(theirs: HeaderMap, client: &Downstream, served_by: &ServedBy, is_events: bool) -> Fields {
+    let named = headers::named(theirs.get_all(header::CONNECTION).into_iter());
     let mut fields = Fields::with_capacity(theirs.len() + 12);
     let is_limited = client.common().iter().any(|(name, _)| name.as_str().starts_with("x-ratelimit-"));
     let policy = Policy { limits: !is_limited, ..served_by.policy };
+    let mut last = None;
     for (name, value) in theirs {
-        let replaced = is_events && (*name == header::CACHE_CONTROL || name == "x-accel-buffering");
-        if headers::passes_to_client(name, &named, policy) && !replaced {
-            fields.push(name.clone(), value.clone());
+        // Further values of a field come without its name.
+        let name = name.or_else(|| last.take());
+        let Some(name) = name else { continue };
+        let replaced = is_events && (name == header::CACHE_CONTROL || name == "x-accel-buffering");
+        if headers::passes_to_client(&name, &named, policy) && !replaced {
+            fields.push(name.clone(), value);
         }
+        last = Some(name);
     }
-    for (name, value) in client.common().iter() {
-        fields.push(name.clone(), value.clone());
-    }
+    fields.extend(client.common());
     if is_events {
         downstream::unbuffered(&mut fields);
     }
-    for (name, value) in routing_fields(served_by) {
-        fields.push(name, value);
-    }
+    fields.extend(&routing_fields(served_by));
     fields
 }
 
 /// `x-llmproxy-*`: which endpoint answered, under which model name, at which attempt, and why.
-pub(crate) fn routing_fields(served_by: &ServedBy) -> Vec<(HeaderName, HeaderValue)> {
-    let mut routing_fields = vec![
-        (HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(served_by.attempts)),
-        (HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(served_by.reason)),
-    ];
+pub(crate) fn routing_fields(served_by: &ServedBy) -> Fields {
+    let mut fields = Fields::with_capacity(5);
+    fields.push(HeaderName::from_static("x-llmproxy-attempts"), HeaderValue::from(served_by.attempts));
+    fields.push(HeaderName::from_static("x-llmproxy-reason"), HeaderValue::from_static(served_by.reason));
     if !served_by.queued.is_zero() {
         let waited = u64::try_from(served_by.queued.as_millis()).unwrap_or(u64::MAX);
-        routing_fields.push((HeaderName::from_static("x-llmproxy-queue-ms"), HeaderValue::from(waited)));
+        fields.push(HeaderName::from_static("x-llmproxy-queue-ms"), HeaderValue::from(waited));
     }
     if let Ok(name) = HeaderValue::from_bytes(served_by.endpoint.name().as_bytes()) {
-        routing_fields.push((HeaderName::from_static("x-llmproxy-endpoint"), name));
+        fields.push(HeaderName::from_static("x-llmproxy-endpoint"), name);
     }
     if let Some(Ok(model)) = served_by.model.as_deref().map(|model| HeaderValue::from_bytes(model.as_bytes())) {
-        routing_fields.push((HeaderName::from_static("x-llmproxy-model"), model));
+        fields.push(HeaderName::from_static("x-llmproxy-model"), model);
     }
-    routing_fields
+    fields
 }
 
-/// Adds the tokens of an answer to the endpoint's, but those that were added while they came.
+/// Adds the tokens of an answer to the endpoint's, except those already added while it was streamed.
 pub(crate) fn note_tokens(relayed: &Relayed, served_by: &ServedBy) {
     let tokens = &relayed.tokens;
     let generated = tokens.completion.map(|count| count.saturating_sub(relayed.counted));
@@ -332,7 +331,7 @@ pub(super) fn is_compressed(headers: &HeaderMap) -> bool {
     codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// The length that an answer to HEAD declares without sending it.
+/// The length that an answer to HEAD declares.
 fn declared(headers: &HeaderMap) -> Length {
     let value = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     value.map_or(Length::Empty, Length::Sized)

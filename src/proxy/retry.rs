@@ -1,4 +1,4 @@
-//! What an endpoint's answer or fault means for the request: pass it on, or try elsewhere. Pure.
+//! Decides whether an answer is forwarded and whether a failure is retried. Pure.
 
 use crate::api::errors::{Attempted, Failure, Kind};
 use crate::config::Retry;
@@ -7,22 +7,22 @@ use crate::util::time::parse_http_date;
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use std::time::{Duration, SystemTime};
 
-/// A server that is away is probed this often, and may be back then.
+/// `Retry-After` while an endpoint is down: the interval of its probes.
 const BACK_SOON: Duration = Duration::from_secs(2);
 
 /// What to do with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RetryDecision {
     Forward,
-    /// Another key of the same endpoint may fare better, and after the last key another endpoint.
+    /// The next key of the same endpoint, then the next endpoint.
     NextKey,
     Next,
-    /// The body decides: a prompt too long for this endpoint may fit a larger one.
+    /// The body decides: a prompt too long for this context may fit a larger one.
     Look,
 }
 
 impl RetryDecision {
-    /// The word for why another try is made.
+    /// The label in metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Forward => "none",
@@ -33,7 +33,7 @@ impl RetryDecision {
     }
 }
 
-/// The word for a fault after which another try is made: those of `retry.on`.
+/// The label of a retried failure: the words of `retry.on`.
 pub(crate) fn reason(fault: &UpstreamError) -> &'static str {
     match fault.kind {
         UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::Timeout(Stage::Connect) => {
@@ -52,19 +52,19 @@ pub(crate) fn reason(fault: &UpstreamError) -> &'static str {
 pub(crate) struct Remaining {
     pub(crate) keys: bool,
     pub(crate) candidates: bool,
-    /// Another try of any kind is allowed.
+    /// Any further attempt is allowed.
     pub(crate) any: bool,
     /// An endpoint with a larger context.
     pub(crate) larger: bool,
 }
 
-/// Judges a status (SPEC section 5, Failures).
+/// Decides by the status (SPEC section 5, Failures).
 pub(crate) fn answer(status: StatusCode, retry: &Retry, left: Remaining) -> RetryDecision {
     let of_key = matches!(status.as_u16(), 401 | 402 | 403 | 429);
     if of_key && left.keys {
         return RetryDecision::NextKey;
     }
-    // 501 and 505 say what the server is, not how it does; 520 to 530 are Cloudflare's, 529 is Anthropic's.
+    // 501 and 505 are permanent; 520 to 530 are Cloudflare's, 529 is Anthropic's.
     let passing = matches!(status.as_u16(), 408 | 429 | 500 | 502..=504 | 506..=599);
     let again = retry.on_status && passing;
     if status == StatusCode::BAD_REQUEST && left.any && left.larger {
@@ -74,7 +74,7 @@ pub(crate) fn answer(status: StatusCode, retry: &Retry, left: Remaining) -> Retr
     if left.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Forward }
 }
 
-/// Whether a fault lets another try be made.
+/// Whether a failure may be retried.
 pub(crate) fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
     match fault.kind {
         UpstreamErrorKind::ClientGone => false,
@@ -87,8 +87,8 @@ pub(crate) fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
     }
 }
 
-/// Whether a server may still work on an attempt that was given up: llama-server notices only with its next token that
-/// nobody waits for it (LLAMA-SERVER facts).
+/// Whether the endpoint may still be working on a failed attempt: llama-server notices a disconnect only with its next
+/// token (LLAMA-SERVER facts).
 pub(crate) fn works_on(fault: &UpstreamError) -> bool {
     match fault.kind {
         UpstreamErrorKind::ClientGone => true,
@@ -101,7 +101,7 @@ pub(crate) fn works_on(fault: &UpstreamError) -> bool {
     }
 }
 
-/// One sentence about a fault for the client; names the time-out that ran out, never an address.
+/// What happened, for the client; names the time-out, never an address.
 pub(crate) fn sentence(fault: &UpstreamError) -> String {
     match fault.kind {
         UpstreamErrorKind::ClientGone => "the client left".into(),
@@ -122,7 +122,7 @@ pub(crate) fn sentence(fault: &UpstreamError) -> String {
     }
 }
 
-/// The failure after the last try, when no endpoint gave an HTTP answer.
+/// The failure when no endpoint gave an HTTP answer.
 pub(crate) fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
     let timeout = |fault: &UpstreamError| matches!(fault.kind, UpstreamErrorKind::Timeout(_));
     let timeouts = faults.iter().filter(|(_, fault)| timeout(fault)).count();
@@ -154,16 +154,16 @@ pub(crate) fn all_failed(faults: &[(String, UpstreamError)]) -> Failure {
     failure
 }
 
-/// The pause before round `round` (1 = the first repetition): doubling, jittered down to a half, at most
-/// `maxDelay`; an endpoint's own `Retry-After` is honoured up to that.
+/// The pause before round `round` (1 = the first repetition): doubled each time, jittered down to a half, at most
+/// `maxDelay`; `Retry-After` is honoured up to that.
 pub(crate) fn pause(retry: &Retry, round: u32, retry_after: Option<Duration>, unit: f64) -> Duration {
     let doubled = retry.initial_delay.saturating_mul(1u32.checked_shl(round - 1).unwrap_or(u32::MAX));
     let jittered = doubled.min(retry.max_delay).mul_f64(0.5 + unit / 2.0);
     retry_after.map_or(jittered, |retry_after| retry_after.max(jittered)).min(retry.max_delay)
 }
 
-/// How long an endpoint asks to be left alone: OpenAI's `retry-after-ms`, else `Retry-After` in seconds or as a date
-/// (RFC 9110 10.2.3), counted by the endpoint's own clock if it tells its time.
+/// OpenAI's `retry-after-ms`, else `Retry-After` in seconds or as a date (RFC 9110 10.2.3), relative to the endpoint's
+/// own `Date` if it sent one.
 pub(crate) fn retry_after(headers: &HeaderMap, wall: impl FnOnce() -> SystemTime) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let number = |text: &str| text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);

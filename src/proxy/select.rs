@@ -1,5 +1,5 @@
-//! Gets a slot at an endpoint: the first in the order of preference that has one free, else a place in the queue, where the
-//! client gets its pings and a hang-up is noticed.
+//! Gets a slot at an endpoint: the first in order of preference with a free one, else the request is queued, with pings and
+//! with an eye on its client.
 
 use super::outcome::ForwardContext;
 use crate::api::errors::{Failure, Kind};
@@ -19,36 +19,36 @@ use std::time::{Duration, Instant};
 /// `Retry-After` when the queue is full, or when `queue.timeout` has passed.
 const COME_BACK: Duration = Duration::from_secs(5);
 
-/// Fields that identify a conversation, the most explicit first.
+/// Fields that identify a conversation, most explicit first.
 const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
 
 /// The result of asking for a slot.
 pub(crate) enum Admitted {
-    /// At this candidate; no slot where none is needed.
+    /// At this candidate; without a slot where none is needed.
     At(usize, Option<Slot>),
     ClientGone,
     /// No slot in time, or the queue is full.
     Refused(Failure),
 }
 
-/// The candidates of one request: which are left in this round, in which order.
+/// The candidates of one request, and those not tried in this round.
 pub(crate) struct Selector<'a> {
     ctx: &'a ForwardContext<'a>,
     pub(crate) plan: Plan,
-    /// Indexes into the candidates, in the order of attempts; none before the first was chosen.
+    /// Indexes of candidates in order of preference; empty until the first slot is chosen.
     order: Vec<usize>,
     left: Vec<usize>,
     pub(crate) queued: Duration,
-    /// Identify the conversation, for the affinity strategy.
+    /// Of the conversation, for the affinity strategy.
     hashes: Option<PrefixHashes>,
-    /// Whether the favourite was chosen, as a reason for `x-llmproxy-reason`.
+    /// The reason, if affinity gave one.
     word: Option<&'static str>,
 }
 
 impl<'a> Selector<'a> {
     pub(super) fn new(ctx: &'a ForwardContext<'a>, plan: Plan) -> Self {
         let left = (0..plan.candidates.len()).collect();
-        // Also while only one is available, since the others may come back.
+        // Also while only one is available: the others may come back.
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
         let counts = plan.strategy == Strategy::Affinity && others && ctx.takes_slot();
         let hashes = counts.then(|| {
@@ -69,22 +69,22 @@ impl<'a> Selector<'a> {
         self.left.clone_from(&self.order);
     }
 
-    /// Whether a candidate that is left has a larger context, or a known one if this is unknown.
+    /// Whether a remaining candidate has a larger context (any known one if this is unknown).
     pub(crate) fn has_larger(&self, context: Option<u64>) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].context;
         self.left.iter().any(|index| size(index) > context)
     }
 
-    /// Leaves only candidates with a larger context than `context`, the smallest of them first.
+    /// Keeps only candidates with a larger context than `context`, smallest first.
     pub(crate) fn only_larger(&mut self, context: u64) {
         let size = |index: &usize| self.plan.candidates[*index].context.unwrap_or(0);
         self.left.retain(|index| size(index) > context);
         self.left.sort_by_key(size);
     }
 
-    /// A slot at the next candidate, which is then no longer left.
+    /// A slot at the next candidate.
     pub(crate) fn next(&mut self) -> Admitted {
-        let admitted = if self.ctx.takes_slot() { self.place() } else { Admitted::At(self.left[0], None) };
+        let admitted = if self.ctx.takes_slot() { self.slot() } else { Admitted::At(self.left[0], None) };
         if let Admitted::At(index, _) = admitted {
             if let Some(hashes) = &self.hashes {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();
@@ -98,7 +98,7 @@ impl<'a> Selector<'a> {
         admitted
     }
 
-    fn place(&mut self) -> Admitted {
+    fn slot(&mut self) -> Admitted {
         let is_first = self.order.is_empty();
         let lives = lives(&self.plan, &self.left);
         let wanted = Wanted {
@@ -109,7 +109,7 @@ impl<'a> Selector<'a> {
         };
         let favourite = self.favourite().filter(|_| is_first);
         let (left, plan, word) = (&mut self.left, &self.plan, &mut self.word);
-        // Under the lock of the slots: two requests at once must not choose by the same loads.
+        // Chosen under the lock of the slots: two requests must not decide by the same loads.
         let entry = self.ctx.shared.capacity().enter(&wanted, |turn| {
             if !is_first {
                 return (0..left.len()).collect();
@@ -118,7 +118,7 @@ impl<'a> Selector<'a> {
             left.clone()
         });
         match entry {
-            // The first index is one of all candidates, later ones are positions in `left`.
+            // First an index into all candidates, later a position in `left`.
             Entry::In(index, slot) if is_first => Admitted::At(index, Some(slot)),
             Entry::In(at, slot) => Admitted::At(self.left[at], Some(slot)),
             Entry::Full => refused(Kind::Overloaded, "All matching endpoints are busy and the queue is full."),
@@ -156,14 +156,14 @@ impl<'a> Selector<'a> {
         admitted
     }
 
-    /// Endpoints that came back meanwhile are waited for too, at the same position in the queue.
+    /// Adds endpoints that came back meanwhile, at the same position in the queue.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
         let ForwardContext { shared, body, scope, .. } = self.ctx;
         let PlanResult::Plan(plan) = plan::plan(&shared.load(), body.query(), scope, now) else {
             return;
         };
-        let places = |plan: &Plan| plan.candidates.iter().map(|one| one.place).collect::<Vec<_>>();
-        if plan.route != self.plan.route || places(&plan) == places(&self.plan) {
+        let positions = |plan: &Plan| plan.candidates.iter().map(|one| one.place).collect::<Vec<_>>();
+        if plan.route != self.plan.route || positions(&plan) == positions(&self.plan) {
             return;
         }
         let all: Vec<usize> = (0..plan.candidates.len()).collect();
@@ -185,8 +185,8 @@ impl<'a> Selector<'a> {
     }
 }
 
-/// The order in which the candidates of a first attempt are preferred: the strategy's, with the endpoint that still has the
-/// conversation in its cache in front. The first of them that has room gets the request; if none has, it waits.
+/// The order of preference: the strategy's, preceded by the endpoint that has the conversation in its cache. The first one
+/// with a free slot gets the request; if there is none, it is queued.
 fn preference(plan: &Plan, favourite: Option<(usize, Known)>, turn: &mut Turn) -> (Vec<usize>, Option<&'static str>) {
     let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
     let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);

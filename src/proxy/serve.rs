@@ -1,12 +1,12 @@
 //! One request in a straight line: snapshot, route, key, body, plan, attempts, relay, access line.
 
-use super::outcome::{ForwardContext, Outcome, ServedBy};
+use super::outcome::{ForwardContext, Outcome, Relayed, ServedBy};
 use super::state::Proxy;
 use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, Forward, Route};
 use crate::api::query::encoded;
-use crate::config::Mode;
+use crate::config::{Mode, SsePing};
 use crate::http::handler::ServerHandle;
 use crate::http::head::Head;
 use crate::http::request::Request;
@@ -16,7 +16,7 @@ use crate::observe::active::{Activity, Started};
 use crate::observe::exposition::Gauge;
 use crate::observe::metrics::Family;
 use crate::proxy::body::{self, RequestBody};
-use crate::proxy::context::{RequestContext, Summary, nothing_relayed};
+use crate::proxy::context::RequestContext;
 use crate::proxy::downstream::{Downstream, Sink};
 use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
@@ -27,7 +27,7 @@ use crate::routing::plan::{self, Plan, PlanResult};
 use crate::routing::rate_limit::Quota;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{HealthEvent, Snapshot};
-use crate::upstream::headers::INSTANCE;
+use crate::upstream::headers::{INSTANCE, Policy};
 use crate::util::time;
 use http::{StatusCode, header};
 use std::cell::Cell;
@@ -41,11 +41,11 @@ impl Proxy {
     pub(super) fn serve_request(&self, mut request: Request, response: &mut Response) {
         let snapshot = self.shared.load();
         let (route, decided) = self.decide(&mut request, &snapshot);
-        let mut context = self.context(&request.head, request.from(), request.began, &snapshot, &route);
-        let state = &self.listeners[request.listener];
-        let mode = self.mode(&snapshot, request.listener);
+        let mut context = self.context(&request.head, request.from, request.began, &snapshot, &route);
+        let state = &self.listeners[request.from.listener];
+        let mode = self.mode(&snapshot, request.from.listener);
         if route == Route::Admin
-            && let Some(page) = self.page(&snapshot, request.listener)
+            && let Some(page) = self.page(&snapshot, request.from.listener)
         {
             return page.serve(context, request, response);
         }
@@ -53,7 +53,7 @@ impl Proxy {
             let text = "This request has been here before: an endpoint of this proxy leads back to it.";
             return context.refuse(response, &Failure::new(Kind::Loop, text));
         }
-        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from(), &route, &snapshot));
+        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from, &route, &snapshot));
         let client_key = client_key.and_then(|client_key| {
             let limit = state.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
             if let Some(limit) = limit.filter(|_| route.is_limited()) {
@@ -81,12 +81,12 @@ impl Proxy {
             },
             Route::Health if mode == Mode::Status => context.text(response, "OK"),
             Route::Health => self.health(&context, &client_key, response, request.head.target.query()),
-            Route::Metrics if self.has_metrics(&snapshot, request.listener) => {
+            Route::Metrics if self.has_metrics(&snapshot, request.from.listener) => {
                 context.text(response, &self.metrics.render(&self.gauges(&snapshot)));
             }
             Route::ForceCheck => self.force_check(context, client_key.scope, response),
             Route::Preflight => {
-                let rules = self.cors(&snapshot, request.listener).unwrap_or_default();
+                let rules = self.cors(&snapshot, request.from.listener).unwrap_or_default();
                 context.preflight(response, &request.head, rules);
             }
             Route::NotAllowed(methods) => context.not_allowed(response, methods),
@@ -116,8 +116,8 @@ impl Proxy {
         }
     }
 
-    /// The model list for another proxy, without models known from that proxy alone: two proxies in a ring would keep the
-    /// models of a dead server alive.
+    /// The model list for another proxy, without the models known from that proxy alone: two proxies that are each other's
+    /// endpoints would keep the models of a dead server.
     fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
         let asks = |endpoint: &Endpoint| {
             self.clients.client(&endpoint.config).is_ok_and(|client| client.is_in(head.fields.all("via")))
@@ -145,7 +145,7 @@ impl Proxy {
         }
     }
 
-    /// Answered by the health thread when its round is done: no worker waits.
+    /// Answered by the health thread after its round, so that no worker waits.
     fn force_check(&self, context: RequestContext, scope: Arc<Scope>, response: &mut Response) {
         let shared = Arc::clone(&self.shared);
         let mut response = response.detach();
@@ -159,47 +159,61 @@ impl Proxy {
     fn forward(&self, authorized: &Authorized, response: &mut Response, request: &Request, forward: &Forward) {
         let Authorized { context, client_key, snapshot } = authorized;
         let _busy = Busy::new(&self.busy);
-        let body = match body::read(request, forward) {
-            Ok(body) => body,
-            Err(failure) => return context.refuse(response, &failure),
+        let listener = request.from.listener;
+        let origin = Origin {
+            context,
+            key: context.key.clone(),
+            scope: &client_key.scope,
+            trusted: snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.from.peer)),
+            background: auth::is_background(&request.head, client_key),
+            keyed: !self.asks_nothing(snapshot, listener) || auth::is_ours(&request.head, snapshot),
+            policy: self.policy(snapshot, listener),
+            ping: snapshot.config.server.sse_ping,
         };
-        let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
-        let id = forward.conversation(request.head.target.query(), named);
-        let known = id.and_then(|id| plan::at(snapshot, &self.shared.conversation(&id)?, &client_key.scope));
-        let planned = match known {
+        match self.send(&origin, request, forward, snapshot, || Sink::Client(response.detach())) {
+            Ok(Some(Sink::Client(done))) => *response = done,
+            Ok(_) => {}
+            Err(refused) => context.refuse_model(response, refused.1.as_deref(), &refused.0),
+        }
+    }
+
+    /// Sends a request of a client or a job, delivers the answer to `sink`, which is returned, and writes the access line.
+    ///
+    /// # Errors
+    /// The body cannot be read or no endpoint may serve it; with the name of the model. `sink` was not used.
+    pub(super) fn send(
+        &self,
+        origin: &Origin<'_>,
+        request: &Request,
+        forward: &Forward,
+        snapshot: &Arc<Snapshot>,
+        sink: impl FnOnce() -> Sink,
+    ) -> Result<Option<Sink>, Box<(Failure, Option<String>)>> {
+        let Origin { context, scope, trusted, background, keyed, policy, .. } = *origin;
+        let body = body::read(request, forward).map_err(|failure| Box::new((failure, None)))?;
+        let planned = match self.known_plan(request, forward, snapshot, scope) {
             Some(plan) => Ok((plan, None)),
-            None => self.plan(request, &body, snapshot, &client_key.scope),
+            None => self.plan(request, &body, snapshot, scope),
         };
-        let (plan, fresh) = match planned {
-            Ok(planned) => planned,
-            Err(failure) => {
-                if failure.kind == Kind::NoEndpoint {
-                    let group = client_key.scope.group.as_ref().map_or("default", |group| &group.config.name);
-                    self.metrics.count(Family::UpstreamErrors, &["select_error", group, "none"]);
-                }
-                return context.refuse_model(response, body.name(), &failure);
+        let (plan, fresh) = planned.map_err(|failure| {
+            if failure.kind == Kind::NoEndpoint {
+                self.metrics.count(Family::UpstreamErrors, &["select_error", scope.group_name(), "none"]);
             }
-        };
+            Box::new((failure, body.name().map(str::to_owned)))
+        })?;
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
-        let ping = snapshot
-            .config
-            .server
-            .sse_ping
-            .filter(|_| body.stream && forward.streams_events())
-            .map(|ping| (ping, request.began));
-        let common = Arc::clone(&context.common);
-        let shown = self.activity.begin(&Started {
+        let active = self.activity.begin(&Started {
             id: &context.id,
             client: context.client,
-            key: context.key.clone(),
+            key: origin.key.clone(),
             path: request.head.target.path(),
             model: body.name(),
             began: request.began,
             cancel: &request.cancel,
         });
-        let (cancel, active, dialect) = (Arc::clone(&request.cancel), shown.active(), context.row.dialect);
-        let client = Rc::new(Downstream::new(Sink::Client(response.detach()), common, dialect, cancel, ping, active));
-        let trusted = snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.peer));
+        let ping = origin.ping.filter(|_| body.stream && forward.streams_events()).map(|ping| (ping, request.began));
+        let (common, cancel) = (Arc::clone(&context.common), Arc::clone(&request.cancel));
+        let client = Downstream::new(sink(), common, context.row.dialect, cancel, ping, active.active());
         let ctx = ForwardContext {
             clients: &self.clients,
             shared: &self.shared,
@@ -207,27 +221,25 @@ impl Proxy {
             request,
             body: &body,
             forward,
-            client: &client,
+            client: &Rc::new(client),
             queued: &Cell::default(),
             request_id: &context.id,
             trusted,
-            scope: &client_key.scope,
-            background: auth::is_background(&request.head, client_key),
-            keyed: !self.asks_nothing(snapshot, request.listener) || auth::is_ours(&request.head, snapshot),
-            policy: self.policy(snapshot, request.listener),
+            scope,
+            background,
+            keyed,
+            policy,
             metrics: &self.metrics,
-            active: &shown,
+            active: &active,
         };
-        self.send(&ctx, context, plan);
-        if let Some(Sink::Client(done)) = client.take_sink() {
-            *response = done;
-        }
+        self.deliver(&ctx, context, plan);
+        Ok(ctx.client.take_sink())
     }
 
-    /// Sends a planned request, a client's or a job's, delivers what comes of it, and writes its access line.
-    pub(super) fn send(&self, ctx: &ForwardContext<'_>, context: &RequestContext, plan: Plan) {
-        let ForwardContext { request, body, client, active, .. } = *ctx;
+    fn deliver(&self, ctx: &ForwardContext<'_>, context: &RequestContext, plan: Plan) {
+        let ForwardContext { request, client, active, .. } = *ctx;
         let is_head = request.head.method == http::Method::HEAD;
+        let routing = |served_by: &Option<Rc<ServedBy>>| served_by.as_deref().map(relay::routing_fields);
         let (status, served_by, relayed) = match forward::forward(ctx, plan) {
             Outcome::Response(answer, served_by) => {
                 let status = answer.status.as_u16();
@@ -235,38 +247,38 @@ impl Proxy {
                 (status, Some(served_by), relayed)
             }
             Outcome::Buffered(buffered, served_by) => {
-                (buffered.status.as_u16(), Some(served_by.clone()), relay::deliver(&buffered, client, &served_by))
+                let status = buffered.status.as_u16();
+                let relayed = relay::deliver(buffered, client, &served_by);
+                (status, Some(served_by), relayed)
             }
             Outcome::Failed(failure, served_by) => {
-                client.fail(&failure, &served_by.as_deref().map(relay::routing_fields).unwrap_or_default());
-                (failure.kind.status(), served_by, nothing_relayed(relay::end(failure.kind)))
+                client.fail(&failure, &routing(&served_by).unwrap_or_default());
+                (failure.kind.status(), served_by, Relayed::nothing(relay::end(failure.kind)))
             }
             Outcome::ClientGone(served_by) if active.is_stopped() => {
-                client.fail(&relay::stopped(), &served_by.as_deref().map(relay::routing_fields).unwrap_or_default());
-                (Kind::Stopped.status(), served_by, nothing_relayed(End::Refused))
+                client.fail(&relay::stopped(), &routing(&served_by).unwrap_or_default());
+                (Kind::Stopped.status(), served_by, Relayed::nothing(End::Refused))
             }
             Outcome::ClientGone(served_by) => {
                 client.abort();
-                (499, served_by, nothing_relayed(End::ClientGone))
+                (499, served_by, Relayed::nothing(End::ClientGone))
             }
         };
-        let status = if relayed.end == End::ClientGone { 499 } else { status };
         if let Some(served_by) = &served_by {
             relay::note_tokens(&relayed, served_by);
         }
         if relayed.end == End::ClientGone || active.is_stopped() {
             self.end_conversation(request, served_by.as_deref());
         }
-        context.log(
-            status,
-            client.sent(),
-            &Summary {
-                model: body.name(),
-                served_by: served_by.as_deref(),
-                relayed: &relayed,
-                queued: ctx.queued.get(),
-            },
-        );
+        let status = if relayed.end == End::ClientGone { 499 } else { status };
+        context.log(status, ctx, served_by.as_deref(), &relayed);
+    }
+
+    /// The plan of a request about a conversation whose endpoint is known.
+    fn known_plan(&self, request: &Request, forward: &Forward, snapshot: &Snapshot, scope: &Scope) -> Option<Plan> {
+        let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
+        let id = forward.conversation(request.head.target.query(), named)?;
+        plan::at(snapshot, &self.shared.conversation(&id)?, scope)
     }
 
     /// The plan, after one refresh of the catalog if no endpoint is known to serve the model.
@@ -309,7 +321,7 @@ impl Proxy {
         }
     }
 
-    /// llama-server continues a generation with an `X-Conversation-Id` after its client has gone, so it is ended explicitly
+    /// llama-server continues a generation with an `X-Conversation-Id` after a disconnect, so it is ended explicitly
     /// (LLAMA-SERVER facts).
     fn end_conversation(&self, request: &Request, served_by: Option<&ServedBy>) {
         let (Some(served_by), Some(id)) =
@@ -321,7 +333,7 @@ impl Proxy {
             return;
         }
         let path = format!("/v1/stream?conv_id={}", encoded(id));
-        let order = crate::upstream::UpstreamRequest {
+        let ending = crate::upstream::UpstreamRequest {
             method: http::Method::DELETE,
             path: &path,
             raw: false,
@@ -335,7 +347,7 @@ impl Proxy {
             cancel: None,
             watch: None,
         };
-        let sent = self.clients.client(&served_by.endpoint.config).and_then(|client| client.send(&order));
+        let sent = self.clients.client(&served_by.endpoint.config).and_then(|client| client.send(&ending));
         if let Err(fault) = sent {
             log::debug!("endpoint {}: the conversation could not be ended: {}", served_by.endpoint.name(), fault.cause);
         }
@@ -356,6 +368,21 @@ impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Who sends a request, and what that decides about how it is sent.
+pub(super) struct Origin<'a> {
+    pub(super) context: &'a RequestContext,
+    /// The name of its key, as the page shows it.
+    pub(super) key: Option<Arc<str>>,
+    pub(super) scope: &'a Scope,
+    /// Its peer is a trusted proxy.
+    pub(super) trusted: bool,
+    pub(super) background: bool,
+    /// Its credentials are for this proxy and are not forwarded.
+    pub(super) keyed: bool,
+    pub(super) policy: Policy,
+    pub(super) ping: Option<SsePing>,
 }
 
 /// A request that may be forwarded.

@@ -1,4 +1,4 @@
-//! What the requests of this module share: the proxy with its listeners, and the two modules behind it as it knows them.
+//! The proxy with its listeners, and the traits of the modules that serve jobs and the administration page.
 
 use super::context::{LocalResponse, RequestContext};
 use crate::api::errors::Failure;
@@ -28,7 +28,7 @@ pub struct Proxy {
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
     pub budget: Arc<Budget>,
-    /// Who of the control threads works with the disk.
+    /// Orders the disk access of control threads.
     pub(crate) disk: DiskQueue,
     pub(super) busy: AtomicUsize,
     pub(super) reloaded: AtomicBool,
@@ -39,7 +39,6 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy over these endpoints, behind these listeners.
     pub fn new(
         shared: Arc<SnapshotStore>,
         clients: Arc<ClientPool>,
@@ -63,12 +62,12 @@ impl Proxy {
         }
     }
 
-    /// The server in front of it, for its figures.
+    /// Sets the server, for its statistics.
     pub(crate) fn meet(&self, server_handle: ServerHandle) {
         let _ = self.server_handle.set(server_handle);
     }
 
-    /// From now on requests may be handed in for later. Who keeps them needs the proxy, so they are not held here.
+    /// Accepts jobs from now on. Weak, since the job store holds the proxy.
     pub(crate) fn set_job_store(&self, job_store: Weak<dyn JobStore>) {
         let _ = self.job_store.set(job_store);
     }
@@ -81,24 +80,24 @@ impl Proxy {
         self.reloaded.store(succeeded, Ordering::Relaxed);
     }
 
-    /// From now on the proxy says that it is being stopped.
+    /// `/health` reports the drain from now on, and nothing is queued any more.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
         self.shared.capacity().close();
     }
 }
 
-/// A listener that is open, whatever the configuration becomes.
+/// An open listener; it stays open whatever a reload changes.
 pub struct ListenerState {
     pub(super) name: Arc<str>,
     pub(super) kind: ListenerKind,
-    /// Where it listens, as the configuration said when it was bound.
+    /// As configured when it was bound.
     host: String,
     pub(super) addr: SocketAddr,
     pub(super) buckets: Buckets,
 }
 
-/// What a listener was bound for. The name does not tell: a user may call a listener `admin`.
+/// What a listener was bound for; not its name, since a user may call any listener `admin`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerKind {
     /// `server`
@@ -110,18 +109,17 @@ pub enum ListenerKind {
 }
 
 impl ListenerState {
-    /// A listener by its name in the configuration.
     pub fn new(kind: ListenerKind, name: &str, host: &str, addr: SocketAddr) -> Self {
         Self { name: name.into(), kind, host: host.into(), addr, buckets: Buckets::default() }
     }
 
-    /// Only programs of this machine reach it, its browsers among them.
+    /// Reachable from this machine only.
     pub(super) fn is_loopback(&self) -> bool {
         self.addr.ip().is_loopback()
     }
 
-    /// What clients may do here now. Nothing at a listener that a reload took away, renamed, or meant for another
-    /// address: what the configuration says of others must not open it.
+    /// What clients may do here now; `None` if a reload removed, renamed or moved the listener, since the policy of another
+    /// one must not open it.
     pub(super) fn policy<'a>(&self, config: &'a Config) -> Option<&'a ListenerPolicy> {
         if self.kind != ListenerKind::Listed {
             return Some(&config.policy);
@@ -133,45 +131,45 @@ impl ListenerState {
 
 /// Keeps requests on disk and sends them later (`jobs`).
 pub(crate) trait JobStore: Send + Sync {
-    /// Takes a request; it is safe when this returns.
+    /// Stores a request; it is on disk when this returns.
     fn submit(&self, job_request: &JobRequest<'_>) -> Result<LocalResponse, Failure>;
-    /// What became of it. `held` counts what is read; it works with the disk.
+    /// Reads a job from disk; `held` counts what is read.
     fn look(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure>;
-    /// Stops it, or drops what came of it; it works with the disk.
+    /// Cancels a job, or deletes its result from disk.
     fn cancel(&self, id: &str, owner: Option<&str>, held: &mut Held) -> Result<LocalResponse, Failure>;
-    /// Those of one owner, as far as the query asks for them.
+    /// The jobs of one owner that match the query.
     fn list(&self, owner: Option<&str>, query: &str) -> LocalResponse;
-    /// How many are in which state.
+    /// Number of jobs by state.
     fn counts(&self) -> [(&'static str, usize); 4];
 }
 
 pub(crate) struct JobRequest<'a> {
-    /// Where it goes below an endpoint's base.
+    /// Below an endpoint's base.
     pub path: &'a str,
     pub(crate) body: &'a [u8],
     /// Name of the key it came with.
     pub(crate) owner: Option<&'a str>,
-    /// What that key may see, from where it came in.
+    /// What that key may use.
     pub(crate) scope: &'a Scope,
-    /// It said `Prefer: respond-async`.
+    /// `Prefer: respond-async`
     pub(crate) preferred: bool,
 }
 
 /// Serves the page (`admin`).
 pub(crate) trait AdminHandler: Send + Sync {
-    /// Whether a request may come in at all, before its body is read.
+    /// Whether a request is admitted, before its body is read.
     fn admit(&self, head: &Head, from: From) -> Result<Opened, Failure>;
     /// Answers a request that was admitted.
     fn serve(&self, context: RequestContext, request: Request, response: &mut Response);
 }
 
-/// How a request to the page was let in.
+/// How a request to the page was admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opened {
-    /// The files of the page, which hold nothing and ask for the token: for everybody who calls it by its name.
+    /// Static files, which hold no data and ask for the token.
     Shell,
-    /// From this machine, where `admin.open` asks for no token.
+    /// From this machine, with `admin.open`.
     Loopback,
-    /// With the token, or a key of an administrator.
+    /// With the token or an administrator's key.
     Token,
 }

@@ -1,4 +1,4 @@
-//! What the proxy says about itself: `/health`. Read from one snapshot.
+//! `/health` and the gauges of `/metrics`, from one snapshot.
 
 use super::state::Proxy;
 use crate::http::response::Response;
@@ -15,7 +15,6 @@ use serde_json::{Map, Value, json};
 use std::sync::atomic::Ordering;
 
 impl Proxy {
-    /// Answers `/health`.
     pub(super) fn health(
         &self,
         context: &RequestContext,
@@ -35,7 +34,7 @@ impl Proxy {
     }
 }
 
-/// The `/health` body [S000-27..30], a superset of the older proxies' shapes.
+/// The `/health` body [S000-27..30], a superset of those of the older proxies.
 pub(crate) fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, draining: bool) -> Value {
     let enabled: Vec<_> = snapshot.enabled().collect();
     let healthy = enabled.iter().filter(|e| e.health.is_healthy()).count();
@@ -61,7 +60,7 @@ pub(crate) fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, drainin
     })
 }
 
-/// What everybody may know of it: no names, no counts of models or requests.
+/// The part for clients without a key: no names, no counts of models or requests.
 pub(crate) fn public(health: &Value) -> Value {
     let answer = ["status", "healthy_endpoints", "total_endpoints", "version"];
     Value::Object(answer.iter().map(|key| ((*key).to_owned(), health[*key].clone())).collect())
@@ -83,17 +82,16 @@ fn endpoint(endpoint: &Endpoint, scope: &Scope) -> Value {
     })
 }
 
-/// Figures of the process that nobody keeps in the snapshot.
+/// Statistics that are not in the snapshot.
 pub(crate) struct RuntimeStats {
     pub(crate) waiting: usize,
     pub(crate) busy: usize,
     pub(crate) connections: usize,
     pub(crate) reloaded: bool,
-    /// Jobs by state, where there are any.
+    /// Jobs by state.
     pub(crate) jobs: Vec<(&'static str, usize)>,
 }
 
-/// The gauges of `/metrics`, true at this moment.
 pub(crate) fn gauges(snapshot: &Snapshot, stats: &RuntimeStats) -> Vec<Gauge> {
     let by_endpoint = |value: &dyn Fn(&Endpoint) -> Option<f64>| {
         let series = snapshot.enabled().filter_map(|e| Some((vec![("endpoint", e.name().to_owned())], value(e)?)));

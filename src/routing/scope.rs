@@ -20,6 +20,11 @@ pub(crate) struct Scope {
 }
 
 impl Scope {
+    /// The name of its group, for metrics.
+    pub(crate) fn group_name(&self) -> &str {
+        self.group.as_ref().map_or("default", |group| &group.config.name)
+    }
+
     pub(crate) fn is_all(&self) -> bool {
         self.models.is_empty() && self.endpoints.is_empty() && self.group.is_none()
     }

@@ -1,4 +1,5 @@
-//! One call as its transport sees it: its stage, its time-outs, and what may interrupt it.
+//! The state of one call that its transport needs: stage, time-outs, cancellation. ureq hands nothing through to its
+//! transports, hence the thread-local.
 
 use crate::config::Timeouts;
 use crate::util::cancel::{CancelToken, TICK};
@@ -7,35 +8,35 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A pooled connection that its peer closed fails within one round trip.
+/// A pooled connection that its peer has closed fails within one round trip.
 const STALE: Duration = Duration::from_secs(1);
 
-/// What a call is doing, and which time-out applies.
+/// What a call is doing, and the time-out that applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// DNS, TCP, TLS: `timeouts.connect`.
     Connect,
-    /// The request goes out: `timeouts.idle` between writes.
+    /// Sending the request: `timeouts.idle` between writes.
     Send,
-    /// Nothing of the body came back yet: `timeouts.firstByte`.
+    /// Waiting for the first byte of the body: `timeouts.firstByte`.
     FirstByte,
-    /// The body comes: `timeouts.idle` between reads.
+    /// Reading the body: `timeouts.idle` between reads.
     Body,
-    /// Any of these, for an answer that is not streamed: `timeouts.total`.
+    /// All of it, for an answer that is not streamed: `timeouts.total`.
     Total,
 }
 
-/// Acts while a call is silent: pings.
+/// What happens while a call is silent: pings.
 pub(crate) trait Watch {
-    /// Called now and then while nothing comes; returns when it wants to be called next.
+    /// Called before each wait; returns when it is to be called next.
     fn silent(&self, now: Instant) -> Option<Instant>;
 
-    /// Whether the first byte need not be waited for any longer: the endpoint is shutting down.
+    /// Whether to stop waiting for the first byte: the endpoint is shutting down.
     fn gives_up(&self) -> bool {
         false
     }
 
-    /// Whether an administrator stopped the request, which ends it with `onClientGone: finish` too.
+    /// Whether an administrator stopped the request, which overrides `onClientGone: finish`.
     fn is_stopped(&self) -> bool {
         false
     }
@@ -48,29 +49,29 @@ pub(super) struct Call {
     watch: Option<Rc<dyn Watch>>,
     stage: Cell<Stage>,
     since: Cell<Instant>,
-    /// Something moved; silence starts anew with the next wait.
+    /// Bytes were transferred since the last wait.
     moved: Cell<bool>,
-    /// The stage whose time ran out.
+    /// The stage that timed out.
     pub(crate) expired: Cell<Option<Stage>>,
-    /// The connection had served another call before.
+    /// The connection has served another call.
     pub(crate) reused: Cell<bool>,
     /// A byte of the answer has come.
     pub(crate) answered: Cell<bool>,
     pub(crate) headed: Cell<bool>,
-    /// The first byte of its body is not waited for any longer.
+    /// See [`Watch::gives_up`].
     pub(crate) given_up: Cell<bool>,
-    /// The answer was framed doubtfully: its connection must not serve another.
+    /// The connection must not be reused.
     pub(crate) spoiled: Cell<bool>,
-    /// Pooled connections are not used: one of them just proved dead, or the body can be sent only once.
+    /// Use no pooled connection: one was just found dead, or the body can be sent only once.
     pub(crate) fresh: Cell<bool>,
-    /// What came first on a pooled connection is no answer to this request.
+    /// A pooled connection delivered something that is no answer to this request.
     pub(crate) unexpected: Cell<bool>,
-    /// The answer has no body, whatever its head says.
+    /// A HEAD request: the answer has no body.
     pub(crate) is_head: bool,
     pub(crate) peeking: Cell<bool>,
-    /// An answer that comes before the request is complete is of interest.
+    /// While sending, look for an early answer.
     pub(crate) listening: Cell<bool>,
-    /// A write had to wait, and there was something to read meanwhile.
+    /// A write would block and the socket is readable.
     pub(crate) interrupted: Cell<bool>,
     /// The rest of the request is not sent.
     pub(crate) upload_over: Cell<bool>,
@@ -80,12 +81,12 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<Call>>> = const { RefCell::new(None) };
 }
 
-/// The call this thread is working on; none for a connection that closes itself in the pool.
+/// The call of this thread; `None` for a connection that is closed in the pool.
 pub(super) fn current() -> Option<Rc<Call>> {
     CURRENT.with_borrow(Clone::clone)
 }
 
-/// Keeps a call current on its thread.
+/// Keeps a call current on its thread until dropped.
 pub(super) struct Entered;
 
 impl Drop for Entered {
@@ -150,7 +151,7 @@ impl Call {
         self.since.set(now);
     }
 
-    /// Something moved: silence starts anew with the next wait, so that no clock is read in between.
+    /// Bytes were transferred: the next wait restarts the stage's time-out, so that no clock is read here.
     pub(crate) fn progress(&self) {
         self.moved.set(true);
     }
@@ -160,14 +161,14 @@ impl Call {
             || self.watch.as_ref().is_some_and(|watch| watch.is_stopped())
     }
 
-    /// Whether a lost connection was dead before it was used again: taken from the pool, silent, and lost at
-    /// once. One that was lost later may have had the request, which must not be sent twice (FAULTS C3, C4).
+    /// Whether a lost connection was dead before it was reused: pooled, silent, and lost at once. If it was lost later, the
+    /// endpoint may have the request, which must not be sent twice (FAULTS C3, C4).
     pub(crate) fn is_stale(&self, now: Instant) -> bool {
         let at_once = now.saturating_duration_since(self.since.get()) < STALE;
         self.reused.get() && !self.answered.get() && at_once
     }
 
-    /// The longest wait now; `None` when a time-out has passed, which `expired` then names.
+    /// The longest wait now; `None` after a time-out, which is then in `expired`.
     pub(crate) fn patience(&self, now: Instant) -> Option<Duration> {
         if self.moved.take() {
             self.since.set(now);

@@ -1,4 +1,4 @@
-//! The HTTP client of one endpoint: a ureq agent with its connections, and one attempt of one request on it.
+//! The HTTP client of one endpoint: a ureq agent with its connections, one request, and the answer as it arrives.
 
 use super::call::{Call, Entered, Stage, Watch};
 use super::error::{UpstreamError, UpstreamErrorKind, fault};
@@ -22,19 +22,20 @@ use std::time::{Duration, Instant};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, Error, SendBody};
 
-/// Head of an answer and one read of a body; 40 KB heads are seen, so not less.
+/// ureq's buffers: one read of a body.
 const BUFFER: usize = 32 << 10;
-/// ureq's own clock never fires: the transport decides, and learns by these what is written.
+/// ureq's own time-outs never expire, but tell the transport what is being written; it has the real ones (`Call`).
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// An endpoint's agent. Cheap to share, keeps its idle connections.
 pub(crate) struct UpstreamClient {
     agent: Agent,
-    /// Where every request goes, whatever its target says.
+    /// Scheme and authority of every request, whatever its target is.
     scheme: Scheme,
     authority: Authority,
+    /// The authority without the scheme's default port.
+    host: HeaderValue,
     base: Base,
-    /// For the `Via` of requests to endpoints.
+    /// For `Via`; webhooks have none.
     identity: Option<Arc<Identity>>,
 }
 
@@ -42,40 +43,38 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) method: Method,
     /// Path and query below the base, starting with `/v1/` for the API, else with `/`.
     pub path: &'a str,
-    /// The path is below the base as the user gave it, but for a second `/v1`.
+    /// The path is appended to the base as configured, without a second `/v1`.
     pub(crate) raw: bool,
-    /// Makes all fields, once for each connection that is tried; `Content-Length` is added here.
+    /// Makes the fields, for each connection tried; `Content-Length` and `Host` are added here.
     pub(crate) headers: &'a dyn Fn() -> HeaderMap,
-    /// The body in parts that are sent one after another.
     pub(crate) body: [&'a [u8]; 3],
-    /// What follows `body`, read while it is sent.
+    /// Follows `body`; read while it is sent.
     pub(crate) tail: Option<BodyTail<'a>>,
-    /// Stage limits.
     pub(crate) timeouts: Timeouts,
     pub(crate) cancel: Option<Arc<CancelToken>>,
     pub(crate) watch: Option<Rc<dyn Watch>>,
 }
 
-/// The rest of a body that has not arrived yet. It can be sent once.
+/// The rest of a body that is still arriving. It can be sent only once.
 #[derive(Clone, Copy)]
 pub(crate) struct BodyTail<'a> {
     pub(crate) from: &'a RefCell<dyn Read>,
-    /// Its bytes, if known; else the body goes out in chunks.
+    /// In bytes; if unknown, the body is sent chunked.
     pub(crate) length: Option<u64>,
 }
 
-/// An upstream's head, and its body as it comes.
+/// The head of an answer, and its body as it arrives.
 pub(crate) struct UpstreamResponse {
     pub status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// Length of the body when the upstream told it, and framed it so.
+    /// Length of the body, if it was framed by it.
     pub(crate) length: Option<u64>,
-    /// The body ends when the upstream closes: its end cannot be told from a loss.
+    /// The body ends with the connection, so its end cannot be told from a lost connection.
     pub(crate) until_close: bool,
-    /// The slot at the endpoint, released with the last byte, before the client can send its next request.
+    /// Released with the last byte of the body, before the client can send its next request.
     pub(crate) slot: Option<Slot>,
     left: Option<u64>,
-    /// Bytes that were read and given back.
+    /// Bytes returned by `unread`.
     ahead: Vec<u8>,
     body: Box<dyn Read>,
     call: Rc<Call>,
@@ -83,15 +82,15 @@ pub(crate) struct UpstreamResponse {
 }
 
 impl UpstreamClient {
-    /// A client that keeps at most `connections` idle connections.
+    /// Keeps at most `connections` idle connections.
     ///
     /// # Errors
-    /// The endpoint's proxy is not a URL that can be used.
+    /// The outgoing proxy of the endpoint is no usable URL.
     pub(crate) fn new(endpoint: &Endpoint, connections: usize) -> Result<Self, String> {
         Self::with(endpoint, connections, CachedResolver::default(), None)
     }
 
-    /// A client for one request, which connects only to addresses that pass.
+    /// A client for one request, which connects only to addresses that `guard` allows.
     pub(super) fn guarded(endpoint: &Endpoint, guard: Guard) -> Result<Self, String> {
         Self::with(endpoint, 0, CachedResolver::guarded(guard), None)
     }
@@ -126,28 +125,30 @@ impl UpstreamClient {
         let base = endpoint.base.clone();
         let host = if base.host.contains(':') { format!("[{}]", base.host) } else { base.host.clone() };
         let authority = Authority::try_from(format!("{host}:{}", base.port)).map_err(|_| "its host is no host")?;
-        let scheme = if base.tls { Scheme::HTTPS } else { Scheme::HTTP };
+        let (scheme, usual) = if base.tls { (Scheme::HTTPS, 443) } else { (Scheme::HTTP, 80) };
+        let host = if base.port == usual { &host } else { authority.as_str() };
+        let host = HeaderValue::from_str(host).map_err(|_| "its host is no host")?;
         let tls = tls::client(&base, endpoint.ca_file.as_ref())?;
         let http = Http { authority: authority.clone(), tls };
         let chain = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(http);
         let connector = Reusing::new(chain, authority.clone(), kept, endpoint.keep_alive);
-        Ok(Self { agent: Agent::with_parts(config, connector, names), scheme, authority, base, identity })
+        Ok(Self { agent: Agent::with_parts(config, connector, names), scheme, authority, host, base, identity })
     }
 
-    /// Whether the endpoint is a proxy that a request with these `Via` lines came through.
+    /// Whether a request with these `Via` lines came through this endpoint.
     pub(crate) fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
         self.identity.as_ref().is_some_and(|identity| identity.is_in(&self.authority, lines))
     }
 
-    /// One attempt. A pooled connection that turns out dead before any byte of an answer is replaced once.
+    /// Sends a request once; a pooled connection that turns out to be dead is replaced once.
     ///
     /// # Errors
-    /// A [`UpstreamError`] when no complete head came.
+    /// No complete head came.
     pub(crate) fn send(&self, request: &UpstreamRequest<'_>) -> Result<UpstreamResponse, UpstreamError> {
         let is_head = request.method == Method::HEAD;
         let call = Call::new(request.timeouts, is_head, request.cancel.clone(), request.watch.clone(), time::now());
         let entered = call.enter();
-        // What can be sent only once must not meet a dead pooled connection.
+        // A body that can be sent only once needs a connection that is not dead.
         call.fresh.set(request.tail.is_some());
         let mut result = self.exchange(request, &call);
         if let Err(fault) = &result
@@ -165,7 +166,7 @@ impl UpstreamClient {
             identity.note(&self.authority, name);
         }
         call.headed.set(true);
-        // ureq tells no length of a body that is declared empty.
+        // ureq reports no length for an empty body.
         let is_empty = parts.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length == "0");
         let is_empty = is_empty && !parts.headers.contains_key(http::header::TRANSFER_ENCODING);
         let length = body.content_length().or(is_empty.then_some(0));
@@ -193,6 +194,7 @@ impl UpstreamClient {
         *sent.method_mut() = request.method.clone();
         *sent.uri_mut() = self.uri(request.path, request.raw)?;
         *sent.headers_mut() = (request.headers)();
+        sent.headers_mut().entry(http::header::HOST).or_insert_with(|| self.host.clone());
         if let Some(identity) = &self.identity {
             sent.headers_mut().append(http::header::VIA, identity.pseudonym.via.clone());
         }
@@ -203,7 +205,7 @@ impl UpstreamClient {
         let mut parts = Upload { parts, left: length, call };
         let has_body = length != Some(0) || matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
         let result = if has_body {
-            // With its length declared, a reader is sent as it is, not in chunks.
+            // With a declared length ureq sends a reader unchunked.
             if let Some(length) = length {
                 sent.headers_mut().insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
             }
@@ -214,8 +216,7 @@ impl UpstreamClient {
         result.map_err(|e| fault(&e, call))
     }
 
-    /// Exactly one `/v1`, whatever the base was written like; scheme, host and port are the endpoint's, whatever the
-    /// path is.
+    /// The URI has exactly one `/v1`, however the base is written, and always the endpoint's scheme, host and port.
     fn uri(&self, path: &str, raw: bool) -> Result<Uri, UpstreamError> {
         let refused = || UpstreamError { kind: UpstreamErrorKind::Garbled, cause: "the path cannot be sent".into() };
         if !path.starts_with('/') {
@@ -232,7 +233,7 @@ impl UpstreamClient {
     }
 }
 
-/// Reads a whole body; once the upstream has answered, only its length counts and nothing more is read.
+/// Reads the body for ureq. Once the upstream has answered early, it only counts down the declared length.
 struct Upload<'a, R> {
     parts: R,
     left: Option<u64>,
@@ -248,7 +249,7 @@ impl<R: Read> Read for Upload<'_, R> {
     }
 }
 
-/// Reads the rest of a body. While the client is slow, the upstream's time-outs do not run.
+/// Reads the rest of a body. A slow client does not count against the upstream's time-outs.
 struct Following<'a> {
     tail: Option<BodyTail<'a>>,
     call: &'a Call,
@@ -269,10 +270,10 @@ impl UpstreamResponse {
         self.call.whole_by.replace(by)
     }
 
-    /// The next bytes of the body as they come; 0 is its end. Silence is bounded by `timeouts.idle` from now on.
+    /// The next bytes of the body; 0 at its end. From now on `timeouts.idle` applies.
     ///
     /// # Errors
-    /// The answer broke off, or fell silent for too long.
+    /// The answer was truncated or timed out.
     pub(crate) fn read(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
         if !self.ahead.is_empty() {
             let n = self.ahead.len().min(buf.len());
@@ -287,10 +288,10 @@ impl UpstreamResponse {
         Ok(n)
     }
 
-    /// Appends the rest of the body; false when that made `body` longer than `limit`.
+    /// Appends the rest of the body; stops and returns false once `body` is longer than `limit`.
     ///
     /// # Errors
-    /// Those of [`UpstreamResponse::read`]; what came before is in `body`.
+    /// Those of [`UpstreamResponse::read`]; `body` has what came before.
     pub(crate) fn read_to_end(&mut self, body: &mut Vec<u8>, limit: usize) -> Result<bool, UpstreamError> {
         let mut chunk = [0; 8 << 10];
         loop {
@@ -304,7 +305,7 @@ impl UpstreamResponse {
         }
     }
 
-    /// Gives back what was read by [`UpstreamResponse::peek`]: the body begins here.
+    /// Returns bytes of [`UpstreamResponse::peek`] to the front of the body, which counts as begun.
     pub(crate) fn unread(&mut self, bytes: Vec<u8>) {
         self.ahead = bytes;
         self.begin();
@@ -316,7 +317,7 @@ impl UpstreamResponse {
         }
     }
 
-    /// Reads bytes of the body without ending the stage of `timeouts.firstByte`.
+    /// Reads part of the body while `timeouts.firstByte` keeps running.
     pub(crate) fn peek(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
         match self.body.read(buf) {
             Ok(0) if self.until_close && self.call.is_cancelled() => {
@@ -325,8 +326,7 @@ impl UpstreamResponse {
             Ok(n) => {
                 if let Some(left) = &mut self.left {
                     *left = left.saturating_sub(n as u64);
-                    // The end is known: the connection goes back to its pool before the client has all it
-                    // wants and leaves.
+                    // Returns the connection to the pool before the client, which has the whole answer, disconnects.
                     if n > 0 && *left == 0 {
                         let _ = self.body.read(&mut [0]);
                         self.slot = None;

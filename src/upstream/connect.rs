@@ -1,4 +1,4 @@
-//! Opens TCP connections: every address of a name gets its turn, and none is waited for alone (RFC 8305). Knows nothing of HTTP.
+//! Opens TCP connections: tries the addresses of a name in turn without waiting for each (RFC 8305). Knows nothing of HTTP.
 
 use super::call::Call;
 use crate::util::cancel::{CancelToken, PollFd, PollFlags, TICK, wait};
@@ -12,12 +12,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use ureq::{Error, Timeout};
 
-/// Between the beginnings of two attempts (RFC 8305 5, "Connection Attempt Delay").
+/// "Connection Attempt Delay" (RFC 8305 5).
 const NEXT_AFTER: Duration = Duration::from_millis(250);
-/// Addresses that failed and are remembered, as many as one name has at most.
+/// Failed addresses that are remembered: as many as one name can have.
 const MOST: usize = 16;
 
-/// What is known of the addresses of one endpoint: the order in which they are tried.
+/// Which addresses of one endpoint worked, and so the order in which they are tried.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
     known: Mutex<Known>,
@@ -30,7 +30,7 @@ struct Known {
 }
 
 impl Addresses {
-    /// The one that worked first, those that failed last.
+    /// The working address first, failed ones last.
     fn request(&self, addrs: &[SocketAddr]) -> Vec<SocketAddr> {
         let known = lock(&self.known);
         let mut addrs = addrs.to_vec();
@@ -60,7 +60,7 @@ impl Addresses {
     /// Connects to the first of these that answers.
     ///
     /// # Errors
-    /// All refused, the stage's time is over, or the client has left.
+    /// All addresses refused, `timeouts.connect` ran out, or the client disconnected.
     pub(crate) fn connect(&self, call: &Call, addrs: &[SocketAddr]) -> Result<TcpStream, Error> {
         let mut waiting = self.request(addrs).into_iter();
         let mut connecting: Vec<(Socket, SocketAddr)> = Vec::new();
@@ -72,7 +72,7 @@ impl Addresses {
             }
             let now = time::now();
             let Some(patience) = call.patience(now) else {
-                // Those that were slower than another one are no better the next time.
+                // Addresses that did not answer in time are tried last the next time.
                 connecting.iter().for_each(|(_, addr)| self.failed(*addr));
                 return Err(Error::Timeout(Timeout::Connect));
             };
@@ -100,7 +100,7 @@ impl Addresses {
                 match outcome(&socket) {
                     Ok(false) => connecting.push((socket, addr)),
                     Ok(true) => {
-                        // Those that were asked before it and are silent must not delay the next connection.
+                        // Silent addresses tried before it must not delay the next connection.
                         connecting.iter().for_each(|(_, slower)| self.failed(*slower));
                         self.worked(addr);
                         return Ok(socket.into());
@@ -132,7 +132,7 @@ fn begin(addr: SocketAddr) -> io::Result<Socket> {
     }
 }
 
-/// Waits until one of these is connected or refused, or the client hangs up.
+/// Waits until one of these is connected or refused, or the client disconnects.
 fn wait_for_any(
     connecting: &[(Socket, SocketAddr)],
     cancel: Option<&CancelToken>,

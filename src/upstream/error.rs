@@ -1,34 +1,32 @@
-//! Why an attempt failed, from ureq's error and from what the transport knows better.
+//! Why an attempt failed, from ureq's error and the state of the call.
 
 use super::call::{Call, Stage};
 use std::io;
 use ureq::Error;
 
-/// Why a try gave no answer, or an answer broke off.
+/// Why an attempt gave no answer, or an answer was truncated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UpstreamError {
     pub(crate) kind: UpstreamErrorKind,
-    /// For the log: one short sentence without secrets.
+    /// For the log; without secrets.
     pub(crate) cause: String,
 }
 
-/// The kinds of [`UpstreamError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UpstreamErrorKind {
     ClientGone,
     Refused,
-    /// No connection for another reason: name, route, TLS, proxy.
+    /// No connection for any other reason: DNS, routing, TLS, proxy.
     Connect,
     Timeout(Stage),
     /// Closed or reset before the answer was complete.
     Reset,
-    /// Bytes that are no HTTP answer.
+    /// Not a valid HTTP answer.
     Garbled,
-    /// It refuses new connections while a request waits there for its first byte.
+    /// The endpoint refuses new connections while a request waits there for its first byte.
     ShuttingDown,
 }
 
-/// What went wrong, from ureq's error and from what the transport knows better.
 pub(super) fn fault(error: &Error, call: &Call) -> UpstreamError {
     let stage = call.stage();
     let kind = if call.is_cancelled() {

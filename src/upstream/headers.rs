@@ -1,4 +1,4 @@
-//! Which header fields cross the proxy, in both directions, and what they tell of other proxies.
+//! Which header fields are forwarded, in both directions, and the detection of proxy loops.
 
 use crate::config::{Auth, Endpoint, Op};
 use crate::util::lock::lock;
@@ -10,20 +10,20 @@ use http::uri::Authority;
 use http::{StatusCode, Uri};
 use std::sync::Mutex;
 
-/// What becomes of a field. One table for both directions and for every kind of listener.
+/// The class of a field: one table for both directions and all listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rule {
     Passes,
-    /// It belongs to one connection (RFC 9110 7.6.1, RFC 2616 13.5.1), or is made anew here.
+    /// Hop-by-hop (RFC 9110 7.6.1, RFC 2616 13.5.1), or set by this proxy.
     Ends,
     Credential,
-    /// Who the client is, by its own account: believed of trusted peers only.
+    /// The client's address: forwarded from trusted peers only.
     Origin,
-    /// Of a web page and its site. The proxy answers for those, and an endpoint is another server.
+    /// Of a web page and its site, which is the proxy, not the endpoint.
     Page,
-    /// Who may read the answer. The proxy decides that.
+    /// CORS, which the proxy decides.
     Cors,
-    /// What a rate limit leaves.
+    /// Rate limits.
     Limit,
 }
 
@@ -73,13 +73,13 @@ fn rule(name: &HeaderName) -> Rule {
     }
 }
 
-/// What a listener leaves to its endpoints.
+/// What a listener leaves to its endpoints: fields that are forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Policy {
-    /// Fields of web pages pass: `mode: raw`.
+    /// Fields of web pages (`mode: raw`).
     pub(crate) pages: bool,
     pub(crate) cors: bool,
-    /// No limit of ours applies, so its own may be told.
+    /// The endpoint's rate limits, since no limit of the proxy applies.
     pub(crate) limits: bool,
 }
 
@@ -88,29 +88,28 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What is known of the client's side of a request.
 pub(crate) struct ClientInfo<'a> {
     pub(crate) peer: &'a str,
     pub(crate) trusted: bool,
-    /// The `Host` it asked.
+    /// Its `Host`.
     pub(crate) host: Option<&'a HeaderValue>,
     pub(crate) request_id: &'a str,
-    /// Its credentials are for us: they go no further.
+    /// Its credentials are for the proxy and are not forwarded.
     pub(crate) keyed: bool,
-    /// What its listener leaves to endpoints.
     pub(crate) policy: Policy,
-    /// The answer may be compressed: nothing of ours will be put into it.
+    /// The answer may be compressed, since the proxy inserts nothing.
     pub(crate) may_compress: bool,
 }
 
-/// The fields of the request to an endpoint. `key` is the endpoint's key of this try.
+/// The fields of the request to an endpoint, with its `key`.
 pub(crate) fn request<'a>(
     fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> + Clone,
     client: &ClientInfo<'_>,
     endpoint: &Endpoint,
     key: Option<&str>,
 ) -> HeaderMap {
-    let named = named_by_connection(fields.clone());
+    let connection = fields.clone().filter(|(name, _)| **name == header::CONNECTION);
+    let named = named(connection.map(|(_, value)| value));
     let replaces_credentials = endpoint.auth != Auth::None || client.keyed;
     let mut out = HeaderMap::with_capacity(16);
     for (name, value) in fields {
@@ -124,7 +123,7 @@ pub(crate) fn request<'a>(
             Rule::Cors => client.policy.cors,
         };
         // `Connection: authorization` must not strip credentials (FAULTS F11).
-        let is_named = rule != Rule::Credential && named.iter().any(|n| n == name.as_str());
+        let is_named = rule != Rule::Credential && named.contains(name);
         let is_coding = *name == header::ACCEPT_ENCODING && !client.may_compress;
         if passes && !is_named && !is_coding {
             out.append(name.clone(), value.clone());
@@ -152,7 +151,7 @@ pub(crate) fn request<'a>(
     out
 }
 
-/// Several lines of `X-Forwarded-For` are one list (RFC 9110 5.3); this peer is its last entry.
+/// Several lines of `X-Forwarded-For` are one list (RFC 9110 5.3), to which the peer is appended.
 fn forwarded(out: &mut HeaderMap, client: &ClientInfo<'_>) {
     let before = out.get_all(FORWARDED_FOR).into_iter().filter_map(|value| value.to_str().ok());
     let chain: Vec<&str> = before.filter(|line| !line.trim().is_empty()).chain([client.peer]).collect();
@@ -187,15 +186,15 @@ fn set(out: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// A value that no debug output shows.
+/// A value that `Debug` does not show.
 fn secret(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// Whether a field of an endpoint's answer goes on to the client; `named` are those that its `Connection` names.
-pub(crate) fn passes_to_client(name: &HeaderName, named: &[String], policy: Policy) -> bool {
+/// Whether a field of an answer is forwarded; `named`: see [`named`].
+pub(crate) fn passes_to_client(name: &HeaderName, named: &[HeaderName], policy: Policy) -> bool {
     let passes = match rule(name) {
         Rule::Passes | Rule::Credential | Rule::Origin => true,
         Rule::Ends => false,
@@ -203,11 +202,11 @@ pub(crate) fn passes_to_client(name: &HeaderName, named: &[String], policy: Poli
         Rule::Cors => policy.cors,
         Rule::Limit => policy.limits,
     };
-    passes && !named.iter().any(|n| n == name.as_str())
+    passes && !named.contains(name)
 }
 
-/// What an answer says in one word, for logs and errors. Of a `Location` only the server is told, which is what is
-/// wrong with a base URL; the rest may hold secrets.
+/// "answered 502", for logs and errors. Of a `Location` only the server is shown, which tells a wrong base URL; the rest
+/// may hold secrets.
 pub(crate) fn answered(status: StatusCode, fields: &HeaderMap) -> String {
     let to = fields.get(header::LOCATION).and_then(|to| to.to_str().ok()?.parse::<Uri>().ok());
     let server = to.as_ref().and_then(|to| Some((to.scheme_str()?, to.host()?, to.port())));
@@ -218,19 +217,16 @@ pub(crate) fn answered(status: StatusCode, fields: &HeaderMap) -> String {
     }
 }
 
-/// The fields that `Connection` declares to be of this connection only.
-fn named_by_connection<'a>(fields: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Vec<String> {
-    let values = fields.filter(|(name, _)| **name == header::CONNECTION);
-    values.flat_map(|(_, value)| tokens(value)).collect()
+/// The fields that these values of `Connection` declare hop-by-hop.
+pub(crate) fn named<'a>(connection: impl Iterator<Item = &'a HeaderValue>) -> Vec<HeaderName> {
+    let tokens = connection.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    // Nearly all values are these, which name no field.
+    let others =
+        tokens.filter(|token| !token.eq_ignore_ascii_case(b"keep-alive") && !token.eq_ignore_ascii_case(b"close"));
+    others.filter_map(|token| HeaderName::from_bytes(token).ok()).collect()
 }
 
-/// The lower-case tokens of a `Connection` value.
-pub(crate) fn tokens(value: &HeaderValue) -> Vec<String> {
-    let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
-    text.split(',').map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()).collect()
-}
-
-/// The fields of a request of our own to an endpoint: a probe, or the end of a conversation.
+/// The fields of the proxy's own requests to an endpoint, such as probes.
 pub(crate) fn own(endpoint: &Endpoint) -> HeaderMap {
     let mut out = HeaderMap::new();
     out.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
@@ -245,22 +241,22 @@ pub(crate) fn own(endpoint: &Endpoint) -> HeaderMap {
     out
 }
 
-/// Endpoints that are proxies and are remembered.
+/// Endpoints remembered as proxies.
 const MOST: usize = 256;
 
-/// In answers to proxies that ask for models: who it is that answers.
+/// In answers to other proxies that ask for models: the pseudonym of this one.
 pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-llmproxy-instance");
 
-/// Who this proxy is to others, and which of its endpoints are proxies too.
+/// The pseudonym of this proxy, and those of endpoints that are proxies too.
 #[derive(Debug, Default)]
 pub(crate) struct Identity {
     pub(crate) pseudonym: Pseudonym,
-    /// What endpoints call themselves that are proxies.
+    /// Pseudonyms of endpoints.
     others: Mutex<Vec<(Authority, HeaderValue)>>,
 }
 
 impl Identity {
-    /// An endpoint has told its name.
+    /// Remembers the pseudonym of an endpoint.
     pub(super) fn note(&self, endpoint: &Authority, name: &HeaderValue) {
         let mut others = lock(&self.others);
         others.retain(|(known, _)| known != endpoint);
@@ -270,7 +266,7 @@ impl Identity {
         others.push((endpoint.clone(), name.clone()));
     }
 
-    /// Whether an endpoint is a proxy that a request with these `Via` lines came through.
+    /// Whether a request with these `Via` lines came through an endpoint.
     pub(super) fn is_in<'a>(&self, endpoint: &Authority, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
         let others = lock(&self.others);
         let known = others.iter().find(|(known, _)| known == endpoint);
@@ -278,12 +274,12 @@ impl Identity {
     }
 }
 
-/// A name of one proxy, which no other has.
+/// A unique name of this proxy (RFC 9110 7.6.3).
 #[derive(Debug, Clone)]
 pub(crate) struct Pseudonym {
     /// The value of [`INSTANCE`].
     pub(crate) name: HeaderValue,
-    /// The line that a request gets here (RFC 9110 7.6.3).
+    /// The `Via` added to requests.
     pub(super) via: HeaderValue,
 }
 
@@ -296,7 +292,7 @@ impl Default for Pseudonym {
 }
 
 impl Pseudonym {
-    /// Whether a request with these `Via` lines has been here before.
+    /// Whether a request with these `Via` lines came through this proxy before.
     pub(crate) fn is_in<'a>(&self, lines: impl Iterator<Item = &'a HeaderValue>) -> bool {
         is_in(self.name.as_bytes(), lines)
     }

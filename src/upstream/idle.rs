@@ -1,5 +1,5 @@
-//! Idle connections to one endpoint, below ureq's pool, which is not used: it takes the one that was idle longest, so the
-//! memory of all of them stays busy, and walks over all of them twice for each request.
+//! Idle connections to one endpoint, below ureq's own pool, which is switched off: it takes the connection that was idle
+//! longest, which keeps the memory of all of them in use, and walks over all of them twice per request.
 
 use super::call::current;
 use crate::util::lock::lock;
@@ -14,7 +14,7 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 
 /// Takes an idle connection, or lets `connector` open one.
 pub(super) struct Reusing<C: Connector> {
-    /// The endpoint's. A connection to an outgoing proxy in front of it is not reused by itself.
+    /// The endpoint's; the connection to an outgoing proxy is not reused by itself.
     authority: Authority,
     connector: C,
     idle: Arc<Idle<C::Out>>,
@@ -75,9 +75,9 @@ impl<C: Connector> Connector for Reusing<C> {
     }
 }
 
-/// A connection that goes back to the idle ones when ureq asks whether it could be kept.
+/// A connection that becomes idle when ureq asks whether it is open.
 pub(super) struct Reusable<T> {
-    /// None once it went back; ureq drops this then.
+    /// `None` once idle; ureq drops this then.
     transport: Option<T>,
     idle: Option<Arc<Idle<T>>>,
 }
@@ -107,7 +107,7 @@ impl<T: Transport> Transport for Reusable<T> {
         self.transport().await_input(timeout)
     }
 
-    /// Asked once, after an answer.
+    /// ureq asks this once, after an answer.
     fn is_open(&mut self) -> bool {
         if let (Some(mut transport), Some(idle)) = (self.transport.take(), &self.idle)
             && transport.is_open()

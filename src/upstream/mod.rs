@@ -1,5 +1,5 @@
-//! Outgoing requests: one request out, one answer in, ended at once when the client hangs up or a time-out passes. Knows
-//! endpoints by their configuration only.
+//! Outgoing requests: one request, one answer, ended at once when the client disconnects or a time-out passes. Knows only
+//! the configuration of endpoints.
 
 mod call;
 mod client;

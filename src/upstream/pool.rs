@@ -1,4 +1,4 @@
-//! The clients of all endpoints, each made when first needed and anew when its configuration changes.
+//! The HTTP clients of all endpoints, made on first use and again when their configuration changes.
 
 use super::error::{UpstreamError, UpstreamErrorKind};
 use super::headers::{Identity, Pseudonym};
@@ -11,10 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-/// Clients that are kept; beyond it the least recently used is dropped.
+/// Beyond this the least recently used client is dropped.
 const MOST: usize = 256;
 
-/// The clients, found by everything that makes one differ from another.
 pub struct ClientPool {
     clients: RwLock<Vec<Known>>,
     connections: usize,
@@ -22,14 +21,14 @@ pub struct ClientPool {
     turn: AtomicU64,
 }
 
-/// A client and what it was made from.
+/// A client and the configuration that it depends on.
 struct Known {
     base: Base,
     proxy: Option<Secret>,
     ca_file: Option<CaFile>,
     keep_alive: Duration,
     client: Arc<UpstreamClient>,
-    /// The turn of its last use.
+    /// Turn of its last use.
     used: AtomicU64,
 }
 
@@ -48,7 +47,7 @@ impl ClientPool {
         Self { clients: RwLock::new(Vec::new()), connections, identity: Arc::default(), turn: AtomicU64::new(0) }
     }
 
-    /// Clients of the same proxy that keep no connections, for probes: they find out whether a connection can be made.
+    /// For probes: clients that keep no connections, since a probe tests connecting too.
     pub(crate) fn for_probes(&self) -> Self {
         Self { identity: Arc::clone(&self.identity), ..Self::new(0) }
     }
@@ -57,7 +56,6 @@ impl ClientPool {
         &self.identity.pseudonym
     }
 
-    /// The client of an endpoint.
     pub(crate) fn client(&self, endpoint: &Endpoint) -> Result<Arc<UpstreamClient>, UpstreamError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if let Some(known) = read(&self.clients).iter().find(|known| known.fits(endpoint)) {
@@ -88,13 +86,13 @@ mod tests {
 
     // S20
     #[test]
-    fn of_too_many_channels_one_is_forgotten_and_not_all() {
-        let net = ClientPool::new(1);
+    fn of_too_many_clients_one_is_forgotten_and_not_all() {
+        let pool = ClientPool::new(1);
         let endpoint = |n: usize| Endpoint::plain(format!("e{n}"), "127.0.0.1", 1 + n as u16);
-        let all: Vec<_> = (0..MOST).map(|n| net.client(&endpoint(n)).expect("a channel")).collect();
-        let again = |n: usize| Arc::ptr_eq(&net.client(&endpoint(n)).expect("a channel"), &all[n]);
+        let all: Vec<_> = (0..MOST).map(|n| pool.client(&endpoint(n)).expect("a client")).collect();
+        let again = |n: usize| Arc::ptr_eq(&pool.client(&endpoint(n)).expect("a client"), &all[n]);
         assert!(again(0), "asked for again, so the next one is the oldest");
-        net.client(&endpoint(MOST)).expect("a channel");
+        pool.client(&endpoint(MOST)).expect("a client");
         assert!((2..MOST).all(again) && again(0));
         assert!(!again(1));
     }

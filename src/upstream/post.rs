@@ -1,4 +1,4 @@
-//! One POST to an address that users chose (webhooks): no redirects, and every address is checked before it is connected to.
+//! One POST to a URL chosen by users (webhooks): no redirects, and each address is checked before connecting.
 
 use super::error::{UpstreamError, UpstreamErrorKind};
 use crate::config::{Base, Endpoint, Timeouts};
@@ -17,7 +17,7 @@ pub(crate) struct Post<'a> {
     pub(crate) body: [&'a [u8]; 3],
 }
 
-/// Sends it; `guard` decides about every address of the host.
+/// Returns the status; `guard` checks each address of the host.
 pub(crate) fn deliver(
     post: &Post<'_>,
     patience: Duration,

@@ -1,5 +1,5 @@
-//! Host names to addresses: cached, bounded in time, one look-up per name at once. The system's
-//! resolver cannot be interrupted, so it works on a thread of its own that nobody waits for too long.
+//! Resolves host names: cached, with a time limit, one look-up per name at a time. The system's resolver cannot be
+//! interrupted, so it runs in a thread of its own.
 
 use crate::util::lock::lock;
 use crate::util::time;
@@ -15,27 +15,27 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
 const FRESH: Duration = Duration::from_secs(30);
-/// How long a failure is: the network may just be coming up.
+/// Cache time of a failure, short since the network may just be coming up.
 const FAILED: Duration = Duration::from_secs(2);
-/// How long a caller waits for a look-up (FAULTS C18).
+/// How long a request waits for a look-up (FAULTS C18).
 const PATIENCE: Duration = Duration::from_secs(2);
-/// ureq's own bound on addresses.
+/// ureq's limit.
 const MOST: usize = 16;
 
-/// One entry per host of the configuration: names come from there only, so the map is bounded by it.
+/// Bounded: all names come from the configuration.
 #[derive(Default)]
 pub(super) struct CachedResolver {
     known: Arc<Known>,
     guard: Option<Guard>,
 }
 
-/// Whether an address may be connected to. Asked for the very addresses that are connected to, so that no name can
-/// stand for another one a moment later.
+/// Whether an address may be connected to. Applied to the resolved addresses themselves, so that a name cannot change its
+/// meaning in between.
 pub(crate) type Guard = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
 
 impl fmt::Debug for CachedResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Names")
+        f.write_str("CachedResolver")
     }
 }
 
@@ -53,7 +53,7 @@ struct Name {
 }
 
 impl CachedResolver {
-    /// A resolver of which every address must pass.
+    /// All addresses of a name must pass `guard`.
     pub(super) fn guarded(guard: Guard) -> Self {
         Self { guard: Some(guard), ..Self::default() }
     }
@@ -72,7 +72,7 @@ impl CachedResolver {
             }
             let tail = until.saturating_duration_since(now);
             if tail.is_zero() || !name.pending {
-                // Better an old address than none.
+                // A stale address is better than none.
                 return name.addrs.clone();
             }
             names = match self.known.changed.wait_timeout(names, tail) {

@@ -1,5 +1,5 @@
-//! An answer's bytes as an endpoint sends them, made safe for what reads them next: interim heads are dropped, doubtful
-//! framing is refused, chunks are checked and framed anew. Does no I/O.
+//! Checks the bytes of an answer before ureq parses them, since ureq tolerates too much: drops interim heads, refuses
+//! ambiguous framing, checks chunks and frames them again. Pure.
 
 use crate::api::chunked::Decoder;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -7,7 +7,7 @@ use httparse::{Error, Header, ParserConfig, Status};
 use std::mem::MaybeUninit;
 
 const HEAD: usize = 64 << 10;
-/// Fields of one head, as many as ureq takes.
+/// ureq's limit of fields.
 const FIELDS: usize = 128;
 
 /// How the end of a body is found.
@@ -23,16 +23,15 @@ enum State {
 #[derive(Debug)]
 pub struct Response {
     state: State,
-    /// The beginning of a head whose end is still to come.
+    /// A partial head.
     head: Vec<u8>,
     is_head_request: bool,
     status: Option<u16>,
     broken: Option<&'static str>,
-    /// The connection cannot be trusted with another request.
+    /// The connection must not be reused.
     unclean: bool,
 }
 
-/// What is to be known of a head.
 #[derive(Debug)]
 struct Head {
     bytes: usize,
@@ -42,12 +41,12 @@ struct Head {
 }
 
 impl Response {
-    /// The answer to a request, which has no body if that was a HEAD.
+    /// The answer to HEAD has no body.
     pub fn new(is_head_request: bool) -> Self {
         Self { state: State::Head, head: Vec::new(), is_head_request, status: None, broken: None, unclean: false }
     }
 
-    /// Appends what `raw` holds of the answer to `out`; a fault that comes after good bytes is told by `broken`.
+    /// Appends the checked part of `raw` to `out`; after an error, see `broken`.
     pub fn feed(&mut self, raw: &[u8], out: &mut Vec<u8>) {
         if self.broken.is_some() {
             return;
@@ -57,7 +56,7 @@ impl Response {
         }
     }
 
-    /// What is wrong with the bytes after those that were passed on.
+    /// What is wrong with the bytes that follow.
     pub fn broken(&self) -> Option<&'static str> {
         self.broken
     }
@@ -71,22 +70,22 @@ impl Response {
         matches!(self.state, State::Done)
     }
 
-    /// Only the end of the connection ends it.
+    /// The body ends with the connection.
     pub(crate) fn is_until_close(&self) -> bool {
         matches!(self.state, State::UntilClose)
     }
 
-    /// Another request may follow on this connection.
+    /// The connection may be reused.
     pub fn is_clean(&self) -> bool {
         self.is_done() && !self.unclean
     }
 
-    /// The bytes are no HTTP from the first one on: leftovers of an earlier answer, if there was one.
+    /// Not HTTP from the first byte on: on a reused connection, leftovers of an earlier answer.
     pub(crate) fn is_unexpected(&self) -> bool {
         self.broken.is_some() && self.status.is_none()
     }
 
-    /// The endpoint has closed. A body whose last chunk came is whole, whatever else is missing.
+    /// The endpoint closed the connection. A body whose last chunk has come is complete, even without the final CRLF.
     pub fn close(&mut self, out: &mut Vec<u8>) {
         if matches!(&self.state, State::Chunked(decoder) if decoder.has_last_chunk()) {
             out.extend_from_slice(LAST_CHUNK);
@@ -114,7 +113,7 @@ impl Response {
                 };
                 let (bytes, tail) = rest.split_at(head.bytes);
                 rest = tail;
-                // RFC 9110 15.2: a client must be able to take any number of these. An unasked 101 is final.
+                // RFC 9110 15.2: any number of interim answers. An unasked 101 is final.
                 if head.status < 200 && head.status != 101 {
                     continue;
                 }
@@ -168,13 +167,13 @@ impl Response {
 const SIZE: &[u8] = b"00000000\r\n";
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// Makes one chunk of all data behind the room that was left at `start`.
+/// Frames the data after the room left at `start` as one chunk.
 fn frame(out: &mut Vec<u8>, start: usize) {
     let size = out.len() - start - SIZE.len();
     if size == 0 {
         return out.truncate(start);
     }
-    // One read is far from the 4 GiB that eight digits hold.
+    // One read is far below the 4 GiB of eight digits.
     out[start..start + 8].copy_from_slice(format!("{size:08x}").as_bytes());
     out.extend_from_slice(b"\r\n");
 }
@@ -199,8 +198,8 @@ fn parse(bytes: &[u8], is_head_request: bool) -> Result<Option<Head>, &'static s
     Ok(Some(Head { bytes: length, status, framing, doubtful }))
 }
 
-/// RFC 9112 6.3, without any of its second readings. An empty body counts as doubtful, as one that must not be there does:
-/// some servers send one nevertheless, and later, when the connection might be another client's.
+/// RFC 9112 6.3, strictly. Connections are not reused after an empty or forbidden body: some servers send one
+/// nevertheless, later, when the connection would already serve another client.
 fn framing(is_http_10: bool, fields: &[Header<'_>]) -> Result<(State, bool), &'static str> {
     let all =
         |name: http::HeaderName| fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name.as_str()));
@@ -212,17 +211,17 @@ fn framing(is_http_10: bool, fields: &[Header<'_>]) -> Result<(State, bool), &'s
             Some(0) => (State::Done, true),
             Some(length) => (State::Sized(length), false),
         }),
-        // RFC 9112 6.1: a 1.0 sender cannot know chunks.
+        // RFC 9112 6.1: an HTTP/1.0 sender does not know chunks.
         (Some(_), _) if is_http_10 => Err("an HTTP/1.0 answer has no Transfer-Encoding"),
         (Some(coding), None) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
-            // RFC 9112 6.3: both given may be an attack; the answer is read, the connection not used again.
+            // RFC 9112 6.3: both given may be an attack; the connection is not reused.
             Ok((State::Chunked(Box::new(Decoder::of_answer())), length.is_some()))
         }
         _ => Err("unknown transfer coding"),
     }
 }
 
-/// The one length that all of these give, if any does.
+/// The length, if any; several values must agree.
 fn length<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<u64>, &'static str> {
     let mut found = None;
     for part in values.flat_map(|value| value.split(|byte| *byte == b',')) {

@@ -1,5 +1,5 @@
-//! The TCP transport under ureq: sends head and body together, and waits in a way that a client's leaving, a stage's
-//! time-out, a ping or an early answer can end. Knows nothing of HTTP.
+//! ureq's TCP transport: sends head and body together, and waits in a way that a disconnect, a time-out, a ping or an early
+//! answer can end. Knows nothing of HTTP.
 
 use super::call::{Call, Stage, current};
 use super::connect::Addresses;
@@ -14,7 +14,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Error, Timeout};
 
-/// Opens TCP connections. First in the chain, TLS and HTTP come after it.
+/// First in the chain of connectors; TLS and HTTP follow.
 #[derive(Debug, Default)]
 pub(super) struct TcpConnector {
     addresses: Addresses,
@@ -31,7 +31,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
         let stream = self.addresses.connect(&call, &details.addrs)?;
         stream.set_nodelay(true)?;
         let config = details.config;
-        let wire = TcpTransport {
+        let transport = TcpTransport {
             socket: stream,
             buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
             held: Vec::new(),
@@ -40,7 +40,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
             calls: 0,
             idle: false,
         };
-        Ok(Some(Either::B(wire)))
+        Ok(Some(Either::B(transport)))
     }
 }
 
@@ -49,12 +49,12 @@ pub(super) struct TcpTransport {
     /// Non-blocking.
     socket: TcpStream,
     buffers: LazyBuffers,
-    /// What is to be sent before anything else: the head, until the first bytes of the body join it or an answer is
-    /// awaited; and of a piece of the body what the socket did not take when something could be read.
+    /// To be sent first: the head, until the first part of the body joins it or an answer is awaited; and the part of the
+    /// body that was not written because the socket became readable.
     held: Vec<u8>,
-    /// The last read filled its buffer, so the next one need not be waited for.
+    /// The last read filled its buffer, so the next one does not wait.
     may_have_more: bool,
-    /// A write failed: the rest of the request is dropped and the answer, if any, is read.
+    /// A write failed: the rest of the request is dropped; there may still be an answer.
     deaf: bool,
     calls: u32,
     idle: bool,
@@ -70,8 +70,8 @@ impl TcpTransport {
         self.may_have_more = false;
     }
 
-    /// Writes what is held, then the first `amount` bytes of the output buffer. When that must wait and something can be
-    /// read, `call.interrupted` is set and the rest is held.
+    /// Writes `held`, then `amount` bytes of the output buffer. If that would block and the socket is readable, holds the
+    /// rest and sets `call.interrupted`.
     fn send(&mut self, call: &Call, amount: usize) -> Result<(), Error> {
         let held = std::mem::take(&mut self.held);
         if self.deaf {
@@ -85,7 +85,7 @@ impl TcpTransport {
             if call.is_cancelled() {
                 return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
             }
-            // SIGPIPE is ignored in every Rust program.
+            // Rust programs ignore SIGPIPE.
             match sendmsg(&self.socket, slices, &mut SendAncillaryBuffer::default(), SendFlags::DONTWAIT) {
                 Ok(n) => {
                     call.progress();
@@ -99,7 +99,7 @@ impl TcpTransport {
                         return Ok(());
                     }
                 }
-                // An upstream may refuse a large body early (413) and close: its answer is still to be read.
+                // An upstream may refuse a large body early (413) and close; its answer can still be read.
                 Err(Errno::PIPE | Errno::CONNRESET) => {
                     self.deaf = true;
                     call.upload_over.set(true);
@@ -111,7 +111,7 @@ impl TcpTransport {
         Ok(())
     }
 
-    /// Reads what is there; unless the call only peeks, waits for it a while first. `None` when nothing came.
+    /// Reads, after a short wait unless the call only peeks; `None` if nothing came.
     fn receive(&mut self, call: &Call) -> Result<Option<usize>, Error> {
         let peeking = call.peeking.get();
         if !peeking && !self.may_have_more {
@@ -137,7 +137,7 @@ impl TcpTransport {
     }
 }
 
-/// Waits until a socket can be written to again, a while at most; tells whether it can be read from instead.
+/// Waits a short while until a socket is writable; true if it is readable instead.
 fn can_read(socket: &TcpStream, call: &Call) -> Result<bool, Error> {
     let patience = call.patience(time::now()).ok_or(Error::Timeout(Timeout::SendBody))?;
     let listening = if call.listening.get() { PollFlags::IN } else { PollFlags::empty() };
@@ -152,7 +152,7 @@ impl Transport for TcpTransport {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let call = current().ok_or_else(|| io::Error::other("a write needs a call"))?;
-        // TLS and CONNECT talk before the request does.
+        // TLS and CONNECT come before the request.
         if call.stage() == Stage::Connect && timeout.reason != Timeout::Connect {
             self.begin(&call);
         }
@@ -192,21 +192,21 @@ impl Transport for TcpTransport {
                     }
                     return Ok(n > 0);
                 }
-                // ureq takes a reset for the proper end of a body that ends by close; under another kind not.
+                // ureq takes a reset for the end of a body without length, unless it has another kind.
                 Err(Error::Io(e)) if call.headed.get() => return Err(io::Error::other(e).into()),
                 Err(e) => return Err(e),
             }
         }
     }
 
-    /// Asked when the connection becomes idle and when it is taken again. Becoming idle, the socket was just read to the
-    /// end of an answer; only later does the kernel know more.
+    /// Asked when the connection becomes idle, right after the end of an answer was read, and when it is reused; only then
+    /// is the socket asked.
     fn is_open(&mut self) -> bool {
         if !std::mem::replace(&mut self.idle, true) {
             let clean = !self.deaf && self.held.is_empty() && self.buffers.input().is_empty();
             return clean && current().is_none_or(|call| !call.spoiled.get());
         }
-        // Bytes would be an answer that nobody asked for, an end a closed connection.
+        // Input would be an unsolicited answer, or the end of the connection.
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         matches!(recv(&self.socket, &mut [0; 1], flags), Err(Errno::AGAIN))
     }

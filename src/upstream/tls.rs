@@ -1,11 +1,11 @@
-//! Whom TLS connections trust: the authorities that are built in, those of `SSL_CERT_FILE`, and the endpoint's own.
+//! TLS to endpoints trusts the built-in authorities, those of `SSL_CERT_FILE`, and the endpoint's `caFile`.
 
 use crate::config::{Base, CaFile, system_authorities};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 
-/// What TLS to this endpoint needs; `None` where it wants none.
+/// `None` for an endpoint without TLS.
 pub(super) fn client(
     base: &Base,
     own: Option<&CaFile>,
@@ -17,7 +17,7 @@ pub(super) fn client(
         ServerName::try_from(base.host.clone()).map_err(|_| "its host is no name that a certificate can have")?;
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let more = own.iter().flat_map(|own| own.certificates.iter()).chain(system_authorities());
-    // What TLS cannot use is no reason to trust nobody.
+    // Unusable certificates are skipped.
     let (_, unusable) = roots.add_parsable_certificates(more.map(|der| CertificateDer::from(der.as_slice())));
     if unusable > 0 {
         log::warn!("{unusable} certificates of authorities for {} cannot be used", base.host);

@@ -1,5 +1,5 @@
-//! The outermost transport, as ureq sees it: TLS where the endpoint wants it, and answers checked before ureq parses them.
-//! While a request is being sent it watches for an early answer.
+//! The outermost transport, which ureq uses: TLS if the endpoint has it, and the check of answers before ureq parses them.
+//! While a request is being sent it looks for an early answer.
 
 use super::call::{Call, Stage, current};
 use super::response::Response;
@@ -17,11 +17,11 @@ use ureq::{Error, Timeout};
 /// One chunk of a request body of unknown length.
 const CHUNK: usize = 16 << 10;
 
-/// Buffer that an idle connection keeps for its next answer.
+/// Buffer kept by an idle connection.
 const IDLE: usize = 4 << 10;
 
 pub(super) struct Http {
-    /// The endpoint's; a connection to an outgoing proxy in front of it is left alone.
+    /// The endpoint's; connections to an outgoing proxy are not checked.
     pub(crate) authority: Authority,
     pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
@@ -71,15 +71,15 @@ pub(super) struct Checked<T: Transport> {
     io: TransportAdapter<T>,
     tls: Option<Box<ClientConnection>>,
     response: Response,
-    /// What was checked, read up to `at`.
+    /// Checked input, consumed up to `at`.
     input: Vec<u8>,
     at: usize,
-    /// The last look at the input took something of it.
+    /// ureq consumed input since the last wait.
     moved: bool,
-    /// There is input that nobody has looked at.
+    /// There is input that ureq has not seen.
     unseen: bool,
     scratch: Vec<u8>,
-    /// Chunks of the body that were sent.
+    /// Parts of the body sent.
     chunks: u32,
 }
 
@@ -97,7 +97,7 @@ impl<T: Transport> Checked<T> {
         self.chunks = 0;
     }
 
-    /// The next bytes of the answer; false when the endpoint has closed.
+    /// Reads more of the answer; false when the endpoint has closed.
     fn read(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.io.set_timeout(timeout);
         let Some(tls) = &mut self.tls else {
@@ -127,14 +127,14 @@ impl<T: Transport> Checked<T> {
             }
             tls.read_tls(&mut self.io)?;
             tls.process_new_packets().map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
-            // TLS's own messages: a key update, an alert.
+            // Messages of TLS itself, such as a key update.
             while tls.wants_write() {
                 tls.write_tls(&mut self.io)?;
             }
         }
     }
 
-    /// Looks, without waiting, whether there is an answer already.
+    /// Checks for an early answer, without waiting.
     fn listen(&mut self, call: &Call, timeout: NextTimeout) -> Result<(), Error> {
         call.interrupted.set(false);
         while call.listening.get() {
@@ -144,18 +144,18 @@ impl<T: Transport> Checked<T> {
             self.unseen = !self.input.is_empty();
             let over = match read {
                 Ok(true) => self.response.broken().is_some() || is_last_word(&self.response),
-                // The next read reports what happened.
+                // The next read reports the error.
                 Ok(false) => true,
                 Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(_) => true,
             };
-            // An early 2xx does not end the upload, but it is not read any further now: its body may be long.
+            // An early 2xx does not end the upload; its body is read later.
             call.listening.set(!over && self.response.status().is_none());
             if over {
                 call.upload_over.set(true);
                 call.spoiled.set(true);
                 if call.reused.get() {
-                    // On a reused connection this belongs to an earlier request.
+                    // On a reused connection this is left over from an earlier request.
                     call.unexpected.set(true);
                     return Err(io::Error::from(io::ErrorKind::ConnectionReset).into());
                 }
@@ -275,7 +275,7 @@ impl<T: Transport> Transport for Checked<T> {
     }
 }
 
-/// A refusal, or an answer that is complete: what is left of the request changes nothing any more.
+/// A refusal or a complete answer: the rest of the request no longer matters.
 fn is_last_word(response: &Response) -> bool {
     response.is_done() || response.status().is_some_and(|status| status >= 300)
 }

@@ -6,17 +6,15 @@ use crate::support::proxy::{CHAT, chat, get, post};
 use http::{HeaderValue, StatusCode, header};
 use llmproxy::api::errors::{Failure, Kind};
 use llmproxy::config::Server;
-use llmproxy::http::decision::{Decide, HeadDecision, Pool};
-use llmproxy::http::handler::{Handler, PoolSize, Refused, ServerConfig};
+use llmproxy::http::handler::{Handler, PoolSize, ServerConfig};
 use llmproxy::http::head::{Fields, Head};
-use llmproxy::http::request::{From, Request};
+use llmproxy::http::request::{Decide, From, HeadDecision, Pool, Refused, Request};
 use llmproxy::http::response::Response;
 use llmproxy::http::server::{EventLoop, listen};
 use llmproxy::util::budget::Budget;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
 
 /// Panics where the path says so.
 struct Clumsy;
@@ -43,10 +41,10 @@ impl Handler for Clumsy {
         fields.push(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         response.send(StatusCode::OK, &fields, b"ok");
     }
-    fn refuse(&self, _: Refused<'_>, _: &mut Response) {
+    fn refuse(&self, _: &Refused, _: &mut Response) {
         panic!("on purpose");
     }
-    fn left(&self, _: &Head, _: From, _: Instant) {
+    fn left(&self, _: &Request) {
         panic!("on purpose");
     }
 }

@@ -6,10 +6,9 @@ use crate::support::proxy::{CHAT, chat, get, post};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 use llmproxy::config::Server;
-use llmproxy::http::decision::{Decide, HeadDecision, Pool};
-use llmproxy::http::handler::{Handler, PoolSize, Refused, ServerConfig};
+use llmproxy::http::handler::{Handler, PoolSize, ServerConfig};
 use llmproxy::http::head::Head;
-use llmproxy::http::request::{From, Request};
+use llmproxy::http::request::{Decide, From, HeadDecision, Pool, Refused, Request};
 use llmproxy::http::response::Response;
 use llmproxy::http::server::{EventLoop, listen};
 use llmproxy::util::time;
@@ -18,7 +17,6 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
 
 const ONE: &str = "127.0.0.1:0";
 
@@ -105,10 +103,10 @@ impl Handler for Open {
     fn serve(&self, request: Request, _: &mut Response) {
         assert!(request.head.method == "NONE", "on purpose");
     }
-    fn refuse(&self, _: Refused<'_>, _: &mut Response) {
+    fn refuse(&self, _: &Refused, _: &mut Response) {
         panic!("nothing is refused here");
     }
-    fn left(&self, _: &Head, _: From, _: Instant) {}
+    fn left(&self, _: &Request) {}
 }
 
 #[test]
