@@ -57,7 +57,7 @@ pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Loaded, Ve
 fn tree(name: &str, text: &str) -> Result<Node, Vec<Problem>> {
     node::parse(text).map_err(|fault| {
         let place = fault.place.map_or(name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"));
-        vec![Problem { place, key: String::new(), text: fault.text }]
+        vec![Problem::at(place, fault.text)]
     })
 }
 

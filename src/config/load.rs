@@ -211,8 +211,7 @@ fn read_text(path: &Path) -> Result<String, LoadError> {
     }
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    let bad =
-        |place: String, text: &str| LoadError::Bad(vec![Problem { place, key: String::new(), text: text.into() }]);
+    let bad = |place: String, text: &str| LoadError::Bad(vec![Problem::at(place, text)]);
     if bytes.len() as u64 > MOST_BYTES {
         return Err(bad(path.display().to_string(), "is larger than 1 MiB; no configuration is"));
     }

@@ -22,9 +22,7 @@ impl Overrides {
     /// Applies them; every wrong value is a problem that names its option or variable.
     pub fn apply(&self, config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), Vec<Problem>> {
         let mut problems = Vec::new();
-        let mut problem = |place: &str, text: String| {
-            problems.push(Problem { place: place.into(), key: String::new(), text });
-        };
+        let mut problem = |place: &str, text: String| problems.push(Problem::at(place, text));
         let mut set = |option: (&str, Option<&str>), name: &str, take: &mut dyn FnMut(&str) -> Result<(), String>| {
             let from_environment = variable(name);
             let from_environment = from_environment.as_deref().map(|text| unquoted(text.trim()));

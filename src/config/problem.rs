@@ -27,6 +27,11 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// A problem that no key is the place of.
+    pub(crate) fn at(place: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { place: place.into(), key: String::new(), text: text.into() }
+    }
+
     /// Each on a line of its own.
     pub fn lines(problems: &[Self]) -> String {
         problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
@@ -41,14 +46,6 @@ impl fmt::Display for Problem {
             write!(f, "{}: {}: {}", self.place, self.key, self.text)
         }
     }
-}
-
-/// A problem whose place is still the number of its node.
-#[derive(PartialEq)]
-struct Found {
-    at: u32,
-    key: String,
-    text: String,
 }
 
 /// Everything collected while one file is read.
@@ -68,7 +65,8 @@ pub(super) struct Diagnostics<'a> {
 
 #[derive(Default)]
 struct Notes {
-    found: Vec<Found>,
+    /// Problems without their places, and the numbers of the nodes that they are at.
+    found: Vec<(u32, Problem)>,
     /// Keys by the path of their section, `endpoints[]`.
     asked: HashMap<String, Vec<String>>,
     warnings: Vec<String>,
@@ -98,7 +96,8 @@ impl<'a> Diagnostics<'a> {
     /// Notes that the value at node `at` is wrong.
     pub(super) fn problem(&self, at: u32, key: &str, text: impl Into<String>) {
         if !self.is_full() {
-            self.notes.borrow_mut().found.push(Found { at, key: key.into(), text: text.into() });
+            let problem = Problem { place: String::new(), key: key.into(), text: text.into() };
+            self.notes.borrow_mut().found.push((at, problem));
         }
     }
 
@@ -176,7 +175,7 @@ impl<'a> Diagnostics<'a> {
         if found.is_empty() {
             return Ok((warnings, exposed));
         }
-        found.sort_by_key(|one| one.at);
+        found.sort_by_key(|(at, _)| *at);
         // A value may be looked at twice.
         found.dedup();
         let more = found.len().saturating_sub(MOST);
@@ -189,11 +188,9 @@ impl<'a> Diagnostics<'a> {
             place.map_or_else(|| name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"))
         };
         let told = found.into_iter().take(MOST);
-        let mut problems: Vec<_> =
-            told.map(|one| Problem { place: place(one.at), key: one.key, text: one.text }).collect();
+        let mut problems: Vec<_> = told.map(|(at, problem)| Problem { place: place(at), ..problem }).collect();
         if more > 0 {
-            let text = if is_full { "and more".to_owned() } else { format!("and {more} more") };
-            problems.push(Problem { place: name.into(), key: String::new(), text });
+            problems.push(Problem::at(name, if is_full { "and more".to_owned() } else { format!("and {more} more") }));
         }
         Err(problems)
     }

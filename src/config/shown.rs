@@ -100,11 +100,11 @@ pub(super) fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> 
 
 const MOST_LISTED: usize = 20;
 
-/// `is not one of a, b` and the nearest of them.
-pub(super) fn not_one_of<'w>(text: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
+/// `is not one of` (or another predicate) `a, b`, and the nearest of them.
+pub(super) fn none_of<'w>(text: &str, predicate: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
     let listed: Vec<_> = words.clone().take(MOST_LISTED).collect();
     let more = if words.clone().nth(MOST_LISTED).is_some() { ", ..." } else { "" };
-    let mut message = format!("is not one of {}{more}", listed.join(", "));
+    let mut message = format!("{predicate} {}{more}", listed.join(", "));
     if let Some(near) = nearest(text, words) {
         let _ = write!(message, "; did you mean `{near}`?");
     }

@@ -3,7 +3,7 @@
 use super::features::Feature;
 use super::node::Value;
 use super::reader::Field;
-use super::shown::not_one_of;
+use super::shown::none_of;
 use super::text;
 use crate::util::secret::Secret;
 use crate::util::units::{parse_duration, parse_size, print_duration, print_size};
@@ -308,7 +308,7 @@ pub(super) fn meaning<T: Copy + PartialEq>(text: &str, words: &[(&str, T)]) -> R
     let first = |n: &usize| words[..*n].iter().all(|(_, other)| *other != words[*n].1);
     let told = (0..words.len()).filter(first).map(|n| words[n].0);
     let found = words.iter().find(|(word, _)| *word == text);
-    found.map(|(_, value)| *value).ok_or_else(|| not_one_of(text, told))
+    found.map(|(_, value)| *value).ok_or_else(|| none_of(text, "is not one of", told))
 }
 
 /// A value that may be missing.
@@ -378,8 +378,11 @@ pub(super) fn unique(what: &'static str) -> Kind<String> {
 /// The name of something (`what`) that the file has.
 pub(super) fn reference(what: &'static str) -> Kind<String> {
     let read = move |field: &Field| {
-        let names = || field.diagnostics.names(what).iter().map(|(name, _)| name.as_str());
-        field.parse(|text| text::known(text, what, names()))
+        let names = field.diagnostics.names(what).iter().map(|(name, _)| name.as_str());
+        field.parse(|text| match names.clone().find(|name| *name == text) {
+            Some(name) => Ok(name.to_owned()),
+            None => Err(none_of(text, &format!("is no {what} of this file; there are"), names)),
+        })
     };
     Kind::new(read, |name| json!(name))
 }

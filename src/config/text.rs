@@ -1,6 +1,6 @@
 //! Names, headers and paths. Pure; an error is a predicate (`is not ...`) that follows the text.
 
-use super::shown::{has_key, not_one_of};
+use super::shown::has_key;
 use http::HeaderName;
 use std::path::PathBuf;
 
@@ -23,38 +23,14 @@ pub(super) fn no_key(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The name of one of those (`what`) that the file has.
-pub(super) fn known<'n>(
-    text: &str,
-    what: &str,
-    names: impl Iterator<Item = &'n str> + Clone,
-) -> Result<String, String> {
-    if names.clone().any(|name| name == text) {
-        return Ok(text.to_owned());
-    }
-    let there_are = format!("is no {what} of this file; there are");
-    Err(not_one_of(text, names).replacen("is not one of", &there_are, 1))
-}
-
 /// Fields that belong to one connection (RFC 9110 7.6.1) or to the framing of a message: never ours to set.
-const NOT_OURS: [&str; 11] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+const NOT_OURS: &str = "connection content-length host keep-alive proxy-authenticate proxy-authorization \
+    proxy-connection te trailer transfer-encoding upgrade";
 
 /// A header name in lower case.
 pub(super) fn header_name(text: &str) -> Result<String, String> {
     let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| "is not a header name")?;
-    if NOT_OURS.contains(&name.as_str()) {
+    if NOT_OURS.split(' ').any(|other| name == other) {
         return Err("belongs to the connection or the framing and cannot be changed".into());
     }
     Ok(name.to_string())

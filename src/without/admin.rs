@@ -23,8 +23,7 @@ pub enum Unusable {
 
 impl Admin {
     pub(crate) fn new(_: &Config, _: &Arc<Proxy>, _: &Arc<SnapshotStore>) -> Result<Arc<Self>, Unusable> {
-        let problem = Problem { place: "admin".into(), key: String::new(), text: ADMIN.absent.into() };
-        Err(Unusable::Routes(vec![problem]))
+        Err(Unusable::Routes(vec![Problem::at("admin", ADMIN.absent)]))
     }
 
     pub(crate) fn set_config_control(&self, _: Weak<dyn ConfigControl>) {
