@@ -1,6 +1,8 @@
 //! The command line: arguments to a [`Command`], or what is wrong with them.
 
+use crate::config::{Overrides, Words, meaning};
 use lexopt::{Arg, Parser, ValueExt};
+use log::LevelFilter;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,9 +57,6 @@ exit codes:
   1   anything else, or --healthcheck got no 200 from /health
 ";
 
-const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
-const FORMATS: [&str; 2] = ["text", "json"];
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     Serve(Options),
@@ -77,16 +76,7 @@ pub enum Command {
 pub struct Options {
     /// `--config`
     pub config: Option<PathBuf>,
-    /// `--host`, as typed.
-    pub(crate) host: Option<String>,
-    /// `--port`
-    pub(crate) port: Option<u16>,
-    /// `--log-level`: one of error, warn, info, debug.
-    pub(crate) log_level: Option<String>,
-    /// `--log-format`: text or json.
-    pub(crate) log_format: Option<String>,
-    /// `--shutdown-timeout`: the longest drain.
-    pub(crate) shutdown_timeout: Option<Duration>,
+    pub(crate) overrides: Overrides,
 }
 
 /// A command's option, and how the command is made.
@@ -95,7 +85,7 @@ type Chosen = (&'static str, fn(Options) -> Command);
 /// Reads the arguments after the program's name; the error is a sentence for stderr.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, String> {
     let mut parser = Parser::from_args(args);
-    let mut options = Options::default();
+    let (mut file, mut overrides) = (None, Overrides::default());
     let mut command = None;
     let text = |error: lexopt::Error| error.to_string();
     while let Some(arg) = parser.next().map_err(text)? {
@@ -108,17 +98,18 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, String> {
             Arg::Long("demo") => choose(&mut command, "--demo", Command::Demo)?,
             Arg::Long("discover") => choose(&mut command, "--discover", Command::Discover)?,
             Arg::Long("healthcheck") => choose(&mut command, "--healthcheck", Command::HealthCheck)?,
-            Arg::Short('c') | Arg::Long("config") => options.config = Some(value(&mut parser)?.into()),
-            Arg::Long("host") => options.host = Some(value(&mut parser)?.string().map_err(text)?),
-            Arg::Long("port") => options.port = Some(port(&value(&mut parser)?)?),
-            Arg::Long("log-level") => options.log_level = Some(word("--log-level", value(&mut parser)?, &LEVELS)?),
-            Arg::Short('d') | Arg::Long("debug") => options.log_level = Some("debug".into()),
-            Arg::Long("shutdown-timeout") => options.shutdown_timeout = Some(seconds(&value(&mut parser)?)?),
-            Arg::Long("log-format") => options.log_format = Some(word("--log-format", value(&mut parser)?, &FORMATS)?),
+            Arg::Short('c') | Arg::Long("config") => file = Some(value(&mut parser)?.into()),
+            Arg::Long("host") => overrides.host = Some(value(&mut parser)?.string().map_err(text)?),
+            Arg::Long("port") => overrides.port = Some(port(&value(&mut parser)?)?),
+            Arg::Long("log-level") => overrides.log_level = Some(word("--log-level", &value(&mut parser)?)?),
+            Arg::Short('d') | Arg::Long("debug") => overrides.log_level = Some(LevelFilter::Debug),
+            Arg::Long("shutdown-timeout") => overrides.drain_timeout = Some(seconds(&value(&mut parser)?)?),
+            Arg::Long("log-format") => overrides.log_format = Some(word("--log-format", &value(&mut parser)?)?),
             Arg::Value(value) => return Err(format!("{value:?} is not an option; a file is named by --config")),
             other => return Err(other.unexpected().to_string()),
         }
     }
+    let options = Options { config: file, overrides };
     match command {
         Some((name @ ("--demo" | "--discover"), _)) if options.config.is_some() => {
             Err(format!("{name} needs no configuration; leave --config out"))
@@ -155,11 +146,9 @@ fn seconds(value: &OsString) -> Result<Duration, String> {
     seconds.map(Duration::from_secs)
 }
 
-fn word(option: &str, value: OsString, words: &[&str]) -> Result<String, String> {
-    match value.to_str() {
-        Some(text) if words.contains(&text) => Ok(text.to_owned()),
-        _ => Err(format!("{option}: {value:?} is not one of {}", words.join(", "))),
-    }
+fn word<T: Words>(option: &str, value: &OsString) -> Result<T, String> {
+    let text = value.to_str().unwrap_or_default();
+    meaning(text, T::WORDS).map_err(|error| format!("{option}: {value:?} {error}"))
 }
 
 #[cfg(test)]

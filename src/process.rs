@@ -9,7 +9,7 @@ use crate::util::time;
 use crate::util::units::print_size;
 
 use crate::config::features::DEMO;
-use crate::config::{Config, Endpoint, Overrides, Server, print};
+use crate::config::{Config, Endpoint, Server, print};
 use crate::demo::{self, Demo};
 use crate::discover;
 use crate::observe::log_writer::{self, LoggerHandle};
@@ -164,17 +164,7 @@ fn fit_memory(server: &mut Server, memory: Option<u64>) -> Option<String> {
 }
 
 fn override_by(options: &Options, config: &mut Config) -> Result<(), End> {
-    let overrides = Overrides {
-        host: options.host.clone(),
-        port: options.port,
-        log_level: options.log_level.clone(),
-        log_format: options.log_format.clone(),
-    };
-    overrides.apply(config, &load::env).map_err(LoadError::Bad)?;
-    if let Some(longest) = options.shutdown_timeout {
-        config.server.drain_timeout = longest;
-    }
-    Ok(())
+    Ok(options.overrides.apply(config, &load::env).map_err(LoadError::Bad)?)
 }
 
 fn found() -> Result<Vec<discover::Server>, End> {

@@ -39,6 +39,7 @@ pub use routes::{Backend, Group, Member, Retry, Route, Routing, Strategy, Unknow
 pub use sections::{
     Admin, Cache, HealthCheck, Jobs, Log, LogFormat, Metrics, Queue, Server, SsePing, Stages, Timeouts, Webhooks,
 };
+pub(crate) use table::{Words, meaning};
 
 use reader::Field;
 use std::time::Duration;

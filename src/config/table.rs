@@ -65,7 +65,7 @@ macro_rules! words {
 }
 
 /// A choice of words. Of those with the same meaning the first is told and printed.
-pub(super) trait Words: Copy + PartialEq + 'static {
+pub(crate) trait Words: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 
     /// The word for a value.
@@ -304,7 +304,7 @@ pub(super) fn choice<T: Copy + PartialEq>(words: &'static [(&'static str, T)]) -
 }
 
 /// The meaning of a word.
-pub(super) fn meaning<T: Copy + PartialEq>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+pub(crate) fn meaning<T: Copy + PartialEq>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let first = |n: &usize| words[..*n].iter().all(|(_, other)| *other != words[*n].1);
     let told = (0..words.len()).filter(first).map(|n| words[n].0);
     let found = words.iter().find(|(word, _)| *word == text);
