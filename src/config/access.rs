@@ -11,14 +11,14 @@ use std::collections::HashMap;
 table! {
     /// One entry of `auth.keys`.
     pub struct ClientKey {
-        pub name: String = String::new(), required("name", unique("key"));
+        pub name: String, required("name", unique("key"));
         pub key: KeyText = KeyText::Plain(Secret::default()), with(key_text);
         /// Patterns of model names with `*`; empty = all.
-        pub models: Vec<String> = Vec::new(), key("models", list(text(name)));
+        pub models: Vec<String>, key("models", list(text(name)));
         /// Names of endpoints; empty = all.
-        pub endpoints: Vec<String> = Vec::new(), key("endpoints", list(reference("endpoint")));
+        pub endpoints: Vec<String>, key("endpoints", list(reference("endpoint")));
         pub max_parallel: Option<u32> = None, key("maxParallel", optional(number("a number of requests", 1..=65_536)));
-        pub rate_limit: Option<RateLimit> = None, key("rateLimit", optional(section()));
+        pub rate_limit: Option<RateLimit>, key("rateLimit", optional(section()));
         pub background: bool = false, key("background", flag());
         pub admin: bool = false, key("admin", flag());
     }
@@ -126,10 +126,10 @@ table! {
     /// An address to listen on: the main one (`server`), or one entry of `listeners`.
     pub struct Listener {
         /// The main one is `main`.
-        pub name: String = String::new(), required("name", unique("listener"));
+        pub name: String, required("name", unique("listener"));
         pub host: String = "127.0.0.1".into(), key("host", text(listen_host));
         pub port: u16 = 0, required("port", number("a port, or 0 for any free one", 0..=65_535));
-        pub policy: ListenerPolicy = ListenerPolicy::default(), with(|policy, keys| {
+        pub policy: ListenerPolicy, with(|policy, keys| {
             policy.group_and_mode(keys);
             keys.key(&mut policy.keys, "keys", accepted_keys());
             keys.key(&mut policy.rate_limit, "rateLimit", optional(section()));

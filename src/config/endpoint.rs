@@ -16,25 +16,25 @@ use std::time::Duration;
 table! {
     /// One entry of `endpoints`.
     pub struct Endpoint (check = check) {
-        pub name: String = String::new(), required("name", unique("endpoint"));
+        pub name: String, required("name", unique("endpoint"));
         pub base: Base = Base::plain("", 1), with(place);
         pub enabled: bool = true, key("enabled", flag());
         pub probe: Probe = Probe::Default, with(probe);
-        pub api_keys: Vec<Secret> = Vec::new(), with(api_keys);
+        pub api_keys: Vec<Secret>, with(api_keys);
         pub auth: Auth = Auth::None, with(auth);
-        pub headers: Vec<HeaderOp> = Vec::new(), key("headers", items(HeaderOp::default()));
+        pub headers: Vec<HeaderOp>, key("headers", items(HeaderOp::default()));
         /// Names served; empty = ask the endpoint.
-        pub models: Vec<String> = Vec::new(), key("models", list(text(name)));
-        pub default_model: Option<String> = None, key("defaultModel", optional(text(name)));
+        pub models: Vec<String>, key("models", list(text(name)));
+        pub default_model: Option<String>, key("defaultModel", optional(text(name)));
         pub weight: u16 = 1, key("weight", number("a weight", 1..=65_535));
         pub max_concurrent: MaxConcurrent = MaxConcurrent::Auto, key("maxConcurrent", max_concurrent());
         pub on_client_gone: OnClientGone = OnClientGone::Cancel, key("onClientGone", word());
         /// Stage time-outs with the endpoint's overrides applied.
-        pub timeouts: Timeouts = Timeouts::default(), key("timeouts", section());
+        pub timeouts: Timeouts, key("timeouts", section());
         /// HTTP proxy for outgoing calls, `http://[user:pass@]host:port`; may hold a password, hence a secret.
-        pub proxy: Option<Secret> = None, with(proxy);
-        pub user_agent: Option<String> = None, key("userAgent", optional(text(header_value)));
-        pub ca_file: Option<CaFile> = None, key("caFile", ca_file());
+        pub proxy: Option<Secret>, with(proxy);
+        pub user_agent: Option<String>, key("userAgent", optional(text(header_value)));
+        pub ca_file: Option<CaFile>, key("caFile", ca_file());
         /// `timeouts.total` does not bound answers that are streamed. Only a group can change it.
         pub stream: bool = true, internal();
         /// How long idle connections are kept; cpp-httplib, the server in llama-server, closes them after 5 s. Only a
@@ -215,9 +215,9 @@ table! {
     /// One entry of `endpoints[].headers`.
     pub struct HeaderOp as change {
         pub op: Op = Op::Insert, required("op", word());
-        pub key: String = String::new(), required("key", text(header_name));
+        pub key: String, required("key", text(header_name));
         /// New value; empty for `Remove`. Often a key, hence a secret.
-        pub value: Secret = Secret::default(), with(|value, keys| {
+        pub value: Secret, with(|value, keys| {
             keys.read(|section| *value = read_value(change.op, &change.key, section));
             if change.op != Op::Remove {
                 keys.print("value", masked(value));

@@ -48,39 +48,39 @@ use table::{items, optional, section};
 table! {
     /// A whole, checked configuration. `Config::default()` is what an empty file means.
     pub struct Config as config (check = whole) {
-        pub server: Server = Server::default(), with(|server, keys| {
+        pub server: Server, with(|server, keys| {
             keys.within("server", |keys| {
                 server.keys(keys);
                 config.policy.group_and_mode(keys);
             });
         });
         /// What clients may do at the main listener.
-        pub policy: ListenerPolicy = ListenerPolicy::default(), internal();
-        pub timeouts: Timeouts = Timeouts::default(), key("timeouts", section());
+        pub policy: ListenerPolicy, internal();
+        pub timeouts: Timeouts, key("timeouts", section());
         /// Each holds its own copy of the time-outs with its overrides applied.
-        pub endpoints: Vec<Endpoint> = Vec::new(),
+        pub endpoints: Vec<Endpoint>,
             key("endpoints", items(Endpoint { timeouts: config.timeouts, ..Endpoint::default() }));
-        pub health_check: HealthCheck = HealthCheck::default(), key("healthCheck", section());
-        pub cache: Cache = Cache::default(), key("cache", sections::cache());
-        pub routing: Routing = Routing::default(), key("routing", section());
+        pub health_check: HealthCheck, key("healthCheck", section());
+        pub cache: Cache, key("cache", sections::cache());
+        pub routing: Routing, key("routing", section());
         /// Names with a route of their own. Unique.
-        pub models: Vec<Route> = Vec::new(), key("models", routes::models());
-        pub queue: Queue = Queue::default(), key("queue", section());
+        pub models: Vec<Route>, key("models", routes::models());
+        pub queue: Queue, key("queue", section());
         /// Without any the proxy is open.
-        pub keys: Vec<ClientKey> = Vec::new(), with(access::keys);
-        pub retry: Retry = Retry::default(), key("retry", section());
+        pub keys: Vec<ClientKey>, with(access::keys);
+        pub retry: Retry, key("retry", section());
         /// Sets of endpoints with settings of their own.
-        pub groups: Vec<Group> = Vec::new(),
+        pub groups: Vec<Group>,
             key("groups", items(Group { retry: Some(config.retry.clone()), ..Group::default() }));
         /// More addresses to listen on.
-        pub listeners: Vec<Listener> = Vec::new(), key("listeners", items(Listener::default()));
-        pub metrics: Metrics = Metrics::default(), with(|metrics, keys| {
+        pub listeners: Vec<Listener>, key("listeners", items(Listener::default()));
+        pub metrics: Metrics, with(|metrics, keys| {
             keys.key(&mut config.policy.rate_limit, "rateLimit", optional(section()));
             keys.key(metrics, "metrics", section());
         });
-        pub jobs: Jobs = Jobs::default(), key("jobs", section());
-        pub admin: Admin = Admin::default(), key("admin", section());
-        pub log: Log = Log::default(), key("log", section());
+        pub jobs: Jobs, key("jobs", section());
+        pub admin: Admin, key("admin", section());
+        pub log: Log, key("log", section());
     }
 }
 

@@ -57,10 +57,10 @@ table! {
     #[derive(Eq)]
     pub struct Route {
         /// The name that clients ask for.
-        pub name: String = String::new(), internal();
-        pub strategy: Option<Strategy> = None, key("strategy", optional(word()));
+        pub name: String, internal();
+        pub strategy: Option<Strategy>, key("strategy", optional(word()));
         /// One endpoint may be listed several times, with several models.
-        pub backends: Vec<Backend> = Vec::new(), required("backends", items(Backend::default()));
+        pub backends: Vec<Backend>, required("backends", items(Backend::default()));
     }
 }
 
@@ -68,9 +68,9 @@ table! {
     /// One entry of `models.NAME.backends`.
     #[derive(Eq)]
     pub struct Backend {
-        pub endpoint: String = String::new(), required("endpoint", reference("endpoint"));
+        pub endpoint: String, required("endpoint", reference("endpoint"));
         /// The name it knows the model by; `None` leaves the body as it is.
-        pub model: Option<String> = None, key("model", optional(text(name)));
+        pub model: Option<String>, key("model", optional(text(name)));
         pub weight: Option<u16> = None, key("weight", optional(number("a weight", 1..=65_535)));
         pub enabled: bool = true, key("enabled", flag());
     }
@@ -130,15 +130,15 @@ fn reasons() -> Kind<[bool; 4]> {
 table! {
     /// One entry of `groups`: a set of endpoints with settings of its own.
     pub struct Group (check = group) {
-        pub name: String = String::new(), required("name", unique("group"));
-        pub endpoints: Vec<Member> = Vec::new(), required("endpoints", items(Member::default()));
-        pub strategy: Option<Strategy> = None, key("strategy", optional(word()));
+        pub name: String, required("name", unique("group"));
+        pub endpoints: Vec<Member>, required("endpoints", items(Member::default()));
+        pub strategy: Option<Strategy>, key("strategy", optional(word()));
         /// Instead of `retry`, whose values are the defaults.
-        pub retry: Option<Retry> = None, key("retry", optional(section()));
+        pub retry: Option<Retry>, key("retry", optional(section()));
         /// Instead of the endpoints' own, stage by stage.
-        pub timeouts: Stages = Stages::default(), key("timeouts", section());
-        pub user_agent: Option<String> = None, key("userAgent", optional(text(header_value)));
-        pub proxy: Option<Secret> = None, with(endpoint::proxy);
+        pub timeouts: Stages, key("timeouts", section());
+        pub user_agent: Option<String>, key("userAgent", optional(text(header_value)));
+        pub proxy: Option<Secret>, with(endpoint::proxy);
         pub stream: bool = true, key("stream", flag());
         /// How long idle connections to endpoints are kept; zero = not at all. S002-15: documented default.
         pub keep_alive: Duration = Duration::from_secs(60), key("keepAlive", time(ANY_TIME));
@@ -149,7 +149,7 @@ table! {
     /// One entry of `groups[].endpoints`.
     #[derive(Eq)]
     pub struct Member {
-        pub endpoint: String = String::new(), required("name", reference("endpoint"));
+        pub endpoint: String, required("name", reference("endpoint"));
         pub weight: Option<u16> = None, key("weight", optional(number("a weight", 1..=65_535)));
     }
 }

@@ -37,8 +37,8 @@ table! {
         pub write_timeout: Duration = secs(30), key("writeTimeout", time(SOME_TIME));
         pub drain_timeout: Duration = secs(25), key("drainTimeout", time(ANY_TIME));
         pub cors: Vec<CorsOrigin> = vec![CorsOrigin::Local], key("cors", list(text(origin)));
-        pub allowed_hosts: Vec<String> = Vec::new(), key("allowedHosts", list(text(host)));
-        pub trusted_proxies: Vec<Network> = Vec::new(), key("trustedProxies", list(text(network)));
+        pub allowed_hosts: Vec<String>, key("allowedHosts", list(text(host)));
+        pub trusted_proxies: Vec<Network>, key("trustedProxies", list(text(network)));
         /// Comment lines on silent streams; `None` is off.
         pub sse_ping: Option<SsePing> = Some(SsePing::default()),
             key("ssePing", or_word("off", None, optional(section())));
@@ -97,7 +97,7 @@ table! {
         pub connect: Option<Duration> = Some(secs(3)), key("connect", limit());
         pub first_byte: Option<Duration> = Some(secs(600)), key("firstByte", limit());
         pub idle: Option<Duration> = Some(secs(120)), key("idle", limit());
-        pub total: Option<Duration> = None, key("total", limit());
+        pub total: Option<Duration>, key("total", limit());
     }
 }
 
@@ -105,10 +105,10 @@ table! {
     /// `groups[].timeouts`: limits that replace an endpoint's own; `None` keeps that one, zero is no limit.
     #[derive(Copy, Eq)]
     pub struct Stages {
-        pub connect: Option<Duration> = None, key("connect", optional(time(ANY_TIME)));
-        pub first_byte: Option<Duration> = None, key("firstByte", optional(time(ANY_TIME)));
-        pub idle: Option<Duration> = None, key("idle", optional(time(ANY_TIME)));
-        pub total: Option<Duration> = None, key("total", optional(time(ANY_TIME)));
+        pub connect: Option<Duration>, key("connect", optional(time(ANY_TIME)));
+        pub first_byte: Option<Duration>, key("firstByte", optional(time(ANY_TIME)));
+        pub idle: Option<Duration>, key("idle", optional(time(ANY_TIME)));
+        pub total: Option<Duration>, key("total", optional(time(ANY_TIME)));
     }
 }
 
@@ -158,7 +158,7 @@ table! {
         pub max_queued: usize = 1000, key("maxQueued", number("a number of jobs", 1..=100_000));
         pub dir: PathBuf = "data/jobs".into(), key("dir", path("folder"));
         pub always: bool = false, key("always", flag());
-        pub webhooks: Webhooks = Webhooks::default(), key("webhooks", section());
+        pub webhooks: Webhooks, key("webhooks", section());
     }
 }
 
@@ -166,8 +166,8 @@ table! {
     /// `jobs.webhooks`
     #[derive(Eq)]
     pub struct Webhooks {
-        pub allow: Vec<String> = Vec::new(), key("allow", list(text(webhook_host)));
-        pub secret: Option<Secret> = None, secret("secret");
+        pub allow: Vec<String>, key("allow", list(text(webhook_host)));
+        pub secret: Option<Secret>, secret("secret");
         pub attempts: u32 = 5, key("attempts", number("a number of tries", 1..=100));
     }
 }
@@ -181,11 +181,11 @@ table! {
         /// Its port; none = the main listener.
         pub port: Option<u16> = None, key("port", optional(number("a port, or 0 for any free one", 0..=65_535)));
         /// Without one a token is made at each start.
-        pub token: Option<Secret> = None, secret("token");
+        pub token: Option<Secret>, secret("token");
         pub open: bool = false, key("open", flag());
         /// The file of routes that the page writes, in format 003; without a name (the demo) nothing is written.
         pub routes_file: PathBuf = "config/dynamic_routing.json".into(), key("routesFile", path("file"));
-        pub allowed_hosts: Vec<String> = Vec::new(), key("allowedHosts", list(text(host)));
+        pub allowed_hosts: Vec<String>, key("allowedHosts", list(text(host)));
         /// Endpoints that only the page's routes have are probed; not where the file is one of routes (format 003).
         pub probe: bool = true, internal();
     }

@@ -16,11 +16,12 @@ use std::time::Duration;
 
 /// Declares a section of the file: a struct, its defaults and its keys.
 ///
-/// `field: Type = default, method("key", ...);` calls that method of [`Keys`] with the field. Arguments may look at the
-/// fields above by the name behind `as`. `check` sees the section of a file when all its keys are read.
+/// `field: Type = default, method("key", ...);` calls that method of [`Keys`] with the field; without `= default` it is
+/// the type's own, as nothing or empty. Arguments may look at the other fields by the name behind `as`. `check` sees the
+/// section of a file when all its keys are read.
 macro_rules! table {
     ($(#[$meta:meta])* $vis:vis struct $name:ident as $this:ident $((check = $check:path))? {
-        $($(#[$doc:meta])* $field_vis:vis $field:ident: $type:ty = $default:expr, $method:ident($($arg:expr),*);)*
+        $($(#[$doc:meta])* $field_vis:vis $field:ident: $type:ty $(= $default:expr)?, $method:ident($($arg:expr),*);)*
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +31,7 @@ macro_rules! table {
 
         impl Default for $name {
             fn default() -> Self {
-                Self { $($field: $default,)* }
+                Self { $($field: table!(@default $($default)?),)* }
             }
         }
 
@@ -41,6 +42,12 @@ macro_rules! table {
                 $(keys.read(|section| $check($this, section));)?
             }
         }
+    };
+    (@default) => {
+        Default::default()
+    };
+    (@default $default:expr) => {
+        $default
     };
     ($(#[$meta:meta])* $vis:vis struct $name:ident $((check = $check:path))? { $($fields:tt)* }) => {
         table! { $(#[$meta])* $vis struct $name as this $((check = $check))? { $($fields)* } }
