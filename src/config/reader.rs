@@ -56,7 +56,9 @@ impl<'a> Field<'a> {
         let asked = self.diagnostics.asked(&self.path);
         match self.value() {
             Some(Value::List(_)) => self.items().into_iter().flatten().for_each(|item| item.check_keys()),
-            Some(Value::Map(_)) if asked.is_empty() => self.named().for_each(|(_, item)| item.check_keys()),
+            Some(Value::Map(entries)) if asked.is_empty() => {
+                entries.iter().for_each(|entry| self.named_item(entry).check_keys());
+            }
             Some(Value::Map(entries)) => {
                 let mut met = HashSet::new();
                 for entry in entries {
@@ -186,13 +188,17 @@ impl<'a> Field<'a> {
     pub(super) fn named(&self) -> impl Iterator<Item = (&'a str, Self)> {
         let (field, mut names) = (self.clone(), HashSet::new());
         self.entries("is not a map of `name: ...`").unwrap_or_default().iter().map(move |entry| {
-            let path = format!("{}[{}]", field.path, shown::name(&entry.key));
-            let item = Self { node: Some(&entry.value), path, at: entry.at, ..field };
+            let item = field.named_item(entry);
             if !names.insert(&entry.key) {
                 item.problem("is given twice; keep one");
             }
             (entry.key.as_str(), item)
         })
+    }
+
+    fn named_item(&self, entry: &'a Entry) -> Self {
+        let path = format!("{}[{}]", self.path, shown::name(&entry.key));
+        Self { node: Some(&entry.value), path, at: entry.at, ..self.clone() }
     }
 
     fn entries(&self, otherwise: &str) -> Option<&'a [Entry]> {
