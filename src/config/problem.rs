@@ -96,8 +96,12 @@ impl<'a> Diagnostics<'a> {
     /// Notes that the value at node `at` is wrong.
     pub(super) fn problem(&self, at: u32, key: &str, text: impl Into<String>) {
         if !self.is_full() {
-            let problem = Problem { place: String::new(), key: key.into(), text: text.into() };
-            self.notes.borrow_mut().found.push((at, problem));
+            let problem = (at, Problem { place: String::new(), key: key.into(), text: text.into() });
+            let found = &mut self.notes.borrow_mut().found;
+            // A map that is none is told once, not for each of its keys.
+            if found.last() != Some(&problem) {
+                found.push(problem);
+            }
         }
     }
 
@@ -115,7 +119,7 @@ impl<'a> Diagnostics<'a> {
         let path = |is_known: bool| {
             let hidden = !is_known && guarded || shown::looks_secret(&entry.key);
             let key = if hidden { "***" } else { &entry.key };
-            printable(&format!("{section}{}{key}", if section.is_empty() { "" } else { "." }))
+            printable(&joined(section, key))
         };
         if self.lenient {
             return self.warn(format!("{} means nothing here and is ignored", path(!guarded)));
@@ -148,9 +152,7 @@ impl<'a> Diagnostics<'a> {
     /// Every key asked for, `endpoints[].port`.
     pub(super) fn all_asked(self) -> BTreeSet<String> {
         let asked = self.notes.into_inner().asked;
-        let path =
-            |section: &str, key: &str| if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
-        asked.iter().flat_map(|(section, keys)| keys.iter().map(|key| path(section, key))).collect()
+        asked.iter().flat_map(|(section, keys)| keys.iter().map(|key| joined(section, key))).collect()
     }
 
     pub(super) fn warn(&self, text: impl Into<String>) {
@@ -194,6 +196,11 @@ impl<'a> Diagnostics<'a> {
         }
         Err(problems)
     }
+}
+
+/// The path of a key.
+pub(super) fn joined(section: &str, key: &str) -> String {
+    if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }
 
 fn without_indices(key: &str) -> String {

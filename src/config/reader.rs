@@ -1,7 +1,7 @@
 //! A cursor over the tree of a file: gives values, notes every problem and every key that is asked for.
 
 use super::node::{Entry, Node, Value, snake};
-use super::problem::Diagnostics;
+use super::problem::{Diagnostics, joined};
 use super::shown;
 use crate::util::secret::Secret;
 use crate::util::units;
@@ -42,7 +42,7 @@ impl<'a> Field<'a> {
         self.diagnostics.ask(&self.path, key);
         let entries = self.entries("is not a map of `key: value`").unwrap_or_default();
         let node = entries.iter().find(|entry| self.is_key(entry, key)).map(|entry| &entry.value);
-        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        let path = joined(&self.path, key);
         let (at, guarded) = (node.map_or(self.at, |node| node.at), self.guarded || GUARDED.contains(&key));
         Self { node, path, at, guarded, ..self.clone() }
     }
