@@ -113,8 +113,7 @@ pub(crate) fn start_on(config: Config, given: Option<TcpListener>, files: Option
     let all = std::iter::once(main).chain(listed).chain(page).zip(&addrs);
     let listener_states = all.map(|((kind, name, host), addr)| ListenerState::new(kind, name, host, *addr)).collect();
     let server = config.server.clone();
-    let epoch = time::now();
-    let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone(), epoch))).collect();
+    let endpoints = config.endpoints.iter().map(|e| Arc::new(Endpoint::new(e.clone()))).collect();
     let (shared, inbox) = SnapshotStore::new(Snapshot::new(Arc::new(config.clone()), endpoints));
     let clients = Arc::new(ClientPool::new(server.workers));
     let budget = Budget::new(server.body_memory, server.max_body);

@@ -44,7 +44,7 @@ pub(crate) fn start(
 ) -> std::io::Result<Health> {
     let (done, first) = bounded(1);
     let mut keeper = Keeper {
-        abandoned: shared.capacity().abandoned(),
+        abandoned: shared.capacity.abandoned(),
         shared: Arc::clone(shared),
         clients: Arc::new(clients.for_probes()),
         results: bounded(256),

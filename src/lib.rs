@@ -37,16 +37,9 @@
 //! Imports go one way: `util` <- `config` <- `api` <- `routing` <- `http`, `upstream`, `observe` <- `proxy`, `health` <-
 //! `jobs`, `admin` <- `reload` <- `app` <- `process`; `scripts/check` proves it.
 //!
-//!
-//!
-//!
-//!
-//!
-//!
-//!
 //! # The path of a prompt and of a key
 //!
-//! These 33 files, 7351 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
+//! These 30 files, 7343 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
 //! order. `tests/structure.rs` keeps the numbers true and proves that no other file imports the types that carry them.
 //!
 //! | file | lines | |
@@ -54,33 +47,30 @@
 //! | `http/head.rs` | 198 | the head, credentials in it |
 //! | `http/connection.rs` | 441 | bytes of the client become a request |
 //! | `http/upload.rs` | 207 | the rest of a large body |
-//! | `api/chunked.rs` | 223 | chunks |
+//! | `api/chunked.rs` | 210 | chunks |
 //! | `http/request.rs` | 126 | the request as a worker gets it |
 //! | `http/workers.rs` | 290 | moves it to the handler |
 //! | `http/handler.rs` | 93 | the handler's trait |
-//! | `proxy/listener.rs` | 281 | who may use a listener |
+//! | `proxy/listener.rs` | 299 | who may use a listener |
 //! | `proxy/auth.rs` | 94 | the keys that a request shows |
-//! | `routing/keys.rs` | 164 | compares their hashes |
-//! | `util/secret.rs` | 68 | a value that never prints itself |
-//! | `proxy/serve.rs` | 411 | the straight line |
+//! | `routing/keys.rs` | 128 | compares their hashes |
+//! | `util/secret.rs` | 64 | a value that never prints itself |
+//! | `proxy/serve.rs` | 424 | the straight line |
 //! | `proxy/body.rs` | 194 | model and stream; the body with another model name |
-//! | `api/body.rs` | 258 | one pass over JSON |
-//! | `api/json.rs` | 64 | its visitors |
-//! | `api/multipart.rs` | 204 | forms |
-//! | `api/prefix.rs` | 260 | hashes of the messages |
-//! | `proxy/state.rs` | 175 | the traits of jobs and page |
+//! | `api/body.rs` | 323 | one pass over JSON |
+//! | `api/multipart.rs` | 173 | forms |
+//! | `routing/affinity.rs` | 283 | hashes of the messages |
+//! | `proxy/state.rs` | 183 | the traits of jobs and page |
 //! | `proxy/outcome.rs` | 104 | what attempts are given, and their results |
-//! | `proxy/select.rs` | 220 | slot and queue |
+//! | `proxy/select.rs` | 223 | slot and queue |
 //! | `proxy/forward.rs` | 387 | attempts |
 //! | `upstream/headers.rs` | 305 | which fields cross, the endpoint's key |
-//! | `upstream/client.rs` | 343 | the request to an endpoint |
-//! | `upstream/transport.rs` | 281 | TLS |
-//! | `upstream/tcp.rs` | 213 | the socket |
+//! | `upstream/client.rs` | 348 | the request to an endpoint |
+//! | `upstream/transport.rs` | 446 | the connection: TCP, TLS |
 //! | `upstream/response.rs` | 237 | the answer's framing |
-//! | `proxy/first_byte.rs` | 105 | until the line of no return |
-//! | `proxy/relay.rs` | 338 | the answer, chunk by chunk |
-//! | `api/stream.rs` | 154 | ends of streams |
-//! | `api/usage.rs` | 140 | token counts |
+//! | `proxy/first_byte.rs` | 102 | until the line of no return |
+//! | `proxy/relay.rs` | 353 | the answer, chunk by chunk |
+//! | `api/answer.rs` | 335 | ends of streams, token counts |
 //! | `proxy/downstream.rs` | 309 | pings and error events |
 //! | `http/response.rs` | 393 | the answer to the client |
 //! | `http/unsent.rs` | 71 | what a client has not taken yet |

@@ -7,7 +7,6 @@ use crate::proxy::state::Proxy;
 use crate::routing::snapshot::{HealthEvent, SnapshotStore};
 use crate::util::lock::lock;
 use crate::util::secret::Secret;
-use crate::util::time;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -93,7 +92,7 @@ impl ConfigManager {
         if let Some(server_handle) = self.server_handle.get() {
             server_handle.configure(new);
         }
-        self.shared.update(|old| old.reconfigured(merged, time::now()));
+        self.shared.update(|old| old.reconfigured(merged));
         // New and moved endpoints are probed at once.
         if self.server_handle.get().is_some() {
             self.shared.notify(HealthEvent::Force(Box::new(|| ())));

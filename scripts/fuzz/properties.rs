@@ -1,16 +1,15 @@
 //! What must hold for any bytes a client can send, or somebody can write into the file of routes. Shared by the fuzz targets and `tests/framing_fuzz.rs`.
 
+use llmproxy::api::answer::IdReader;
 use llmproxy::api::body::{JsonBody, WEBHOOK};
 use llmproxy::api::chunked::{Decoder, Progress};
 use llmproxy::api::errors::Failure;
 use llmproxy::api::model_list::{MOST_MODELS, list_of};
-use llmproxy::api::prefix::PrefixHashes;
 use llmproxy::api::{body, multipart, query};
 use llmproxy::config::{Config, Webhooks, dotenv, load};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
 use llmproxy::jobs::validate;
-use llmproxy::routing::affinity::Affinity;
-use llmproxy::routing::responses::IdReader;
+use llmproxy::routing::affinity::{Affinity, PrefixHashes};
 use llmproxy::upstream::response::Response;
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 
 use super::{Admin, routes, routes_file};
 use crate::api::errors::{Failure, Kind};
-use crate::api::query::decoded;
+use crate::api::query::{decoded, parameter};
 use crate::config::load;
 use crate::http::request::Request;
 use crate::proxy::context::LocalResponse;
@@ -20,7 +20,7 @@ use std::io::ErrorKind;
 impl Admin {
     /// `GET /admin/config`: keys as masks, in clear text only with the token.
     pub(super) fn shown(&self, request: &Request, opened: Opened) -> Result<LocalResponse, Failure> {
-        let reveal = request.head.target.query().is_some_and(|query| query.split('&').any(|pair| pair == "reveal=1"));
+        let reveal = request.head.target.query().is_some_and(|query| parameter(query, "reveal") == Some("1"));
         if reveal && opened != Opened::Token {
             return Err(Failure::new(Kind::Forbidden, "Keys are shown in clear only with the page's token."));
         }

@@ -1,24 +1,25 @@
-//! A JSON body, its outermost members found in one pass, and the same body with one of them changed. Routes nothing.
+//! A JSON body, its outermost members found in one pass, and the same body with one of them changed. Nothing below them is
+//! built, so neither their number nor their depth costs memory. Routes nothing.
 
 use crate::api::errors::{Failure, Kind};
-use crate::api::json::{each_member, unescaped};
 use memchr::{memchr2, memmem};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 
 /// A model's name, and where the body or query says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     pub name: String,
-    /// The raw value's place, in JSON with its quotes.
+    /// Where the raw value stands, in JSON with its quotes.
     pub span: Range<usize>,
 }
 
 /// Longest model name that is looked at, in bytes as written: a name is copied, so it must not be as long as a body.
 pub(crate) const MAX_NAME: usize = 64 * 1024;
 
-/// Longest id of a response that is looked at.
 const LONGEST_ID: usize = 1024;
 
 /// Deepest nesting, the object itself included: what serde_json and nlohmann's users take for sane.
@@ -60,7 +61,7 @@ const CHECKED: usize = 12;
 /// As long as the longest of [`NAMES`] is with each letter as `\u0061`; nothing longer is worth decoding.
 const LONGEST_NAME: usize = 6 * "max_completion_tokens".len();
 
-/// A body, and where its members stand.
+/// A body and its members.
 pub struct JsonBody<'a> {
     text: &'a str,
     /// Name and value; of several the last.
@@ -91,7 +92,6 @@ impl<'a> JsonBody<'a> {
         Ok(found)
     }
 
-    /// The value of one of [`NAMES`].
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.member(name).map(|(_, value)| value)
     }
@@ -116,28 +116,22 @@ impl<'a> JsonBody<'a> {
     pub fn model(&self) -> Result<Option<Named>, Failure> {
         let Some(raw) = self.raw_model()? else { return Ok(None) };
         let refused = |text: &str| Err(invalid(text).param("model"));
-        let what = match raw.get().as_bytes()[0] {
+        match raw.get() {
+            "null" => refused("`model` must be text, not null; leave it out to get the default."),
+            text if !text.starts_with('"') => refused(&format!("`model` must be text, not {}.", type_of(raw))),
+            text if text.len() > MAX_NAME => refused("`model` must be shorter."),
             // The grammar was checked, so only half of a surrogate pair is left to go wrong.
-            b'"' if raw.get().len() <= MAX_NAME => match serde_json::from_str(raw.get()) {
-                Ok(name) => return Ok(Some(Named { name, span: self.place(raw) })),
-                Err(_) => return refused("`model` holds an unpaired surrogate, which no name has."),
+            text => match serde_json::from_str(text) {
+                Ok(name) => Ok(Some(Named { name, span: self.span(raw) })),
+                Err(_) => refused("`model` holds an unpaired surrogate, which no name has."),
             },
-            b'"' => "shorter",
-            b'[' => "text, not a list",
-            b'{' => "text, not an object",
-            b'n' => "text, not null; leave it out to get the default",
-            b't' | b'f' => "text, not a boolean",
-            _ => "text, not a number",
-        };
-        refused(&format!("`model` must be {what}."))
+        }
     }
 
-    /// Whether the body says `"stream": true`.
     pub fn stream(&self) -> bool {
         self.get("stream").is_some_and(|raw| raw.get() == "true")
     }
 
-    /// The response that this one follows.
     pub(crate) fn previous(&self) -> Option<String> {
         let raw = self.get("previous_response_id").filter(|raw| raw.get().len() <= LONGEST_ID)?;
         serde_json::from_str(raw.get()).ok()
@@ -156,7 +150,7 @@ impl<'a> JsonBody<'a> {
         let body = self.text.as_bytes();
         let quoted = serde_json::Value::from(name).to_string();
         if let Some(raw) = self.get("model") {
-            return replaced(body, &self.place(raw), quoted.into_bytes());
+            return replaced(body, &self.span(raw), quoted.into_bytes());
         }
         let open = self.text.find('{').map_or(0, |at| at + 1);
         let comma = if self.text[open..].trim_ascii_start().starts_with('}') { "" } else { "," };
@@ -168,7 +162,7 @@ impl<'a> JsonBody<'a> {
         let Some((name, value)) = self.member(WEBHOOK) else {
             return replaced(self.text.as_bytes(), &(0..0), Vec::new());
         };
-        let (mut start, mut end) = (self.place(name).start, self.place(value).end);
+        let (mut start, mut end) = (self.span(name).start, self.span(value).end);
         let (before, after) = (self.text[..start].trim_end(), self.text[end..].trim_start());
         match after.strip_prefix(',') {
             Some(after) => end = self.text.len() - after.trim_start().len(),
@@ -177,13 +171,13 @@ impl<'a> JsonBody<'a> {
         replaced(self.text.as_bytes(), &(start..end), Vec::new())
     }
 
-    fn place(&self, raw: &RawValue) -> Range<usize> {
+    fn span(&self, raw: &RawValue) -> Range<usize> {
         let start = raw.get().as_ptr() as usize - self.text.as_ptr() as usize;
         start..start + raw.get().len()
     }
 }
 
-/// The body with the bytes at `span` replaced: three pieces to send one after another.
+/// The body with the bytes at `span` replaced: in three parts, to be sent one after another.
 pub fn replaced<'a>(body: &'a [u8], span: &Range<usize>, new: Vec<u8>) -> [Cow<'a, [u8]>; 3] {
     [Cow::Borrowed(&body[..span.start]), Cow::Owned(new), Cow::Borrowed(&body[span.end..])]
 }
@@ -255,6 +249,77 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
 
 fn invalid(message: &str) -> Failure {
     Failure::new(Kind::InvalidBody, message)
+}
+
+/// Calls `member` with the name and the value of every member of an object. Names are raw as well: one with an unpaired
+/// surrogate is none of our business.
+pub(crate) fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'a RawValue)) -> serde_json::Result<()> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.deserialize_map(Each(member)).and_then(|()| reader.end())
+}
+
+pub(crate) fn each_element<'a>(text: &'a str, mut element: impl FnMut(&'a RawValue)) -> serde_json::Result<()> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.deserialize_seq(Each(|_: &'a RawValue, value| element(value))).and_then(|()| reader.end())
+}
+
+/// The type of a value, as errors name it.
+pub(crate) fn type_of(raw: &RawValue) -> &'static str {
+    match raw.get().as_bytes()[0] {
+        b'n' => "null",
+        b't' | b'f' => "a boolean",
+        b'"' => "text",
+        b'[' => "a list",
+        b'{' => "an object",
+        _ => "a number",
+    }
+}
+
+/// The first member of that name, if this is an object.
+pub(crate) fn member<'a>(object: &'a str, wanted: &str) -> Option<&'a str> {
+    let mut found = None;
+    let read = each_member(object, |key, value| {
+        if key.get().trim_matches('"') == wanted {
+            found.get_or_insert(value.get());
+        }
+    });
+    found.filter(|_| read.is_ok())
+}
+
+/// Takes name and value; of a list's elements `null` and the value.
+struct Each<F>(F);
+
+impl<'a, F: FnMut(&'a RawValue, &'a RawValue)> Visitor<'a> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object or a list")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = map.next_entry()? {
+            (self.0)(name, value);
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while let Some(value) = list.next_element()? {
+            (self.0)(RawValue::NULL, value);
+        }
+        Ok(())
+    }
+}
+
+/// A raw JSON string without its escapes; none for other values, for half of a surrogate pair, and for more than `longest`
+/// bytes as written.
+pub(crate) fn unescaped(raw: &RawValue, longest: usize) -> Option<Cow<'_, str>> {
+    let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    match text.contains('\\') {
+        _ if text.len() > longest => None,
+        true => serde_json::from_str(raw.get()).ok().map(Cow::Owned),
+        false => Some(Cow::Borrowed(text)),
+    }
 }
 
 #[cfg(test)]

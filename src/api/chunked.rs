@@ -43,7 +43,6 @@ const TRAILERS: usize = 32 * 1024;
 /// RFC 9112 7.1 sets no bound; 16 hex digits are what 64 bits hold.
 const DIGITS: u8 = 16;
 
-/// What one call of `feed` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes of the input that belong to the body. The rest is the next request.
@@ -55,33 +54,24 @@ pub struct Progress {
 #[derive(Debug, Clone)]
 pub struct Decoder {
     state: State,
-    /// Bytes of the body allowed in all.
     limit: u64,
     /// Bytes of the body announced so far: all of them, or the chunks up to this one.
     announced: u64,
     extensions: usize,
     trailers: usize,
+    is_sized: bool,
     is_answer: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// So many bytes of a sized body are missing.
-    Sized(u64),
-    /// In the digits of a chunk's size.
-    Size {
-        size: u64,
-        digits: u8,
-    },
+    /// In a chunk's size: its value so far, and how many digits it has.
+    Size(u64, u8),
     /// After the `;` that follows the size.
-    Extension {
-        size: u64,
-    },
+    Extension(u64),
     /// A line feed must come, then so many bytes of data or, after size 0, trailers.
-    SizeEnd {
-        size: u64,
-    },
-    /// So many bytes of a chunk are missing.
+    SizeEnd(u64),
+    /// So many bytes of a chunk, or of a sized body, are missing.
     Data(u64),
     /// The two bytes after the data.
     DataCr,
@@ -101,10 +91,11 @@ impl Decoder {
     pub fn new(framing: Framing, limit: u64) -> Self {
         let (state, announced) = match framing {
             Framing::None | Framing::Sized(0) => (State::Done, 0),
-            Framing::Sized(length) => (State::Sized(length), length),
-            Framing::Chunked => (State::Size { size: 0, digits: 0 }, 0),
+            Framing::Sized(length) => (State::Data(length), length),
+            Framing::Chunked => (State::Size(0, 0), 0),
         };
-        Self { state, limit, announced, extensions: 0, trailers: 0, is_answer: false }
+        let is_sized = matches!(framing, Framing::Sized(_));
+        Self { state, limit, announced, extensions: 0, trailers: 0, is_sized, is_answer: false }
     }
 
     /// A decoder of an answer's chunks, which may go on for ever and may all have extensions.
@@ -119,30 +110,27 @@ impl Decoder {
 
     /// Bytes that are still to come, if their number was declared.
     pub(crate) fn missing(&self) -> Option<u64> {
-        if let State::Sized(missing) = self.state { Some(missing) } else { None }
+        if let State::Data(missing) = self.state { Some(missing).filter(|_| self.is_sized) } else { None }
     }
 
     /// Appends what `input` holds of the body to `out`, which grows with the bytes that came and not with what was announced.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, Failure> {
-        if self.announced > self.limit && !self.is_answer {
-            return Err(too_large(self.limit));
-        }
+        self.check_limit()?;
         let mut rest = input;
         while !matches!(self.state, State::Done) {
             let Some((byte, tail)) = rest.split_first() else { break };
-            let (State::Sized(missing) | State::Data(missing)) = self.state else {
+            let State::Data(missing) = self.state else {
                 self.state = self.step(*byte)?;
                 rest = tail;
                 continue;
             };
             let (chunk, tail) = rest.split_at(rest.len().min(usize::try_from(missing).unwrap_or(usize::MAX)));
-            append(out, chunk, if matches!(self.state, State::Sized(_)) { self.announced } else { self.limit });
+            append(out, chunk, if self.is_sized { self.announced } else { self.limit });
             rest = tail;
-            self.state = match (self.state, missing - chunk.len() as u64) {
-                (State::Sized(_), 0) => State::Done,
-                (State::Sized(_), missing) => State::Sized(missing),
-                (_, 0) => State::DataCr,
-                (_, missing) => State::Data(missing),
+            self.state = match missing - chunk.len() as u64 {
+                0 if self.is_sized => State::Done,
+                0 => State::DataCr,
+                missing => State::Data(missing),
             };
         }
         Ok(Progress { consumed: input.len() - rest.len(), complete: matches!(self.state, State::Done) })
@@ -151,32 +139,35 @@ impl Decoder {
     /// One byte of the grammar around the data (RFC 9112 7.1), without its optional white space.
     fn step(&mut self, byte: u8) -> Result<State, Failure> {
         Ok(match (self.state, byte) {
-            (State::Size { size, digits }, _) if byte.is_ascii_hexdigit() => {
+            (State::Size(size, digits), _) if byte.is_ascii_hexdigit() => {
                 if digits == DIGITS {
                     return Err(refuse("a chunk's size has more than 16 digits"));
                 }
                 let digit = char::from(byte).to_digit(16).expect("is_ascii_hexdigit was asked");
-                State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+                State::Size(size << 4 | u64::from(digit), digits + 1)
             }
-            (State::Size { size, digits: 1.. }, b'\r') => self.announce(State::SizeEnd { size }, size)?,
-            (State::Size { size, digits: 1.. }, b';') => self.announce(State::Extension { size }, size)?,
-            (State::Size { .. }, _) => return Err(refuse("a chunk's size is not hexadecimal")),
-            (State::Extension { size }, b'\r') => State::SizeEnd { size },
-            (State::Extension { .. }, _) if is_value(byte) => {
+            (State::Size(size, 1..), b'\r' | b';') => {
+                self.announced = self.announced.saturating_add(size);
+                self.check_limit()?;
+                if byte == b';' { State::Extension(size) } else { State::SizeEnd(size) }
+            }
+            (State::Size(..), _) => return Err(refuse("a chunk's size is not hexadecimal")),
+            (State::Extension(size), b'\r') => State::SizeEnd(size),
+            (State::Extension(_), _) if is_value(byte) => {
                 self.extensions += 1;
                 if self.extensions > EXTENSIONS {
                     return Err(refuse("the chunk extensions are too long"));
                 }
                 self.state
             }
-            (State::SizeEnd { size: 0 }, b'\n') => State::Trailer,
-            (State::SizeEnd { size }, b'\n') => State::Data(size),
+            (State::SizeEnd(0), b'\n') => State::Trailer,
+            (State::SizeEnd(size), b'\n') => State::Data(size),
             (State::DataCr, b'\r') => State::DataEnd,
             (State::DataEnd, b'\n') => {
                 if self.is_answer {
                     self.extensions = 0;
                 }
-                State::Size { size: 0, digits: 0 }
+                State::Size(0, 0)
             }
             (State::DataCr | State::DataEnd, _) => return Err(refuse("a chunk is longer than its size")),
             (State::Trailer, b'\r') => State::End,
@@ -194,13 +185,9 @@ impl Decoder {
         })
     }
 
-    /// Refuses a body as soon as its chunks promise more than is allowed.
-    fn announce(&mut self, next: State, size: u64) -> Result<State, Failure> {
-        self.announced = self.announced.saturating_add(size);
-        if self.is_answer {
-            return Ok(next);
-        }
-        if self.announced > self.limit { Err(too_large(self.limit)) } else { Ok(next) }
+    /// Refuses a body as soon as more is announced than is allowed.
+    fn check_limit(&self) -> Result<(), Failure> {
+        if self.announced > self.limit { Err(too_large(self.limit)) } else { Ok(()) }
     }
 
     fn trailer(&mut self, next: State) -> Result<State, Failure> {

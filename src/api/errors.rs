@@ -1,14 +1,14 @@
-//! Everything that can go wrong with a request, how a client is told in the dialect it speaks, and what the errors of
-//! endpoints say.
+//! Everything that can go wrong with a request, the answers to it in each API's dialect, and what the errors of endpoints
+//! say.
 
 use memchr::memmem;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
 /// Why a request was not answered by an upstream. Facts for the client and one cause for the log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
-    /// What kind of failure: fixes status, `type` and `code`.
     pub kind: Kind,
     /// A sentence for the client, with the remedy. Never holds a secret or an upstream's address.
     pub(crate) message: String,
@@ -22,106 +22,77 @@ pub struct Failure {
     pub(crate) attempts: Vec<Attempted>,
 }
 
-/// One failed try, as told to the client.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Attempted {
     pub(crate) endpoint: String,
+    #[serde(rename = "error")]
     pub(crate) what: String,
 }
 
-/// The closed set of failures. `wire` gives status, type and code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// 400: the bytes are not a request we can be sure of. The connection is closed.
-    BadFraming,
-    /// 400: the body is not what the API takes.
-    InvalidBody,
-    /// 400: no model, and nothing to stand in for it.
-    ModelRequired,
-    Unauthorized,
-    /// 403: preflight of an origin that is not allowed.
-    OriginRefused,
-    /// 403: not from there.
-    Forbidden,
-    /// 403: ended from the page. Not a status that clients try again.
-    Stopped,
-    /// 404: nobody serves this model.
-    ModelNotFound,
-    /// 404: no such path.
-    PathNotFound,
-    /// 405: the path exists, the method does not.
-    MethodNotAllowed,
-    /// 408: head or body took too long.
-    RequestTimeout,
-    BodyTooLarge,
-    /// 412: it is not what the client thinks it is.
-    Changed,
-    NotJson,
-    TargetTooLong,
-    /// 421: a loopback listener called by a foreign name.
-    Misdirected,
-    RateLimited,
-    HeadTooLarge,
-    /// 500: a bug of ours.
-    Internal,
-    /// 501: a transfer coding that is not `chunked`.
-    UnknownCoding,
-    /// 502: no usable answer came.
-    Upstream,
-    /// 503: every endpoint that could answer is unavailable.
-    NoEndpoint,
-    /// 503: more work than the bounds allow.
-    Overloaded,
-    /// 503: waited too long for a free slot.
-    QueueTimeout,
-    /// 503: being stopped.
-    Draining,
-    /// 504: a stage time-out ran out.
-    UpstreamTimeout,
-    VersionUnsupported,
-    /// 508: the request has been here before.
-    Loop,
-    /// 507: no room on the disk.
-    StorageFull,
+const REQUEST: &str = "invalid_request_error";
+const PERMISSION: &str = "permission_error";
+
+macro_rules! kinds {
+    ($($name:ident = $wire:expr,)+) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kind {
+            $($name),+
+        }
+
+        impl Kind {
+            /// Status, `type` and `code`, as OpenAI and llama-server use them.
+            pub(crate) fn wire(self) -> (u16, &'static str, &'static str) {
+                match self {
+                    $(Self::$name => $wire),+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    // The bytes are not a request we can be sure of. The connection is closed.
+    BadFraming = (400, REQUEST, "bad_request"),
+    InvalidBody = (400, REQUEST, "invalid_body"),
+    // No model, and nothing to stand in for it.
+    ModelRequired = (400, REQUEST, "model_required"),
+    Unauthorized = (401, "authentication_error", "invalid_api_key"),
+    // Preflight of an origin that is not allowed.
+    OriginRefused = (403, PERMISSION, "origin_not_allowed"),
+    Forbidden = (403, PERMISSION, "forbidden"),
+    // By an administrator; not a status that clients retry.
+    Stopped = (403, PERMISSION, "request_stopped"),
+    ModelNotFound = (404, REQUEST, "model_not_found"),
+    PathNotFound = (404, "not_found_error", "not_found"),
+    MethodNotAllowed = (405, REQUEST, "method_not_allowed"),
+    RequestTimeout = (408, REQUEST, "request_timeout"),
+    // `If-Match` does not match.
+    Changed = (412, REQUEST, "precondition_failed"),
+    BodyTooLarge = (413, REQUEST, "request_too_large"),
+    TargetTooLong = (414, REQUEST, "uri_too_long"),
+    NotJson = (415, REQUEST, "unsupported_media_type"),
+    // A loopback listener called by a foreign name.
+    Misdirected = (421, REQUEST, "misdirected_request"),
+    RateLimited = (429, "rate_limit_error", "rate_limit_exceeded"),
+    HeadTooLarge = (431, REQUEST, "head_too_large"),
+    // A bug of ours.
+    Internal = (500, "server_error", "internal_error"),
+    // A transfer coding that is not `chunked`.
+    UnknownCoding = (501, "not_supported_error", "unknown_transfer_coding"),
+    Upstream = (502, "upstream_error", "upstream_error"),
+    NoEndpoint = (503, "no_endpoint_available", "no_endpoint_available"),
+    // More work than the bounds allow.
+    Overloaded = (503, "overloaded", "overloaded"),
+    QueueTimeout = (503, "queue_timeout", "queue_timeout"),
+    Draining = (503, "overloaded", "draining"),
+    UpstreamTimeout = (504, "upstream_timeout", "upstream_timeout"),
+    VersionUnsupported = (505, REQUEST, "http_version_not_supported"),
+    StorageFull = (507, "storage_error", "storage_full"),
+    // The request has been here before, by `Via`.
+    Loop = (508, REQUEST, "loop_detected"),
 }
 
 impl Kind {
-    /// Status, `type` and `code`, as OpenAI and llama-server use them.
-    pub(crate) fn wire(self) -> (u16, &'static str, &'static str) {
-        const REQUEST: &str = "invalid_request_error";
-        match self {
-            Self::BadFraming => (400, REQUEST, "bad_request"),
-            Self::InvalidBody => (400, REQUEST, "invalid_body"),
-            Self::ModelRequired => (400, REQUEST, "model_required"),
-            Self::Unauthorized => (401, "authentication_error", "invalid_api_key"),
-            Self::Forbidden => (403, "permission_error", "forbidden"),
-            Self::Stopped => (403, "permission_error", "request_stopped"),
-            Self::Changed => (412, REQUEST, "precondition_failed"),
-            Self::NotJson => (415, REQUEST, "unsupported_media_type"),
-            Self::OriginRefused => (403, "permission_error", "origin_not_allowed"),
-            Self::ModelNotFound => (404, REQUEST, "model_not_found"),
-            Self::PathNotFound => (404, "not_found_error", "not_found"),
-            Self::MethodNotAllowed => (405, REQUEST, "method_not_allowed"),
-            Self::RequestTimeout => (408, REQUEST, "request_timeout"),
-            Self::BodyTooLarge => (413, REQUEST, "request_too_large"),
-            Self::TargetTooLong => (414, REQUEST, "uri_too_long"),
-            Self::Misdirected => (421, REQUEST, "misdirected_request"),
-            Self::RateLimited => (429, "rate_limit_error", "rate_limit_exceeded"),
-            Self::HeadTooLarge => (431, REQUEST, "head_too_large"),
-            Self::Internal => (500, "server_error", "internal_error"),
-            Self::UnknownCoding => (501, "not_supported_error", "unknown_transfer_coding"),
-            Self::Upstream => (502, "upstream_error", "upstream_error"),
-            Self::NoEndpoint => (503, "no_endpoint_available", "no_endpoint_available"),
-            Self::Overloaded => (503, "overloaded", "overloaded"),
-            Self::QueueTimeout => (503, "queue_timeout", "queue_timeout"),
-            Self::Draining => (503, "overloaded", "draining"),
-            Self::UpstreamTimeout => (504, "upstream_timeout", "upstream_timeout"),
-            Self::Loop => (508, REQUEST, "loop_detected"),
-            Self::StorageFull => (507, "storage_error", "storage_full"),
-            Self::VersionUnsupported => (505, REQUEST, "http_version_not_supported"),
-        }
-    }
-
     pub fn status(self) -> u16 {
         self.wire().0
     }
@@ -135,12 +106,10 @@ pub(crate) enum Dialect {
     OpenAi,
     /// `/v1/responses`: the same bodies, but its own stream events.
     Responses,
-    /// `/v1/messages`.
     Anthropic,
 }
 
 impl Failure {
-    /// A failure with nothing but its sentence.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -158,30 +127,28 @@ impl Failure {
         self
     }
 
-    /// Tells the client when to come back.
     #[must_use]
     pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// The JSON body of the answer.
     pub(crate) fn body(&self, dialect: Dialect) -> Vec<u8> {
         self.json(dialect).to_string().into_bytes()
     }
 
     /// One event for a stream whose head is already out: never an end marker.
     pub(crate) fn event(&self, dialect: Dialect) -> Vec<u8> {
-        let text = match dialect {
-            Dialect::OpenAi => format!("data: {}\n\n", self.json(dialect)),
-            Dialect::Anthropic => format!("event: error\ndata: {}\n\n", self.json(dialect)),
+        let (name, data) = match dialect {
+            Dialect::OpenAi => ("", self.json(dialect)),
+            Dialect::Anthropic => ("event: error\n", self.json(dialect)),
             Dialect::Responses => {
                 let (_, _, code) = self.kind.wire();
                 let data = json!({"type": "error", "code": code, "message": self.message, "param": self.param});
-                format!("event: error\ndata: {data}\n\n")
+                ("event: error\n", data)
             }
         };
-        text.into_bytes()
+        format!("{name}data: {data}\n\n").into_bytes()
     }
 
     fn json(&self, dialect: Dialect) -> Value {
@@ -194,8 +161,7 @@ impl Failure {
             error["available_models"] = json!(models);
         }
         if !self.attempts.is_empty() {
-            let attempts = self.attempts.iter().map(|a| json!({"endpoint": a.endpoint, "error": a.what}));
-            error["attempts"] = attempts.collect();
+            error["attempts"] = json!(self.attempts);
         }
         match dialect {
             Dialect::Anthropic => json!({"type": "error", "error": error}),
@@ -218,29 +184,25 @@ fn anthropic_type(status: u16) -> &'static str {
     }
 }
 
-/// Whether an error body says that the prompt is longer than the endpoint's context, and that context's size if
-/// told: llama-server's type, OpenAI's code, vLLM's sentences, which have neither.
-pub(crate) fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    // Older releases of vLLM tell the message without an `error` around it.
-    let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
-    let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
-    let size = number_after(text("message"), &CONTEXT_IS);
-    let known = text("type") == "exceed_context_size_error" || text("code") == "context_length_exceeded";
-    (known || size.is_some()).then(|| error.get("n_ctx").and_then(Value::as_u64).or(size))
-}
-
 /// What stands before the size in the messages of OpenAI and vLLM.
 const CONTEXT_IS: [&str; 3] =
     ["maximum context length is ", "model's context length is only ", "maximum model length of "];
 
-fn number_after(text: &str, phrases: &[&str]) -> Option<u64> {
-    let rest = phrases.iter().find_map(|phrase| Some(text.split_once(phrase)?.1))?;
-    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-    rest[..digits].parse().ok()
+/// Whether an error body says that the prompt is longer than the endpoint's context, and that context's size if
+/// given: llama-server's type, OpenAI's code, vLLM's sentences, which have neither.
+pub(crate) fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    // Older releases of vLLM send the message without an `error` around it.
+    let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
+    let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
+    let size = CONTEXT_IS.iter().find_map(|phrase| {
+        let (_, rest) = text("message").split_once(phrase)?;
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    });
+    let known = text("type") == "exceed_context_size_error" || text("code") == "context_length_exceeded";
+    (known || size.is_some()).then(|| error.get("n_ctx").and_then(Value::as_u64).or(size))
 }
 
-/// llama-server's `503 Loading model`.
 pub(crate) fn is_loading(body: &[u8]) -> bool {
     memmem::find(body, b"Loading model").is_some()
 }

@@ -6,7 +6,7 @@ use memchr::memmem;
 
 const MAX_HEAD: usize = 16 << 10;
 
-/// The form's model and its place in the body; none when the form has no such field. What stands before the first
+/// The form's model and its range in the body; none when the form has no such field. What stands before the first
 /// boundary and after the last one says nothing (RFC 2046 5.1.1).
 /// Whatever two parsers could read differently is refused: the upstream must see the model that we see.
 pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failure> {
@@ -16,41 +16,36 @@ pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failu
     if start > 0 && !body[..start].ends_with(b"\r\n") {
         return Err(malformed("its first boundary does not begin a line"));
     }
-    let mut found = None;
-    let mut at = start + dashes.len();
+    let (mut found, mut at) = (None, start + dashes.len());
     loop {
         // Here a boundary has just ended: two dashes end the form, a line end begins a part.
-        if let Some(after) = body[at..].strip_prefix(b"--") {
-            let after = padding(after);
+        let length = memmem::find(&body[at..], boundary);
+        let part = &body[at..at + length.unwrap_or(body.len() - at)];
+        if let Some(after) = part.strip_prefix(b"--").map(padding) {
             return match after.is_empty() || after.starts_with(b"\r\n") {
-                true if memmem::find(after, dashes).is_none() => Ok(found),
+                true if length.is_none() && memmem::find(after, dashes).is_none() => Ok(found),
                 true => Err(malformed("a boundary follows its end")),
                 false => Err(malformed("its last boundary is not followed by a line end")),
             };
         }
-        at = body.len() - padding(&body[at..]).len();
-        if !body[at..].starts_with(b"\r\n") {
+        let length = length.ok_or_else(|| malformed("its last boundary is missing"))?;
+        let part = padding(part);
+        if !part.starts_with(b"\r\n") {
             return Err(malformed("a boundary is not followed by a line end"));
         }
-        let head = &body[at..body.len().min(at + MAX_HEAD)];
-        let head = memmem::find(head, b"\r\n\r\n").ok_or_else(|| malformed("a part has no end of its head"))?;
-        let (head, start) = (&body[at..at + head], at + head + 4);
-        // The empty line may be the one that starts the next boundary, when a part has no content at all.
-        let end = memmem::find(&body[start - 2..], boundary)
-            .ok_or_else(|| malformed("its last boundary is missing"))?
-            + start
-            - 2;
-        if end < start {
-            return Err(malformed("a part has no content"));
-        }
-        if memmem::find(head, boundary).is_some() {
-            return Err(malformed("a boundary stands in the head of a part"));
-        }
-        if Part::parse(head)?.is_model()? {
+        let head = memmem::find(&part[..part.len().min(MAX_HEAD)], b"\r\n\r\n");
+        let head = head.ok_or_else(|| malformed("a part has no end of its head"))?;
+        let (head, value) = (&part[..head], &part[head + 4..]);
+        let end = at + length;
+        if is_model(head)? {
             if found.is_some() {
                 return Err(malformed("it has more than one `model`").param("model"));
             }
-            found = Some(named(&body[start..end], start)?);
+            if value.len() > MAX_NAME {
+                return Err(malformed("`model` is too long").param("model"));
+            }
+            let name = str::from_utf8(value).map_err(|_| malformed("`model` is not UTF-8").param("model"))?;
+            found = Some(Named { name: name.to_owned(), span: end - value.len()..end });
         }
         at = end + boundary.len();
     }
@@ -64,14 +59,6 @@ fn padding(text: &[u8]) -> &[u8] {
 
 fn malformed(what: &str) -> Failure {
     Failure::new(Kind::InvalidBody, format!("The multipart form is not well-formed: {what}."))
-}
-
-fn named(value: &[u8], start: usize) -> Result<Named, Failure> {
-    if value.len() > MAX_NAME {
-        return Err(malformed("`model` is too long").param("model"));
-    }
-    let name = str::from_utf8(value).map_err(|_| malformed("`model` is not UTF-8").param("model"))?;
-    Ok(Named { name: name.to_owned(), span: start..start + value.len() })
 }
 
 /// What separates the parts: CR LF, two dashes and the boundary of the Content-Type (RFC 2046 5.1.1).
@@ -88,69 +75,51 @@ fn boundary(content_type: &str) -> Result<String, Failure> {
     Ok(format!("\r\n--{text}"))
 }
 
-/// What the head of a part says that matters here.
-struct Part {
-    name: String,
-    is_file: bool,
-    is_encoded: bool,
-}
-
-impl Part {
-    /// Reads header lines, each with its CR LF in front.
-    fn parse(head: &[u8]) -> Result<Self, Failure> {
-        // File names come in whatever bytes a system has.
-        let head = String::from_utf8_lossy(head);
-        if head.replace("\r\n", "").contains(|letter: char| letter.is_ascii_control() && letter != '\t') {
-            return Err(malformed("the head of a part holds a control character"));
-        }
-        let mut disposition = None;
-        let mut is_encoded = false;
-        for line in head.split("\r\n").skip(1) {
-            let (name, value) =
-                line.split_once(':').ok_or_else(|| malformed("the head of a part is not `name: value`"))?;
-            if name.is_empty() || name.contains([' ', '\t']) {
-                return Err(malformed("the head of a part is not `name: value`"));
-            }
-            if name.eq_ignore_ascii_case("content-transfer-encoding") {
-                is_encoded |= !is_any(value, &["7bit", "8bit", "binary"]);
-            }
-            if name.eq_ignore_ascii_case("content-type") {
+/// Whether the head of a part, each line with its CR LF in front, is that of the field `model`.
+fn is_model(head: &[u8]) -> Result<bool, Failure> {
+    // File names come in whatever bytes a system has.
+    let head = String::from_utf8_lossy(head);
+    if head.replace("\r\n", "").contains(|letter: char| letter.is_ascii_control() && letter != '\t') {
+        return Err(malformed("the head of a part holds a control character"));
+    }
+    let (mut disposition, mut is_encoded) = (None, false);
+    for line in head.split("\r\n").skip(1) {
+        let field = line.split_once(':').filter(|(name, _)| !name.is_empty() && !name.contains([' ', '\t']));
+        let (name, value) = field.ok_or_else(|| malformed("the head of a part is not `name: value`"))?;
+        match name.to_ascii_lowercase().as_str() {
+            "content-transfer-encoding" => is_encoded |= !is_any(value, &["7bit", "8bit", "binary"]),
+            "content-type" => {
                 // A charset in which other bytes make a name; one that cannot be read is no matter for a file.
                 let parameters = value.split_once(';').map_or(Ok(Vec::new()), |(_, rest)| parameters_of(rest));
                 let mut charsets = parameters.iter().flatten().filter(|(key, _)| key == "charset");
                 is_encoded |= parameters.is_err() || charsets.any(|(_, value)| !is_any(value, &["utf-8", "us-ascii"]));
             }
-            if name.eq_ignore_ascii_case("content-disposition") && disposition.replace(value).is_some() {
+            "content-disposition" if disposition.replace(value).is_some() => {
                 return Err(malformed("a part has more than one Content-Disposition"));
             }
-        }
-        let disposition = disposition.ok_or_else(|| malformed("a part has no Content-Disposition"))?;
-        let (kind, parameters) = disposition.split_once(';').unwrap_or((disposition, ""));
-        let parameters = parameters_of(parameters)?;
-        let mut names = parameters.iter().filter(|(key, _)| key == "name");
-        // RFC 7578 4.2 forbids `name*`, and who reads it sees another name.
-        let is_starred = parameters.iter().any(|(key, _)| key == "name*");
-        match (names.next(), names.next()) {
-            // A reader that takes every backslash for an escape would find the word, one that knows no case too.
-            (Some((_, name)), None) if name != "model" && is_any(&name.replace(['\\', '"'], ""), &["model"]) => {
-                Err(malformed("the name of a part imitates `model`").param("model"))
-            }
-            (Some((_, name)), None) if !is_starred && is_any(kind, &["form-data"]) => Ok(Self {
-                name: name.clone(),
-                is_file: parameters.iter().any(|(key, _)| key == "filename" || key == "filename*"),
-                is_encoded,
-            }),
-            _ => Err(malformed("a part is not form-data with one name")),
+            _ => {}
         }
     }
-
-    fn is_model(&self) -> Result<bool, Failure> {
-        match self.name == "model" {
-            true if self.is_file || self.is_encoded => {
-                Err(malformed("`model` is not a plain text field").param("model"))
-            }
-            is_model => Ok(is_model),
+    let disposition = disposition.ok_or_else(|| malformed("a part has no Content-Disposition"))?;
+    let (kind, parameters) = disposition.split_once(';').unwrap_or((disposition, ""));
+    let parameters = parameters_of(parameters)?;
+    let has = |wanted: &str| parameters.iter().any(|(key, _)| key == wanted);
+    let mut names = parameters.iter().filter(|(key, _)| key == "name");
+    // RFC 7578 4.2 forbids `name*`; a server that reads it sees another name.
+    let (Some((_, name)), None, false, true) = (names.next(), names.next(), has("name*"), is_any(kind, &["form-data"]))
+    else {
+        return Err(malformed("a part is not form-data with one name"));
+    };
+    match name.as_str() {
+        "model" if has("filename") || has("filename*") || is_encoded => {
+            Err(malformed("`model` is not a plain text field").param("model"))
         }
+        "model" => Ok(true),
+        // A server that takes every backslash for an escape would find the word, and one that ignores case too.
+        name if is_any(&name.replace(['\\', '"'], ""), &["model"]) => {
+            Err(malformed("the name of a part imitates `model`").param("model"))
+        }
+        _ => Ok(false),
     }
 }
 

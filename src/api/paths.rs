@@ -1,7 +1,7 @@
 //! The table of paths: whatever depends on the path of a request is decided here. Pure.
 
 use crate::api::errors::Dialect;
-use crate::api::query::decoded;
+use crate::api::query::{decoded, parameter};
 use crate::config::Mode;
 use http::{HeaderName, Method};
 use std::borrow::Cow;
@@ -22,7 +22,7 @@ const QUERY: Service = Service::Endpoint(ModelSource::Query);
 const RESPONSE: Service = Service::Endpoint(ModelSource::Response);
 
 /// Path, methods, what serves them (for an endpoint: where the model is named), traits. The label in metrics is the
-/// path and the dialect is OpenAI's, unless the row ends with another. The first row that fits counts.
+/// path and the dialect is OpenAI's, unless the row ends with another. The first row that matches counts.
 static PATHS: &[PathRow] = &[
     row("/", READ, Local(|_| Route::Unknown), &[Open]),
     row("/v1/models", READ, Local(|_| Route::Models), &[Polled]),
@@ -31,22 +31,22 @@ static PATHS: &[PathRow] = &[
     row("/health/force-check", POST, Local(|_| Route::ForceCheck), &[]),
     row("/metrics", READ, Local(|_| Route::Metrics), &[NeverV1, Polled]),
     row("/v1/jobs", READ, Local(|_| Route::Jobs), &[Open, OnlyV1, PolledByGet]),
-    row("/v1/chat/completions", POST, BODY, &[Pings, MayBeJob]),
+    row("/v1/chat/completions", POST, BODY, &[Pings, Ends, MayBeJob]),
     row("/v1/chat/completions/*", READ_OR_DELETE, Local(|id| Route::Job(id.to_owned())), &[Open, PolledByGet])
         .label(CHAT_BELOW),
     row("/v1/chat/completions/control", POST, BODY, &[Open, Conversation]).label(CHAT_BELOW),
     row("/v1/chat/completions/*", POST, BODY, &[Open]).label(CHAT_BELOW),
-    row("/v1/completions", POST, BODY, &[Pings, MayBeJob]),
+    row("/v1/completions", POST, BODY, &[Pings, Ends, MayBeJob]),
     row("/v1/embeddings", POST, BODY, &[MayBeJob]),
     row("/v1/rerank", POST, BODY, &[]),
     row("/v1/reranking", POST, BODY, &[]),
     row("/v1/moderations", POST, BODY, &[]),
-    row("/v1/responses", POST, BODY, &[Pings, MakesResponse]).dialect(Dialect::Responses),
+    row("/v1/responses", POST, BODY, &[Pings, Ends, MakesResponse]).dialect(Dialect::Responses),
     row("/v1/responses/{id}", READ_OR_DELETE, RESPONSE, &[Open]).dialect(Dialect::Responses),
     row("/v1/responses/{id}/input_items", READ, RESPONSE, &[Open]).label(RESPONSES_BELOW).dialect(Dialect::Responses),
     row("/v1/responses/{id}/cancel", POST, RESPONSE, &[Open]).label(RESPONSES_BELOW).dialect(Dialect::Responses),
     row("/v1/responses/*", POST, BODY, &[Open]).label(RESPONSES_BELOW).dialect(Dialect::Responses),
-    row("/v1/messages", POST, BODY, &[Pings]).dialect(Dialect::Anthropic),
+    row("/v1/messages", POST, BODY, &[Pings, Ends]).dialect(Dialect::Anthropic),
     row("/v1/messages/count_tokens", POST, BODY, &[]).dialect(Dialect::Anthropic),
     row("/v1/messages/*", POST, BODY, &[Open]).label(OTHER.label).dialect(Dialect::Anthropic),
     row("/v1/audio/speech", POST, BODY, &[Ends]).label("/v1/audio/*"),
@@ -61,8 +61,8 @@ static PATHS: &[PathRow] = &[
     row("/v1/images/*", READ, QUERY, &[Open, Ends]),
     row("/v1/images/*", POST, BODY, &[Ends]),
     // llama-server's own
-    row("/completion", POST, BODY, &[Pings]),
-    row("/infill", POST, BODY, &[Pings]),
+    row("/completion", POST, BODY, &[Pings, Ends]),
+    row("/infill", POST, BODY, &[Pings, Ends]),
     row("/embedding", POST, BODY, &[]),
     row("/tokenize", POST, BODY, &[]),
     row("/detokenize", POST, BODY, &[]),
@@ -99,13 +99,12 @@ pub(crate) struct PathRow {
     service: Service,
     traits: &'static [Trait],
     pub(crate) dialect: Dialect,
-    /// In metrics.
     pub(crate) label: &'static str,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Service {
-    /// Takes what stands in the place of the wildcard.
+    /// Takes what matches the wildcard.
     Local(fn(&str) -> Route),
     Endpoint(ModelSource),
 }
@@ -122,7 +121,6 @@ pub(crate) enum Trait {
     Ends,
     /// The answer has an id that later requests name.
     MakesResponse,
-    /// Steers or ends a conversation, see [`Forward::conversation`].
     Conversation,
     MayBeJob,
     /// Asked again and again by machines: of no interest in the log.
@@ -164,8 +162,6 @@ impl PartialEq for PathRow {
         std::ptr::eq(self, other)
     }
 }
-
-impl Eq for PathRow {}
 
 impl PathRow {
     const fn label(self, label: &'static str) -> Self {
@@ -221,7 +217,6 @@ pub(crate) fn find(method: &Method, path: &str) -> &'static PathRow {
     if is_page(path) { &PAGE } else { look_up(method, &tidy(path)).0 }
 }
 
-/// Whether a canonical path is the page's.
 fn is_page(path: &str) -> bool {
     path == "/admin" || path == "/admin.html" || path.starts_with("/admin/")
 }
@@ -229,25 +224,17 @@ fn is_page(path: &str) -> bool {
 /// A canonical path as its client meant it: one slash where several stand, none at the end, and one `/v1` where several
 /// stand, since base URLs end in either and SDKs add both.
 fn tidy(path: &str) -> Cow<'_, str> {
-    let mut tidy = Cow::Borrowed(path);
-    if path.contains("//") {
-        let mut last = ' ';
-        tidy.to_mut().retain(|c| std::mem::replace(&mut last, c) != '/' || c != '/');
+    if !path.contains("//") && !path.starts_with("/v1/v1") && (path.len() == 1 || !path.ends_with('/')) {
+        return Cow::Borrowed(path);
     }
-    let doubled = |path: &str| path.strip_prefix("/v1").is_some_and(|rest| rest == "/v1" || rest.starts_with("/v1/"));
-    let whole: &str = &tidy;
-    let mut start = 0;
-    while doubled(&whole[start..]) {
-        start += "/v1".len();
+    let mut segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    while segments.starts_with(&["v1", "v1"]) {
+        segments.remove(0);
     }
-    let end = whole.len() - usize::from(whole.len() > 1 && whole.ends_with('/'));
-    match tidy {
-        Cow::Borrowed(path) => Cow::Borrowed(&path[start..end]),
-        Cow::Owned(path) => Cow::Owned(path[start..end].to_owned()),
-    }
+    Cow::Owned(format!("/{}", segments.join("/")))
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Route {
     Models,
     Model(String),
@@ -260,9 +247,8 @@ pub(crate) enum Route {
     Jobs,
     Admin,
     Forward(Forward),
-    /// 405 with these methods
+    /// With the methods for `Allow`.
     NotAllowed(&'static str),
-    /// 404
     Unknown,
 }
 
@@ -323,8 +309,7 @@ pub(crate) fn special(mode: Mode, path: &str, api: Route) -> Route {
     }
 }
 
-/// A request that an endpoint answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Forward {
     /// Path below the base: with `/v1` for the API, without for llama-server's own.
     pub path: String,
@@ -352,34 +337,17 @@ impl Forward {
         !reads && in_body && !NO_SLOT.contains(&last)
     }
 
-    /// Whether comments may keep its stream alive.
-    pub(crate) fn streams_events(&self) -> bool {
-        self.row.has(Pings)
-    }
-
-    pub(crate) fn makes_response(&self) -> bool {
-        self.row.has(MakesResponse) && self.source != ModelSource::Raw
-    }
-
-    pub(crate) fn has_end(&self) -> bool {
-        self.row.has(Pings) || self.row.has(Ends)
-    }
-
-    pub(crate) fn may_be_job(&self) -> bool {
-        self.row.has(MayBeJob) && self.source == ModelSource::Body
+    pub(crate) fn has(&self, wanted: Trait) -> bool {
+        // As it came, nothing but the stream is known.
+        self.row.has(wanted) && (self.source != ModelSource::Raw || matches!(wanted, Pings | Ends))
     }
 
     /// The conversation that this ends or steers, by which its endpoint is known: `conv_id` of the query, else the field.
     pub(crate) fn conversation(&self, query: Option<&str>, field: Option<&[u8]>) -> Option<Vec<u8>> {
-        if !self.row.has(Conversation) || self.source == ModelSource::Raw {
-            return None;
-        }
-        let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-        let value = pairs.into_iter().find(|(name, _)| *name == "conv_id").map(|(_, value)| value);
-        value.and_then(|value| decoded(value, true)).or_else(|| field.map(<[u8]>::to_vec))
+        let id = || parameter(query?, "conv_id").and_then(|id| decoded(id, true));
+        if self.has(Conversation) { id().or_else(|| field.map(<[u8]>::to_vec)) } else { None }
     }
 
-    /// The id of the response that the path is about.
     pub(crate) fn response(&self) -> Option<String> {
         let path = self.path.strip_prefix("/v1/responses/").filter(|_| self.source == ModelSource::Response)?;
         path.split('/').next().map(decoded_id).filter(|id| !id.is_empty())

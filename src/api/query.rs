@@ -1,22 +1,35 @@
-//! Percent-encoding, and the model named in a query string. Knows nothing of requests.
+//! Percent-encoding, and the parameters of a query string. Knows nothing of requests.
 
 use crate::api::body::{MAX_NAME, Named};
 use crate::api::errors::{Failure, Kind};
+use std::ops::Range;
 
-/// The model that `?model=` names, with the place of its value in `query`.
+/// Names and values as they stand there, with the range of the value.
+fn parameters(query: &str) -> impl Iterator<Item = (&str, &str, Range<usize>)> {
+    let mut start = 0;
+    query.split('&').map(move |pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let end = start + pair.len();
+        start = end + 1;
+        (name, value, end - value.len()..end)
+    })
+}
+
+/// The value of a parameter, still percent-encoded.
+pub(crate) fn parameter<'q>(query: &'q str, wanted: &str) -> Option<&'q str> {
+    parameters(query).find(|(name, ..)| *name == wanted).map(|(_, value, _)| value)
+}
+
+/// The model that `?model=` names, with the range of its value in `query`.
 pub fn query_model(query: &str) -> Result<Option<Named>, Failure> {
     let fail = |message: &str| Failure::new(Kind::InvalidBody, message).param("model");
     let mut found = None;
-    let mut start = 0;
-    for pair in query.split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let span = (start + pair.len() - value.len())..(start + pair.len());
-        start = span.end + 1;
-        let Some(key) = decoded(key, true).filter(|key| key.eq_ignore_ascii_case(b"model")) else { continue };
+    for (name, value, span) in parameters(query) {
+        let Some(name) = decoded(name, true).filter(|name| name.eq_ignore_ascii_case(b"model")) else { continue };
         if found.is_some() {
             return Err(fail("The query names `model` more than once."));
         }
-        if key != b"model" {
+        if name != b"model" {
             return Err(fail("The query writes `model` with capital letters: write it in lower case."));
         }
         if value.len() > MAX_NAME {
@@ -30,9 +43,9 @@ pub fn query_model(query: &str) -> Result<Option<Named>, Failure> {
 }
 
 /// The query with the value at `span` replaced by `name`, nothing else changed.
-pub fn query_renamed(query: &str, span: &std::ops::Range<usize>, name: &str) -> String {
+pub fn query_renamed(query: &str, span: &Range<usize>, name: &str) -> String {
     let mut text = query[..span.start].to_owned();
-    // `?model` alone has an empty value and no place to put one.
+    // `?model` alone has an empty value and no `=`.
     if !text.ends_with('=') {
         text.push('=');
     }
@@ -56,27 +69,24 @@ pub(crate) fn decoded(text: &str, plus: bool) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((byte, tail)) = rest.split_first() {
-        rest = tail;
-        match byte {
-            b'%' => {
-                bytes.push(escaped_digits(rest)?);
-                rest = &rest[2..];
-            }
-            b'+' if plus => bytes.push(b' '),
-            _ => bytes.push(*byte),
-        }
+        let escape = *byte == b'%';
+        bytes.push(if escape {
+            escaped(rest)?
+        } else if plus && *byte == b'+' {
+            b' '
+        } else {
+            *byte
+        });
+        rest = if escape { &rest[3..] } else { tail };
     }
     Some(bytes)
 }
 
 /// The byte that `%XX` at the start of `text` stands for.
 pub(crate) fn escaped(text: &[u8]) -> Option<u8> {
-    escaped_digits(text.strip_prefix(b"%")?)
-}
-
-fn escaped_digits(text: &[u8]) -> Option<u8> {
-    let digit = |at: usize| char::from(*text.get(at)?).to_digit(16);
-    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
+    let [b'%', high, low, ..] = *text else { return None };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
 #[cfg(test)]

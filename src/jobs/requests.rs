@@ -11,7 +11,7 @@ use crate::config::Jobs as Settings;
 use crate::jobs::validate;
 use crate::proxy::context::LocalResponse;
 use crate::proxy::state::{JobRequest, JobStore};
-use crate::routing::plan;
+use crate::routing::plan::View;
 use crate::util::budget::Held;
 use crate::util::cancel::CancelToken;
 use crate::util::disk::is_full;
@@ -35,7 +35,7 @@ impl JobStore for JobManager {
         }
         let text = |name: &str| members.get(name).and_then(validate::text);
         if let Some(model) = text("model").filter(|model| !model.is_empty() && !job_request.scope.has_model(model)) {
-            return Err(plan::not_found(&self.shared.load(), &model, job_request.scope));
+            return Err(View { snapshot: &self.shared.load(), scope: job_request.scope }.not_found(&model));
         }
         let id: Arc<str> = random::request_id().into();
         let record = Record {

@@ -211,7 +211,7 @@ impl JobManager {
     fn scope(&self, record: &Record) -> Option<Arc<Scope>> {
         let snapshot = self.shared.load();
         let mut scope = match &record.owner {
-            Some(owner) => Scope::clone(&*snapshot.key_ring.scope_of(owner)?),
+            Some(owner) => Scope::clone(&snapshot.key_ring.named(owner)?.scope),
             None => Scope::default(),
         };
         if let Some(name) = &record.group {

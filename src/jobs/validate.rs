@@ -1,8 +1,7 @@
 //! Whether a job can be run at all; every mistake is listed [S004-05..07].
 
 use super::address;
-use crate::api::body::{JsonBody, MAX_NAME, WEBHOOK};
-use crate::api::json::{each_element, each_member, unescaped};
+use crate::api::body::{JsonBody, MAX_NAME, WEBHOOK, each_element, each_member, type_of, unescaped};
 use crate::config::Webhooks;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -141,15 +140,7 @@ fn message(raw: &RawValue, index: usize) -> Option<Detail> {
 }
 
 fn expected(wanted: &str, given: &RawValue, path: &[&str]) -> Detail {
-    let kind = match given.get().as_bytes()[0] {
-        b'n' => "null",
-        b't' | b'f' => "a boolean",
-        b'"' => "text",
-        b'[' => "a list",
-        b'{' => "an object",
-        _ => "a number",
-    };
-    Detail::new("invalid_type", format!("expected {wanted}, got {kind}"), path)
+    Detail::new("invalid_type", format!("expected {wanted}, got {}", type_of(given)), path)
 }
 
 #[cfg(test)]

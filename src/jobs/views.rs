@@ -1,6 +1,7 @@
 //! Jobs as clients see them [S004-09..11].
 
 use super::record::{JobError, Name, Record, State};
+use crate::api::query::parameter;
 use crate::proxy::context::LocalResponse;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -102,9 +103,8 @@ pub(crate) struct Page<'a> {
 impl<'a> Page<'a> {
     /// From a query, as in OpenAI's lists; a `limit` that is no number is ignored.
     pub(crate) fn of(query: &'a str) -> Self {
-        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-        let limit = value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(MOST_LISTED);
-        Self { limit: limit.clamp(1, MOST_LISTED), after: value("after") }
+        let limit = parameter(query, "limit").and_then(|limit| limit.parse().ok()).unwrap_or(MOST_LISTED);
+        Self { limit: limit.clamp(1, MOST_LISTED), after: parameter(query, "after") }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The access line: what one request was and how it ended. Knows nothing of where lines go.
 
 use super::escape;
+use crate::api::answer::Tokens;
 use crate::api::paths::{PathRow, Trait};
-use crate::api::usage::Tokens;
 use log::kv::{self, Key, Source, Value, VisitSource};
 use log::{Level, Record};
 use std::fmt::{self, Display, Write};

@@ -2,7 +2,7 @@
 
 use super::access::AccessRecord;
 use super::escape;
-use crate::api::usage::Tokens;
+use crate::api::answer::Tokens;
 use crate::util::cancel::CancelToken;
 use crate::util::lock::lock;
 use crate::util::time;

@@ -3,7 +3,7 @@
 
 use super::access::{AccessRecord, End};
 use super::exposition::{self, Gauge, Kind, Spec, Value};
-use crate::api::usage::Tokens;
+use crate::api::answer::Tokens;
 use crate::util::lock::lock;
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -1,9 +1,9 @@
 //! One request as its access record and all locally generated answers see it.
 
 use super::outcome::{ForwardContext, Relayed, ServedBy};
+use crate::api::answer::Tokens;
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, PathRow};
-use crate::api::usage::Tokens;
 use crate::config::CorsOrigin;
 use crate::http::head::{Fields, Head};
 use crate::http::response::Response;

@@ -1,8 +1,9 @@
 //! Waits for the first byte of an answer's body; until then another endpoint can take over.
 
 use super::outcome::{ForwardContext, ServedBy};
-use super::relay::{self, BUFFER, CHUNK};
-use crate::api::stream::Events;
+use super::relay::{self, CHUNK};
+use crate::api::answer::Events;
+use crate::api::paths::Trait;
 use crate::config::OnClientGone;
 use crate::routing::endpoint::Live;
 use crate::upstream::{UpstreamError, UpstreamErrorKind, UpstreamResponse, Watch};
@@ -44,7 +45,7 @@ pub(crate) fn wait(
     served_by: &ServedBy,
 ) -> Result<(), UpstreamError> {
     let is_stream = answer.status == StatusCode::OK && relay::is_event_stream(&answer.headers);
-    let wants_stream = ctx.body.stream && ctx.forward.streams_events();
+    let wants_stream = ctx.body.stream && ctx.forward.has(Trait::Pings);
     let is_plain = !relay::is_compressed(&answer.headers);
     // A compressed stream cannot follow pings either.
     if wants_stream && answer.status.is_success() && !(is_stream && is_plain) {
@@ -56,11 +57,7 @@ pub(crate) fn wait(
     if has_none || answer.length == Some(0) || ctx.request.head.method == Method::HEAD {
         return Ok(());
     }
-    let mut buffer = BUFFER.take();
-    buffer.resize(CHUNK, 0);
-    let found = first(answer, ctx, served_by, is_stream, wants_stream && is_plain, &mut buffer);
-    BUFFER.set(buffer);
-    found
+    relay::with_buffer(|buffer| first(answer, ctx, served_by, is_stream, wants_stream && is_plain, buffer))
 }
 
 fn first(

@@ -4,7 +4,7 @@
 use super::outcome::{BufferedResponse, ForwardContext, Outcome, ServedBy};
 use super::{first_byte, relay};
 use crate::api::errors;
-use crate::api::paths::{self, ModelSource};
+use crate::api::paths::{self, ModelSource, Trait};
 use crate::config::{Probe, Retry};
 use crate::observe::metrics::Family;
 use crate::proxy::retry::{self, Remaining, RetryDecision};
@@ -219,7 +219,7 @@ impl<'a> Attempts<'a> {
             None => forward.path.clone(),
         };
         // Pings need an uncompressed stream, and the id of a response must be readable.
-        let pinged = body.stream && forward.streams_events() && self.ctx.snapshot.config.server.sse_ping.is_some();
+        let pinged = body.stream && forward.has(Trait::Pings) && self.ctx.snapshot.config.server.sse_ping.is_some();
         let client = headers::ClientInfo {
             peer: &request.peer_text,
             trusted: self.ctx.trusted,
@@ -227,7 +227,7 @@ impl<'a> Attempts<'a> {
             request_id: self.ctx.request_id,
             keyed: self.ctx.keyed,
             policy: self.ctx.policy,
-            may_compress: !pinged && !forward.makes_response(),
+            may_compress: !pinged && !forward.has(Trait::MakesResponse),
         };
         let mut timeouts = config.timeouts;
         // `stream` of a large body is not known.
@@ -252,7 +252,7 @@ impl<'a> Attempts<'a> {
         };
         let client = clients.client(config)?;
         if let Some(id) = request.head.fields.get(paths::CONVERSATION) {
-            self.ctx.shared.note_conversation(id.as_bytes(), candidate.endpoint.name());
+            self.ctx.shared.conversations.put(id.as_bytes(), candidate.endpoint.name().to_owned());
         }
         candidate.endpoint.live.sent(sent, timeouts.first_byte);
         let result = client.send(&upstream_request);

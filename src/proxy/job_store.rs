@@ -3,7 +3,7 @@
 use super::state::{JobRequest, Proxy};
 use crate::api::body::has_webhook;
 use crate::api::errors::{Failure, Kind};
-use crate::api::paths::{Forward, Route};
+use crate::api::paths::{Forward, Route, Trait};
 use crate::config::Jobs;
 use crate::http::head::Head;
 use crate::http::request::Request;
@@ -38,7 +38,7 @@ pub(crate) fn preference(head: &Head) -> Preference {
 
 /// Whether a request becomes a job.
 pub(crate) fn is_wanted(jobs: &Jobs, preference: Preference, forward: &Forward, body: &[u8]) -> bool {
-    if !jobs.enabled || !forward.may_be_job() {
+    if !jobs.enabled || !forward.has(Trait::MayBeJob) {
         return false;
     }
     match preference {

@@ -1,6 +1,6 @@
 //! Listeners: what each serves, which key it requires, and how it decides about a head.
 
-use super::state::{ListenerKind, Opened, Proxy};
+use super::state::{AdminHandler, ListenerKind, Opened, Proxy};
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, Route};
 use crate::api::query;
@@ -158,6 +158,24 @@ impl Proxy {
             Route::Unknown if is_front_door(head) && self.page(snapshot, listener).is_some() => Route::Admin,
             route => route,
         }
+    }
+
+    /// The page, if this listener serves it.
+    pub(super) fn page(&self, snapshot: &Snapshot, listener: usize) -> Option<Arc<dyn AdminHandler>> {
+        let admin = &snapshot.config.admin;
+        let kind = match admin.port {
+            Some(_) => ListenerKind::Admin,
+            None => ListenerKind::Main,
+        };
+        self.page.get().filter(|_| admin.enabled && self.listeners[listener].kind == kind)?.upgrade()
+    }
+
+    /// Whether this listener serves metrics: when the page has its own listener, only that one and `mode: status` do.
+    pub(super) fn has_metrics(&self, snapshot: &Snapshot, listener: usize) -> bool {
+        let admin = &snapshot.config.admin;
+        let apart = admin.enabled && admin.port.is_some();
+        let is_status = self.mode(snapshot, listener) == Mode::Status;
+        snapshot.config.metrics.enabled && (!apart || is_status || self.listeners[listener].kind == ListenerKind::Admin)
     }
 
     /// What a listener leaves to its endpoints.

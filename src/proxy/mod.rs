@@ -1,6 +1,5 @@
 //! One request from its head to its access line.
 
-pub(crate) mod admin_handler;
 pub(crate) mod auth;
 #[cfg(feature = "jobs")]
 pub(crate) mod background;

@@ -1,8 +1,8 @@
 //! The types that the files of this module share: what the attempts are given, and their results.
 
+use crate::api::answer::Tokens;
 use crate::api::errors::Failure;
 use crate::api::paths::Forward;
-use crate::api::usage::Tokens;
 use crate::http::request::Request;
 use crate::observe::access::End;
 use crate::observe::active::ActiveRequest;

@@ -2,16 +2,14 @@
 //! sent, so an answer is finished or aborted.
 
 use super::outcome::{BufferedResponse, Relayed, ServedBy};
+use crate::api::answer::{Events, IdReader, UsageReader};
 use crate::api::errors::{Attempted, Failure, Kind};
-use crate::api::stream::Events;
-use crate::api::usage::Tail;
 use crate::config::OnClientGone;
 use crate::http::head::Fields;
 use crate::http::response::Length;
 use crate::observe::access::End;
 use crate::proxy::downstream::{self, Downstream};
 use crate::proxy::retry;
-use crate::routing::responses::IdReader;
 use crate::upstream::headers::Policy;
 use crate::upstream::{UpstreamError, UpstreamErrorKind, UpstreamResponse, headers};
 use crate::util::time;
@@ -19,20 +17,40 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::cell::RefCell;
 use std::time::Instant;
 
-/// One read and one write: the size of ureq's buffer.
+/// The longest read and write.
 pub(super) const CHUNK: usize = 32 << 10;
+/// The first one: enough for the events of a stream.
+const FIRST_CHUNK: usize = 4 << 10;
 
 /// Longest part read of an error answer that comes after an early head.
 const LATE: usize = 64 << 10;
 
 thread_local! {
     /// A worker relays one answer at a time.
-    pub(super) static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `act` with the buffer of this thread.
+pub(super) fn with_buffer<T>(act: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut buffer = BUFFER.take();
+    if buffer.is_empty() {
+        buffer.resize(FIRST_CHUNK, 0);
+    }
+    let result = act(&mut buffer);
+    BUFFER.set(buffer);
+    result
+}
+
+/// Makes more room after a read that filled the buffer.
+pub(super) fn grow(buffer: &mut Vec<u8>, read: usize) {
+    if read == buffer.len() && read < CHUNK {
+        buffer.resize(2 * read, 0);
+    }
 }
 
 #[derive(Default)]
 struct Passed {
-    tail: Tail,
+    usage: UsageReader,
     /// Of uncompressed event streams only.
     events: Events,
     first_byte: Option<Instant>,
@@ -48,7 +66,7 @@ impl Passed {
     }
 
     fn ended(self, end: End) -> Relayed {
-        let mut tokens = self.tail.tokens();
+        let mut tokens = self.usage.tokens();
         // An incomplete stream has no usage object, so its events are counted.
         if end != End::Done && self.events.tokens() > tokens.completion.unwrap_or(0) {
             tokens.completion = Some(self.events.tokens());
@@ -82,11 +100,7 @@ pub(crate) fn relay(
         client.start(answer.status, &fields, length);
     }
     client.stop_pings();
-    let mut buffer = BUFFER.take();
-    buffer.resize(CHUNK, 0);
-    let relayed = body(answer, client, served_by, is_events && is_plain, has_end, &mut buffer);
-    BUFFER.set(buffer);
-    relayed
+    with_buffer(|buffer| body(answer, client, served_by, is_events && is_plain, has_end, buffer))
 }
 
 fn body(
@@ -95,7 +109,7 @@ fn body(
     served_by: &ServedBy,
     is_events: bool,
     has_end: bool,
-    buffer: &mut [u8],
+    buffer: &mut Vec<u8>,
 ) -> Relayed {
     let mut passed = Passed::default();
     let mut ids = client.makes_responses().then(IdReader::default);
@@ -114,14 +128,14 @@ fn body(
                 let chunk = &buffer[..n];
                 // Noted before the client can refer to it.
                 if let Some(ids) = &mut ids {
-                    ids.push(chunk, |id| served_by.endpoint.live.responses.add(id));
+                    ids.push(chunk, |id| served_by.endpoint.live.responses.put(id, ()));
                 }
                 let sent = client.write_chunk(chunk);
                 // After the write, so that counting delays no chunk.
                 let now = time::now();
                 passed.first_byte.get_or_insert(now);
                 served_by.endpoint.live.moved(now);
-                passed.tail.push(chunk);
+                passed.usage.push(chunk);
                 let before = passed.events.tokens();
                 if is_events {
                     passed.events.push(chunk);
@@ -144,6 +158,7 @@ fn body(
                 if sent.is_err() {
                     return client_left(answer, client, served_by, passed);
                 }
+                grow(buffer, n);
             }
             // TLS closed without close_notify: the API's end marker proves that the stream is complete.
             Err(fault) if fault.kind == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() => {
@@ -190,7 +205,7 @@ fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &Se
         let mut rest = vec![0; CHUNK];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
             served_by.endpoint.live.moved(time::now());
-            passed.tail.push(&rest[..n]);
+            passed.usage.push(&rest[..n]);
         }
     }
     passed.ended(End::ClientGone)

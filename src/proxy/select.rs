@@ -3,11 +3,10 @@
 
 use super::outcome::ForwardContext;
 use crate::api::errors::{Failure, Kind};
-use crate::api::prefix::PrefixHashes;
 use crate::config::Strategy;
-use crate::routing::affinity::{self, Known, Spill};
+use crate::routing::affinity::{self, PrefixHashes};
 use crate::routing::endpoint::Live;
-use crate::routing::plan::{self, Plan, PlanResult};
+use crate::routing::plan::{Plan, View};
 use crate::routing::slots::{Entry, Slot, WaitResult, Waiting, Wanted};
 use crate::routing::strategy::{self, CandidateLoad, Turn};
 use crate::upstream::Watch;
@@ -55,7 +54,7 @@ impl<'a> Selector<'a> {
             let fields = &ctx.request.head.fields;
             let sessions =
                 SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
-            ctx.shared.affinity().hashes(ctx.body.json.as_ref(), &plan.route, sessions)
+            ctx.shared.affinity.hashes(ctx.body.json.as_ref(), &plan.route, sessions)
         });
         Self { ctx, plan, order: Vec::new(), left, queued: Duration::ZERO, hashes, word: None }
     }
@@ -88,7 +87,7 @@ impl<'a> Selector<'a> {
         if let Admitted::At(index, _) = admitted {
             if let Some(hashes) = &self.hashes {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();
-                self.ctx.shared.affinity().remember(hashes, cache);
+                self.ctx.shared.affinity.remember(hashes, cache);
             }
             if self.order.is_empty() {
                 self.order.clone_from(&self.left);
@@ -110,7 +109,7 @@ impl<'a> Selector<'a> {
         let favourite = self.favourite().filter(|_| is_first);
         let (left, plan, word) = (&mut self.left, &self.plan, &mut self.word);
         // Chosen under the lock of the slots: two requests must not decide by the same loads.
-        let entry = self.ctx.shared.capacity().enter(&wanted, |turn| {
+        let entry = self.ctx.shared.capacity.enter(&wanted, |turn| {
             if !is_first {
                 return (0..left.len()).collect();
             }
@@ -127,9 +126,10 @@ impl<'a> Selector<'a> {
         }
     }
 
-    fn favourite(&self) -> Option<(usize, Known)> {
+    fn favourite(&self) -> Option<(usize, &'static str)> {
+        let hashes = self.hashes.as_ref()?;
         let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
-        self.ctx.shared.affinity().favourite(self.hashes.as_ref()?, &caches)
+        self.ctx.shared.affinity.favourite(hashes, &caches)
     }
 
     fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Admitted {
@@ -159,10 +159,10 @@ impl<'a> Selector<'a> {
     /// Adds endpoints that came back meanwhile, at the same position in the queue.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
         let ForwardContext { shared, body, scope, .. } = self.ctx;
-        let PlanResult::Plan(plan) = plan::plan(&shared.load(), body.query(), scope, now) else {
+        let Ok(plan) = View { snapshot: &shared.load(), scope }.plan(body.query(), now) else {
             return;
         };
-        let positions = |plan: &Plan| plan.candidates.iter().map(|one| one.place).collect::<Vec<_>>();
+        let positions = |plan: &Plan| plan.candidates.iter().map(|one| one.position).collect::<Vec<_>>();
         if plan.route != self.plan.route || positions(&plan) == positions(&self.plan) {
             return;
         }
@@ -187,7 +187,11 @@ impl<'a> Selector<'a> {
 
 /// The order of preference: the strategy's, preceded by the endpoint that has the conversation in its cache. The first one
 /// with a free slot gets the request; if there is none, it is queued.
-fn preference(plan: &Plan, favourite: Option<(usize, Known)>, turn: &mut Turn) -> (Vec<usize>, Option<&'static str>) {
+fn preference(
+    plan: &Plan,
+    favourite: Option<(usize, &'static str)>,
+    turn: &mut Turn,
+) -> (Vec<usize>, Option<&'static str>) {
     let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
     let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
     let word = favour(favourite, &loads, &mut order);
@@ -195,20 +199,19 @@ fn preference(plan: &Plan, favourite: Option<(usize, Known)>, turn: &mut Turn) -
 }
 
 /// Puts the favourite first, unless it is full or much busier than another; returns the reason.
-fn favour(favourite: Option<(usize, Known)>, loads: &[CandidateLoad], order: &mut Vec<usize>) -> Option<&'static str> {
-    let (index, known) = favourite?;
+fn favour(
+    favourite: Option<(usize, &'static str)>,
+    loads: &[CandidateLoad],
+    order: &mut Vec<usize>,
+) -> Option<&'static str> {
+    let (index, reason) = favourite?;
     let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);
-    match affinity::spill(loads[index].load, others) {
-        Some(Spill::Full) => return Some("affinity_full"),
-        Some(Spill::Busy) => return Some("affinity_busy"),
-        None => {}
+    let spilled = affinity::spill(loads[index].load, others);
+    if spilled.is_none() {
+        order.retain(|other| *other != index);
+        order.insert(0, index);
     }
-    order.retain(|other| *other != index);
-    order.insert(0, index);
-    Some(match known {
-        Known::Prompt => "affinity",
-        Known::Session => "session",
-    })
+    spilled.or(Some(reason))
 }
 
 fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {

@@ -4,7 +4,7 @@ use super::outcome::{ForwardContext, Outcome, Relayed, ServedBy};
 use super::state::Proxy;
 use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
-use crate::api::paths::{self, Forward, Route};
+use crate::api::paths::{self, Forward, Route, Trait};
 use crate::api::query::encoded;
 use crate::config::{Mode, SsePing};
 use crate::http::handler::ServerHandle;
@@ -20,10 +20,9 @@ use crate::proxy::context::RequestContext;
 use crate::proxy::downstream::{Downstream, Sink};
 use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
-use crate::routing::catalog;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::keys::{ClientKey, Permit};
-use crate::routing::plan::{self, Plan, PlanResult};
+use crate::routing::plan::{self, NoPlan, Plan, View};
 use crate::routing::rate_limit::Quota;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{HealthEvent, Snapshot};
@@ -42,28 +41,13 @@ impl Proxy {
         let snapshot = self.shared.load();
         let (route, decided) = self.decide(&mut request, &snapshot);
         let mut context = self.context(&request.head, request.from, request.began, &snapshot, &route);
-        let state = &self.listeners[request.from.listener];
         let mode = self.mode(&snapshot, request.from.listener);
         if route == Route::Admin
             && let Some(page) = self.page(&snapshot, request.from.listener)
         {
             return page.serve(context, request, response);
         }
-        if self.clients.pseudonym().is_in(request.head.fields.all("via")) {
-            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
-            return context.refuse(response, &Failure::new(Kind::Loop, text));
-        }
-        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from, &route, &snapshot));
-        let client_key = client_key.and_then(|client_key| {
-            let limit = state.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
-            if let Some(limit) = limit.filter(|_| route.is_limited()) {
-                let left = state.buckets.take(context.client, &limit, time::now());
-                context.tell_limit(&left);
-                refuse_above(&left, "This address has asked too often (rateLimit).")?;
-            }
-            Ok(client_key)
-        });
-        let client_key = match client_key {
+        let client_key = match self.admit(&mut context, &request, &route, &snapshot, decided) {
             Ok(client_key) => client_key,
             Err(failure) => return context.refuse(response, &failure),
         };
@@ -77,7 +61,9 @@ impl Proxy {
             Route::Models => context.json(response, StatusCode::OK, &snapshot.listing(&client_key.scope).text),
             Route::Model(id) => match snapshot.listing(&client_key.scope).entry(&id) {
                 Some(entry) => context.json(response, StatusCode::OK, entry),
-                None => context.refuse(response, &plan::not_found(&snapshot, &id, &client_key.scope)),
+                None => {
+                    context.refuse(response, &View { snapshot: &snapshot, scope: &client_key.scope }.not_found(&id))
+                }
             },
             Route::Health if mode == Mode::Status => context.text(response, "OK"),
             Route::Health => self.health(&context, &client_key, response, request.head.target.query()),
@@ -116,14 +102,38 @@ impl Proxy {
         }
     }
 
+    /// The client key of a request that may be served: it has not been here before, and its address is within `rateLimit`.
+    fn admit(
+        &self,
+        context: &mut RequestContext,
+        request: &Request,
+        route: &Route,
+        snapshot: &Snapshot,
+        decided: Option<Result<ClientKey, Failure>>,
+    ) -> Result<ClientKey, Failure> {
+        if self.clients.pseudonym().is_in(request.head.fields.all("via")) {
+            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
+            return Err(Failure::new(Kind::Loop, text));
+        }
+        let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from, route, snapshot))?;
+        let listener = &self.listeners[request.from.listener];
+        let limit = listener.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
+        if let Some(limit) = limit.filter(|_| route.is_limited()) {
+            let left = listener.buckets.take(context.client, &limit, time::now());
+            context.tell_limit(&left);
+            refuse_above(&left, "This address has asked too often (rateLimit).")?;
+        }
+        Ok(client_key)
+    }
+
     /// The model list for another proxy, without the models known from that proxy alone: two proxies that are each other's
     /// endpoints would keep the models of a dead server.
     fn listing_for_proxy(&self, head: &Head, snapshot: &Snapshot, scope: &Scope) -> Arc<[u8]> {
         let asks = |endpoint: &Endpoint| {
             self.clients.client(&endpoint.config).is_ok_and(|client| client.is_in(head.fields.all("via")))
         };
-        let others: Vec<_> = snapshot.endpoints.iter().filter(|endpoint| !asks(endpoint)).cloned().collect();
-        catalog::listing(&others, &snapshot.config.models, scope).text
+        let Snapshot { endpoints, config, .. } = snapshot;
+        snapshot.catalog.listing(endpoints, &config.models, scope, |endpoint| !asks(endpoint)).text
     }
 
     pub(crate) fn activity(&self) -> &Arc<Activity> {
@@ -137,7 +147,7 @@ impl Proxy {
     /// Current values of the gauges.
     pub(crate) fn stats(&self) -> RuntimeStats {
         RuntimeStats {
-            waiting: self.shared.capacity().waiting(),
+            waiting: self.shared.capacity.waiting(),
             busy: self.busy.load(Ordering::Relaxed),
             connections: self.server_handle.get().map_or(0, ServerHandle::connections),
             reloaded: self.reloaded.load(Ordering::Relaxed),
@@ -150,7 +160,7 @@ impl Proxy {
         let shared = Arc::clone(&self.shared);
         let mut response = response.detach();
         let answer = Box::new(move || {
-            let body = status::health(&shared.load(), &scope, shared.capacity().waiting(), false).to_string();
+            let body = status::health(&shared.load(), &scope, shared.capacity.waiting(), false).to_string();
             context.json(&mut response, StatusCode::OK, body.as_bytes());
         });
         self.shared.notify(HealthEvent::Force(answer));
@@ -211,7 +221,7 @@ impl Proxy {
             began: request.began,
             cancel: &request.cancel,
         });
-        let ping = origin.ping.filter(|_| body.stream && forward.streams_events()).map(|ping| (ping, request.began));
+        let ping = origin.ping.filter(|_| body.stream && forward.has(Trait::Pings)).map(|ping| (ping, request.began));
         let (common, cancel) = (Arc::clone(&context.common), Arc::clone(&request.cancel));
         let client = Downstream::new(sink(), common, context.row.dialect, cancel, ping, active.active());
         let ctx = ForwardContext {
@@ -243,7 +253,7 @@ impl Proxy {
         let (status, served_by, relayed) = match forward::forward(ctx, plan) {
             Outcome::Response(answer, served_by) => {
                 let status = answer.status.as_u16();
-                let relayed = relay::relay(*answer, client, &served_by, is_head, ctx.forward.has_end());
+                let relayed = relay::relay(*answer, client, &served_by, is_head, ctx.forward.has(Trait::Ends));
                 (status, Some(served_by), relayed)
             }
             Outcome::Buffered(buffered, served_by) => {
@@ -278,7 +288,7 @@ impl Proxy {
     fn known_plan(&self, request: &Request, forward: &Forward, snapshot: &Snapshot, scope: &Scope) -> Option<Plan> {
         let named = request.head.fields.get(paths::CONVERSATION).map(|value| value.as_bytes());
         let id = forward.conversation(request.head.target.query(), named)?;
-        plan::at(snapshot, &self.shared.conversation(&id)?, scope)
+        View { snapshot, scope }.at(&self.shared.conversations.get(&*id)?)
     }
 
     /// The plan, after one refresh of the catalog if no endpoint is known to serve the model.
@@ -293,29 +303,32 @@ impl Proxy {
             return Err(body::unreadable());
         }
         let planned = |snapshot: &Snapshot| {
-            let planned = plan::plan(snapshot, body.query(), scope, time::now());
-            if planned.is_short() {
+            let planned = View { snapshot, scope }.plan(body.query(), time::now());
+            if plan::is_short(&planned) {
                 self.shared.want();
             }
             planned
         };
         match planned(snapshot) {
-            PlanResult::Plan(plan) => return Ok((plan, None)),
-            PlanResult::Refused(failure) if body.sealed && failure.kind == Kind::ModelRequired => {
+            Ok(plan) => return Ok((plan, None)),
+            Err(NoPlan::Refused(failure)) if body.sealed && failure.kind == Kind::ModelRequired => {
                 return Err(body::unreadable());
             }
-            PlanResult::Refused(failure) => return Err(failure),
-            PlanResult::Unknown => {}
+            Err(NoPlan::Refused(failure)) => return Err(failure),
+            Err(NoPlan::Unknown) => {}
         }
         self.shared.refresh(&request.cancel);
         let fresh = self.shared.load();
         match planned(&fresh) {
-            PlanResult::Plan(plan) => Ok((plan, Some(fresh))),
-            PlanResult::Refused(failure) => Err(failure),
-            PlanResult::Unknown => {
+            Ok(plan) => Ok((plan, Some(fresh))),
+            Err(NoPlan::Refused(failure)) => Err(failure),
+            Err(NoPlan::Unknown) => {
                 let name = body.name().unwrap_or_default();
-                let plan = plan::unknown(&fresh, body.query(), scope, time::now())?;
-                log::warn!("model {} is not served; {} ({})", plan::shown(name), plan.stand_ins(), plan.reason);
+                let plan = View { snapshot: &fresh, scope }.unknown(body.query(), time::now())?;
+                let first = &plan.candidates[0];
+                let model = plan::shown(first.rename.as_deref().unwrap_or(name));
+                let (name, endpoint) = (plan::shown(name), first.endpoint.name());
+                log::warn!("model {name} is not served; {model} at {endpoint} stands in ({})", plan.reason);
                 Ok((plan, Some(fresh)))
             }
         }

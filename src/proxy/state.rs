@@ -8,6 +8,7 @@ use crate::http::head::Head;
 use crate::http::request::{From, Request};
 use crate::http::response::Response;
 use crate::observe::active::Activity;
+use crate::observe::log_writer;
 use crate::observe::metrics::Metrics;
 use crate::routing::rate_limit::Buckets;
 use crate::routing::scope::Scope;
@@ -72,6 +73,13 @@ impl Proxy {
         let _ = self.job_store.set(job_store);
     }
 
+    /// Serves the page from now on. Weak, since the page holds the proxy.
+    pub(crate) fn show(&self, page: Weak<dyn AdminHandler>) {
+        let _ = self.page.set(page);
+        self.activity.watch();
+        log_writer::watch();
+    }
+
     pub(super) fn job_store(&self) -> Option<Arc<dyn JobStore>> {
         self.job_store.get()?.upgrade()
     }
@@ -83,7 +91,7 @@ impl Proxy {
     /// `/health` reports the drain from now on, and nothing is queued any more.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        self.shared.capacity().close();
+        self.shared.capacity.close();
     }
 }
 

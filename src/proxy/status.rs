@@ -1,6 +1,7 @@
 //! `/health` and the gauges of `/metrics`, from one snapshot.
 
 use super::state::Proxy;
+use crate::api::query::parameter;
 use crate::http::response::Response;
 use crate::observe::exposition::Gauge;
 use crate::observe::log_writer;
@@ -24,10 +25,10 @@ impl Proxy {
     ) {
         let draining = self.draining.load(Ordering::SeqCst);
         let snapshot = self.shared.load();
-        let strict = query.is_some_and(|q| q.split('&').any(|pair| pair == "strict=1"));
+        let strict = query.is_some_and(|query| parameter(query, "strict") == Some("1"));
         let unwell = draining || (strict && !snapshot.is_healthy());
         let status = if unwell { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-        let health = health(&snapshot, &client_key.scope, self.shared.capacity().waiting(), draining);
+        let health = health(&snapshot, &client_key.scope, self.shared.capacity.waiting(), draining);
         let may_see_all = snapshot.key_ring.is_open() || client_key.name.is_some() || client_key.admin;
         let answer = if may_see_all { health } else { public(&health) };
         context.json(response, status, answer.to_string().as_bytes());

@@ -3,23 +3,23 @@
 use crate::api::model_list::Model;
 use crate::config::{self, MaxConcurrent, Probe};
 use crate::routing::health_status::{HealthStatus, State};
-use crate::routing::responses::Responses;
 use crate::routing::strategy::Load;
-use crate::util::lock::lock;
-use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use crate::util::lru::Recent;
+use crate::util::time;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 /// Traffic within this time is a sign of life (SPEC section 6, busy).
 const RECENT: Duration = Duration::from_secs(10);
 /// The longest cool-down after a 429 (SPEC section 5).
-const LONGEST_REST: Duration = Duration::from_secs(60);
+const LONGEST_COOL_DOWN: Duration = Duration::from_secs(60);
+/// Paths and models of one endpoint that are known not to stream; at most twice that.
+const MOST_STREAMLESS: usize = 32;
+/// Responses of one endpoint that are known for sure; at most twice that, in 150 KB.
+const MOST_RESPONSES: usize = 4_096;
 
-/// Paths and models of one endpoint that are known not to stream.
-const MOST_STREAMLESS: usize = 64;
-
+static START: LazyLock<Instant> = LazyLock::new(time::now);
 /// Caches of all endpoints, counted so that no two lives of any have the same number.
 static NEXT_CACHE: AtomicU32 = AtomicU32::new(0);
 
@@ -39,11 +39,10 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint of which nothing is known yet.
-    pub fn new(config: config::Endpoint, epoch: Instant) -> Self {
+    pub fn new(config: config::Endpoint) -> Self {
         Self {
             config: Arc::new(config),
-            live: Arc::new(Live::new(epoch)),
+            live: Arc::new(Live::new()),
             health: HealthStatus::default(),
             models: None,
             slots: None,
@@ -60,7 +59,7 @@ impl Endpoint {
         self.config.enabled && self.health.is_available()
     }
 
-    /// What it serves is not known yet: it has never told its models, and does not answer now.
+    /// What it serves is not known yet: it has never listed its models, and does not answer now.
     pub(crate) fn is_unheard(&self) -> bool {
         let is_silent = match self.config.probe {
             Probe::Never => self.health.state == State::Failing,
@@ -93,188 +92,151 @@ impl Endpoint {
 }
 
 /// What is going on at an endpoint. Shared by every snapshot that has it.
-#[derive(Debug)]
+#[derive(Default)]
 pub(crate) struct Live {
-    epoch: Instant,
     /// Slots taken by our requests, abandoned ones included.
     in_flight: AtomicU32,
     abandoned: AtomicU32,
-    /// `maxConcurrent`; `u32::MAX` = none.
+    /// `maxConcurrent`; 0 = none.
     limit: AtomicU32,
     /// Which life of its prompt cache this is: another one after every restart.
     cache: AtomicU32,
-    /// Milliseconds since `epoch` of the last byte that came from there; 0 = never.
+    /// Times in milliseconds since `START`, 0 = never: of the last byte that came from there,
     moved: AtomicU64,
-    /// Milliseconds since `epoch` until which a request sent may stay unanswered.
+    /// until which a request sent may stay unanswered,
     patience: AtomicU64,
-    /// Milliseconds since `epoch` until which it asked to be left alone (`Retry-After` of a 429).
-    rest: AtomicU64,
-    /// Milliseconds since `epoch` of the last connection that it refused; 0 = never.
+    /// until which it is cooling down (`Retry-After` of a 429),
+    cooling: AtomicU64,
+    /// and of the last connection that it refused.
     refused: AtomicU64,
-    /// What asked for a stream there and got none.
-    streamless: Mutex<VecDeque<u64>>,
-    /// Which of several keys is next.
+    streamless: Recent<MOST_STREAMLESS>,
     key: AtomicUsize,
-    /// Tokens that were generated, asked for, and found in its cache, as far as it tells; for eyes only.
+    /// Tokens that were generated, asked for, and found in its cache, as far as it says; for eyes only.
     tokens: [AtomicU64; 3],
-    pub(crate) responses: Responses,
+    /// Ids of responses that it made (OpenAI's Responses API): what follows one must go to the server that keeps it.
+    pub(crate) responses: Recent<MOST_RESPONSES>,
+}
+
+fn millis(at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(*START).as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Live {
-    pub(super) fn new(epoch: Instant) -> Self {
-        Self {
-            epoch,
-            in_flight: AtomicU32::new(0),
-            abandoned: AtomicU32::new(0),
-            limit: AtomicU32::new(u32::MAX),
-            cache: AtomicU32::new(NEXT_CACHE.fetch_add(1, Ordering::Relaxed)),
-            moved: AtomicU64::new(0),
-            patience: AtomicU64::new(0),
-            rest: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            streamless: Mutex::default(),
-            key: AtomicUsize::new(0),
-            tokens: Default::default(),
-            responses: Responses::default(),
-        }
+    pub(super) fn new() -> Self {
+        LazyLock::force(&START);
+        let live = Self::default();
+        live.restarted();
+        live
     }
 
-    fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Counts one request. Only `capacity` enters and leaves, under its lock.
+    /// Counts one request. Only `Capacity` enters and leaves, under its lock.
     pub(super) fn enter(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Relaxed);
     }
 
     pub(super) fn leave(&self, was_abandoned: bool) {
-        self.abandoned.fetch_sub(u32::from(was_abandoned), Ordering::Relaxed);
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.abandoned.fetch_sub(u32::from(was_abandoned), Relaxed);
+        self.in_flight.fetch_sub(1, Relaxed);
     }
 
     /// One request has ended here, but its slot stays taken.
     pub(super) fn abandon(&self) {
-        self.abandoned.fetch_add(1, Ordering::Relaxed);
+        self.abandoned.fetch_add(1, Relaxed);
     }
 
     pub(super) fn set_limit(&self, limit: Option<u32>) {
-        self.limit.store(limit.unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.limit.store(limit.unwrap_or(0), Relaxed);
     }
 
-    /// Requests of ours that are there now, and how many may be.
+    /// Slots that our requests take, and how many there are.
     pub(crate) fn load(&self) -> Load {
-        let limit = self.limit.load(Ordering::Relaxed);
-        Load { in_flight: self.in_flight(), limit: (limit < u32::MAX).then_some(limit) }
+        let limit = self.limit.load(Relaxed);
+        Load { in_flight: self.in_flight(), limit: (limit > 0).then_some(limit) }
     }
 
-    /// Whether one more may go there.
     pub(crate) fn has_room(&self) -> bool {
         self.load().has_room()
     }
 
     /// Slots that our requests take, abandoned ones included.
     pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Relaxed)
     }
 
     /// Requests of ours that are there now.
     pub(crate) fn requests(&self) -> u32 {
-        self.in_flight().saturating_sub(self.abandoned.load(Ordering::Relaxed))
+        self.in_flight().saturating_sub(self.abandoned.load(Relaxed))
     }
 
-    /// Which life of its prompt cache this is; unique in the process.
     pub(crate) fn cache_id(&self) -> u32 {
-        self.cache.load(Ordering::Relaxed)
+        self.cache.load(Relaxed)
     }
 
     /// It was restarted: its prompt cache is empty.
     pub(crate) fn restarted(&self) {
-        self.cache.store(NEXT_CACHE.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        lock(&self.streamless).clear();
+        self.cache.store(NEXT_CACHE.fetch_add(1, Relaxed), Relaxed);
+        self.streamless.clear();
     }
 
     /// A request was sent and may stay unanswered for `first_byte`.
     pub(crate) fn sent(&self, now: Instant, first_byte: Option<Duration>) {
-        let until = self.millis(now + first_byte.unwrap_or(Duration::from_secs(86_400)));
-        self.patience.fetch_max(until, Ordering::Relaxed);
+        self.patience.fetch_max(millis(now + first_byte.unwrap_or(Duration::from_secs(86_400))), Relaxed);
     }
 
     pub(crate) fn moved(&self, now: Instant) {
-        self.moved.store(self.millis(now).max(1), Ordering::Relaxed);
+        self.moved.store(millis(now).max(1), Relaxed);
     }
 
     /// Whether a probe that timed out means work rather than death: one of our requests is making
     /// progress there, or may still be waiting for its first byte.
     pub(crate) fn is_working(&self, now: Instant) -> bool {
-        if self.in_flight() == 0 {
-            return false;
-        }
-        let (now, moved) = (self.millis(now), self.moved.load(Ordering::Relaxed));
-        let recent = moved > 0 && now.saturating_sub(moved) <= RECENT.as_millis() as u64;
-        recent || now < self.patience.load(Ordering::Relaxed)
+        let (now, moved) = (millis(now), self.moved.load(Relaxed));
+        let is_recent = moved > 0 && now.saturating_sub(moved) <= RECENT.as_millis() as u64;
+        self.in_flight() > 0 && (is_recent || now < self.patience.load(Relaxed))
     }
 
-    /// It answered 429 and told how long to wait; a minute at most is believed. A longer wait told before stays.
-    pub(crate) fn cool_down(&self, now: Instant, told: Duration) {
-        self.rest.fetch_max(self.millis(now + told.min(LONGEST_REST)), Ordering::Relaxed);
+    /// It answered 429 and said how long to wait; a minute at most is believed. A longer wait from before stays.
+    pub(crate) fn cool_down(&self, now: Instant, wait: Duration) {
+        self.cooling.fetch_max(millis(now + wait.min(LONGEST_COOL_DOWN)), Relaxed);
     }
 
-    /// Whether it asked to be left alone.
     pub(crate) fn is_cooling(&self, now: Instant) -> bool {
-        self.millis(now) < self.rest.load(Ordering::Relaxed)
+        millis(now) < self.cooling.load(Relaxed)
     }
 
     /// A connection was refused: whatever listened there does not any more.
     pub(crate) fn note_refused(&self, now: Instant) {
-        self.refused.store(self.millis(now).max(1), Ordering::Relaxed);
+        self.refused.store(millis(now).max(1), Relaxed);
     }
 
-    /// Whether a connection was refused after `then`.
     pub(crate) fn refused_since(&self, then: Instant) -> bool {
-        self.refused.load(Ordering::Relaxed) > self.millis(then)
+        self.refused.load(Relaxed) > millis(then)
     }
 
     /// It answered `"stream": true` with something else at this path, for this model.
     pub(crate) fn note_streamless(&self, path: &str, model: Option<&str>) {
-        let what = digest(path, model);
-        let mut known = lock(&self.streamless);
-        if known.contains(&what) {
-            return;
-        }
-        if known.len() == MOST_STREAMLESS {
-            known.pop_front();
-        }
-        known.push_back(what);
+        self.streamless.put((path, model), ());
     }
 
-    /// Whether it did so once.
     pub(crate) fn is_streamless(&self, path: &str, model: Option<&str>) -> bool {
-        lock(&self.streamless).contains(&digest(path, model))
+        self.streamless.get((path, model)).is_some()
     }
 
-    /// Notes tokens: generated, of prompts, and of these found in its cache.
     pub(crate) fn count_tokens(&self, tokens: [u64; 3]) {
         for (sum, new) in self.tokens.iter().zip(tokens) {
-            sum.fetch_add(new, Ordering::Relaxed);
+            sum.fetch_add(new, Relaxed);
         }
     }
 
     /// Tokens since the start: generated, of prompts, and of these found in its cache.
     pub(crate) fn tokens(&self) -> [u64; 3] {
-        self.tokens.each_ref().map(|sum| sum.load(Ordering::Relaxed))
+        self.tokens.each_ref().map(|sum| sum.load(Relaxed))
     }
 
     /// The first key to try among `keys`; in turn.
     pub(crate) fn next_key(&self, keys: usize) -> usize {
-        if keys < 2 { 0 } else { self.key.fetch_add(1, Ordering::Relaxed) % keys }
+        if keys < 2 { 0 } else { self.key.fetch_add(1, Relaxed) % keys }
     }
-}
-
-fn digest(path: &str, model: Option<&str>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (path, model).hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! What is thought of an endpoint: changed only by `observe`, never by guessing. Pure.
+//! The health of an endpoint: changed only by `observe`, never by guessing. Pure.
 
 use std::time::SystemTime;
 
-/// An endpoint's state, as `/health` names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum State {
     /// Not asked yet: given the benefit of the doubt [S000-29].
+    #[default]
     Unknown,
     Healthy,
     /// Failed, but not yet often enough in a row; or its list of models is none.
@@ -32,7 +32,6 @@ impl State {
     }
 }
 
-/// What a probe, or a real request, found out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
     /// It answered 2xx in time.
@@ -46,21 +45,20 @@ pub enum Observation {
     Busy,
     /// It answered 2xx, but its list of models is none.
     NoList {
-        /// What is wrong with the list.
         why: String,
-        /// Nothing else tells which models it serves.
+        /// No other source says which models it serves.
         needed: bool,
     },
 }
 
 impl Observation {
-    /// Whether it tells that the endpoint was started anew since it served last, or will be.
+    /// Whether the endpoint was restarted since it served last, or is being restarted.
     pub(crate) fn is_restart(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Loading)
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct HealthStatus {
     pub(crate) state: State,
     /// Failures in a row; grows past the threshold [S000-29].
@@ -74,21 +72,13 @@ pub(crate) struct HealthStatus {
     pub(crate) is_out: bool,
 }
 
-impl Default for HealthStatus {
-    fn default() -> Self {
-        let (last_check, last_error) = (None, None);
-        Self { state: State::Unknown, failures: 0, last_check, last_error, answered: false, is_out: false }
-    }
-}
-
 impl HealthStatus {
-    /// The standing after an observation; `threshold` failures in a row make it unhealthy, and an endpoint that is out
+    /// The status after an observation; `threshold` failures in a row make it unhealthy, and an endpoint that is out
     /// comes back only by a success.
     #[must_use]
     pub(crate) fn observe(&self, seen: Observation, threshold: u32, at: SystemTime) -> Self {
-        let last_check = Some(at);
-        let (state, last_error) = (State::Healthy, None);
-        let healthy = Self { state, failures: 0, last_check, last_error, answered: true, is_out: false };
+        let healthy = Self { state: State::Healthy, last_check: Some(at), answered: true, ..Self::default() };
+        let same = Self { last_check: Some(at), ..self.clone() };
         match seen {
             Observation::Up => healthy,
             // Not a failure that adds up: the endpoint answers, and explicit routes may still use it.
@@ -98,18 +88,16 @@ impl HealthStatus {
             Observation::NoList { why, needed: false } => Self { last_error: Some(why), ..healthy },
             Observation::Loading => {
                 let last_error = Some("the model is being loaded".to_owned());
-                Self { state: State::Loading, last_check, last_error, answered: false, ..self.clone() }
+                Self { state: State::Loading, last_error, answered: false, ..same }
             }
             // Busy is not dead, and not proof of health either: what was known stays known.
-            Observation::Busy => {
-                let state = if self.is_available() { State::Busy } else { self.state };
-                Self { state, last_check, ..self.clone() }
-            }
+            Observation::Busy if self.is_available() => Self { state: State::Busy, ..same },
+            Observation::Busy => same,
             Observation::Down(why) | Observation::Refused(why) => {
                 let failures = self.failures.saturating_add(1);
                 let state = if failures >= threshold { State::Unhealthy } else { State::Failing };
                 let is_out = !self.is_available();
-                Self { state, failures, last_check, last_error: Some(why), answered: false, is_out }
+                Self { state, failures, last_error: Some(why), answered: false, is_out, ..same }
             }
         }
     }
@@ -126,7 +114,6 @@ impl HealthStatus {
         Self { failures: self.failures.saturating_sub(1), ..self.clone() }
     }
 
-    /// Whether requests may be sent there.
     pub(crate) fn is_available(&self) -> bool {
         self.is_healthy() && !self.is_out
     }

@@ -1,17 +1,16 @@
-//! How much somebody may ask for over time: token buckets, one or one for each address. Time is an argument.
+//! Rate limits: token buckets, one or one for each client address. Time is an argument.
 
 use crate::config::RateLimit;
+use crate::util::budget::subnet_key;
 use crate::util::lock::lock;
 use crate::util::lru::Lru;
-use crate::util::subnet::subnet_key;
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Addresses remembered for sure. Who makes more than this appear gets fresh buckets for those it pushed out.
+/// Addresses remembered for sure. Where more than this appear, those that were forgotten start anew.
 const ADDRESSES: usize = 4_096;
 
-/// A bucket that fills at a rate up to its burst.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bucket {
     tokens: f64,
@@ -20,7 +19,6 @@ pub(crate) struct Bucket {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Quota {
-    /// Whether the request may go on.
     pub(crate) granted: bool,
     /// Requests at once after a pause.
     pub(crate) limit: u32,
@@ -37,13 +35,12 @@ impl Bucket {
         Self { tokens: f64::from(limit.burst), at: now }
     }
 
-    /// Takes one out, if there is one.
     pub(crate) fn take(&mut self, limit: &RateLimit, now: Instant) -> Quota {
         let burst = f64::from(limit.burst);
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * limit.per_second;
         self.tokens = (self.tokens + earned).min(burst);
         self.at = self.at.max(now);
-        // A token may be a rounding error short after the very time that was told.
+        // A token may be a rounding error short after exactly `retry_after`.
         let granted = self.tokens >= 1.0 - 1e-9;
         if granted {
             self.tokens = (self.tokens - 1.0).max(0.0);
@@ -60,26 +57,13 @@ impl Bucket {
 }
 
 /// A bucket for each client address; IPv6 by /64. Bounded however many appear.
-pub(crate) struct Buckets(Mutex<Lru<IpAddr, Bucket>>);
-
-impl Default for Buckets {
-    fn default() -> Self {
-        Self(Mutex::new(Lru::new(ADDRESSES)))
-    }
-}
+#[derive(Default)]
+pub(crate) struct Buckets(Mutex<Lru<IpAddr, Bucket, ADDRESSES>>);
 
 impl Buckets {
-    /// Takes one out of an address's bucket.
     pub(crate) fn take(&self, peer: IpAddr, limit: &RateLimit, now: Instant) -> Quota {
         let mut buckets = lock(&self.0);
-        let key = subnet_key(peer);
-        if let Some(bucket) = buckets.get(&key) {
-            return bucket.take(limit, now);
-        }
-        let mut bucket = Bucket::full(limit, now);
-        let left = bucket.take(limit, now);
-        buckets.put(key, bucket);
-        left
+        buckets.get_or_insert_with(subnet_key(peer), || Bucket::full(limit, now)).take(limit, now)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a caller may see: which names, which endpoints. Outside of it nothing exists. Pure.
+//! What a client may see: which names, which endpoints. Outside of it nothing exists. Pure.
 
 use crate::config;
 use crate::routing::endpoint::Endpoint;
@@ -13,7 +13,6 @@ pub(crate) struct Group {
 /// A part of what is served; empty lists mean everything.
 #[derive(Clone, Default)]
 pub(crate) struct Scope {
-    /// Patterns of model names; `*` stands for any text.
     pub(crate) models: Vec<String>,
     pub(crate) endpoints: Vec<String>,
     pub(crate) group: Option<Arc<Group>>,
@@ -29,47 +28,26 @@ impl Scope {
         self.models.is_empty() && self.endpoints.is_empty() && self.group.is_none()
     }
 
-    /// Whether a client-facing name is in it.
     pub(crate) fn has_model(&self, name: &str) -> bool {
         self.models.is_empty() || self.models.iter().any(|pattern| matches(pattern, name))
     }
 
-    /// Whether an endpoint is in it.
     pub(crate) fn has_endpoint(&self, name: &str) -> bool {
         let in_group = self.group.as_ref().is_none_or(|group| group.endpoints.iter().any(|one| one.name() == name));
         in_group && (self.endpoints.is_empty() || self.endpoints.iter().any(|one| one == name))
-    }
-
-    /// An endpoint as it is used here, and its position where the order of the file is not that of the endpoints.
-    pub(crate) fn view(&self, place: usize, endpoint: &Arc<Endpoint>) -> Option<(usize, Arc<Endpoint>)> {
-        if !self.has_endpoint(endpoint.name()) {
-            return None;
-        }
-        let Some(group) = &self.group else {
-            return Some((place, Arc::clone(endpoint)));
-        };
-        let place = group.endpoints.iter().position(|one| one.name() == endpoint.name())?;
-        Some((place, Arc::clone(&group.endpoints[place])))
     }
 }
 
 /// `*` stands for any text, also none; everything else for itself.
 fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else {
-        return false;
-    };
-    let Some(last) = parts.next_back() else {
-        return rest.is_empty();
-    };
-    for part in parts {
-        let Some(at) = rest.find(part) else {
-            return false;
-        };
-        rest = &rest[at + part.len()..];
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(start) else { return false };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for part in middle.split('*') {
+        let Some((_, after)) = name.split_once(part) else { return false };
+        name = after;
     }
-    rest.ends_with(last)
+    name.ends_with(end)
 }
 
 #[cfg(test)]

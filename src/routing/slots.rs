@@ -8,7 +8,6 @@ use crate::util::lock::lock;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -53,39 +52,28 @@ struct Waiter {
 }
 
 impl Waiter {
-    /// The first of its endpoints that has a free slot.
     fn open(&self) -> Option<usize> {
         self.order.iter().copied().find(|&index| self.lives[index].has_room())
-    }
-}
-
-impl fmt::Debug for Capacity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Capacity")
     }
 }
 
 pub(crate) struct Wanted<'a> {
     pub(crate) lives: &'a [Arc<Live>],
     pub(crate) background: bool,
-    /// `queue.length`
     pub(crate) length: usize,
-    /// The route whose turn it is.
     pub(crate) route: &'a str,
 }
 
+/// `In`: a slot at the endpoint with that index.
 pub(crate) enum Entry {
-    /// A slot at this one of the wanted endpoints.
     In(usize, Slot),
     Wait(Waiting),
-    /// All are full, and so is the queue.
     Full,
     /// The proxy is being stopped; the queue is closed.
     Closed,
 }
 
 pub(crate) enum WaitResult {
-    /// A slot at this one of the wanted endpoints.
     In(usize, Slot),
     ClientGone,
     /// Nothing happened for a while.
@@ -94,7 +82,6 @@ pub(crate) enum WaitResult {
 }
 
 /// A slot at an endpoint, released when dropped.
-#[derive(Debug)]
 pub(crate) struct Slot {
     live: Arc<Live>,
     /// Its request has ended; only the slot counts as taken.
@@ -114,7 +101,6 @@ impl Slot {
         }
     }
 
-    /// Whether it is at this endpoint.
     pub(crate) fn is_at(&self, live: &Arc<Live>) -> bool {
         Arc::ptr_eq(&self.live, live)
     }
@@ -128,7 +114,7 @@ impl Drop for Slot {
     }
 }
 
-/// A position in the queue, left when dropped.
+/// A position in the queue, given up when dropped.
 pub(crate) struct Waiting {
     number: u64,
     capacity: Arc<Capacity>,
@@ -141,11 +127,9 @@ impl Waiting {
     /// Waits for a slot or the client's hang-up, until a time or for a quarter of a second.
     pub(crate) fn wait(&self, cancel: &CancelToken, until: Instant) -> WaitResult {
         let now = time::now();
-        let slept = match &self.wake {
-            Some(wake) => ready(wake, PollFlags::IN, Some(cancel), until.saturating_duration_since(now)).is_ok(),
-            None => false,
-        };
-        if !slept {
+        let timeout = until.saturating_duration_since(now);
+        let woken = self.wake.as_ref().map(|wake| ready(wake, PollFlags::IN, Some(cancel), timeout));
+        if !matches!(woken, Some(Ok(_))) {
             cancel.wait_until(until.min(now + BLIND), time::now);
         }
         match self.grant.try_recv() {
@@ -219,7 +203,6 @@ impl Capacity {
         lock(&self.state).queue.len()
     }
 
-    /// Empties the queue and closes it.
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
@@ -234,10 +217,13 @@ impl Capacity {
 
 impl State {
     fn turn(&mut self, route: &str) -> &mut Turn {
-        if self.turns.len() >= MOST_TURNS && !self.turns.contains_key(route) {
-            self.turns.clear();
+        if !self.turns.contains_key(route) {
+            if self.turns.len() >= MOST_TURNS {
+                self.turns.clear();
+            }
+            self.turns.insert(route.to_owned(), Turn::default());
         }
-        self.turns.entry(route.to_owned()).or_default()
+        self.turns.get_mut(route).expect("it was there or inserted")
     }
 
     /// Gives free slots to queued requests, until none of them fits.
@@ -252,7 +238,7 @@ impl State {
             let slot = capacity.take(&waiter.lives[index]);
             // The channel holds one, and the receiver is there: it leaves the queue under this lock first.
             let sent = waiter.grant.try_send((index, slot));
-            debug_assert!(sent.is_ok(), "a waiter in the line listens");
+            debug_assert!(sent.is_ok(), "a queued waiter listens");
         }
     }
 

@@ -1,8 +1,8 @@
-//! All that one request may read, replaced whole; and the one place where it is replaced.
+//! All that one request may read, and the store that replaces it as a whole.
 
 use crate::config::{self, Config};
 use crate::routing::affinity::Affinity;
-use crate::routing::catalog::{self, Catalog, Listing};
+use crate::routing::catalog::{Catalog, Listing};
 use crate::routing::endpoint::Endpoint;
 use crate::routing::health_status::Observation;
 use crate::routing::keys::KeyRing;
@@ -10,11 +10,10 @@ use crate::routing::scope::{Group, Scope};
 use crate::routing::slots::Capacity;
 use crate::util::cancel::CancelToken;
 use crate::util::lock::{lock, read, write};
-use crate::util::lru::Lru;
+use crate::util::lru::Recent;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -22,18 +21,18 @@ use std::time::{Duration, Instant};
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Requests wait for a refresh until this long after it began: an endpoint that hangs holds no workers.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
-/// Notices that may wait for the health thread; more are dropped, since each only asks it to look.
-const NOTICES: usize = 256;
+/// Events that may wait for the health thread; more are dropped, since each only asks it to look.
+const MOST_EVENTS: usize = 256;
 /// Conversations whose endpoint is known: as many as were begun lately, and at most twice that.
 const CONVERSATIONS: usize = 512;
 /// A waiting request looks this often whether its client is still there.
-const GLANCE: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(100);
 
-/// What is so, at one moment.
+#[derive(Clone)]
 pub struct Snapshot {
     pub config: Arc<Config>,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
-    /// Who serves what; the same as long as that does not change.
+    /// Shared by snapshots as long as it does not change.
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) key_ring: Arc<KeyRing>,
     pub(crate) groups: Vec<Arc<Group>>,
@@ -41,99 +40,79 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn new(config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
-        let key_ring = Arc::new(KeyRing::new(&config.keys, None));
-        let catalog = Arc::new(Catalog::new(&endpoints, &config.models));
-        Self::assembled(config, endpoints, key_ring, catalog)
+        Self::after(None, config, endpoints)
     }
 
-    fn assembled(
-        config: Arc<Config>,
-        endpoints: Vec<Arc<Endpoint>>,
-        key_ring: Arc<KeyRing>,
-        catalog: Arc<Catalog>,
-    ) -> Self {
-        let groups = config.groups.iter().map(|group| Arc::new(grouped(group, &endpoints))).collect();
+    fn after(before: Option<&KeyRing>, config: Arc<Config>, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        let key_ring = Arc::new(KeyRing::new(&config.keys, before));
+        let catalog = Arc::new(Catalog::new(&endpoints, &config.models));
+        let groups = grouped(&config, &endpoints);
         Self { config, endpoints, catalog, key_ring, groups }
     }
 
-    /// This snapshot with one endpoint changed.
     #[must_use]
     pub(crate) fn with(&self, name: &str, change: impl FnOnce(&mut Endpoint)) -> Self {
-        let mut endpoints = self.endpoints.clone();
-        let mut catalog = Arc::clone(&self.catalog);
-        if let Some(n) = endpoints.iter().position(|e| e.name() == name) {
-            let old = &self.endpoints[n];
-            let mut changed = Endpoint::clone(old);
-            change(&mut changed);
-            let is_same = Arc::ptr_eq(&changed.config, &old.config)
-                && changed.is_available() == old.is_available()
-                && changed.models == old.models;
-            endpoints[n] = Arc::new(changed);
-            if !is_same {
-                catalog = Arc::new(Catalog::new(&endpoints, &self.config.models));
-            }
+        let mut next = self.clone();
+        let Some(n) = self.endpoints.iter().position(|e| e.name() == name) else { return next };
+        let (old, new) = (&self.endpoints[n], Arc::make_mut(&mut next.endpoints[n]));
+        change(new);
+        let is_same = Arc::ptr_eq(&new.config, &old.config);
+        if !is_same || new.is_available() != old.is_available() || new.models != old.models {
+            next.catalog = Arc::new(Catalog::new(&next.endpoints, &next.config.models));
         }
-        Self::assembled(Arc::clone(&self.config), endpoints, Arc::clone(&self.key_ring), catalog)
+        next.groups = grouped(&next.config, &next.endpoints);
+        next
     }
 
-    /// What is so under another configuration: endpoints keep by name what is going on there, and what is known of
+    /// This snapshot under another configuration: endpoints keep by name what is going on there, and what is known of
     /// them as long as they are at the same address.
     #[must_use]
-    pub(crate) fn reconfigured(&self, config: Config, epoch: Instant) -> Self {
+    pub(crate) fn reconfigured(&self, config: Config) -> Self {
         let endpoints = config.endpoints.iter().map(|one| {
-            let Some(old) = self.endpoints.iter().find(|old| old.name() == one.name) else {
-                return Arc::new(Endpoint::new(one.clone(), epoch));
+            let old = self.endpoints.iter().find(|old| old.name() == one.name);
+            let is_same = |old: &&Arc<Endpoint>| old.config.base == one.base && old.config.enabled == one.enabled;
+            let mut endpoint = match old.filter(is_same) {
+                Some(old) => Endpoint { config: Arc::new(one.clone()), ..Endpoint::clone(old) },
+                None => Endpoint::new(one.clone()),
             };
-            let fresh = Endpoint { live: Arc::clone(&old.live), ..Endpoint::new(one.clone(), epoch) };
-            let is_same = old.config.base == one.base && old.config.enabled == one.enabled;
-            Arc::new(if is_same { Endpoint { config: fresh.config, ..Endpoint::clone(old) } } else { fresh })
+            if let Some(old) = old {
+                endpoint.live = Arc::clone(&old.live);
+            }
+            Arc::new(endpoint)
         });
-        let endpoints: Vec<_> = endpoints.collect();
-        let key_ring = KeyRing::new(&config.keys, Some(&self.key_ring));
-        let catalog = Catalog::new(&endpoints, &config.models);
-        Self::assembled(Arc::new(config), endpoints, Arc::new(key_ring), Arc::new(catalog))
+        let endpoints = endpoints.collect();
+        Self::after(Some(&self.key_ring), Arc::new(config), endpoints)
     }
 
-    /// What can be asked for now, within a scope.
     pub(crate) fn listing(&self, scope: &Scope) -> Cow<'_, Listing> {
         if scope.is_all() {
             return Cow::Borrowed(&self.catalog.listing);
         }
-        Cow::Owned(catalog::listing(&self.endpoints, &self.config.models, scope))
-    }
-
-    /// Tells how many may be where.
-    fn limit(&self, capacity: &Arc<Capacity>) {
-        capacity.resize(self.endpoints.iter().map(|endpoint| (&*endpoint.live, endpoint.limit())));
+        Cow::Owned(self.catalog.listing(&self.endpoints, &self.config.models, scope, |_| true))
     }
 
     pub(crate) fn enabled(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.endpoints.iter().filter(|e| e.config.enabled)
     }
 
-    /// Whether anything can be forwarded at all.
     pub(crate) fn is_healthy(&self) -> bool {
         self.endpoints.iter().any(|e| e.is_available())
     }
 }
 
-/// The endpoints of a group under its conditions, in its order; what goes on there is shared.
-fn grouped(group: &config::Group, endpoints: &[Arc<Endpoint>]) -> Group {
-    let members = group.endpoints.iter().filter_map(|member| {
-        let endpoint = endpoints.iter().find(|endpoint| endpoint.name() == member.endpoint)?;
-        let view = group.view(&endpoint.config)?;
-        Some(Arc::new(Endpoint { config: Arc::new(view), ..Endpoint::clone(endpoint) }))
-    });
-    Group { config: group.clone(), endpoints: members.collect() }
+/// The endpoints of each group under its conditions, in its order; what goes on there is shared.
+fn grouped(config: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Arc<Group>> {
+    let group = |group: &config::Group| {
+        let used = group.endpoints.iter().filter_map(|one| {
+            let endpoint = endpoints.iter().find(|endpoint| endpoint.name() == one.endpoint)?;
+            let view = group.view(&endpoint.config)?;
+            Some(Arc::new(Endpoint { config: Arc::new(view), ..Endpoint::clone(endpoint) }))
+        });
+        Arc::new(Group { config: group.clone(), endpoints: used.collect() })
+    };
+    config.groups.iter().map(group).collect()
 }
 
-fn digest(id: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// What the health thread is told.
 pub enum HealthEvent {
     /// A real request found this out about an endpoint.
     Seen(String, Observation),
@@ -141,17 +120,18 @@ pub enum HealthEvent {
     Wanted,
     /// Ask every endpoint for its models now.
     Refresh,
-    /// Probe everything now and tell when it is done.
+    /// Probe everything now and call this when it is done.
     Force(Box<dyn FnOnce() + Send>),
     Stop,
 }
 
-/// The current snapshot, and the line to the thread that keeps it true.
+/// The current snapshot, what outlives it, and the channel to the thread that keeps it true.
 pub struct SnapshotStore {
     current: RwLock<Arc<Snapshot>>,
-    capacity: Arc<Capacity>,
-    affinity: Affinity,
-    conversations: Mutex<Lru<u64, String>>,
+    pub(crate) capacity: Arc<Capacity>,
+    pub(crate) affinity: Affinity,
+    /// Which endpoint has the conversation that its client calls so (`X-Conversation-Id`).
+    pub(crate) conversations: Recent<CONVERSATIONS, String>,
     writer: Mutex<()>,
     events: Sender<HealthEvent>,
     refresh: Mutex<Refresh>,
@@ -169,23 +149,21 @@ struct Refresh {
 impl SnapshotStore {
     /// Publishes a first snapshot; the receiver is for the health thread.
     pub fn new(first: Snapshot) -> (Arc<Self>, Receiver<HealthEvent>) {
-        let (events, inbox) = bounded(NOTICES);
-        let capacity = Arc::<Capacity>::default();
-        first.limit(&capacity);
-        let shared = Self {
-            capacity,
-            affinity: Affinity::default(),
-            conversations: Mutex::new(Lru::new(CONVERSATIONS)),
+        let (events, inbox) = bounded(MOST_EVENTS);
+        let store = Self {
             current: RwLock::new(Arc::new(first)),
+            capacity: Arc::default(),
+            affinity: Affinity::default(),
+            conversations: Recent::default(),
             writer: Mutex::new(()),
             events,
-            refresh: Mutex::new(Refresh::default()),
+            refresh: Mutex::default(),
             refreshed: Condvar::new(),
         };
-        (Arc::new(shared), inbox)
+        store.set_limits(&store.load());
+        (Arc::new(store), inbox)
     }
 
-    /// The snapshot of this moment; a request loads it once and keeps it.
     pub(crate) fn load(&self) -> Arc<Snapshot> {
         Arc::clone(&read(&self.current))
     }
@@ -194,50 +172,33 @@ impl SnapshotStore {
     pub(crate) fn update(&self, make: impl FnOnce(&Snapshot) -> Snapshot) {
         let _turn = lock(&self.writer);
         let next = Arc::new(make(&self.load()));
-        next.limit(&self.capacity);
+        self.set_limits(&next);
         *write(&self.current) = next;
     }
 
-    pub(crate) fn affinity(&self) -> &Affinity {
-        &self.affinity
+    fn set_limits(&self, snapshot: &Snapshot) {
+        self.capacity.resize(snapshot.endpoints.iter().map(|endpoint| (&*endpoint.live, endpoint.limit())));
     }
 
-    /// An endpoint has the conversation that its client calls so (`X-Conversation-Id`).
-    pub(crate) fn note_conversation(&self, id: &[u8], endpoint: &str) {
-        lock(&self.conversations).put(digest(id), endpoint.to_owned());
-    }
-
-    /// The endpoint that has a conversation.
-    pub(crate) fn conversation(&self, id: &[u8]) -> Option<String> {
-        lock(&self.conversations).get(&digest(id)).cloned()
-    }
-
-    pub(crate) fn capacity(&self) -> &Arc<Capacity> {
-        &self.capacity
-    }
-
-    /// Tells the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
+    /// Sends to the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
     /// answered at once then.
     pub(crate) fn notify(&self, event: HealthEvent) -> bool {
         match self.events.try_send(event).map_err(TrySendError::into_inner) {
-            Ok(()) => true,
-            Err(refused) => {
-                if let HealthEvent::Force(answer) = refused {
-                    answer();
-                }
-                false
-            }
+            Ok(()) => return true,
+            Err(HealthEvent::Force(answer)) => answer(),
+            Err(_) => {}
         }
+        false
     }
 
-    /// Tells the health thread that endpoints that are down could be of use. Said often, so never in the way of others.
+    /// Reports that endpoints that are down could be of use. Sent often, so never in the way of other events.
     pub(crate) fn want(&self) {
-        if self.events.len() < NOTICES / 2 {
+        if self.events.len() < MOST_EVENTS / 2 {
             self.notify(HealthEvent::Wanted);
         }
     }
 
-    /// Ends the health thread: the one notice that is waited for, since it must not get lost.
+    /// Ends the health thread: the one event that is waited for, since it must not get lost.
     pub(crate) fn end_health(&self) {
         let _ = self.events.send_timeout(HealthEvent::Stop, REFRESH_EVERY);
     }
@@ -256,18 +217,17 @@ impl SnapshotStore {
         }
         let rounds = state.rounds;
         while let Some(began) = state.running.filter(|_| state.rounds == rounds) {
-            let rest = (began + REFRESH_WAIT).saturating_duration_since(time::now());
-            if rest.is_zero() || cancel.is_cancelled() {
+            let remaining = (began + REFRESH_WAIT).saturating_duration_since(time::now());
+            if remaining.is_zero() || cancel.is_cancelled() {
                 return;
             }
-            state = match self.refreshed.wait_timeout(state, rest.min(GLANCE)) {
+            state = match self.refreshed.wait_timeout(state, remaining.min(TICK)) {
                 Ok((guard, _)) => guard,
                 Err(poisoned) => poisoned.into_inner().0,
             };
         }
     }
 
-    /// The health thread has read every catalogue.
     pub(crate) fn refreshed(&self) {
         let mut state = lock(&self.refresh);
         state.rounds += 1;

@@ -3,12 +3,10 @@
 
 use crate::config::Strategy;
 
-/// A candidate as the strategies see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CandidateLoad {
     /// Its position among all of its route, available or not: what a turn is remembered by.
-    pub(crate) place: usize,
-    /// Its share, at least 1.
+    pub(crate) position: usize,
     pub(crate) weight: u16,
     pub(crate) load: Load,
 }
@@ -22,7 +20,6 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Whether one more may go there.
     pub(crate) fn has_room(self) -> bool {
         self.limit.is_none_or(|limit| self.in_flight < limit)
     }
@@ -32,11 +29,11 @@ impl Load {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Turn {
     last: Option<usize>,
-    /// What each place is owed, for the smooth rotation.
+    /// The credit of each position, for the smooth rotation.
     credits: Vec<i64>,
 }
 
-/// Indexes into `contenders`, first choice first. Those without room come last and take no turn: they are
+/// Indexes into `loads`, first choice first. Those without room come last and take no turn: they are
 /// passed over, and tried only when they have room again.
 pub(crate) fn order(
     strategy: Strategy,
@@ -44,60 +41,49 @@ pub(crate) fn order(
     turn: &mut Turn,
     unit: &mut dyn FnMut() -> f64,
 ) -> Vec<usize> {
-    let (free, full): (Vec<usize>, Vec<usize>) = (0..loads.len()).partition(|&index| loads[index].load.has_room());
-    let mut order = Vec::with_capacity(loads.len());
-    for (group, is_free) in [(free, true), (full, false)] {
-        if group.is_empty() {
-            continue;
-        }
-        // Only who can be taken takes a turn.
-        let mut unmoved = turn.clone();
-        let turn = if is_free { &mut *turn } else { &mut unmoved };
-        order.extend(match strategy {
-            Strategy::Failover => group,
-            Strategy::RoundRobin => rotated(group, loads, turn),
+    let has_room = |index: &usize| loads[*index].load.has_room();
+    let mut order: Vec<usize> = (0..loads.len()).collect();
+    order.sort_by_key(|index| !has_room(index));
+    let (free, full) = order.split_at_mut(loads.iter().filter(|one| one.load.has_room()).count());
+    let mut unmoved = if full.is_empty() { Turn::default() } else { turn.clone() };
+    for (group, turn) in [(free, turn), (full, &mut unmoved)] {
+        match strategy {
+            _ if group.is_empty() => {}
+            Strategy::Failover => {}
+            Strategy::RoundRobin => rotate(group, loads, turn),
             Strategy::WeightedRoundRobin => smooth(group, loads, turn),
-            Strategy::Random => drawn(group, loads, unit),
+            Strategy::Random => draw(group, loads, unit),
             Strategy::LeastBusy | Strategy::Affinity => least_busy(group, loads, turn),
-        });
+        }
     }
     order
 }
 
 /// The one after the last, then the others as they follow it.
-fn rotated(mut group: Vec<usize>, loads: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
-    let after = |&index: &usize| turn.last.is_some_and(|last| loads[index].place > last);
-    let first = group.iter().position(after).unwrap_or(0);
-    group.rotate_left(first);
-    if let Some(&first) = group.first() {
-        turn.last = Some(loads[first].place);
-    }
-    group
+fn rotate(group: &mut [usize], loads: &[CandidateLoad], turn: &mut Turn) {
+    let after = |&index: &usize| turn.last.is_some_and(|last| loads[index].position > last);
+    group.rotate_left(group.iter().position(after).unwrap_or(0));
+    turn.last = Some(loads[group[0]].position);
 }
 
-/// nginx's smooth weighted rotation: everybody earns its weight, the richest goes and pays what all earned.
-fn smooth(mut group: Vec<usize>, loads: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
-    let places = loads.iter().map(|one| one.place + 1).max().unwrap_or(0);
-    if turn.credits.len() < places {
-        turn.credits.resize(places, 0);
+/// nginx's smooth weighted rotation: each candidate earns its weight, the one with the most credit is next and pays what
+/// all earned.
+fn smooth(group: &mut [usize], loads: &[CandidateLoad], turn: &mut Turn) {
+    let positions = loads.iter().map(|one| one.position + 1).max().unwrap_or(0);
+    let credits = &mut turn.credits;
+    credits.resize(credits.len().max(positions), 0);
+    let mut total = 0;
+    for &index in &*group {
+        let CandidateLoad { position, weight, .. } = loads[index];
+        credits[position] += i64::from(weight);
+        total += i64::from(weight);
     }
-    let total: i64 = group.iter().map(|&index| i64::from(loads[index].weight)).sum();
-    let mut credits = std::mem::take(&mut turn.credits);
-    for &index in &group {
-        credits[loads[index].place] += i64::from(loads[index].weight);
-    }
-    // The richest first, and among equals the one that stands first; a stable sort keeps that.
-    group.sort_by_key(|&index| std::cmp::Reverse(credits[loads[index].place]));
-    if let Some(&first) = group.first() {
-        credits[loads[first].place] -= total;
-    }
-    turn.credits = credits;
-    group
+    // Among equals the one that stands first; a stable sort keeps that.
+    group.sort_by_key(|&index| std::cmp::Reverse(credits[loads[index].position]));
+    credits[loads[group[0]].position] -= total;
 }
 
-/// Drawn by weight, each once.
-fn drawn(mut group: Vec<usize>, loads: &[CandidateLoad], unit: &mut dyn FnMut() -> f64) -> Vec<usize> {
-    let mut order = Vec::with_capacity(group.len());
+fn draw(mut group: &mut [usize], loads: &[CandidateLoad], unit: &mut dyn FnMut() -> f64) {
     while !group.is_empty() {
         let total: f64 = group.iter().map(|&index| f64::from(loads[index].weight)).sum();
         let mut at = unit() * total;
@@ -105,24 +91,23 @@ fn drawn(mut group: Vec<usize>, loads: &[CandidateLoad], unit: &mut dyn FnMut() 
             at -= f64::from(loads[index].weight);
             at < 0.0
         });
-        order.push(group.remove(hit.unwrap_or(group.len() - 1)));
+        let hit = hit.unwrap_or(group.len() - 1);
+        group[..=hit].rotate_right(1);
+        group = &mut group[1..];
     }
-    order
 }
 
 /// Fewest in flight for its capacity first; among equals, in rotation.
-fn least_busy(group: Vec<usize>, loads: &[CandidateLoad], turn: &mut Turn) -> Vec<usize> {
-    let last = turn.last;
-    let mut group = rotated(group, loads, &mut turn.clone());
-    // Who tells no limit is taken for as large as the largest that does.
+fn least_busy(group: &mut [usize], loads: &[CandidateLoad], turn: &mut Turn) {
+    rotate(group, loads, turn);
+    // Without a known limit it is taken for as large as the largest that has one.
     let largest = loads.iter().filter_map(|one| one.load.limit).max().unwrap_or(1);
     let share = |index: usize| {
         let Load { in_flight, limit } = loads[index].load;
         f64::from(in_flight) / f64::from(limit.unwrap_or(largest).max(1))
     };
     group.sort_by(|&a, &b| share(a).total_cmp(&share(b)));
-    turn.last = group.first().map(|&first| loads[first].place).or(last);
-    group
+    turn.last = Some(loads[group[0]].position);
 }
 
 #[cfg(test)]

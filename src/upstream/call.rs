@@ -4,6 +4,7 @@
 use crate::config::Timeouts;
 use crate::util::cancel::{CancelToken, TICK};
 use std::cell::{Cell, RefCell};
+use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,6 +76,12 @@ pub(super) struct Call {
     pub(crate) interrupted: Cell<bool>,
     /// The rest of the request is not sent.
     pub(crate) upload_over: Cell<bool>,
+    /// Bytes of the buffer for output.
+    pub(crate) output: Cell<usize>,
+    /// The length of the request's body is not known.
+    pub(crate) is_chunked: Cell<bool>,
+    /// The socket of a tunnel that an outgoing proxy is asked for.
+    pub(crate) tunnel: Cell<Option<TcpStream>>,
 }
 
 thread_local! {
@@ -124,6 +131,9 @@ impl Call {
             listening: Cell::new(true),
             interrupted: Cell::new(false),
             upload_over: Cell::new(false),
+            output: Cell::new(0),
+            is_chunked: Cell::new(false),
+            tunnel: Cell::new(None),
         })
     }
 

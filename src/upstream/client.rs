@@ -1,15 +1,15 @@
 //! The HTTP client of one endpoint: a ureq agent with its connections, one request, and the answer as it arrives.
 
 use super::call::{Call, Entered, Stage, Watch};
+use super::connect::Addresses;
 use super::error::{UpstreamError, UpstreamErrorKind, fault};
 use super::headers::{INSTANCE, Identity};
 use super::idle::Reusing;
-use super::tls;
-use super::transport::Http;
+use super::tls::Tls;
+use super::transport::TcpConnector;
 use crate::config::{Base, Endpoint, Timeouts};
 use crate::routing::slots::Slot;
 use crate::upstream::resolver::{CachedResolver, Guard};
-use crate::upstream::tcp::TcpConnector;
 use crate::util::cancel::CancelToken;
 use crate::util::time;
 use http::uri::{Authority, Scheme};
@@ -22,8 +22,9 @@ use std::time::{Duration, Instant};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 use ureq::{Agent, Error, SendBody};
 
-/// ureq's buffers: one read of a body.
-const BUFFER: usize = 32 << 10;
+/// Bytes of the buffer for what is sent: as many as there are, within these bounds. The larger one holds the longest line
+/// of a head.
+const OUTPUT: [usize; 2] = [4 << 10, 40 << 10];
 /// ureq's own time-outs never expire, but tell the transport what is being written; it has the real ones (`Call`).
 const NEVER: Duration = Duration::from_secs(10 * 365 * 86_400);
 
@@ -116,8 +117,6 @@ impl UpstreamClient {
             .accept("")
             .accept_encoding("")
             .max_idle_connections(0)
-            .input_buffer_size(BUFFER)
-            .output_buffer_size(BUFFER)
             .timeout_connect(Some(NEVER))
             .timeout_send_request(Some(NEVER))
             .timeout_send_body(Some(NEVER))
@@ -128,9 +127,9 @@ impl UpstreamClient {
         let (scheme, usual) = if base.tls { (Scheme::HTTPS, 443) } else { (Scheme::HTTP, 80) };
         let host = if base.port == usual { &host } else { authority.as_str() };
         let host = HeaderValue::from_str(host).map_err(|_| "its host is no host")?;
-        let tls = tls::client(&base, endpoint.ca_file.as_ref())?;
-        let http = Http { authority: authority.clone(), tls };
-        let chain = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(http);
+        let tls = Tls::new(&base, endpoint.ca_file.as_ref())?;
+        let tcp = TcpConnector { addresses: Addresses::default(), authority: authority.clone(), tls };
+        let chain = ().chain(ConnectProxyConnector::default()).chain(tcp);
         let connector = Reusing::new(chain, authority.clone(), kept, endpoint.keep_alive);
         Ok(Self { agent: Agent::with_parts(config, connector, names), scheme, authority, host, base, identity })
     }
@@ -198,8 +197,14 @@ impl UpstreamClient {
         if let Some(identity) = &self.identity {
             sent.headers_mut().append(http::header::VIA, identity.pseudonym.via.clone());
         }
+        let head: usize = sent.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         let here = request.body.iter().map(|part| part.len() as u64).sum::<u64>();
         let length = request.tail.map_or(Some(here), |tail| tail.length.map(|tail| here + tail));
+        let whole = length.map_or(OUTPUT[1], |length| usize::try_from(length).unwrap_or(OUTPUT[1]));
+        let whole =
+            whole.saturating_add(head + sent.uri().path_and_query().map_or(0, |path| path.as_str().len()) + 1024);
+        call.output.set(whole.clamp(OUTPUT[0], OUTPUT[1]));
+        call.is_chunked.set(length.is_none());
         let tail = Following { tail: request.tail, call };
         let parts = request.body[0].chain(request.body[1]).chain(request.body[2]).chain(tail);
         let mut parts = Upload { parts, left: length, call };

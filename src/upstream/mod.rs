@@ -12,7 +12,6 @@ mod pool;
 pub(crate) mod post;
 mod resolver;
 pub mod response;
-mod tcp;
 mod tls;
 mod transport;
 

@@ -1,9 +1,8 @@
 //! `server.bodyMemory`: the bytes that are held for clients, all together and for each client address.
 
 use crate::util::lock::lock;
-use crate::util::subnet::subnet_key;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
 /// Bounds what is held: `limit` in all, `share` for one client address.
@@ -33,7 +32,7 @@ impl Budget {
         Arc::new(Self { limit, share: (limit / 4).max(max_body.min(limit)), used: Mutex::default() })
     }
 
-    /// Holds nothing yet. `None` is nobody in particular (a trusted proxy, a job that runs): only `limit` counts.
+    /// Holds nothing yet. `None` is no client in particular (a trusted proxy, a job that runs): only `limit` counts.
     pub(crate) fn hold(self: &Arc<Self>, client: Option<IpAddr>) -> Held {
         Held { budget: Arc::clone(self), client: client.map(subnet_key), bytes: 0 }
     }
@@ -74,6 +73,17 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.resize(0);
+    }
+}
+
+/// What counts as one client address: an IPv4 address, or a /64 of IPv6.
+pub(crate) fn subnet_key(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
     }
 }
 

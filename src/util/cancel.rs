@@ -1,5 +1,5 @@
 //! Ends the work for one request early, and waits in a way that notices it: while a thread waits for anything else it
-//! polls its own client's socket too, so no other thread has to tell it that the client has gone.
+//! polls its own client's socket too, so no other thread has to report that the client has gone.
 
 pub(crate) use rustix::event::{PollFd, PollFlags};
 use rustix::event::{Timespec, poll};
@@ -23,8 +23,7 @@ pub(crate) struct CancelToken {
     /// Set when the whole server stops at once.
     all: Option<Arc<AtomicBool>>,
     client: Option<Arc<TcpStream>>,
-    /// Where a hang-up can only be seen by reading: the client has sent its next request already.
-    #[cfg(not(target_os = "linux"))]
+    /// The client has sent its next request already, so where there is no `POLLRDHUP` its hang-up cannot be seen.
     pipelined: AtomicBool,
 }
 
@@ -42,7 +41,7 @@ impl CancelToken {
         self.cancelled.load(Ordering::SeqCst) || self.all.as_ref().is_some_and(|all| all.load(Ordering::SeqCst))
     }
 
-    /// Waits until cancelled or until `until`; tells whether it is cancelled.
+    /// Waits until cancelled or until `until`; returns whether it is cancelled.
     pub(crate) fn wait_until(&self, until: Instant, now: impl Fn() -> Instant) -> bool {
         loop {
             let rest = until.saturating_duration_since(now());
@@ -59,36 +58,25 @@ impl CancelToken {
 
     /// The client's socket, to be polled last among others; [`CancelToken::note`] takes the result.
     pub(crate) fn client(&self) -> Option<PollFd<'_>> {
-        let client = self.client.as_ref()?;
-        #[cfg(not(target_os = "linux"))]
-        if self.pipelined.load(Ordering::Relaxed) {
-            return None;
-        }
+        let client = self.client.as_ref().filter(|_| !self.pipelined.load(Ordering::Relaxed))?;
         Some(PollFd::new(&**client, HANG_UP))
     }
 
     /// Cancels if this poll of the client's socket shows a hang-up.
     pub(crate) fn note(&self, client: Option<&PollFd<'_>>) {
-        let seen = client.map_or(PollFlags::empty(), PollFd::revents);
-        if !seen.is_empty() && self.has_hung_up() {
+        if client.is_none_or(|client| client.revents().is_empty()) {
+            return;
+        }
+        let peeked = || self.client.as_ref().is_some_and(|client| matches!(client.peek(&mut [0]), Ok(1..)));
+        let pipelined = !cfg!(target_os = "linux") && peeked();
+        self.pipelined.store(pipelined, Ordering::Relaxed);
+        if !pipelined {
             self.cancel();
         }
     }
-
-    /// `POLLRDHUP` tells a hang-up apart from a pipelined request.
-    #[cfg(target_os = "linux")]
-    fn has_hung_up(&self) -> bool {
-        true
-    }
-
-    #[cfg(not(target_os = "linux"))]
-    fn has_hung_up(&self) -> bool {
-        let pipelined = self.client.as_ref().is_some_and(|client| matches!(client.peek(&mut [0]), Ok(1..)));
-        self.pipelined.store(pipelined, Ordering::Relaxed);
-        !pipelined
-    }
 }
 
+/// What tells a hang-up apart from a pipelined request, where there is such a thing.
 #[cfg(target_os = "linux")]
 const HANG_UP: PollFlags = PollFlags::RDHUP;
 #[cfg(not(target_os = "linux"))]
@@ -127,7 +115,6 @@ pub(crate) fn wake_pair() -> Option<(WakeEnd, WakeEnd)> {
     UnixStream::pair().ok()
 }
 
-/// Called around each wait of a thread.
 pub(crate) trait WaitObserver {
     fn begin(&self);
     fn end(&self);
@@ -137,7 +124,6 @@ thread_local! {
     static OBSERVER: RefCell<Option<Arc<dyn WaitObserver>>> = const { RefCell::new(None) };
 }
 
-/// Sets the observer of this thread.
 pub(crate) fn observe_waits(observer: Arc<dyn WaitObserver>) {
     OBSERVER.set(Some(observer));
 }

@@ -8,13 +8,12 @@ use std::sync::Mutex;
 
 /// Threads that work with the disk at once: fewer than there are control threads, so that a slow disk delays no `/health`.
 const AT_ONCE: usize = 2;
-/// What waits for one of them at most.
 const WAITING: usize = 64;
 
-/// Something to do; told `false`, it is to be refused.
+/// Called with `true` it does its work, with `false` it refuses it.
 type Work = Box<dyn FnOnce(bool) + Send>;
 
-/// Lets few threads at once work with the disk. What comes meanwhile is left to them, and its thread is free again.
+/// Lets few threads at once work with the disk. They do what comes meanwhile too, so that its thread is free again.
 #[derive(Default)]
 pub(crate) struct DiskQueue(Mutex<Turns>);
 
@@ -49,7 +48,6 @@ impl DiskQueue {
     }
 }
 
-/// Whether an error says that there is no room.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }

@@ -2,15 +2,14 @@
 
 pub mod budget;
 pub(crate) mod cancel;
-#[cfg(test)]
-pub(crate) mod child;
 pub(crate) mod disk;
 pub(crate) mod lock;
 pub(crate) mod lru;
 pub(crate) mod random;
 pub mod secret;
 pub(crate) mod signals;
-pub(crate) mod subnet;
 pub(crate) mod systemd;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod time;
 pub(crate) mod units;

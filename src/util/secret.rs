@@ -36,22 +36,18 @@ impl PartialEq for Secret {
     }
 }
 
-/// Whether two texts are equal. Every byte of the longer one is looked at, so time tells a length at most.
+/// Whether two texts are equal. Every byte of the longer one is looked at, so timing reveals a length at most.
 pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
-    let mut differs = a.len() ^ b.len();
-    for i in 0..a.len().max(b.len()) {
-        let x = a.get(i).copied().unwrap_or(0);
-        let y = b.get(i).copied().unwrap_or(0);
-        differs |= usize::from(x ^ y);
-    }
-    std::hint::black_box(differs) == 0
+    let byte = |text: &[u8], at: usize| text.get(at).copied().unwrap_or(0);
+    let differs = (0..a.len().max(b.len())).map(|at| usize::from(byte(a, at) ^ byte(b, at)));
+    std::hint::black_box(differs.fold(a.len() ^ b.len(), |all, one| all | one)) == 0
 }
 
 impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+        write!(f, "{self}")
     }
 }
 
@@ -61,7 +57,7 @@ impl fmt::Display for Secret {
     }
 }
 
-/// The first bytes of a text's SHA-256, in hexadecimal: tells one text from another, and nothing of it.
+/// The first bytes of a text's SHA-256, in hexadecimal: to compare texts without showing them.
 pub(crate) fn fingerprint(text: &str, bytes: usize) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     hash.as_ref().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()

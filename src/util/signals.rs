@@ -27,7 +27,7 @@ pub(crate) fn listen() -> io::Result<Receiver<Signal>> {
         flag::register(signal, Arc::clone(&stopping))?;
     }
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    // One place: a reload that was not begun stands for all that come meanwhile.
+    // Capacity 1: a reload that was not begun stands for all that come meanwhile.
     let (sender, receiver) = bounded(1);
     thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
@@ -40,7 +40,7 @@ pub(crate) fn listen() -> io::Result<Receiver<Signal>> {
     Ok(receiver)
 }
 
-/// Hands a signal on; an error means that nobody listens any more.
+/// Sends a signal on; an error means that the receiver is gone.
 fn pass(sender: &Sender<Signal>, signal: Signal) -> Result<(), ()> {
     match signal {
         // Waits behind a reload at most, and is never lost.
@@ -55,7 +55,7 @@ fn pass(sender: &Sender<Signal>, signal: Signal) -> Result<(), ()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::util::child;
+    use crate::util::tests as child;
     use signal_hook::low_level::raise;
 
     #[test]

@@ -1,4 +1,4 @@
-//! Tells systemd how the process is, by datagrams (sd_notify(3)). Silent where there is no systemd.
+//! Reports the state of the process to systemd, by datagrams (sd_notify(3)). Silent where there is no systemd.
 
 use std::io;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -14,14 +14,11 @@ pub(crate) struct Notifier(Option<(UnixDatagram, SocketAddr)>);
 impl Notifier {
     /// A notifier for the value of `$NOTIFY_SOCKET`: a path, or `@` and an abstract name.
     pub(crate) fn new(socket: Option<String>) -> Self {
-        let Some(name) = socket.filter(|name| !name.is_empty()) else { return Self(None) };
-        match open(&name) {
-            Ok(open) => Self(Some(open)),
-            Err(error) => {
-                log::warn!("NOTIFY_SOCKET={name} cannot be used, systemd will hear nothing: {error}");
-                Self(None)
-            }
-        }
+        let warn = |name: &str, error: &io::Error| {
+            log::warn!("NOTIFY_SOCKET={name} cannot be used, systemd will not be notified: {error}");
+        };
+        let name = socket.filter(|name| !name.is_empty());
+        Self(name.and_then(|name| open(&name).inspect_err(|error| warn(&name, error)).ok()))
     }
 
     pub(crate) fn ready(&self) {
@@ -40,7 +37,7 @@ impl Notifier {
         self.send("STOPPING=1");
     }
 
-    /// Alive; wanted once per [`watchdog_interval`].
+    /// Alive; due once per [`watchdog_interval`].
     pub(crate) fn watchdog(&self) {
         self.send("WATCHDOG=1");
     }
@@ -48,7 +45,7 @@ impl Notifier {
     fn send(&self, message: &str) {
         let Some((socket, address)) = &self.0 else { return };
         if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
-            log::warn!("systemd was not told {message:?}: {error}");
+            log::warn!("systemd was not sent {message:?}: {error}");
         }
     }
 }

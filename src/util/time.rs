@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
 #[expect(clippy::disallowed_methods, reason = "this is the one reader")]
 pub fn now() -> Instant {
     Instant::now()
@@ -41,7 +43,6 @@ pub(crate) fn http_date() -> [u8; 29] {
 /// `Sun, 06 Nov 1994 08:49:37 GMT`, so many seconds after 1970 began.
 fn imf(second: u64) -> [u8; 29] {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let (days, rest) = (second / 86_400, second % 86_400);
     let (year, month, day) = civil(days);
     let (weekday, month) = (DAYS[(days % 7) as usize], MONTHS[(month - 1) as usize]);
@@ -65,28 +66,23 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 /// A date of HTTP in any of its three forms (RFC 9110 5.6.7), none of which has a zone but GMT.
 pub(crate) fn parse_http_date(text: &str) -> Option<SystemTime> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let parts: Vec<&str> = text.split([' ', ',', '-']).filter(|part| !part.is_empty()).collect();
-    let (day, month, year, time) = match parts[..] {
-        [_, day, month, year, time, "GMT"] => (day, month, year, time),
-        [_, month, day, time, year] => (day, month, year, time),
-        _ => return None,
+    let parts: Vec<&str> = text.split([' ', ',', '-', ':']).filter(|part| !part.is_empty()).collect();
+    let ([_, day, month, year, hour, minute, second, "GMT"] | [_, month, day, hour, minute, second, year]) = parts[..]
+    else {
+        return None;
     };
     let month = MONTHS.iter().position(|name| *name == month)? as u64;
-    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
-    let year = if year < 70 {
-        year + 2000
-    } else if year < 100 {
-        year + 1900
-    } else {
-        year
+    let [day, year, hour, minute, second] = [day, year, hour, minute, second].map(|part| part.parse::<u64>().ok());
+    let year = match year? {
+        year @ 0..70 => year + 2000,
+        year @ 70..100 => year + 1900,
+        year => year,
     };
-    let time: Vec<u64> = time.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
-    let ([hour, minute, second], 1..=31, 1970..=9999) = (&time[..], day, year) else { return None };
+    let (Some(day @ 1..=31), 1970..=9999) = (day, year) else { return None };
     // Days to the first of March of this year of March to February (Howard Hinnant, `days_from_civil`).
     let (y, m) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
     let days = y * 365 + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
-    let seconds = days * 86_400 + hour.min(&23) * 3600 + minute.min(&59) * 60 + second.min(&60);
+    let seconds = days * 86_400 + hour?.min(23) * 3600 + minute?.min(59) * 60 + second?.min(60);
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 const TIME_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-const SIZE_UNITS: [(&str, u64); 9] = [
+const SIZE_UNITS: [(&str, u64); 10] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -14,12 +14,13 @@ const SIZE_UNITS: [(&str, u64); 9] = [
     ("MB", 1_000_000),
     ("KB", 1_000),
     ("B", 1),
+    ("", 1),
 ];
 
 /// Reads `500ms`, `30s`, `1h30m`: units from large to small, each once; bare digits are milliseconds.
 pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let text = text.trim();
-    if let Some(millis) = digits(text) {
+    if let Some((millis, "")) = leading(text) {
         return Some(Duration::from_millis(millis));
     }
     let (mut rest, mut millis, mut allowed) = (text, 0_u64, &TIME_UNITS[..]);
@@ -52,11 +53,7 @@ pub(crate) fn print_duration(time: Duration) -> String {
 
 /// Reads `64MiB`, `10MB`, `32 KiB`; bare digits are bytes.
 pub(crate) fn parse_size(text: &str) -> Option<u64> {
-    let text = text.trim();
-    if let Some(bytes) = digits(text) {
-        return Some(bytes);
-    }
-    let (count, tail) = leading(text)?;
+    let (count, tail) = leading(text.trim())?;
     let (_, factor) = SIZE_UNITS.iter().find(|(name, _)| name.eq_ignore_ascii_case(tail.trim_start()))?;
     count.checked_mul(*factor)
 }
@@ -74,10 +71,6 @@ pub(crate) fn print_size(bytes: u64) -> String {
 pub(crate) fn unquoted(text: &str) -> &str {
     let inside = |quote: char| text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
     inside('"').or_else(|| inside('\'')).unwrap_or(text)
-}
-
-fn digits(text: &str) -> Option<u64> {
-    leading(text).filter(|(_, tail)| tail.is_empty()).map(|(count, _)| count)
 }
 
 /// The whole number a text begins with, and what follows it.

@@ -103,8 +103,8 @@ fn what_steers_or_counts_takes_no_slot() {
 fn only_apis_that_stream_events_are_kept_alive_by_comments() {
     // R02, R03
     let streams = |path: &str, is_raw| match is_raw {
-        true => Forward::raw(path.into()).streams_events(),
-        false => Forward::post(path).streams_events(),
+        true => Forward::raw(path.into()).has(Pings),
+        false => Forward::post(path).has(Pings),
     };
     for path in ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/infill", "/completion"] {
         assert!(streams(path, false) && streams(path, true), "{path}");
@@ -241,7 +241,7 @@ fn metrics_name_a_path_by_its_pattern() {
 
 #[test]
 fn only_three_paths_may_be_jobs() {
-    let is_job = |path: &str| matches!(of("POST", path), Route::Forward(forward) if forward.may_be_job());
+    let is_job = |path: &str| matches!(of("POST", path), Route::Forward(forward) if forward.has(MayBeJob));
     assert!(["/v1/chat/completions", "/completions", "/v1/embeddings/"].iter().all(|path| is_job(path)));
     assert!(!["/v1/rerank", "/v1/responses", "/completion", "/v1/chat/completions/x"].iter().any(|path| is_job(path)));
 }

@@ -9,7 +9,7 @@ use crate::util::time;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn live() -> Arc<Live> {
-    Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), time::now()).live
+    Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1)).live
 }
 
 fn enter(live: &Arc<Live>) -> Slot {

@@ -6,7 +6,7 @@ use crate::routing::slots::{Capacity, Wanted};
 
 fn task() -> Task {
     let now = time::now();
-    let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), now));
+    let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1)));
     let (timeout, connect) = (Duration::from_secs(5), Duration::from_secs(3));
     let path = Some("/health".into());
     Task { endpoint, path, list: true, props: false, slots: false, ours: 0, started: now, timeout, connect }

@@ -23,7 +23,7 @@ impl World {
         config.health_check.path = "/health".into();
         edit(&mut config);
         let start = time::now();
-        let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1), start));
+        let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1)));
         let schedule = Schedule::new(Arc::clone(&endpoint.config), 1, start);
         Self { config, endpoint, schedule, start }
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::observe::access::tests::chat;
-use crate::util::child;
+use crate::util::tests as child;
 use crossbeam_channel::unbounded;
 use std::fs::OpenOptions;
 

@@ -5,12 +5,11 @@ use crate::api::model_list::list_of;
 use crate::config::{self, Backend};
 use crate::routing::health_status::Observation;
 use crate::routing::snapshot::Snapshot;
-use crate::util::time;
 use serde_json::json;
 use std::time::SystemTime;
 
 fn endpoint(name: &str, models: &[&str]) -> Endpoint {
-    let mut endpoint = Endpoint::new(config::Endpoint::plain(name, "127.0.0.1", 8001), time::now());
+    let mut endpoint = Endpoint::new(config::Endpoint::plain(name, "127.0.0.1", 8001));
     let list: Vec<Value> = models.iter().map(|m| json!({"id": m, "meta": {"n_ctx": 1}})).collect();
     endpoint.models = list_of(json!({"data": list}).to_string().as_bytes()).ok().map(Arc::new);
     endpoint
@@ -95,7 +94,10 @@ fn a_route_is_listed_as_an_alias_within_the_scope() {
     let backends = vec![backend("one", "ma"), backend("two", "mb"), backend("one", "ma")];
     let routes = [Route { name: "fast".into(), strategy: None, backends }];
     let of = |scope: &Scope| {
-        let list: Value = serde_json::from_slice(&super::listing(&endpoints, &routes, scope).text).expect("JSON");
+        let list: Value = serde_json::from_slice(
+            &Catalog::new(&endpoints, &routes).listing(&endpoints, &routes, scope, |_| true).text,
+        )
+        .expect("JSON");
         list["data"].as_array().expect("data").clone()
     };
     let all = of(&Scope::default());

@@ -1,6 +1,7 @@
 //! Unit tests of `keys`.
 
 use super::*;
+use crate::util::secret::Secret;
 use crate::util::time;
 
 fn key(name: &str, text: KeyText) -> config::ClientKey {

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 fn endpoint(name: &str, models: &[&str], up: bool) -> Arc<Endpoint> {
     let mut config = config::Endpoint::plain(name, "127.0.0.1", 1);
     config.models = models.iter().map(|&m| m.to_owned()).collect();
-    let mut endpoint = Endpoint::new(config, time::now());
+    let mut endpoint = Endpoint::new(config);
     if !up {
         endpoint.health = endpoint.health.observe(Observation::Down("x".into()), 1, SystemTime::UNIX_EPOCH);
     }
@@ -22,13 +22,19 @@ fn snapshot(endpoints: Vec<Arc<Endpoint>>, unknown_model: UnknownModel) -> Snaps
     Snapshot::new(Arc::new(config), endpoints)
 }
 
+fn plan(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> PlanResult {
+    View { snapshot, scope }.plan(query, now)
+}
+
+fn unknown(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> Result<Plan, Failure> {
+    View { snapshot, scope }.unknown(query, now)
+}
+
 fn order(planned: PlanResult) -> Vec<(String, Option<String>)> {
     match planned {
-        PlanResult::Plan(plan) => {
-            plan.candidates.iter().map(|c| (c.endpoint.name().to_owned(), c.rename.clone())).collect()
-        }
-        PlanResult::Unknown => vec![("unknown".into(), None)],
-        PlanResult::Refused(failure) => vec![(format!("{:?}", failure.kind), None)],
+        Ok(plan) => plan.candidates.iter().map(|c| (c.endpoint.name().to_owned(), c.rename.clone())).collect(),
+        Err(NoPlan::Unknown) => vec![("unknown".into(), None)],
+        Err(NoPlan::Refused(failure)) => vec![(format!("{:?}", failure.kind), None)],
     }
 }
 
@@ -66,9 +72,9 @@ fn an_unknown_model_leaves_alone_who_asked_for_it_and_follows_its_response_too()
         let snapshot = snapshot(vec![Arc::clone(&a), Arc::clone(&b)], policy);
         let plan = unknown(&snapshot, query, &Scope::default(), now).unwrap_or_else(|f| panic!("{f:?}"));
         assert_eq!(plan.is_named, policy == UnknownModel::Default, "what is passed as it is has no name in metrics");
-        order(PlanResult::Plan(plan))
+        order(Ok(plan))
     };
-    a.live.responses.add("resp_1");
+    a.live.responses.put("resp_1", ());
     a.live.cool_down(start, 10 * second);
     for policy in [UnknownModel::Default, UnknownModel::Passthrough] {
         let names = |query, now| of(policy, query, now).into_iter().map(|(name, _)| name).collect::<Vec<_>>();

@@ -6,7 +6,7 @@ use crate::util::time;
 use std::collections::VecDeque;
 
 fn live(limit: u32) -> Arc<Live> {
-    let live = Arc::new(Live::new(time::now()));
+    let live = Arc::new(Live::new());
     live.set_limit(Some(limit));
     live
 }

@@ -4,19 +4,19 @@ use super::*;
 
 fn weighted(weights: &[u16]) -> Vec<CandidateLoad> {
     let load = Load { in_flight: 0, limit: None };
-    weights.iter().enumerate().map(|(place, &weight)| CandidateLoad { place, weight, load }).collect()
+    weights.iter().enumerate().map(|(position, &weight)| CandidateLoad { position, weight, load }).collect()
 }
 
 fn loaded(loads: &[(u32, Option<u32>)]) -> Vec<CandidateLoad> {
-    let load = |(place, &(in_flight, limit))| CandidateLoad { place, weight: 1, load: Load { in_flight, limit } };
+    let load = |(position, &(in_flight, limit))| CandidateLoad { position, weight: 1, load: Load { in_flight, limit } };
     loads.iter().enumerate().map(load).collect()
 }
 
 /// The first choices of `n` requests, as letters.
 fn firsts(strategy: Strategy, loads: &[CandidateLoad], turn: &mut Turn, n: usize) -> String {
     let mut no_chance = || 0.0;
-    let first = |_| loads[order(strategy, loads, turn, &mut no_chance)[0]].place;
-    (0..n).map(first).map(|place| char::from(b'a' + place as u8)).collect()
+    let first = |_| loads[order(strategy, loads, turn, &mut no_chance)[0]].position;
+    (0..n).map(first).map(|position| char::from(b'a' + position as u8)).collect()
 }
 
 #[test]

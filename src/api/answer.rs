@@ -1,0 +1,338 @@
+//! An answer read in passing: whether its stream has begun and ended, how many tokens it cost, the id of its response.
+//! Keeps only what it has not looked through. Pure.
+
+use crate::api::body::each_member;
+use memchr::memchr2;
+use memchr::memmem::{self, Finder};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+/// A longer line is not looked into: it carries a picture or a whole answer, and its `event:` line has its type.
+const LONGEST_LINE: usize = 256 << 10;
+
+/// Types of events after which nothing follows: Anthropic, OpenAI's Responses, Audio and Images, and every API's error.
+const ENDS: [&str; 9] = [
+    "message_stop",
+    "response.completed",
+    "response.incomplete",
+    "response.failed",
+    "speech.audio.done",
+    "transcript.text.done",
+    "image_generation.completed",
+    "image_edit.completed",
+    "error",
+];
+
+/// Reads an event stream line by line (WHATWG HTML 9.2.6).
+#[derive(Default)]
+pub(crate) struct Events {
+    /// A line whose end is not here yet; at most [`LONGEST_LINE`] of it.
+    partial: Vec<u8>,
+    /// The last line ended with CR: an LF that follows belongs to it.
+    after_cr: bool,
+    begun: bool,
+    /// Inside an event: lines of it came, but no empty one.
+    inside: bool,
+    data: u32,
+    /// This event's type, or its only data, is an end.
+    ends: bool,
+    ended: bool,
+    tokens: u64,
+}
+
+/// What shows that an event is the last one: its type, llama-server's own `"stop": true`, an error.
+#[derive(Deserialize)]
+struct EventData<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    stop: Option<serde_json::Value>,
+    error: Option<IgnoredAny>,
+}
+
+impl Events {
+    pub(crate) fn push(&mut self, mut chunk: &[u8]) {
+        while let Some(at) = memchr2(b'\n', b'\r', chunk) {
+            let (line, is_lf) = (&chunk[..at], chunk[at] == b'\n');
+            chunk = &chunk[at + 1..];
+            if std::mem::replace(&mut self.after_cr, !is_lf) && is_lf && line.is_empty() {
+                continue;
+            }
+            if self.partial.is_empty() {
+                self.line(line);
+                continue;
+            }
+            self.add_partial(line);
+            let mut whole = std::mem::take(&mut self.partial);
+            self.line(&whole);
+            whole.clear();
+            self.partial = whole;
+        }
+        if !chunk.is_empty() {
+            self.after_cr = false;
+            self.add_partial(chunk);
+        }
+    }
+
+    /// Whether anything but comments and empty lines came.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun || self.partial.first().is_some_and(|first| *first != b':')
+    }
+
+    pub(crate) fn is_between_events(&self) -> bool {
+        !self.inside && self.partial.is_empty()
+    }
+
+    /// Whether the API's own end came, as an event of its own. Nothing but its last line breaks may be missing.
+    pub(crate) fn has_ended(&self) -> bool {
+        let last = match self.partial.strip_prefix(b"data:") {
+            Some(data) => self.data == 0 && is_end(data),
+            None => self.partial.is_empty() && self.ends && self.data == 1,
+        };
+        self.ended || last
+    }
+
+    pub(crate) fn is_torn(&self) -> bool {
+        !self.partial.is_empty()
+    }
+
+    /// Events that bring text: about a token each.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    fn add_partial(&mut self, bytes: &[u8]) {
+        let room = LONGEST_LINE - self.partial.len();
+        self.partial.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        if line.is_empty() {
+            self.ended |= self.ends;
+            (self.inside, self.data, self.ends) = (false, 0, false);
+            return;
+        }
+        if line[0] == b':' {
+            return;
+        }
+        (self.begun, self.inside) = (true, true);
+        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let value = line.get(colon + 1..).unwrap_or_default();
+        let value = value.strip_prefix(b" ").unwrap_or(value);
+        match &line[..colon] {
+            b"event" => self.ends = ENDS.iter().any(|end| end.as_bytes() == value),
+            b"data" => {
+                self.data += 1;
+                // Of several lines each is a part of one text.
+                self.ends = self.data == 1 && (self.ends || is_end(value));
+                self.tokens += u64::from(brings_text(value));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether an event with these data is the last one. They are only parsed when they may say so.
+fn is_end(data: &[u8]) -> bool {
+    if data.trim_ascii() == b"[DONE]" {
+        return true;
+    }
+    let has = |text: &str| memmem::find(data, text.as_bytes()).is_some();
+    let may = has("\"error\"") || has("\"stop\"") || (has("\"type\"") && ENDS.iter().any(|end| has(end)));
+    may && serde_json::from_slice::<EventData<'_>>(data).is_ok_and(|data| {
+        let by_type = data.kind.is_some_and(|kind| ENDS.contains(&&*kind));
+        by_type || data.stop == Some(true.into()) || data.error.is_some()
+    })
+}
+
+fn brings_text(data: &[u8]) -> bool {
+    let has = |text: &str| memmem::find(data, text.as_bytes()).is_some();
+    data.starts_with(b"{") && (has("\"delta\"") || has("\"text\"") || has("\"content\"")) && !has("\"content\":null")
+}
+
+/// Longest object of counts that is waited for; llama-server's are under 1 KB together.
+const LONGEST_USAGE: usize = 8 << 10;
+
+/// The counts in `usage` and `timings`.
+const COUNTS: [&str; 10] = [
+    // OpenAI's, in its two spellings.
+    "prompt_tokens",
+    "completion_tokens",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    // Anthropic's, whose `input_tokens` are those that no cache took part in.
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    // llama-server's, unasked, in every final object.
+    "prompt_n",
+    "cache_n",
+    "predicted_n",
+];
+
+const USAGE: &[u8] = b"\"usage\"";
+const TIMINGS: &[u8] = b"\"timings\"";
+/// Made once: a finder costs more than a search through one chunk.
+static FINDERS: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| [Finder::new(USAGE), Finder::new(TIMINGS)]);
+
+/// Counts as far as they came. They stand before the data of a long answer as well as behind them, and those of one
+/// stream in several events.
+#[derive(Default)]
+pub(crate) struct UsageReader {
+    /// The end of what came: a key that may be torn, or one whose value is incomplete.
+    rest: Vec<u8>,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    counts: [Option<u64>; COUNTS.len()],
+    per_second: Option<f64>,
+}
+
+/// What an answer cost, as far as it says.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Tokens {
+    pub(crate) prompt: Option<u64>,
+    /// Prompt tokens found in the cache.
+    pub(crate) cached: Option<u64>,
+    pub(crate) completion: Option<u64>,
+    /// Generated tokens a second.
+    pub(crate) per_second: Option<f64>,
+}
+
+impl UsageReader {
+    pub(crate) fn push(&mut self, chunk: &[u8]) {
+        for part in chunk.chunks(LONGEST_USAGE) {
+            self.rest.extend_from_slice(part);
+            let done = self.read();
+            self.rest.drain(..done);
+        }
+    }
+
+    /// Reads the counts in what came; how much of it is done with.
+    fn read(&mut self) -> usize {
+        // Forwards, since only that search is vectorised; there are one or two such keys.
+        let mut keys: Vec<usize> = FINDERS.iter().flat_map(|finder| finder.find_iter(&self.rest)).collect();
+        keys.sort_unstable();
+        for at in keys {
+            let text = &self.rest[at..];
+            let key = if text.starts_with(USAGE) { USAGE } else { TIMINGS };
+            match value(&text[key.len()..]) {
+                Some(object) => self.counts.read(object),
+                None if text.len() < LONGEST_USAGE => return at,
+                None => {}
+            }
+        }
+        self.rest.len() - self.rest.len().min(TIMINGS.len() - 1)
+    }
+
+    pub(crate) fn tokens(&self) -> Tokens {
+        let count = |name: &str| self.counts.counts[COUNTS.iter().position(|known| *known == name)?];
+        let read = count("cache_read_input_tokens");
+        let beside = read.unwrap_or(0) + count("cache_creation_input_tokens").unwrap_or(0);
+        let input = count("input_tokens").map(|n| n + beside);
+        let timed = count("prompt_n").map(|n| n + count("cache_n").unwrap_or(0));
+        let completion = count("completion_tokens").or(count("output_tokens")).or(count("predicted_n"));
+        // A speed needs two tokens and the time between them.
+        let speed = self.counts.per_second.filter(|speed| speed.is_finite() && *speed > 0.0);
+        Tokens {
+            prompt: count("prompt_tokens").or(input).or(timed),
+            cached: count("cached_tokens").or(read).or(count("cache_n")),
+            completion,
+            per_second: speed.filter(|_| completion.is_none_or(|tokens| tokens > 1)),
+        }
+    }
+}
+
+impl Counts {
+    /// Takes the counts of an object, if it is one. Later ones replace earlier ones.
+    fn read(&mut self, object: &str) {
+        let _ = each_member(object, |name, value| {
+            let (name, value) = (name.get().trim_matches('"'), value.get());
+            match COUNTS.iter().position(|known| *known == name) {
+                Some(at) => self.counts[at] = value.parse().ok().or(self.counts[at]),
+                None if name == "predicted_per_second" => self.per_second = value.parse().ok().or(self.per_second),
+                None if matches!(name, "prompt_tokens_details" | "input_tokens_details") => self.read(value),
+                None => {}
+            }
+        });
+    }
+}
+
+/// The object or text that follows a key, something else if there is none, `None` while it is incomplete.
+fn value(text: &[u8]) -> Option<&str> {
+    let text = text.trim_ascii_start();
+    let Some(value) = text.strip_prefix(b":").map(<[u8]>::trim_ascii_start) else {
+        return (!text.is_empty()).then_some("");
+    };
+    str::from_utf8(&value[..value_end(value)?]).ok().or(Some(""))
+}
+
+/// Where the object or text at the start ends; anything else ends at once.
+fn value_end(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut quoted, mut escaped) = (0, false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' if !quoted => depth += 1,
+            b'}' if !quoted => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 && !quoted {
+            return Some(at + 1);
+        }
+    }
+    None
+}
+
+/// The id of a response stands in its first bytes, also where the fields come in alphabetical order.
+const HEAD: usize = 8 << 10;
+const LONGEST_ID: usize = 512;
+
+/// Looks for the id of a response (OpenAI's Responses API) in the first bytes of an answer, however they are cut.
+#[derive(Default)]
+pub struct IdReader {
+    head: Vec<u8>,
+    seen: usize,
+    is_done: bool,
+}
+
+impl IdReader {
+    /// Takes in the next bytes; reports each id that may be the response's: the first, and the first that says so (`resp_`).
+    pub fn push(&mut self, chunk: &[u8], mut found: impl FnMut(&str)) {
+        if self.is_done || self.head.len() == HEAD {
+            return;
+        }
+        self.head.extend_from_slice(&chunk[..chunk.len().min(HEAD - self.head.len())]);
+        while let Some((id, end)) = next_id(&self.head, self.seen) {
+            self.is_done = id.starts_with("resp");
+            if self.is_done || self.seen == 0 {
+                found(id);
+            }
+            self.seen = end;
+            if self.is_done {
+                self.head = Vec::new();
+                return;
+            }
+        }
+    }
+}
+
+/// The next plain text that is a value of `id`, if it is complete, and where to look for another one.
+fn next_id(text: &[u8], from: usize) -> Option<(&str, usize)> {
+    for at in memmem::find_iter(&text[from..], b"\"id\"") {
+        let end = from + at + 4;
+        let id = value(&text[end..])?.strip_prefix('"').and_then(|id| id.strip_suffix('"'));
+        if let Some(id) = id.filter(|id| (1..=LONGEST_ID).contains(&id.len()) && !id.contains('\\')) {
+            return Some((id, end));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;
