@@ -155,6 +155,16 @@ pub enum Auth {
     },
 }
 
+words! {
+    /// `endpoints[].auth.type`
+    pub(super) enum AuthType {
+        Bearer = "bearer",
+        Basic = "basic",
+        Header = "header",
+        None = "none",
+    }
+}
+
 fn auth(auth: &mut Auth, keys: &mut Keys) {
     keys.read(|section| *auth = read_auth(section).unwrap_or(Auth::None));
     let printed = match auth {
@@ -169,45 +179,45 @@ fn auth(auth: &mut Auth, keys: &mut Keys) {
 }
 
 fn read_auth(section: &Field) -> Option<Auth> {
-    const TYPES: [&str; 4] = ["bearer", "basic", "header", "none"];
-    const USES: [(&str, &str); 4] =
-        [("username", "basic"), ("password", "basic"), ("passwordFile", "basic"), ("name", "header")];
+    use AuthType::{Basic, Bearer, Header};
+    const USES: [(&str, AuthType); 4] =
+        [("username", Basic), ("password", Basic), ("passwordFile", Basic), ("name", Header)];
     // A key that was refused has its own problem.
     let has_key = ["apiKey", "apiKeyFile", "apiKeys"].iter().any(|key| section.gives(key));
     let s = section.get("auth");
-    let kind = s.get("type");
+    let kind = (word::<AuthType>().read)(&s.get("type"), None);
     let (username, password) = (s.get("username").parse(user), s.secret_at("password", |_| true));
     let name = s.get("name").parse(header_name);
     if !s.is_given() {
         return has_key.then_some(Auth::Bearer);
     }
-    if s.is_section() && !kind.is_given() {
+    if s.is_section() && !s.gives("type") {
         s.problem("`type` is missing: bearer, basic, header or none");
     }
-    let kind = kind.parse(|text| meaning(text, &TYPES.map(|kind| (kind, kind))))?;
+    let kind = kind?;
     for (key, only) in USES.iter().filter(|(key, only)| kind != *only && s.gives(key)) {
-        s.problem(format!("`{key}` has a use only with `type: {only}`"));
+        s.problem(format!("`{key}` has a use only with `type: {}`", only.word()));
     }
     match kind {
-        "bearer" | "header" if !has_key => s.problem("needs an `apiKey` beside it"),
-        "basic" | "none" if has_key => s.problem("does not send the `apiKey` beside it; take one away"),
+        Bearer | Header if !has_key => s.problem("needs an `apiKey` beside it"),
+        Basic | AuthType::None if has_key => s.problem("does not send the `apiKey` beside it; take one away"),
         _ => {}
     }
     match kind {
-        "bearer" => Some(Auth::Bearer),
-        "basic" => {
+        Bearer => Some(Auth::Bearer),
+        Basic => {
             if !(s.gives("username") && (s.gives("password") || s.gives("passwordFile"))) {
                 s.problem("`type: basic` needs `username` and `password`");
             }
             Some(Auth::Basic { username: username?, password: password? })
         }
-        "header" => {
+        Header => {
             if !s.gives("name") {
                 s.problem("`type: header` needs `name`, the header that takes the key");
             }
             Some(Auth::Header { name: name? })
         }
-        _ => None,
+        AuthType::None => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{endpoint, give_keys, key, seconds};
 use crate::config::address::{self, base, listen_host};
-use crate::config::endpoint::proxy_secret;
+use crate::config::endpoint::{AuthType, proxy_secret};
 use crate::config::node::{Names, Node, names_in};
 use crate::config::table::*;
 use crate::config::text::can_be_sent;
@@ -86,20 +86,26 @@ fn forward(Forward { listener, connect }: &mut Forward, keys: &mut Keys) {
 fn upstream(one: &mut Endpoint, keys: &mut Keys) {
     keys.required(&mut one.name, "name", unique("upstream"));
     keys.required(&mut one.base, "url", text(base));
-    let (mut kind, mut token, mut username, mut password) = ("none", None, None, None);
-    keys.key(&mut kind, "auth.type", choice(&[("bearer", "bearer"), ("basic", "basic"), ("none", "none")]));
+    const TYPES: &[(&str, AuthType)] =
+        &[("bearer", AuthType::Bearer), ("basic", AuthType::Basic), ("none", AuthType::None)];
+    let (mut kind, mut token, mut username, mut password) = (AuthType::None, None, None, None);
+    keys.key(&mut kind, "auth.type", choice(TYPES));
     keys.key(&mut token, "auth.token", optional(key()));
     keys.key(&mut username, "auth.username", optional(key()));
     keys.key(&mut password, "auth.password", optional(key()));
     // S002-09: empty token, user or password is an error.
-    let needed = [("bearer", "token", &token), ("basic", "username", &username), ("basic", "password", &password)];
+    let needed = [
+        (AuthType::Bearer, "token", &token),
+        (AuthType::Basic, "username", &username),
+        (AuthType::Basic, "password", &password),
+    ];
     keys.read(|section| {
         for (_, key, _) in needed.iter().filter(|(of, _, value)| *of == kind && value.is_none()) {
             section.get("auth").problem(format!("`{key}` is missing"));
         }
     });
-    give_keys(one, token.filter(|_| kind == "bearer"));
-    if let ("basic", Some(username), Some(password)) = (kind, username, password) {
+    give_keys(one, token.filter(|_| kind == AuthType::Bearer));
+    if let (AuthType::Basic, Some(username), Some(password)) = (kind, username, password) {
         one.auth = Auth::Basic { username: username.reveal().to_owned(), password };
     }
     // S002-09: without auth the client's credentials are passed on.
