@@ -292,7 +292,7 @@ fn watch(
         match signals.recv_timeout(tick) {
             Ok(Signal::Stop) => return Ok(()),
             Ok(Signal::Reload) => {
-                service.reloading(time::now());
+                service.reloading();
                 reload(running, load());
                 service.ready();
             }

@@ -5,7 +5,7 @@ mod support;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use support::client::{Client, Ended};
-use support::fact::{Gate, ms};
+use support::fact::{Latch, ms};
 use support::script::{Script, event};
 use support::upstream::{Mood, Upstream};
 
@@ -34,14 +34,14 @@ fn an_upstream_keeps_what_it_received() {
 #[test]
 fn a_stream_waits_at_its_gate() {
     let upstream = Upstream::start();
-    let gate = Gate::new();
-    upstream.on("/x", Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let latch = Latch::new();
+    upstream.on("/x", Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     let mut client = Client::connect(upstream.addr());
     client.send(GET);
     assert_eq!(client.head().status, 200);
     assert_eq!(client.event().as_deref(), Some(event("one").as_str()));
     assert!(!client.hears_within(ms(20)));
-    gate.open();
+    latch.open();
     assert_eq!(client.event().as_deref(), Some(event("two").as_str()));
     assert_eq!((client.event(), client.ended()), (None, Ended::Complete));
 }
@@ -50,7 +50,7 @@ fn a_stream_waits_at_its_gate() {
 fn a_cut_is_not_an_end() {
     let upstream = Upstream::start();
     let sized = Script::head(200, &[("Content-Length", "10")]).bytes("abc");
-    let scripts = [Script::sse().piece("abc").cut(), sized.clone().cut(), sized.reset()];
+    let scripts = [Script::sse().chunk("abc").cut(), sized.clone().cut(), sized.reset()];
     for script in scripts {
         upstream.on("/x", script);
         let mut client = Client::connect(upstream.addr());
@@ -72,7 +72,7 @@ fn a_cut_is_not_an_end() {
 fn a_stall_ends_when_the_peer_leaves_and_a_gate_too() {
     let upstream = Upstream::start();
     upstream.on("/x", Script::new().stall());
-    upstream.on("/x", Script::new().gate(&Gate::new()));
+    upstream.on("/x", Script::new().latch(&Latch::new()));
     for _ in 0..2 {
         let mut client = Client::connect(upstream.addr());
         client.send(GET);

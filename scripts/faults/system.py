@@ -239,7 +239,7 @@ def e8_little_memory():
 
 
 @case
-def e9_the_door_dies():
+def e9_the_event_loop_dies():
     """E9: the listener thread cannot go on: the process ends with 1, so that systemd starts it again."""
     proxy = Proxy(strace=("-e", "trace=epoll_wait", "-e", "inject=epoll_wait:error=EBADF:when=10+"))
     for _ in range(20):

@@ -52,7 +52,7 @@ fn opened(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<
     let Rules { admin, key_ring, .. } = rules;
     let is_token = |shown: &str| admin.token.as_ref().is_some_and(|token| *token == Secret::new(shown));
     let is_admins = |shown: &str| key_ring.identify(shown).is_some_and(|client_key| client_key.admin);
-    let shown = auth::shown(head);
+    let shown = auth::presented_keys(head);
     if shown.iter().any(|shown| is_token(shown) | is_admins(shown)) {
         return Ok(Opened::Token);
     }
@@ -63,7 +63,7 @@ fn opened(head: &Head, peer: IpAddr, rules: &Rules<'_>, now: Instant) -> Result<
         return Err(Failure::new(Kind::Unauthorized, "The page needs its token: Authorization: Bearer TOKEN."));
     }
     let client = cors::client(head, peer, rules.trusted);
-    Err(auth::wrong(key_ring, client, "This token does not open the page.", now))
+    Err(auth::wrong_key(key_ring, client, "This token does not open the page.", now))
 }
 
 /// A proxy on this machine brought it: its client may be anywhere. nginx before 1.29 speaks HTTP/1.0 by default.

@@ -17,7 +17,7 @@ pub trait Handler: Decide {
     /// Answers a request that the server or a full pool refuses, and logs it.
     fn refuse(&self, refused: &Refused, response: &mut Response);
     /// Logs a request whose client left before a worker took it.
-    fn left(&self, request: &Request);
+    fn client_disconnected(&self, request: &Request);
 }
 
 /// Answers a refused request and returns its connection.

@@ -380,7 +380,7 @@ impl EventLoop {
             |connection| matches!(&connection.state, State::Queued(request) if request.pool == Pool::Proxy),
         );
         if has_hung_up && let Some(Exchange { request, .. }) = self.take_queued(token) {
-            self.handler.left(&request);
+            self.handler.client_disconnected(&request);
         }
     }
 

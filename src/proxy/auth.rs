@@ -25,23 +25,23 @@ pub(crate) fn client_key(
     opens: impl Fn(&ClientKey) -> bool,
     now: Instant,
 ) -> Result<ClientKey, Failure> {
-    let shown = shown(head);
-    let mut known: Vec<ClientKey> = shown.iter().filter_map(|key| key_ring.identify(key)).collect();
+    let presented = presented_keys(head);
+    let mut known: Vec<ClientKey> = presented.iter().filter_map(|key| key_ring.identify(key)).collect();
     if let Some(at) = known.iter().position(opens) {
         return Ok(known.swap_remove(at));
     }
-    Err(match (known.is_empty(), shown.is_empty()) {
+    Err(match (known.is_empty(), presented.is_empty()) {
         (false, _) => Failure::new(Kind::Unauthorized, "This key does not open this address."),
         (_, true) => {
             let text = "A key is needed: send it as Authorization: Bearer KEY (or x-api-key).";
             Failure::new(Kind::Unauthorized, text)
         }
-        _ => wrong(key_ring, peer, "This key is not known here.", now),
+        _ => wrong_key(key_ring, peer, "This key is not known here.", now),
     })
 }
 
 /// The failure for a wrong key or token: 401 with this text, or 429 after too many from this address.
-pub(crate) fn wrong(key_ring: &KeyRing, peer: IpAddr, text: &str, now: Instant) -> Failure {
+pub(crate) fn wrong_key(key_ring: &KeyRing, peer: IpAddr, text: &str, now: Instant) -> Failure {
     match key_ring.guessed(peer, now) {
         Some(wait) => {
             let text = "Too many wrong keys came from this address; a right one still works.";
@@ -57,7 +57,7 @@ pub(crate) fn is_background(head: &Head, client_key: &ClientKey) -> bool {
 }
 
 /// The non-empty keys in the fields of a request; keys in a query are not accepted.
-pub(crate) fn shown(head: &Head) -> Vec<String> {
+pub(crate) fn presented_keys(head: &Head) -> Vec<String> {
     let keys = head.fields.iter().filter_map(|(name, value)| match name.as_str() {
         "authorization" => Some(credentials(value)),
         "x-api-key" | "api-key" => Some(text(value)),
@@ -67,11 +67,11 @@ pub(crate) fn shown(head: &Head) -> Vec<String> {
 }
 
 /// Whether a request carries a client key or the page's token, whether or not one is required.
-pub(crate) fn is_ours(head: &Head, snapshot: &Snapshot) -> bool {
+pub(crate) fn has_our_key(head: &Head, snapshot: &Snapshot) -> bool {
     let token = snapshot.config.admin.token.as_ref();
-    shown(head).iter().any(|shown| {
-        snapshot.key_ring.identify(shown).is_some() || token.is_some_and(|token| *token == Secret::new(shown))
-    })
+    presented_keys(head)
+        .iter()
+        .any(|key| snapshot.key_ring.identify(key).is_some() || token.is_some_and(|token| *token == Secret::new(key)))
 }
 
 /// The key in `Authorization`: a Bearer token, or the password of Basic.

@@ -115,18 +115,18 @@ impl RequestContext {
     }
 
     /// Adds what is left of a rate limit to every answer.
-    pub(crate) fn tell_limit(&mut self, left: &Quota) {
+    pub(crate) fn report_limit(&mut self, quota: &Quota) {
         // Of two limits the tighter one is reported.
-        if self.quota.is_some_and(|quota| left.granted && quota.remaining <= left.remaining) {
+        if self.quota.is_some_and(|known| quota.granted && known.remaining <= quota.remaining) {
             return;
         }
-        self.quota = Some(*left);
+        self.quota = Some(*quota);
         let fields = Arc::make_mut(&mut self.common);
         fields.remove_prefixed("x-ratelimit-");
-        let reset = Duration::from_millis(left.reset.as_millis().try_into().unwrap_or(u64::MAX));
+        let reset = Duration::from_millis(quota.reset.as_millis().try_into().unwrap_or(u64::MAX));
         let pairs = [
-            ("x-ratelimit-limit-requests", left.limit.to_string()),
-            ("x-ratelimit-remaining-requests", left.remaining.to_string()),
+            ("x-ratelimit-limit-requests", quota.limit.to_string()),
+            ("x-ratelimit-remaining-requests", quota.remaining.to_string()),
             ("x-ratelimit-reset-requests", if reset.is_zero() { "0s".to_owned() } else { print_duration(reset) }),
         ];
         for (name, value) in pairs {
@@ -137,7 +137,7 @@ impl RequestContext {
     }
 
     /// Adds a field to every answer.
-    pub(crate) fn tell(&mut self, name: HeaderName, value: Option<HeaderValue>) {
+    pub(crate) fn add_field(&mut self, name: HeaderName, value: Option<HeaderValue>) {
         if let Some(value) = value {
             Arc::make_mut(&mut self.common).push(name, value);
         }

@@ -48,7 +48,7 @@ pub(crate) struct Downstream {
     /// No pings: the answer may turn out not to be a stream.
     held: Cell<bool>,
     /// The `x-llmproxy-*` fields of the current attempt, for a head that is sent early.
-    asked: RefCell<Fields>,
+    early_fields: RefCell<Fields>,
     early: Cell<bool>,
     sent: Cell<u64>,
     active: Arc<ActiveRequest>,
@@ -72,7 +72,7 @@ impl Downstream {
             every: ping.map_or(Duration::MAX, |(ping, _)| ping.every),
             due: Cell::new(ping.and_then(|(ping, asked)| asked.checked_add(ping.after))),
             held: Cell::new(false),
-            asked: RefCell::default(),
+            early_fields: RefCell::default(),
             early: Cell::new(false),
             sent: Cell::new(0),
             active,
@@ -100,9 +100,9 @@ impl Downstream {
     }
 
     /// Sets the fields of a head that is sent early.
-    pub(crate) fn asking(&self, asked: impl FnOnce() -> Fields) {
+    pub(crate) fn set_early_fields(&self, fields: impl FnOnce() -> Fields) {
         if self.due.get().is_some() {
-            self.asked.replace(asked());
+            self.early_fields.replace(fields());
         }
     }
 
@@ -209,7 +209,7 @@ impl Downstream {
             return;
         }
         if self.is_early() {
-            return self.tell_in_band(failure, true);
+            return self.send_error_event(failure, true);
         }
         let (mut fields, body) = refusal(failure, self.dialect, &self.common);
         fields.extend(extra);
@@ -217,7 +217,7 @@ impl Downstream {
     }
 
     /// Sends one error event and aborts the answer; `follows`: the last event is complete and need not be ended first.
-    pub(crate) fn tell_in_band(&self, failure: &Failure, follows: bool) {
+    pub(crate) fn send_error_event(&self, failure: &Failure, follows: bool) {
         if self.is_collected() {
             return self.fail(failure, &Fields::default());
         }
@@ -266,7 +266,7 @@ impl Watch for Downstream {
         if !is_started {
             let mut fields = Fields::clone(&self.common);
             event_stream(&mut fields);
-            fields.extend(&self.asked.take());
+            fields.extend(&self.early_fields.take());
             self.start(StatusCode::OK, &fields, Length::Open);
             self.early.set(true);
         }

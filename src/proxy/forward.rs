@@ -65,7 +65,7 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
                 return Outcome::ClientGone(attempts.last);
             }
         }
-        while !selector.left().is_empty() {
+        while !selector.remaining().is_empty() {
             let (index, slot) = match selector.next() {
                 Admitted::At(index, slot) => (index, slot),
                 Admitted::ClientGone => return Outcome::ClientGone(attempts.last),
@@ -82,8 +82,8 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
             let any = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
             let candidate = &selector.plan.candidates[index];
             let larger = selector.has_larger(candidate.context);
-            let left = Remaining { keys: false, candidates: any && !selector.left().is_empty(), any, larger };
-            match attempts.candidate(candidate, left, slot) {
+            let remaining = Remaining { keys: false, candidates: any && !selector.remaining().is_empty(), any, larger };
+            match attempts.try_candidate(candidate, remaining, slot) {
                 Step::End(outcome) => return outcome,
                 Step::Next if !any => return attempts.give_up(),
                 Step::Next => attempts.reason = "retry",
@@ -115,15 +115,15 @@ impl<'a> Attempts<'a> {
     }
 
     /// One endpoint, with its keys in turn.
-    fn candidate(&mut self, candidate: &Candidate, left: Remaining, mut slot: Option<Slot>) -> Step {
+    fn try_candidate(&mut self, candidate: &Candidate, remaining: Remaining, mut slot: Option<Slot>) -> Step {
         let keys = candidate.endpoint.config.api_keys.len();
         let first = candidate.endpoint.live.next_key(keys);
         for turn in 0..keys.max(1) {
             if self.ctx.request.cancel.is_cancelled() {
                 return Step::End(Outcome::ClientGone(self.last.take()));
             }
-            let left = Remaining { keys: turn + 1 < keys, ..left };
-            if let Some(step) = self.attempt(candidate, (first + turn) % keys.max(1), left, &mut slot) {
+            let remaining = Remaining { keys: turn + 1 < keys, ..remaining };
+            if let Some(step) = self.try_key(candidate, (first + turn) % keys.max(1), remaining, &mut slot) {
                 return step;
             }
         }
@@ -131,7 +131,13 @@ impl<'a> Attempts<'a> {
     }
 
     /// One attempt with one key; `None`: try the next key.
-    fn attempt(&mut self, candidate: &Candidate, key: usize, left: Remaining, slot: &mut Option<Slot>) -> Option<Step> {
+    fn try_key(
+        &mut self,
+        candidate: &Candidate,
+        key: usize,
+        remaining: Remaining,
+        slot: &mut Option<Slot>,
+    ) -> Option<Step> {
         let endpoint = &candidate.endpoint;
         self.attempts += 1;
         let served_by = Rc::new(ServedBy {
@@ -146,30 +152,30 @@ impl<'a> Attempts<'a> {
         self.last = Some(Rc::clone(&served_by));
         self.ctx.active.at(endpoint.name());
         self.ctx.client.hold_pings(self.ctx.is_streamless(candidate));
-        self.ctx.client.asking(|| relay::routing_fields(&served_by));
+        self.ctx.client.set_early_fields(|| relay::routing_fields(&served_by));
         let labels = [self.ctx.scope.group_name(), endpoint.name()];
         let began = time::now();
-        let sent = self.send(candidate, key, left.candidates);
+        let sent = self.send(candidate, key, remaining.candidates);
         self.ctx.metrics.count(Family::UpstreamRequests, &labels);
         self.ctx.metrics.time(Family::UpstreamDuration, &labels, time::now().saturating_duration_since(began));
         match sent {
-            Ok(answer) => self.judge(answer, served_by, candidate, key, left, slot),
-            Err(fault) => Some(self.faulted(endpoint, fault, slot.take())),
+            Ok(answer) => self.handle_answer(answer, served_by, candidate, key, remaining, slot),
+            Err(fault) => Some(self.handle_error(endpoint, fault, slot.take())),
         }
     }
 
     /// Decides whether an answer is forwarded or, buffered, followed by another attempt.
-    fn judge(
+    fn handle_answer(
         &mut self,
         mut answer: UpstreamResponse,
         served_by: Rc<ServedBy>,
         candidate: &Candidate,
         key: usize,
-        left: Remaining,
+        remaining: Remaining,
         slot: &mut Option<Slot>,
     ) -> Option<Step> {
         let endpoint = &candidate.endpoint;
-        let decision = self.weighed(&answer, endpoint, left);
+        let decision = self.decide(&answer, endpoint, remaining);
         let (name, id) = (endpoint.name(), self.ctx.request_id);
         let answered = || headers::answered(answer.status, &answer.headers);
         if decision == RetryDecision::Forward {
@@ -179,7 +185,7 @@ impl<'a> Attempts<'a> {
             answer.slot = slot.take();
             return Some(match first_byte::wait(&mut answer, self.ctx, &served_by) {
                 Ok(()) => Step::End(Outcome::Response(Box::new(answer), served_by)),
-                Err(fault) => self.faulted(endpoint, fault, answer.slot.take()),
+                Err(fault) => self.handle_error(endpoint, fault, answer.slot.take()),
             });
         }
         let keys = endpoint.config.api_keys.len();
@@ -261,13 +267,13 @@ impl<'a> Attempts<'a> {
             endpoint.live.moved(time::now());
             // Without probes only this shows that it is back.
             if config.probe == Probe::Never && endpoint.health.state == State::Failing {
-                self.tell(endpoint, Observation::Up);
+                self.report(endpoint, Observation::Up);
             }
         }
         result
     }
 
-    fn weighed(&mut self, answer: &UpstreamResponse, endpoint: &Endpoint, left: Remaining) -> RetryDecision {
+    fn decide(&mut self, answer: &UpstreamResponse, endpoint: &Endpoint, remaining: Remaining) -> RetryDecision {
         let retry_after = retry::retry_after(&answer.headers, time::wall);
         if let (StatusCode::TOO_MANY_REQUESTS, Some(retry_after)) = (answer.status, retry_after) {
             endpoint.live.cool_down(time::now(), retry_after);
@@ -276,7 +282,7 @@ impl<'a> Attempts<'a> {
         if self.ctx.request.is_spent() {
             return RetryDecision::Forward;
         }
-        retry::answer(answer.status, self.retry, left)
+        retry::answer(answer.status, self.retry, remaining)
     }
 
     /// Buffers an error answer while other endpoints are tried; true if it is the best so far. A long one is the outcome
@@ -309,7 +315,7 @@ impl<'a> Attempts<'a> {
             return Ok(false);
         }
         if answer.status == StatusCode::SERVICE_UNAVAILABLE && errors::is_loading(&body) {
-            self.tell(&served_by.endpoint, Observation::Loading);
+            self.report(&served_by.endpoint, Observation::Loading);
         }
         let buffered = BufferedResponse { status: answer.status, headers: answer.headers, body };
         // A rejected key or an unknown model tells the client less than any other error.
@@ -322,7 +328,7 @@ impl<'a> Attempts<'a> {
         Ok(is_better)
     }
 
-    fn faulted(&mut self, endpoint: &Arc<Endpoint>, fault: UpstreamError, slot: Option<Slot>) -> Step {
+    fn handle_error(&mut self, endpoint: &Arc<Endpoint>, fault: UpstreamError, slot: Option<Slot>) -> Step {
         release(slot, endpoint, &fault);
         if fault.kind == UpstreamErrorKind::ClientGone || self.ctx.request.cancel.is_cancelled() {
             return Step::End(Outcome::ClientGone(self.last.take()));
@@ -344,7 +350,7 @@ impl<'a> Attempts<'a> {
             endpoint.live.note_refused(time::now());
         }
         if let Some(seen) = seen {
-            self.tell(endpoint, seen);
+            self.report(endpoint, seen);
         }
         self.ctx
             .metrics
@@ -361,7 +367,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Reports an observation to the health thread; an endpoint without probes is skipped for a while.
-    fn tell(&self, endpoint: &Endpoint, seen: Observation) {
+    fn report(&self, endpoint: &Endpoint, seen: Observation) {
         if endpoint.config.probe == Probe::Never && seen != Observation::Up {
             endpoint.live.cool_down(time::now(), COOL_DOWN);
         }

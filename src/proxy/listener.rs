@@ -80,7 +80,7 @@ impl Proxy {
 
     /// At the page's own listener: any client key, or whatever admits to the page.
     fn at_page(&self, head: &Head, from: From, snapshot: &Snapshot) -> Result<ClientKey, Failure> {
-        let known = auth::shown(head).iter().find_map(|key| snapshot.key_ring.identify(key));
+        let known = auth::presented_keys(head).iter().find_map(|key| snapshot.key_ring.identify(key));
         if let Some(client_key) = known {
             return Ok(client_key);
         }
@@ -192,12 +192,12 @@ impl Proxy {
         snapshot: &Snapshot,
         route: &Route,
     ) -> RequestContext {
-        let here = Entry {
+        let entry = Entry {
             forward: Arc::clone(&self.listeners[from.listener].name),
             metrics: Arc::clone(&self.metrics),
             activity: Arc::clone(&self.activity),
         };
-        let context = RequestContext::new(head, from.peer, began, snapshot, here);
+        let context = RequestContext::new(head, from.peer, began, snapshot, entry);
         let context = context.with_cors(head, self.cors(snapshot, from.listener).unwrap_or_default());
         match route {
             Route::Health | Route::Models | Route::Model(_) | Route::Metrics => context.never_stored(),
@@ -255,7 +255,7 @@ impl Decide for Proxy {
         let snapshot = self.shared.load();
         // For a key with `models` the body must be read first.
         let must_read = || {
-            auth::shown(head).iter().any(|key| {
+            auth::presented_keys(head).iter().any(|key| {
                 snapshot.key_ring.identify(key).is_some_and(|client_key| !client_key.scope.models.is_empty())
             })
         };
@@ -281,7 +281,7 @@ impl Handler for Proxy {
         }
     }
 
-    fn left(&self, request: &Request) {
+    fn client_disconnected(&self, request: &Request) {
         let context = self.context(&request.head, request.from, request.began, &self.shared.load(), &Route::Unknown);
         context.client_left();
     }

@@ -52,7 +52,7 @@ impl ForwardContext<'_> {
     /// Whether an endpoint is known not to stream this model.
     pub(crate) fn is_streamless(&self, candidate: &Candidate) -> bool {
         let model = candidate.rename.as_deref().or(self.body.name());
-        candidate.endpoint.live.is_streamless(&self.forward.path, model)
+        self.body.stream && candidate.endpoint.live.is_streamless(&self.forward.path, model)
     }
 }
 

@@ -87,7 +87,7 @@ pub(crate) fn relay(
     // Pings and error events need an uncompressed stream.
     let is_plain = !is_compressed(&answer.headers);
     if client.is_early() && !(answer.status == StatusCode::OK && is_events && is_plain) {
-        return tell_late(answer, client, served_by);
+        return fail_late(answer, client, served_by);
     }
     if !client.is_early() {
         let length = match (is_head, answer.length) {
@@ -190,7 +190,7 @@ pub(crate) fn stopped() -> Failure {
 /// Ends an incomplete answer after a disconnect, or when an administrator stopped the request.
 fn end_early(client: &Downstream, is_events: bool, events: &Events) {
     if is_events && client.active().is_stopped() {
-        client.tell_in_band(&stopped(), events.is_between_events());
+        client.send_error_event(&stopped(), events.is_between_events());
     } else {
         client.abort();
     }
@@ -223,7 +223,7 @@ fn lost(fault: &UpstreamError, client: &Downstream, served_by: &ServedBy, is_eve
             _ => (Kind::Upstream, "was lost in the middle of its answer".to_owned()),
         };
         let text = format!("The endpoint `{name}` {what}; the answer is not complete.");
-        client.tell_in_band(&Failure::new(kind, text), passed.events.is_between_events());
+        client.send_error_event(&Failure::new(kind, text), passed.events.is_between_events());
     } else {
         client.abort();
     }
@@ -234,7 +234,7 @@ fn lost(fault: &UpstreamError, client: &Downstream, served_by: &ServedBy, is_eve
 }
 
 /// After an early head of an event stream any other kind of answer becomes an error event.
-fn tell_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
+fn fail_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if answer.status.is_success() {
         let name = served_by.endpoint.name();
         let what = match is_compressed(&answer.headers) {

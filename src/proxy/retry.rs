@@ -59,19 +59,19 @@ pub(crate) struct Remaining {
 }
 
 /// Decides by the status (SPEC section 5, Failures).
-pub(crate) fn answer(status: StatusCode, retry: &Retry, left: Remaining) -> RetryDecision {
+pub(crate) fn answer(status: StatusCode, retry: &Retry, remaining: Remaining) -> RetryDecision {
     let of_key = matches!(status.as_u16(), 401 | 402 | 403 | 429);
-    if of_key && left.keys {
+    if of_key && remaining.keys {
         return RetryDecision::NextKey;
     }
     // 501 and 505 are permanent; 520 to 530 are Cloudflare's, 529 is Anthropic's.
     let passing = matches!(status.as_u16(), 408 | 429 | 500 | 502..=504 | 506..=599);
     let again = retry.on_status && passing;
-    if status == StatusCode::BAD_REQUEST && left.any && left.larger {
+    if status == StatusCode::BAD_REQUEST && remaining.any && remaining.larger {
         return RetryDecision::Look;
     }
-    let elsewhere = matches!(status.as_u16(), 401..=404) && left.candidates;
-    if left.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Forward }
+    let elsewhere = matches!(status.as_u16(), 401..=404) && remaining.candidates;
+    if remaining.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Forward }
 }
 
 /// Whether a failure may be retried.

@@ -35,18 +35,18 @@ pub(crate) struct Selector<'a> {
     ctx: &'a ForwardContext<'a>,
     pub(crate) plan: Plan,
     /// Indexes of candidates in order of preference; empty until the first slot is chosen.
-    order: Vec<usize>,
-    left: Vec<usize>,
+    preferred: Vec<usize>,
+    remaining: Vec<usize>,
     pub(crate) queued: Duration,
     /// Of the conversation, for the affinity strategy.
     hashes: Option<PrefixHashes>,
     /// The reason, if affinity gave one.
-    word: Option<&'static str>,
+    affinity: Option<&'static str>,
 }
 
 impl<'a> Selector<'a> {
     pub(super) fn new(ctx: &'a ForwardContext<'a>, plan: Plan) -> Self {
-        let left = (0..plan.candidates.len()).collect();
+        let remaining = (0..plan.candidates.len()).collect();
         // Also while only one is available: the others may come back.
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
         let counts = plan.strategy == Strategy::Affinity && others && ctx.takes_slot();
@@ -56,50 +56,50 @@ impl<'a> Selector<'a> {
                 SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
             ctx.shared.affinity.hashes(ctx.body.json.as_ref(), &plan.route, sessions)
         });
-        Self { ctx, plan, order: Vec::new(), left, queued: Duration::ZERO, hashes, word: None }
+        Self { ctx, plan, preferred: Vec::new(), remaining, queued: Duration::ZERO, hashes, affinity: None }
     }
 
     /// Candidates not tried in this round.
-    pub(crate) fn left(&self) -> &[usize] {
-        &self.left
+    pub(crate) fn remaining(&self) -> &[usize] {
+        &self.remaining
     }
 
     pub(crate) fn next_round(&mut self) {
-        self.left.clone_from(&self.order);
+        self.remaining.clone_from(&self.preferred);
     }
 
     /// Whether a remaining candidate has a larger context (any known one if this is unknown).
     pub(crate) fn has_larger(&self, context: Option<u64>) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].context;
-        self.left.iter().any(|index| size(index) > context)
+        self.remaining.iter().any(|index| size(index) > context)
     }
 
     /// Keeps only candidates with a larger context than `context`, smallest first.
     pub(crate) fn only_larger(&mut self, context: u64) {
         let size = |index: &usize| self.plan.candidates[*index].context.unwrap_or(0);
-        self.left.retain(|index| size(index) > context);
-        self.left.sort_by_key(size);
+        self.remaining.retain(|index| size(index) > context);
+        self.remaining.sort_by_key(size);
     }
 
     /// A slot at the next candidate.
     pub(crate) fn next(&mut self) -> Admitted {
-        let admitted = if self.ctx.takes_slot() { self.slot() } else { Admitted::At(self.left[0], None) };
+        let admitted = if self.ctx.takes_slot() { self.slot() } else { Admitted::At(self.remaining[0], None) };
         if let Admitted::At(index, _) = admitted {
             if let Some(hashes) = &self.hashes {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();
                 self.ctx.shared.affinity.remember(hashes, cache);
             }
-            if self.order.is_empty() {
-                self.order.clone_from(&self.left);
+            if self.preferred.is_empty() {
+                self.preferred.clone_from(&self.remaining);
             }
-            self.left.retain(|other| *other != index);
+            self.remaining.retain(|other| *other != index);
         }
         admitted
     }
 
     fn slot(&mut self) -> Admitted {
-        let is_first = self.order.is_empty();
-        let lives = lives(&self.plan, &self.left);
+        let is_first = self.preferred.is_empty();
+        let lives = lives(&self.plan, &self.remaining);
         let wanted = Wanted {
             lives: &lives,
             background: self.ctx.background,
@@ -107,19 +107,19 @@ impl<'a> Selector<'a> {
             route: &self.plan.route,
         };
         let favourite = self.favourite().filter(|_| is_first);
-        let (left, plan, word) = (&mut self.left, &self.plan, &mut self.word);
+        let (remaining, plan, affinity) = (&mut self.remaining, &self.plan, &mut self.affinity);
         // Chosen under the lock of the slots: two requests must not decide by the same loads.
         let entry = self.ctx.shared.capacity.enter(&wanted, |turn| {
             if !is_first {
-                return (0..left.len()).collect();
+                return (0..remaining.len()).collect();
             }
-            (*left, *word) = preference(plan, favourite, turn);
-            left.clone()
+            (*remaining, *affinity) = preference(plan, favourite, turn);
+            remaining.clone()
         });
         match entry {
-            // First an index into all candidates, later a position in `left`.
+            // First an index into all candidates, later a position in `remaining`.
             Entry::In(index, slot) if is_first => Admitted::At(index, Some(slot)),
-            Entry::In(at, slot) => Admitted::At(self.left[at], Some(slot)),
+            Entry::In(at, slot) => Admitted::At(self.remaining[at], Some(slot)),
             Entry::Full => refused(Kind::Overloaded, "All matching endpoints are busy and the queue is full."),
             Entry::Closed => refused(Kind::Draining, "The proxy is being stopped."),
             Entry::Wait(waiting) => self.wait(&waiting, is_first),
@@ -144,7 +144,7 @@ impl<'a> Selector<'a> {
             let due = self.ctx.client.silent(now).unwrap_or(until);
             match waiting.wait(&self.ctx.request.cancel, until.min(due)) {
                 WaitResult::In(index, slot) if is_first => break Admitted::At(index, Some(slot)),
-                WaitResult::In(at, slot) => break Admitted::At(self.left[at], Some(slot)),
+                WaitResult::In(at, slot) => break Admitted::At(self.remaining[at], Some(slot)),
                 WaitResult::Closed => break refused(Kind::Draining, "The proxy is being stopped."),
                 WaitResult::ClientGone => break Admitted::ClientGone,
                 WaitResult::Late if is_first => self.look_again(waiting, now),
@@ -168,7 +168,7 @@ impl<'a> Selector<'a> {
         }
         let all: Vec<usize> = (0..plan.candidates.len()).collect();
         if waiting.widen(lives(&plan, &all)) {
-            (self.plan, self.left) = (plan, all);
+            (self.plan, self.remaining) = (plan, all);
         }
     }
 
@@ -179,7 +179,7 @@ impl<'a> Selector<'a> {
             _ if self.plan.reason != "model" || self.plan.candidates.len() == 1 => self.plan.reason,
             Strategy::Failover if index > 0 => "full",
             Strategy::Failover => self.plan.reason,
-            Strategy::Affinity => self.word.unwrap_or("affinity_new"),
+            Strategy::Affinity => self.affinity.unwrap_or("affinity_new"),
             strategy => strategy.as_str(),
         }
     }
@@ -194,8 +194,8 @@ fn preference(
 ) -> (Vec<usize>, Option<&'static str>) {
     let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
     let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
-    let word = favour(favourite, &loads, &mut order);
-    (order, word)
+    let affinity = favour(favourite, &loads, &mut order);
+    (order, affinity)
 }
 
 /// Puts the favourite first, unless it is full or much busier than another; returns the reason.

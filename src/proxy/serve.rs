@@ -54,7 +54,7 @@ impl Proxy {
         context.key.clone_from(&client_key.name);
         match route {
             Route::Models if request.head.fields.get(header::VIA).is_some() => {
-                context.tell(INSTANCE, Some(self.clients.pseudonym().name.clone()));
+                context.add_field(INSTANCE, Some(self.clients.pseudonym().name.clone()));
                 let listing = self.listing_for_proxy(&request.head, &snapshot, &client_key.scope);
                 context.json(response, StatusCode::OK, &listing);
             }
@@ -119,9 +119,9 @@ impl Proxy {
         let listener = &self.listeners[request.from.listener];
         let limit = listener.policy(&snapshot.config).and_then(|policy| policy.rate_limit);
         if let Some(limit) = limit.filter(|_| route.is_limited()) {
-            let left = listener.buckets.take(context.client, &limit, time::now());
-            context.tell_limit(&left);
-            refuse_above(&left, "This address has asked too often (rateLimit).")?;
+            let quota = listener.buckets.take(context.client, &limit, time::now());
+            context.report_limit(&quota);
+            refuse_above(&quota, "This address has asked too often (rateLimit).")?;
         }
         Ok(client_key)
     }
@@ -176,7 +176,7 @@ impl Proxy {
             scope: &client_key.scope,
             trusted: snapshot.config.server.trusted_proxies.iter().any(|network| network.contains(request.from.peer)),
             background: auth::is_background(&request.head, client_key),
-            keyed: !self.asks_nothing(snapshot, listener) || auth::is_ours(&request.head, snapshot),
+            keyed: !self.asks_nothing(snapshot, listener) || auth::has_our_key(&request.head, snapshot),
             policy: self.policy(snapshot, listener),
             ping: snapshot.config.server.sse_ping,
         };
@@ -412,13 +412,13 @@ fn admitted(context: &mut RequestContext, client_key: &ClientKey) -> Result<Perm
         let text = "This key has as many requests in progress as it may have (maxParallel).";
         return Err(Failure::new(Kind::RateLimited, text).retry_after(second));
     };
-    if let Some(left) = client_key.take(time::now()) {
-        context.tell_limit(&left);
-        refuse_above(&left, "This key has asked too often (rateLimit).")?;
+    if let Some(quota) = client_key.take(time::now()) {
+        context.report_limit(&quota);
+        refuse_above(&quota, "This key has asked too often (rateLimit).")?;
     }
     Ok(permit)
 }
 
-fn refuse_above(left: &Quota, text: &str) -> Result<(), Failure> {
-    if left.granted { Ok(()) } else { Err(Failure::new(Kind::RateLimited, text).retry_after(left.retry_after)) }
+fn refuse_above(quota: &Quota, text: &str) -> Result<(), Failure> {
+    if quota.granted { Ok(()) } else { Err(Failure::new(Kind::RateLimited, text).retry_after(quota.retry_after)) }
 }

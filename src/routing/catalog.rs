@@ -69,8 +69,8 @@ impl Catalog {
         self.offers.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Names with an available endpoint that is to be listed, within a scope: discovered and configured ones in config order, then routes. Takes as
-    /// long as the lists are, however many endpoints there are.
+    /// Names with an available endpoint that `is_listed`, within a scope: discovered and configured ones in config order, then
+    /// routes.
     pub(crate) fn listing(
         &self,
         endpoints: &[Arc<Endpoint>],

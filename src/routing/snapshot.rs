@@ -8,13 +8,13 @@ use crate::routing::health_status::Observation;
 use crate::routing::keys::KeyRing;
 use crate::routing::scope::{Group, Scope};
 use crate::routing::slots::Capacity;
-use crate::util::cancel::CancelToken;
+use crate::util::cancel::{CancelToken, TICK};
 use crate::util::lock::{lock, read, write};
 use crate::util::lru::Recent;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::borrow::Cow;
-use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// An unknown model asks the endpoints again at most this often.
@@ -25,8 +25,6 @@ const REFRESH_WAIT: Duration = Duration::from_secs(2);
 const MOST_EVENTS: usize = 256;
 /// Conversations whose endpoint is known: as many as were begun lately, and at most twice that.
 const CONVERSATIONS: usize = 512;
-/// A waiting request looks this often whether its client is still there.
-const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Clone)]
 pub struct Snapshot {
@@ -140,8 +138,7 @@ pub struct SnapshotStore {
 
 #[derive(Default)]
 struct Refresh {
-    rounds: u64,
-    /// When the one that is running began.
+    /// When the one in progress began.
     running: Option<Instant>,
     last: Option<Instant>,
 }
@@ -208,31 +205,25 @@ impl SnapshotStore {
     pub(crate) fn refresh(&self, cancel: &CancelToken) {
         let mut state = lock(&self.refresh);
         let now = time::now();
-        if state.running.is_none() {
-            let is_fresh = state.last.is_some_and(|last| now.saturating_duration_since(last) < REFRESH_EVERY);
-            if is_fresh || !self.notify(HealthEvent::Refresh) {
-                return;
-            }
-            state.running = Some(now);
-        }
-        let rounds = state.rounds;
-        while let Some(began) = state.running.filter(|_| state.rounds == rounds) {
+        let is_fresh = state.last.is_some_and(|last| now.saturating_duration_since(last) < REFRESH_EVERY);
+        let began = match state.running {
+            Some(began) => began,
+            None if is_fresh || !self.notify(HealthEvent::Refresh) => return,
+            None => *state.running.insert(now),
+        };
+        while state.running == Some(began) {
             let remaining = (began + REFRESH_WAIT).saturating_duration_since(time::now());
             if remaining.is_zero() || cancel.is_cancelled() {
                 return;
             }
-            state = match self.refreshed.wait_timeout(state, remaining.min(TICK)) {
-                Ok((guard, _)) => guard,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            let waited = self.refreshed.wait_timeout(state, remaining.min(TICK));
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     pub(crate) fn refreshed(&self) {
         let mut state = lock(&self.refresh);
-        state.rounds += 1;
-        state.running = None;
-        state.last = Some(time::now());
+        (state.running, state.last) = (None, Some(time::now()));
         self.refreshed.notify_all();
     }
 }

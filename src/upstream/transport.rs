@@ -51,8 +51,8 @@ impl<In: Transport> Connector<In> for TcpConnector {
 
     fn connect(&self, details: &ConnectionDetails, tunnel: Option<In>) -> Result<Option<TcpTransport>, Error> {
         let call = current().ok_or_else(|| io::Error::other("a connection needs a call"))?;
-        let socket = match tunnel.is_some().then(|| call.tunnel.take()).flatten() {
-            Some(socket) => socket,
+        let socket = match tunnel {
+            Some(_) => call.tunnel.take().ok_or_else(|| io::Error::other("a tunnel needs a socket"))?,
             None => self.addresses.connect(&call, &details.addrs)?,
         };
         socket.set_nodelay(true)?;

@@ -1,9 +1,10 @@
 //! Reports the state of the process to systemd, by datagrams (sd_notify(3)). Silent where there is no systemd.
 
+use crate::util::time::monotonic_micros;
 use std::io;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest wait for a service manager that does not read its socket.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,11 +27,8 @@ impl Notifier {
     }
 
     /// A reload begins; [`Notifier::ready`] ends it.
-    pub(crate) fn reloading(&self, now: Instant) {
-        match monotonic_micros(now) {
-            Some(micros) => self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}")),
-            None => self.send("RELOADING=1"),
-        }
+    pub(crate) fn reloading(&self) {
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_micros()));
     }
 
     pub(crate) fn stopping(&self) {
@@ -67,17 +65,6 @@ fn address(name: &str) -> io::Result<SocketAddr> {
         return SocketAddr::from_pathname(name);
     }
     Err(io::Error::new(io::ErrorKind::Unsupported, "neither a path nor an abstract name"))
-}
-
-/// An instant as microseconds of CLOCK_MONOTONIC, as systemd wants them. `Instant` is that clock on Linux, but gives
-/// its value only to `Debug`; reading it there needs no unsafe code, and a test notices if the format changes.
-fn monotonic_micros(now: Instant) -> Option<u64> {
-    let text = format!("{now:?}");
-    let field = |name: &str| -> Option<u64> {
-        let digits = text.split_once(name)?.1.trim_start_matches([':', ' ']);
-        digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-    };
-    Some(field("tv_sec")? * 1_000_000 + field("tv_nsec")? / 1_000)
 }
 
 /// How often to call [`Notifier::watchdog`], from `$WATCHDOG_USEC` and `$WATCHDOG_PID`: half of the limit, and

@@ -1,5 +1,6 @@
 //! The only reader of time. Everything that decides takes `now` as an argument.
 
+use rustix::time::{ClockId, clock_gettime};
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,6 +15,12 @@ pub fn now() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "this is the one reader")]
 pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
+}
+
+/// The clock that systemd compares its own times with.
+pub(crate) fn monotonic_micros() -> i64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
 }
 
 /// ISO 8601 in UTC with milliseconds, `2024-01-31T22:00:00.000Z` [S000-29].

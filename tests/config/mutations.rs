@@ -7,9 +7,9 @@ use llmproxy::config::print;
 const CASES: usize = 400;
 
 /// SplitMix64: small, and the same on every machine.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -54,21 +54,21 @@ const PIECES: [&str; 32] = [
     "? ",
 ];
 
-fn spoil(text: &str, dice: &mut Dice) -> String {
+fn spoil(text: &str, random: &mut Random) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    for _ in 0..=dice.below(6) {
-        let (at, other) = (dice.below(lines.len()), dice.below(lines.len()));
-        match dice.below(6) {
+    for _ in 0..=random.below(6) {
+        let (at, other) = (random.below(lines.len()), random.below(lines.len()));
+        match random.below(6) {
             0 => drop(lines.remove(at)),
             1 => lines.insert(other, lines[at].clone()),
             2 => lines.swap(at, other),
-            3 => lines[at] = format!("{}{}", " ".repeat(dice.below(5)), lines[at].trim_start()),
+            3 => lines[at] = format!("{}{}", " ".repeat(random.below(5)), lines[at].trim_start()),
             _ => {
                 let line = &lines[at];
                 let cuts: Vec<usize> = line.char_indices().map(|(index, _)| index).chain([line.len()]).collect();
-                let (from, to) = (cuts[dice.below(cuts.len())], cuts[dice.below(cuts.len())]);
-                let (from, to) = if dice.below(2) == 0 { (from, from) } else { (from.min(to), from.max(to)) };
-                lines[at] = format!("{}{}{}", &line[..from], PIECES[dice.below(PIECES.len())], &line[to..]);
+                let (from, to) = (cuts[random.below(cuts.len())], cuts[random.below(cuts.len())]);
+                let (from, to) = if random.below(2) == 0 { (from, from) } else { (from.min(to), from.max(to)) };
+                lines[at] = format!("{}{}{}", &line[..from], PIECES[random.below(PIECES.len())], &line[to..]);
             }
         }
         if lines.is_empty() {
@@ -81,10 +81,10 @@ fn spoil(text: &str, dice: &mut Dice) -> String {
 #[test]
 fn no_spoiled_file_panics_and_every_problem_is_told_with_its_file() {
     let full = include_str!("../../config/full.yml");
-    let mut dice = Dice(1);
+    let mut random = Random(1);
     let (mut right, mut wrong) = (0, 0);
     for _ in 0..CASES {
-        let text = spoil(full, &mut dice);
+        let text = spoil(full, &mut random);
         match parse(&text) {
             Ok(_) => right += 1,
             Err(problems) => {
@@ -149,11 +149,11 @@ const OLDER_SECRETS: [&str; 3] = [
 #[test]
 fn no_spoiled_file_prints_a_secret_in_a_problem_or_as_a_configuration() {
     // U24
-    let mut dice = Dice(24);
+    let mut random = Random(24);
     for text in [SECRETS].into_iter().chain(OLDER_SECRETS.into_iter().filter(|_| cfg!(feature = "admin"))) {
         assert!(parse(text).is_ok(), "{text}\n{:?}", parse(text));
         for _ in 0..4 * CASES {
-            let text = spoil(text, &mut dice);
+            let text = spoil(text, &mut random);
             let said = match parse(&text) {
                 Ok(config) => print::yaml(&config),
                 Err(problems) => problems.iter().map(|problem| format!("{problem}\n")).collect(),

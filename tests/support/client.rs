@@ -167,7 +167,7 @@ impl Client {
     pub fn body(&mut self) -> (Vec<u8>, Ended) {
         let mut body = std::mem::take(&mut self.partial);
         loop {
-            match self.piece() {
+            match self.read_some() {
                 Ok(bytes) => body.extend(bytes),
                 Err(ended) => return (body, ended),
             }
@@ -175,7 +175,7 @@ impl Client {
     }
 
     /// The bytes that come next, one chunk at most.
-    pub fn piece(&mut self) -> Result<Vec<u8>, Ended> {
+    pub fn read_some(&mut self) -> Result<Vec<u8>, Ended> {
         let next = match self.rest {
             Rest::Over(ended) => return Err(ended),
             Rest::Sized(left) => self.some(left),
@@ -205,7 +205,7 @@ impl Client {
                 let event = std::mem::replace(&mut self.partial, rest);
                 return Some(String::from_utf8(event).expect("events are UTF-8"));
             }
-            match self.piece() {
+            match self.read_some() {
                 Ok(bytes) => self.partial.extend(bytes),
                 Err(_) => {
                     assert!(self.partial.is_empty(), "half an event: {:?}", String::from_utf8_lossy(&self.partial));

@@ -75,12 +75,12 @@ impl Fact {
 
 /// A barrier in a script: closed until the test opens it, for everyone and for ever.
 #[derive(Clone)]
-pub struct Gate {
+pub struct Latch {
     key: Arc<Mutex<Option<Sender<()>>>>,
     closed: Receiver<()>,
 }
 
-impl Gate {
+impl Latch {
     pub fn new() -> Self {
         let (key, closed) = bounded(0);
         Self { key: Arc::new(Mutex::new(Some(key))), closed }
@@ -90,7 +90,7 @@ impl Gate {
         self.key.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Disconnected once the gate is open; for `select!`.
+    /// Disconnected once the latch is open; for `select!`.
     pub fn channel(&self) -> &Receiver<()> {
         &self.closed
     }

@@ -1,13 +1,13 @@
 //! What a fake upstream does with one request, step by step. Knows the bytes of HTTP, not sockets.
 
-use super::fact::Gate;
+use super::fact::Latch;
 
 #[derive(Clone)]
 pub enum Step {
     /// Written and flushed as it is.
     Bytes(Vec<u8>),
     /// Waits until the test opens it.
-    Gate(Gate),
+    Latch(Latch),
     /// Waits until the peer closes.
     Stall,
     /// FIN.
@@ -77,7 +77,7 @@ impl Script {
     }
 
     /// One chunk of a chunked body, in one write.
-    pub fn piece(self, data: impl AsRef<[u8]>) -> Self {
+    pub fn chunk(self, data: impl AsRef<[u8]>) -> Self {
         let data = data.as_ref();
         let mut framed = format!("{:x}\r\n", data.len()).into_bytes();
         framed.extend_from_slice(data);
@@ -90,8 +90,8 @@ impl Script {
         self.bytes("0\r\n\r\n")
     }
 
-    pub fn gate(self, gate: &Gate) -> Self {
-        self.step(Step::Gate(gate.clone()))
+    pub fn latch(self, latch: &Latch) -> Self {
+        self.step(Step::Latch(latch.clone()))
     }
 
     pub fn stall(self) -> Self {

@@ -2,7 +2,7 @@
 //! own, so that scripts never meet one that a probe has used; everything else by script. Keeps what it received. Knows nothing of the proxy under test.
 
 use super::blackhole::Blackhole;
-use super::fact::{DEADLINE, Fact, Gate, Watched};
+use super::fact::{DEADLINE, Fact, Latch, Watched};
 use super::received::{Received, read_body, read_head};
 use super::script::{Script, Step};
 use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
@@ -235,7 +235,7 @@ fn serve(shared: &Arc<Shared>, socket: TcpStream) {
         };
         drop(socket.shutdown(side));
         if let Over::Forgotten = over {
-            shared_too.update(|state| state.problems.push("a gate or stall outlived the deadline".into()));
+            shared_too.update(|state| state.problems.push("a latch or stall outlived the deadline".into()));
         }
     });
     shared.update(|state| state.threads.extend([listening, acting]));
@@ -308,7 +308,7 @@ enum Over {
     Reset,
     /// Answered with the body unread.
     Early,
-    /// A gate was never opened.
+    /// A latch was never opened.
     Forgotten,
 }
 
@@ -322,8 +322,8 @@ fn play(script: &Script, mut socket: &TcpStream, ended: &Receiver<()>) -> Result
     for step in &script.steps {
         match step {
             Step::Bytes(bytes) => socket.write_all(bytes)?,
-            Step::Gate(gate) => wait(gate, ended)?,
-            Step::Stall => wait(&Gate::new(), ended)?,
+            Step::Latch(latch) => wait(latch, ended)?,
+            Step::Stall => wait(&Latch::new(), ended)?,
             Step::Cut => return Err(Over::Closed),
             Step::Reset => {
                 SockRef::from(socket).set_linger(Some(Duration::ZERO))?;
@@ -337,9 +337,9 @@ fn play(script: &Script, mut socket: &TcpStream, ended: &Receiver<()>) -> Result
     if script.early { Err(Over::Early) } else { Ok(()) }
 }
 
-fn wait(gate: &Gate, ended: &Receiver<()>) -> Result<(), Over> {
+fn wait(latch: &Latch, ended: &Receiver<()>) -> Result<(), Over> {
     select! {
-        recv(gate.channel()) -> _ => Ok(()),
+        recv(latch.channel()) -> _ => Ok(()),
         recv(ended) -> _ => Err(Over::Closed),
         default(DEADLINE) => Err(Over::Forgotten),
     }

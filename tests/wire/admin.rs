@@ -238,7 +238,7 @@ fn the_documented_file_is_served_and_edited_in_its_place() {
 #[test]
 fn the_page_shows_what_is_going_on_and_stops_it() {
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
-    upstream.on(CHAT, Script::sse().piece(event("one")).piece(event("two")).stall());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).chunk(event("two")).stall());
     let proxy = start(&folder, &[&upstream], |_| ());
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();
@@ -272,7 +272,7 @@ fn the_page_shows_what_is_going_on_and_stops_it() {
 #[test]
 fn a_stop_ends_what_would_be_finished_without_its_client() {
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
-    upstream.on(CHAT, Script::sse().piece(event("one")).stall());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).stall());
     let proxy = start(&folder, &[&upstream], |config| config.endpoints[0].on_client_gone = OnClientGone::Finish);
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();

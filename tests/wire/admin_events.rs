@@ -2,7 +2,7 @@
 
 use crate::admin::start;
 use crate::jobs::Folder;
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::get;
 use crate::support::proxy::post;
@@ -30,7 +30,7 @@ fn events_tell_all_at_first_and_then_what_is_new() {
     assert_eq!((second["recent"].as_array().map(Vec::len), second.get("models")), (Some(0), None));
     proxy.chat("m");
     assert!((0..3).any(|_| next()["recent"].as_array().map(Vec::len) == Some(1)));
-    // A few may watch, and none of them holds a worker of the control lane.
+    // A few may watch, and none of them holds a worker of the control pool.
     let pages: Vec<_> = (0..7).map(|_| proxy.sent(get("/admin/events"))).collect();
     let mut pages: Vec<_> = pages.into_iter().map(|mut page| (page.head().status, page)).collect();
     assert!(pages.iter().all(|(status, _)| *status == 200));
@@ -42,8 +42,8 @@ fn events_tell_all_at_first_and_then_what_is_new() {
 
 #[test]
 fn an_event_says_of_a_request_that_is_known_only_what_is_new() {
-    let (folder, upstream, gate) = (Folder::new(), Upstream::serving(&["m"]), Gate::new());
-    upstream.on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let (folder, upstream, latch) = (Folder::new(), Upstream::serving(&["m"]), Latch::new());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     let proxy = start(&folder, &[&upstream], |_| ());
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();
@@ -63,6 +63,6 @@ fn an_event_says_of_a_request_that_is_known_only_what_is_new() {
     );
     // It may have been told of before its first token.
     assert!((0..3).any(|_| next() == json!([{"id": id}])), "nothing has changed");
-    gate.open();
+    latch.open();
     assert!((0..3).any(|_| next() == json!([])));
 }

@@ -59,7 +59,7 @@ fn who_may_not_come_in_does_not() {
         assert!([403, 415].contains(&write(fields)), "{fields}");
     }
     assert_eq!(on_disk(&folder)["Models"].get("x"), None);
-    // What the door refuses says it too.
+    // What the event loop refuses says it too.
     let refused = ask(&proxy, "POST", "/admin/config/x", &format!("{JSON}Origin: http://evil.example\r\n"), &body);
     assert_eq!((refused.status(), refused.field("x-frame-options")), (403, Some("DENY")));
     assert!(refused.field("access-control-allow-origin").is_none());

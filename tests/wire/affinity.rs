@@ -1,7 +1,7 @@
 //! SPEC 5, affinity: a conversation goes back to the endpoint that still has it in its cache.
 
 use crate::support::client::Answer;
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::{CHAT, Proxy, Setup, post, post_with};
 use crate::support::script::Script;
 use crate::support::upstream::{Mood, Upstream};
@@ -99,34 +99,34 @@ fn a_session_that_the_client_names_has_a_home() {
 #[test]
 fn a_full_home_is_left_for_an_idle_one_and_says_why() {
     let [a, b] = two();
-    let gate = Gate::new();
+    let latch = Latch::new();
     let proxy = Setup::over(&[&a, &b])
         .with(affine)
         .with(|config| config.endpoints.iter_mut().for_each(|one| one.max_concurrent = MaxConcurrent::Most(1)))
         .start();
     assert_eq!(ask(&proxy, &["one"]).0, "a");
-    a.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    a.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let mut busy = proxy.sent(post(CHAT, said(&["one", "x", "y"])));
     a.wait_count(CHAT, 2);
     assert_eq!(ask(&proxy, &["one", "x", "z"]), pair("b", "affinity_full"));
-    gate.open();
+    latch.open();
     busy.answer();
 }
 
 #[test]
 fn requests_do_not_pile_up_where_no_limit_is_known() {
     let [a, b] = two();
-    let gate = Gate::new();
+    let latch = Latch::new();
     let proxy = Setup::over(&[&a, &b]).with(affine).start();
     assert_eq!(ask(&proxy, &["one"]).0, "a");
     let mut busy = vec![];
     for n in 0..4 {
-        a.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+        a.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
         busy.push(proxy.sent(post(CHAT, said(&["one", "x", &n.to_string()]))));
         a.wait_count(CHAT, n + 2);
     }
     assert_eq!(ask(&proxy, &["one", "x", "last"]), pair("b", "affinity_busy"));
-    gate.open();
+    latch.open();
     busy.iter_mut().for_each(|client| drop(client.answer()));
 }
 

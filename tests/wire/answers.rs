@@ -1,7 +1,7 @@
 //! Answers that come too early, too late, or in chunks that nobody should send.
 
 use crate::support::client::Ended;
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
 use crate::support::proxy::Setup;
@@ -69,7 +69,7 @@ fn a_continue_with_fields_is_swallowed() {
 fn chunks_in_an_http_10_answer_are_502() {
     // U10
     let (upstream, proxy) = one();
-    upstream.on(CHAT, Script::raw(CHUNKED.replace("1.1", "1.0")).piece("{}").end().cut());
+    upstream.on(CHAT, Script::raw(CHUNKED.replace("1.1", "1.0")).chunk("{}").end().cut());
     let answer = proxy.chat("m");
     assert_eq!((answer.status(), answer.code().as_str()), (502, "upstream_error"));
 }
@@ -234,11 +234,11 @@ fn leftovers_that_are_no_answer_on_a_pooled_connection_cost_nobody_anything() {
 fn a_late_body_of_a_head_request_never_reaches_the_next_client() {
     // U11
     let (upstream, proxy) = one();
-    let gate = Gate::new();
-    upstream.on("/props", Script::raw("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n").gate(&gate).bytes("POISON"));
+    let latch = Latch::new();
+    upstream.on("/props", Script::raw("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n").latch(&latch).bytes("POISON"));
     proxy.sent("HEAD /props?model=m HTTP/1.1\r\nHost: localhost\r\n\r\n").head();
     proxy.idle();
-    gate.open();
+    latch.open();
     upstream.on(CHAT, Script::json("{\"mine\":1}"));
     assert_eq!(proxy.chat("m").text(), "{\"mine\":1}");
 }
@@ -260,14 +260,14 @@ fn an_error_too_long_to_keep_is_delivered() {
     // S9
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
     let proxy = Setup::over(&[&first, &second]).start();
-    let piece = "x".repeat(64 << 10);
+    let chunk = "x".repeat(64 << 10);
     let mut long = Script::head(503, &[("Transfer-Encoding", "chunked")]);
     for _ in 0..40 {
-        long = long.piece(&piece);
+        long = long.chunk(&chunk);
     }
     first.on(CHAT, long.end());
     let answer = proxy.chat("m");
-    assert_eq!((answer.status(), answer.body.len(), answer.ended), (503, 40 * piece.len(), Ended::Complete));
+    assert_eq!((answer.status(), answer.body.len(), answer.ended), (503, 40 * chunk.len(), Ended::Complete));
 }
 
 #[test]
@@ -308,17 +308,17 @@ fn compressed_answers_may_be_asked_for_where_nothing_is_put_into_them() {
 }
 
 #[test]
-fn an_early_answer_may_come_in_pieces() {
+fn an_early_answer_may_come_in_chunks() {
     // U12
     let upstream = Upstream::serving(&["m"]);
     let proxy = Setup::over(&[&upstream]).start();
-    let gate = Gate::new();
-    let head = Script::head(413, &[("Content-Length", "8")]).gate(&gate);
+    let latch = Latch::new();
+    let head = Script::head(413, &[("Content-Length", "8")]).latch(&latch);
     upstream.on(CHAT, head.bytes("too much").early());
     let mut client = proxy.sent(post(CHAT, format!(r#"{{"model":"m","a":"{}"}}"#, "x".repeat(8 << 20))));
     // The endpoint has begun to answer, and its head is not followed by anything yet.
     upstream.take(CHAT);
-    gate.open();
+    latch.open();
     let answer = client.answer();
     assert_eq!((answer.status(), answer.text()), (413, "too much"));
 }

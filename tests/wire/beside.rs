@@ -1,6 +1,6 @@
 //! SPEC 3: what is asked beside a running stream waits behind nothing; what has no readable model finds its way.
 
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Setup;
@@ -17,8 +17,8 @@ use llmproxy::config::MaxConcurrent;
 fn what_steers_or_counts_does_not_wait_behind_a_stream() {
     // D3, D4
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().piece(event("one")).gate(&gate).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).end());
     let proxy = Setup::over(&[&upstream])
         .with(|c| c.endpoints.iter_mut().for_each(|one| one.max_concurrent = MaxConcurrent::Most(1)))
         .start();
@@ -39,7 +39,7 @@ fn what_steers_or_counts_does_not_wait_behind_a_stream() {
         let answer = proxy.post(path, chat("m"));
         assert_eq!((answer.status(), answer.text()), (200, r#"{"beside":1}"#), "{path}");
     }
-    gate.open();
+    latch.open();
     running.body();
 }
 
@@ -125,8 +125,8 @@ fn a_body_over_the_limit_names_the_setting() {
 #[test]
 fn who_leaves_the_line_is_logged_with_how_long_it_waited() {
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let text =
         yaml(&[&upstream], "").replace("port: ", "maxConcurrent: 1, port: ").replacen("maxConcurrent: 1, ", "", 1);
     let program = Program::start(&text);
@@ -144,7 +144,7 @@ fn who_leaves_the_line_is_logged_with_how_long_it_waited() {
     drop(waits);
     let line = program.logged(&["request_id=waiter", "end=client_gone"]);
     assert!(line.contains("queue_ms=") && line.contains(" 499 "), "{line}");
-    gate.open();
+    latch.open();
     running.answer();
 }
 

@@ -2,7 +2,7 @@
 
 use crate::support::blackhole::Blackhole;
 use crate::support::client::Client;
-use crate::support::fact::{Gate, ms};
+use crate::support::fact::{Latch, ms};
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
@@ -67,7 +67,7 @@ fn a_client_that_leaves_a_silent_stream_frees_everything() {
     // A22, X-06
     for reset in [false, true] {
         let upstream = Upstream::serving(&["m"]);
-        upstream.on(CHAT, Script::sse().piece(event("one")).stall());
+        upstream.on(CHAT, Script::sse().chunk(event("one")).stall());
         let proxy = one_worker(&[&upstream]).start();
         let mut client = proxy.sent(post(CHAT, stream("m")));
         client.head();
@@ -83,8 +83,8 @@ fn a_client_that_leaves_a_flowing_stream_frees_everything() {
     // W001-7
     // A22, X-06
     let upstream = Upstream::serving(&["m"]);
-    let piece = format!("{:x}\r\n{}\r\n", event("token").len(), event("token"));
-    upstream.on(CHAT, Script::sse().endless(piece));
+    let chunk = format!("{:x}\r\n{}\r\n", event("token").len(), event("token"));
+    upstream.on(CHAT, Script::sse().endless(chunk));
     let proxy = one_worker(&[&upstream]).start();
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();
@@ -157,8 +157,8 @@ fn a_client_that_leaves_between_two_tries_ends_the_wait() {
 fn a_client_that_leaves_while_it_waits_for_a_worker_is_never_served() {
     // A22
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let proxy = one_worker(&[&upstream]).start();
     let mut first = proxy.sent(post(CHAT, chat("m")));
     upstream.take(CHAT);
@@ -166,7 +166,7 @@ fn a_client_that_leaves_while_it_waits_for_a_worker_is_never_served() {
     proxy.still_serves();
     leave(waiting, false);
     proxy.still_serves();
-    gate.open();
+    latch.open();
     assert_eq!(first.answer().status(), 200);
     worker_is_free(&upstream, &proxy);
     assert_eq!(upstream.count(CHAT), 2, "the one that left was not sent");
@@ -176,10 +176,10 @@ fn a_client_that_leaves_while_it_waits_for_a_worker_is_never_served() {
 fn a_server_that_dislikes_aborts_is_read_to_its_end() {
     // SPEC 4: onClientGone: finish
     let upstream = Upstream::serving(&["m"]);
-    let (gate, more) = (Gate::new(), Gate::new());
+    let (latch, more) = (Latch::new(), Latch::new());
     upstream.on(
         CHAT,
-        Script::sse().piece(event("one")).gate(&gate).piece(event("two")).gate(&more).piece(event("three")).end(),
+        Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).latch(&more).chunk(event("three")).end(),
     );
     let setup = Setup::over(&[&upstream]).with(|c| c.endpoints[0].on_client_gone = OnClientGone::Finish);
     let proxy = setup.start();
@@ -189,7 +189,7 @@ fn a_server_that_dislikes_aborts_is_read_to_its_end() {
     let request = upstream.take(CHAT);
     leave(client, true);
     proxy.still_serves();
-    gate.open();
+    latch.open();
     proxy.still_serves();
     more.open();
     // Read to its end, the connection is good for the next request.
@@ -204,7 +204,7 @@ fn a_client_that_left_is_499_in_the_log() {
     // A22
     let upstream = Upstream::serving(&["m"]);
     let program = Program::start(&yaml(&[&upstream], ""));
-    for script in [Script::new().stall(), Script::sse().piece(event("one")).stall()] {
+    for script in [Script::new().stall(), Script::sse().chunk(event("one")).stall()] {
         upstream.on(CHAT, script);
         let mut client = program.client();
         client.send(post(CHAT, stream("m")));
@@ -223,8 +223,8 @@ fn a_client_that_leaves_while_it_waits_for_a_worker_gives_its_place_away() {
     // A22
     let upstream = Upstream::serving(&["m"]);
     let program = Program::start(&yaml(&[&upstream], "  workers: 1\n  backlog: 1\n"));
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let mut first = program.client();
     first.send(post(CHAT, chat("m")));
     upstream.take(CHAT);
@@ -235,7 +235,7 @@ fn a_client_that_leaves_while_it_waits_for_a_worker_gives_its_place_away() {
     upstream.on(CHAT, Script::json("{}"));
     let mut third = program.client();
     third.send(post(CHAT, chat("m")));
-    gate.open();
+    latch.open();
     assert_eq!((first.answer().status(), third.answer().status()), (200, 200));
 }
 
@@ -244,8 +244,8 @@ fn a_client_that_has_left_before_its_request_waits_takes_no_place_either() {
     // A22: the request and the end of the connection come together, so no later event tells of it
     let upstream = Upstream::serving(&["m"]);
     let program = Program::start(&yaml(&[&upstream], "  workers: 1\n  backlog: 1\n"));
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let mut first = program.client();
     first.send(post(CHAT, chat("m")));
     upstream.take(CHAT);
@@ -257,6 +257,6 @@ fn a_client_that_has_left_before_its_request_waits_takes_no_place_either() {
     second.half_close();
     program.signal("CONT");
     program.logged(&[CHAT, " 499 ", "client_gone"]);
-    gate.open();
+    latch.open();
     assert_eq!(first.answer().status(), 200);
 }

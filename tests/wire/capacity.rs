@@ -1,7 +1,7 @@
 //! SPEC 5, capacity: never more in flight than an endpoint may have, the rest in a bounded line, in order.
 
 use crate::support::client::Client;
-use crate::support::fact::{Gate, ms};
+use crate::support::fact::{Latch, ms};
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
@@ -17,14 +17,14 @@ use llmproxy::config::{Config, MaxConcurrent, SsePing};
 use llmproxy::util::time;
 use std::time::Duration;
 
-/// An upstream whose every chat waits for a gate of its own, in order of arrival.
-fn gated(n: usize) -> (Upstream, Vec<Gate>) {
+/// An upstream whose every chat waits for a latch of its own, in order of arrival.
+fn gated(n: usize) -> (Upstream, Vec<Latch>) {
     let upstream = Upstream::serving(&["m"]);
-    let gates: Vec<Gate> = (0..n).map(|_| Gate::new()).collect();
-    for gate in &gates {
-        upstream.on(CHAT, Script::new().gate(gate).then(Script::json("{}")));
+    let latches: Vec<Latch> = (0..n).map(|_| Latch::new()).collect();
+    for latch in &latches {
+        upstream.on(CHAT, Script::new().latch(latch).then(Script::json("{}")));
     }
-    (upstream, gates)
+    (upstream, latches)
 }
 
 fn one_each(config: &mut Config) {
@@ -54,13 +54,13 @@ fn line(proxy: &Proxy, inside: usize, n: usize) -> Vec<Client> {
 
 #[test]
 fn twenty_clients_at_two_endpoints_of_one_slot_are_served_in_order() {
-    let ((first, gates), (second, others)) = (gated(10), gated(10));
+    let ((first, latches), (second, others)) = (gated(10), gated(10));
     let proxy = Setup::over(&[&first, &second]).with(one_each).start();
     let mut clients = line(&proxy, 2, 20);
     [&first, &second].iter().for_each(|one| one.wait_count(CHAT, 1));
     let mut seen = vec![];
     for n in 0..10 {
-        for (upstream, gate) in [(&first, &gates[n]), (&second, &others[n])] {
+        for (upstream, latch) in [(&first, &latches[n]), (&second, &others[n])] {
             let text = upstream.take(CHAT).text().to_owned();
             seen.push(text[text.rfind(':').expect("a member") + 2..text.len() - 2].parse::<usize>().expect("a number"));
             let health = proxy.health();
@@ -68,7 +68,7 @@ fn twenty_clients_at_two_endpoints_of_one_slot_are_served_in_order() {
                 ["a", "b"].iter().all(|name| health["endpoints"][name]["inFlight"].as_u64() <= Some(1)),
                 "{health}"
             );
-            gate.open();
+            latch.open();
             // The place is taken again before the other one becomes free, so that the order is plain to see.
             upstream.wait_count(CHAT, (n + 2).min(10));
         }
@@ -81,7 +81,7 @@ fn twenty_clients_at_two_endpoints_of_one_slot_are_served_in_order() {
 
 #[test]
 fn one_more_than_the_line_is_long_is_refused_at_once() {
-    let (upstream, gates) = gated(1);
+    let (upstream, latches) = gated(1);
     upstream.always(CHAT, Script::json("{}"));
     let long = |config: &mut Config| {
         one_each(config);
@@ -95,13 +95,13 @@ fn one_more_than_the_line_is_long_is_refused_at_once() {
     assert_eq!((refused.status(), refused.code().as_str()), (503, "overloaded"));
     assert!(refused.field("retry-after").is_some());
     assert!(took < ms(50), "{took:?}");
-    gates[0].open();
+    latches[0].open();
     assert!(clients.iter_mut().all(|client| client.answer().status() == 200), "those in the line are not touched");
 }
 
 #[test]
 fn waiting_has_an_end() {
-    let (upstream, gates) = gated(1);
+    let (upstream, latches) = gated(1);
     let impatient = |config: &mut Config| {
         one_each(config);
         config.queue.timeout = ms(100);
@@ -111,18 +111,18 @@ fn waiting_has_an_end() {
     upstream.wait_count(CHAT, 1);
     let late = proxy.chat("m");
     assert_eq!((late.status(), late.code().as_str(), late.field("retry-after")), (503, "queue_timeout", Some("5")));
-    gates[0].open();
+    latches[0].open();
     assert_eq!(first.answer().status(), 200);
 }
 
 #[test]
 fn who_leaves_the_line_makes_room_in_it() {
-    let (upstream, gates) = gated(2);
+    let (upstream, latches) = gated(2);
     let proxy = Setup::over(&[&upstream]).with(one_each).start();
     let mut clients = line(&proxy, 1, 3);
     drop(clients.remove(1));
     waiting(&proxy, 1);
-    gates.iter().for_each(Gate::open);
+    latches.iter().for_each(Latch::open);
     assert!(clients.iter_mut().all(|client| client.answer().status() == 200));
     assert_eq!(upstream.count(CHAT), 2, "who left was never sent on");
     proxy.idle();
@@ -130,7 +130,7 @@ fn who_leaves_the_line_makes_room_in_it() {
 
 #[test]
 fn a_stream_is_kept_alive_in_the_line_and_told_there_when_it_was_in_vain() {
-    let (upstream, gates) = gated(1);
+    let (upstream, latches) = gated(1);
     let soon = |config: &mut Config| {
         one_each(config);
         config.queue.timeout = ms(400);
@@ -141,11 +141,11 @@ fn a_stream_is_kept_alive_in_the_line_and_told_there_when_it_was_in_vain() {
     upstream.wait_count(CHAT, 1);
     let mut client = proxy.sent(post(CHAT, stream("m")));
     assert_eq!(client.head().status, 200);
-    assert_eq!(client.piece().ok().as_deref(), Some(&b": ping\n\n"[..]));
+    assert_eq!(client.read_some().ok().as_deref(), Some(&b": ping\n\n"[..]));
     let (rest, _) = client.body();
     let rest = String::from_utf8_lossy(&rest).into_owned();
     assert!(rest.contains("queue_timeout") && !rest.contains("[DONE]"), "{rest}");
-    gates[0].open();
+    latches[0].open();
     first.answer();
 }
 
@@ -168,7 +168,7 @@ fn capacity_is_learnt_from_llama_servers_slots_unless_it_is_said() {
 
 #[test]
 fn what_computes_nothing_takes_no_place() {
-    let (upstream, gates) = gated(1);
+    let (upstream, latches) = gated(1);
     for path in ["/props", "/slots", "/tokenize", "/v1/messages/count_tokens"] {
         upstream.always(path, Script::json("{}"));
     }
@@ -180,26 +180,26 @@ fn what_computes_nothing_takes_no_place() {
         [proxy.post("/tokenize", chat("m")).status(), proxy.post("/v1/messages/count_tokens", chat("m")).status()],
         [200, 200]
     );
-    gates[0].open();
+    latches[0].open();
     assert_eq!(busy.answer().status(), 200);
 }
 
 #[test]
 fn a_full_endpoint_is_passed_over_and_the_word_says_so() {
-    let ((first, gates), second) = (gated(1), Upstream::serving(&["m"]));
+    let ((first, latches), second) = (gated(1), Upstream::serving(&["m"]));
     second.always(CHAT, Script::json("{}"));
     let proxy = Setup::over(&[&first, &second]).with(one_each).start();
     let mut busy = proxy.sent(post(CHAT, chat("m")));
     first.wait_count(CHAT, 1);
     let answer = proxy.chat("m");
     assert_eq!((answer.field("x-llmproxy-endpoint"), answer.field("x-llmproxy-reason")), (Some("b"), Some("full")));
-    gates[0].open();
+    latches[0].open();
     busy.answer();
 }
 
 #[test]
 fn an_endpoint_that_comes_back_is_used_by_those_who_wait_for_another() {
-    let ((first, gates), mut second) = (gated(1), Upstream::serving(&["m"]));
+    let ((first, latches), mut second) = (gated(1), Upstream::serving(&["m"]));
     second.always(CHAT, Script::json("{}"));
     second.kill();
     let proxy = Setup::over(&[&first, &second]).with(one_each).start();
@@ -212,13 +212,13 @@ fn an_endpoint_that_comes_back_is_used_by_those_who_wait_for_another() {
     let answer = clients[1].answer();
     assert_eq!((answer.field("x-llmproxy-endpoint"), answer.field("x-llmproxy-reason")), (Some("b"), Some("queued")));
     assert!(answer.field("x-llmproxy-queue-ms").is_some());
-    gates[0].open();
+    latches[0].open();
     assert_eq!(clients[0].answer().status(), 200);
 }
 
 #[test]
 fn the_background_goes_after_the_others() {
-    let (upstream, gates) = gated(4);
+    let (upstream, latches) = gated(4);
     let proxy = Setup::over(&[&upstream]).with(one_each).start();
     let background = "x-llmproxy-priority: background\r\n";
     let mut clients = vec![proxy.sent(post(CHAT, chat("m")))];
@@ -227,7 +227,7 @@ fn the_background_goes_after_the_others() {
         clients.push(proxy.sent(post_with(CHAT, fields, format!(r#"{{"model":"m","user":"{user}"}}"#))));
         waiting(&proxy, n + 1);
     }
-    gates.iter().for_each(Gate::open);
+    latches.iter().for_each(Latch::open);
     assert!(clients.iter_mut().all(|client| client.answer().status() == 200));
     let order: Vec<_> = (0..4).map(|_| upstream.take(CHAT)).collect();
     for (received, user) in order[1..].iter().zip(["second", "third", "last"]) {
@@ -240,8 +240,8 @@ fn the_background_goes_after_the_others() {
 fn a_stop_sends_away_who_waits_and_lets_the_others_finish() {
     // E5
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     let text = yaml(&[&upstream], "").replace("port: ", "maxConcurrent: 1, port: ").replacen(
         "  maxConcurrent: 1, port",
         "  port",
@@ -264,7 +264,7 @@ fn a_stop_sends_away_who_waits_and_lets_the_others_finish() {
     program.signal("TERM");
     let refused = second.answer();
     assert_eq!((refused.status(), refused.code().as_str()), (503, "draining"));
-    gate.open();
+    latch.open();
     assert_eq!(first.event(), Some(event("two")));
     assert_eq!(first.event(), None);
     assert_eq!(program.exit_code(), Some(0));
@@ -285,14 +285,14 @@ fn places_come_back_after_every_kind_of_end() {
         Script::new().reset(),
         Script::new().stall(),
         Script::new().bytes("garbage\r\n\r\n").cut(),
-        Script::sse().piece(event("one")).cut(),
-        Script::sse().piece(event("one")).reset(),
+        Script::sse().chunk(event("one")).cut(),
+        Script::sse().chunk(event("one")).reset(),
     ] {
         upstream.on(CHAT, script);
         proxy.sent(post(CHAT, stream("m"))).answer();
         proxy.idle();
     }
-    upstream.on(CHAT, Script::sse().piece(event("one")).stall());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).stall());
     let mut leaver = proxy.sent(post(CHAT, stream("m")));
     leaver.head();
     drop(leaver);

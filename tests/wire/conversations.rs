@@ -188,8 +188,8 @@ fn a_streamed_response_has_a_home_too_however_its_bytes_arrive() {
     let created = r#"{"response":{"created_at":1,"id":"resp_9","object":"response"},"type":"response.created"}"#;
     let (head, rest) = created.split_at(40);
     let done = "event: response.completed\ndata: {\"type\":\"response.completed\"}\n\n";
-    let stream = Script::sse().piece("event: response.created\ndata: ").piece(head).piece(format!("{rest}\n\n"));
-    a.on(RESPONSES, stream.piece(done).end());
+    let stream = Script::sse().chunk("event: response.created\ndata: ").chunk(head).chunk(format!("{rest}\n\n"));
+    a.on(RESPONSES, stream.chunk(done).end());
     let body = r#"{"model":"m","input":"a","stream":true}"#;
     assert_eq!(endpoint(&proxy.post(RESPONSES, body)), "a");
     for _ in 0..3 {

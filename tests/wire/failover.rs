@@ -1,6 +1,6 @@
 //! SPEC 5: which answers let another key or endpoint try, how long one is left alone, and what a client is told.
 
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
 use crate::support::proxy::Setup;
@@ -85,8 +85,8 @@ fn an_endpoint_that_rests_is_asked_where_it_is_the_only_one() {
 fn who_waits_may_try_an_endpoint_that_came_back_meanwhile_and_then_the_first() {
     // S10
     let (first, mut second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
-    let gate = Gate::new();
-    first.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    first.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     first.on(CHAT, Script::json(r#"{"n":2}"#));
     second.on(CHAT, Script::error(500, "x"));
     second.kill();
@@ -106,7 +106,7 @@ fn who_waits_may_try_an_endpoint_that_came_back_meanwhile_and_then_the_first() {
     second.revive();
     proxy.force_check();
     second.wait_count(CHAT, 1);
-    gate.open();
+    latch.open();
     assert_eq!(running.answer().status(), 200);
     let answer = waits.answer();
     assert_eq!((answer.status(), answer.text()), (200, r#"{"n":2}"#));

@@ -1,7 +1,7 @@
 //! SPEC 4: the line of no return is the first byte of the body; comments before it are no event.
 
 use crate::support::client::{Client, Ended};
-use crate::support::fact::{DEADLINE, Gate, ms};
+use crate::support::fact::{DEADLINE, Latch, ms};
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Setup;
@@ -39,10 +39,10 @@ fn pings(client: &mut Client, n: usize) {
 fn an_event_may_come_as_late_as_the_first_byte_long_after_its_head() {
     // R04: `idle` bounds what follows the first byte, nothing before it.
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
+    let latch = Latch::new();
     let fields = [("Content-Type", "application/json"), ("Transfer-Encoding", "chunked")];
-    upstream.on(CHAT, Script::sse().gate(&gate).piece(event("one")).end());
-    upstream.on(CHAT, Script::head(200, &fields).gate(&gate).piece("{}").end());
+    upstream.on(CHAT, Script::sse().latch(&latch).chunk(event("one")).end());
+    upstream.on(CHAT, Script::head(200, &fields).latch(&latch).chunk("{}").end());
     let proxy = pinging(&[&upstream]).timeouts(|t| (t.idle, t.first_byte) = (Some(ms(50)), Some(DEADLINE))).start();
     let mut streamed = proxy.sent(post(CHAT, stream("m")));
     streamed.head();
@@ -50,7 +50,7 @@ fn an_event_may_come_as_late_as_the_first_byte_long_after_its_head() {
     let mut whole = proxy.sent(post(CHAT, chat("m")));
     upstream.wait_count(CHAT, 2);
     assert!(!whole.hears_within(ms(200)), "the head waits for its body");
-    gate.open();
+    latch.open();
     assert_eq!(next_no_ping(&mut streamed), Some(event("one")));
     let whole = whole.answer();
     assert_eq!((whole.status(), whole.text()), (200, "{}"));
@@ -62,7 +62,7 @@ fn a_first_byte_that_does_not_come_after_a_head_moves_on_and_is_named() {
     for fields in FRAMED {
         let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
         first.always(CHAT, Script::head(200, fields).stall());
-        second.on(CHAT, Script::sse().piece(event("one")).end());
+        second.on(CHAT, Script::sse().chunk(event("one")).end());
         let setup = Setup::over(&[&first, &second]).timeouts(|t| t.first_byte = Some(ms(150)));
         let answer = setup.start().post(CHAT, stream("m"));
         assert_eq!((answer.field("x-llmproxy-endpoint"), answer.text()), (Some("b"), &*event("one")));
@@ -81,7 +81,7 @@ fn a_server_that_dies_in_its_prompt_is_replaced_unseen() {
             let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
             let script = Script::head(200, fields).then(end);
             first.always(CHAT, script);
-            second.on(CHAT, Script::sse().piece(event("one")).end());
+            second.on(CHAT, Script::sse().chunk(event("one")).end());
             let answer = Setup::over(&[&first, &second]).start().post(CHAT, stream("m"));
             assert_eq!((answer.status(), answer.text(), answer.ended), (200, &*event("one"), Ended::Complete));
             let told = (answer.field("x-llmproxy-endpoint"), answer.field("x-llmproxy-attempts"));
@@ -96,9 +96,9 @@ fn a_server_that_dies_in_its_prompt_is_replaced_unseen() {
 fn behind_pings_it_is_replaced_in_the_same_stream() {
     // L4
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
-    let gate = Gate::new();
-    first.on(CHAT, Script::sse().gate(&gate).cut());
-    second.on(CHAT, Script::sse().piece(event("one")).piece("data: [DONE]\n\n").end());
+    let latch = Latch::new();
+    first.on(CHAT, Script::sse().latch(&latch).cut());
+    second.on(CHAT, Script::sse().chunk(event("one")).chunk("data: [DONE]\n\n").end());
     let proxy = pinging(&[&first, &second]).start();
     let mut client = proxy.sent(post(CHAT, stream("m")));
     let head = client.head();
@@ -106,7 +106,7 @@ fn behind_pings_it_is_replaced_in_the_same_stream() {
     assert_eq!((head.field("x-llmproxy-endpoint"), head.field("x-llmproxy-model")), (Some("a"), Some("m")));
     assert_eq!(head.field("x-llmproxy-attempts"), Some("1"));
     pings(&mut client, 2);
-    gate.open();
+    latch.open();
     assert_eq!(next_no_ping(&mut client), Some(event("one")));
     assert_eq!(client.event().as_deref(), Some("data: [DONE]\n\n"));
     assert_eq!((client.event(), client.ended()), (None, Ended::Complete));
@@ -116,19 +116,19 @@ fn behind_pings_it_is_replaced_in_the_same_stream() {
 fn comments_of_an_upstream_pass_and_our_pings_go_on() {
     // L8
     let upstream = Upstream::serving(&["m"]);
-    let gates = [Gate::new(), Gate::new()];
-    let comments = Script::sse().piece(":\n\n").gate(&gates[0]).piece(": still here\n\n").gate(&gates[1]);
-    upstream.on(CHAT, comments.piece(event("one")).end());
+    let latches = [Latch::new(), Latch::new()];
+    let comments = Script::sse().chunk(":\n\n").latch(&latches[0]).chunk(": still here\n\n").latch(&latches[1]);
+    upstream.on(CHAT, comments.chunk(event("one")).end());
     let proxy = pinging(&[&upstream]).start();
     let mut client = proxy.sent(post(CHAT, stream("m")));
     let head = client.head();
     assert_eq!((head.status, head.field("x-llmproxy-endpoint")), (200, Some("a")));
     assert_eq!(client.event().as_deref(), Some(":\n\n"));
     pings(&mut client, 3);
-    gates[0].open();
+    latches[0].open();
     assert_eq!(next_no_ping(&mut client).as_deref(), Some(": still here\n\n"));
     pings(&mut client, 3);
-    gates[1].open();
+    latches[1].open();
     assert_eq!(next_no_ping(&mut client), Some(event("one")));
     assert_eq!((client.event(), client.ended()), (None, Ended::Complete));
 }
@@ -140,15 +140,15 @@ fn a_server_that_sent_nothing_but_comments_is_still_replaced() {
         [Script::new().cut(), Script::new().bytes("5\r\n: hal").cut(), Script::new().reset(), Script::new().stall()]
     {
         let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
-        let gate = Gate::new();
-        first.on(CHAT, Script::sse().piece(": working\n\n").gate(&gate).then(end));
-        second.on(CHAT, Script::sse().piece(event("one")).end());
+        let latch = Latch::new();
+        first.on(CHAT, Script::sse().chunk(": working\n\n").latch(&latch).then(end));
+        second.on(CHAT, Script::sse().chunk(event("one")).end());
         let setup = Setup::over(&[&first, &second]).timeouts(|t| t.first_byte = Some(ms(400)));
         let proxy = setup.start();
         let mut client = proxy.sent(post(CHAT, stream("m")));
         client.head();
         assert_eq!(client.event().as_deref(), Some(": working\n\n"));
-        gate.open();
+        latch.open();
         assert_eq!(client.event(), Some(event("one")));
         assert_eq!((client.event(), client.ended()), (None, Ended::Complete));
     }
@@ -158,15 +158,15 @@ fn a_server_that_sent_nothing_but_comments_is_still_replaced() {
 fn a_comment_is_no_first_byte_in_the_log() {
     // L8
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().piece(": early\n\n").gate(&gate).piece(event("one")).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().chunk(": early\n\n").latch(&latch).chunk(event("one")).end());
     let program = Program::start(&yaml(&[&upstream], "  ssePing: {after: 100ms, every: 100ms}\n"));
     let mut client = program.client();
     client.send(post(CHAT, stream("m")));
     client.head();
     assert_eq!(client.event().as_deref(), Some(": early\n\n"));
     pings(&mut client, 4);
-    gate.open();
+    latch.open();
     client.body();
     let line = program.logged(&["POST /v1/chat/completions 200"]);
     let millis = line.split("first_byte_ms=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
@@ -180,9 +180,9 @@ fn a_compressed_stream_is_never_mixed_with_pings() {
         [("Content-Type", "text/event-stream"), ("Content-Encoding", "gzip"), ("Transfer-Encoding", "chunked")];
     let bytes = b"\x1f\x8b\x08\x00packed";
     let upstream = Upstream::serving(&["m", "n"]);
-    let (late, held) = (Gate::new(), Gate::new());
-    upstream.on(CHAT, Script::new().gate(&late).then(Script::head(200, &packed)).piece(bytes).end());
-    upstream.on(CHAT, Script::head(200, &packed).gate(&held).piece(bytes).end());
+    let (late, held) = (Latch::new(), Latch::new());
+    upstream.on(CHAT, Script::new().latch(&late).then(Script::head(200, &packed)).chunk(bytes).end());
+    upstream.on(CHAT, Script::head(200, &packed).latch(&held).chunk(bytes).end());
     let proxy = pinging(&[&upstream]).start();
     let asks = |body: String| post_with(CHAT, "Accept-Encoding: gzip, br\r\n", body);
 
@@ -214,33 +214,33 @@ fn who_once_ignored_that_a_stream_was_asked_for_is_never_pinged_again() {
     let upstream = Upstream::serving(&["m", "n"]);
     let proxy = pinging(&[&upstream]).start();
     let late = |upstream: &Upstream| {
-        let gate = Gate::new();
-        upstream.on(CHAT, Script::new().gate(&gate).then(Script::json(r#"{"whole":1}"#)));
-        gate
+        let latch = Latch::new();
+        upstream.on(CHAT, Script::new().latch(&latch).then(Script::json(r#"{"whole":1}"#)));
+        latch
     };
-    let gate = late(&upstream);
+    let latch = late(&upstream);
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();
     pings(&mut client, 1);
-    gate.open();
+    latch.open();
     let error = next_no_ping(&mut client).expect("an error event");
     assert!(error.contains("\"error\"") && error.contains("stream"), "{error}");
     assert_eq!((client.event(), client.ended()), (None, Ended::Cut));
 
-    let gate = late(&upstream);
+    let latch = late(&upstream);
     let mut client = proxy.sent(post(CHAT, stream("m")));
     upstream.wait_count(CHAT, 2);
     assert!(!client.hears_within(ms(300)));
-    gate.open();
+    latch.open();
     let answer = client.answer();
     assert_eq!((answer.status(), answer.text()), (200, r#"{"whole":1}"#));
 
     // Another model there may well stream.
-    let gate = late(&upstream);
+    let latch = late(&upstream);
     let mut client = proxy.sent(post(CHAT, stream("n")));
     client.head();
     pings(&mut client, 1);
-    gate.open();
+    latch.open();
     client.body();
 }
 
@@ -249,14 +249,14 @@ fn what_is_no_stream_of_events_in_a_known_api_is_never_pinged() {
     // R02
     for path in ["/v1/audio/speech", "/v1/images/generations", "/v1/embeddings", "/v1/something/new"] {
         let upstream = Upstream::serving(&["m"]);
-        let gate = Gate::new();
+        let latch = Latch::new();
         let audio = Script::answer(200, &[("Content-Type", "audio/mpeg")], "sound");
-        upstream.on(path, Script::new().gate(&gate).then(audio));
+        upstream.on(path, Script::new().latch(&latch).then(audio));
         let proxy = pinging(&[&upstream]).start();
         let mut client = proxy.sent(post(path, stream("m")));
         upstream.take(path);
         assert!(!client.hears_within(ms(200)), "{path}");
-        gate.open();
+        latch.open();
         let answer = client.answer();
         assert_eq!((answer.field("content-type"), answer.text()), (Some("audio/mpeg"), "sound"), "{path}");
     }
@@ -273,10 +273,10 @@ fn a_raw_listener_pings_only_streams_of_events_in_a_known_api() {
         "{text}groups: [{{name: g, endpoints: [{{name: a}}]}}]\nlisteners: [{{name: raw, port: {port}, group: g, mode: raw}}]\n"
     ));
     let lines = "{\"message\":{\"content\":\"one\"}}\n{\"done\":true}\n";
-    let (slow, pinged) = (Gate::new(), Gate::new());
+    let (slow, pinged) = (Latch::new(), Latch::new());
     let fields = [("Content-Type", "application/x-ndjson"), ("Transfer-Encoding", "chunked")];
-    upstream.on("/api/chat", Script::new().gate(&slow).then(Script::head(200, &fields)).piece(lines).end());
-    upstream.on(CHAT, Script::new().gate(&pinged).then(Script::sse()).piece(event("one")).end());
+    upstream.on("/api/chat", Script::new().latch(&slow).then(Script::head(200, &fields)).chunk(lines).end());
+    upstream.on(CHAT, Script::new().latch(&pinged).then(Script::sse()).chunk(event("one")).end());
     let raw = SocketAddr::from(([127, 0, 0, 1], port));
     let mut client = Client::connect(raw);
     client.send(post("/api/chat", stream("m")));
@@ -316,14 +316,14 @@ fn a_server_that_is_shutting_down_is_not_waited_for_while_another_is_there() {
 fn a_server_that_is_shutting_down_is_waited_for_where_it_is_the_only_one() {
     // L5
     let mut upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let proxy = Setup::over(&[&upstream]).with(|c| c.health_check.interval = ms(100)).start();
     let mut client = proxy.sent(post(CHAT, chat("m")));
     upstream.take(CHAT);
     upstream.refuse();
     proxy.until(|health| health["endpoints"]["a"]["healthy"] == false);
     assert!(!client.hears_within(ms(1500)), "longer than any tick");
-    gate.open();
+    latch.open();
     assert_eq!(client.answer().status(), 200);
 }

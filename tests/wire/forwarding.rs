@@ -1,7 +1,7 @@
 //! SPEC 3 and 4: which paths are served, which bytes go out, where to.
 
 use crate::support::client::Ended;
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
 use crate::support::proxy::Setup;
@@ -225,38 +225,38 @@ fn an_endpoints_base_path_and_v1_are_joined_once() {
 #[test]
 fn a_stream_reaches_the_client_before_the_upstream_ends() {
     // S000-21, X-05
-    let gates: Vec<Gate> = (0..5).map(|_| Gate::new()).collect();
+    let latches: Vec<Latch> = (0..5).map(|_| Latch::new()).collect();
     // The head comes with the first byte of the body (R04).
-    let mut script = Script::sse().gate(&gates[0]).piece(event("token"));
-    for gate in &gates[1..] {
-        script = script.gate(gate).piece(event("token"));
+    let mut script = Script::sse().latch(&latches[0]).chunk(event("token"));
+    for latch in &latches[1..] {
+        script = script.latch(latch).chunk(event("token"));
     }
     let (_upstream, proxy) = serving(CHAT, script.end());
     let mut client = proxy.sent(post(CHAT, stream("m")));
-    gates[0].open();
+    latches[0].open();
     let head = client.head();
     assert_eq!((head.status, head.field("content-type")), (200, Some("text/event-stream")));
     assert_eq!(head.field("cache-control"), Some("no-cache"));
     assert_eq!(head.field("x-accel-buffering"), Some("no"));
     assert_eq!(client.event(), Some(event("token")));
-    for gate in &gates[1..] {
-        gate.open();
+    for latch in &latches[1..] {
+        latch.open();
         assert_eq!(client.event(), Some(event("token")));
     }
     assert_eq!((client.event(), client.ended()), (None, Ended::Complete));
 }
 
 #[test]
-fn pieces_of_any_type_pass_at_once() {
+fn chunks_of_any_type_pass_at_once() {
     // S000-21
     for kind in ["application/json", "application/x-ndjson", "text/plain", "audio/mpeg"] {
-        let gate = Gate::new();
+        let latch = Latch::new();
         let fields = [("Content-Type", kind), ("Transfer-Encoding", "chunked")];
-        let (_upstream, proxy) = serving(CHAT, Script::head(200, &fields).piece("{").gate(&gate).piece("}").end());
+        let (_upstream, proxy) = serving(CHAT, Script::head(200, &fields).chunk("{").latch(&latch).chunk("}").end());
         let mut client = proxy.sent(post(CHAT, stream("m")));
         client.head();
-        assert_eq!(client.piece().as_deref(), Ok(&b"{"[..]), "{kind}");
-        gate.open();
+        assert_eq!(client.read_some().as_deref(), Ok(&b"{"[..]), "{kind}");
+        latch.open();
         assert_eq!(client.body(), (b"}".to_vec(), Ended::Complete));
     }
 }

@@ -1,7 +1,7 @@
 //! SPEC 8: several listeners, each with its group, keys and limit; everything passed on as it is.
 
 use crate::support::client::{Answer, Client};
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::program::Program;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::chat;
@@ -110,7 +110,7 @@ fn everything_goes_raw_by_weight_with_its_query_and_method() {
 }
 
 #[test]
-fn a_raw_stream_passes_piece_by_piece_and_a_dead_upstream_is_passed_over() {
+fn a_raw_stream_passes_chunk_by_chunk_and_a_dead_upstream_is_passed_over() {
     // S002-21, S002-22, W002-2, W002-8
     let mut upstreams = two();
     let port = ports(1)[0];
@@ -118,13 +118,13 @@ fn a_raw_stream_passes_piece_by_piece_and_a_dead_upstream_is_passed_over() {
         "{}groups: [{{name: g, strategy: rr, endpoints: [{{name: a}}, {{name: b}}]}}]\nlisteners: [{{name: raw, port: {port}, group: g, mode: raw}}]\n",
         endpoints(&upstreams)
     ));
-    let gate = Gate::new();
-    upstreams[0].on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let latch = Latch::new();
+    upstreams[0].on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     let mut client = Client::connect(SocketAddr::from(([127, 0, 0, 1], port)));
     client.send(post(CHAT, stream("m")));
     client.head();
     assert_eq!(client.event(), Some(event("one")));
-    gate.open();
+    latch.open();
     assert_eq!(client.event(), Some(event("two")));
     upstreams[0].kill();
     for _ in 0..6 {

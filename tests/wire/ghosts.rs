@@ -1,6 +1,6 @@
 //! L1: llama-server works on for a client that has left before its first token. Its slot is not free for others.
 
-use crate::support::fact::{Gate, ms, timed};
+use crate::support::fact::{Latch, ms, timed};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
 use crate::support::proxy::Setup;
@@ -42,8 +42,8 @@ fn nobody_is_sent_to_wait_behind_a_client_that_left() {
         let (first, second) = (llama(), Upstream::serving(&["m"]));
         second.always(CHAT, Script::json("{}"));
         let proxy = start(&[&first, &second]);
-        let gate = Gate::new();
-        first.on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+        let latch = Latch::new();
+        first.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
         let mut streaming = proxy.sent(post(CHAT, stream("m")));
         streaming.head();
         assert_eq!(streaming.event(), Some(event("one")));
@@ -67,7 +67,7 @@ fn nobody_is_sent_to_wait_behind_a_client_that_left() {
         let asked = first.count("/slots");
         first.wait_count("/slots", asked + 1);
         assert!((0..1000).any(|_| endpoint_of(&proxy) == "a"), "its slot is free");
-        gate.open();
+        latch.open();
         assert_eq!(streaming.event(), Some(event("two")));
         assert_eq!(streaming.event(), None);
         proxy.idle();
@@ -107,7 +107,7 @@ fn a_server_that_does_not_tell_its_slots_or_has_restarted_frees_them() {
             "refused key" => upstream.always("/slots", Script::error(401, "no").closing()),
             _ => {}
         }
-        let script = if case == "flowing" { Script::sse().piece(event("one")).stall() } else { Script::new().stall() };
+        let script = if case == "flowing" { Script::sse().chunk(event("one")).stall() } else { Script::new().stall() };
         upstream.on(CHAT, script);
         let mut leaver = proxy.sent(post(CHAT, stream("m")));
         let request = upstream.take(CHAT);

@@ -235,7 +235,7 @@ fn no_key_is_ever_logged_or_told() {
         Script::json("{}").closing(),
         Script::error(401, "no").closing(),
         Script::new().cut(),
-        Script::sse().piece("x").cut(),
+        Script::sse().chunk("x").cut(),
     ];
     for (n, script) in scripts.into_iter().enumerate() {
         upstream.on(CHAT, script);

@@ -1,6 +1,6 @@
 //! SPEC 6: who is asked when, and what the answers mean.
 
-use crate::support::fact::{DEADLINE, Gate, ms, timed};
+use crate::support::fact::{DEADLINE, Latch, ms, timed};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Setup;
 use crate::support::proxy::chat;
@@ -147,8 +147,8 @@ fn a_loading_endpoint_has_not_failed_and_is_asked_again_soon() {
 fn a_silent_probe_beside_a_request_in_progress_is_busy_not_dead() {
     let upstream = Upstream::serving(&["m"]);
     let proxy = probed(&[&upstream], 1).start();
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().gate(&gate).piece(event("one")).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().latch(&latch).chunk(event("one")).end());
     let mut client = proxy.sent(post(CHAT, stream("m")));
     upstream.take(CHAT);
     upstream.set_mood(Mood::HangingHealth);
@@ -159,7 +159,7 @@ fn a_silent_probe_beside_a_request_in_progress_is_busy_not_dead() {
         assert_eq!(one["state"], "busy");
         assert_eq!(one["inFlight"], 1);
     }
-    gate.open();
+    latch.open();
     client.head();
     assert_eq!(client.event(), Some(event("one")));
     assert_eq!(client.event(), None);
@@ -239,13 +239,13 @@ fn force_checks_at_once_share_their_rounds() {
     let upstream = Upstream::serving(&["m"]);
     let proxy = probed(&[&upstream], 3).with(|c| c.health_check.timeout = DEADLINE).start();
     let before = upstream.count("/health");
-    let gate = Gate::new();
-    upstream.on("/health", Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on("/health", Script::new().latch(&latch).then(Script::json("{}")));
     let asking: Vec<_> = (0..10).map(|_| proxy.sent(post("/health/force-check", ""))).collect();
     upstream.wait_count("/health", before + 1);
     // Asked and answered after them, so all ten have been heard.
     (0..10).for_each(|_| proxy.still_serves());
-    gate.open();
+    latch.open();
     for mut one in asking {
         assert_eq!(of(&one.answer().json(), "a")["healthy"], true);
     }
@@ -258,8 +258,8 @@ fn a_slow_endpoint_delays_neither_other_probes_nor_requests() {
     //
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["n"]));
     let proxy = probed(&[&first, &second], 3).with(|c| c.health_check.timeout = DEADLINE).start();
-    let gate = Gate::new();
-    first.on("/health", Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    first.on("/health", Script::new().latch(&latch).then(Script::json("{}")));
     let (a, b) = (first.count("/health"), second.count("/health"));
     thread::scope(|scope| {
         let asking = scope.spawn(|| proxy.force_check());
@@ -268,7 +268,7 @@ fn a_slow_endpoint_delays_neither_other_probes_nor_requests() {
         second.on(CHAT, Script::json("{}"));
         assert_eq!(proxy.chat("n").status(), 200);
         assert_eq!((proxy.get("/health").status(), proxy.models()), (200, vec!["m".into(), "n".into()]));
-        gate.open();
+        latch.open();
         assert_eq!(asking.join().expect("an answer")["healthy_endpoints"], 2);
     });
 }
@@ -280,14 +280,14 @@ fn rounds_never_overlap() {
     let proxy =
         probed(&[&upstream], 3).with(|c| (c.health_check.interval, c.health_check.timeout) = (ms(10), DEADLINE));
     let proxy = proxy.start();
-    let gate = Gate::new();
-    upstream.on("/health", Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on("/health", Script::new().latch(&latch).then(Script::json("{}")));
     let stuck = upstream.count("/health") + 1;
     upstream.wait_count("/health", stuck);
     // Far longer than the interval, without a second probe beside the one that waits.
     assert!(!proxy.client().hears_within(ms(300)));
     assert!(upstream.count("/health") <= stuck + 1, "{} probes", upstream.count("/health"));
-    gate.open();
+    latch.open();
 }
 
 #[test]
@@ -334,14 +334,14 @@ fn slots_come_from_props_and_props_are_optional() {
 fn requests_in_flight_are_counted_and_never_leak() {
     let upstream = Upstream::serving(&["m"]);
     let proxy = probed(&[&upstream], 3).start();
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let mut client = proxy.sent(post(CHAT, chat("m")));
     upstream.take(CHAT);
     assert_eq!(of(&proxy.health(), "a")["inFlight"], 1);
-    gate.open();
+    latch.open();
     assert_eq!(client.answer().status(), 200);
-    for script in [Script::error(500, "x").cut(), Script::new().cut(), Script::sse().piece("a").cut()] {
+    for script in [Script::error(500, "x").cut(), Script::new().cut(), Script::sse().chunk("a").cut()] {
         upstream.always(CHAT, script);
         proxy.chat("m");
     }

@@ -1,7 +1,7 @@
 //! SPEC 6, what goes wrong: servers that go dark, come back, list nonsense, or are asked too often.
 
 use crate::support::blackhole::Blackhole;
-use crate::support::fact::{DEADLINE, Gate, ms, timed};
+use crate::support::fact::{DEADLINE, Latch, ms, timed};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
 use crate::support::proxy::Setup;
@@ -35,8 +35,8 @@ fn a_host_that_goes_dark_with_a_stream_in_flight_is_out_after_one_request() {
     // L2
     let (mut first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
     second.always(CHAT, Script::json("{}"));
-    let gate = Gate::new();
-    first.on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let latch = Latch::new();
+    first.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     let proxy = setup(&[&first, &second]).start();
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();
@@ -56,7 +56,7 @@ fn a_host_that_goes_dark_with_a_stream_in_flight_is_out_after_one_request() {
         let answer = proxy.chat("m");
         assert_eq!((answer.field("x-llmproxy-endpoint"), answer.field("x-llmproxy-attempts")), (Some("b"), Some("1")));
     }
-    gate.open();
+    latch.open();
     assert_eq!(client.event(), Some(event("two")));
     drop(dark);
     first.revive();

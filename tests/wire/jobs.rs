@@ -1,7 +1,7 @@
 //! SPEC 7: submit now, read later.
 
 use crate::support::client::Answer;
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::{CHAT, Proxy, Setup, chat, get, post_with};
 use crate::support::script::{Script, event};
@@ -83,9 +83,9 @@ fn cancel(proxy: &Proxy, id: &str) -> Answer {
 #[test]
 fn a_request_is_accepted_at_once_and_its_answer_read_later() {
     // S004-04, S004-09, W004-1
-    let (folder, upstream, gate) = (Folder::new(), Upstream::serving(&["m"]), Gate::new());
+    let (folder, upstream, latch) = (Folder::new(), Upstream::serving(&["m"]), Latch::new());
     let reply = include_bytes!("../data/chat.raw");
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::raw(reply)));
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::raw(reply)));
     let proxy = start(&folder, &upstream, |_| ());
     let body =
         r#"{"model": "m", "seed": 12345678901234567890, "tools": [], "messages": [{"role":"tool","content":[]}]}"#;
@@ -104,7 +104,7 @@ fn a_request_is_accepted_at_once_and_its_answer_read_later() {
     let running = until(&proxy, id, |job| job["status"] == "processing");
     assert_eq!((&running["active_requests"], running.get("response")), (&json!(1), None));
     assert!(running["timestamp"].as_u64().is_some_and(|at| at > 1_600_000_000_000));
-    gate.open();
+    latch.open();
     let job = until(&proxy, id, ended);
     assert_eq!((&job["status"], &job["request"]["model"]), (&json!("completed"), &json!("m")));
     assert!(job["response"]["choices"][0]["message"]["content"].is_string(), "{job}");
@@ -115,8 +115,8 @@ fn a_request_is_accepted_at_once_and_its_answer_read_later() {
 #[test]
 fn jobs_run_in_order_and_their_positions_are_true() {
     // S004-12, W004-6, W004-7
-    let (folder, upstream, gate) = (Folder::new(), Upstream::serving(&["m"]), Gate::new());
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let (folder, upstream, latch) = (Folder::new(), Upstream::serving(&["m"]), Latch::new());
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     upstream.always(CHAT, Script::json("{}"));
     let proxy = start(&folder, &upstream, |config| config.jobs.max_concurrent = 1);
     let submit = |n: usize| submit(&proxy, chat("m").replace("Hello!", &format!("number {n}")));
@@ -126,7 +126,7 @@ fn jobs_run_in_order_and_their_positions_are_true() {
     assert_eq!(ids.iter().map(position).collect::<Vec<_>>(), [0, 1, 2, 3]);
     let list = proxy.get("/v1/jobs").json();
     assert_eq!(list["counts"], json!({"pending": 3, "processing": 1, "completed": 0, "error": 0}));
-    gate.open();
+    latch.open();
     ids.iter().for_each(|id| drop(until(&proxy, id, ended)));
     for n in 0..4 {
         assert!(upstream.take(CHAT).text().contains(&format!("number {n}")));
@@ -191,7 +191,7 @@ fn a_stream_is_collected_into_one_answer() {
     // S004-19, W004-5
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     upstream.on(CHAT, Script::raw(include_bytes!("../data/chat_stream_usage.raw")));
-    upstream.always(CHAT, Script::sse().piece(event("one")).end());
+    upstream.always(CHAT, Script::sse().chunk(event("one")).end());
     let proxy = start(&folder, &upstream, |config| config.jobs.attempts = 1);
     let body = chat("m").replace("\"messages\"", "\"stream\":true,\"messages\"");
     let job = until(&proxy, &submit(&proxy, &body), ended);
@@ -226,7 +226,7 @@ fn a_failed_try_is_repeated_only_where_that_can_help() {
 #[test]
 fn a_cancelled_job_ends_its_upstream_and_is_told_so() {
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
-    upstream.on(CHAT, Script::sse().piece(event("one")).stall());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).stall());
     let proxy = start(&folder, &upstream, |config| config.jobs.max_concurrent = 1);
     let (running, waiting) = (submit(&proxy, chat("m")), submit(&proxy, chat("m")));
     until(&proxy, &running, |job| job["status"] == "processing");

@@ -1,15 +1,15 @@
 //! SPEC 7: a disk that does not answer loses no job.
 
 use crate::jobs::{Folder, ended, look, start, submit, until};
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::{CHAT, chat};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
 
 #[test]
 fn a_job_that_cannot_be_read_for_a_while_is_not_forgotten() {
-    let (folder, upstream, gate) = (Folder::new(), Upstream::serving(&["m"]), Gate::new());
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let (folder, upstream, latch) = (Folder::new(), Upstream::serving(&["m"]), Latch::new());
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     upstream.on(CHAT, Script::json("{}"));
     let proxy = start(&folder, &upstream, |config| config.jobs.max_concurrent = 1);
     submit(&proxy, chat("m"));
@@ -19,7 +19,7 @@ fn a_job_that_cannot_be_read_for_a_while_is_not_forgotten() {
     // What cannot be read as a file stands in its place.
     let (file, aside) = (place().expect("its file"), folder.0.join("aside"));
     std::fs::rename(&file, &aside).and_then(|()| std::fs::create_dir(&file)).expect("our own folder");
-    gate.open();
+    latch.open();
     proxy.until(|_| place().is_some_and(|place| place.display().to_string().contains(".processing.")));
     let answer = look(&proxy, &id);
     assert_eq!((answer.status(), answer.field("retry-after")), (503, Some("1")), "{}", answer.text());

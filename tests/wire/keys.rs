@@ -1,7 +1,7 @@
 //! SPEC 3, keys: who may come in, what each may see, and how much of it.
 
 use crate::support::client::Answer;
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
 use crate::support::proxy::Setup;
@@ -214,8 +214,8 @@ fn after_twenty_wrong_keys_more_get_429_and_right_ones_still_pass() {
 #[test]
 fn a_key_has_only_so_many_requests_in_progress() {
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     upstream.always(CHAT, Script::json("{}"));
     let one = |config: &mut Config| config.keys = vec![ClientKey { max_parallel: Some(1), ..key("k", "x") }];
     let proxy = Setup::over(&[&upstream]).with(one).start();
@@ -225,7 +225,7 @@ fn a_key_has_only_so_many_requests_in_progress() {
     assert_eq!((refused.status(), refused.field("retry-after")), (429, Some("1")));
     assert_eq!(refused.json()["error"]["type"], "rate_limit_error");
     assert_eq!(with_key(&proxy, "GET", "/v1/models", &bearer("x"), "").status(), 200, "lists cost nothing");
-    gate.open();
+    latch.open();
     assert_eq!(first.answer().status(), 200);
     proxy.until(|_| proxy.ask(post_with(CHAT, &bearer("x"), chat("m"))).status() == 200);
 }

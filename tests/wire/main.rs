@@ -1,4 +1,4 @@
-//! The wire, through the public door: what goes in, what comes out, what an upstream gets to see.
+//! The wire, through the public port: what goes in, what comes out, what an upstream gets to see.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -21,15 +21,12 @@ mod catalog;
 mod context;
 mod conversations;
 mod discovery;
-mod door_bounds;
-mod door_framing;
-mod door_heads;
 mod failover;
 mod first_byte;
 mod forwarding;
-mod front_panics;
 mod gateway;
 mod ghosts;
+mod handler_panics;
 mod header_table;
 mod headers;
 mod health;
@@ -66,6 +63,9 @@ mod seed_002;
 mod seed_003;
 #[cfg(all(feature = "admin", feature = "jobs"))]
 mod seed_004;
+mod server_bounds;
+mod server_framing;
+mod server_heads;
 mod slow_bodies;
 mod staying_up;
 mod strategies;

@@ -53,13 +53,13 @@ fn faults_retries_leavers_and_losses_are_counted() {
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
     first.on(CHAT, Script::new().cut());
     first.on(CHAT, Script::error(500, "x"));
-    first.on(CHAT, Script::sse().piece(event("one")).cut());
+    first.on(CHAT, Script::sse().chunk(event("one")).cut());
     second.always(CHAT, Script::json("{}"));
     let proxy = Setup::over(&[&first, &second]).start();
     proxy.chat("m");
     proxy.chat("m");
     proxy.post(CHAT, stream("m"));
-    first.on(CHAT, Script::sse().piece(event("one")).stall());
+    first.on(CHAT, Script::sse().chunk(event("one")).stall());
     let mut leaver = proxy.sent(post(CHAT, stream("m")));
     leaver.head();
     leaver.event();

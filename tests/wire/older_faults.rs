@@ -16,7 +16,7 @@ fn lines_of_any_length_and_pairs_of_lines_pass_as_they_are() {
     let upstream = Upstream::serving(&["m"]);
     let long = format!("event: big\ndata: {}\nid: 7\n\n", "x".repeat(300_000));
     let odd = ": a comment\r\nevent: a\r\ndata: 1\r\ndata: 2\r\n\r\n";
-    upstream.on(CHAT, Script::sse().piece(&long).piece(odd).end());
+    upstream.on(CHAT, Script::sse().chunk(&long).chunk(odd).end());
     let proxy = Setup::over(&[&upstream]).start();
     let answer = proxy.sent(post(CHAT, stream("m"))).answer();
     assert_eq!(answer.text(), long + odd);
@@ -26,7 +26,7 @@ fn lines_of_any_length_and_pairs_of_lines_pass_as_they_are() {
 fn an_answer_keeps_its_type_whatever_was_asked_for() {
     // W001-10, W003-2
     let upstream = Upstream::serving(&["m"]);
-    upstream.on(CHAT, Script::sse().piece("data: x\n\n").end());
+    upstream.on(CHAT, Script::sse().chunk("data: x\n\n").end());
     upstream.on(CHAT, Script::json("{}"));
     let proxy = Setup::over(&[&upstream]).start();
     let events = proxy.chat("m");
@@ -45,9 +45,9 @@ fn a_stream_is_what_the_field_says_and_not_what_a_message_says() {
     let body = r#"{"model":"m","messages":[{"role":"user","content":"say \"stream\": true"}],"x":{"stream": true}}"#;
     let answer = proxy.post(CHAT, body);
     assert_eq!((answer.field("content-type"), answer.status()), (Some("application/json"), 200));
-    let gate = crate::support::fact::Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = crate::support::fact::Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let mut client = proxy.sent(post(CHAT, chat("m").replace("{\"model\"", "{\"stream\":true,\"model\"")));
     assert_eq!(client.head().status, 200, "without a space after the colon it is a stream too");
-    gate.open();
+    latch.open();
 }

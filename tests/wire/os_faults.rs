@@ -106,7 +106,7 @@ impl Handler for Open {
     fn refuse(&self, _: &Refused, _: &mut Response) {
         panic!("nothing is refused here");
     }
-    fn left(&self, _: &Request) {}
+    fn client_disconnected(&self, _: &Request) {}
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn requests_go_through_the_outgoing_proxy_with_its_credentials() {
         .with(|config| config.endpoints[0].proxy = Some(Secret::new(format!("http://user:p%40ss@{addr}"))))
         .start();
     upstream.on(CHAT, Script::json("{}"));
-    upstream.on(CHAT, Script::sse().piece(event("one")).stall());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).stall());
     assert_eq!(proxy.chat("m").status(), 200);
     let head = heads.recv().expect("a CONNECT");
     assert_eq!(head[0], format!("CONNECT {} HTTP/1.1", upstream.addr()));

@@ -2,7 +2,7 @@
 
 use crate::admin::start;
 use crate::jobs::Folder;
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
 use crate::support::proxy::get;
@@ -20,9 +20,9 @@ fn status(proxy: &Proxy) -> Value {
 #[test]
 fn requests_that_wait_are_told_from_those_that_run() {
     // L9
-    let (folder, upstream, gate) = (Folder::new(), Upstream::serving(&["m"]), Gate::new());
+    let (folder, upstream, latch) = (Folder::new(), Upstream::serving(&["m"]), Latch::new());
     for _ in 0..3 {
-        upstream.on(CHAT, Script::sse().piece(event("one")).gate(&gate).end());
+        upstream.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).end());
     }
     let proxy = start(&folder, &[&upstream], |config| config.endpoints[0].max_concurrent = MaxConcurrent::Most(2));
     let clients: Vec<_> = (0..3).map(|_| proxy.sent(post(CHAT, stream("m")))).collect();
@@ -32,7 +32,7 @@ fn requests_that_wait_are_told_from_those_that_run() {
         let waiting = now["running"].as_array().into_iter().flatten().filter(|one| one["endpoint"].is_null()).count();
         (running, waiting, &now["queue"]) == (3, 1, &json!(1))
     });
-    gate.open();
+    latch.open();
     for mut client in clients {
         assert_eq!(client.answer().status(), 200);
     }
@@ -41,8 +41,8 @@ fn requests_that_wait_are_told_from_those_that_run() {
 #[test]
 fn a_stream_has_a_speed_while_it_runs_and_its_endpoint_too() {
     // L9
-    let (folder, upstream, gate) = (Folder::new(), Upstream::serving(&["m"]), Gate::new());
-    upstream.on(CHAT, Script::sse().piece(event("one")).piece(event("two")).piece(event("three")).gate(&gate).end());
+    let (folder, upstream, latch) = (Folder::new(), Upstream::serving(&["m"]), Latch::new());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).chunk(event("two")).chunk(event("three")).latch(&latch).end());
     let proxy = start(&folder, &[&upstream], |_| ());
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();
@@ -51,7 +51,7 @@ fn a_stream_has_a_speed_while_it_runs_and_its_endpoint_too() {
         let of = |value: &Value| value["tokens_per_second"].as_f64().unwrap_or_default();
         of(&now["running"][0]) > 0.0 && of(&now["endpoints"][0]) > 0.0
     });
-    gate.open();
+    latch.open();
     client.body();
     proxy.until(|_| status(&proxy)["endpoints"][0]["tokens_per_second"] == json!(0.0));
 }

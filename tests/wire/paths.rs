@@ -1,7 +1,7 @@
 //! SPEC 3: paths as clients write them, targets that name a host, and what every answer carries.
 
 use crate::support::client::{Client, Ended};
-use crate::support::fact::{DEADLINE, Gate, ms};
+use crate::support::fact::{DEADLINE, Latch, ms};
 use crate::support::program::Program;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Setup;
@@ -165,12 +165,12 @@ fn times_count_from_the_complete_request() {
 fn a_cut_answer_to_http_1_0_is_reset() {
     // U39, R13, S6
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
+    let latch = Latch::new();
     upstream.on(
         CHAT,
         Script::head(200, &[("Content-Type", "text/plain"), ("Transfer-Encoding", "chunked")])
-            .piece("one")
-            .gate(&gate)
+            .chunk("one")
+            .latch(&latch)
             .cut(),
     );
     let proxy = Setup::over(&[&upstream]).start();
@@ -178,12 +178,12 @@ fn a_cut_answer_to_http_1_0_is_reset() {
     let mut client = proxy.sent(request);
     let head = client.head();
     assert_eq!((head.status, head.field("content-length")), (200, None));
-    assert_eq!(client.piece().expect("the first piece"), b"one");
-    gate.open();
+    assert_eq!(client.read_some().expect("the first chunk"), b"one");
+    latch.open();
     let (rest, ended) = client.body();
     assert_eq!((rest.len(), ended), (0, Ended::Cut), "a reset, not an end");
     // In a stream what happened is told first.
-    upstream.on(CHAT, Script::sse().piece(event("one")).cut());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).cut());
     let request = String::from_utf8(post(CHAT, stream("m"))).expect("text").replace("HTTP/1.1", "HTTP/1.0");
     let answer = proxy.ask(request);
     assert!(answer.text().contains("upstream_error"), "{}", answer.text());

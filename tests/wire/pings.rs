@@ -1,7 +1,7 @@
 //! SPEC 4: a stream that is silent for long gets its head and comment lines, and may still fail in words.
 
 use crate::support::client::{Client, Ended};
-use crate::support::fact::{Gate, ms};
+use crate::support::fact::{Latch, ms};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Setup;
 use crate::support::proxy::chat;
@@ -43,9 +43,9 @@ fn error_in(event: &str) -> Value {
 #[test]
 fn a_silent_stream_gets_its_head_and_pings_then_its_events() {
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
+    let latch = Latch::new();
     upstream
-        .on(CHAT, Script::new().gate(&gate).then(Script::sse().piece(event("one")).piece("data: [DONE]\n\n").end()));
+        .on(CHAT, Script::new().latch(&latch).then(Script::sse().chunk(event("one")).chunk("data: [DONE]\n\n").end()));
     let proxy = pinging(&[&upstream]).start();
     let mut client = proxy.sent(post(CHAT, stream("m")));
     let head = client.head();
@@ -53,7 +53,7 @@ fn a_silent_stream_gets_its_head_and_pings_then_its_events() {
     assert_eq!(head.field("cache-control"), Some("no-cache"));
     assert!(head.field("x-request-id").is_some());
     pings(&mut client, 3);
-    gate.open();
+    latch.open();
     assert_eq!(after_pings(&mut client), Some(event("one")));
     assert_eq!(client.event().as_deref(), Some("data: [DONE]\n\n"));
     assert_eq!((client.event(), client.ended()), (None, Ended::Complete));
@@ -63,27 +63,27 @@ fn a_silent_stream_gets_its_head_and_pings_then_its_events() {
 fn a_head_without_events_is_silence_too() {
     // llama-server sends its head when the prompt starts and the first event minutes later.
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().gate(&gate).piece(event("one")).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().latch(&latch).chunk(event("one")).end());
     let proxy = pinging(&[&upstream]).start();
     let mut client = proxy.sent(post(CHAT, stream("m")));
     assert_eq!(client.head().status, 200);
     pings(&mut client, 2);
-    gate.open();
+    latch.open();
     assert_eq!(after_pings(&mut client), Some(event("one")));
 }
 
 #[test]
 fn pings_stop_at_the_first_event() {
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     let proxy = pinging(&[&upstream]).start();
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();
     assert_eq!(client.event(), Some(event("one")));
     assert!(!client.hears_within(ms(300)), "nothing of ours between an upstream's bytes");
-    gate.open();
+    latch.open();
     assert_eq!(client.event(), Some(event("two")));
 }
 
@@ -93,14 +93,14 @@ fn who_asked_for_no_stream_gets_no_ping() {
     for body in
         [chat("m"), chat("m").replace("\"messages\"", "\"stream\":false,\"messages\""), chat("\\\"stream\\\":true")]
     {
-        let gate = Gate::new();
+        let latch = Latch::new();
         upstream.set_models(&["m", "\\\"stream\\\":true"]);
-        upstream.on(CHAT, Script::new().gate(&gate).then(Script::error(400, "late")));
+        upstream.on(CHAT, Script::new().latch(&latch).then(Script::error(400, "late")));
         let proxy = pinging(&[&upstream]).start();
         let mut client = proxy.sent(post(CHAT, body));
         upstream.take(CHAT);
         assert!(!client.hears_within(ms(300)));
-        gate.open();
+        latch.open();
         assert_eq!(client.answer().status(), 400);
     }
 }
@@ -108,13 +108,13 @@ fn who_asked_for_no_stream_gets_no_ping() {
 #[test]
 fn pings_can_be_switched_off() {
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::error(400, "late")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::error(400, "late")));
     let proxy = pinging(&[&upstream]).with(|c| c.server.sse_ping = None).start();
     let mut client = proxy.sent(post(CHAT, stream("m")));
     upstream.take(CHAT);
     assert!(!client.hears_within(ms(300)));
-    gate.open();
+    latch.open();
     assert_eq!(client.answer().status(), 400);
 }
 
@@ -122,14 +122,14 @@ fn pings_can_be_switched_off() {
 fn attempts_still_move_on_behind_the_pings() {
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
     for script in [Script::new(), Script::error(500, "x")] {
-        let gate = Gate::new();
-        first.on(CHAT, Script::new().gate(&gate).then(script).cut());
-        second.on(CHAT, Script::sse().piece(event("one")).end());
+        let latch = Latch::new();
+        first.on(CHAT, Script::new().latch(&latch).then(script).cut());
+        second.on(CHAT, Script::sse().chunk(event("one")).end());
         let proxy = pinging(&[&first, &second]).start();
         let mut client = proxy.sent(post(CHAT, stream("m")));
         client.head();
         pings(&mut client, 1);
-        gate.open();
+        latch.open();
         assert_eq!(after_pings(&mut client), Some(event("one")));
         assert_eq!((client.event(), client.ended()), (None, Ended::Complete));
     }
@@ -139,13 +139,13 @@ fn attempts_still_move_on_behind_the_pings() {
 fn a_failure_behind_the_pings_is_an_event_in_each_dialect() {
     for path in [CHAT, "/v1/messages", "/v1/responses"] {
         let upstream = Upstream::serving(&["m"]);
-        let gate = Gate::new();
-        upstream.on(path, Script::new().gate(&gate).cut());
+        let latch = Latch::new();
+        upstream.on(path, Script::new().latch(&latch).cut());
         let proxy = pinging(&[&upstream]).start();
         let mut client = proxy.sent(post(path, stream("m")));
         client.head();
         pings(&mut client, 1);
-        gate.open();
+        latch.open();
         let last = after_pings(&mut client).expect("an error event");
         let error = error_in(&last);
         match path {
@@ -170,13 +170,13 @@ fn a_failure_behind_the_pings_is_an_event_in_each_dialect() {
 #[test]
 fn an_upstreams_own_error_behind_the_pings_keeps_its_words() {
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::raw(include_bytes!("../data/err_context.raw"))));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::raw(include_bytes!("../data/err_context.raw"))));
     let proxy = pinging(&[&upstream]).start();
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();
     pings(&mut client, 1);
-    gate.open();
+    latch.open();
     let last = after_pings(&mut client).expect("an error event");
     assert!(last.contains("exceeds the available context size"), "{last}");
     assert!(error_in(&last)["error"].is_object());

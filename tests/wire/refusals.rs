@@ -1,7 +1,7 @@
 //! SPEC 3: a refusal reaches clients that send first and read later, and costs a connection only.
 
 use crate::support::client::Client;
-use crate::support::fact::{DEADLINE, Gate, ms};
+use crate::support::fact::{DEADLINE, Latch, ms};
 use crate::support::proxy::{CHAT, Proxy, Setup, chat, post_with};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
@@ -33,8 +33,8 @@ fn first_all(proxy: &Proxy, fields: &str, key: &str, body: &[u8]) -> (u16, Strin
     let mut client = proxy.client();
     let head = format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n{fields}\r\n");
     client.send(head);
-    for piece in body.chunks(1 << 20) {
-        client.send(piece);
+    for chunk in body.chunks(1 << 20) {
+        client.send(chunk);
     }
     let answer = client.answer();
     assert_eq!(answer.field("connection"), Some("close"));
@@ -117,8 +117,8 @@ fn refused_clients_that_linger_make_room_for_others() {
 fn a_worker_never_sees_a_request_without_its_key() {
     // U07
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let proxy = Setup::over(&[&upstream]).with(one_key).with(|c| (c.server.workers, c.server.backlog) = (1, 1)).start();
     let right = "Authorization: Bearer canary-right-key\r\n";
     let mut busy = proxy.sent(post_with(CHAT, right, chat("m")));
@@ -137,6 +137,6 @@ fn a_worker_never_sees_a_request_without_its_key() {
     // The one place in the backlog is free all the same.
     upstream.on(CHAT, Script::json("{}"));
     let mut next = proxy.sent(post_with(CHAT, right, chat("m")));
-    gate.open();
+    latch.open();
     assert_eq!((busy.answer().status(), next.answer().status()), (200, 200));
 }

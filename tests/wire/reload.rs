@@ -1,6 +1,6 @@
 //! SPEC 11: another configuration while requests go on.
 
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Setup;
@@ -21,8 +21,8 @@ const REFUSED: &str = "the old one stays in force";
 #[test]
 fn new_requests_see_the_new_configuration_and_running_ones_keep_the_old() {
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["n"]));
-    let gate = Gate::new();
-    first.on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let latch = Latch::new();
+    first.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     second.always(CHAT, Script::json("{}"));
     let program = Program::start(&yaml(&[&first], ""));
     let mut client = program.client();
@@ -44,7 +44,7 @@ fn new_requests_see_the_new_configuration_and_running_ones_keep_the_old() {
         }
     };
     assert_eq!(served.field("x-llmproxy-endpoint"), Some("b"));
-    gate.open();
+    latch.open();
     assert_eq!(client.event(), Some(event("two")), "a running request is not touched");
     assert_eq!(client.event(), None);
     other.send(post(CHAT, chat("m")));
@@ -89,8 +89,8 @@ fn what_needs_a_restart_is_named_and_the_rest_applied() {
 #[test]
 fn turns_and_places_survive_a_reload_by_name() {
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
-    let gate = Gate::new();
-    first.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    first.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     first.always(CHAT, Script::json("{}"));
     second.always(CHAT, Script::json("{}"));
     let proxy = Setup::over(&[&first, &second]).with(|c| c.routing.strategy = Strategy::RoundRobin).start();
@@ -99,7 +99,7 @@ fn turns_and_places_survive_a_reload_by_name() {
     assert_eq!(proxy.reload(|config| config.retry.attempts = Some(1)), Vec::<&str>::new());
     assert_eq!(proxy.chat("m").field("x-llmproxy-endpoint"), Some("b"), "the rotation goes on");
     assert_eq!(proxy.health()["endpoints"]["a"]["inFlight"], 1, "the running request is still counted");
-    gate.open();
+    latch.open();
     drop(waiting);
     proxy.idle();
     assert_eq!(proxy.chat("m").field("x-llmproxy-endpoint"), Some("a"));

@@ -190,7 +190,7 @@ fn each_kind_of_retry_can_be_switched_off() {
 fn a_stream_moves_on_as_long_as_nothing_was_sent() {
     let (first, second, proxy) = pair();
     first.on(CHAT, Script::error(500, "x"));
-    second.on(CHAT, Script::sse().piece(event("one")).end());
+    second.on(CHAT, Script::sse().chunk(event("one")).end());
     let answer = proxy.post(CHAT, stream("m"));
     assert_eq!((told(&answer), answer.text()), ((200, Some("b"), Some("2")), event("one").as_str()));
 }
@@ -201,7 +201,7 @@ fn an_answer_that_has_begun_is_never_tried_elsewhere() {
     // W000-2
     let (first, second, proxy) = pair();
     for script in
-        [Script::sse().piece(event("one")).cut(), Script::head(200, &[("Content-Length", "9")]).bytes("x").cut()]
+        [Script::sse().chunk(event("one")).cut(), Script::head(200, &[("Content-Length", "9")]).bytes("x").cut()]
     {
         first.on(CHAT, script);
         assert_eq!(proxy.post(CHAT, stream("m")).status(), 200);

@@ -1,6 +1,6 @@
 //! SPEC 5: which endpoint and which name for it; what happens to names nobody serves.
 
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::{CHAT, Setup, chat, post_with};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
@@ -207,8 +207,8 @@ fn all_down_is_503_at_once_with_a_time_to_come_back() {
 fn a_request_in_flight_keeps_what_it_began_with() {
     // one snapshot from start to end.
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let setup = Setup::over(&[&upstream]).with(|c| c.endpoints[0].probe = Probe::Path("/health".into()));
     let proxy = setup.start();
     let mut client = proxy.sent(post_with(CHAT, "", chat("m")));
@@ -216,6 +216,6 @@ fn a_request_in_flight_keeps_what_it_began_with() {
     upstream.set_models(&["other"]);
     proxy.force_check();
     assert_eq!(proxy.models(), ["other"]);
-    gate.open();
+    latch.open();
     assert_eq!(client.answer().status(), 200);
 }

@@ -85,13 +85,13 @@ fn the_documented_stream_passes_as_it_comes() {
     // S000-21
     let (first, second) = (Upstream::serving(&["ma"]), Upstream::serving(&["mb"]));
     let program = Program::start(&documented(&first, &second));
-    let gate = crate::support::fact::Gate::new();
-    first.on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let latch = crate::support::fact::Latch::new();
+    first.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     let mut client = program.client();
     client.send(post(CHAT, stream("ma")));
     client.head();
     assert_eq!(client.event(), Some(event("one")));
-    gate.open();
+    latch.open();
     assert_eq!((client.event(), client.event()), (Some(event("two")), None));
 }
 
@@ -103,7 +103,7 @@ fn the_documented_threshold_and_failover_hold() {
     let program = Program::start(&documented(&first, &second));
 
     // Killed in mid-stream: the client hears of it and sees no end marker.
-    first.on(CHAT, Script::sse().piece(event("one")).stall());
+    first.on(CHAT, Script::sse().chunk(event("one")).stall());
     let mut client = program.client();
     client.send(post(CHAT, stream("shared")));
     client.head();

@@ -88,7 +88,7 @@ fn a_001_file_tries_another_backend_that_has_the_model_and_no_other() {
 fn a_001_file_streams_and_a_cut_is_not_mended_by_another_backend() {
     let upstreams = two();
     let program = start(&go(&upstreams));
-    upstreams[0].on(CHAT, Script::sse().piece(event("one")).cut());
+    upstreams[0].on(CHAT, Script::sse().chunk(event("one")).cut());
     let mut client = program.client();
     client.send(post(CHAT, stream("deepseek-chat")));
     let head = client.head();

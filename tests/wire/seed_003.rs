@@ -49,7 +49,7 @@ fn a_003_file_renames_rotates_its_keys_and_fails_over_across_keys_and_backends()
     );
     // S003-16, S003-19: errors stay hidden while another can serve; W003-2: any spelling of `stream`.
     upstreams[0].on(CHAT, Script::error(500, "broken"));
-    upstreams[1].on(second, Script::sse().piece(event("one")).piece("data: [DONE]\n\n").end());
+    upstreams[1].on(second, Script::sse().chunk(event("one")).chunk("data: [DONE]\n\n").end());
     let answer = program.asked(post(CHAT, stream(name)));
     assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
 }

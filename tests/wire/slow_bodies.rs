@@ -109,10 +109,10 @@ fn a_body_that_is_fast_enough_may_take_its_time() {
     let whole = post(CHAT, &body);
     let (head, body) = whole.split_at(whole.len() - body.len());
     let mut client = proxy.sent(head);
-    for piece in body.chunks(200) {
+    for chunk in body.chunks(200) {
         // Nothing to hear, but time.
         assert!(!client.hears_within(ms(40)), "refused in its midst");
-        client.send(piece);
+        client.send(chunk);
     }
     assert_eq!(client.answer().status(), 200);
 }

@@ -1,7 +1,7 @@
 //! SPEC 11: lanes, bounds, drain, and everything given back after faults.
 
 use crate::support::client::{Client, Ended};
-use crate::support::fact::{DEADLINE, Gate, ms};
+use crate::support::fact::{DEADLINE, Latch, ms};
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Setup;
@@ -18,8 +18,8 @@ use std::thread;
 fn control_paths_never_wait_behind_streams() {
     //
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().piece(event("one")).gate(&gate).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).end());
     upstream.always(CHAT, Script::json("{}"));
     let setup = Setup::over(&[&upstream]);
     let proxy = setup.with(|c| (c.server.workers, c.server.backlog) = (1, 1)).start();
@@ -34,7 +34,7 @@ fn control_paths_never_wait_behind_streams() {
         }
         assert_eq!(proxy.force_check()["status"], "healthy");
         assert_eq!(proxy.ask(format!("OPTIONS {CHAT} HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nAccess-Control-Request-Method: POST\r\n\r\n")).status(), 204);
-        // Refusals come at once, so all but the one in the backlog are there before the gate opens.
+        // Refusals come at once, so all but the one in the backlog are there before the latch opens.
         let (mut left, mut served) = (waiting, 0);
         while left.len() > 1 {
             let done = left.iter().position(thread::ScopedJoinHandle::is_finished);
@@ -47,7 +47,7 @@ fn control_paths_never_wait_behind_streams() {
             assert!(answer.field("retry-after").is_some());
             refused += 1;
         }
-        gate.open();
+        latch.open();
         for one in left {
             served += usize::from(one.join().expect("an answer").status() == 200);
         }
@@ -60,8 +60,8 @@ fn control_paths_never_wait_behind_streams() {
 fn requests_wait_for_a_worker_in_order() {
     //
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     upstream.always(CHAT, Script::json("{}"));
     let proxy = Setup::over(&[&upstream]).with(|c| c.server.workers = 1).start();
     let mut clients = vec![proxy.sent(post(CHAT, chat("m")))];
@@ -70,7 +70,7 @@ fn requests_wait_for_a_worker_in_order() {
         clients.push(proxy.sent(post(CHAT, chat("m").replace("Hello!", &n.to_string()))));
         proxy.still_serves();
     }
-    gate.open();
+    latch.open();
     for client in &mut clients {
         assert_eq!(client.answer().status(), 200);
     }
@@ -83,8 +83,8 @@ fn requests_wait_for_a_worker_in_order() {
 fn a_stop_finishes_what_is_in_progress() {
     // X-10, S000-33 (SPEC: drain)
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     let program = Program::start(&yaml(&[&upstream], ""));
     let mut streaming = program.client();
     streaming.send(post(CHAT, stream("m")));
@@ -98,7 +98,7 @@ fn a_stop_finishes_what_is_in_progress() {
     // Connects may still land in the kernel's queue for an instant; then they are refused.
     let refused = (0..100_000).any(|_| TcpStream::connect(program.addr).is_err());
     assert!(refused, "still listening");
-    gate.open();
+    latch.open();
     assert_eq!(streaming.event(), Some(event("two")));
     assert_eq!((streaming.event(), streaming.ended()), (None, Ended::Complete));
     assert_eq!(program.exit_code(), Some(0));
@@ -108,7 +108,7 @@ fn a_stop_finishes_what_is_in_progress() {
 fn a_stop_waits_no_longer_than_told_and_a_second_signal_ends_it() {
     //
     let upstream = Upstream::serving(&["m"]);
-    upstream.on(CHAT, Script::sse().piece(event("one")).stall());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).stall());
     let program = Program::start(&yaml(&[&upstream], "  drainTimeout: 300ms\n"));
     let mut streaming = program.client();
     streaming.send(post(CHAT, stream("m")));
@@ -118,7 +118,7 @@ fn a_stop_waits_no_longer_than_told_and_a_second_signal_ends_it() {
     assert_eq!(program.exit_code(), Some(0));
     assert_eq!(streaming.body().1, Ended::Cut);
 
-    upstream.on(CHAT, Script::sse().piece(event("one")).stall());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).stall());
     let program = Program::start(&yaml(&[&upstream], "  drainTimeout: 1h\n"));
     let mut streaming = program.client();
     streaming.send(post(CHAT, stream("m")));
@@ -162,11 +162,11 @@ fn after_all_these_faults_everything_is_given_back() {
             drop(ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999\r\n\r\n").answer());
             drop(ask(b"GET /health HTTP/1.1\r\nHo"));
             ask(&post(CHAT, chat("m"))[..100]).reset();
-            upstream.on(CHAT, Script::sse().piece(event("one")).cut());
+            upstream.on(CHAT, Script::sse().chunk(event("one")).cut());
             drop(ask(&post(CHAT, stream("m"))).answer());
             upstream.on(CHAT, Script::new().reset());
             drop(ask(&post(CHAT, chat("m"))).answer());
-            upstream.on(CHAT, Script::sse().piece(event("one")).stall());
+            upstream.on(CHAT, Script::sse().chunk(event("one")).stall());
             let mut client = ask(&post(CHAT, stream("m")));
             client.head();
             client.reset();
@@ -224,12 +224,12 @@ fn a_whole_answer_may_be_bounded_and_a_stream_is_not() {
     let answer = proxy.chat("m");
     assert_eq!((answer.status(), answer.code().as_str()), (504, "upstream_timeout"));
     assert!(answer.text().contains("total"), "the stage is named: {}", answer.text());
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();
     assert_eq!(client.event(), Some(event("one")));
     assert!(!client.hears_within(ms(600)), "twice the limit");
-    gate.open();
+    latch.open();
     assert_eq!(client.event(), Some(event("two")));
 }

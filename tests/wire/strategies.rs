@@ -1,6 +1,6 @@
-//! SPEC 5: which of several endpoints, through the public door.
+//! SPEC 5: which of several endpoints, through the public port.
 
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::{CHAT, Proxy, Setup, chat, post};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
@@ -87,14 +87,14 @@ fn chance_goes_by_weight() {
 #[test]
 fn the_least_busy_is_the_one_with_the_fewest_in_flight_for_its_size() {
     let upstreams = serving(2);
-    let gate = Gate::new();
-    upstreams[0].on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstreams[0].on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let proxy = over(&upstreams).with(with(Strategy::LeastBusy, &[])).start();
     let waiting = proxy.sent(post(CHAT, chat("m")));
     upstreams[0].wait_count(CHAT, 1);
     assert_eq!(sequence(&proxy, "m", 4), "bbbb");
     assert_eq!(proxy.chat("m").field("x-llmproxy-reason"), Some("least_busy"));
-    gate.open();
+    latch.open();
     drop(waiting);
 }
 

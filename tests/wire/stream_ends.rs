@@ -1,7 +1,7 @@
 //! SPEC 4: nothing whole is called lost, and nothing lost looks whole, for every API's stream, ending and framing.
 
 use crate::support::client::{Answer, Ended};
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Setup;
 use crate::support::proxy::post;
@@ -72,7 +72,7 @@ enum Framing {
 fn script(framing: Framing, body: &str, whole: bool) -> Script {
     let (length, kind) = ((body.len() + usize::from(!whole)).to_string(), ("Content-Type", "text/event-stream"));
     let script = match framing {
-        Framing::Chunked => Script::head(200, &[kind, ("Transfer-Encoding", "chunked")]).piece(body),
+        Framing::Chunked => Script::head(200, &[kind, ("Transfer-Encoding", "chunked")]).chunk(body),
         Framing::Sized => Script::head(200, &[kind, ("Content-Length", &length)]).bytes(body),
         Framing::Close => Script::head(200, &[kind, ("Connection", "close")]).bytes(body),
     };
@@ -158,14 +158,14 @@ fn bytes_of_sound_end_with_a_clean_close() {
 #[test]
 fn a_reset_after_the_apis_own_end_takes_nothing_away() {
     // R15
-    let gate = Gate::new();
+    let latch = Latch::new();
     let upstream = Upstream::serving(&["m"]);
     let head = Script::head(200, &[("Content-Type", "text/event-stream"), ("Connection", "close")]);
-    upstream.on(CHAT, head.bytes(event("one") + "data: [DONE]\n\n").gate(&gate).reset());
+    upstream.on(CHAT, head.bytes(event("one") + "data: [DONE]\n\n").latch(&latch).reset());
     let proxy = Setup::over(&[&upstream]).start();
     let mut client = proxy.sent(post(CHAT, stream("m")));
     client.head();
     assert_eq!((client.event(), client.event()), (Some(event("one")), Some("data: [DONE]\n\n".into())));
-    gate.open();
+    latch.open();
     assert_eq!((client.event(), client.ended()), (None, Ended::Complete));
 }

@@ -1,7 +1,7 @@
 //! FAULTS C6 to C10: an upstream that fails after its answer has begun. What was sent stays, nothing is made up.
 
 use crate::support::client::{Answer, Client, Ended};
-use crate::support::fact::{Gate, ms};
+use crate::support::fact::{Latch, ms};
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
@@ -41,7 +41,7 @@ fn no_end_marker(answer: &Answer) {
 #[test]
 fn a_stream_that_stalls_ends_with_an_error_event() {
     // C6
-    let (upstream, proxy) = playing(CHAT, Script::sse().piece(event("one")).stall());
+    let (upstream, proxy) = playing(CHAT, Script::sse().chunk(event("one")).stall());
     let answer = proxy.post(CHAT, stream("m"));
     let (before, error) = last_error(&answer);
     assert_eq!(before, event("one"));
@@ -57,8 +57,8 @@ fn a_stall_is_named_in_the_log() {
     let text = yaml(&[&upstream], "") + "timeouts: {idle: 300ms}\n";
     let program = Program::start(&text);
     for (script, word) in [
-        (Script::sse().piece(event("one")).stall(), "timeout"),
-        (Script::sse().piece(event("one")).cut(), "upstream_lost"),
+        (Script::sse().chunk(event("one")).stall(), "timeout"),
+        (Script::sse().chunk(event("one")).cut(), "upstream_lost"),
     ] {
         upstream.on(CHAT, script);
         let mut client = program.client();
@@ -75,12 +75,12 @@ fn a_lost_stream_ends_with_an_error_event_and_a_cut() {
     // W001-1
     // C7, W000-2
     for ending in [Script::new().cut(), Script::new().reset()] {
-        let gate = Gate::new();
-        let (upstream, proxy) = playing(CHAT, Script::sse().piece(event("one")).gate(&gate).then(ending));
+        let latch = Latch::new();
+        let (upstream, proxy) = playing(CHAT, Script::sse().chunk(event("one")).latch(&latch).then(ending));
         let mut client = proxy.sent(post(CHAT, stream("m")));
         let head = client.head();
         assert_eq!(client.event(), Some(event("one")));
-        gate.open();
+        latch.open();
         let (body, ended) = client.body();
         let answer = Answer { head, body, ended };
         let (before, error) = last_error(&answer);
@@ -95,7 +95,7 @@ fn a_lost_stream_ends_with_an_error_event_and_a_cut() {
 #[test]
 fn a_stream_broken_within_an_event_keeps_its_bytes_and_the_error_stands_apart() {
     // C7
-    let (_upstream, proxy) = playing(CHAT, Script::sse().piece(event("one")).bytes("40\r\ndata: {\"half").cut());
+    let (_upstream, proxy) = playing(CHAT, Script::sse().chunk(event("one")).bytes("40\r\ndata: {\"half").cut());
     let answer = proxy.post(CHAT, stream("m"));
     assert!(answer.text().starts_with(&(event("one") + "data: {\"half")), "{}", answer.text());
     let (_, error) = last_error(&answer);
@@ -107,12 +107,12 @@ fn a_stream_broken_within_an_event_keeps_its_bytes_and_the_error_stands_apart() 
 fn a_bad_chunk_size_is_a_lost_stream() {
     // C9
     for bad in ["zz\r\nabc\r\n", "-1\r\n\r\n", "ffffffffffffffffff\r\nabc"] {
-        let gate = Gate::new();
-        let (_upstream, proxy) = playing(CHAT, Script::sse().piece(event("one")).gate(&gate).bytes(bad).cut());
+        let latch = Latch::new();
+        let (_upstream, proxy) = playing(CHAT, Script::sse().chunk(event("one")).latch(&latch).bytes(bad).cut());
         let mut client = proxy.sent(post(CHAT, stream("m")));
         let head = client.head();
         assert_eq!(client.event(), Some(event("one")));
-        gate.open();
+        latch.open();
         let (body, ended) = client.body();
         let answer = Answer { head, body, ended };
         let (before, _) = last_error(&answer);
@@ -124,14 +124,14 @@ fn a_bad_chunk_size_is_a_lost_stream() {
 #[test]
 fn each_api_hears_of_the_loss_in_its_own_dialect() {
     // C7
-    let (_upstream, proxy) = playing("/v1/messages", Script::sse().piece("event: ping\ndata: {}\n\n").cut());
+    let (_upstream, proxy) = playing("/v1/messages", Script::sse().chunk("event: ping\ndata: {}\n\n").cut());
     let answer = proxy.post("/v1/messages", stream("m"));
     let (_, error) = last_error(&answer);
     assert!(answer.text().contains("\n\nevent: error\ndata: "), "{}", answer.text());
     assert_eq!((error["type"].as_str(), error["error"]["type"].as_str()), (Some("error"), Some("api_error")));
     assert_eq!(answer.ended, Ended::Cut);
 
-    let (_upstream, proxy) = playing("/v1/responses", Script::sse().piece("event: a\ndata: {}\n\n").cut());
+    let (_upstream, proxy) = playing("/v1/responses", Script::sse().chunk("event: a\ndata: {}\n\n").cut());
     let answer = proxy.post("/v1/responses", stream("m"));
     let (_, error) = last_error(&answer);
     assert!(answer.text().contains("\n\nevent: error\ndata: "), "{}", answer.text());
@@ -148,8 +148,8 @@ fn a_body_that_is_no_stream_is_cut_visibly() {
     let scripts = [
         Script::head(200, &sized).bytes(r#"{"half":"#).cut(),
         Script::head(200, &sized).bytes(r#"{"half":"#).stall(),
-        Script::head(200, &chunked).piece(r#"{"half":"#).cut(),
-        Script::head(200, &chunked).piece(r#"{"half":"#).stall(),
+        Script::head(200, &chunked).chunk(r#"{"half":"#).cut(),
+        Script::head(200, &chunked).chunk(r#"{"half":"#).stall(),
     ];
     for script in scripts {
         let (_upstream, proxy) = playing(CHAT, script);
@@ -167,15 +167,15 @@ fn a_reset_within_a_body_is_seen_by_the_client() {
     let until_close = [("Content-Type", "application/json")];
     for (script, framing) in [
         (Script::head(200, &sized).bytes("half"), "sized"),
-        (Script::head(200, &chunked).piece("half"), "chunked"),
+        (Script::head(200, &chunked).chunk("half"), "chunked"),
         (Script::head(200, &until_close).bytes("half"), "until close"),
     ] {
-        let gate = Gate::new();
-        let (_upstream, proxy) = playing(CHAT, script.gate(&gate).reset());
+        let latch = Latch::new();
+        let (_upstream, proxy) = playing(CHAT, script.latch(&latch).reset());
         let mut client = proxy.sent(post(CHAT, chat("m")));
         client.head();
-        assert_eq!(client.piece().as_deref(), Ok(&b"half"[..]), "{framing}");
-        gate.open();
+        assert_eq!(client.read_some().as_deref(), Ok(&b"half"[..]), "{framing}");
+        latch.open();
         assert_eq!(client.body(), (Vec::new(), Ended::Cut), "{framing}");
     }
 }
@@ -249,7 +249,7 @@ fn chunked_wins_over_a_length_in_an_answer() {
     // C10
     let upstream = Upstream::serving(&["m"]);
     let both = [("Content-Length", "3"), ("Transfer-Encoding", "chunked"), ("Content-Type", "application/json")];
-    upstream.on(CHAT, Script::head(200, &both).piece(r#"{"n":1}"#).end());
+    upstream.on(CHAT, Script::head(200, &both).chunk(r#"{"n":1}"#).end());
     let proxy = Setup::over(&[&upstream]).start();
     let answer = proxy.chat("m");
     assert_eq!((answer.text(), answer.ended), (r#"{"n":1}"#, Ended::Complete));
@@ -266,7 +266,7 @@ fn the_next_request_after_a_loss_is_served() {
     let upstream = Upstream::serving(&["m"]);
     let proxy = Setup::over(&[&upstream]).with(|c| c.server.workers = 1).start();
     for _ in 0..5 {
-        upstream.on(CHAT, Script::sse().piece(event("one")).cut());
+        upstream.on(CHAT, Script::sse().chunk(event("one")).cut());
         assert_eq!(proxy.post(CHAT, stream("m")).ended, Ended::Cut);
     }
     upstream.on(CHAT, Script::json("{}"));
@@ -281,7 +281,7 @@ fn a_compressed_stream_that_is_lost_is_cut_without_a_word() {
         200,
         &[("Content-Type", "text/event-stream"), ("Content-Encoding", "gzip"), ("Transfer-Encoding", "chunked")],
     );
-    let (_upstream, proxy) = playing(CHAT, script.piece("\u{1f}packed").cut());
+    let (_upstream, proxy) = playing(CHAT, script.chunk("\u{1f}packed").cut());
     let answer = proxy.post(CHAT, stream("m"));
     assert_eq!((answer.text(), answer.ended), ("\u{1f}packed", Ended::Cut));
 }

@@ -163,12 +163,12 @@ fn storm(strategy: Strategy, leave: bool) -> Vec<Shaky> {
     let client = |client: u64| {
         let mut slowest = Duration::ZERO;
         for n in 0..16 {
-            let dice = chance(client * 1000 + n);
+            let random = chance(client * 1000 + n);
             let began = time::now();
             let mut asked = proxy.sent(post(CHAT, stream("m")));
-            if leave && dice.is_multiple_of(4) {
+            if leave && random.is_multiple_of(4) {
                 // Leaves when it has waited a little.
-                asked.hears_within(Duration::from_millis(1 + dice % 5));
+                asked.hears_within(Duration::from_millis(1 + random % 5));
                 continue;
             }
             let status = asked.head().status;

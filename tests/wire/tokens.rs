@@ -1,6 +1,6 @@
 //! SPEC 10: tokens are read in passing, wherever in an answer they stand, and what was seen of a stream counts.
 
-use crate::support::fact::Gate;
+use crate::support::fact::Latch;
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::chat;
@@ -62,8 +62,8 @@ fn a_single_token_has_no_speed() {
 fn a_stream_that_its_client_ends_counts_what_was_seen() {
     // L7
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().piece(event("one")).piece(event("two")).gate(&gate).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().chunk(event("one")).chunk(event("two")).latch(&latch).end());
     let program = Program::start(&yaml(&[&upstream], ""));
     let mut client = program.client();
     client.send(post(CHAT, stream("m")));

@@ -1,4 +1,4 @@
-//! Who is trusted, and by what sign: each cell of the table in `proxy::reception`, listener by key by path, and what a
+//! Who is trusted, and by what sign: each cell of the table in `proxy::listener`, listener by key by path, and what a
 //! reload leaves open.
 
 use crate::support::client::{Answer, Client};

@@ -83,7 +83,7 @@ fn reads_slowly(proxy: &Proxy, path: &str, some: usize) -> Ended {
     for _ in 0..30 {
         let mut came = 0;
         while came < some {
-            came += reader.piece().expect("more to come").len();
+            came += reader.read_some().expect("more to come").len();
         }
         assert!(!quiet.hears_within(ms(50)));
     }

@@ -1,7 +1,7 @@
 //! FAULTS C1 to C5 and C9 to C18: an upstream that fails before its answer has begun.
 
 use crate::support::blackhole::Blackhole;
-use crate::support::fact::{DEADLINE, Gate, ms, timed};
+use crate::support::fact::{DEADLINE, Latch, ms, timed};
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
@@ -305,8 +305,8 @@ fn a_name_that_does_not_resolve_is_a_transport_error() {
 fn a_slow_upstream_delays_nobody_else() {
     //
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json("{}")));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
     let proxy = Setup::over(&[&upstream]).start();
     let mut slow = proxy.sent(post(CHAT, chat("m")));
     upstream.take(CHAT);
@@ -314,6 +314,6 @@ fn a_slow_upstream_delays_nobody_else() {
     let (answer, took) = timed(|| proxy.ask(get("/v1/models")));
     assert_eq!((answer.status(), proxy.chat("m").status()), (200, 200));
     assert!(took < DEADLINE / 2);
-    gate.open();
+    latch.open();
     assert_eq!(slow.answer().status(), 200);
 }

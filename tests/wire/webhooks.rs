@@ -35,7 +35,7 @@ fn told(job: &Value) -> bool {
 }
 
 #[test]
-fn who_asked_is_told_once_after_two_refusals_and_the_letter_is_signed() {
+fn who_asked_is_told_once_after_two_refusals_and_the_delivery_is_signed() {
     // S004-16, W004-6
     let (folder, upstream, receiver) = (Folder::new(), Upstream::serving(&["m"]), Upstream::start());
     upstream.on(CHAT, Script::json("{\"b\": 1.0, \"a\":12345678901234567890}"));
@@ -51,8 +51,8 @@ fn who_asked_is_told_once_after_two_refusals_and_the_letter_is_signed() {
     assert_eq!((&job["webhook"]["status"], &job["webhook"]["attempts"]), (&json!("delivered"), &json!(3)));
     assert_eq!(job["request"].get("webhookUrl"), None, "S004-06: it is not forwarded");
     assert!(!upstream.take(CHAT).text().contains("webhookUrl"));
-    let letters = [(); 3].map(|()| receiver.take(HOOK));
-    let [first, _, last] = &letters;
+    let deliveries = [(); 3].map(|()| receiver.take(HOOK));
+    let [first, _, last] = &deliveries;
     assert_eq!(last.target(), "/done?a=1");
     let body = format!(
         "{{\"request_id\":\"{id}\",\"status\":\"completed\",\"response\":{{\"b\": 1.0, \"a\":12345678901234567890}}}}"
@@ -60,7 +60,7 @@ fn who_asked_is_told_once_after_two_refusals_and_the_letter_is_signed() {
     assert_eq!((last.text(), last.field("content-type")), (body.as_str(), Some("application/json")));
     let message = format!("msg_{id}");
     assert!(
-        letters.iter().all(|letter| letter.field("webhook-id") == Some(&message)),
+        deliveries.iter().all(|delivery| delivery.field("webhook-id") == Some(&message)),
         "the receiver can tell a repetition"
     );
     assert!(last.field("webhook-timestamp").is_some_and(|time| time.parse::<u64>().is_ok()));
@@ -80,9 +80,9 @@ fn an_error_is_told_too_and_a_receiver_that_never_answers_well_is_given_up() {
     });
     let job = until(&proxy, &submit(&proxy, &url(&receiver)), told);
     assert_eq!(job["webhook"]["status"], "delivered");
-    let letter: Value = serde_json::from_str(receiver.take(HOOK).text()).expect("JSON");
+    let delivery: Value = serde_json::from_str(receiver.take(HOOK).text()).expect("JSON");
     assert_eq!(
-        (&letter["status"], &letter["error"]["message"], &letter["error"]["attempts"]),
+        (&delivery["status"], &delivery["error"]["message"], &delivery["error"]["attempts"]),
         (&json!("error"), &json!("too warm"), &json!(1))
     );
     // C15: a redirect is an answer like any other, and leads nowhere.

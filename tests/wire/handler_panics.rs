@@ -44,7 +44,7 @@ impl Handler for Clumsy {
     fn refuse(&self, _: &Refused, _: &mut Response) {
         panic!("on purpose");
     }
-    fn left(&self, _: &Request) {
+    fn client_disconnected(&self, _: &Request) {
         panic!("on purpose");
     }
 }

@@ -1,6 +1,6 @@
 //! FAULTS A9 to A16: heads that are not quite HTTP.
 
-use super::door_framing::refused;
+use super::server_framing::refused;
 use crate::support::fact::ms;
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::{CHAT, Proxy, Setup, chat, post_with};

@@ -1,7 +1,7 @@
 //! FAULTS A17 to A21: slow, idle, unread, too many. A connection at most, never a worker.
 
 use crate::support::client::Client;
-use crate::support::fact::{DEADLINE, Gate, ms, timed};
+use crate::support::fact::{DEADLINE, Latch, ms, timed};
 use crate::support::program::{Program, yaml};
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Setup;
@@ -183,15 +183,15 @@ fn a_burst_of_connections_is_accepted_in_turns_and_all_are_served() {
 fn a_stream_in_progress_is_never_evicted() {
     // A20
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::sse().piece(event("one")).gate(&gate).piece(event("two")).end());
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::sse().chunk(event("one")).latch(&latch).chunk(event("two")).end());
     let setup = Setup::over(&[&upstream]);
     let proxy = setup.with(|c| (c.server.max_connections, c.server.per_client) = (4, 100)).start();
     let mut streaming = proxy.sent(post(CHAT, stream("m")));
     streaming.head();
     assert_eq!(streaming.event(), Some(event("one")));
     let idle: Vec<Client> = (0..20).map(|_| proxy.sent(get("/health"))).map(|mut c| (c.answer(), c).1).collect();
-    gate.open();
+    latch.open();
     assert_eq!(streaming.event(), Some(event("two")));
     assert_eq!(idle.len(), 20);
 }
@@ -225,15 +225,15 @@ fn one_address_gets_its_share_of_connections_and_trusted_proxies_more() {
 fn pipelined_requests_are_answered_one_at_a_time_in_order() {
     // A21
     let upstream = Upstream::serving(&["m"]);
-    let gate = Gate::new();
-    upstream.on(CHAT, Script::new().gate(&gate).then(Script::json(r#"{"n":1}"#)));
+    let latch = Latch::new();
+    upstream.on(CHAT, Script::new().latch(&latch).then(Script::json(r#"{"n":1}"#)));
     upstream.on(CHAT, Script::json(r#"{"n":2}"#));
     let proxy = Setup::over(&[&upstream]).start();
     let mut client = proxy.sent([post(CHAT, chat("m")), post(CHAT, chat("m")), get("/v1/models").into()].concat());
     upstream.take(CHAT);
     proxy.still_serves();
     assert_eq!(upstream.count(CHAT), 1, "the second waits for the first");
-    gate.open();
+    latch.open();
     assert_eq!(client.answer().json()["n"], 1);
     assert_eq!(client.answer().json()["n"], 2);
     assert_eq!(client.answer().json()["object"], "list");
@@ -290,7 +290,7 @@ fn a_listener_may_be_ipv6() {
 fn http_1_0_gets_what_it_understands() {
     let upstream = Upstream::serving(&["m"]);
     let proxy = Setup::over(&[&upstream]).start();
-    upstream.on(CHAT, Script::sse().piece(event("one")).piece(event("two")).end());
+    upstream.on(CHAT, Script::sse().chunk(event("one")).chunk(event("two")).end());
     let request = String::from_utf8(post_with(CHAT, "", stream("m"))).expect("text").replace("HTTP/1.1", "HTTP/1.0");
     let answer = proxy.ask(request);
     assert_eq!((answer.field("transfer-encoding"), answer.status()), (None, 200));

@@ -234,7 +234,7 @@ fn chunk_extensions_and_trailers_are_dropped_and_bounded() {
 }
 
 #[test]
-fn a_chunked_body_arrives_whole_whatever_its_pieces() {
+fn a_chunked_body_arrives_whole_whatever_its_chunks() {
     let upstream = Upstream::serving(&["m"]);
     upstream.on(CHAT, Script::json("{}"));
     let proxy = Setup::over(&[&upstream]).start();
