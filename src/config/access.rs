@@ -5,7 +5,7 @@ use super::address::{listen_host, origin};
 use super::reader::Field;
 use super::table::*;
 use super::text::{can_be_sent, name};
-use crate::util::secret::Secret;
+use crate::util::secret::{Secret, fingerprint};
 use std::collections::HashMap;
 
 table! {
@@ -83,19 +83,15 @@ pub(super) fn keys(all: &mut Vec<ClientKey>, keys: &mut Keys) {
 }
 
 fn refuse_twins(keys: &[ClientKey], field: &Field) {
-    let mut digests = HashMap::new();
+    let mut names = HashMap::new();
     for one in keys {
         let digest = match &one.key {
             KeyText::Plain(text) if text.reveal().is_empty() => continue,
-            KeyText::Plain(text) => {
-                let hash = ring::digest::digest(&ring::digest::SHA256, text.reveal().as_bytes());
-                hash.as_ref().try_into().expect("SHA-256 has 32 bytes")
-            }
-            KeyText::Sha256(digest) => *digest,
+            KeyText::Plain(text) => fingerprint(text.reveal(), 32),
+            KeyText::Sha256(digest) => digest.iter().map(|byte| format!("{byte:02x}")).collect(),
         };
-        if let Some(twin) = digests.insert(digest, &one.name) {
-            let text = format!("{twin:?} and {:?} have the same key; each needs its own", one.name);
-            field.problem(text);
+        if let Some(twin) = names.insert(digest, &one.name) {
+            field.problem(format!("{twin:?} and {:?} have the same key; each needs its own", one.name));
         }
     }
 }
