@@ -2,27 +2,27 @@
 //!
 //! One request, one straight line. A client connection ([`http::connection`]) is owned by exactly one thread at a time and
 //! moves by value. The event loop ([`http::server`]) is a single thread that owns the parked ones: it accepts, reads heads
-//! and bodies within limits and deadlines, and lets the handler check the key before a body is read. When a request is
-//! complete, its connection moves to a worker of one of two fixed pools ([`http::workers`]): `control` answers from memory,
-//! `proxy` forwards. The worker answers, reads the next request of the same connection if it comes within a millisecond,
-//! and else gives the connection back. One exception: the end of a large body at a raw listener is read by the worker that
-//! sends it on ([`http::upload`]); and what another thread finishes (a health check on demand, work with the disk, the live
-//! page) takes its connection along.
+//! and bodies within limits and deadlines, and has the handler check the key before a body is read. When a request is
+//! complete, its connection moves, inside the [`http::response`], to a worker of one of two fixed pools ([`http::workers`]):
+//! `control` answers from memory, `proxy` forwards. The worker answers, reads the next request of the same connection if it
+//! arrives within a millisecond, and otherwise returns the connection to the event loop. There are two exceptions: the rest
+//! of a large body at a raw listener is read by the worker that forwards it ([`http::upload`]), and a response that another
+//! thread finishes (a health check on demand, disk access, the live page) takes its connection along.
 //!
-//! The worker ([`proxy::serve`]) works on one snapshot ([`routing::snapshot`]; only an unknown model takes a newer one): configuration, health of every endpoint,
-//! model catalog. It finds the route, reads the body as far as routing needs it, and makes a plan ([`routing::plan`]): the
-//! candidates. `proxy::select` orders them by the strategy and takes a slot at the first that has one free, or a place in the
-//! queue ([`routing::slots`]). The attempts (`proxy::forward`) send the request through an endpoint's client ([`upstream`])
-//! until one gives an answer worth forwarding. The first byte of its body (`proxy::first_byte`) is the line of no return:
-//! before it every fault may still become another attempt or a clean status (or, once a ping has sent the head, an error
-//! event); after it the relay (`proxy::relay`) writes each
-//! chunk when it arrives and can only finish the answer or abort it, visibly. The slot is released with the last byte, and
-//! the request's record ends as access line, metrics and a row of the page.
+//! The worker ([`proxy::serve`]) uses one snapshot ([`routing::snapshot`]) of configuration, health and model catalog; only
+//! an unknown model takes a newer one. It finds the route, reads the body as far as routing needs it, and makes a plan
+//! ([`routing::plan`]): the candidates. `proxy::select` orders them by the strategy and takes a slot at the first one that
+//! has one free, or a position in the queue ([`routing::slots`]). The attempts (`proxy::forward`) send the request through
+//! an endpoint's client ([`upstream`]) until one gives an answer to forward. The first byte of its body
+//! (`proxy::first_byte`) is the point of no return: before it, every failure can become another attempt or a clean status
+//! (or, once a ping has sent the head, an error event); after it, the relay (`proxy::relay`) writes each chunk as it arrives
+//! and can only finish the answer or abort it visibly. The slot is released with the last byte, and the request's record is
+//! printed as access line, metrics and a row of the page.
 //!
-//! Wherever a worker waits (for the upstream, a slot, a pause between attempts), it polls its client's socket too
-//! ([`util::cancel`]): a client that hangs up ends the wait, which closes the upstream's connection and releases the slot
-//! (unless `onClientGone: finish`; and a server that may still be computing keeps its slot until it is seen idle). Until the
-//! first event of a stream, the same waits send comment lines to the client (`proxy::downstream`).
+//! While a worker waits for a slot, the upstream, or the next round of attempts, it polls its client's socket too
+//! ([`util::cancel`]): a disconnect ends the wait and closes the upstream connection (unless `onClientGone: finish`). The slot
+//! is then released at once, or, if the server may still be computing, when it is seen idle. Until the first byte of a
+//! stream's first event, these waits also send pings, comment lines, to the client (`proxy::downstream`).
 //!
 //! The health thread ([`health`]) is the only one that probes, and the only one that changes health states and the
 //! catalog. Requests report to it what they see; it publishes a new snapshot, whole.
@@ -39,7 +39,7 @@
 //!
 //! # The path of a prompt and of a key
 //!
-//! These 30 files, 7349 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
+//! These 30 files, 7366 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
 //! order. `tests/structure.rs` keeps the numbers true and proves that no other file imports the types that carry them.
 //!
 //! | file | lines | |
@@ -55,21 +55,21 @@
 //! | `proxy/auth.rs` | 94 | the keys that a request shows |
 //! | `routing/keys.rs` | 128 | compares their hashes |
 //! | `util/secret.rs` | 64 | a value that never prints itself |
-//! | `proxy/serve.rs` | 424 | the straight line |
+//! | `proxy/serve.rs` | 420 | the straight line |
 //! | `proxy/body.rs` | 194 | model and stream; the body with another model name |
 //! | `api/body.rs` | 323 | one pass over JSON |
 //! | `api/multipart.rs` | 173 | forms |
 //! | `routing/affinity.rs` | 283 | hashes of the messages |
 //! | `proxy/state.rs` | 183 | the traits of jobs and page |
-//! | `proxy/outcome.rs` | 104 | what attempts are given, and their results |
+//! | `proxy/outcome.rs` | 119 | what attempts are given, and their results |
 //! | `proxy/select.rs` | 223 | slot and queue |
-//! | `proxy/forward.rs` | 393 | attempts |
+//! | `proxy/forward.rs` | 396 | attempts |
 //! | `upstream/headers.rs` | 305 | which fields cross, the endpoint's key |
 //! | `upstream/client.rs` | 348 | the request to an endpoint |
 //! | `upstream/transport.rs` | 446 | the connection: TCP, TLS |
 //! | `upstream/response.rs` | 237 | the answer's framing |
 //! | `proxy/first_byte.rs` | 102 | until the line of no return |
-//! | `proxy/relay.rs` | 353 | the answer, chunk by chunk |
+//! | `proxy/relay.rs` | 356 | the answer, chunk by chunk |
 //! | `api/answer.rs` | 335 | ends of streams, token counts |
 //! | `proxy/downstream.rs` | 309 | pings and error events |
 //! | `http/response.rs` | 393 | the answer to the client |

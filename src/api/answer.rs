@@ -85,7 +85,7 @@ impl Events {
     }
 
     /// Whether the API's own end came, as an event of its own. Nothing but its last line breaks may be missing.
-    pub(crate) fn has_ended(&self) -> bool {
+    pub(crate) fn saw_end_marker(&self) -> bool {
         let last = match self.partial.strip_prefix(b"data:") {
             Some(data) => self.data == 0 && is_end(data),
             None => self.partial.is_empty() && self.ends && self.data == 1,

@@ -60,10 +60,10 @@ pub struct EventLoop {
 /// A pool of workers and the connections that wait for one, first in, first out.
 struct Backlog {
     workers: WorkerPool,
-    /// Each is `State::Queued`; at most `limit`.
+    /// Each is `State::Queued`; at most `limit` that no idle worker can take.
     waiting: VecDeque<Token>,
     limit: usize,
-    /// Since when the pool has ready requests: it has an idle worker for each, but wakes one only while few are running.
+    /// Since when requests are offered that no worker has taken: idle workers are woken only while few are running.
     ready_since: Option<Instant>,
 }
 
@@ -226,7 +226,7 @@ impl EventLoop {
         {
             return;
         }
-        // During a drain an idle connection is served what has already arrived, then closed.
+        // During a drain a returned connection is served what has already arrived, then closed.
         let look = connection.has_unread() || (self.shared.is_draining() && connection.is_idle());
         let is_queued = matches!(connection.state, State::Queued(_));
         self.connections.insert(token, connection);
@@ -363,7 +363,7 @@ impl EventLoop {
         }
     }
 
-    /// Answers a refused request from this thread and closes.
+    /// Answers a refused request from this thread; the connection then lingers.
     pub(super) fn answer_refusal(&mut self, connection: Box<Connection>, refused: &Refused, now: Instant) {
         // The response gives the connection back even if this panics.
         let answer = AssertUnwindSafe(|| refuse(&*self.handler, &self.shared, connection, refused));

@@ -8,7 +8,7 @@ use crate::api::paths::{self, ModelSource, Trait};
 use crate::config::{Probe, Retry};
 use crate::observe::metrics::Family;
 use crate::proxy::retry::{self, Remaining, RetryDecision};
-use crate::proxy::select::{Admitted, Selector};
+use crate::proxy::select::{Selected, Selector};
 use crate::routing::endpoint::Endpoint;
 use crate::routing::health_status::{Observation, State};
 use crate::routing::plan::{Candidate, Plan};
@@ -41,6 +41,8 @@ struct Attempts<'a> {
     buffered: Option<(BufferedResponse, Rc<ServedBy>)>,
     retry_after: Option<Duration>,
     last: Option<Rc<ServedBy>>,
+    /// The endpoint of the last attempt and why another one may follow, to be counted if it does.
+    retried: Option<(Arc<Endpoint>, &'static str)>,
 }
 
 enum Step {
@@ -50,27 +52,28 @@ enum Step {
     End(Outcome),
 }
 
-/// Tries the candidates of a plan in order of preference, in as many rounds as `retry` allows.
+/// Tries the candidates of a plan in order of preference, in rounds, until `retry.attempts` were tried.
 pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
     ctx.client.hold_pings(plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));
     let mut selector = Selector::new(ctx, plan);
     let mut attempts = Attempts::new(ctx, retry);
     let mut tried = 0;
-    for round in 0.. {
+    let mut round = 0;
+    loop {
         if round > 0 {
             selector.next_round();
             let pause = retry::pause(retry, round, attempts.retry_after.take(), random::unit());
-            if ctx.request.cancel.wait_until(time::now() + pause, time::now) {
+            if ctx.pause(pause) {
                 return Outcome::ClientGone(attempts.last);
             }
         }
         while !selector.remaining().is_empty() {
             let (index, slot) = match selector.next() {
-                Admitted::At(index, slot) => (index, slot),
-                Admitted::ClientGone => return Outcome::ClientGone(attempts.last),
-                Admitted::Refused(failure) if attempts.last.is_none() => return Outcome::Failed(failure, None),
-                Admitted::Refused(_) => return attempts.give_up(),
+                Selected::At(index, slot) => (index, slot),
+                Selected::ClientGone => return Outcome::ClientGone(attempts.last),
+                Selected::Refused(failure) if attempts.last.is_none() => return Outcome::Failed(failure, None),
+                Selected::Refused(_) => return attempts.give_up(),
             };
             if tried == 0 {
                 attempts.reason = selector.reason(index);
@@ -78,7 +81,7 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
             }
             attempts.queued = selector.queued;
             tried += 1;
-            // Several keys of one endpoint are one attempt. The plan may have grown while the request was queued.
+            // Several keys of one candidate count once here. The plan may have grown while the request was queued.
             let any = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
             let candidate = &selector.plan.candidates[index];
             let larger = selector.has_larger(candidate.context);
@@ -93,8 +96,8 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
                 }
             }
         }
+        round += 1;
     }
-    attempts.give_up()
 }
 
 impl<'a> Attempts<'a> {
@@ -111,6 +114,7 @@ impl<'a> Attempts<'a> {
             buffered: None,
             retry_after: None,
             last: None,
+            retried: None,
         }
     }
 
@@ -140,6 +144,9 @@ impl<'a> Attempts<'a> {
     ) -> Option<Step> {
         let endpoint = &candidate.endpoint;
         self.attempts += 1;
+        if let Some((endpoint, reason)) = self.retried.take() {
+            self.ctx.metrics.count(Family::Retries, &[endpoint.name(), reason]);
+        }
         let served_by = Rc::new(ServedBy {
             endpoint: Arc::clone(endpoint),
             model: candidate.rename.clone().or_else(|| self.ctx.body.name().map(str::to_owned)),
@@ -191,16 +198,16 @@ impl<'a> Attempts<'a> {
         let keys = endpoint.config.api_keys.len();
         // S003-32: the number of the key, never the key.
         let which = if keys > 1 { format!(" (key {} of {keys})", key + 1) } else { String::new() };
-        log::info!("endpoint {name} {}{which}; trying again request_id={id}", answered());
+        log::info!("endpoint {name} {}{which} request_id={id}", answered());
         let is_buffered = match self.buffer(answer, served_by, slot) {
             Ok(is_buffered) => is_buffered,
             Err(outcome) => return Some(Step::End(*outcome)),
         };
-        self.ctx.metrics.count(Family::Retries, &[name, decision.as_str()]);
+        self.retried = Some((Arc::clone(endpoint), decision.as_str()));
         match decision {
             RetryDecision::NextKey => None,
-            RetryDecision::Look if is_buffered => Some(self.bad_request(candidate.context)),
-            RetryDecision::Look | RetryDecision::Next | RetryDecision::Forward => Some(Step::Next),
+            RetryDecision::InspectBody if is_buffered => Some(self.bad_request(candidate.context)),
+            RetryDecision::InspectBody | RetryDecision::Next | RetryDecision::Forward => Some(Step::Next),
         }
     }
 
@@ -309,7 +316,7 @@ impl<'a> Attempts<'a> {
             }
             Err(fault) => Some(fault),
         };
-        // A truncated error answer is dropped; of a slow one the status is kept.
+        // A truncated error answer is dropped; of a slow one what came in time is kept.
         if let Some(fault) = fault.filter(|fault| !matches!(fault.kind, UpstreamErrorKind::Timeout(_))) {
             self.faults.push((served_by.endpoint.name().to_owned(), fault));
             return Ok(false);
@@ -356,14 +363,9 @@ impl<'a> Attempts<'a> {
             .metrics
             .count(Family::UpstreamErrors, &["request_error", self.ctx.scope.group_name(), endpoint.name()]);
         let again = retry::may_retry(&fault, self.retry) && !self.ctx.request.is_spent();
-        if again {
-            self.ctx.metrics.count(Family::Retries, &[endpoint.name(), retry::reason(&fault)]);
-        }
+        self.retried = Some((Arc::clone(endpoint), retry::reason(&fault)));
         self.faults.push((endpoint.name().to_owned(), fault));
-        if again {
-            return Step::Next;
-        }
-        Step::End(Outcome::Failed(retry::all_failed(&self.faults), self.last.take()))
+        if again { Step::Next } else { Step::End(self.give_up()) }
     }
 
     /// Reports an observation to the health thread; an endpoint without probes is skipped for a while.
@@ -374,13 +376,14 @@ impl<'a> Attempts<'a> {
         self.ctx.shared.notify(HealthEvent::Seen(endpoint.name().to_owned(), seen));
     }
 
-    fn give_up(self) -> Outcome {
-        match self.buffered {
+    /// The outcome when nothing is left to try: the best error answer, else what happened.
+    fn give_up(&mut self) -> Outcome {
+        match self.buffered.take() {
             Some((buffered, served_by)) => {
                 let served_by = ServedBy { attempts: self.attempts, ..ServedBy::clone(&served_by) };
                 Outcome::Buffered(buffered, Rc::new(served_by))
             }
-            None => Outcome::Failed(retry::all_failed(&self.faults), self.last),
+            None => Outcome::Failed(retry::all_failed(&self.faults), self.last.take()),
         }
     }
 }

@@ -14,7 +14,8 @@ use crate::routing::plan::Candidate;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{Snapshot, SnapshotStore};
 use crate::upstream::headers::Policy;
-use crate::upstream::{ClientPool, UpstreamResponse};
+use crate::upstream::{ClientPool, UpstreamResponse, Watch};
+use crate::util::time;
 use http::{HeaderMap, StatusCode};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -47,6 +48,20 @@ pub(crate) struct ForwardContext<'a> {
 impl ForwardContext<'_> {
     pub(crate) fn takes_slot(&self) -> bool {
         self.forward.takes_slot(&self.request.head.method)
+    }
+
+    /// Waits, with pings; true when the request was cancelled.
+    pub(crate) fn pause(&self, length: Duration) -> bool {
+        let until = time::now() + length;
+        loop {
+            let due = self.client.silent(time::now()).unwrap_or(until).min(until);
+            if self.request.cancel.wait_until(due, time::now) {
+                return true;
+            }
+            if due == until {
+                return false;
+            }
+        }
     }
 
     /// Whether an endpoint is known not to stream this model.

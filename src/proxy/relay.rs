@@ -61,8 +61,8 @@ struct Passed {
 impl Passed {
     /// Whether a stream that ended with its connection is complete: it has its API's end marker or, where the API has
     /// none, a complete last line.
-    fn is_whole(&self, has_end: bool) -> bool {
-        self.events.has_ended() || !(has_end || self.events.is_torn())
+    fn is_whole(&self, has_end_marker: bool) -> bool {
+        self.events.saw_end_marker() || !(has_end_marker || self.events.is_torn())
     }
 
     fn ended(self, end: End) -> Relayed {
@@ -75,13 +75,13 @@ impl Passed {
     }
 }
 
-/// Forwards an answer as it arrives. `has_end`: the API has an end marker; otherwise a clean close ends a stream.
+/// Forwards an answer as it arrives. `has_end_marker`: the API has an end marker; otherwise a clean close ends a stream.
 pub(crate) fn relay(
     mut answer: UpstreamResponse,
     client: &Downstream,
     served_by: &ServedBy,
     is_head: bool,
-    has_end: bool,
+    has_end_marker: bool,
 ) -> Relayed {
     let is_events = is_event_stream(&answer.headers);
     // Pings and error events need an uncompressed stream.
@@ -100,22 +100,23 @@ pub(crate) fn relay(
         client.start(answer.status, &fields, length);
     }
     client.stop_pings();
-    with_buffer(|buffer| body(answer, client, served_by, is_events && is_plain, has_end, buffer))
+    with_buffer(|buffer| copy(answer, client, served_by, is_events && is_plain, has_end_marker, buffer))
 }
 
-fn body(
+/// Copies the body until it ends, breaks off, or is no longer wanted.
+fn copy(
     mut answer: UpstreamResponse,
     client: &Downstream,
     served_by: &ServedBy,
     is_events: bool,
-    has_end: bool,
+    has_end_marker: bool,
     buffer: &mut Vec<u8>,
 ) -> Relayed {
     let mut passed = Passed::default();
     let mut ids = client.makes_responses().then(IdReader::default);
     loop {
         match answer.read(buffer) {
-            Ok(0) if is_events && answer.until_close && !passed.is_whole(has_end) => {
+            Ok(0) if is_events && answer.until_close && !passed.is_whole(has_end_marker) => {
                 let fault =
                     UpstreamError { kind: UpstreamErrorKind::Reset, cause: "closed without an end marker".into() };
                 return lost(&fault, client, served_by, is_events, passed);
@@ -161,7 +162,9 @@ fn body(
                 grow(buffer, n);
             }
             // TLS closed without close_notify: the API's end marker proves that the stream is complete.
-            Err(fault) if fault.kind == UpstreamErrorKind::Reset && answer.until_close && passed.events.has_ended() => {
+            Err(fault)
+                if fault.kind == UpstreamErrorKind::Reset && answer.until_close && passed.events.saw_end_marker() =>
+            {
                 client.finish();
                 return passed.ended(End::Done);
             }
@@ -198,7 +201,7 @@ fn end_early(client: &Downstream, is_events: bool, events: &Events) {
 
 /// The client disconnected, which many do right after the end marker, with the complete answer.
 fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy, mut passed: Passed) -> Relayed {
-    if passed.events.has_ended() {
+    if passed.events.saw_end_marker() {
         return passed.ended(End::Done);
     }
     if served_by.endpoint.config.on_client_gone == OnClientGone::Finish && !client.active().is_stopped() {
@@ -251,11 +254,11 @@ fn fail_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &Serv
     }
     let mut body = Vec::new();
     let _ = answer.read_to_end(&mut body, LATE);
-    deliver(BufferedResponse { status: answer.status, headers: answer.headers, body }, client, served_by)
+    send_buffered(BufferedResponse { status: answer.status, headers: answer.headers, body }, client, served_by)
 }
 
 /// Sends a buffered answer.
-pub(crate) fn deliver(buffered: BufferedResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
+pub(crate) fn send_buffered(buffered: BufferedResponse, client: &Downstream, served_by: &ServedBy) -> Relayed {
     if client.is_early() {
         let status = buffered.status.as_u16();
         let said = serde_json::from_slice::<serde_json::Value>(&buffered.body).ok();

@@ -18,7 +18,7 @@ pub(crate) enum RetryDecision {
     NextKey,
     Next,
     /// The body decides: a prompt too long for this context may fit a larger one.
-    Look,
+    InspectBody,
 }
 
 impl RetryDecision {
@@ -28,7 +28,7 @@ impl RetryDecision {
             Self::Forward => "none",
             Self::NextKey => "key",
             Self::Next => "status",
-            Self::Look => "context",
+            Self::InspectBody => "context",
         }
     }
 }
@@ -68,7 +68,7 @@ pub(crate) fn answer(status: StatusCode, retry: &Retry, remaining: Remaining) ->
     let passing = matches!(status.as_u16(), 408 | 429 | 500 | 502..=504 | 506..=599);
     let again = retry.on_status && passing;
     if status == StatusCode::BAD_REQUEST && remaining.any && remaining.larger {
-        return RetryDecision::Look;
+        return RetryDecision::InspectBody;
     }
     let elsewhere = matches!(status.as_u16(), 401..=404) && remaining.candidates;
     if remaining.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Forward }

@@ -22,7 +22,7 @@ const COME_BACK: Duration = Duration::from_secs(5);
 const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
 
 /// The result of asking for a slot.
-pub(crate) enum Admitted {
+pub(crate) enum Selected {
     /// At this candidate; without a slot where none is needed.
     At(usize, Option<Slot>),
     ClientGone,
@@ -82,9 +82,9 @@ impl<'a> Selector<'a> {
     }
 
     /// A slot at the next candidate.
-    pub(crate) fn next(&mut self) -> Admitted {
-        let admitted = if self.ctx.takes_slot() { self.slot() } else { Admitted::At(self.remaining[0], None) };
-        if let Admitted::At(index, _) = admitted {
+    pub(crate) fn next(&mut self) -> Selected {
+        let admitted = if self.ctx.takes_slot() { self.slot() } else { Selected::At(self.remaining[0], None) };
+        if let Selected::At(index, _) = admitted {
             if let Some(hashes) = &self.hashes {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();
                 self.ctx.shared.affinity.remember(hashes, cache);
@@ -97,7 +97,7 @@ impl<'a> Selector<'a> {
         admitted
     }
 
-    fn slot(&mut self) -> Admitted {
+    fn slot(&mut self) -> Selected {
         let is_first = self.preferred.is_empty();
         let lives = lives(&self.plan, &self.remaining);
         let wanted = Wanted {
@@ -118,8 +118,8 @@ impl<'a> Selector<'a> {
         });
         match entry {
             // First an index into all candidates, later a position in `remaining`.
-            Entry::In(index, slot) if is_first => Admitted::At(index, Some(slot)),
-            Entry::In(at, slot) => Admitted::At(self.remaining[at], Some(slot)),
+            Entry::In(index, slot) if is_first => Selected::At(index, Some(slot)),
+            Entry::In(at, slot) => Selected::At(self.remaining[at], Some(slot)),
             Entry::Full => refused(Kind::Overloaded, "All matching endpoints are busy and the queue is full."),
             Entry::Closed => refused(Kind::Draining, "The proxy is being stopped."),
             Entry::Wait(waiting) => self.wait(&waiting, is_first),
@@ -132,7 +132,7 @@ impl<'a> Selector<'a> {
         self.ctx.shared.affinity.favourite(hashes, &caches)
     }
 
-    fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Admitted {
+    fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Selected {
         let began = time::now();
         let until = began + self.ctx.snapshot.config.queue.timeout;
         let admitted = loop {
@@ -143,10 +143,10 @@ impl<'a> Selector<'a> {
             }
             let due = self.ctx.client.silent(now).unwrap_or(until);
             match waiting.wait(&self.ctx.request.cancel, until.min(due)) {
-                WaitResult::In(index, slot) if is_first => break Admitted::At(index, Some(slot)),
-                WaitResult::In(at, slot) => break Admitted::At(self.remaining[at], Some(slot)),
+                WaitResult::In(index, slot) if is_first => break Selected::At(index, Some(slot)),
+                WaitResult::In(at, slot) => break Selected::At(self.remaining[at], Some(slot)),
                 WaitResult::Closed => break refused(Kind::Draining, "The proxy is being stopped."),
-                WaitResult::ClientGone => break Admitted::ClientGone,
+                WaitResult::ClientGone => break Selected::ClientGone,
                 WaitResult::Late if is_first => self.look_again(waiting, now),
                 WaitResult::Late => {}
             }
@@ -218,6 +218,6 @@ fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {
     indexes.iter().map(|&index| Arc::clone(&plan.candidates[index].endpoint.live)).collect()
 }
 
-fn refused(kind: Kind, text: &str) -> Admitted {
-    Admitted::Refused(Failure::new(kind, text).retry_after(COME_BACK))
+fn refused(kind: Kind, text: &str) -> Selected {
+    Selected::Refused(Failure::new(kind, text).retry_after(COME_BACK))
 }

@@ -6,7 +6,7 @@ use super::{forward, relay};
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, Forward, Route, Trait};
 use crate::api::query::encoded;
-use crate::config::{Mode, SsePing};
+use crate::config::{Mode, OnClientGone, SsePing};
 use crate::http::handler::ServerHandle;
 use crate::http::head::Head;
 use crate::http::request::Request;
@@ -47,7 +47,7 @@ impl Proxy {
         {
             return page.serve(context, request, response);
         }
-        let client_key = match self.admit(&mut context, &request, &route, &snapshot, decided) {
+        let client_key = match self.authorize(&mut context, &request, &route, &snapshot, decided) {
             Ok(client_key) => client_key,
             Err(failure) => return context.refuse(response, &failure),
         };
@@ -87,7 +87,7 @@ impl Proxy {
                 if let Err(failure) = body::check_models(&request, &forward, &client_key.scope) {
                     return context.refuse(response, &failure);
                 }
-                let _permit = match admitted(&mut context, &client_key) {
+                let _permit = match permit(&mut context, &client_key) {
                     Ok(permit) => permit,
                     Err(failure) => return context.refuse(response, &failure),
                 };
@@ -102,8 +102,8 @@ impl Proxy {
         }
     }
 
-    /// The client key of a request that may be served: it has not been here before, and its address is within `rateLimit`.
-    fn admit(
+    /// The client key of a request that may be served: it is not a proxy loop, and its address is within `rateLimit`.
+    fn authorize(
         &self,
         context: &mut RequestContext,
         request: &Request,
@@ -242,11 +242,11 @@ impl Proxy {
             metrics: &self.metrics,
             active: &active,
         };
-        self.deliver(&ctx, context, plan);
+        self.exchange(&ctx, context, plan);
         Ok(ctx.client.take_sink())
     }
 
-    fn deliver(&self, ctx: &ForwardContext<'_>, context: &RequestContext, plan: Plan) {
+    fn exchange(&self, ctx: &ForwardContext<'_>, context: &RequestContext, plan: Plan) {
         let ForwardContext { request, client, active, .. } = *ctx;
         let is_head = request.head.method == http::Method::HEAD;
         let routing = |served_by: &Option<Rc<ServedBy>>| served_by.as_deref().map(relay::routing_fields);
@@ -258,7 +258,7 @@ impl Proxy {
             }
             Outcome::Buffered(buffered, served_by) => {
                 let status = buffered.status.as_u16();
-                let relayed = relay::deliver(buffered, client, &served_by);
+                let relayed = relay::send_buffered(buffered, client, &served_by);
                 (status, Some(served_by), relayed)
             }
             Outcome::Failed(failure, served_by) => {
@@ -276,9 +276,10 @@ impl Proxy {
         };
         if let Some(served_by) = &served_by {
             relay::note_tokens(&relayed, served_by);
-        }
-        if relayed.end == End::ClientGone || active.is_stopped() {
-            self.end_conversation(request, served_by.as_deref());
+            let finishes = served_by.endpoint.config.on_client_gone == OnClientGone::Finish;
+            if active.is_stopped() || relayed.end == End::ClientGone && !finishes {
+                self.end_conversation(request, served_by);
+            }
         }
         let status = if relayed.end == End::ClientGone { 499 } else { status };
         context.log(status, ctx, served_by.as_deref(), &relayed);
@@ -336,15 +337,10 @@ impl Proxy {
 
     /// llama-server continues a generation with an `X-Conversation-Id` after a disconnect, so it is ended explicitly
     /// (LLAMA-SERVER facts).
-    fn end_conversation(&self, request: &Request, served_by: Option<&ServedBy>) {
-        let (Some(served_by), Some(id)) =
-            (served_by, request.head.fields.get(paths::CONVERSATION).and_then(|v| v.to_str().ok()))
-        else {
+    fn end_conversation(&self, request: &Request, served_by: &ServedBy) {
+        let Some(id) = request.head.fields.get(paths::CONVERSATION).and_then(|value| value.to_str().ok()) else {
             return;
         };
-        if served_by.endpoint.config.on_client_gone == crate::config::OnClientGone::Finish {
-            return;
-        }
         let path = format!("/v1/stream?conv_id={}", encoded(id));
         let ending = crate::upstream::UpstreamRequest {
             method: http::Method::DELETE,
@@ -406,7 +402,7 @@ struct Authorized {
 }
 
 /// A permit within `maxParallel` and `rateLimit` of the key.
-fn admitted(context: &mut RequestContext, client_key: &ClientKey) -> Result<Permit, Failure> {
+fn permit(context: &mut RequestContext, client_key: &ClientKey) -> Result<Permit, Failure> {
     let second = Duration::from_secs(1);
     let Some(permit) = client_key.enter() else {
         let text = "This key has as many requests in progress as it may have (maxParallel).";

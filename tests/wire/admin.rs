@@ -10,6 +10,7 @@ use crate::support::proxy::Setup;
 use crate::support::proxy::chat;
 use crate::support::proxy::get;
 use crate::support::proxy::post;
+use crate::support::proxy::post_with;
 use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
@@ -283,6 +284,20 @@ fn a_stop_ends_what_would_be_finished_without_its_client() {
     received.closed.wait("the upstream's cancel");
     let (rest, ended) = client.body();
     assert!(String::from_utf8_lossy(&rest).contains("request_stopped") && ended == Ended::Cut);
+}
+
+#[test]
+fn a_stop_ends_the_conversation_at_the_endpoint_too() {
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    upstream.on(CHAT, Script::sse().chunk(event("one")).stall());
+    upstream.always("/v1/stream", Script::json("{}"));
+    let proxy = start(&folder, &[&upstream], |config| config.endpoints[0].on_client_gone = OnClientGone::Finish);
+    let mut client = proxy.sent(post_with(CHAT, "X-Conversation-Id: talk-1\r\n", stream("m")));
+    client.head();
+    assert_eq!(client.event(), Some(event("one")));
+    let id = proxy.get("/admin/status").json()["running"][0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(ask(&proxy, "POST", &format!("/admin/requests/{id}/cancel"), JSON, "{}").status(), 200);
+    assert_eq!(upstream.take("/v1/stream").target(), "/v1/stream?conv_id=talk-1");
 }
 
 #[test]

@@ -49,6 +49,18 @@ fn a_request_leaves_its_traces() {
 }
 
 #[test]
+fn an_attempt_that_no_other_follows_is_no_retry() {
+    let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
+    first.on(CHAT, Script::new().cut());
+    second.on(CHAT, Script::new().cut());
+    let proxy = Setup::over(&[&first, &second]).start();
+    assert_eq!(proxy.chat("m").status(), 502);
+    says(&proxy, r#"llmproxy_retries_total{endpoint="a",reason="reset"} 1"#);
+    let metrics = proxy.get("/metrics");
+    assert!(!metrics.text().contains(r#"llmproxy_retries_total{endpoint="b""#), "{}", metrics.text());
+}
+
+#[test]
 fn faults_retries_leavers_and_losses_are_counted() {
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
     first.on(CHAT, Script::new().cut());

@@ -9,7 +9,7 @@ use crate::support::proxy::post;
 use crate::support::proxy::stream;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
-use llmproxy::config::SsePing;
+use llmproxy::config::{Config, SsePing};
 use serde_json::Value;
 
 fn pinging(upstreams: &[&Upstream]) -> Setup {
@@ -195,4 +195,19 @@ fn a_client_that_leaves_during_pings_is_noticed() {
     let request = upstream.take(CHAT);
     drop(client);
     request.closed.wait("the upstream's connection to close");
+}
+
+#[test]
+fn the_pause_before_another_round_is_silence_too() {
+    let upstream = Upstream::serving(&["m"]);
+    upstream.on(CHAT, Script::error(503, "not yet"));
+    upstream.on(CHAT, Script::sse().chunk(event("one")).chunk("data: [DONE]\n\n").end());
+    let retry = |c: &mut Config| {
+        (c.retry.attempts, c.retry.initial_delay, c.retry.max_delay) = (Some(2), ms(1500), ms(1500));
+    };
+    let proxy = pinging(&[&upstream]).with(retry).start();
+    let mut client = proxy.sent(post(CHAT, stream("m")));
+    assert_eq!(client.head().status, 200);
+    pings(&mut client, 3);
+    assert_eq!(after_pings(&mut client), Some(event("one")));
 }

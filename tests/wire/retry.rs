@@ -288,3 +288,15 @@ fn a_failure_names_its_attempts_and_no_address() {
         assert!(!answer.text().contains(&upstream.addr().port().to_string()), "{}", answer.text());
     }
 }
+
+#[test]
+fn an_http_answer_is_told_rather_than_a_fault_that_is_not_retried() {
+    // SPEC 5: of several the most useful one, an HTTP answer over a transport error.
+    let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
+    first.on(CHAT, Script::error(503, "busy here"));
+    second.on(CHAT, Script::new().cut());
+    let proxy = Setup::over(&[&first, &second]).with(|c| c.retry.on_reset = false).start();
+    let answer = proxy.chat("m");
+    assert_eq!(told(&answer), (503, Some("a"), Some("2")));
+    assert!(answer.text().contains("busy here"), "{}", answer.text());
+}

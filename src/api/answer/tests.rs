@@ -7,7 +7,7 @@ fn all_ways(text: &str) -> Events {
     let (mut whole, mut torn) = (Events::default(), Events::default());
     whole.push(text.as_bytes());
     text.as_bytes().chunks(1).for_each(|byte| torn.push(byte));
-    let facts = |e: &Events| (e.has_begun(), e.is_between_events(), e.has_ended(), e.tokens());
+    let facts = |e: &Events| (e.has_begun(), e.is_between_events(), e.saw_end_marker(), e.tokens());
     assert_eq!(facts(&whole), facts(&torn), "{text:?}");
     whole
 }
@@ -32,8 +32,8 @@ fn each_apis_own_end_is_known_as_an_event_of_its_own() {
         "data: {\"error\":{\"message\":\"out of memory\"}}\n\n",
         "event: error\ndata: {\"type\":\"error\"}\n\n",
     ] {
-        assert!(all_ways(&format!("data: {{\"a\":1}}\n\n{end}")).has_ended(), "{end:?}");
-        assert!(all_ways(&format!("{end}\n\n: bye\n\n")).has_ended(), "{end:?}");
+        assert!(all_ways(&format!("data: {{\"a\":1}}\n\n{end}")).saw_end_marker(), "{end:?}");
+        assert!(all_ways(&format!("{end}\n\n: bye\n\n")).saw_end_marker(), "{end:?}");
     }
 }
 
@@ -60,7 +60,7 @@ fn text_inside_an_event_is_no_end() {
         "event: response.completed\n",
         "event: response.completed\ndata: {\"type\":\"response.completed\",\"resp",
     ] {
-        assert!(!all_ways(text).has_ended(), "{text:?}");
+        assert!(!all_ways(text).saw_end_marker(), "{text:?}");
     }
 }
 
@@ -97,9 +97,9 @@ fn recorded_streams_end_and_bring_about_a_token_with_each_event() {
         // Without the frames of chunks.
         let body = body.split("\r\n").filter(|part| usize::from_str_radix(part, 16).is_err()).collect::<String>();
         let events = all_ways(&body);
-        assert!(events.has_ended() && tokens.contains(&events.tokens()), "{} in {body}", events.tokens());
+        assert!(events.saw_end_marker() && tokens.contains(&events.tokens()), "{} in {body}", events.tokens());
         let cut = body.trim_end().rfind("\n\n").expect("two events");
-        assert!(!all_ways(&body[..cut]).has_ended());
+        assert!(!all_ways(&body[..cut]).saw_end_marker());
     }
 }
 
@@ -112,7 +112,7 @@ fn no_line_is_kept_beyond_its_bound() {
     }
     assert!(events.partial.len() <= LONGEST_LINE && events.partial.capacity() <= 2 * LONGEST_LINE);
     events.push(b"\n\ndata: [DONE]\n\n");
-    assert!(events.has_ended());
+    assert!(events.saw_end_marker());
 }
 
 fn of(recorded: &str) -> Tokens {
