@@ -1,7 +1,8 @@
 //! The command line: arguments to a [`Command`], or what is wrong with them.
 
-use crate::config::Overrides;
+use crate::config::{Overrides, Words, meaning};
 use lexopt::{Arg, Parser, ValueExt};
+use log::LevelFilter;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,10 +57,6 @@ exit codes:
   1   anything else, or --healthcheck got no 200 from /health
 ";
 
-const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
-const FORMATS: [&str; 2] = ["text", "json"];
-
-/// What to do; [`Options`] concern the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     Serve,
@@ -78,8 +75,6 @@ pub enum Command {
 pub struct Options {
     pub config: Option<PathBuf>,
     pub(crate) overrides: Overrides,
-    /// The longest drain.
-    pub(crate) shutdown_timeout: Option<Duration>,
 }
 
 /// Reads the arguments after the program's name; the error is a sentence for stderr.
@@ -102,12 +97,10 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<(Command, Options),
             Arg::Short('c') | Arg::Long("config") => options.config = Some(value(&mut parser)?.into()),
             Arg::Long("host") => overrides.host = Some(value(&mut parser)?.string().map_err(text)?),
             Arg::Long("port") => overrides.port = Some(port(&value(&mut parser)?)?),
-            Arg::Long("log-level") => overrides.log_level = Some(word("--log-level", value(&mut parser)?, &LEVELS)?),
-            Arg::Short('d') | Arg::Long("debug") => overrides.log_level = Some("debug".into()),
-            Arg::Long("shutdown-timeout") => options.shutdown_timeout = Some(seconds(&value(&mut parser)?)?),
-            Arg::Long("log-format") => {
-                overrides.log_format = Some(word("--log-format", value(&mut parser)?, &FORMATS)?)
-            }
+            Arg::Long("log-level") => overrides.log_level = Some(word("--log-level", &value(&mut parser)?)?),
+            Arg::Short('d') | Arg::Long("debug") => overrides.log_level = Some(LevelFilter::Debug),
+            Arg::Long("shutdown-timeout") => overrides.drain_timeout = Some(seconds(&value(&mut parser)?)?),
+            Arg::Long("log-format") => overrides.log_format = Some(word("--log-format", &value(&mut parser)?)?),
             Arg::Value(value) => return Err(format!("{value:?} is not an option; a file is named by --config")),
             other => return Err(other.unexpected().to_string()),
         }
@@ -144,11 +137,9 @@ fn seconds(value: &OsString) -> Result<Duration, String> {
     seconds.map(Duration::from_secs)
 }
 
-fn word(option: &str, value: OsString, words: &[&str]) -> Result<String, String> {
-    match value.to_str() {
-        Some(text) if words.contains(&text) => Ok(text.to_owned()),
-        _ => Err(format!("{option}: {value:?} is not one of {}", words.join(", "))),
-    }
+fn word<T: Words>(option: &str, value: &OsString) -> Result<T, String> {
+    let text = value.to_str().unwrap_or_default();
+    meaning(text, T::WORDS).map_err(|error| format!("{option}: {value:?} {error}"))
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl Loaded {
 
 fn configuration(options: &Options) -> Result<Loaded, Failed> {
     let mut loaded = if let Some(file) = load::find(options.config.as_deref()) {
-        let load::Loaded { config, warnings, is_paged } = load::load(&file)?;
+        let load::Loaded { config, warnings, is_paged, .. } = load::load(&file)?;
         Loaded { config, file: Some(file), warnings, is_paged, is_found: false }
     } else if let Some(config) = load::from_environment() {
         Loaded { config: config?, ..Loaded::default() }
@@ -134,11 +134,7 @@ fn fit_memory(server: &mut Server, memory: Option<u64>) -> Option<String> {
 }
 
 fn override_by(options: &Options, config: &mut Config) -> Result<(), Failed> {
-    options.overrides.apply(config, &load::env).map_err(LoadError::Bad)?;
-    if let Some(longest) = options.shutdown_timeout {
-        config.server.drain_timeout = longest;
-    }
-    Ok(())
+    Ok(options.overrides.apply(config, &load::env).map_err(LoadError::Bad)?)
 }
 
 fn found() -> Result<Vec<discover::Server>, Failed> {

@@ -195,7 +195,7 @@ impl PageChanges {
 
     /// A configuration with these routes and the switches.
     pub(crate) fn merged(&self, base: &Config, text: &str) -> Result<Config, Vec<Problem>> {
-        let mut config = load::with_routes(&self.path.display().to_string(), text, base)?;
+        let mut config = load::with_routes(&self.path.display().to_string(), text, base)?.config;
         let switched = lock(&self.switched);
         for endpoint in &mut config.endpoints {
             endpoint.enabled = switched.get(&endpoint.name).copied().unwrap_or(endpoint.enabled);

@@ -23,7 +23,8 @@ fn every_configuration_in_it_loads() {
     let shown = blocks("yaml");
     assert_eq!(shown.len(), 6);
     for (text, endpoints) in shown.into_iter().zip([1, 2, 2, 2, 1, 1]) {
-        let (config, warnings) = load::parse("README.md", text, &|_| None, &file).unwrap_or_else(|p| panic!("{p:?}"));
+        let loaded = load::parse("README.md", text, &|_| None, &file).unwrap_or_else(|p| panic!("{p:?}"));
+        let (config, warnings) = (loaded.config, loaded.warnings);
         assert_eq!((config.endpoints.len(), warnings.len()), (endpoints, 0), "{warnings:?}");
     }
 }

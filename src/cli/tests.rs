@@ -1,6 +1,7 @@
 //! Unit tests of `cli`.
 
 use super::*;
+use crate::config::LogFormat;
 
 fn of(line: &str) -> Result<(Command, Options), String> {
     parse(line.split_whitespace().map(OsString::from))
@@ -18,10 +19,10 @@ fn every_option_is_read_in_each_spelling() {
         overrides: Overrides {
             host: Some("::".into()),
             port: Some(0),
-            log_level: Some("debug".into()),
-            log_format: Some("json".into()),
+            log_level: Some(LevelFilter::Debug),
+            log_format: Some(LogFormat::Json),
+            drain_timeout: None,
         },
-        shutdown_timeout: None,
     };
     let long = "--config a.yml --host :: --port 0 --log-level debug --log-format json";
     assert_eq!(of(long), Ok((Command::Serve, options.clone())));
@@ -38,8 +39,11 @@ fn the_words_of_seed_002_are_understood() {
     // S002-29
     let options = Options {
         config: Some("config.yaml".into()),
-        overrides: Overrides { log_level: Some("debug".into()), ..Overrides::default() },
-        shutdown_timeout: Some(Duration::from_secs(30)),
+        overrides: Overrides {
+            log_level: Some(LevelFilter::Debug),
+            drain_timeout: Some(Duration::from_secs(30)),
+            ..Overrides::default()
+        },
     };
     assert_eq!(of("-c config.yaml -d --shutdown-timeout 30"), Ok((Command::Serve, options.clone())));
     assert_eq!(of("-c config.yaml --debug --shutdown-timeout=30 --test"), Ok((Command::Check, options)));

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 pub(super) fn fill_in(node: &mut Node, variable: &dyn Fn(&str) -> Option<String>) {
     match &mut node.value {
         Value::Text { text, literal } if text.contains('$') => match expand(text, variable) {
-            Ok(filled) => {
-                *literal = !filled.used;
-                *text = filled.text;
+            Ok((filled, used)) => {
+                *literal = !used;
+                *text = filled;
             }
             Err(problem) => node.value = Value::Broken(problem),
         },
@@ -19,31 +19,26 @@ pub(super) fn fill_in(node: &mut Node, variable: &dyn Fn(&str) -> Option<String>
     }
 }
 
-struct Filled {
-    text: String,
-    used: bool,
-}
-
-fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Filled, String> {
-    let mut filled = Filled { text: String::with_capacity(text.len()), used: false };
-    let mut rest = text;
+/// A text with its variables filled in, and whether there were any.
+fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<(String, bool), String> {
+    let (mut filled, mut used, mut rest) = (String::with_capacity(text.len()), false, text);
     while let Some(dollar) = rest.find('$') {
-        filled.text += &rest[..dollar];
+        filled += &rest[..dollar];
         rest = &rest[dollar + 1..];
         if let Some(after) = rest.strip_prefix('$') {
-            filled.text.push('$');
+            filled.push('$');
             rest = after;
         } else if let Some(inside) = rest.strip_prefix('{') {
             let end = inside.find('}').ok_or("`${` without `}`; write `$${` for the characters themselves")?;
-            filled.text += &value(&inside[..end], variable)?;
-            filled.used = true;
+            filled += &value(&inside[..end], variable)?;
+            used = true;
             rest = &inside[end + 1..];
         } else {
-            filled.text.push('$');
+            filled.push('$');
         }
     }
-    filled.text += rest;
-    Ok(filled)
+    filled += rest;
+    Ok((filled, used))
 }
 
 fn value(inside: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
@@ -94,7 +89,7 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        expand(text, &variable).map(|filled| filled.text)
+        expand(text, &variable).map(|(filled, _)| filled)
     }
 
     #[test]

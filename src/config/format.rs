@@ -14,8 +14,7 @@ pub(super) enum Format {
 ///
 /// # Errors
 /// The file has keys of another format too.
-pub(super) fn older(tree: &Node) -> Result<Option<(Format, &Entry)>, &Entry> {
-    let Value::Map(entries) = &tree.value else { return Ok(None) };
+pub(super) fn older(entries: &[Entry]) -> Result<Option<(Format, &Entry)>, &Entry> {
     let mark = |key: &str| match key {
         "backends" => Some(Format::F001),
         "http_server" | "upstream_groups" => Some(Format::F002),

@@ -1,11 +1,10 @@
 //! The only reader of configuration files, secret files and the environment.
 
-use super::authorities::certificates;
-use super::check::{self, Env};
-use super::{Config, Problem};
+pub use super::check::{Loaded, json, keys, parse, with_routes};
+use super::endpoint::certificates;
+use super::{Config, Problem, check, own, sections};
 use crate::config::legacy;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -18,16 +17,6 @@ const MOST_BYTES: u64 = 1 << 20;
 
 /// Where a configuration is looked for when none is named.
 const PLACES: [&str; 3] = ["config/endpoints.yml", "config.yaml", "/etc/llmproxy/endpoints.yml"];
-
-/// A valid configuration and its warnings.
-#[derive(Debug)]
-pub struct Loaded {
-    pub config: Config,
-    /// One sentence each, for the log.
-    pub warnings: Vec<String>,
-    /// The file is one of routes (format 003), which the page may write.
-    pub is_paged: bool,
-}
 
 #[derive(Debug)]
 pub enum LoadError {
@@ -84,28 +73,27 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         exposed_files.borrow_mut().extend((is_secret && is_world_readable(&path)).then_some(path));
         Ok(text)
     };
-    let checked = check::check(&path.display().to_string(), &text, Env { variable: &env, file: &file })
-        .map_err(LoadError::Bad)?;
-    let mut warnings = checked.warnings;
-    if !checked.exposed.is_empty() && is_world_readable(path) {
+    let mut loaded = check::parse(&path.display().to_string(), &text, &env, &file).map_err(LoadError::Bad)?;
+    let Loaded { config, warnings, is_paged, exposed } = &mut loaded;
+    if !exposed.is_empty() && is_world_readable(path) {
         warnings.push(format!(
             "{0}: every user of this machine can read it, and a secret stands in it ({1}); \
              `chmod 600 {0}`, or write ${{NAME}} or a ...File key instead",
             path.display(),
-            checked.exposed.join(", ")
+            exposed.join(", ")
         ));
     }
-    let mut config = checked.config;
-    if checked.is_paged {
+    if *is_paged {
         config.admin.enabled = true;
         config.admin.routes_file = path.to_owned();
         config.admin.probe = false;
         // As the document of that format says: from this machine the routes may be edited without a token.
         config.admin.open = true;
-        warnings.push(check::OPEN.to_owned());
+        warnings.push(sections::OPEN.to_owned());
     } else if config.admin.enabled {
         let routes = config.admin.routes_file.clone();
-        let holds_keys = read_text(&routes).is_ok_and(|text| check::routes_hold_keys(&text));
+        let added = read_text(&routes).ok().and_then(|text| with_routes("", &text, config).ok());
+        let holds_keys = added.is_some_and(|added| !added.exposed.is_empty());
         exposed_files.borrow_mut().extend((holds_keys && is_world_readable(&routes)).then_some(routes));
     }
     for path in exposed_files.into_inner() {
@@ -114,7 +102,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
             path.display()
         ));
     }
-    Ok(Loaded { config, warnings, is_paged: checked.is_paged })
+    Ok(loaded)
 }
 
 /// The configuration in the environment (format 004) and the `.env` file of this folder; a variable that is set
@@ -131,28 +119,13 @@ pub fn from_environment() -> Option<Result<Config, LoadError>> {
     legacy::from_environment(&variable).map(|read| read.map_err(LoadError::Bad))
 }
 
-/// Checks a text as [`load`] does, with `variable` for the environment and `file` for files of secrets.
-pub fn parse(
-    name: &str,
-    text: &str,
-    variable: &dyn Fn(&str) -> Option<String>,
-    file: &dyn Fn(&Path) -> io::Result<String>,
-) -> Result<(Config, Vec<String>), Vec<Problem>> {
-    check::check(name, text, Env { variable, file }).map(|checked| (checked.config, checked.warnings))
-}
-
-/// A configuration with the routes of the page's file in it, as [`parse`] reads it.
-pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Config, Vec<Problem>> {
-    check::with_routes(name, text, config)
-}
-
 /// Refuses endpoints whose address is this proxy's own. Called when all overrides are applied.
 ///
 /// # Errors
 /// A problem for each, with the file's name as its place.
 pub fn refuse_own_addresses(name: &str, config: &Config) -> Result<(), LoadError> {
     let host_name = fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
-    let problems = check::own::problems(name, config, 0, &check::own::Machine { name: host_name, has: &is_own });
+    let problems = own::problems(name, config, &own::Machine { name: host_name, has: &is_own });
     if problems.is_empty() { Ok(()) } else { Err(LoadError::Bad(problems)) }
 }
 
@@ -164,16 +137,6 @@ fn is_own(address: IpAddr) -> bool {
         socket.local_addr()
     });
     chosen.is_ok_and(|chosen| chosen.ip() == address)
-}
-
-/// Parses JSON with `//` comments.
-pub fn json(text: &str) -> Result<serde_json::Value, String> {
-    check::json(text)
-}
-
-/// Every key a file may have, `endpoints[].port`.
-pub fn keys() -> BTreeSet<String> {
-    check::keys()
 }
 
 /// What `SSL_CERT_FILE` adds for every endpoint, read once.
@@ -248,8 +211,7 @@ fn read_text(path: &Path) -> Result<String, LoadError> {
     }
     let mut bytes = Vec::new();
     File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    let bad =
-        |place: String, text: &str| LoadError::Bad(vec![Problem { place, key: String::new(), text: text.into() }]);
+    let bad = |place: String, text: &str| LoadError::Bad(vec![Problem::at(place, text)]);
     if bytes.len() as u64 > MOST_BYTES {
         return Err(bad(path.display().to_string(), "is larger than 1 MiB; no configuration is"));
     }

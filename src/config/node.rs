@@ -16,8 +16,10 @@ const MOST_BRACKETS: usize = 200;
 const NO_KEY: &str = "a key is a plain word";
 const NO_TAG: &str = "YAML tags (`!name`) have no meaning here; put the text in quotes";
 
-/// JSON with `//` comments, each blanked out; any other text as it is. A `//` inside a word, as in a URL, is no comment.
-pub(super) fn without_comments(text: &str) -> Cow<'_, str> {
+/// A text without a byte order mark, and if it is JSON, with its `//` comments blanked out. A `//` inside a word, as in a
+/// URL, is no comment.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if !text.trim_start().starts_with(['{', '/']) || !text.contains("//") {
         return Cow::Borrowed(text);
     }
@@ -82,6 +84,11 @@ impl Value {
         self.measure(|text| text.trim().parse().ok(), |number| number)
     }
 
+    /// A whole number of either sign.
+    pub(super) fn whole(&self) -> Option<i64> {
+        self.numeric().filter(|number| number.fract() == 0.0).map(|number| number as i64)
+    }
+
     /// Any number; a variable's value is a text.
     pub(super) fn numeric(&self) -> Option<f64> {
         match self {
@@ -90,6 +97,27 @@ impl Value {
             _ => None,
         }
     }
+}
+
+impl Node {
+    /// The value of a key, as it is written here.
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+        let Value::Map(entries) = &self.value else { return None };
+        entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
+    }
+}
+
+/// Names in the order of the file, with the numbers of their nodes.
+pub(super) type Names = Vec<(String, u32)>;
+
+/// The names in a list of maps with a `name`.
+pub(super) fn names_in(list: Option<&Node>) -> Names {
+    let Some(Value::List(items)) = list.map(|list| &list.value) else { return Names::new() };
+    let name = |item: &Node| match item.get("name")? {
+        Node { at, value: Value::Text { text, .. } } => Some((text.clone(), *at)),
+        _ => None,
+    };
+    items.iter().filter_map(name).collect()
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -163,6 +191,14 @@ impl<'de> DeserializeSeed<'de> for Build<'_> {
     }
 }
 
+macro_rules! visit_numbers {
+    ($($visit:ident: $number:ty),*) => {
+        $(fn $visit<E: Error>(self, value: $number) -> Result<Node, E> {
+            self.node(Value::Number(value as f64))
+        })*
+    };
+}
+
 impl<'de> Visitor<'de> for Build<'_> {
     type Value = Node;
 
@@ -182,25 +218,7 @@ impl<'de> Visitor<'de> for Build<'_> {
         self.node(Value::Bool(value))
     }
 
-    fn visit_u64<E: Error>(self, value: u64) -> Result<Node, E> {
-        self.node(Value::Number(value as f64))
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<Node, E> {
-        self.node(Value::Number(value as f64))
-    }
-
-    fn visit_u128<E: Error>(self, value: u128) -> Result<Node, E> {
-        self.node(Value::Number(value as f64))
-    }
-
-    fn visit_i128<E: Error>(self, value: i128) -> Result<Node, E> {
-        self.node(Value::Number(value as f64))
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<Node, E> {
-        self.node(Value::Number(value))
-    }
+    visit_numbers!(visit_u64: u64, visit_i64: i64, visit_u128: u128, visit_i128: i128, visit_f64: f64);
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Node, E> {
         self.node(Value::Text { text: value.into(), literal: true })
@@ -242,22 +260,11 @@ fn merge(node: &mut Node) {
         Value::List(list) => list.iter_mut().for_each(merge),
         Value::Map(entries) => {
             entries.iter_mut().for_each(|entry| merge(&mut entry.value));
-            let is_merge = |entry: &Entry| entry.key == "<<" && mergeable(&entry.value.value);
-            if !entries.iter().any(is_merge) {
-                return;
-            }
             let (merges, mut own): (Vec<_>, Vec<_>) = std::mem::take(entries).into_iter().partition(is_merge);
-            let mut names: HashSet<String> = own.iter().map(|entry| snake(&entry.key)).collect();
-            for entry in merges {
-                let maps = match entry.value.value {
-                    Value::List(list) => list,
-                    value => vec![Node { at: entry.value.at, value }],
-                };
-                let entries = maps.into_iter().flat_map(|map| match map.value {
-                    Value::Map(entries) => entries,
-                    _ => Vec::new(),
-                });
-                own.extend(entries.filter(|entry| names.insert(snake(&entry.key))));
+            if !merges.is_empty() {
+                let mut names: HashSet<String> = own.iter().map(|entry| snake(&entry.key)).collect();
+                let inherited = merges.into_iter().flat_map(|entry| maps(entry.value));
+                own.extend(inherited.filter(|entry| names.insert(snake(&entry.key))));
             }
             *entries = own;
         }
@@ -265,11 +272,20 @@ fn merge(node: &mut Node) {
     }
 }
 
-fn mergeable(value: &Value) -> bool {
-    match value {
-        Value::Map(_) => true,
-        Value::List(list) => list.iter().all(|node| matches!(node.value, Value::Map(_))),
-        _ => false,
+fn is_merge(entry: &Entry) -> bool {
+    entry.key == "<<"
+        && match &entry.value.value {
+            Value::List(list) => list.iter().all(|node| matches!(node.value, Value::Map(_))),
+            value => matches!(value, Value::Map(_)),
+        }
+}
+
+/// The entries of a map, or of a list of maps.
+fn maps(node: Node) -> Vec<Entry> {
+    match node.value {
+        Value::Map(entries) => entries,
+        Value::List(list) => list.into_iter().flat_map(maps).collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -287,19 +303,16 @@ pub(super) fn snake(key: &str) -> String {
 
 /// Where brackets are open too deep. Those in comments and quotes count too: no file has that many unbalanced ones.
 fn too_many_brackets(text: &str) -> Option<(usize, usize)> {
-    let (mut open, mut line, mut start) = (0_usize, 1, 0);
-    for (index, byte) in text.bytes().enumerate() {
+    let mut open = 0_usize;
+    let is_too_deep = |byte: u8| {
         match byte {
             b'[' | b'{' => open += 1,
             b']' | b'}' => open = open.saturating_sub(1),
-            b'\n' => (line, start) = (line + 1, index + 1),
             _ => {}
         }
-        if open > MOST_BRACKETS {
-            return Some((line, text[start..index].chars().count() + 1));
-        }
-    }
-    None
+        open > MOST_BRACKETS
+    };
+    text.bytes().position(is_too_deep).map(|offset| line_and_column(text, offset))
 }
 
 fn fault(text: &str, error: &serde_yaml::Error) -> Fault {

@@ -1,79 +1,62 @@
 //! Options and variables that override the file: an option wins over a variable, a variable over the file.
 
-use super::check::{LOG_FORMATS, LOG_LEVELS, listen_host};
-use super::reader::not_one_of;
-use super::{Config, Problem};
+use super::address::listen_host;
+use super::table::{Words, meaning};
+use super::{Config, LogFormat, Problem};
 use crate::util::units::unquoted;
+use log::LevelFilter;
+use std::time::Duration;
 
-/// Values of the command line, as typed.
+/// Values of the command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// `--host`
+    /// `--host`, as typed.
     pub host: Option<String>,
     /// `--port`
     pub port: Option<u16>,
     /// `--log-level`
-    pub log_level: Option<String>,
+    pub log_level: Option<LevelFilter>,
     /// `--log-format`
-    pub log_format: Option<String>,
+    pub log_format: Option<LogFormat>,
+    /// `--shutdown-timeout`
+    pub drain_timeout: Option<Duration>,
 }
 
 impl Overrides {
     /// Applies them; every wrong value is a problem that names its option or variable.
     pub fn apply(&self, config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), Vec<Problem>> {
+        let Config { server, log, .. } = config;
         let mut problems = Vec::new();
-        let mut set = |given: Option<Given>, take: &mut dyn FnMut(&str) -> Result<(), String>| {
-            let Some(given) = given else { return };
-            if let Err(error) = take(&given.text) {
-                // A variable's value is not repeated: it may be another program's secret.
-                let shown = if given.typed { format!("{:?}", given.text) } else { "its value".into() };
-                problems.push(Problem {
-                    place: given.place.into(),
-                    key: String::new(),
-                    text: format!("{shown} {error}"),
-                });
+        let host = match &self.host {
+            None => from_environment("LLMPROXY_HOST", variable, &mut problems, listen_host),
+            Some(text) => {
+                let wrong = |error| problems.push(Problem::at("--host", format!("{text:?} {error}")));
+                listen_host(text).map_err(wrong).ok()
             }
         };
-        let of = |flag: &Option<String>, option: &'static str, name: &'static str| match flag {
-            Some(text) => Some(Given { text: text.clone(), place: option, typed: true }),
-            None => {
-                let text = (!name.is_empty()).then(|| variable(name)).flatten()?;
-                let text = unquoted(text.trim()).to_owned();
-                if text.is_empty() {
-                    return None;
-                }
-                Some(Given { text, place: name, typed: false })
-            }
-        };
-        set(of(&self.host, "--host", "LLMPROXY_HOST"), &mut |text| {
-            config.server.host = listen_host(text)?;
-            Ok(())
-        });
-        set(of(&self.port.map(|port| port.to_string()), "--port", "PORT"), &mut |text| {
-            config.server.port = text.parse().map_err(|_| "is not a port (0 to 65535)")?;
-            Ok(())
-        });
-        set(of(&self.log_level, "--log-level", "LLMPROXY_LOG"), &mut |text| {
-            config.log.level = word(text, &LOG_LEVELS)?;
-            Ok(())
-        });
-        set(of(&self.log_format, "--log-format", ""), &mut |text| {
-            config.log.format = word(text, &LOG_FORMATS)?;
-            Ok(())
-        });
+        server.host = host.unwrap_or_else(|| server.host.clone());
+        let port = |text: &str| text.parse().map_err(|_| "is not a port (0 to 65535)".to_owned());
+        let port = self.port.or_else(|| from_environment("PORT", variable, &mut problems, port));
+        server.port = port.unwrap_or(server.port);
+        let level = |text: &str| meaning(&text.to_ascii_lowercase(), Words::WORDS);
+        let level = self.log_level.or_else(|| from_environment("LLMPROXY_LOG", variable, &mut problems, level));
+        log.level = level.unwrap_or(log.level);
+        log.format = self.log_format.unwrap_or(log.format);
+        server.drain_timeout = self.drain_timeout.unwrap_or(server.drain_timeout);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 }
 
-struct Given {
-    text: String,
-    place: &'static str,
-    typed: bool,
-}
-
-fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
-    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
-    found.map(|(_, value)| *value).ok_or_else(|| not_one_of(text, words.iter().map(|(word, _)| *word)))
+fn from_environment<T>(
+    name: &str,
+    variable: &dyn Fn(&str) -> Option<String>,
+    problems: &mut Vec<Problem>,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    let text = variable(name)?;
+    let text = Some(unquoted(text.trim())).filter(|text| !text.is_empty())?;
+    // The value is not repeated: it may be another program's secret.
+    parse(text).map_err(|error| problems.push(Problem::at(name, format!("its value {error}")))).ok()
 }
 
 #[cfg(test)]
@@ -91,7 +74,7 @@ mod tests {
             _ => None,
         };
         let mut config = Config::default();
-        let flags = Overrides { port: Some(9001), log_format: Some("json".into()), log_level: None, host: None };
+        let flags = Overrides { port: Some(9001), log_format: Some(LogFormat::Json), ..Overrides::default() };
         flags.apply(&mut config, &variable).unwrap();
         assert_eq!((config.server.host.as_str(), config.server.port), ("::", 9001));
         assert_eq!((config.log.level, config.log.format), (LevelFilter::Info, LogFormat::Json));

@@ -1,8 +1,9 @@
 //! What is wrong with a file, and where. Collects while `reader` walks; knows no section.
 
-use super::{node, shown, spelling};
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use super::node::{self, Entry, Names};
+use super::{shown, text};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io;
 use std::path::Path;
@@ -26,6 +27,11 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// A problem that no key is the place of.
+    pub(crate) fn at(place: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { place: place.into(), key: String::new(), text: text.into() }
+    }
+
     /// Each on a line of its own.
     pub fn lines(problems: &[Self]) -> String {
         problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
@@ -42,116 +48,139 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A problem whose place is still the number of its node.
-struct Found {
-    at: u32,
-    key: String,
-    text: String,
-}
-
-/// A key that no section reads.
-struct UnknownKey {
-    at: u32,
-    section: String,
-    key: String,
-    siblings: Vec<String>,
-    guarded: bool,
-}
-
 /// Everything collected while one file is read.
 pub(super) struct Diagnostics<'a> {
-    found: RefCell<Vec<Found>>,
-    unknown_keys: RefCell<Vec<UnknownKey>>,
-    keys: RefCell<BTreeSet<String>>,
-    warnings: RefCell<Vec<String>>,
-    exposed: RefCell<Vec<String>>,
-    lenient: Cell<bool>,
-    file: &'a dyn Fn(&Path) -> io::Result<String>,
+    /// Every key that a file may have, for hints.
+    known: BTreeSet<String>,
+    /// Names that are referred to, by what they name.
+    names: HashMap<&'static str, Names>,
+    /// A file of an older format: an unknown key is a warning.
+    pub lenient: bool,
+    /// Keys are told apart without regard to case.
+    pub any_case: bool,
+    /// Reads what an `xxxFile` key names.
+    pub file: &'a dyn Fn(&Path) -> io::Result<String>,
+    notes: RefCell<Notes>,
+}
+
+#[derive(Default)]
+struct Notes {
+    /// Problems without their places, and the numbers of the nodes that they are at.
+    found: Vec<(u32, Problem)>,
+    /// Keys by the path of their section, `endpoints[]`.
+    asked: HashMap<String, Vec<String>>,
+    warnings: Vec<String>,
+    exposed: Vec<String>,
 }
 
 impl<'a> Diagnostics<'a> {
-    /// `file` reads what an `xxxFile` key names.
-    pub(super) fn new(file: &'a dyn Fn(&Path) -> io::Result<String>) -> Self {
-        Self {
-            found: RefCell::default(),
-            unknown_keys: RefCell::default(),
-            keys: RefCell::default(),
-            warnings: RefCell::default(),
-            exposed: RefCell::default(),
-            lenient: Cell::new(false),
-            file,
+    pub(super) fn new(file: &'a dyn Fn(&Path) -> io::Result<String>, known: BTreeSet<String>) -> Self {
+        let names = HashMap::new();
+        Self { known, names, lenient: false, any_case: false, file, notes: RefCell::default() }
+    }
+
+    /// Names that the file refers to. What cannot be a name, and may be a secret, is left out.
+    pub(super) fn with_names(mut self, names: impl IntoIterator<Item = (&'static str, Names)>) -> Self {
+        for (what, mut names) in names {
+            names.retain(|(name, _)| text::name(name).is_ok());
+            self.names.insert(what, names);
         }
+        self
+    }
+
+    /// The names of one kind.
+    pub(super) fn names(&self, what: &str) -> &[(String, u32)] {
+        self.names.get(what).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Notes that the value at node `at` is wrong.
     pub(super) fn problem(&self, at: u32, key: &str, text: impl Into<String>) {
-        let mut found = self.found.borrow_mut();
-        if found.len() < MOST_NOTED {
-            found.push(Found { at, key: key.into(), text: text.into() });
+        if !self.is_full() {
+            let problem = (at, Problem { place: String::new(), key: key.into(), text: text.into() });
+            let found = &mut self.notes.borrow_mut().found;
+            // A map that is none is told once, not for each of its keys.
+            if found.last() != Some(&problem) {
+                found.push(problem);
+            }
         }
     }
 
-    pub(super) fn are_full(&self) -> bool {
-        self.found.borrow().len() >= MOST_NOTED
+    pub(super) fn is_full(&self) -> bool {
+        self.notes.borrow().found.len() >= MOST_NOTED
     }
 
-    /// From now on an unknown key is a warning.
-    pub(super) fn be_lenient(&self) {
-        self.lenient.set(true);
-    }
-
-    /// Notes an unknown key; the right spelling is looked up when all keys are known.
-    pub(super) fn unknown_key(&self, at: u32, section: &str, key: &str, siblings: &[String], guarded: bool) {
-        let mut unknown_keys = self.unknown_keys.borrow_mut();
-        if unknown_keys.len() >= MOST_NOTED {
+    /// Notes a key that `section` does not have; it has `siblings`.
+    ///
+    /// What may be a secret in the wrong place is left out; its line number is enough.
+    pub(super) fn unknown_key(&self, entry: &Entry, section: &str, siblings: &[String], guarded: bool) {
+        if self.is_full() {
             return;
         }
-        let unknown = UnknownKey { at, section: section.into(), key: key.into(), siblings: siblings.to_vec(), guarded };
-        if self.lenient.get() {
-            self.warn(format!("{} means nothing here and is ignored", unknown.path(!guarded)));
+        let path = |is_known: bool| {
+            let hidden = !is_known && guarded || shown::looks_secret(&entry.key);
+            let key = if hidden { "***" } else { &entry.key };
+            printable(&joined(section, key))
+        };
+        if self.lenient {
+            return self.warn(format!("{} means nothing here and is ignored", path(!guarded)));
         }
-        unknown_keys.push(unknown);
+        let is_it = |path: &&String| path.rsplit_once('.').is_some_and(|(_, last)| last == entry.key);
+        let (is_known, text) = if let Some(near) = shown::nearest(&entry.key, siblings.iter().map(String::as_str)) {
+            (true, format!("unknown key; did you mean `{near}`?"))
+        } else if let Some(path) = self.known.iter().filter(is_it).min_by_key(|path| path.matches('[').count()) {
+            (true, format!("unknown key here; `{path}` exists"))
+        } else {
+            (false, format!("unknown key; here are known: {}", siblings.join(", ")))
+        };
+        self.problem(entry.at, &path(is_known), text);
     }
 
-    /// Notes that the reader knows a key, `endpoints[2].port` as `endpoints[].port`.
-    pub(super) fn known(&self, key: &str) {
-        self.keys.borrow_mut().insert(without_indices(key));
+    /// Notes that `section` may have a key.
+    pub(super) fn ask(&self, section: &str, key: &str) {
+        let keys = &mut self.notes.borrow_mut().asked;
+        let keys = keys.entry(without_indices(section)).or_default();
+        if !keys.iter().any(|other| other == key) {
+            keys.push(key.to_owned());
+        }
     }
 
-    /// Notes a warning.
+    /// The keys that `section` may have.
+    pub(super) fn asked(&self, section: &str) -> Vec<String> {
+        self.notes.borrow().asked.get(&without_indices(section)).cloned().unwrap_or_default()
+    }
+
+    /// Every key asked for, `endpoints[].port`.
+    pub(super) fn all_asked(self) -> BTreeSet<String> {
+        let asked = self.notes.into_inner().asked;
+        asked.iter().flat_map(|(section, keys)| keys.iter().map(|key| joined(section, key))).collect()
+    }
+
     pub(super) fn warn(&self, text: impl Into<String>) {
-        self.warnings.borrow_mut().push(text.into());
+        let warnings = &mut self.notes.borrow_mut().warnings;
+        if warnings.len() < MOST_NOTED {
+            warnings.push(text.into());
+        }
     }
 
     /// Notes a secret that stands in the file itself.
     pub(super) fn exposed(&self, key: &str) {
-        self.exposed.borrow_mut().push(key.into());
+        self.notes.borrow_mut().exposed.push(key.into());
     }
 
-    /// Reads the file that an `xxxFile` key names.
-    pub(super) fn file(&self, path: &Path) -> io::Result<String> {
-        (self.file)(path)
-    }
-
-    /// Every key read so far.
-    pub(super) fn keys(&self) -> BTreeSet<String> {
-        self.keys.borrow().clone()
-    }
-
-    /// Warnings, and the keys whose secrets stand in the file itself.
-    pub(super) fn asides(&self) -> (Vec<String>, Vec<String>) {
-        (self.warnings.borrow().clone(), self.exposed.borrow().clone())
-    }
-
+    /// The warnings, and the keys whose secrets stand in the file itself.
+    ///
+    /// # Errors
     /// Every problem in the order of the file, with its place in `text`, which is called `name`.
-    pub(super) fn problems(&self, name: &str, text: &str) -> Vec<Problem> {
-        let keys = self.keys.borrow();
-        let unknown_keys = self.unknown_keys.borrow();
-        let found = self.found.borrow();
-        let unknown_keys = unknown_keys.iter().filter(|_| !self.lenient.get());
-        let mut all: Vec<_> = found.iter().map(One::Found).chain(unknown_keys.map(One::UnknownKey)).collect();
-        all.sort_by_key(One::at);
-        all.dedup_by(|one, before| one.says_the_same(before));
+    pub(super) fn finish(self, name: &str, text: &str) -> Result<(Vec<String>, Vec<String>), Vec<Problem>> {
+        let is_full = self.is_full();
+        let Notes { mut found, warnings, exposed, .. } = self.notes.into_inner();
+        if found.is_empty() {
+            return Ok((warnings, exposed));
+        }
+        found.sort_by_key(|(at, _)| *at);
+        // A value may be looked at twice.
+        found.dedup();
+        let more = found.len().saturating_sub(MOST);
         let mut left = MOST_READ_AGAIN.max(text.len());
         let mut place = |at| {
             let place = left.checked_sub(text.len()).and_then(|rest| {
@@ -160,59 +189,18 @@ impl<'a> Diagnostics<'a> {
             });
             place.map_or_else(|| name.to_owned(), |(line, column)| format!("{name}:{line}:{column}"))
         };
-        let told = all.iter().take(MOST).map(|one| match one {
-            One::Found(found) => (found.at, found.key.clone(), found.text.clone()),
-            One::UnknownKey(unknown) => unknown.explained(&keys),
-        });
-        let mut problems: Vec<_> = told.map(|(at, key, text)| Problem { place: place(at), key, text }).collect();
-        if let Some(more) = all.len().checked_sub(MOST).filter(|more| *more > 0) {
-            let more = if self.are_full() { "and more".to_owned() } else { format!("and {more} more") };
-            problems.push(Problem { place: name.into(), key: String::new(), text: more });
+        let told = found.into_iter().take(MOST);
+        let mut problems: Vec<_> = told.map(|(at, problem)| Problem { place: place(at), ..problem }).collect();
+        if more > 0 {
+            problems.push(Problem::at(name, if is_full { "and more".to_owned() } else { format!("and {more} more") }));
         }
-        problems
+        Err(problems)
     }
 }
 
-enum One<'n> {
-    Found(&'n Found),
-    UnknownKey(&'n UnknownKey),
-}
-
-impl One<'_> {
-    fn at(&self) -> u32 {
-        match self {
-            Self::Found(found) => found.at,
-            Self::UnknownKey(unknown) => unknown.at,
-        }
-    }
-
-    /// The problem of a value that is read twice is reported once.
-    fn says_the_same(&self, other: &Self) -> bool {
-        matches!((self, other), (Self::Found(a), Self::Found(b)) if a.at == b.at && a.key == b.key && a.text == b.text)
-    }
-}
-
-impl UnknownKey {
-    /// The key with its section. What may be a secret in the wrong place is left out; its line number is enough.
-    fn path(&self, is_known: bool) -> String {
-        let hidden = !is_known && self.guarded || shown::looks_secret(&self.key);
-        let key = if hidden { "***" } else { self.key.as_str() };
-        let dot = if self.section.is_empty() { "" } else { "." };
-        printable(&format!("{}{dot}{key}", self.section))
-    }
-
-    fn explained(&self, keys: &BTreeSet<String>) -> (u32, String, String) {
-        let near = spelling::nearest(&self.key, self.siblings.iter().map(String::as_str));
-        let elsewhere = || keys.iter().find(|path| path.rsplit_once('.').is_some_and(|(_, last)| last == self.key));
-        let (is_known, text) = if let Some(near) = near {
-            (true, format!("unknown key; did you mean `{near}`?"))
-        } else if let Some(path) = elsewhere() {
-            (true, format!("unknown key here; `{path}` exists"))
-        } else {
-            (false, format!("unknown key; here are known: {}", self.siblings.join(", ")))
-        };
-        (self.at, self.path(is_known), text)
-    }
+/// The path of a key.
+pub(super) fn joined(section: &str, key: &str) -> String {
+    if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
 }
 
 fn without_indices(key: &str) -> String {

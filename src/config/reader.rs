@@ -1,79 +1,88 @@
-//! A cursor over the tree of a file: returns typed values, notes every problem and every key that is read.
+//! A cursor over the tree of a file: gives values, notes every problem and every key that is asked for.
 
-use super::features::Feature;
 use super::node::{Entry, Node, Value, snake};
-use super::problem::Diagnostics;
+use super::problem::{Diagnostics, joined};
 use super::shown;
-pub(super) use super::spelling::not_one_of;
 use crate::util::secret::Secret;
 use crate::util::units;
 use std::collections::HashSet;
-use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::Duration;
 
 /// Bytes of a file that holds one secret.
 const MOST_SECRET_BYTES: usize = 64 << 10;
 
-/// One map of a file, or the absence of one.
-pub(super) struct Section<'a> {
-    path: String,
-    at: u32,
-    entries: &'a [Entry],
-    asked: Vec<String>,
-    guarded: bool,
-    diagnostics: &'a Diagnostics<'a>,
-}
+/// Keys below which a secret may stand by mistake: no error repeats what stands there.
+const GUARDED: [&str; 6] = ["admin", "auth", "headers", "keys", "proxy", "webhooks"];
 
 /// One value of a file, or the absence of one.
 #[derive(Clone)]
 pub(super) struct Field<'a> {
     node: Option<&'a Node>,
-    path: String,
+    /// `endpoints[2].port`
+    pub path: String,
     at: u32,
-    /// A secret may stand here by mistake: a wrong value is not repeated.
     guarded: bool,
-    diagnostics: &'a Diagnostics<'a>,
+    pub diagnostics: &'a Diagnostics<'a>,
 }
 
-impl<'a> Section<'a> {
-    /// Reads a whole file; a key that `read` does not read is unknown.
-    pub(super) fn root<T>(tree: &'a Node, diagnostics: &'a Diagnostics<'a>, read: impl FnOnce(&mut Self) -> T) -> T {
-        Field { node: Some(tree), path: String::new(), at: tree.at, guarded: false, diagnostics }.section(read)
+impl<'a> Field<'a> {
+    /// A whole file: `read` asks for its keys; any other key is unknown.
+    pub(super) fn file(tree: &'a Node, diagnostics: &'a Diagnostics<'a>, read: impl FnOnce(&Self)) {
+        let root = Self { node: Some(tree), path: String::new(), at: tree.at, guarded: false, diagnostics };
+        read(&root);
+        root.check_keys();
     }
 
-    /// The value of a key, given in camelCase; a file may also say it in snake_case.
-    pub(super) fn field(&mut self, key: &str) -> Field<'a> {
-        let (path, snake) = (self.path_of(key), snake(key));
-        self.diagnostics.known(&path);
-        self.asked.push(key.to_owned());
-        let mut entries = self.entries.iter().filter(|entry| entry.key == key || entry.key == snake);
-        let first = entries.next();
-        for again in entries {
-            self.diagnostics.problem(again.at, &path, "is given twice; keep one");
-        }
-        let node = first.map(|entry| &entry.value);
-        let at = node.map_or(self.at, |node| node.at);
-        Field { node, path, at, guarded: self.guarded, diagnostics: self.diagnostics }
+    /// The value of a key, given in camelCase; a file may also say it in snake_case. `a.b` is the key `b` of the map `a`.
+    pub(super) fn get(&self, key: &str) -> Self {
+        key.split('.').fold(self.clone(), |field, key| field.child(key))
     }
 
-    /// The value of a key that must be given.
-    pub(super) fn required(&mut self, key: &str) -> Field<'a> {
-        let field = self.field(key);
-        if !field.is_given() {
-            field.problem("is missing");
+    fn child(&self, key: &str) -> Self {
+        self.diagnostics.ask(&self.path, key);
+        let entries = self.entries("is not a map of `key: value`").unwrap_or_default();
+        let node = entries.iter().find(|entry| self.is_key(entry, key)).map(|entry| &entry.value);
+        let path = joined(&self.path, key);
+        let (at, guarded) = (node.map_or(self.at, |node| node.at), self.guarded || GUARDED.contains(&key));
+        Self { node, path, at, guarded, ..self.clone() }
+    }
+
+    fn is_key(&self, entry: &Entry, key: &str) -> bool {
+        entry.key == key || entry.key == snake(key) || self.diagnostics.any_case && entry.key.eq_ignore_ascii_case(key)
+    }
+
+    /// Notes the keys here and below that nobody has asked for, and repeated ones.
+    fn check_keys(&self) {
+        let asked = self.diagnostics.asked(&self.path);
+        match self.value() {
+            Some(Value::List(_)) => self.items().into_iter().flatten().for_each(|item| item.check_keys()),
+            Some(Value::Map(entries)) if asked.is_empty() => {
+                entries.iter().for_each(|entry| self.named_item(entry).check_keys());
+            }
+            Some(Value::Map(entries)) => {
+                let mut met = HashSet::new();
+                for entry in entries {
+                    match asked.iter().find(|key| self.is_key(entry, key)) {
+                        // At the top `x-...` is for anchors.
+                        None if self.path.is_empty() && entry.key.starts_with("x-") => {}
+                        None => self.diagnostics.unknown_key(entry, &self.path, &asked, self.guarded),
+                        Some(key) if met.insert(key) => self.child(key).check_keys(),
+                        Some(key) => {
+                            let path = self.child(key).path;
+                            self.diagnostics.problem(entry.at, &path, "is given twice; keep one");
+                        }
+                    }
+                }
+            }
+            _ => {}
         }
-        field
     }
 
     /// A secret given as `key`, or as `keyFile`: the path of a file that holds it.
-    pub(super) fn secret(&mut self, key: &str) -> Option<Secret> {
-        self.secret_when(key, |_| true)
-    }
-
-    /// A text that may be a secret; `is_one` says whether it must be kept from other readers of the file.
-    pub(super) fn secret_when(&mut self, key: &str, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
-        let (here, file) = (self.field(key), self.field(&format!("{key}File")));
+    ///
+    /// `is_one` says whether a text must be kept from other readers of the file.
+    pub(super) fn secret_at(&self, key: &str, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
+        let (here, file) = (self.get(key), self.get(&format!("{key}File")));
         if here.is_given() && file.is_given() {
             file.problem(format!("give `{key}` or `{key}File`, not both"));
             return None;
@@ -83,48 +92,30 @@ impl<'a> Section<'a> {
 
     /// Whether the file gives a key a value other than `null` and `[]`.
     pub(super) fn gives(&self, key: &str) -> bool {
-        let mut entries = self.entries.iter().filter(|entry| entry.key == key || entry.key == snake(key));
-        entries.any(|entry| is_something(&entry.value.value))
+        self.get(key).is_given()
     }
 
-    /// Notes a problem of the section as a whole.
-    pub(super) fn problem(&self, text: impl Into<String>) {
-        self.diagnostics.problem(self.at, &self.path, text);
+    pub(super) fn value(&self) -> Option<&'a Value> {
+        self.node.map(|node| &node.value)
     }
 
-    pub(super) fn warn(&self, text: impl Into<String>) {
-        self.diagnostics.warn(text);
-    }
-
-    fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
-    }
-
-    fn finish(&self) {
-        // At the top `x-...` is for anchors.
-        let is_ours = |entry: &&Entry| !self.path.is_empty() || !entry.key.starts_with("x-");
-        for entry in self.entries.iter().filter(is_ours) {
-            if !self.asked.iter().any(|key| entry.key == *key || entry.key == snake(key)) {
-                self.diagnostics.unknown_key(entry.at, &self.path, &entry.key, &self.asked, self.guarded);
-            }
-        }
-    }
-}
-
-impl<'a> Field<'a> {
     /// Whether the file gives a value other than `null` and `[]`.
     pub(super) fn is_given(&self) -> bool {
-        self.node.is_some_and(|node| is_something(&node.value))
+        self.value().is_some_and(|value| *value != Value::Null && *value != Value::List(Vec::new()))
+    }
+
+    /// Whether the value is exactly this word, or `false` for `off`.
+    pub(super) fn is_word(&self, word: &str) -> bool {
+        match self.value() {
+            Some(Value::Text { text, .. }) => text == word,
+            Some(Value::Bool(false)) => word == "off",
+            _ => false,
+        }
     }
 
     /// Whether part of the value came from a variable.
     pub(super) fn is_filled_in(&self) -> bool {
-        self.node.is_some_and(|node| matches!(node.value, Value::Text { literal: false, .. }))
-    }
-
-    /// Whether the file gives a map.
-    pub(super) fn is_map(&self) -> bool {
-        self.node.is_some_and(|node| matches!(node.value, Value::Map(_)))
+        matches!(self.value(), Some(Value::Text { literal: false, .. }))
     }
 
     /// Notes that this value is wrong.
@@ -132,270 +123,146 @@ impl<'a> Field<'a> {
         self.diagnostics.problem(self.at, &self.path, text);
     }
 
-    /// The same place, where a secret may stand by mistake: no error repeats what stands there or below.
-    pub(super) fn guarded(self) -> Self {
-        Self { guarded: true, ..self }
-    }
-
-    /// The same place, as if nothing was given.
-    pub(super) fn emptied(&self) -> Self {
-        Self { node: None, ..self.clone() }
-    }
-
-    pub(super) fn section<T>(&self, read: impl FnOnce(&mut Section<'a>) -> T) -> T {
-        let entries = self.read(|value| match value {
-            Value::Map(entries) => Ok(entries.as_slice()),
-            other => Err(format!("{} is not a map of `key: value`", shown::guarded(other))),
-        });
-        let (path, entries) = (self.path.clone(), entries.unwrap_or_default());
-        let (asked, guarded) = (Vec::new(), self.guarded);
-        let mut section = Section { path, at: self.at, entries, asked, guarded, diagnostics: self.diagnostics };
-        let result = read(&mut section);
-        section.finish();
-        result
-    }
-
-    /// A map that is one item of a list; anything else is a problem.
-    pub(super) fn item<T>(&self, read: impl FnOnce(&mut Section<'a>) -> Option<T>) -> Option<T> {
-        if self.is_given() && !self.is_map() {
-            self.section(|_| ());
-            return None;
-        }
-        self.section(read)
-    }
-
-    /// A list; items that `item` refuses are left out (it has noted why).
-    pub(super) fn list<T>(&self, item: impl FnMut(Field<'a>) -> Option<T>) -> Option<Vec<T>> {
-        let nodes = self.read(|value| match value {
-            Value::List(list) => Ok(list),
-            other => {
-                Err(format!("{} is not a list; begin each item with `- `, or write [a, b]", shown::guarded(other)))
-            }
-        })?;
-        let field = |(index, node): (usize, &'a Node)| Field {
-            node: Some(node),
-            path: format!("{}[{index}]", self.path),
-            at: node.at,
-            guarded: self.guarded,
-            diagnostics: self.diagnostics,
+    /// Notes what the value is not: `is not a port`.
+    pub(super) fn wrong(&self, predicate: &str) {
+        let shown = match self.value() {
+            None => "nothing".into(),
+            Some(value) if self.guarded => shown::guarded(value),
+            Some(value) => shown::value(value),
         };
-        Some(nodes.iter().enumerate().map(field).filter_map(item).collect())
+        self.problem(format!("{shown} {predicate}"));
     }
 
-    /// A map whose keys are names that the user gives; items that `item` refuses are left out.
-    pub(super) fn map<T>(&self, mut item: impl FnMut(&str, Field<'a>) -> Option<T>) -> Vec<T> {
-        let entries = self.read(|value| match value {
+    /// Notes that a name is that of another of its kind (`what`) above.
+    pub(super) fn refuse_second(&self, name: &str, what: &'static str) {
+        let names = self.diagnostics.names(what);
+        let first = names.iter().position(|(other, _)| other == name);
+        if let Some(first) = first.filter(|first| names[*first].1 != self.at) {
+            let number = first + 1;
+            self.problem(format!("{name:?} is the name of another {what} above (number {number}); each needs its own"));
+        }
+    }
+
+    pub(super) fn warn(&self, text: impl Into<String>) {
+        self.diagnostics.warn(text);
+    }
+
+    /// What the file gives; an error says what the value is not. `null` is as if nothing was given.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&'a Value) -> Result<T, String>) -> Option<T> {
+        self.readable().and_then(|value| read(value).map_err(|error| self.wrong(&error)).ok())
+    }
+
+    fn readable(&self) -> Option<&'a Value> {
+        match self.value()? {
+            _ if self.diagnostics.is_full() => None,
+            Value::Null => None,
+            Value::Broken(why) => {
+                self.problem(why);
+                None
+            }
+            value => Some(value),
+        }
+    }
+
+    /// Whether keys can be asked for: it is a map, or not given, which is as an empty one.
+    pub(super) fn is_section(&self) -> bool {
+        self.entries("is not a map of `key: value`").is_some() || !self.is_given()
+    }
+
+    /// The values of a list.
+    pub(super) fn items(&self) -> Option<impl Iterator<Item = Self>> {
+        let nodes = Self { guarded: true, ..self.clone() }.read(|value| match value {
+            Value::List(list) => Ok(list),
+            _ => Err("is not a list; begin each item with `- `, or write [a, b]".into()),
+        })?;
+        let field = self.clone();
+        Some(nodes.iter().enumerate().map(move |(index, node)| Self {
+            node: Some(node),
+            path: format!("{}[{index}]", field.path),
+            at: node.at,
+            ..field
+        }))
+    }
+
+    /// The values of a map whose keys are names that the user gives.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'a str, Self)> {
+        let (field, mut names) = (self.clone(), HashSet::new());
+        self.entries("is not a map of `name: ...`").unwrap_or_default().iter().map(move |entry| {
+            let item = field.named_item(entry);
+            if !names.insert(&entry.key) {
+                item.problem("is given twice; keep one");
+            }
+            (entry.key.as_str(), item)
+        })
+    }
+
+    fn named_item(&self, entry: &'a Entry) -> Self {
+        let path = format!("{}[{}]", self.path, shown::name(&entry.key));
+        Self { node: Some(&entry.value), path, at: entry.at, ..self.clone() }
+    }
+
+    fn entries(&self, otherwise: &str) -> Option<&'a [Entry]> {
+        Self { guarded: true, ..self.clone() }.read(|value| match value {
             Value::Map(entries) => Ok(entries.as_slice()),
-            other => Err(format!("{} is not a map of `name: ...`", shown::guarded(other))),
-        });
-        let (mut items, mut names, entries) = (Vec::new(), HashSet::new(), entries.unwrap_or_default());
-        for entry in entries {
-            let path = format!("{}[{}]", self.path, shown::name(&entry.key));
-            if !names.insert(entry.key.as_str()) {
-                self.diagnostics.problem(entry.at, &path, "is given twice; keep one");
-            }
-            let (node, guarded) = (Some(&entry.value), self.guarded);
-            let field = Field { node, path, at: entry.at, guarded, diagnostics: self.diagnostics };
-            items.extend(item(&entry.key, field));
-        }
-        items
-    }
-
-    pub(super) fn text(&self) -> Option<&'a str> {
-        self.read(|value| match value {
-            Value::Text { text, .. } => Ok(text.as_str()),
-            other @ (Value::Number(_) | Value::Bool(_)) => {
-                Err(format!("{} is not a text; put it in quotes", self.shown_as(other)))
-            }
-            other => Err(format!("{} is not a text", self.shown_as(other))),
+            _ => Err(otherwise.into()),
         })
     }
 
-    /// A text that `parse` understands; its error says what the text is not, `is not an address`.
+    /// A text that `parse` understands; its error says what the text is not.
     pub(super) fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.text()?;
-        parse(text).map_err(|error| self.problem(format!("{} {error}", self.shown()))).ok()
-    }
-
-    /// `true` or `false`.
-    pub(super) fn flag(&self) -> Option<bool> {
         self.read(|value| match value {
-            Value::Bool(flag) => Ok(*flag),
-            Value::Text { text, .. } if text == "true" => Ok(true),
-            Value::Text { text, .. } if text == "false" => Ok(false),
-            other => Err(format!("{} is not true or false", self.shown_as(other))),
+            Value::Text { text, .. } => parse(text),
+            Value::Number(_) | Value::Bool(_) => Err("is not a text; put it in quotes".into()),
+            _ => Err("is not a text".into()),
         })
-    }
-
-    /// `true` or `false`, where `true` needs a part of the program that a build may leave out.
-    pub(super) fn switch(&self, feature: &Feature) -> Option<bool> {
-        let flag = self.flag();
-        if let (Some(true), Err(absent)) = (flag, feature.require()) {
-            self.problem(absent);
-        }
-        flag
-    }
-
-    /// A whole number; `what` is the noun for the message, `a port`.
-    pub(super) fn number<T: TryFrom<u64>>(&self, what: &str, range: RangeInclusive<u64>) -> Option<T> {
-        let wrong =
-            |value: &Value| format!("{} is not {what} ({} to {})", self.shown_as(value), range.start(), range.end());
-        self.read(|value| {
-            let number = value.numeric().filter(|n| n.fract() == 0.0 && *n >= 0.0).map(|n| n as u64);
-            let number = number.filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
-            number.ok_or_else(|| wrong(value))
-        })
-    }
-
-    pub(super) fn factor(&self, range: RangeInclusive<f64>) -> Option<f64> {
-        self.read(|value| {
-            value.numeric().filter(|number| range.contains(number)).ok_or_else(|| {
-                format!("{} is not a number ({} to {})", self.shown_as(value), range.start(), range.end())
-            })
-        })
-    }
-
-    /// A time: a number of milliseconds or a text like `1h30m`.
-    pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Option<Duration> {
-        let (least, most) = (units::print_duration(*range.start()), units::print_duration(*range.end()));
-        self.read(|value| {
-            let time = value.measure(units::parse_duration, Duration::from_millis);
-            if let Some(millis) = value.bare().filter(|millis| (1..100).contains(millis) && !self.path.ends_with("Ms"))
-            {
-                let path = &self.path;
-                self.diagnostics
-                    .warn(format!("{path}: {millis} means {millis} milliseconds; write {millis}s for seconds"));
-            }
-            time.filter(|time| range.contains(time)).ok_or_else(|| {
-                format!("{} is not a time from {least} to {most}; write 500ms, 30s, 5m or 1h30m", self.shown_as(value))
-            })
-        })
-    }
-
-    /// A size: a number of bytes or a text like `64MiB`.
-    pub(super) fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
-        let (least, most) = (units::print_size(*range.start()), units::print_size(*range.end()));
-        self.read(|value| {
-            let size = value.measure(units::parse_size, |bytes| bytes);
-            size.filter(|size| range.contains(size)).ok_or_else(|| {
-                format!("{} is not a size from {least} to {most}; write 32KiB, 64MiB or 10MB", self.shown_as(value))
-            })
-        })
-    }
-
-    pub(super) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
-        self.parse(|text| {
-            let found = words.iter().find(|(word, _)| *word == text);
-            found.map(|(_, choice)| *choice).ok_or_else(|| not_one_of(text, words.iter().map(|(word, _)| *word)))
-        })
-    }
-
-    /// Whether the value is exactly this word, or `false` for `off`.
-    pub(super) fn is_word(&self, word: &str) -> bool {
-        match self.node.map(|node| &node.value) {
-            Some(Value::Text { text, .. }) => text == word,
-            Some(Value::Bool(false)) => word == "off",
-            _ => false,
-        }
     }
 
     /// A text that is never shown; noted as exposed when it stands in the file itself and `is_one`.
     pub(super) fn secret(&self, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
-        let secret = self.read(|value| match value {
-            Value::Text { text, literal: true } => secret(text),
-            Value::Text { text, .. } => secret(units::unquoted(text)),
-            _ => Err("is not a text; put it in quotes".into()),
-        })?;
-        if matches!(self.node?.value, Value::Text { literal: true, .. }) && is_one(secret.reveal()) {
+        let (text, literal) = match self.readable()? {
+            Value::Text { text, literal: true } => (text.as_str(), true),
+            Value::Text { text, .. } => (units::unquoted(text), false),
+            _ => {
+                self.problem("is not a text; put it in quotes");
+                return None;
+            }
+        };
+        let secret = secret(text).map_err(|error| self.problem(error)).ok()?;
+        if literal && is_one(text) {
             self.diagnostics.exposed(&self.path);
         }
         Some(secret)
     }
 
-    /// A text that is never shown; an empty one is none.
-    pub(super) fn secret_or_empty(&self) -> Option<Secret> {
-        match self.node.map(|node| &node.value) {
-            Some(Value::Text { text, .. }) if text.is_empty() => None,
-            _ => self.secret(|_| true),
-        }
-    }
-
-    /// Whether the file gives a number.
-    pub(super) fn is_number(&self) -> bool {
-        self.node.is_some_and(|node| matches!(node.value, Value::Number(_)))
-    }
-
-    /// A whole number of either sign.
-    pub(super) fn integer(&self) -> Option<i64> {
-        self.read(|value| {
-            let number = value.numeric().filter(|number| number.fract() == 0.0);
-            number.map(|number| number as i64).ok_or_else(|| format!("{} is not a whole number", self.shown_as(value)))
-        })
-    }
-
     /// The path of a file beside the configuration, and the text in it.
-    pub(super) fn file(&self) -> Option<(String, String)> {
-        let path = self.text()?;
-        match self.diagnostics.file(Path::new(path)) {
-            Ok(text) => Some((path.to_owned(), text)),
+    pub(super) fn text_file<T>(&self, read: impl FnOnce(&str) -> Result<T, String>) -> Option<(String, T)> {
+        let path = self.parse(|text| Ok(text.to_owned()))?;
+        let text = (self.diagnostics.file)(Path::new(&path)).map_err(|error| format!("cannot be read: {error}"));
+        match text.and_then(|text| read(&text)) {
+            Ok(value) => Some((path, value)),
             Err(error) => {
-                let path = shown::path(&self.node?.value);
-                self.problem(format!("the file {path} cannot be read: {error}"));
+                self.problem(format!("the file {} {error}", shown::path(self.value()?)));
                 None
             }
         }
     }
 
     fn secret_file(&self) -> Option<Secret> {
-        let read = match self.diagnostics.file(Path::new(self.text()?)) {
-            Ok(text) if text.len() > MOST_SECRET_BYTES => Err("cannot be read: larger than 64 KiB".into()),
-            Ok(text) => secret(one_line(&text)),
-            Err(error) => Err(format!("cannot be read: {error}")),
-        };
-        let path = shown::path(&self.node?.value);
-        read.map_err(|text| self.problem(format!("the file {path} {text}"))).ok()
-    }
-
-    fn shown(&self) -> String {
-        self.node.map_or_else(|| "nothing".into(), |node| self.shown_as(&node.value))
-    }
-
-    fn shown_as(&self, value: &Value) -> String {
-        if self.guarded { shown::guarded(value) } else { shown::value(value) }
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&'a Value) -> Result<T, String>) -> Option<T> {
-        match &self.node?.value {
-            _ if self.diagnostics.are_full() => None,
-            Value::Null => None,
-            Value::Broken(why) => {
-                self.problem(why);
-                None
-            }
-            value => read(value).map_err(|text| self.problem(text)).ok(),
-        }
-    }
-}
-
-fn is_something(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::List(list) => !list.is_empty(),
-        _ => true,
+        let read = self.text_file(|text| match text.len() {
+            ..=MOST_SECRET_BYTES => secret(one_line(text)),
+            _ => Err("cannot be read: larger than 64 KiB".into()),
+        });
+        read.map(|(_, secret)| secret)
     }
 }
 
 fn secret(text: &str) -> Result<Secret, String> {
-    if text.is_empty() {
-        return Err("is empty".into());
+    match text {
+        "" => Err("is empty".into()),
+        "***" => Err("is the mask that stands for a secret; put the secret in".into()),
+        _ if text.chars().any(char::is_control) => Err("has a line break or another control character in it".into()),
+        _ => Ok(Secret::new(text)),
     }
-    if text == "***" {
-        return Err("is the mask that stands for a secret; put the secret in".into());
-    }
-    if text.chars().any(char::is_control) {
-        return Err("has a line break or another control character in it".into());
-    }
-    Ok(Secret::new(text))
 }
 
 /// The secret that a file holds: its first line, without a mark, white space and the quotes that Docker leaves.

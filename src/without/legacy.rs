@@ -3,18 +3,19 @@
 use crate::config::format::Format;
 use crate::config::node::{Entry, Node};
 use crate::config::problem::Diagnostics;
+use crate::config::table::Keys;
 use crate::config::{Config, Problem};
 use crate::util::units::unquoted;
 
 const ABSENT: &str = "this build reads no formats of older proxies; build with --features legacy";
 
-pub(super) fn read(_: Format, mark: &Entry, _: &Node, diagnostics: &Diagnostics) -> Config {
+pub(super) fn read<'d>(_: Format, mark: &Entry, _: &Node, diagnostics: Diagnostics<'d>) -> (Config, Diagnostics<'d>) {
     diagnostics.problem(mark.at, &mark.key, ABSENT);
-    Config::default()
+    (Config::default(), diagnostics)
 }
 
-pub(super) fn add_routes(tree: &Node, diagnostics: &Diagnostics, _: &mut Config) {
-    diagnostics.problem(tree.at, "", ABSENT);
+pub(super) fn add_routes(_: &mut Config, keys: &mut Keys) {
+    keys.read(|root| root.problem(ABSENT));
 }
 
 pub(super) fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Option<Result<Config, Vec<Problem>>> {

@@ -249,7 +249,7 @@ fn a_file_of_authorities_must_be_there_and_be_pem() {
     };
     let read = |path: &str| {
         let text = format!("endpoints: [{{name: a, url: 'https://h/v1', caFile: {path}}}]");
-        load::parse("f.yml", &text, &|_| None, &file).map(|(config, _)| config)
+        load::parse("f.yml", &text, &|_| None, &file).map(|loaded| loaded.config)
     };
     let config = read("ca.pem").unwrap();
     let named = config.endpoints[0].ca_file.as_ref().unwrap();

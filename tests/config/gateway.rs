@@ -39,7 +39,7 @@ fn a_listener_has_an_address_a_group_keys_and_a_limit() {
     let config = two(
         "groups: [{name: g, endpoints: [{name: a}]}]\nauth: {keys: [{name: k, key: x}]}\nrateLimit: {perSecond: 2}\n\
                       listeners: [{name: l, host: 0.0.0.0, port: 3000, group: g, keys: [k], rateLimit: {perSecond: 100, burst: 200}, mode: raw}, \
-                      {name: m, port: 3001, keys: none}, {name: n, port: 0}]",
+                      {name: m, port: 3001, keys: none, cors: []}, {name: n, port: 0, keys: []}]",
     );
     let [l, m, n] = &config.listeners[..] else { panic!("three") };
     assert_eq!(
@@ -50,6 +50,7 @@ fn a_listener_has_an_address_a_group_keys_and_a_limit() {
     assert_eq!(l.policy.rate_limit, Some(RateLimit { per_second: 100.0, burst: 200 }));
     assert_eq!((m.host.as_str(), &m.policy.keys, m.policy.mode), ("127.0.0.1", &KeysFor::Nobody, Mode::Models));
     assert_eq!((&n.policy.keys, &n.policy.group), (&KeysFor::Inherit, &None));
+    assert_eq!((&m.policy.cors, &n.policy.cors), (&Some(vec![]), &None));
     assert_eq!(config.policy.rate_limit, Some(RateLimit { per_second: 2.0, burst: 2 }));
 }
 
@@ -71,7 +72,7 @@ fn wrong_groups_and_listeners_are_told_where() {
         ("listeners: [{name: l, port: 1, group: g}]", "\"g\" is no group of this file; there are "),
         ("listeners: [{name: main, port: 1}]", "is the name of another listener above (number 1); each needs its own"),
         ("listeners: [{name: l}]", "listeners[0].port: is missing"),
-        ("listeners: [{name: l, port: 1, keys: [x]}]", "\"x\" is not one of "),
+        ("listeners: [{name: l, port: 1, keys: [x]}]", "\"x\" is no key of this file; there are "),
         ("listeners: [{name: l, port: 1, rateLimit: {perSecond: 10, burst: 5}}]", "`burst` is less than `perSecond`"),
         ("listeners: [{name: l, port: 1, mode: rwa}]", "did you mean `raw`?"),
         ("server: {mode: raw}\nadmin: {enabled: true}", "`admin` needs a `port` of its own"),

@@ -45,7 +45,7 @@ fn file(path: &Path) -> io::Result<String> {
 }
 
 fn parse(text: &str) -> Result<Config, Vec<Problem>> {
-    load::parse("f.yml", text, &variable, &file).map(|(config, _)| config)
+    load::parse("f.yml", text, &variable, &file).map(|loaded| loaded.config)
 }
 
 /// The configuration of a text that is right.

@@ -27,7 +27,7 @@ fn sec(seconds: u64) -> Duration {
 }
 
 fn warnings(text: &str) -> Vec<String> {
-    load::parse("f.yml", text, &crate::variable, &crate::file).unwrap_or_else(|found| panic!("{found:?}")).1
+    load::parse("f.yml", text, &crate::variable, &crate::file).unwrap_or_else(|found| panic!("{found:?}")).warnings
 }
 
 fn keys(endpoint: &Endpoint) -> Vec<&str> {

@@ -40,7 +40,7 @@ fn seed_000s_documented_file_means_what_its_document_says() {
 #[test]
 fn the_file_a_new_user_edits_loads_without_a_warning() {
     let text = include_str!("../../config/endpoints.yml");
-    let (config, warnings) = load::parse("endpoints.yml", text, &|_| None, &crate::file).unwrap();
+    let load::Loaded { config, warnings, .. } = load::parse("endpoints.yml", text, &|_| None, &crate::file).unwrap();
     assert_eq!((config.endpoints.len(), warnings), (2, vec![]));
     assert_eq!(Config { endpoints: vec![], ..config }, Config::default());
 }

@@ -4,7 +4,7 @@ use crate::{ONE, complaint, good, parse, wrong};
 use llmproxy::config::print;
 
 /// Values in the wrong shape at places where secrets belong; each must be refused.
-const ENDPOINT: [&str; 28] = [
+const ENDPOINT: [&str; 29] = [
     "apiKeys: canary",
     "apiKeys: 4711081504711",
     "apiKeys: {canary: x}",
@@ -13,6 +13,7 @@ const ENDPOINT: [&str; 28] = [
     "apiKeys: [true, canary, 5]",
     "apiKey: [canary]",
     "apiKey: {canary: canary}",
+    "apiKey: {canary: 1, canary: 2}",
     "apiKey: \"canary\\nx\"",
     "apiKey: canary, apiKeys: [canary]",
     "apiKeyFile: sk-canary-1",

@@ -101,8 +101,8 @@ fn an_unknown_key_is_answered_with_the_nearest_the_right_place_or_what_is_known(
     assert_eq!(complaint("log: {colour: x}"), "log.colour: unknown key; here are known: level, format, access");
     assert_eq!(
         complaint("\"b\\e[2Jd\": 1"),
-        "b\\u{1b}[2Jd: unknown key; here are known: timeouts, server, endpoints, retry, groups, auth, rateLimit, \
-        listeners, metrics, healthCheck, cache, routing, models, queue, jobs, admin, log"
+        "b\\u{1b}[2Jd: unknown key; here are known: server, timeouts, endpoints, healthCheck, cache, routing, models, \
+        queue, auth, retry, groups, listeners, rateLimit, metrics, jobs, admin, log"
     );
 }
 

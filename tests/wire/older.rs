@@ -118,8 +118,8 @@ type File = dyn Fn(&[Upstream; 2]) -> (String, Option<u16>);
 #[test]
 fn a_converted_file_does_what_the_original_does() {
     let convert = |text: &str| {
-        let (config, _) =
-            load::parse("old", text, &|_| None, &|_| Err(std::io::ErrorKind::NotFound.into())).expect("right");
+        let loaded = load::parse("old", text, &|_| None, &|_| Err(std::io::ErrorKind::NotFound.into())).expect("right");
+        let config = loaded.config;
         let (_, printed) =
             print::yaml(&config).split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).expect("lines");
         let keys =

@@ -1,222 +1,168 @@
 //! Format 002: forwards, upstreams and groups.
 
-use super::{endpoint, open};
-use crate::config::check::address::{base, listen_host, proxy};
-use crate::config::check::endpoint::unique;
-use crate::config::check::header::{can_be_sent, change};
-use crate::config::reader::{Field, Section, not_one_of};
+use super::{endpoint, give_keys, key, seconds};
+use crate::config::address::{self, base, listen_host};
+use crate::config::endpoint::{AuthType, proxy_secret};
+use crate::config::node::{Names, Node, names_in};
+use crate::config::table::*;
+use crate::config::text::can_be_sent;
 use crate::config::{
-    Auth, Config, CorsOrigin, Endpoint, Group, KeysFor, Listener, ListenerPolicy, Member, Mode, RateLimit, Retry,
-    Stages, Strategy,
+    Auth, Config, CorsOrigin, Endpoint, Group, HeaderOp, Listener, ListenerPolicy, Member, Mode, RateLimit, Retry,
+    Strategy,
 };
-use crate::util::secret::Secret;
 use std::time::Duration;
 
-/// S002-19: the longest pause between tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(120);
+/// The names that forwards and groups refer to.
+pub(super) fn names(tree: &Node) -> [(&'static str, Names); 3] {
+    let forwards = tree.get("http_server").and_then(|server| server.get("forwards"));
+    [
+        ("upstream", names_in(tree.get("upstreams"))),
+        ("group", names_in(tree.get("upstream_groups"))),
+        ("forward", [("main".to_owned(), u32::MAX)].into_iter().chain(names_in(forwards)).collect()),
+    ]
+}
 
-pub(super) fn read(root: &mut Section) -> Config {
-    let mut config = open(0);
+pub(super) fn keys(config: &mut Config, keys: &mut Keys) {
     config.server.cors = vec![CorsOrigin::Local];
-    let mut names = Vec::new();
-    let upstreams = root.required("upstreams");
-    config.endpoints = upstreams.list(|item| item.item(|s| upstream(s, &mut names))).unwrap_or_default();
-    let mut names = Vec::new();
-    let field = root.required("upstream_groups");
-    config.groups = field.list(|item| item.item(|s| group(s, &config.endpoints, &mut names))).unwrap_or_default();
-    let groups = &config.groups;
-    let server = root.required("http_server");
-    let (mut forwards, admin) = server.section(|s| {
-        let (mut names, mut connect) = (vec!["main".to_owned()], None);
-        let field = s.required("forwards");
-        let forwards = field.list(|item| item.item(|s| forward(s, groups, &mut names, &mut connect)));
-        if let Some(connect) = connect {
-            config.server.head_timeout = connect;
-        }
-        let admin = s.field("admin");
-        let admin = admin.is_given().then(|| admin.section(|s| place(s, 9000)));
-        (forwards.unwrap_or_default(), admin)
-    });
-    let main = match admin {
+    keys.required(&mut config.endpoints, "upstreams", items_as(endpoint(), upstream));
+    let one = Group {
+        strategy: Some(Strategy::RoundRobin),
+        // S002-19: the longest pause between tries.
+        retry: Some(Retry { max_delay: Duration::from_secs(120), ..Retry::default() }),
+        user_agent: Some("LLMProxy/1.0".into()),
+        ..Group::default()
+    };
+    keys.required(&mut config.groups, "upstream_groups", items_as(one, group));
+    let policy = ListenerPolicy { mode: Mode::Raw, ..ListenerPolicy::default() };
+    let plain = Listener { host: "0.0.0.0".into(), port: 3000, policy, ..Listener::default() };
+    let one = Forward { listener: plain, connect: Duration::ZERO };
+    let mut forwards = Vec::new();
+    keys.required(&mut forwards, "http_server.forwards", items_as(one, forward));
+    if let Some(longest) = forwards.iter().map(|forward| forward.connect).max().filter(|time| !time.is_zero()) {
+        config.server.head_timeout = longest;
+    }
+    config.listeners = forwards.into_iter().map(|forward| forward.listener).collect();
+    let mut is_admin = false;
+    keys.read(|root| is_admin = root.gives("http_server.admin"));
+    config.server.port = 9000;
+    keys.key(&mut config.server.host, "http_server.admin.address", text(listen_host));
+    keys.key(&mut config.server.port, "http_server.admin.port", number("a port", 1..=65_535));
+    keys.key(&mut Duration::default(), "http_server.admin.timeout.connect", seconds(1..=120));
+    if is_admin {
         // S002-05, S002-06
-        Some((host, port)) => Some((host, port, ListenerPolicy { mode: Mode::Status, ..ListenerPolicy::default() })),
-        None if forwards.is_empty() => None,
-        None => {
-            let first = forwards.remove(0);
-            Some((first.host, first.port, first.policy))
-        }
-    };
-    if let Some((host, port, policy)) = main {
-        (config.server.host, config.server.port, config.policy) = (host, port, policy);
-    }
-    config.listeners = forwards;
-    config
-}
-
-fn place(s: &mut Section, port: u16) -> (String, u16) {
-    seconds(&s.field("timeout"), "connect", 1..=120);
-    let host = s.field("address").parse(listen_host).unwrap_or_else(|| "0.0.0.0".into());
-    (host, s.field("port").number("a port", 1..=65_535).unwrap_or(port))
-}
-
-/// A whole number of seconds inside a section.
-fn seconds(field: &Field, key: &str, range: std::ops::RangeInclusive<u64>) -> Option<Duration> {
-    field.section(|s| s.field(key).number("a number of seconds", range)).map(Duration::from_secs)
-}
-
-fn upstream(s: &mut Section, names: &mut Vec<String>) -> Option<Endpoint> {
-    let name = unique(&s.required("name"), "upstream", names);
-    let base = s.required("url").parse(base);
-    let (auth, key) = s.field("auth").guarded().section(auth);
-    let headers = s.field("headers").guarded().list(|item| item.item(change)).unwrap_or_default();
-    let mut one = endpoint(name?, base?, key.into_iter().collect());
-    // S002-09: without auth the client's credentials are passed on.
-    one.headers = headers;
-    if let Some(auth) = auth {
-        one.auth = auth;
-    }
-    Some(one)
-}
-
-/// S002-09: empty token, user or password is an error.
-fn auth(s: &mut Section) -> (Option<Auth>, Option<Secret>) {
-    let kind = s.field("type").choice(&[("bearer", 'b'), ("basic", 'u'), ("none", 'n')]).unwrap_or('n');
-    let (token, username, password) = (s.field("token"), s.field("username"), s.field("password"));
-    let needed = |field: &Field, key: &str| {
-        let secret = field.secret_or_empty();
-        if secret.is_none() {
-            s.problem(format!("`{key}` is missing"));
-        }
-        if secret.as_ref().is_some_and(|secret| !can_be_sent(secret.reveal())) {
-            s.problem(format!("`{key}` has a character that cannot be sent in a header (ASCII only)"));
-        }
-        secret
-    };
-    match kind {
-        'b' => (None, needed(&token, "token")),
-        'u' => {
-            let (user, password) = (needed(&username, "username"), needed(&password, "password"));
-            let basic =
-                user.zip(password).map(|(user, password)| Auth::Basic { username: user.reveal().to_owned(), password });
-            (basic, None)
-        }
-        _ => (None, None),
+        config.policy.mode = Mode::Status;
+    } else if !config.listeners.is_empty() {
+        let first = config.listeners.remove(0);
+        (config.server.host, config.server.port, config.policy) = (first.host, first.port, first.policy);
     }
 }
 
-fn group(s: &mut Section, endpoints: &[Endpoint], names: &mut Vec<String>) -> Option<Group> {
-    let name = unique(&s.required("name"), "group", names);
-    let field = s.required("upstreams");
-    let members = field.list(|item| item.item(|s| member(s, endpoints)));
-    let words = [
-        ("roundrobin", Strategy::RoundRobin),
-        ("weighted_roundrobin", Strategy::WeightedRoundRobin),
-        ("random", Strategy::Random),
+#[derive(Clone)]
+struct Forward {
+    listener: Listener,
+    connect: Duration,
+}
+
+fn forward(Forward { listener, connect }: &mut Forward, keys: &mut Keys) {
+    keys.required(&mut listener.name, "name", unique("forward"));
+    keys.key(&mut listener.host, "address", text(listen_host));
+    keys.key(&mut listener.port, "port", number("a port", 1..=65_535));
+    keys.key(connect, "timeout.connect", seconds(1..=120));
+    keys.required(&mut listener.policy.group, "upstream_group", optional(reference("group")));
+    let (mut enabled, mut per_second, mut burst) = (false, 100, 200);
+    keys.key(&mut enabled, "ratelimit.enabled", flag());
+    keys.key(&mut per_second, "ratelimit.per_second", number::<u32>("a number of requests", 1..=10_000));
+    keys.key(&mut burst, "ratelimit.burst", number("a number of requests", 1..=20_000));
+    if enabled {
+        listener.policy.rate_limit = Some(RateLimit { per_second: f64::from(per_second), burst });
+    }
+    keys.read(|section| {
+        if enabled && burst < per_second {
+            section.get("ratelimit").problem("`burst` is less than `per_second`");
+        }
+    });
+}
+
+fn upstream(one: &mut Endpoint, keys: &mut Keys) {
+    keys.required(&mut one.name, "name", unique("upstream"));
+    keys.required(&mut one.base, "url", text(base));
+    const TYPES: &[(&str, AuthType)] =
+        &[("bearer", AuthType::Bearer), ("basic", AuthType::Basic), ("none", AuthType::None)];
+    let (mut kind, mut token, mut username, mut password) = (AuthType::None, None, None, None);
+    keys.key(&mut kind, "auth.type", choice(TYPES));
+    keys.key(&mut token, "auth.token", optional(key()));
+    keys.key(&mut username, "auth.username", optional(key()));
+    keys.key(&mut password, "auth.password", optional(key()));
+    // S002-09: empty token, user or password is an error.
+    let needed = [
+        (AuthType::Bearer, "token", &token),
+        (AuthType::Basic, "username", &username),
+        (AuthType::Basic, "password", &password),
     ];
-    let strategy = s.field("balance").section(|s| s.field("strategy").choice(&words));
-    let strategy = strategy.unwrap_or(Strategy::RoundRobin);
-    let mut members = members.unwrap_or_default();
-    if strategy == Strategy::Random {
-        // S002-14: random ignores weights there.
-        members.iter_mut().for_each(|member| member.weight = Some(1));
+    keys.read(|section| {
+        for (_, key, _) in needed.iter().filter(|(of, _, value)| *of == kind && value.is_none()) {
+            section.get("auth").problem(format!("`{key}` is missing"));
+        }
+    });
+    give_keys(one, token.filter(|_| kind == AuthType::Bearer));
+    if let (AuthType::Basic, Some(username), Some(password)) = (kind, username, password) {
+        one.auth = Auth::Basic { username: username.reveal().to_owned(), password };
     }
-    s.field("http_client").section(|s| client(s, name?, members, strategy))
+    // S002-09: without auth the client's credentials are passed on.
+    one.headers.clear();
+    keys.key(&mut one.headers, "headers", items(HeaderOp::default()));
 }
 
-fn member(s: &mut Section, endpoints: &[Endpoint]) -> Option<Member> {
-    let endpoint = s.required("name").parse(|text| {
-        let known = endpoints.iter().any(|one| one.name == text);
-        let error = || not_one_of(text, endpoints.iter().map(|one| one.name.as_str()));
-        if known { Ok(text.to_owned()) } else { Err(error().replacen("is not one of", "is no upstream; there are", 1)) }
-    });
-    let weight = s.field("weight").number("a weight", 1..=65_535);
-    Some(Member { endpoint: endpoint?, weight })
-}
+const STRATEGIES: &[(&str, Strategy)] = &[
+    ("roundrobin", Strategy::RoundRobin),
+    ("weighted_roundrobin", Strategy::WeightedRoundRobin),
+    ("random", Strategy::Random),
+];
 
-fn client(s: &mut Section, name: String, endpoints: Vec<Member>, strategy: Strategy) -> Option<Group> {
-    let agent = s.field("agent").text().map_or_else(|| "LLMProxy/1.0".to_owned(), str::to_owned);
-    let keep_alive = s.field("keepalive").number("a number of seconds", 0..=600).unwrap_or(60);
+fn group(group: &mut Group, keys: &mut Keys) {
+    keys.required(&mut group.name, "name", unique("group"));
+    keys.required(&mut group.endpoints, "upstreams", items_as(Member::default(), member));
+    keys.key(&mut group.strategy, "balance.strategy", optional(choice(STRATEGIES)));
+    if group.strategy == Some(Strategy::Random) {
+        // S002-14: random ignores weights there.
+        group.endpoints.iter_mut().for_each(|member| member.weight = Some(1));
+    }
+    keys.key(&mut group.user_agent, "http_client.agent", optional(text(|text| Ok(text.to_owned()))));
+    group.user_agent = group.user_agent.take().filter(|agent| !agent.is_empty() && can_be_sent(agent));
+    keys.key(&mut group.keep_alive, "http_client.keepalive", seconds(0..=600));
     // S002-17: `stream` is the older name.
-    let (mode, older) = (s.field("stream_mode"), s.field("stream"));
-    let stream = mode.flag().or(older.flag()).unwrap_or(true);
-    let timeouts = s.field("timeout").section(|s| {
-        let mut time = |key, most, default| {
-            let seconds = s.field(key).number("a number of seconds", 1..=most).unwrap_or(default);
-            Some(Duration::from_secs(seconds))
-        };
-        let (connect, request) = (time("connect", 120, 10), time("request", 1200, 300));
-        // `keepalive` is for idle connections; silence in an answer has a limit of its own here.
-        time("idle", 1800, 60);
-        Stages { connect, first_byte: request, idle: None, total: request }
+    keys.key(&mut group.stream, "http_client.stream", flag());
+    keys.key(&mut group.stream, "http_client.stream_mode", flag());
+    let (mut connect, mut request) = (Duration::from_secs(10), Duration::from_secs(300));
+    keys.key(&mut connect, "http_client.timeout.connect", seconds(1..=120));
+    keys.key(&mut request, "http_client.timeout.request", seconds(1..=1200));
+    // `keepalive` is for idle connections; silence in an answer has a limit of its own here.
+    keys.key(&mut Duration::default(), "http_client.timeout.idle", seconds(1..=1800));
+    let timeouts = &mut group.timeouts;
+    (timeouts.connect, timeouts.first_byte, timeouts.total) = (Some(connect), Some(request), Some(request));
+    retry(group.retry.get_or_insert_default(), keys);
+    let (mut enabled, mut url) = (false, None);
+    keys.key(&mut enabled, "http_client.proxy.enabled", flag());
+    keys.key(&mut url, "http_client.proxy.url", optional(key()));
+    keys.read(|section| match url.as_ref().map(|url| address::proxy(url.reveal())) {
+        None if enabled => section.get("http_client.proxy").problem("`url` is missing"),
+        Some(Err(error)) if enabled => section.get("http_client.proxy").problem(format!("`url` {error}")),
+        _ => {}
     });
-    let retry = s.field("retry").section(retry);
-    let proxy = s.field("proxy").guarded().section(|s| {
-        let (enabled, url) = (s.field("enabled").flag().unwrap_or(false), s.field("url"));
-        let url = url.secret_or_empty();
-        if !enabled {
-            return None;
-        }
-        match &url {
-            None => s.problem("`url` is missing"),
-            Some(url) => {
-                if let Err(error) = proxy(url.reveal()) {
-                    s.problem(format!("`url` {error}"));
-                }
-            }
-        }
-        url
-    });
-    Some(Group {
-        name,
-        endpoints,
-        strategy: Some(strategy),
-        retry: Some(retry),
-        timeouts,
-        user_agent: Some(agent).filter(|agent| !agent.is_empty() && can_be_sent(agent)),
-        proxy,
-        stream,
-        keep_alive: Duration::from_secs(keep_alive),
-    })
+    group.proxy = url.filter(|_| enabled).map(proxy_secret);
+}
+
+fn member(member: &mut Member, keys: &mut Keys) {
+    keys.required(&mut member.endpoint, "name", reference("upstream"));
+    keys.key(&mut member.weight, "weight", optional(number("a weight", 1..=65_535)));
 }
 
 /// S002-19: `attempts` are extra tries on top of the first.
-fn retry(s: &mut Section) -> Retry {
-    let enabled = s.field("enabled").flag().unwrap_or(false);
-    let extra = s.field("attempts").number("a number of attempts", 1..=100).unwrap_or(3u32);
-    let initial = s.field("initial").number("a number of milliseconds", 100..=10_000).unwrap_or(500);
-    Retry {
-        attempts: Some(if enabled { 1 + extra } else { 1 }),
-        initial_delay: Duration::from_millis(initial),
-        max_delay: LONGEST_PAUSE,
-        ..Retry::default()
-    }
-}
-
-fn forward(
-    s: &mut Section,
-    groups: &[Group],
-    names: &mut Vec<String>,
-    connect: &mut Option<Duration>,
-) -> Option<Listener> {
-    let name = unique(&s.required("name"), "forward", names);
-    let time = seconds(&s.field("timeout"), "connect", 1..=120);
-    *connect = (*connect).max(time);
-    let (host, port) = place(s, 3000);
-    let group = s.required("upstream_group").parse(|text| {
-        let known = groups.iter().any(|group| group.name == text);
-        let error = || not_one_of(text, groups.iter().map(|group| group.name.as_str()));
-        if known { Ok(text.to_owned()) } else { Err(error().replacen("is not one of", "is no group; there are", 1)) }
-    });
-    let rate_limit = s.field("ratelimit").section(|s| {
-        let enabled = s.field("enabled").flag().unwrap_or(false);
-        let per_second = s.field("per_second").number("a number of requests", 1..=10_000).unwrap_or(100u32);
-        let burst = s.field("burst").number("a number of requests", 1..=20_000).unwrap_or(200u32);
-        if enabled && burst < per_second {
-            s.problem("`burst` is less than `per_second`");
-        }
-        enabled.then_some(RateLimit { per_second: f64::from(per_second), burst })
-    });
-    let policy =
-        ListenerPolicy { group: Some(group?), keys: KeysFor::Inherit, rate_limit, mode: Mode::Raw, cors: None };
-    Some(Listener { name: name?, host, port, policy })
+fn retry(retry: &mut Retry, keys: &mut Keys) {
+    let (mut enabled, mut extra, mut initial) = (false, 3, 500);
+    keys.key(&mut enabled, "http_client.retry.enabled", flag());
+    keys.key(&mut extra, "http_client.retry.attempts", number("a number of attempts", 1..=100));
+    keys.key(&mut initial, "http_client.retry.initial", number("a number of milliseconds", 100..=10_000));
+    retry.attempts = Some(if enabled { 1 + extra } else { 1 });
+    retry.initial_delay = Duration::from_millis(initial);
 }

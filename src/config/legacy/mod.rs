@@ -6,40 +6,43 @@ mod format_002;
 mod format_003;
 mod format_004;
 
+pub(super) use format_003::add as add_routes;
 pub(super) use format_004::read as from_environment;
 
 use super::features::ADMIN;
-use super::format::{self, Format};
+use super::format::Format;
 use super::node::{Entry, Node};
 use super::problem::Diagnostics;
-use super::reader::{Field, Section};
-use super::{Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
-use crate::config::check::endpoint::no_key;
+use super::reader::Field;
+use super::table::*;
+use super::text::{NOT_SENDABLE, can_be_sent, no_key};
+use super::{Auth, Config, CorsOrigin, Endpoint, HeaderOp, Op, Probe};
 use crate::util::secret::Secret;
 use std::collections::HashMap;
-
-/// Adds the routes of the page's file, and the endpoints that they bring.
-pub(super) fn add_routes(tree: &Node, diagnostics: &Diagnostics, config: &mut Config) {
-    diagnostics.be_lenient();
-    if !format::is_paged(tree) {
-        return diagnostics.problem(tree.at, "", "is not a map with `Models`");
-    }
-    Section::root(&format_003::spelled(tree), diagnostics, |root| format_003::add(root, config));
-}
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// The configuration of a file in an older format, which `mark` tells.
-pub(super) fn read(format: Format, mark: &Entry, tree: &Node, diagnostics: &Diagnostics) -> Config {
-    diagnostics.be_lenient();
-    match format {
-        Format::F001 => Section::root(tree, diagnostics, format_001::read),
-        Format::F002 => Section::root(tree, diagnostics, format_002::read),
-        Format::F003 => {
-            if let Err(absent) = ADMIN.require() {
-                diagnostics.problem(mark.at, &mark.key, absent);
-            }
-            Section::root(&format_003::spelled(tree), diagnostics, format_003::read)
-        }
+pub(super) fn read<'d>(
+    format: Format,
+    mark: &Entry,
+    tree: &Node,
+    mut diagnostics: Diagnostics<'d>,
+) -> (Config, Diagnostics<'d>) {
+    (diagnostics.lenient, diagnostics.any_case) = (true, format == Format::F003);
+    if format == Format::F002 {
+        diagnostics = diagnostics.with_names(format_002::names(tree));
     }
+    if let (Format::F003, Err(absent)) = (format, ADMIN.require()) {
+        diagnostics.problem(mark.at, &mark.key, absent);
+    }
+    let (mut config, keys): (_, fn(&mut Config, &mut Keys)) = match format {
+        Format::F001 => (open(8080), format_001::keys),
+        Format::F002 => (open(0), format_002::keys),
+        Format::F003 => (open(1852), format_003::keys),
+    };
+    Field::file(tree, &diagnostics, |root| keys(&mut config, &mut Keys::Read(root)));
+    (config, diagnostics)
 }
 
 /// What all formats have in common: open to every address and every web page.
@@ -51,22 +54,55 @@ fn open(port: u16) -> Config {
     config
 }
 
-/// An endpoint that is never probed. Without a key of its own it does not get the client's either.
-fn endpoint(name: String, base: super::Base, keys: Vec<Secret>) -> Endpoint {
-    let mut endpoint = Endpoint { base, probe: Probe::Never, ..Endpoint::plain(name, "", 1) };
-    if keys.is_empty() {
-        let remove = |key: &str| HeaderOp { op: Op::Remove, key: key.into(), value: Secret::default() };
-        endpoint.headers = vec![remove("authorization")];
-    } else {
-        endpoint.auth = super::Auth::Bearer;
-        endpoint.api_keys = keys;
-    }
-    endpoint
+/// An endpoint that is never probed.
+fn endpoint() -> Endpoint {
+    Endpoint { probe: Probe::Never, ..Endpoint::default() }
 }
 
-/// A name: any text that is not empty.
-fn named(field: &Field) -> Option<String> {
-    field.parse(no_key).filter(|name| !name.is_empty())
+/// Without a key of its own an endpoint does not get the client's either.
+fn give_keys(endpoint: &mut Endpoint, keys: impl IntoIterator<Item = Secret>) {
+    endpoint.api_keys.extend(keys);
+    if endpoint.api_keys.is_empty() {
+        endpoint.headers = vec![HeaderOp { op: Op::Remove, key: "authorization".into(), value: Secret::default() }];
+    } else {
+        endpoint.auth = Auth::Bearer;
+    }
+}
+
+/// A name; an empty one is none.
+fn any_name() -> Kind<String> {
+    unless_empty(text(no_key))
+}
+
+/// A key; an empty one is none.
+fn key() -> Kind<Secret> {
+    let read = |field: &Field| {
+        let secret = field.secret(|_| true)?;
+        if !can_be_sent(secret.reveal()) {
+            field.problem(NOT_SENDABLE);
+        }
+        Some(secret)
+    };
+    unless_empty(Kind::read_only(read))
+}
+
+/// An empty text is as none.
+fn unless_empty<T: 'static>(kind: Kind<T>) -> Kind<T> {
+    Kind::read_only(move |field| if field.is_word("") { None } else { (kind.read)(field, None) })
+}
+
+/// A whole number of seconds.
+fn seconds(range: RangeInclusive<u64>) -> Kind<Duration> {
+    let seconds = number("a number of seconds", range);
+    Kind::read_only(move |field| (seconds.read)(field, None).map(Duration::from_secs))
+}
+
+/// A whole number; what is not above zero counts as 1 [S001-06].
+fn weight() -> Kind<u16> {
+    Kind::read_only(|field| {
+        let number = field.read(|value| value.whole().ok_or_else(|| "is not a whole number".into()))?;
+        Some(number.clamp(1, 65_535) as u16)
+    })
 }
 
 /// Names in use, and the last number that was appended to each.

@@ -38,7 +38,7 @@ fn quotes_that_docker_leaves_and_a_port_are_read() {
     assert_eq!((config.endpoints[0].base.host.as_str(), config.server.port), ("h", 3001));
     assert!(matches!(&config.keys[0].key, KeyText::Plain(text) if text.reveal() == "mine"));
     let problems = of("OPENAI_API_BASE_URL=http://h:1\nPORT=x\n").expect("004").expect_err("wrong");
-    assert_eq!(problems[0].to_string(), "environment: PORT: is not a port (0 to 65535)");
+    assert_eq!(problems[0].to_string(), "environment: PORT: this value is not a port (0 to 65535)");
 }
 
 #[test]

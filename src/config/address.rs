@@ -1,7 +1,96 @@
 //! Hosts, base URLs, origins, networks, proxies. Pure; an error is a predicate (`is not ...`) that follows the text.
 
-use crate::config::{Base, CorsOrigin, Network};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The parts of an endpoint's URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// `https` or `http`.
+    pub tls: bool,
+    /// Host name or address, IPv6 without brackets.
+    pub host: String,
+    pub port: u16,
+    /// The path as given, no trailing slash: the prefix of raw paths.
+    pub given: String,
+    /// Path put before paths outside `/v1` (`/health`, `/props`): no trailing slash, maybe empty.
+    pub root: String,
+    /// Path that stands for `/v1`: `root` + `/v1`, or the given path when it names a version itself
+    /// (`/api/v1`, `/v1beta/openai`, `/api/coding/v3`). No trailing slash.
+    pub api: String,
+}
+
+impl Base {
+    /// The base of an address and a port.
+    pub fn plain(host: impl Into<String>, port: u16) -> Self {
+        Self { tls: false, host: host.into(), port, given: String::new(), root: String::new(), api: "/v1".into() }
+    }
+}
+
+/// The URL as it was given; the rest follows from it.
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, usual) = if self.tls { ("https", 443) } else { ("http", 80) };
+        let port = if self.port == usual { String::new() } else { format!(":{}", self.port) };
+        write!(f, "{scheme}://{}{port}{}", bracketed(&self.host), self.given)
+    }
+}
+
+/// A host as it stands in a URL.
+pub(super) fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// One entry of `server.cors`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CorsOrigin {
+    /// `local`: pages served from a loopback address.
+    Local,
+    /// `*`
+    Any,
+    /// `scheme://*`, lower case: every page of a browser extension or a desktop program.
+    Scheme(String),
+    /// `scheme://host[:port]`, lower case.
+    Origin(String),
+}
+
+impl fmt::Display for CorsOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local => f.write_str("local"),
+            Self::Any => f.write_str("*"),
+            Self::Scheme(scheme) => write!(f, "{scheme}://*"),
+            Self::Origin(origin) => f.write_str(origin),
+        }
+    }
+}
+
+/// An address or a CIDR block of `server.trustedProxies`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    pub address: IpAddr,
+    /// Leading bits that count: 0..=32 or 0..=128.
+    pub prefix: u8,
+}
+
+impl Network {
+    /// Whether an address lies in the block.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let bits = |ip: IpAddr| match ip.to_canonical() {
+            IpAddr::V4(v4) => (32, u128::from(v4.to_bits())),
+            IpAddr::V6(v6) => (128, v6.to_bits()),
+        };
+        let ((width, ours), (other, theirs)) = (bits(self.address), bits(address));
+        let shift = width - u32::from(self.prefix).min(width);
+        width == other && (ours ^ theirs).checked_shr(shift).unwrap_or(0) == 0
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
 
 /// An IP address, without brackets, or a name.
 pub(super) fn host(text: &str) -> Result<String, String> {
@@ -25,7 +114,7 @@ pub(super) fn host(text: &str) -> Result<String, String> {
 }
 
 /// An address or a name to listen on.
-pub(crate) fn listen_host(text: &str) -> Result<String, String> {
+pub(super) fn listen_host(text: &str) -> Result<String, String> {
     if text == "*" {
         return Err("is not an address; 0.0.0.0 is every IPv4 address, \"::\" IPv4 and IPv6".into());
     }
@@ -33,7 +122,7 @@ pub(crate) fn listen_host(text: &str) -> Result<String, String> {
 }
 
 /// The base of a URL: scheme, host, port, path with or without `/v1` or a trailing slash.
-pub(crate) fn base(url: &str) -> Result<Base, String> {
+pub(super) fn base(url: &str) -> Result<Base, String> {
     let (scheme, rest) = url.split_once("://").ok_or("is not a URL; write http://host:port or https://host/v1")?;
     let tls = match scheme.to_ascii_lowercase().as_str() {
         "https" => true,
@@ -63,45 +152,16 @@ pub(crate) fn base(url: &str) -> Result<Base, String> {
 }
 
 /// First segments of the API's routes, after the version.
-const ROUTES: [&str; 30] = [
-    "apply-template",
-    "audio",
-    "batches",
-    "chat",
-    "completion",
-    "completions",
-    "detokenize",
-    "edits",
-    "embed",
-    "embedding",
-    "embeddings",
-    "files",
-    "fine_tuning",
-    "generate",
-    "health",
-    "images",
-    "infill",
-    "messages",
-    "metrics",
-    "models",
-    "moderations",
-    "props",
-    "rerank",
-    "reranking",
-    "responses",
-    "slots",
-    "tags",
-    "tokenize",
-    "videos",
-    "realtime",
-];
+const ROUTES: &str = "apply-template audio batches chat completion completions detokenize edits embed embedding \
+    embeddings files fine_tuning generate health images infill messages metrics models \
+    moderations props rerank reranking responses slots tags tokenize videos realtime";
 
 /// The tail of a path that is a route of the API: what follows the last version, or, without a version, the last
 /// segments. A server behind a prefix with such a name is given with its `/v1`: `http://nas/embeddings/v1`.
 fn route(path: &str) -> Option<&str> {
     let starts: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
     let segment = |n: usize| &path[starts[n] + 1..starts.get(n + 1).copied().unwrap_or(path.len())];
-    let is_route = |n: usize| ROUTES.contains(&segment(n).to_ascii_lowercase().as_str());
+    let is_route = |n: usize| ROUTES.split(' ').any(|route| route.eq_ignore_ascii_case(segment(n)));
     let behind = (0..starts.len()).rev().find(|n| is_version(segment(*n))).map_or(0, |n| n + 1);
     let last = starts.len().checked_sub(1)?;
     let first = match behind {
@@ -149,7 +209,7 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), String> {
 }
 
 /// `http://[user:password@]host:port`, as it was.
-pub(crate) fn proxy(text: &str) -> Result<(), String> {
+pub(super) fn proxy(text: &str) -> Result<(), String> {
     let rest = text.strip_prefix("http://").ok_or("is not an http:// proxy; write http://user:password@host:port")?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let authority = rest.rsplit_once('@').map_or(rest, |(_, authority)| authority);
@@ -184,11 +244,10 @@ pub(super) fn origin(text: &str) -> Result<CorsOrigin, String> {
         return Ok(CorsOrigin::Scheme(scheme.to_owned()));
     }
     let (name, port) = host_and_port(authority)?;
-    let name = if name.contains(':') { format!("[{name}]") } else { name };
     // Browsers leave out the scheme's own port.
     let port = port.filter(|port| !matches!((scheme, *port), ("http", 80) | ("https", 443)));
     let port = port.map_or(String::new(), |port| format!(":{port}"));
-    Ok(CorsOrigin::Origin(format!("{scheme}://{name}{port}")))
+    Ok(CorsOrigin::Origin(format!("{scheme}://{}{port}", bracketed(&name))))
 }
 
 /// An address, or a block such as `10.0.0.0/8`.

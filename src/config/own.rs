@@ -4,21 +4,21 @@ use crate::config::{Config, Problem};
 use std::net::IpAddr;
 
 /// Name and addresses of this machine.
-pub(crate) struct Machine<'a> {
+pub(super) struct Machine<'a> {
     pub name: Option<String>,
     /// Whether an address is one of its own.
     pub has: &'a dyn Fn(IpAddr) -> bool,
 }
 
-/// A problem for each endpoint from number `first` on whose address one of the listeners serves. `name` is the file's.
-pub(crate) fn problems(name: &str, config: &Config, first: usize, machine: &Machine) -> Vec<Problem> {
+/// A problem for each endpoint whose address one of the listeners serves. `name` is the file's.
+pub(super) fn problems(name: &str, config: &Config, machine: &Machine) -> Vec<Problem> {
     let server = ("server", config.server.host.as_str(), config.server.port);
     let listeners = config.listeners.iter().map(|one| (one.name.as_str(), one.host.as_str(), one.port));
     let admin = config.admin.port.filter(|_| config.admin.enabled);
     let admin = admin.map(|port| ("admin", config.admin.host.as_str(), port));
     let ours: Vec<_> = [server].into_iter().chain(listeners).chain(admin).filter(|(_, _, port)| *port != 0).collect();
     let mut problems = Vec::new();
-    for (index, endpoint) in config.endpoints.iter().enumerate().skip(first) {
+    for (index, endpoint) in config.endpoints.iter().enumerate() {
         let base = &endpoint.base;
         let serves = |(_, host, port): &&(&str, &str, u16)| *port == base.port && reaches(&base.host, host, machine);
         if let Some((listener, _, port)) = ours.iter().find(serves).filter(|_| endpoint.enabled && !base.tls) {

@@ -1,0 +1,88 @@
+//! Names, headers and paths. Pure; an error is a predicate (`is not ...`) that follows the text.
+
+use super::shown::has_key;
+use http::HeaderName;
+use std::path::PathBuf;
+
+/// A name of an endpoint or a model: it ends up in headers, logs and labels.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("is empty".into());
+    }
+    if text.chars().any(char::is_control) || text.trim() != text {
+        return Err("has a control character in it, or space around it".into());
+    }
+    no_key(text)
+}
+
+/// A name without a key in it.
+pub(super) fn no_key(text: &str) -> Result<String, String> {
+    if has_key(text) {
+        return Err("has a key in it, which logs and pages would show; is a line indented too far?".into());
+    }
+    Ok(text.to_owned())
+}
+
+/// Fields that belong to one connection (RFC 9110 7.6.1) or to the framing of a message: never ours to set.
+const NOT_OURS: &str = "connection content-length host keep-alive proxy-authenticate proxy-authorization \
+    proxy-connection te trailer transfer-encoding upgrade";
+
+/// A header name in lower case.
+pub(super) fn header_name(text: &str) -> Result<String, String> {
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| "is not a header name")?;
+    if NOT_OURS.split(' ').any(|other| name == other) {
+        return Err("belongs to the connection or the framing and cannot be changed".into());
+    }
+    Ok(name.to_string())
+}
+
+/// What is said of a text that cannot stand in a header.
+pub(super) const NOT_SENDABLE: &str = "has a character that cannot be sent in a header (ASCII only)";
+
+/// A header value that a file may show.
+pub(super) fn header_value(text: &str) -> Result<String, String> {
+    if text.is_empty() || !can_be_sent(text) {
+        return Err(format!("is empty or {NOT_SENDABLE}"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Whether a text may stand in a header as it is. Bytes beyond ASCII have no agreed meaning there (RFC 9110 5.5).
+pub(super) fn can_be_sent(text: &str) -> bool {
+    text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
+}
+
+/// RFC 7617 2: the first colon ends the user name.
+pub(super) fn user(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(':') || text.chars().any(char::is_control) {
+        return Err("is not a user name".into());
+    }
+    Ok(text.to_owned())
+}
+
+/// The path of a probe; it goes into a request line as it is.
+pub(super) fn probe_path(text: &str) -> Result<String, String> {
+    if !text.starts_with('/') {
+        return Err("does not start with /".into());
+    }
+    if text.contains('#') || text.bytes().any(|b| !b.is_ascii_graphic()) {
+        return Err("has a character that cannot stand in a path; percent-encode it".into());
+    }
+    Ok(text.to_owned())
+}
+
+/// The path of a file or a folder (`what`).
+pub(super) fn path(text: &str, what: &str) -> Result<PathBuf, String> {
+    match text.trim() {
+        "" => Err(format!("is empty; name a {what}")),
+        _ if text.contains('\0') => Err(format!("is no name of a {what}")),
+        _ => Ok(text.into()),
+    }
+}
+
+/// A host that may get webhooks.
+pub(super) fn webhook_host(text: &str) -> Result<String, String> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let is_host = !bare.is_empty() && !bare.contains(['/', '@', ' ', '*']);
+    if is_host { Ok(bare.to_ascii_lowercase()) } else { Err("is not a host, such as hooks.lan".into()) }
+}
