@@ -10,6 +10,7 @@ use crate::discover;
 use crate::observe::log_writer;
 use crate::reload::Read;
 use crate::util::signals::{self, Signal};
+use crate::util::system;
 use crate::util::systemd::{Notifier, watchdog_interval};
 use crate::util::time;
 use crate::util::units::print_size;
@@ -189,6 +190,7 @@ fn run_demo(options: &Options) -> Result<(), Failed> {
 }
 
 fn serve(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(), Failed> {
+    system::forbid_dumps();
     let memory = load::memory_limit();
     loaded.warnings.extend(fit_memory(&mut loaded.config.server, memory));
     let log = log_writer::install(&loaded.config.log);
@@ -216,7 +218,7 @@ fn serve(options: &Options, mut loaded: Loaded, demo: Option<&Demo>) -> Result<(
     });
     // The main listener, when systemd has bound it (sd_listen_fds(3)).
     let listener = listenfd::ListenFd::from_env().take_tcp_listener(0).ok().flatten();
-    let surroundings = Surroundings { listener, files: load::descriptor_limit(), read };
+    let surroundings = Surroundings { listener, files: Some(system::descriptor_limit()), read };
     let flush_logs = || {
         let _ = log.flush(time::now() + FLUSH_TIMEOUT);
     };

@@ -42,11 +42,10 @@ pub struct EventLoop {
     /// Listeners with connections to accept; each once.
     pub(super) waiting_listeners: VecDeque<usize>,
     pub(super) accept_pause: Option<(Instant, Duration)>,
-    /// At most `max_connections`, and one being refused.
+    /// At most `ServerState::max_connections`, and one being refused.
     pub(super) connections: HashMap<Token, Box<Connection>>,
     next_token: usize,
     pub(super) rules: Arc<Rules>,
-    pub(super) max_connections: usize,
     handler: Arc<dyn Handler>,
     pub(super) shared: Arc<ServerState>,
     control: Backlog,
@@ -100,6 +99,7 @@ impl EventLoop {
         let shared = Arc::new(ServerState {
             rules: RwLock::new(Arc::clone(&rules)),
             open: Arc::new(OpenConnections::new(&config.server)),
+            max_connections: config.max_connections,
             returns,
             draining: AtomicBool::new(false),
             stopping: Arc::default(),
@@ -119,7 +119,6 @@ impl EventLoop {
             connections: HashMap::new(),
             next_token: LISTENERS + 1,
             rules,
-            max_connections: config.max_connections,
             handler,
             shared: Arc::clone(&shared),
             control,

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, RwLock};
 pub(super) struct ServerState {
     pub(super) rules: RwLock<Arc<Rules>>,
     pub(super) open: Arc<OpenConnections>,
+    pub(super) max_connections: usize,
     pub(super) returns: ReturnQueue,
     pub(super) draining: AtomicBool,
     /// Cancels every request: part of each `CancelToken`.
@@ -23,6 +24,11 @@ pub(super) struct ServerState {
 impl ServerState {
     pub(super) fn rules(&self) -> Arc<Rules> {
         Arc::clone(&read(&self.rules))
+    }
+
+    /// New connections may soon take the place of idle ones, which only the event loop can close.
+    pub(super) fn is_crowded(&self) -> bool {
+        2 * self.open.count() > self.max_connections
     }
 
     pub(super) fn is_draining(&self) -> bool {

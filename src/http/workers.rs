@@ -270,7 +270,7 @@ impl PoolState {
     /// The next request of an answered connection, if it arrives at once and no other request waits for a worker.
     fn next_step(&self, connection: &mut Connection, scratch: &mut Vec<u8>) -> Step {
         let others_wait = self.waiting.load(Ordering::SeqCst) + self.ready.load(Ordering::SeqCst) > 0;
-        if !connection.is_idle() || others_wait || self.server.is_draining() {
+        if !connection.is_idle() || others_wait || self.server.is_crowded() || self.server.is_draining() {
             return Step::Wait;
         }
         if !connection.has_buffered() {

@@ -165,6 +165,8 @@ fn sink(format: LogFormat) -> Sink {
         batch.clear();
         lines = 0;
         if let Some(Entry { level, target, message }) = entry.filter(|entry| !is_batched(entry)) {
+            // simple_logger's own timestamps would bring seven crates.
+            let _ = write!(io::stderr().lock(), "{} ", time::iso(time::wall()));
             let mut record = Record::builder();
             simple_logger.log(&record.level(*level).target(target).args(format_args!("{message}")).build());
         }

@@ -8,6 +8,7 @@ pub(crate) mod lru;
 pub(crate) mod random;
 pub mod secret;
 pub(crate) mod signals;
+pub(crate) mod system;
 pub(crate) mod systemd;
 #[cfg(test)]
 pub(crate) mod tests;
