@@ -134,7 +134,8 @@ impl JobManager {
                 Try::End(end) => return end,
                 Try::Retry(error) if job.number >= most => return Some(Err(error)),
                 Try::Retry(error) => {
-                    log::info!("job {}: try {} of {most} failed: {}", job.id, job.number, error.message);
+                    // Not the message: an endpoint's may quote the prompt.
+                    log::info!("job {}: try {} of {most} failed ({})", job.id, job.number, error.kind);
                     // The count of tries survives a crash; if this fails, there is one try more.
                     let next = job.to(State::Processing, job.number + 1);
                     if self.rename(job, &next).is_ok() {
@@ -145,7 +146,7 @@ impl JobManager {
                     wait
                 }
                 Try::NoEndpoint(error) => {
-                    log::debug!("job {}: waits: {}", job.id, error.message);
+                    log::debug!("job {}: waits ({})", job.id, error.kind);
                     WAIT
                 }
             };

@@ -290,6 +290,20 @@ fn finished_jobs_are_forgotten_after_their_time() {
 }
 
 #[test]
+fn an_endpoints_error_text_which_may_quote_the_prompt_is_not_logged() {
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    upstream.on(CHAT, Script::error(500, "cannot parse: canary-prompt"));
+    upstream.on(CHAT, Script::json("{}"));
+    let jobs = format!("jobs: {{enabled: true, dir: {:?}}}\n", folder.0.display().to_string());
+    let program = Program::start(&(yaml(&[&upstream], "") + &jobs));
+    let mut client = program.client();
+    client.send(post_with(CHAT, LATER, chat("m")));
+    assert_eq!(client.answer().status(), 202);
+    let line = program.logged(&["try 1 of"]);
+    assert!(line.contains("failed") && !program.log().iter().any(|line| line.contains("canary")), "{line}");
+}
+
+#[test]
 fn a_killed_proxy_loses_no_job() {
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     upstream.on(CHAT, Script::new().stall());
