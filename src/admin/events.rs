@@ -23,11 +23,11 @@ const COPIES: usize = 4;
 impl Admin {
     /// `GET /admin/events`: all at first, then each second what has changed.
     pub(super) fn watch(self: &Arc<Self>, context: RequestContext, request: Request, response: &mut Response) {
-        let (admin, seat) = (Arc::clone(self), Arc::clone(&self.seats));
-        let is_full = Arc::strong_count(&self.seats) > MOST + 1;
+        let (admin, viewer) = (Arc::clone(self), Arc::clone(&self.viewers));
+        let is_full = Arc::strong_count(&self.viewers) > MOST + 1;
         let (give, take) = bounded(1);
         let work = move || {
-            let _seat = seat;
+            let _viewer = viewer;
             if let Ok((context, request, mut response)) = take.recv() {
                 admin.show(&context, &request, &mut response);
             }

@@ -31,7 +31,7 @@ pub(crate) struct Admin {
     shared: Arc<SnapshotStore>,
     manager: Arc<ConfigManager>,
     /// One more than there are live views.
-    seats: Arc<()>,
+    viewers: Arc<()>,
     closed: CancelToken,
 }
 
@@ -42,7 +42,7 @@ impl Admin {
             proxy: Arc::clone(&manager.proxy),
             shared: Arc::clone(&manager.shared),
             manager: Arc::clone(manager),
-            seats: Arc::default(),
+            viewers: Arc::default(),
             closed: CancelToken::default(),
         });
         let handler: Arc<dyn AdminHandler> = Arc::clone(&admin) as _;

@@ -146,7 +146,7 @@ fn unmasked(masked: &str, to: &(String, String), stored: &Value) -> Option<Strin
     }
 }
 
-/// The same with a mask for each key, and for what somebody wrote by hand that may be one.
+/// The same with a mask for each key, and for hand-written text that may be one.
 pub(crate) fn masked(file: &Value) -> Value {
     const SECRET: [&str; 5] = ["key", "token", "secret", "password", "auth"];
     fn hide(value: &mut Value, is_secret: bool) {

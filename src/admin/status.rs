@@ -75,7 +75,7 @@ fn view(endpoint: &Endpoint, speed: f64) -> Value {
     })
 }
 
-/// Every model, who serves it, and where it is from: the configuration, the page, or the endpoints' lists.
+/// Every model, the endpoints that serve it, and its source: the configuration, the page, or the endpoints' lists.
 fn models(config: &Config, base: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Value> {
     let mut out = Vec::new();
     for route in &config.models {

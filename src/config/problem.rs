@@ -56,7 +56,7 @@ pub(super) struct Diagnostics<'a> {
     names: HashMap<&'static str, Names>,
     /// A file of an older format: an unknown key is a warning.
     pub lenient: bool,
-    /// Keys are told apart without regard to case.
+    /// Keys are compared without case.
     pub any_case: bool,
     /// Reads what an `xxxFile` key names.
     pub file: &'a dyn Fn(&Path) -> io::Result<String>,
@@ -98,7 +98,7 @@ impl<'a> Diagnostics<'a> {
         if !self.is_full() {
             let problem = (at, Problem { place: String::new(), key: key.into(), text: text.into() });
             let found = &mut self.notes.borrow_mut().found;
-            // A map that is none is told once, not for each of its keys.
+            // A value that should be a map is reported once, not for each key.
             if found.last() != Some(&problem) {
                 found.push(problem);
             }

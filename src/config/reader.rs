@@ -51,7 +51,7 @@ impl<'a> Field<'a> {
         entry.key == key || entry.key == snake(key) || self.diagnostics.any_case && entry.key.eq_ignore_ascii_case(key)
     }
 
-    /// Notes the keys here and below that nobody has asked for, and repeated ones.
+    /// Notes unknown and repeated keys, here and below.
     fn check_keys(&self) {
         let asked = self.diagnostics.asked(&self.path);
         match self.value() {

@@ -71,7 +71,7 @@ macro_rules! words {
     };
 }
 
-/// A choice of words. Of those with the same meaning the first is told and printed.
+/// A choice of words. Of words with the same meaning the first one is shown and printed.
 pub(crate) trait Words: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 

@@ -1,6 +1,6 @@
 //! One toy server: its routes, the pace of its answers, its counters. It answers as llama-server would, but never runs a
-//! model; its texts come from `answer`. In front of tiny_http stands a relay of ours: tiny_http hides its sockets, so it
-//! can neither notice that a client left nor abort a connection.
+//! model; its texts come from `answer`. A relay in front of tiny_http notices disconnects and aborts connections, since
+//! tiny_http hides its sockets.
 
 use super::answer::{self, Text, Toy};
 use crate::util::cancel::CancelToken;

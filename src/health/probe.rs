@@ -24,7 +24,7 @@ pub(super) struct Task {
     pub(super) list: bool,
     pub(super) props: bool,
     pub(super) slots: bool,
-    /// Requests of ours that are there, abandoned ones not counted.
+    /// Our requests in progress there, without abandoned ones.
     pub(super) ours: usize,
     pub(super) started: Instant,
     pub(super) timeout: Duration,
@@ -142,7 +142,7 @@ fn slots(got: Got) -> Slots {
 /// What an answer to a probe means (SPEC section 6).
 fn judge(got: &Got, endpoint: &Endpoint) -> Observation {
     match got {
-        // Who asks too often is answered by somebody who lives.
+        // 429 shows that the endpoint is up.
         Ok((status, _)) if status.is_success() || *status == StatusCode::TOO_MANY_REQUESTS => Observation::Up,
         Ok((StatusCode::SERVICE_UNAVAILABLE, body)) if is_loading(body) => Observation::Loading,
         Ok((status, text)) if status.is_redirection() => Observation::Down(String::from_utf8_lossy(text).into_owned()),

@@ -114,7 +114,7 @@ impl Schedule {
         Some(self.slots_at.map_or(since, |at| since.max(at + EXTRAS_EVERY)))
     }
 
-    /// What is to be asked now, if anything; whoever takes it asks it.
+    /// The probe that is due now, if any; the caller runs it.
     pub(super) fn take(&mut self, config: &Config, endpoint: &Arc<Endpoint>, now: Instant) -> Option<Task> {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let (probe, slots) = (self.due <= now, is_due(self.slots_due(endpoint)));

@@ -1,7 +1,7 @@
 //! One job on disk: the name of its file, which is all that a start reads, and the content.
 //!
 //! `SEQUENCE.ID.OWNER.STATE.NUMBER[.owed]`: when it was submitted (milliseconds since 1970 times 65,536, plus a count; 16
-//! hexadecimal digits), its id, the SHA-256 of its owner's name (64 digits; 8 zeros for nobody), its state, a number
+//! hexadecimal digits), its id, the SHA-256 of its owner's name (64 digits; 8 zeros without a key), its state, a number
 //! (tries so far, or the second since 1970 when it ended), and `owed` until the webhook is delivered.
 //! The content is JSON, see [`Record`] and [`Bodies`]. Both are stable: a newer version reads what an older one wrote;
 //! the first release wrote 8 digits of the SHA-256.
@@ -112,7 +112,7 @@ pub(crate) type Owner = [u8; 32];
 
 /// The owner of jobs that came without a key.
 const NOBODY: Owner = [0; 32];
-/// Bytes of an owner in names of the first release, and of nobody in all.
+/// Bytes of an owner in file names of the first release, and of no owner in all releases.
 const SHORT: usize = 4;
 
 pub(crate) fn owner_id(name: Option<&str>) -> Owner {

@@ -1,7 +1,7 @@
 //! The requests in progress and the last that ended, for display only.
 
 use super::access::AccessRecord;
-use super::{Recent, SHOWN, escape};
+use super::{History, SHOWN, escape};
 use crate::util::cancel::CancelToken;
 use crate::util::lock::lock;
 use crate::util::time;
@@ -20,13 +20,13 @@ pub(crate) struct Activity {
 
 struct Now {
     running: BTreeMap<String, Arc<ActiveRequest>>,
-    recent: Recent<Ended>,
+    recent: History<Ended>,
 }
 
 struct Ended {
     at: SystemTime,
     record: Arc<AccessRecord>,
-    /// By somebody at the page.
+    /// By an administrator.
     stopped: bool,
 }
 
@@ -110,7 +110,7 @@ impl ActiveRequest {
 impl Activity {
     /// Keeps nothing until the page is served.
     pub(crate) fn unwatched() -> Self {
-        let now = Mutex::new(Now { running: BTreeMap::new(), recent: Recent::new() });
+        let now = Mutex::new(Now { running: BTreeMap::new(), recent: History::new() });
         Self { off: AtomicBool::new(true), now }
     }
 

@@ -2,7 +2,7 @@
 //! A line that finds no room or cannot be written is dropped and counted.
 
 use super::access::{AccessRecord, TARGET};
-use super::{Recent, escape};
+use super::{History, escape};
 use crate::config::{self, LogFormat};
 use crate::util::lock::lock;
 use crate::util::time;
@@ -41,12 +41,12 @@ pub(crate) fn install(settings: &config::Log) -> &'static Logger {
 }
 
 /// The last lines; `None` unless the page is served.
-static TAIL: Mutex<Option<Recent<String>>> = Mutex::new(None);
+static TAIL: Mutex<Option<History<String>>> = Mutex::new(None);
 const TAIL_CHARACTERS: usize = 500;
 
 /// From now on the last lines are kept.
 pub(crate) fn watch() {
-    lock(&TAIL).get_or_insert(Recent::new());
+    lock(&TAIL).get_or_insert(History::new());
 }
 
 fn remember(entry: &Entry) {

@@ -1,5 +1,5 @@
-//! What is counted and measured, for Prometheus. Knows requests only by what their access line tells; gauges that
-//! others own are handed in when somebody looks, so they cannot drift.
+//! The metrics for Prometheus. Requests are counted from their access records; gauges are computed when metrics are read, so
+//! they cannot drift.
 
 use super::access::{AccessRecord, End};
 use super::exposition::{self, Kind, Spec, Value};
@@ -76,7 +76,7 @@ families! {
         "1, with the version.";
 }
 
-/// A value that somebody else owns, at the moment of looking.
+/// A value computed when metrics are read.
 pub(crate) type Gauge = (Family, Vec<String>, f64);
 
 /// The counters of a process; they outlive reloads.

@@ -15,12 +15,12 @@ const KEPT: usize = 200;
 const SHOWN: usize = 128;
 
 /// The last items, numbered from 1.
-pub(crate) struct Recent<T> {
+pub(crate) struct History<T> {
     items: VecDeque<T>,
     last: u64,
 }
 
-impl<T> Recent<T> {
+impl<T> History<T> {
     const fn new() -> Self {
         Self { items: VecDeque::new(), last: 0 }
     }

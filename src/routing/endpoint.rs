@@ -4,7 +4,7 @@ use crate::api::model_list::Model;
 use crate::config::{self, MaxConcurrent, Probe};
 use crate::routing::health_status::{HealthStatus, State};
 use crate::routing::strategy::Load;
-use crate::util::lru::Recent;
+use crate::util::lru::SharedLru;
 use crate::util::time;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
@@ -109,12 +109,12 @@ pub(crate) struct Live {
     cooling: AtomicU64,
     /// and of the last connection that it refused.
     refused: AtomicU64,
-    streamless: Recent<MOST_STREAMLESS>,
+    streamless: SharedLru<MOST_STREAMLESS>,
     key: AtomicUsize,
     /// Tokens that were generated, asked for, and found in its cache, as far as it says; for eyes only.
     tokens: [AtomicU64; 3],
     /// Ids of responses that it made (OpenAI's Responses API): what follows one must go to the server that keeps it.
-    pub(crate) responses: Recent<MOST_RESPONSES>,
+    pub(crate) responses: SharedLru<MOST_RESPONSES>,
 }
 
 fn millis(at: Instant) -> u64 {

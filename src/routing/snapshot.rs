@@ -10,7 +10,7 @@ use crate::routing::scope::{Group, Scope};
 use crate::routing::slots::Capacity;
 use crate::util::cancel::{CancelToken, TICK};
 use crate::util::lock::{lock, read, write};
-use crate::util::lru::Recent;
+use crate::util::lru::SharedLru;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::borrow::Cow;
@@ -129,7 +129,7 @@ pub struct SnapshotStore {
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) affinity: Affinity,
     /// Which endpoint has the conversation that its client calls so (`X-Conversation-Id`).
-    pub(crate) conversations: Recent<CONVERSATIONS, String>,
+    pub(crate) conversations: SharedLru<CONVERSATIONS, String>,
     writer: Mutex<()>,
     events: Sender<HealthEvent>,
     refresh: Mutex<Refresh>,
@@ -151,7 +151,7 @@ impl SnapshotStore {
             current: RwLock::new(Arc::new(first)),
             capacity: Arc::default(),
             affinity: Affinity::default(),
-            conversations: Recent::default(),
+            conversations: SharedLru::default(),
             writer: Mutex::new(()),
             events,
             refresh: Mutex::default(),

@@ -114,7 +114,7 @@ impl UpstreamClient {
             Some(url) => Some(ureq::Proxy::new(url.reveal()).map_err(|_| "the proxy is not a usable URL")?),
             None => None,
         };
-        let kept = if endpoint.keep_alive.is_zero() { 0 } else { connections };
+        let most_idle = if endpoint.keep_alive.is_zero() { 0 } else { connections };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -138,7 +138,7 @@ impl UpstreamClient {
         let tls = Tls::new(&base, endpoint.ca_file.as_ref())?;
         let tcp = TcpConnector { addresses: Addresses::default(), authority: authority.clone(), tls };
         let chain = ().chain(ConnectProxyConnector::default()).chain(tcp);
-        let connector = Reusing::new(chain, authority.clone(), kept, endpoint.keep_alive);
+        let connector = Reusing::new(chain, authority.clone(), most_idle, endpoint.keep_alive);
         Ok(Self { agent: Agent::with_parts(config, connector, names), scheme, authority, host, base, identity })
     }
 

@@ -21,15 +21,15 @@ type Work = Box<dyn FnOnce(bool) + Send>;
 /// Works with the disk for requests, on threads of its own: a slow disk holds up no thread that answers `/health`. They
 /// are started when they are first needed.
 pub(crate) struct DiskQueue {
-    give: Sender<Work>,
-    take: Receiver<Work>,
+    sender: Sender<Work>,
+    receiver: Receiver<Work>,
     threads: AtomicUsize,
 }
 
 impl Default for DiskQueue {
     fn default() -> Self {
-        let (give, take) = bounded(WAITING);
-        Self { give, take, threads: AtomicUsize::new(0) }
+        let (sender, receiver) = bounded(WAITING);
+        Self { sender, receiver, threads: AtomicUsize::new(0) }
     }
 }
 
@@ -43,14 +43,14 @@ impl DiskQueue {
         match self.threads.load(Ordering::SeqCst) {
             // The system gives no thread.
             0 => work(false),
-            _ => self.give.try_send(work).unwrap_or_else(|full| full.into_inner()(false)),
+            _ => self.sender.try_send(work).unwrap_or_else(|full| full.into_inner()(false)),
         }
     }
 
     fn start(&self, number: usize) -> io::Result<JoinHandle<()>> {
-        let take = self.take.clone();
+        let receiver = self.receiver.clone();
         thread::Builder::new().name(format!("disk-{number}")).spawn(move || {
-            for work in take {
+            for work in receiver {
                 // A panic is one request's 500; the hook has logged.
                 let _ = catch_unwind(AssertUnwindSafe(|| work(true)));
             }

@@ -54,12 +54,12 @@ impl<K: Hash + Eq, V, const HALF: usize> Lru<K, V, HALF> {
 
 /// The same for several threads, by hashes of the keys only. Takes no memory before the first.
 #[derive(Default)]
-pub(crate) struct Recent<const HALF: usize, V = ()> {
+pub(crate) struct SharedLru<const HALF: usize, V = ()> {
     hasher: RandomState,
     values: Mutex<Lru<u64, V, HALF>>,
 }
 
-impl<const HALF: usize, V: Clone> Recent<HALF, V> {
+impl<const HALF: usize, V: Clone> SharedLru<HALF, V> {
     pub(crate) fn put(&self, key: impl Hash, value: V) {
         lock(&self.values).put(self.hasher.hash_one(key), value);
     }
@@ -93,7 +93,7 @@ mod tests {
     // R23
     #[test]
     fn what_was_put_lately_is_known_and_memory_is_bounded() {
-        let ids = Recent::<4_096>::default();
+        let ids = SharedLru::<4_096>::default();
         assert_eq!(ids.get("resp_0"), None);
         (0..100_000).for_each(|n| ids.put(format!("resp_{n}"), ()));
         assert_eq!([99_999, 96_000, 0].map(|n| ids.get(format!("resp_{n}")).is_some()), [true, true, false]);

@@ -290,7 +290,7 @@ fn a_failure_names_its_attempts_and_no_address() {
 }
 
 #[test]
-fn an_http_answer_is_told_rather_than_a_fault_that_is_not_retried() {
+fn an_http_error_answer_wins_over_a_failure_that_is_not_retried() {
     // SPEC 5: of several the most useful one, an HTTP answer over a transport error.
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
     first.on(CHAT, Script::error(503, "busy here"));
