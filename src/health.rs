@@ -11,7 +11,7 @@ use crate::routing::snapshot::{HealthEvent, SnapshotStore};
 use crate::upstream::ClientPool;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use probe::{Found, Listing, Props, Task};
+use probe::{Extra, Found, Listing, Props, Task};
 use schedule::Schedule;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -207,13 +207,18 @@ impl Monitor {
             let models = Some(Arc::new(models));
             self.shared.update(|old| old.with(&name, |endpoint| endpoint.models = models));
         }
-        let reported = match found.props {
-            Some(Props::Known { slots, context }) => Some((slots, context)),
-            Some(Props::Unsupported) => Some((None, None)),
-            Some(Props::Failed) | None => None,
-        };
-        if let Some(reported) = reported.filter(|reported| *reported != (endpoint.slots, endpoint.context)) {
-            self.shared.update(|old| old.with(&name, |endpoint| (endpoint.slots, endpoint.context) = reported));
+        let props = found.props.and_then(Extra::news).map(Option::unwrap_or_default);
+        let known = Props { slots: endpoint.slots, context: endpoint.context, vision: endpoint.vision };
+        if let Some(Props { slots, context, vision }) = props.filter(|props| *props != known) {
+            self.shared.update(|old| {
+                old.with(&name, |endpoint| {
+                    (endpoint.slots, endpoint.context, endpoint.vision) = (slots, context, vision);
+                })
+            });
+        }
+        let loaded = found.loaded.and_then(Extra::news);
+        if let Some(loaded) = loaded.filter(|loaded| loaded.as_ref() != endpoint.loaded.as_deref()) {
+            self.shared.update(|old| old.with(&name, |endpoint| endpoint.loaded = loaded.map(Arc::new)));
         }
         if let Some(seen) = seen {
             self.observe(&name, seen, true);

@@ -5,7 +5,7 @@ use llmproxy::api::body::{JsonBody, WEBHOOK};
 use llmproxy::api::chunked::{Decoder, Progress};
 use llmproxy::api::errors::Failure;
 use llmproxy::api::model_list::{MOST_MODELS, list_of};
-use llmproxy::api::{body, multipart, query};
+use llmproxy::api::{edit, multipart, query};
 use llmproxy::config::{Config, Webhooks, dotenv, load};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
 use llmproxy::jobs::validate;
@@ -126,7 +126,7 @@ pub fn multipart(data: &[u8]) {
     assert_eq!(read(&around).expect("as sound as before").as_ref().map(|model| &model.name), name);
     let Some(model) = found else { return };
     assert_eq!(&data[model.span.clone()], model.name.as_bytes());
-    let renamed = body::replaced(data, &model.span, b"other".to_vec()).concat();
+    let renamed = edit::parts(data, vec![(model.span.clone(), b"other".to_vec())]).concat();
     assert_eq!(read(&renamed).expect("as sound as before").expect("still there").name, "other");
 }
 

@@ -1,7 +1,7 @@
 //! An answer read in passing: whether its stream has begun and ended, how many tokens it cost, the id of its response.
 //! Keeps only what it has not looked through. Pure.
 
-use crate::api::body::each_member;
+use crate::api::json::each_member;
 use memchr::memchr2;
 use memchr::memmem::{self, Finder};
 use serde::Deserialize;

@@ -1,12 +1,13 @@
-//! A JSON body, its outermost members found in one pass, and the same body with one of them changed. Nothing below them is
+//! A JSON body, its outermost members found in one pass, and the same body with some of them changed. Nothing below them is
 //! built, so neither their number nor their depth costs memory. Routes nothing.
 
+use crate::api::edit::{self, MemberEdit};
 use crate::api::errors::{Failure, Kind};
+use crate::api::json::{each_member, type_of, unescaped};
+use crate::api::prompt;
 use memchr::{memchr2, memmem};
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
 /// A model's name, and where the body or query says so.
@@ -64,8 +65,8 @@ const LONGEST_NAME: usize = 6 * "max_completion_tokens".len();
 /// A body and its members.
 pub struct JsonBody<'a> {
     text: &'a str,
-    /// Name and value; of several the last.
-    members: [Option<(&'a RawValue, &'a RawValue)>; NAMES.len()],
+    /// Of several the last.
+    members: [Option<&'a RawValue>; NAMES.len()],
     /// Members called `model`, in upper or lower case.
     models: usize,
     /// One of those that are checked for a job stands there more than once.
@@ -84,7 +85,7 @@ impl<'a> JsonBody<'a> {
             let Some(plain) = unescaped(name, LONGEST_NAME) else { return };
             found.models += usize::from(plain.eq_ignore_ascii_case("model"));
             let Some(at) = NAMES.iter().position(|known| *known == plain) else { return };
-            if found.members[at].replace((name, value)).is_some() && at >= CHECKED {
+            if found.members[at].replace(value).is_some() && at >= CHECKED {
                 found.repeated = Some(NAMES[at]);
             }
         })
@@ -93,10 +94,6 @@ impl<'a> JsonBody<'a> {
     }
 
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.member(name).map(|(_, value)| value)
-    }
-
-    fn member(&self, name: &str) -> Option<(&'a RawValue, &'a RawValue)> {
         self.members[NAMES.iter().position(|known| *known == name)?]
     }
 
@@ -146,40 +143,48 @@ impl<'a> JsonBody<'a> {
     }
 
     /// The body with `name` as its model: in the place of the old one, else as its first member.
-    pub fn with_model(&self, name: &str) -> [Cow<'a, [u8]>; 3] {
-        let body = self.text.as_bytes();
-        let quoted = serde_json::Value::from(name).to_string();
-        if let Some(raw) = self.get("model") {
-            return replaced(body, &self.span(raw), quoted.into_bytes());
+    pub fn with_model(&self, name: &str) -> Vec<Cow<'a, [u8]>> {
+        self.edited(Some(name), &[], false)
+    }
+
+    /// The body with another model, if one is given, with these edits, and with Claude Code's line made stable.
+    pub(crate) fn edited(&self, model: Option<&str>, edits: &[MemberEdit], stabilize: bool) -> Vec<Cow<'a, [u8]>> {
+        let rename = model.map(|name| MemberEdit::set("model", name));
+        let mut changes = match (&rename, self.get("model")) {
+            // Its place is known.
+            (Some(_), Some(raw)) if edits.is_empty() => {
+                vec![(self.span(raw), serde_json::Value::from(model).to_string().into_bytes())]
+            }
+            _ => edit::changes(self.text, &rename.iter().chain(edits).collect::<Vec<_>>()),
+        };
+        if stabilize {
+            let system = ["system", "instructions"].map(|name| self.get(name));
+            let messages = ["messages", "input"].map(|name| self.get(name));
+            prompt::stabilize(self.text, &system, &messages, &mut changes);
         }
-        let open = self.text.find('{').map_or(0, |at| at + 1);
-        let comma = if self.text[open..].trim_ascii_start().starts_with('}') { "" } else { "," };
-        replaced(body, &(open..open), format!("\"model\":{quoted}{comma}").into_bytes())
+        edit::parts(self.text.as_bytes(), changes)
+    }
+
+    /// Whether the prompt holds an image.
+    pub(crate) fn has_image(&self) -> bool {
+        let may = prompt::may_say(self.text, "image");
+        may && ["messages", "input"].iter().filter_map(|name| self.get(name)).any(prompt::has_image)
     }
 
     /// The body without `webhookUrl`; every other byte stays as it was written.
-    pub fn without_webhook(&self) -> [Cow<'a, [u8]>; 3] {
-        let Some((name, value)) = self.member(WEBHOOK) else {
-            return replaced(self.text.as_bytes(), &(0..0), Vec::new());
+    pub fn without_webhook(&self) -> Vec<Cow<'a, [u8]>> {
+        let changes = if self.get(WEBHOOK).is_some() {
+            edit::changes(self.text, &[&MemberEdit::remove(WEBHOOK)])
+        } else {
+            Vec::new()
         };
-        let (mut start, mut end) = (self.span(name).start, self.span(value).end);
-        let (before, after) = (self.text[..start].trim_end(), self.text[end..].trim_start());
-        match after.strip_prefix(',') {
-            Some(after) => end = self.text.len() - after.trim_start().len(),
-            None => start = before.trim_end_matches(',').len(),
-        }
-        replaced(self.text.as_bytes(), &(start..end), Vec::new())
+        edit::parts(self.text.as_bytes(), changes)
     }
 
     fn span(&self, raw: &RawValue) -> Range<usize> {
         let start = raw.get().as_ptr() as usize - self.text.as_ptr() as usize;
         start..start + raw.get().len()
     }
-}
-
-/// The body with the bytes at `span` replaced: in three parts, to be sent one after another.
-pub fn replaced<'a>(body: &'a [u8], span: &Range<usize>, new: Vec<u8>) -> [Cow<'a, [u8]>; 3] {
-    [Cow::Borrowed(&body[..span.start]), Cow::Owned(new), Cow::Borrowed(&body[span.end..])]
 }
 
 /// Whether a body asks for a webhook; one that cannot be read does not.
@@ -249,77 +254,6 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
 
 fn invalid(message: &str) -> Failure {
     Failure::new(Kind::InvalidBody, message)
-}
-
-/// Calls `member` with the name and the value of every member of an object. Names are raw as well: one with an unpaired
-/// surrogate is none of our business.
-pub(crate) fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'a RawValue)) -> serde_json::Result<()> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    reader.deserialize_map(Each(member)).and_then(|()| reader.end())
-}
-
-pub(crate) fn each_element<'a>(text: &'a str, mut element: impl FnMut(&'a RawValue)) -> serde_json::Result<()> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    reader.deserialize_seq(Each(|_: &'a RawValue, value| element(value))).and_then(|()| reader.end())
-}
-
-/// The type of a value, as errors name it.
-pub(crate) fn type_of(raw: &RawValue) -> &'static str {
-    match raw.get().as_bytes()[0] {
-        b'n' => "null",
-        b't' | b'f' => "a boolean",
-        b'"' => "text",
-        b'[' => "a list",
-        b'{' => "an object",
-        _ => "a number",
-    }
-}
-
-/// The first member of that name, if this is an object.
-pub(crate) fn member<'a>(object: &'a str, wanted: &str) -> Option<&'a str> {
-    let mut found = None;
-    let read = each_member(object, |key, value| {
-        if key.get().trim_matches('"') == wanted {
-            found.get_or_insert(value.get());
-        }
-    });
-    found.filter(|_| read.is_ok())
-}
-
-/// Takes name and value; of a list's elements `null` and the value.
-struct Each<F>(F);
-
-impl<'a, F: FnMut(&'a RawValue, &'a RawValue)> Visitor<'a> for Each<F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object or a list")
-    }
-
-    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some((name, value)) = map.next_entry()? {
-            (self.0)(name, value);
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'a>>(mut self, mut list: A) -> Result<(), A::Error> {
-        while let Some(value) = list.next_element()? {
-            (self.0)(RawValue::NULL, value);
-        }
-        Ok(())
-    }
-}
-
-/// A raw JSON string without its escapes; none for other values, for half of a surrogate pair, and for more than `longest`
-/// bytes as written.
-pub(crate) fn unescaped(raw: &RawValue, longest: usize) -> Option<Cow<'_, str>> {
-    let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
-    match text.contains('\\') {
-        _ if text.len() > longest => None,
-        true => serde_json::from_str(raw.get()).ok().map(Cow::Owned),
-        false => Some(Cow::Borrowed(text)),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What an endpoint's `/v1/models` says, read in passing: only what is used is built, and that is bounded. Pure.
 
-use crate::api::body::{each_element, each_member, member, unescaped};
+use crate::api::json::{each_element, each_member, member, unescaped};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -25,6 +25,10 @@ pub struct Model {
     pub(crate) owned_by: Option<String>,
     /// How many tokens a prompt and its answer may have together.
     pub context: Option<u64>,
+    /// Whether it takes images.
+    pub vision: Option<bool>,
+    /// Whether it is in memory, or about to be; only llama-server's router says so.
+    pub loaded: Option<bool>,
     /// Its other fields that may be shown: name and JSON text.
     pub fields: Vec<(String, String)>,
 }
@@ -89,10 +93,31 @@ fn model(raw: &str) -> Option<Model> {
         created: field("created").and_then(whole).unwrap_or(0),
         owned_by: field("owned_by").and_then(name),
         context: sizes.iter().find_map(|key| size(field(key)?)).or_else(|| size(member(field("meta")?, "n_ctx")?)),
+        vision: vision(&fields),
+        // Others than these two: unloaded, sleeping, downloading.
+        loaded: field("status").and_then(|raw| member(raw, "value")).map(|state| {
+            let is_state = |known: &str| state.trim_matches('"') == known;
+            is_state("loaded") || is_state("loading")
+        }),
         fields: shown(&fields, &aliases),
         aliases: aliases.into_iter().filter(|alias| *alias != id).collect(),
         id,
     })
+}
+
+/// What an entry says of images: among the kinds of input that it lists, or as a flag.
+fn vision(fields: &[(Cow<'_, str>, &str)]) -> Option<bool> {
+    let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| *raw);
+    let holders = ["architecture", "meta"].into_iter().filter_map(field);
+    let inner = holders.flat_map(|raw| ["input_modalities", "modalities"].map(|key| member(raw, key)));
+    let said = inner.chain(["input_modalities", "modalities"].map(field)).flatten().find_map(|raw| {
+        let value: Value = serde_json::from_str(raw).ok()?;
+        match &value {
+            Value::Array(kinds) => Some(kinds.iter().any(|kind| kind == "image" || kind == "vision")),
+            other => other["vision"].as_bool(),
+        }
+    });
+    said
 }
 
 /// What is passed on: neither what we say ourselves nor what concerns only the upstream's own machine.

@@ -72,7 +72,7 @@ pub fn json(text: &str) -> Result<serde_json::Value, String> {
 
 /// Every key a file may have, `endpoints[].port`.
 pub fn keys() -> BTreeSet<String> {
-    let tree = "{endpoints: [{headers: [{}]}], models: {a: {backends: [{}]}}, auth: {keys: [{}]}, \
+    let tree = "{endpoints: [{headers: [{}]}], models: {a: {backends: [{}], variants: {b: {}}}}, auth: {keys: [{}]}, \
         groups: [{endpoints: [{}]}], listeners: [{}]}";
     let tree = node::parse(tree).expect("this text is YAML; a test reads it");
     native(&tree, Diagnostics::new(&no_file, BTreeSet::new())).1.all_asked()

@@ -1,6 +1,7 @@
 //! `endpoints`: where they are, how they are probed, what is sent to them. `config/full.yml` says what each key means.
 
 use super::address::{self, base};
+use super::edits::Stabilize;
 use super::reader::Field;
 use super::shown::looks_secret;
 use super::table::*;
@@ -35,6 +36,7 @@ table! {
         pub proxy: Option<Secret>, with(proxy);
         pub user_agent: Option<String>, key("userAgent", optional(text(header_value)));
         pub ca_file: Option<CaFile>, key("caFile", ca_file());
+        pub stabilize: Option<Stabilize>, key("stabilize", optional(word()));
         /// `timeouts.total` does not bound answers that are streamed. Only a group can change it.
         pub stream: bool = true, internal();
         /// How long idle connections are kept; cpp-httplib, the server in llama-server, closes them after 5 s. Only a

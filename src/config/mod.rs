@@ -10,6 +10,7 @@ mod table;
 mod access;
 mod address;
 mod check;
+mod edits;
 mod endpoint;
 mod env;
 pub(crate) mod features;
@@ -30,6 +31,7 @@ mod text;
 
 pub use access::{ClientKey, KeyText, KeysFor, Listener, ListenerPolicy, Mode, RateLimit};
 pub use address::{Base, CorsOrigin, Network};
+pub use edits::{Edits, Stabilize, Variant};
 pub use endpoint::{Auth, CaFile, Endpoint, HeaderOp, MaxConcurrent, OnClientGone, Op, Probe};
 pub use env::dotenv;
 pub use load::system_authorities;
@@ -86,6 +88,7 @@ table! {
 
 /// What concerns several sections.
 fn whole(config: &Config, root: &Field) {
+    routes::check_names(&config.models, &root.get("models"));
     if !root.gives("endpoints") {
         root.get("endpoints").problem(format!("at least one is needed; a useful file is\n{MINIMAL}"));
     }

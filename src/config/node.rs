@@ -3,6 +3,7 @@
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
+use serde_json::{Map, Number, Value as Json};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -54,8 +55,8 @@ pub(super) enum Value {
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// Any number; whole ones are exact to 2^53.
-    Number(f64),
+    /// Any number; whole ones are exact to 64 bits.
+    Number(Number),
     /// A text, and whether it stands in the file itself (not in a variable).
     Text {
         text: String,
@@ -74,7 +75,10 @@ impl Value {
     pub(super) fn measure<T>(&self, parse: fn(&str) -> Option<T>, bare: fn(u64) -> T) -> Option<T> {
         match self {
             Self::Text { text, .. } => parse(text),
-            Self::Number(number) if number.fract() == 0.0 && *number >= 0.0 => Some(bare(*number as u64)),
+            Self::Number(_) => self
+                .numeric()
+                .filter(|number| number.fract() == 0.0 && *number >= 0.0)
+                .map(|number| bare(number as u64)),
             _ => None,
         }
     }
@@ -92,10 +96,31 @@ impl Value {
     /// Any number; a variable's value is a text.
     pub(super) fn numeric(&self) -> Option<f64> {
         match self {
-            Self::Number(number) => Some(*number),
+            Self::Number(number) => number.as_f64(),
             Self::Text { text, .. } if text.starts_with(|c: char| c.is_ascii_digit()) => text.parse().ok(),
             _ => None,
         }
+    }
+
+    /// The value as JSON; an error says what is wrong with it.
+    pub(super) fn json(&self) -> Result<Json, String> {
+        Ok(match self {
+            Self::Null => Json::Null,
+            Self::Bool(flag) => Json::Bool(*flag),
+            Self::Number(number) => Json::Number(number.clone()),
+            Self::Text { text, .. } => Json::String(text.clone()),
+            Self::List(list) => list.iter().map(|node| node.value.json()).collect::<Result<_, _>>()?,
+            Self::Map(entries) => {
+                let mut map = Map::new();
+                for entry in entries {
+                    if map.insert(entry.key.clone(), entry.value.value.json()?).is_some() {
+                        return Err(format!("has {:?} twice; keep one", entry.key));
+                    }
+                }
+                Json::Object(map)
+            }
+            Self::Broken(why) => return Err(why.clone()),
+        })
     }
 }
 
@@ -194,7 +219,7 @@ impl<'de> DeserializeSeed<'de> for Build<'_> {
 macro_rules! visit_numbers {
     ($($visit:ident: $number:ty),*) => {
         $(fn $visit<E: Error>(self, value: $number) -> Result<Node, E> {
-            self.node(Value::Number(value as f64))
+            self.node(Value::Number(value.into()))
         })*
     };
 }
@@ -218,7 +243,23 @@ impl<'de> Visitor<'de> for Build<'_> {
         self.node(Value::Bool(value))
     }
 
-    visit_numbers!(visit_u64: u64, visit_i64: i64, visit_u128: u128, visit_i128: i128, visit_f64: f64);
+    visit_numbers!(visit_u64: u64, visit_i64: i64);
+
+    fn visit_u128<E: Error>(self, value: u128) -> Result<Node, E> {
+        self.visit_f64(value as f64)
+    }
+
+    fn visit_i128<E: Error>(self, value: i128) -> Result<Node, E> {
+        self.visit_f64(value as f64)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Node, E> {
+        match Number::from_f64(value) {
+            Some(number) => self.node(Value::Number(number)),
+            // Nothing takes it, and an error shows it so.
+            None => self.visit_str(&value.to_string()),
+        }
+    }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Node, E> {
         self.node(Value::Text { text: value.into(), literal: true })

@@ -46,7 +46,6 @@ fn flow(value: &Value) -> String {
     match value {
         // `load` fills in variables in values, and takes `$$` for `$` there.
         Value::String(text) => word(text, &text.replace('$', "$$")),
-        Value::Number(number) => number.as_f64().map_or(number.to_string(), |number| number.to_string()),
         Value::Array(list) => format!("[{}]", list.iter().map(flow).collect::<Vec<_>>().join(", ")),
         Value::Object(map) => {
             let entries = map.iter().map(|(key, value)| format!("{}: {}", word(key, key), flow(value)));

@@ -196,6 +196,13 @@ impl<'a> Field<'a> {
         })
     }
 
+    /// The value of a name in such a map; without it, the map.
+    pub(super) fn item(&self, name: &str) -> Self {
+        let entries = self.entries("is not a map of `name: ...`").unwrap_or_default();
+        let found = entries.iter().find(|entry| entry.key == name);
+        found.map_or_else(|| self.clone(), |entry| self.named_item(entry))
+    }
+
     fn named_item(&self, entry: &'a Entry) -> Self {
         let path = format!("{}[{}]", self.path, shown::name(&entry.key));
         Self { node: Some(&entry.value), path, at: entry.at, ..self.clone() }

@@ -1,12 +1,14 @@
 //! What goes where: strategies, routes, groups, retries.
 
+use super::edits::{Edits, Stabilize, Variant};
 use super::reader::Field;
 use super::shown::has_key;
 use super::table::*;
 use super::text::{header_value, name};
 use super::{Endpoint, Stages, endpoint};
 use crate::util::secret::Secret;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
+use std::collections::HashMap;
 use std::time::Duration;
 
 words! {
@@ -55,12 +57,47 @@ words! {
 table! {
     /// One entry of `models`.
     #[derive(Eq)]
-    pub struct Route {
+    pub struct Route (check = needs_backends) {
         /// The name that clients ask for.
         pub name: String, internal();
         pub strategy: Option<Strategy>, key("strategy", optional(word()));
         /// One endpoint may be listed several times, with several models.
-        pub backends: Vec<Backend>, required("backends", items(Backend::default()));
+        pub backends: Vec<Backend>, key("backends", items(Backend::default()));
+        /// Changes to the body of each request.
+        pub edits: Edits, with(|edits, keys| edits.keys(keys));
+        /// The same model under further names, with changes of their own.
+        pub variants: Vec<Variant>, key("variants", variants());
+        /// Other names that clients ask for; `*` stands for any text.
+        pub patterns: Vec<String>, key("match", list(text(name)));
+        pub stabilize: Option<Stabilize>, key("stabilize", optional(word()));
+    }
+}
+
+fn needs_backends(route: &Route, section: &Field) {
+    if !section.gives("backends") && !route.is_discovered() {
+        section.get("backends").problem("is missing");
+    }
+}
+
+impl Route {
+    /// It goes to the endpoints that serve its name: no backends are listed, and there is another reason for the route.
+    pub fn is_discovered(&self) -> bool {
+        let Self { backends, edits, variants, patterns, stabilize, .. } = self;
+        let has_reason = !edits.is_empty() || !variants.is_empty() || !patterns.is_empty() || stabilize.is_some();
+        backends.is_empty() && has_reason
+    }
+
+    /// Its own name and those of its variants.
+    pub fn names(&self) -> impl Iterator<Item = (String, Option<&Variant>)> {
+        let variants =
+            self.variants.iter().map(|variant| (format!("{}{}", self.name, variant.ending()), Some(variant)));
+        std::iter::once((self.name.clone(), None)).chain(variants)
+    }
+
+    /// The variant of this name.
+    pub fn variant(&self, name: &str) -> Option<&Variant> {
+        let ending = name.strip_prefix(&self.name)?;
+        self.variants.iter().find(|variant| variant.ending() == ending)
     }
 }
 
@@ -73,23 +110,79 @@ table! {
         pub model: Option<String>, key("model", optional(text(name)));
         pub weight: Option<u16> = None, key("weight", optional(number("a weight", 1..=65_535)));
         pub enabled: bool = true, key("enabled", flag());
+        /// Prompts of fewer tokens prefer it, longer ones come to it last.
+        pub under: Option<u64>, key("under", optional(tokens()));
+        /// Whether the model takes images; `None` = as the endpoint says.
+        pub vision: Option<bool>, key("vision", optional(flag()));
     }
+}
+
+/// A number of tokens: `4000` or `4k`.
+pub(super) fn tokens() -> Kind<u64> {
+    let parse = |text: &str| match text.strip_suffix(['k', 'K']) {
+        Some(thousands) => thousands.trim_end().parse::<u64>().ok()?.checked_mul(1000),
+        None => text.parse().ok(),
+    };
+    let read = move |field: &Field| {
+        field.read(|value| {
+            let tokens = value.measure(parse, |tokens| tokens).filter(|tokens| (1..=1_000_000_000).contains(tokens));
+            tokens.ok_or_else(|| "is not a number of tokens (1 to 1000000000); write 4000 or 4k".into())
+        })
+    };
+    Kind::new(read, |tokens| json!(tokens))
 }
 
 /// `models`: a map whose keys are the names of models.
 pub(super) fn models() -> Kind<Vec<Route>> {
-    let read = |field: &Field| {
-        let route = |(model, item): (&str, Field)| {
-            if let Err(error) = name(model) {
-                let shown = if has_key(model) { String::new() } else { format!(" {model:?}") };
+    by_name(|route: &mut Route| &mut route.name)
+}
+
+/// `models.NAME.variants`
+pub(super) fn variants() -> Kind<Vec<Variant>> {
+    by_name(|variant: &mut Variant| &mut variant.suffix)
+}
+
+/// A map whose keys are names.
+fn by_name<T: Table + Default + 'static>(name_of: fn(&mut T) -> &mut String) -> Kind<Vec<T>> {
+    let read = move |field: &Field| {
+        let one = |(key, item): (&str, Field)| {
+            if let Err(error) = name(key) {
+                let shown = if has_key(key) { String::new() } else { format!(" {key:?}") };
                 item.problem(format!("the name{shown} {error}"));
             }
-            read_section(&item, Route { name: model.into(), ..Route::default() }, Route::keys)
+            let mut one = T::default();
+            *name_of(&mut one) = key.to_owned();
+            read_section(&item, one, T::keys)
         };
-        Some(field.named().map(route).collect())
+        Some(field.named().map(one).collect())
     };
-    let print = |routes: &Vec<Route>| Json::Object(routes.iter().map(|one| (one.name.clone(), printed(one))).collect());
+    let print = move |all: &Vec<T>| {
+        Json::Object(all.iter().map(|one| (name_of(&mut one.clone()).clone(), printed(one))).collect())
+    };
     Kind::new(read, print)
+}
+
+/// Notes names that two models have, and patterns that never count, in the section `models`.
+pub(super) fn check_names(routes: &[Route], models: &Field) {
+    let mut names: HashMap<String, &str> = routes.iter().map(|route| (route.name.clone(), &*route.name)).collect();
+    let mut patterns: HashMap<&str, &str> = HashMap::new();
+    for route in routes {
+        let section = models.item(&route.name);
+        for (name, variant) in route.names() {
+            let Some(variant) = variant else { continue };
+            if let Some(other) = names.insert(name.clone(), &route.name) {
+                let field = section.get("variants").item(&variant.suffix);
+                field.problem(format!("gives the name {name:?}, which `models[{other}]` has too; rename one"));
+            }
+        }
+        for pattern in &route.patterns {
+            let first = *patterns.entry(pattern).or_insert(&route.name);
+            if first != route.name {
+                let text = format!("{pattern:?} never counts: it also stands in `models[{first}]`, which comes first");
+                section.get("match").problem(text);
+            }
+        }
+    }
 }
 
 table! {

@@ -2,7 +2,7 @@
 //! connections of its own, since only a new connection shows that the endpoint still takes any.
 
 use crate::api::errors::is_loading;
-use crate::api::model_list::{Model, list_of};
+use crate::api::model_list::{MOST_MODELS, Model, list_of};
 use crate::config::Timeouts;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::health_status::Observation;
@@ -16,6 +16,11 @@ use std::time::{Duration, Instant};
 
 /// Bytes of one answer that are read.
 const MOST: usize = 8 << 20;
+/// Instances of one model that LM Studio lists.
+const MOST_INSTANCES: usize = 16;
+/// Where servers tell what is in their memory. Ollama's models are owned by `library`, LM Studio's by `organization_owner`.
+const OLLAMA: &str = "/api/ps";
+const LM_STUDIO: &str = "/api/v1/models";
 
 pub(super) struct Task {
     pub(super) endpoint: Arc<Endpoint>,
@@ -23,6 +28,8 @@ pub(super) struct Task {
     pub(super) path: Option<String>,
     pub(super) list: bool,
     pub(super) props: bool,
+    /// Which models are in its memory.
+    pub(super) loaded: bool,
     pub(super) slots: bool,
     /// Our requests in progress there, without abandoned ones.
     pub(super) ours: usize,
@@ -36,7 +43,8 @@ pub(super) struct Task {
 pub(super) struct Found {
     pub(super) seen: Option<Observation>,
     pub(super) list: Option<Listing>,
-    pub(super) props: Option<Props>,
+    pub(super) props: Option<Extra<Props>>,
+    pub(super) loaded: Option<Extra<Vec<String>>>,
     pub(super) slots: Option<Slots>,
 }
 
@@ -47,11 +55,31 @@ pub(super) enum Listing {
     Failed,
 }
 
-#[derive(Clone, Copy)]
-pub(super) enum Props {
-    Known { slots: Option<u32>, context: Option<u64> },
+/// What only some servers tell.
+#[derive(Clone)]
+pub(super) enum Extra<T> {
+    Known(T),
     Unsupported,
     Failed,
+}
+
+impl<T> Extra<T> {
+    /// What is known now, which may be that it never will be; none if that has not changed.
+    pub(super) fn news(self) -> Option<Option<T>> {
+        match self {
+            Self::Known(found) => Some(Some(found)),
+            Self::Unsupported => Some(None),
+            Self::Failed => None,
+        }
+    }
+}
+
+/// llama-server's `/props`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Props {
+    pub(super) slots: Option<u32>,
+    pub(super) context: Option<u64>,
+    pub(super) vision: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +130,13 @@ pub(super) fn ask(clients: &ClientPool, task: &Task) -> Found {
     if task.list || listed.is_some() {
         found.list = Some(listing(listed.map_or_else(|| get("/v1/models"), Ok)));
     }
-    found.props = task.props.then(|| props(get("/props")));
+    found.props = task.props.then(|| extra(get("/props"), |props| Some(props_of(props))));
+    let models = match &found.list {
+        Some(Listing::Models(models)) => Some(models),
+        _ => task.endpoint.models.as_deref(),
+    };
+    let path = models.filter(|_| task.loaded).and_then(|models| loaded_path(models));
+    found.loaded = path.map(|path| extra(get(path), loaded));
     found.slots = task.slots.then(|| slots(get("/slots")));
     found
 }
@@ -117,16 +151,46 @@ fn listing(got: Got) -> Listing {
     }
 }
 
-fn props(got: Got) -> Props {
+fn extra<T>(got: Got, read: impl FnOnce(&Value) -> Option<T>) -> Extra<T> {
     match got {
         Ok((status, body)) if status.is_success() => {
-            let props: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let slots = props["total_slots"].as_u64().and_then(|slots| u32::try_from(slots).ok());
-            Props::Known { slots, context: props["default_generation_settings"]["n_ctx"].as_u64() }
+            read(&serde_json::from_slice(&body).unwrap_or_default()).map_or(Extra::Unsupported, Extra::Known)
         }
-        Ok((status, _)) if matches!(status.as_u16(), 404 | 405 | 501) => Props::Unsupported,
-        _ => Props::Failed,
+        Ok((status, _)) if matches!(status.as_u16(), 404 | 405 | 501) => Extra::Unsupported,
+        _ => Extra::Failed,
     }
+}
+
+fn props_of(props: &Value) -> Props {
+    Props {
+        slots: props["total_slots"].as_u64().and_then(|slots| u32::try_from(slots).ok()),
+        context: props["default_generation_settings"]["n_ctx"].as_u64(),
+        vision: props["modalities"]["vision"].as_bool(),
+    }
+}
+
+/// The path at which a server tells which models are in its memory, known by what its list says.
+fn loaded_path(models: &[Model]) -> Option<&'static str> {
+    let is_of = |owner: &str| models.iter().any(|model| model.owned_by.as_deref() == Some(owner));
+    match () {
+        () if is_of("library") => Some(OLLAMA),
+        () if is_of("organization_owner") => Some(LM_STUDIO),
+        () => None,
+    }
+}
+
+/// The names in Ollama's list of running models, or of the models that LM Studio has instances of, and of these instances.
+fn loaded(answer: &Value) -> Option<Vec<String>> {
+    let models = answer["models"].as_array()?.iter().take(MOST_MODELS);
+    let names = models.flat_map(|model| match model.get("loaded_instances") {
+        Some(instances) => {
+            let instances: Vec<_> = instances.as_array().into_iter().flatten().take(MOST_INSTANCES).collect();
+            let key = Some(&model["key"]).filter(|_| !instances.is_empty());
+            instances.into_iter().map(|instance| &instance["id"]).chain(key).collect()
+        }
+        None => vec![&model["name"], &model["model"]],
+    });
+    Some(names.filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
 fn slots(got: Got) -> Slots {

@@ -1,6 +1,6 @@
 //! When an endpoint is asked what. Pure: time is an argument.
 
-use super::probe::{Found, Listing, Props, Slots, Task};
+use super::probe::{Extra, Found, Listing, Slots, Task};
 use crate::config::{self, Config, Probe};
 use crate::routing::endpoint::{Endpoint, Live};
 use crate::routing::health_status::{Observation, State};
@@ -14,7 +14,7 @@ const LOADING_AGAIN: Duration = Duration::from_secs(1);
 const DOWN_AGAIN: Duration = Duration::from_millis(1900);
 /// After this long down, only the interval counts, and requests that could use it.
 const DOWN_LONG: Duration = Duration::from_secs(60);
-/// llama-server's `/props` and `/slots` are asked at most this often (LLAMA-SERVER facts).
+/// `/props` and `/slots` of llama-server, and what is loaded elsewhere, are asked at most this often (LLAMA-SERVER facts).
 const EXTRAS_EVERY: Duration = Duration::from_secs(2);
 /// The first look at the slots of a server whose client left: many free them at once. llama-server takes a second or more.
 const NOTICES_AFTER: Duration = Duration::from_millis(100);
@@ -39,9 +39,10 @@ pub(super) struct Schedule {
     due: Instant,
     asked_at: Option<Instant>,
     listed_at: Option<Instant>,
-    props_at: Option<Instant>,
+    extras_at: Option<Instant>,
     slots_at: Option<Instant>,
     has_no_props: bool,
+    tells_no_loaded: bool,
     pub(super) bad_list: Option<String>,
     down_since: Option<Instant>,
     failed_at: Option<Instant>,
@@ -63,9 +64,10 @@ impl Schedule {
             due: now,
             asked_at: None,
             listed_at: None,
-            props_at: None,
+            extras_at: None,
             slots_at: None,
             has_no_props: false,
+            tells_no_loaded: false,
             bad_list: None,
             down_since: None,
             failed_at: None,
@@ -141,12 +143,14 @@ impl Schedule {
             self.slots_at = Some(now);
         }
         self.running = true;
-        let props_old = self.props_at.is_none_or(|at| now.saturating_duration_since(at) >= EXTRAS_EVERY);
+        let extras_old = self.extras_at.is_none_or(|at| now.saturating_duration_since(at) >= EXTRAS_EVERY);
+        let extras = path.is_some() && extras_old;
         let timeout = config.health_check.timeout;
         let connect = self.config.timeouts.connect.map_or(timeout, |connect| connect.min(timeout));
         Some(Task {
             endpoint: Arc::clone(endpoint),
-            props: path.is_some() && props_old && !self.has_no_props,
+            props: extras && !self.has_no_props,
+            loaded: extras && !self.tells_no_loaded,
             path,
             list,
             slots,
@@ -179,10 +183,11 @@ impl Schedule {
             Some(Listing::Bad(why)) => self.bad_list = Some(why.clone()),
             Some(Listing::Failed) | None => {}
         }
-        if found.props.is_some() {
-            self.props_at = Some(started);
+        if found.props.is_some() || found.loaded.is_some() {
+            self.extras_at = Some(started);
         }
-        self.has_no_props |= matches!(found.props, Some(Props::Unsupported));
+        self.has_no_props |= matches!(found.props, Some(Extra::Unsupported));
+        self.tells_no_loaded |= matches!(found.loaded, Some(Extra::Unsupported));
         let is_outdated = std::mem::take(&mut self.is_doubted);
         match (found.seen.clone(), self.bad_list.clone()) {
             (Some(Observation::Up), _) if is_outdated => None,
@@ -216,7 +221,7 @@ impl Schedule {
             self.failed_at = None;
         }
         if !health.is_available() {
-            self.has_no_props = false;
+            (self.has_no_props, self.tells_no_loaded) = (false, false);
         }
         let is_down = !health.is_available() || (endpoint.is_unheard() && health.state == State::Failing);
         if !is_down {

@@ -49,7 +49,8 @@ impl JobStore for JobManager {
             delivery: None,
         };
         let request = members.without_webhook();
-        let file = record.file(&[&request[0], &request[2]], None);
+        let request: Vec<&[u8]> = request.iter().map(|part| &**part).collect();
+        let file = record.file(&request, None);
         let job = self.reserve(&id, job_request.owner, size(&file))?;
         // Without the lock: the disk may be slow.
         if let Err(error) = self.spool.write(&job, &file) {

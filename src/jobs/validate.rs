@@ -1,7 +1,8 @@
 //! Whether a job can be run at all; every mistake is listed [S004-05..07].
 
 use super::address;
-use crate::api::body::{JsonBody, MAX_NAME, WEBHOOK, each_element, each_member, type_of, unescaped};
+use crate::api::body::{JsonBody, MAX_NAME, WEBHOOK};
+use crate::api::json::{each_element, each_member, type_of, unescaped};
 use crate::config::Webhooks;
 use serde::Serialize;
 use serde_json::value::RawValue;

@@ -1,15 +1,17 @@
 //! What a request asks for: the model, where its name is, and the request with another name in its place.
 
-use crate::api::body::{self, JsonBody, Named};
+use crate::api::body::{JsonBody, Named};
+use crate::api::edit;
 use crate::api::errors::{Failure, Kind};
 use crate::api::multipart::multipart;
 use crate::api::paths::{Forward, ModelSource};
 use crate::api::query;
 use crate::http::request::Request;
-use crate::routing::plan::ModelQuery;
+use crate::routing::plan::{Candidate, ModelQuery, Prompt};
 use crate::routing::scope::Scope;
 use http::header;
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
 /// What routing needs to know of a body.
 pub(crate) struct RequestBody<'a> {
@@ -23,6 +25,8 @@ pub(crate) struct RequestBody<'a> {
     previous: Option<String>,
     /// Compressed: forwarded unread where that is possible.
     pub(crate) sealed: bool,
+    size: usize,
+    has_image: OnceCell<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,12 +40,12 @@ enum Location {
 pub(crate) struct Rendered<'a> {
     /// Query without `?`.
     pub(crate) query: Option<String>,
-    body: [Cow<'a, [u8]>; 3],
+    body: Vec<Cow<'a, [u8]>>,
 }
 
 impl Rendered<'_> {
-    pub(crate) fn parts(&self) -> [&[u8]; 3] {
-        [&self.body[0], &self.body[1], &self.body[2]]
+    pub(crate) fn parts(&self) -> Vec<&[u8]> {
+        self.body.iter().map(|part| &**part).collect()
     }
 }
 
@@ -50,6 +54,11 @@ impl Rendered<'_> {
 /// # Errors
 /// 400 for a body that the API does not allow, 404 for an unknown path whose body names no model.
 pub(crate) fn read<'a>(request: &'a Request, forward: &Forward) -> Result<RequestBody<'a>, Failure> {
+    let size = request.body.bytes().len();
+    read_by_path(request, forward).map(|body| RequestBody { size, ..body })
+}
+
+fn read_by_path<'a>(request: &'a Request, forward: &Forward) -> Result<RequestBody<'a>, Failure> {
     let body = request.body.bytes();
     let query = request.head.target.query();
     let from_query = || query.map_or(Ok(None), query::query_model);
@@ -151,7 +160,17 @@ fn unknown_path() -> Failure {
 
 impl<'a> RequestBody<'a> {
     fn new(location: Location, named: Option<Named>) -> Self {
-        Self { json: None, named, location, stream: false, optional: false, previous: None, sealed: false }
+        Self {
+            json: None,
+            named,
+            location,
+            stream: false,
+            optional: false,
+            previous: None,
+            sealed: false,
+            size: 0,
+            has_image: OnceCell::new(),
+        }
     }
 
     pub(crate) fn name(&self) -> Option<&str> {
@@ -175,20 +194,40 @@ impl<'a> RequestBody<'a> {
         }
     }
 
-    /// The request with `rename` as the model's name, otherwise unchanged.
-    pub(crate) fn with_model(&self, request: &'a Request, rename: Option<&str>) -> Rendered<'a> {
+    /// The request as a candidate gets it: with the name by which its endpoint knows the model, and with the edits of the
+    /// route if the body is JSON; otherwise unchanged.
+    pub(crate) fn for_candidate(&self, request: &'a Request, candidate: &Candidate) -> Rendered<'a> {
+        let Candidate { rename, edits, stabilize, .. } = candidate;
         let body = request.body.bytes();
-        let query = request.head.target.query();
-        let whole = || [Cow::Borrowed(body), Cow::Borrowed(&[][..]), Cow::Borrowed(&[][..])];
-        let same = || query.map(str::to_owned);
-        let (query, body) = match (rename, &self.named, self.location, &self.json) {
-            (Some(new), Some(named), Location::Query, _) => {
-                (query.map(|q| query::query_renamed(q, &named.span, new)), whole())
+        let query = request.head.target.query().map(str::to_owned);
+        let edited = |json: &JsonBody<'a>, rename: Option<&str>| json.edited(rename, edits, *stabilize);
+        let whole = || vec![Cow::Borrowed(body)];
+        let (query, body) = match (rename.as_deref(), &self.named, self.location, &self.json) {
+            (_, _, Location::Whole, _) => (query, whole()),
+            (rename, Some(named), Location::Query, json) => {
+                let renamed = query.map(|query| match rename {
+                    Some(new) => query::query_renamed(&query, &named.span, new),
+                    None => query,
+                });
+                (renamed, json.as_ref().map_or_else(whole, |json| edited(json, None)))
             }
-            (Some(new), _, Location::Json, Some(json)) => (same(), json.with_model(new)),
-            (Some(new), Some(named), Location::Form, _) => (same(), body::replaced(body, &named.span, new.into())),
-            _ => (same(), whole()),
+            (rename, _, _, Some(json)) => (query, edited(json, rename)),
+            (Some(new), Some(named), Location::Form, _) => {
+                (query, edit::parts(body, vec![(named.span.clone(), new.into())]))
+            }
+            _ => (query, whole()),
         };
         Rendered { query, body }
+    }
+}
+
+impl Prompt for RequestBody<'_> {
+    fn tokens(&self) -> u64 {
+        self.size as u64 / 4
+    }
+
+    fn has_image(&self) -> bool {
+        let json = self.json.as_ref().filter(|_| self.location != Location::Whole);
+        json.is_some_and(|json| *self.has_image.get_or_init(|| json.has_image()))
     }
 }

@@ -226,7 +226,7 @@ impl<'a> Attempts<'a> {
         let ForwardContext { clients, request, body, forward, .. } = self.ctx;
         let config = &candidate.endpoint.config;
         let key = config.api_keys.get(key).map(|key| key.reveal());
-        let rendered = body.with_model(request, candidate.rename.as_deref());
+        let rendered = body.for_candidate(request, candidate);
         let path = match &rendered.query {
             Some(query) => format!("{}?{query}", forward.path),
             None => forward.path.clone(),

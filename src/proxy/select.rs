@@ -6,7 +6,7 @@ use crate::api::errors::{Failure, Kind};
 use crate::config::Strategy;
 use crate::routing::affinity::{self, PrefixHashes};
 use crate::routing::endpoint::Live;
-use crate::routing::plan::{Plan, View};
+use crate::routing::plan::{Candidate, Plan, View};
 use crate::routing::slots::{Entry, Slot, WaitResult, Waiting, Wanted};
 use crate::routing::strategy::{self, CandidateLoad, Turn};
 use crate::upstream::Watch;
@@ -159,7 +159,7 @@ impl<'a> Selector<'a> {
     /// Adds endpoints that came back meanwhile, at the same position in the queue.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
         let ForwardContext { shared, body, scope, .. } = self.ctx;
-        let Ok(plan) = View { snapshot: &shared.load(), scope }.plan(body.query(), now) else {
+        let Ok(plan) = View { snapshot: &shared.load(), scope }.plan(body.query(), *body, now) else {
             return;
         };
         let positions = |plan: &Plan| plan.candidates.iter().map(|one| one.position).collect::<Vec<_>>();
@@ -177,12 +177,26 @@ impl<'a> Selector<'a> {
         match self.plan.strategy {
             _ if !self.queued.is_zero() => "queued",
             _ if self.plan.reason != "model" || self.plan.candidates.len() == 1 => self.plan.reason,
-            Strategy::Failover if index > 0 => "full",
-            Strategy::Failover => self.plan.reason,
-            Strategy::Affinity => self.affinity.unwrap_or("affinity_new"),
-            strategy => strategy.as_str(),
+            Strategy::Affinity if self.affinity.is_some() => self.affinity.unwrap_or_default(),
+            strategy => match rank_reason(&self.plan.candidates, index, strategy == Strategy::Failover) {
+                Some(reason) => reason,
+                None if strategy == Strategy::Affinity => "affinity_new",
+                None if strategy == Strategy::Failover => self.plan.reason,
+                None => strategy.as_str(),
+            },
         }
     }
+}
+
+/// The reason, if ranks decided for a candidate; in the order of the file, that others had no slot is a reason too.
+fn rank_reason(candidates: &[Candidate], chosen: usize, in_order: bool) -> Option<&'static str> {
+    let rank = candidates[chosen].rank;
+    let passed_over = if in_order { &candidates[..chosen] } else { candidates };
+    if candidates.iter().any(|other| other.rank < rank) || in_order && passed_over.iter().any(|one| one.rank == rank) {
+        return in_order.then_some("full");
+    }
+    let other = passed_over.iter().find(|other| other.rank > rank)?;
+    Some(if other.rank.0 == rank.0 { "loaded" } else { "under" })
 }
 
 /// The order of preference: the strategy's, preceded by the endpoint that has the conversation in its cache. The first one
@@ -204,7 +218,8 @@ fn favour(
     loads: &[CandidateLoad],
     order: &mut Vec<usize>,
 ) -> Option<&'static str> {
-    let (index, reason) = favourite?;
+    // What its cache holds is no reason to send a prompt that is too long there, or one whose model was unloaded.
+    let (index, reason) = favourite.filter(|(index, _)| loads[*index].rank <= loads[order[0]].rank)?;
     let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);
     let spilled = affinity::spill(loads[index].load, others);
     if spilled.is_none() {

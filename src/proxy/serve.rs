@@ -292,11 +292,14 @@ impl Proxy {
             return Err(body::unreadable());
         }
         let planned = |snapshot: &Snapshot| {
-            let planned = View { snapshot, scope }.plan(body.query(), time::now());
+            let planned = View { snapshot, scope }.plan(body.query(), body, time::now());
             if plan::is_short(&planned) {
                 self.shared.want();
             }
-            planned
+            match planned {
+                Ok(plan) if body.sealed && plan.has_edits() => Err(NoPlan::Refused(body::unreadable())),
+                planned => planned,
+            }
         };
         match planned(snapshot) {
             Ok(plan) => return Ok((plan, None)),
@@ -313,7 +316,7 @@ impl Proxy {
             Err(NoPlan::Refused(failure)) => Err(failure),
             Err(NoPlan::Unknown) => {
                 let name = body.name().unwrap_or_default();
-                let plan = View { snapshot: &fresh, scope }.unknown(body.query(), time::now())?;
+                let plan = View { snapshot: &fresh, scope }.unknown(body.query(), body, time::now())?;
                 let first = &plan.candidates[0];
                 let model = plan::shown(first.rename.as_deref().unwrap_or(name));
                 let (name, endpoint) = (plan::shown(name), first.endpoint.name());
@@ -335,7 +338,7 @@ impl Proxy {
             path: &path,
             raw: false,
             headers: &|| crate::upstream::headers::own(&served_by.endpoint.config),
-            body: [&[], &[], &[]],
+            body: Vec::new(),
             tail: None,
             timeouts: crate::config::Timeouts {
                 total: Some(Duration::from_secs(2)),

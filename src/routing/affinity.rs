@@ -2,7 +2,9 @@
 //! known by a growing chain of hashes, one link for each message, so that a longer request holds every link of the shorter
 //! one before it. Keeps no text, and knows endpoints only by the number of their cache's life.
 
-use crate::api::body::{JsonBody, each_element, each_member, member, unescaped};
+use crate::api::body::JsonBody;
+use crate::api::json::{each_element, member};
+use crate::api::prompt::{BILLING_LINE, is_system};
 use crate::routing::strategy::Load;
 use crate::util::lock::lock;
 use crate::util::lru::Lru;
@@ -27,12 +29,8 @@ const BLOCK: usize = 1 << 10;
 const MOST_LINKS: usize = 256;
 /// Moved from message to message by Anthropic's clients at every turn; no part of the prompt.
 const MARKER: &str = "cache_control";
-/// Claude Code's system line that differs in every request; servers ignore it as well.
-const BILLING_LINE: &str = "x-anthropic-billing-header:";
 /// The hash of what is no part of the prompt: a text of nothing but that line, and the block or message that holds it.
 const NOTHING: u64 = 0;
-/// `developer` with each letter as `\u0061`.
-const LONGEST_ROLE: usize = 6 * "developer".len();
 
 #[derive(Default)]
 pub struct Affinity {
@@ -172,17 +170,6 @@ impl Chain<'_> {
             self.links.push_back(self.link);
         }
     }
-}
-
-/// Whether a message is of the role that servers put in front of a conversation.
-fn is_system(message: &RawValue) -> bool {
-    let mut is_system = false;
-    let read = each_member(message.get(), |name, value| {
-        if unescaped(name, LONGEST_ROLE).is_some_and(|name| name == "role") {
-            is_system |= unescaped(value, LONGEST_ROLE).is_some_and(|role| role == "system" || role == "developer");
-        }
-    });
-    is_system && read.is_ok()
 }
 
 /// The session that `metadata.user_id` names: `user_..._account_..._session_ID`, a text of an object with `session_id`, as

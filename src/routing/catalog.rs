@@ -1,17 +1,15 @@
 //! Which endpoints serve a model. Built whole from the endpoints of a snapshot, never changed. Pure.
 
 use crate::api::model_list::Model;
-use crate::config::Route;
-use crate::routing::endpoint::Endpoint;
+use crate::config::{Backend, Route};
+use crate::routing::endpoint::{Endpoint, LATEST};
 use crate::routing::scope::Scope;
 use serde::Serialize;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::sync::Arc;
-
-/// What Ollama adds to a name without a tag.
-const LATEST: &str = ":latest";
 
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
@@ -27,6 +25,9 @@ pub(crate) struct Offer {
     pub(crate) endpoint: usize,
     /// The context of this model there, if its list has it.
     pub(crate) context: Option<u64>,
+    /// Whether this model takes images, and whether it is loaded, as far as the list says.
+    pub(crate) vision: Option<bool>,
+    pub(crate) loaded: Option<bool>,
 }
 
 /// `/v1/models`, ready to be sent, and its entries.
@@ -54,7 +55,8 @@ impl Catalog {
                 for name in std::iter::once(id).chain(aliases) {
                     let of_name = offers.entry(name.to_owned()).or_default();
                     if of_name.last().is_none_or(|last| last.endpoint != n) {
-                        of_name.push(Offer { endpoint: n, context: model.and_then(|model| model.context) });
+                        let (context, vision) = (model.and_then(|one| one.context), model.and_then(|one| one.vision));
+                        of_name.push(Offer { endpoint: n, context, vision, loaded: model.and_then(|one| one.loaded) });
                     }
                 }
             }
@@ -69,8 +71,14 @@ impl Catalog {
         self.offers.get(name).map_or(&[], Vec::as_slice)
     }
 
+    /// A name, or the same with the tag `latest` where only that is served.
+    pub(crate) fn served_as<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        let with_tag = tagged(name);
+        if self.offers(name).is_empty() && !self.offers(&with_tag).is_empty() { with_tag.into() } else { name.into() }
+    }
+
     /// Names with an available endpoint that `is_listed`, within a scope: discovered and configured ones in config order, then
-    /// routes.
+    /// routes and their variants.
     pub(crate) fn listing(
         &self,
         endpoints: &[Arc<Endpoint>],
@@ -83,8 +91,22 @@ impl Catalog {
         let all = || endpoints.iter().enumerate().filter(|(n, _)| usable[*n]);
         let available: HashMap<&str, &Endpoint> = all().map(|(_, e)| (e.name(), &**e)).collect();
         let servers = |name: &str| self.offers(name).iter().map(|offer| offer.endpoint).filter(|n| usable[*n]);
-        let by_name: HashMap<&str, &Route> = routes.iter().rev().map(|route| (route.name.as_str(), route)).collect();
+        let names: Vec<_> =
+            routes.iter().flat_map(|route| route.names().map(move |(name, variant)| (name, variant, route))).collect();
+        let by_name: HashMap<&str, &Route> =
+            names.iter().rev().map(|(name, _, route)| (name.as_str(), *route)).collect();
         let is_served = |name: &str| servers(name).next().is_some() || by_name.contains_key(name);
+        let backends = |route: &'_ Route| -> Vec<(&Endpoint, String)> {
+            if route.is_discovered() {
+                let model = self.served_as(&route.name);
+                return servers(&model).map(|n| (&*endpoints[n], model.to_string())).collect();
+            }
+            let enabled = route.backends.iter().filter(|backend| backend.enabled);
+            let one = |backend: &Backend| {
+                Some((*available.get(&*backend.endpoint)?, backend.model.clone().unwrap_or_else(|| route.name.clone())))
+            };
+            enabled.filter_map(one).collect()
+        };
         let (mut entries, mut seen) = (Vec::new(), HashSet::new());
         for endpoint in all().map(|(_, endpoint)| endpoint) {
             for (id, model) in ids(endpoint) {
@@ -92,7 +114,7 @@ impl Catalog {
                     continue;
                 }
                 entries.extend(match by_name.get(id) {
-                    Some(route) => routed(route, &available),
+                    Some(route) => routed(id, &backends(route)),
                     None => {
                         let names = servers(id).map(|n| endpoints[n].name()).collect();
                         Some(Entry::new(id, endpoint, model, names).listed(model))
@@ -100,9 +122,11 @@ impl Catalog {
                 });
             }
         }
-        for route in routes.iter().filter(|route| within(scope, &route.name, is_served)) {
-            if seen.insert(&route.name) {
-                entries.extend(routed(route, &available));
+        for (name, variant, route) in &names {
+            let is_within =
+                within(scope, name, is_served) || variant.is_some() && within(scope, &route.name, is_served);
+            if is_within && seen.insert(name) {
+                entries.extend(routed(name, &backends(route)));
             }
         }
         let texts: Vec<&str> = entries.iter().map(|one: &Listed| one.text.as_str()).collect();
@@ -198,24 +222,21 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The entry of a route: an alias of what its first available backend calls the model.
-fn routed(route: &Route, available: &HashMap<&str, &Endpoint>) -> Option<Listed> {
-    let (mut servers, mut aliases, mut first) = (Vec::new(), Vec::new(), None);
-    for backend in route.backends.iter().filter(|backend| backend.enabled) {
-        let Some(&endpoint) = available.get(backend.endpoint.as_str()) else { continue };
-        let root = backend.model.as_deref().unwrap_or(&route.name);
-        first.get_or_insert((endpoint, root));
+/// The entry of a route or a variant: an alias of what its first available backend calls the model.
+fn routed(name: &str, backends: &[(&Endpoint, String)]) -> Option<Listed> {
+    let (mut servers, mut aliases) = (Vec::new(), Vec::new());
+    for (endpoint, root) in backends {
         if !servers.contains(&endpoint.name()) {
             servers.push(endpoint.name());
         }
-        if root != route.name && !aliases.contains(&root) {
+        if root != name && !aliases.contains(&root.as_str()) {
             aliases.push(root);
         }
     }
-    let (endpoint, root) = first?;
+    let (endpoint, root) = backends.first()?;
     let model = listed(endpoint, root);
-    let root = Some(root).filter(|_| !aliases.is_empty());
-    Some(Entry { aliases, root, ..Entry::new(&route.name, endpoint, model, servers) }.listed(model))
+    let root = Some(root.as_str()).filter(|_| !aliases.is_empty());
+    Some(Entry { aliases, root, ..Entry::new(name, endpoint, model, servers) }.listed(model))
 }
 
 #[cfg(test)]

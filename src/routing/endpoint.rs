@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+/// What Ollama adds to a name without a tag.
+pub(super) const LATEST: &str = ":latest";
 /// Traffic within this time is a sign of life (SPEC section 6, busy).
 const RECENT: Duration = Duration::from_secs(10);
 /// The longest cool-down after a 429 (SPEC section 5).
@@ -36,6 +38,10 @@ pub struct Endpoint {
     pub(crate) slots: Option<u32>,
     /// `n_ctx` of llama-server's `/props`.
     pub(crate) context: Option<u64>,
+    /// `modalities.vision` of llama-server's `/props`.
+    pub(crate) vision: Option<bool>,
+    /// The models in its memory, of servers that tell them apart (Ollama, LM Studio).
+    pub(crate) loaded: Option<Arc<Vec<String>>>,
 }
 
 impl Endpoint {
@@ -47,6 +53,8 @@ impl Endpoint {
             models: None,
             slots: None,
             context: None,
+            vision: None,
+            loaded: None,
         }
     }
 
@@ -66,6 +74,12 @@ impl Endpoint {
             _ => !self.health.answered,
         };
         self.config.enabled && self.config.models.is_empty() && self.models.is_none() && is_silent
+    }
+
+    /// Whether a model is in its memory, if it says so.
+    pub(crate) fn has_loaded(&self, model: &str) -> Option<bool> {
+        let is_model = |name: &String| name == model || name.strip_suffix(LATEST) == Some(model);
+        self.loaded.as_ref().map(|names| names.iter().any(is_model))
     }
 
     /// Every name it serves: as configured, else as discovered with aliases.

@@ -1,12 +1,14 @@
 //! Where a request may go: a pure function of a snapshot, what was asked, and by whom.
 
+use crate::api::edit::MemberEdit;
 use crate::api::errors::{Failure, Kind};
 use crate::config::{Retry, Route, Strategy, UnknownModel};
 use crate::routing::catalog::{self, Offer};
 use crate::routing::endpoint::Endpoint;
+use crate::routing::resolve::{self, Meaning};
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::Snapshot;
-use crate::routing::strategy::CandidateLoad;
+use crate::routing::strategy::{CandidateLoad, Rank};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,12 +27,52 @@ pub(crate) struct Candidate {
     pub(crate) position: usize,
     /// How many tokens fit into its context: as it says of itself, else of this model.
     pub(crate) context: Option<u64>,
+    /// Changes to the body, if it is JSON.
+    pub(crate) edits: Arc<[MemberEdit]>,
+    pub(crate) stabilize: bool,
+    /// Whether the model takes images, as far as is known.
+    pub(crate) vision: Option<bool>,
+    under: Option<u64>,
+    /// The server says that the model is not in its memory.
+    must_load: bool,
+    /// Of this prompt.
+    pub(crate) rank: Rank,
 }
 
 impl Candidate {
     pub(crate) fn load(&self) -> CandidateLoad {
-        CandidateLoad { position: self.position, weight: self.weight, load: self.endpoint.live.load() }
+        let load = self.endpoint.live.load();
+        CandidateLoad { position: self.position, weight: self.weight, load, rank: self.rank }
     }
+
+    fn with_rank(self, tokens: u64) -> Self {
+        let by_length = match self.under {
+            Some(under) => (if tokens < under { 0 } else { 2 }, under),
+            None => (1, 0),
+        };
+        Self { rank: (by_length, self.must_load), ..self }
+    }
+
+    /// For a model, with what its route says.
+    fn meant(mut self, meaning: &Meaning<'_>) -> Self {
+        self.edits = meaning.edits();
+        self.stabilize |= meaning.stabilizes() && may_stabilize(&self.endpoint);
+        self
+    }
+}
+
+/// Anthropic's own servers read the line that is made stable for others.
+fn may_stabilize(endpoint: &Endpoint) -> bool {
+    let host = endpoint.config.base.host.trim_end_matches('.').to_ascii_lowercase();
+    host != "anthropic.com" && !host.ends_with(".anthropic.com")
+}
+
+/// What a plan needs to know of a prompt.
+pub(crate) trait Prompt {
+    /// Its length, estimated.
+    fn tokens(&self) -> u64;
+    /// Looked for only if it matters.
+    fn has_image(&self) -> bool;
 }
 
 /// The candidates, never empty, and how to choose among them.
@@ -92,15 +134,29 @@ pub(crate) fn shown(name: &str) -> String {
 }
 
 impl Plan {
-    /// Only where the response was made, since it is not known elsewhere; all others while that endpoint is away. Without
-    /// endpoints that are cooling down, as long as another one remains.
-    fn narrowed(mut self, query: ModelQuery<'_>, now: Instant) -> Self {
+    pub(crate) fn has_edits(&self) -> bool {
+        self.candidates.iter().any(|candidate| !candidate.edits.is_empty())
+    }
+
+    /// Only where the response was made, since it is not known elsewhere; all others while that endpoint is away. Only where
+    /// the model is known to take images, if the prompt has one and that is known of any. Without endpoints that are cooling
+    /// down, as long as another one remains.
+    fn narrowed(mut self, query: ModelQuery<'_>, prompt: &dyn Prompt, now: Instant) -> Self {
+        let tokens = prompt.tokens();
+        self.candidates = self.candidates.into_iter().map(|candidate| candidate.with_rank(tokens)).collect();
         if let ModelQuery::Follow(id, _) | ModelQuery::Stored(id) = query {
             let made = |candidate: &Candidate| candidate.endpoint.live.responses.get(id).is_some();
             if let Some(home) = self.candidates.iter().position(made) {
                 self.candidates = vec![self.candidates.swap_remove(home)];
                 self.reason = "response";
             }
+        }
+        let sees = |candidate: &Candidate| candidate.vision == Some(true);
+        if self.candidates.iter().any(sees) && !self.candidates.iter().all(sees) && prompt.has_image() {
+            if self.strategy != Strategy::Failover || !sees(&self.candidates[0]) {
+                self.reason = "vision";
+            }
+            self.candidates.retain(sees);
         }
         let is_ready = |candidate: &Candidate| !candidate.endpoint.live.is_cooling(now);
         if self.candidates.iter().any(is_ready) && !self.candidates.iter().all(is_ready) {
@@ -119,26 +175,28 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn plan(self, query: ModelQuery<'_>, now: Instant) -> PlanResult {
+    pub(crate) fn plan(self, query: ModelQuery<'_>, prompt: &dyn Prompt, now: Instant) -> PlanResult {
         let plan = match query {
-            ModelQuery::Named(name) | ModelQuery::Follow(_, Some(name)) if self.is_name(name) => self.named(name)?,
-            ModelQuery::Named(_) | ModelQuery::Any | ModelQuery::Follow(..) => self.default("default_model")?,
+            ModelQuery::Named(name) | ModelQuery::Follow(_, Some(name)) if self.is_name(name) => {
+                self.named(name, prompt)?
+            }
+            ModelQuery::Named(_) | ModelQuery::Any | ModelQuery::Follow(..) => self.default("default_model", prompt)?,
             ModelQuery::Endpoint => self.only()?,
             ModelQuery::Raw => self.any("raw")?,
             ModelQuery::Stored(_) => self.any("search")?,
         };
-        Ok(plan.narrowed(query, now))
+        Ok(plan.narrowed(query, prompt, now))
     }
 
     /// What `routing.unknownModel` makes of a name that no endpoint serves, after a refresh.
-    pub(crate) fn unknown(self, query: ModelQuery<'_>, now: Instant) -> Result<Plan, Failure> {
+    pub(crate) fn unknown(self, query: ModelQuery<'_>, prompt: &dyn Prompt, now: Instant) -> Result<Plan, Failure> {
         let plan = match (self.snapshot.config.routing.unknown_model, query) {
-            (UnknownModel::Default, _) => self.default("unknown_model_default"),
+            (UnknownModel::Default, _) => self.default("unknown_model_default", prompt),
             (UnknownModel::Passthrough, _) => self.any("passthrough"),
             (_, ModelQuery::Named(name) | ModelQuery::Follow(_, Some(name))) => Err(self.not_found(name)),
             _ => Err(self.not_found("")),
         };
-        plan.map(|plan| plan.narrowed(query, now))
+        plan.map(|plan| plan.narrowed(query, prompt, now))
     }
 
     /// The one endpoint that has what is asked about, the request as it is.
@@ -152,54 +210,90 @@ impl<'a> View<'a> {
         !name.is_empty() && (name != "auto" || self.is_served(name))
     }
 
-    fn route(self, name: &str) -> Option<&'a Route> {
-        self.snapshot.config.models.iter().find(|route| route.name == name)
+    fn exact(self, name: &str) -> Option<Meaning<'a>> {
+        resolve::exact(&self.snapshot.config.models, &self.snapshot.catalog, name)
     }
 
     fn is_served(self, name: &str) -> bool {
-        !self.snapshot.catalog.offers(name).is_empty() || self.route(name).is_some()
+        self.exact(name).is_some()
     }
 
-    /// The endpoints that serve a name, or the same name with the tag `latest` where only that is served.
-    fn named(self, asked: &str) -> PlanResult {
-        let tagged = || Some(catalog::tagged(asked)).filter(|tagged| self.is_served(tagged));
-        let tagged = if self.is_served(asked) { None } else { tagged() };
-        let name = tagged.as_deref().unwrap_or(asked);
-        if !catalog::within(self.scope, name, |bare| self.is_served(bare)) {
+    /// Whether the scope has a name; a variant is in it with its model.
+    fn has_name(self, name: &str, meaning: Option<&Meaning<'_>>) -> bool {
+        let names = [Some(name), meaning.and_then(Meaning::base)];
+        names.into_iter().flatten().any(|name| catalog::within(self.scope, name, |bare| self.is_served(bare)))
+    }
+
+    /// The endpoints that serve a name, or the same name with the tag `latest` where only that is served, or the model whose
+    /// pattern it matches.
+    fn named(self, asked: &str, prompt: &dyn Prompt) -> PlanResult {
+        let tagged = catalog::tagged(asked);
+        let name = if !self.is_served(asked) && self.is_served(&tagged) { &*tagged } else { asked };
+        let meaning = resolve::meaning(&self.snapshot.config.models, &self.snapshot.catalog, asked);
+        if !self.has_name(name, meaning.as_ref()) {
             return Err(self.not_found(asked).into());
         }
-        let route = self.route(name);
-        let mut candidates = match route {
-            Some(route) => self.routed(route),
-            None => self.discovered(name),
-        };
-        if candidates.is_empty() && (route.is_none() || !self.scope.is_all()) {
+        let candidates = meaning.as_ref().map(|meaning| self.meant(meaning, asked)).unwrap_or_default();
+        let route = meaning.as_ref().and_then(|meaning| meaning.route);
+        if candidates.is_empty() && (route.is_none_or(Route::is_discovered) || !self.scope.is_all()) {
             return Err(if self.snapshot.is_healthy() { NoPlan::Unknown } else { no_endpoint().into() });
         }
+        let mut candidates = self.sighted(candidates, asked, prompt)?;
         let all = candidates.len();
         candidates.retain(|candidate| candidate.endpoint.is_available());
         if candidates.is_empty() {
-            let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(name));
+            let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(asked));
             return Err(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK).into());
         }
-        if let Some(tagged) = &tagged {
-            for candidate in &mut candidates {
-                candidate.rename.get_or_insert_with(|| tagged.clone());
-            }
-        }
         let is_short = candidates.len() < all;
+        let name = route.map_or(name, |route| &route.name);
         let plan = self.plan_of(candidates, if is_short { "failover" } else { "model" }, name);
         let strategy = route.and_then(|route| route.strategy).unwrap_or(plan.strategy);
         Ok(Plan { strategy, is_named: true, is_short, ..plan })
+    }
+
+    /// The endpoints of a model, available or not. Those that know it by another name than `asked` get that one.
+    fn meant(self, meaning: &Meaning<'_>, asked: &str) -> Vec<Candidate> {
+        let candidates = match meaning.route.filter(|route| !route.is_discovered()) {
+            Some(route) => self.routed(route),
+            None => self.discovered(&meaning.model),
+        };
+        let named = candidates.into_iter().map(|candidate| {
+            let sent = candidate.rename.clone().unwrap_or_else(|| meaning.model.clone());
+            Candidate { rename: Some(sent).filter(|sent| sent != asked), ..candidate }.meant(meaning)
+        });
+        named.collect()
+    }
+
+    /// Without models that are known not to take images, if the prompt has one.
+    fn sighted(
+        self,
+        mut candidates: Vec<Candidate>,
+        asked: &str,
+        prompt: &dyn Prompt,
+    ) -> Result<Vec<Candidate>, Failure> {
+        let is_blind = |candidate: &Candidate| candidate.vision == Some(false);
+        if candidates.iter().any(is_blind) && prompt.has_image() {
+            candidates.retain(|candidate| !is_blind(candidate));
+            if candidates.is_empty() {
+                return Err(self.no_vision(asked));
+            }
+        }
+        Ok(candidates)
     }
 
     fn routed(self, route: &Route) -> Vec<Candidate> {
         let backends = route.backends.iter().enumerate().filter(|(_, backend)| backend.enabled);
         let candidates = backends.filter_map(|(position, backend)| {
             let (_, endpoint) = self.endpoints().find(|(_, endpoint)| endpoint.name() == backend.endpoint)?;
-            let rename = backend.model.clone().filter(|model| *model != route.name);
-            let candidate = self.candidate((position, endpoint), rename.as_deref().unwrap_or(&route.name));
-            Some(Candidate { rename, weight: backend.weight.unwrap_or(candidate.weight), ..candidate })
+            let candidate = self.candidate((position, endpoint), backend.model.as_deref().unwrap_or(&route.name));
+            Some(Candidate {
+                rename: backend.model.clone(),
+                weight: backend.weight.unwrap_or(candidate.weight),
+                vision: backend.vision.or(candidate.vision),
+                under: backend.under,
+                ..candidate
+            })
         });
         candidates.collect()
     }
@@ -215,18 +309,23 @@ impl<'a> View<'a> {
         offers.find(|offer| Arc::ptr_eq(&self.snapshot.endpoints[offer.endpoint].live, &endpoint.live))
     }
 
-    fn default(self, reason: &'static str) -> Result<Plan, Failure> {
+    fn default(self, reason: &'static str, prompt: &dyn Prompt) -> Result<Plan, Failure> {
         let with_model = self.available().filter_map(|one @ (_, endpoint)| {
             let model = endpoint.default_model().filter(|model| self.scope.has_model(model))?;
             // Where the model is a route (format 003), the endpoint knows it by another name.
-            let backends = self.route(model).into_iter().flat_map(|route| &route.backends);
-            let mut backends = backends.filter(|backend| backend.endpoint == endpoint.name());
-            let rename = backends.find_map(|backend| backend.model.as_deref()).unwrap_or(model);
-            Some(Candidate { rename: Some(rename.to_owned()), ..self.candidate(one, rename) })
+            let meaning = self.exact(model);
+            let at = |candidate: &Candidate| candidate.endpoint.name() == endpoint.name();
+            let meant = meaning.as_ref().and_then(|meaning| self.meant(meaning, "").into_iter().find(at));
+            let candidate = meant.unwrap_or_else(|| self.candidate(one, model));
+            let backends = meaning.iter().filter_map(|meaning| meaning.route).flat_map(|route| &route.backends);
+            let mut there = backends.filter(|backend| backend.endpoint == endpoint.name());
+            let rename = candidate.rename.or_else(|| there.find_map(|backend| backend.model.clone()));
+            let rename = rename.or_else(|| Some(model.to_owned()));
+            Some(Candidate { rename, position: one.0, weight: endpoint.config.weight, ..candidate })
         });
         let candidates: Vec<_> = with_model.collect();
         if !candidates.is_empty() {
-            return Ok(self.without_model(candidates, reason));
+            return Ok(self.without_model(self.sighted(candidates, "", prompt)?, reason));
         }
         if !self.snapshot.is_healthy() {
             return Err(no_endpoint());
@@ -288,8 +387,38 @@ impl<'a> View<'a> {
     /// An endpoint for a model, the client's body as it is.
     fn candidate(self, (position, endpoint): (usize, &Arc<Endpoint>), model: &str) -> Candidate {
         let own = endpoint.context.filter(|size| *size > 0);
-        let context = own.or_else(|| self.offer(model, endpoint)?.context);
-        Candidate { endpoint: Arc::clone(endpoint), rename: None, weight: endpoint.config.weight, position, context }
+        let offer = self.offer(model, endpoint);
+        let loaded = offer.and_then(|offer| offer.loaded).or_else(|| endpoint.has_loaded(model));
+        Candidate {
+            endpoint: Arc::clone(endpoint),
+            rename: None,
+            weight: endpoint.config.weight,
+            position,
+            context: own.or_else(|| offer?.context),
+            edits: Arc::default(),
+            stabilize: endpoint.config.stabilize.is_some() && may_stabilize(endpoint),
+            vision: offer.and_then(|offer| offer.vision).or(endpoint.vision),
+            under: None,
+            must_load: !model.is_empty() && loaded == Some(false),
+            rank: Rank::default(),
+        }
+    }
+
+    /// 400 with the models that could be asked instead.
+    fn no_vision(self, asked: &str) -> Failure {
+        let takes_images = |name: &&str| {
+            let candidates = self.exact(name).map(|meaning| self.meant(&meaning, name)).unwrap_or_default();
+            candidates.iter().any(|candidate| candidate.vision == Some(true))
+        };
+        let listing = self.snapshot.listing(self.scope);
+        let names: Vec<String> =
+            listing.names().filter(takes_images).take(MOST_MODELS).map(|name| format!("`{}`", shown(name))).collect();
+        let others = match names.as_slice() {
+            [] => "and no other model here is known to".to_owned(),
+            names => format!("these do: {}", names.join(", ")),
+        };
+        let model = if asked.is_empty() { "default model".into() } else { format!("model `{}`", shown(asked)) };
+        Failure::new(Kind::InvalidBody, format!("The {model} takes no images; {others}.")).param("model")
     }
 
     /// 404 with what could have been asked for instead; 503 while an endpoint is away that has not listed its models yet.

@@ -9,7 +9,14 @@ pub(crate) struct CandidateLoad {
     pub(crate) position: usize,
     pub(crate) weight: u16,
     pub(crate) load: Load,
+    pub(crate) rank: Rank,
 }
+
+/// What comes before the strategy: the lowest is tried first, as long as it has room.
+pub(crate) type Rank = (LengthRank, bool);
+/// Whether `under` fits the prompt (0 = yes, 1 = there is none, 2 = no), and how small it is. The other part of a rank says
+/// whether the model would have to be loaded.
+pub(crate) type LengthRank = (u8, u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
@@ -33,22 +40,22 @@ pub(crate) struct Turn {
     credits: Vec<i64>,
 }
 
-/// Indexes into `loads`, first choice first. Those without room come last and take no turn: they are
-/// passed over, and tried only when they have room again.
+/// Indexes into `loads`, first choice first: by rank, and in the order of the strategy among equals. Those without room come
+/// last. Only the first group takes a turn: the others are passed over, and tried only when it has no room, or fails.
 pub(crate) fn order(
     strategy: Strategy,
     loads: &[CandidateLoad],
     turn: &mut Turn,
     unit: &mut dyn FnMut() -> f64,
 ) -> Vec<usize> {
-    let has_room = |index: &usize| loads[*index].load.has_room();
+    let key = |index: &usize| (!loads[*index].load.has_room(), loads[*index].rank);
     let mut order: Vec<usize> = (0..loads.len()).collect();
-    order.sort_by_key(|index| !has_room(index));
-    let (free, full) = order.split_at_mut(loads.iter().filter(|one| one.load.has_room()).count());
-    let mut unmoved = if full.is_empty() { Turn::default() } else { turn.clone() };
-    for (group, turn) in [(free, turn), (full, &mut unmoved)] {
+    order.sort_by_key(key);
+    let before = turn.clone();
+    for (n, group) in order.chunk_by_mut(|a, b| key(a) == key(b)).enumerate() {
+        let mut unmoved = before.clone();
+        let turn = if n == 0 && loads[group[0]].load.has_room() { &mut *turn } else { &mut unmoved };
         match strategy {
-            _ if group.is_empty() => {}
             Strategy::Failover => {}
             Strategy::RoundRobin => rotate(group, loads, turn),
             Strategy::WeightedRoundRobin => smooth(group, loads, turn),

@@ -15,6 +15,7 @@ use crate::util::time;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -48,7 +49,8 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) raw: bool,
     /// Makes the fields, for each connection tried; `Content-Length` and `Host` are added here.
     pub(crate) headers: &'a dyn Fn() -> HeaderMap,
-    pub(crate) body: [&'a [u8]; 3],
+    /// Its parts, one after another.
+    pub(crate) body: Vec<&'a [u8]>,
     /// Follows `body`; read while it is sent.
     pub(crate) tail: Option<BodyTail<'a>>,
     pub(crate) timeouts: Timeouts,
@@ -59,7 +61,7 @@ pub(crate) struct UpstreamRequest<'a> {
 impl<'a> UpstreamRequest<'a> {
     /// A request of the proxy's own, without a body.
     pub(crate) fn own(method: Method, path: &'a str, headers: &'a dyn Fn() -> HeaderMap, timeouts: Timeouts) -> Self {
-        let (body, tail, cancel, watch) = ([&[][..]; 3], None, None, None);
+        let (body, tail, cancel, watch) = (Vec::new(), None, None, None);
         Self { method, path, raw: false, headers, body, tail, timeouts, cancel, watch }
     }
 }
@@ -214,7 +216,7 @@ impl UpstreamClient {
         call.output.set(whole.clamp(OUTPUT[0], OUTPUT[1]));
         call.is_chunked.set(length.is_none());
         let tail = Following { tail: request.tail, call };
-        let parts = request.body[0].chain(request.body[1]).chain(request.body[2]).chain(tail);
+        let parts = Parts(request.body.iter().copied().collect()).chain(tail);
         let mut parts = Upload { parts, left: length, call };
         let has_body = length != Some(0) || matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
         let result = if has_body {
@@ -243,6 +245,21 @@ impl UpstreamClient {
         let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
         let uri = uri.path_and_query(format!("{prefix}{tail}")).build();
         uri.ok().filter(|uri| uri.authority() == Some(&self.authority)).ok_or_else(refused)
+    }
+}
+
+/// The parts of a body that are still to be sent.
+struct Parts<'a>(VecDeque<&'a [u8]>);
+
+impl Read for Parts<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while let Some(part) = self.0.front_mut() {
+            match part.read(buf)? {
+                0 if !buf.is_empty() => drop(self.0.pop_front()),
+                n => return Ok(n),
+            }
+        }
+        Ok(0)
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn deliver(
     let headers = || headers.clone();
     let request = UpstreamRequest {
         raw: true,
-        body: post.body,
+        body: post.body.to_vec(),
         cancel: Some(Arc::clone(cancel)),
         ..UpstreamRequest::own(Method::POST, post.path, &headers, timeouts)
     };

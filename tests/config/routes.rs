@@ -49,6 +49,7 @@ models:
         model: model.map(str::to_owned),
         weight,
         enabled,
+        ..Backend::default()
     };
     assert_eq!((routes[0].name.as_str(), routes[0].strategy), ("fast", Some(Strategy::WeightedRoundRobin)));
     let expected = [

@@ -39,8 +39,8 @@ fn a_name_that_is_not_served_is_tried_with_the_tag_latest() {
 fn the_tag_latest_is_found_in_routes_and_within_a_scope() {
     let upstream = Upstream::serving(&["big"]);
     upstream.always(CHAT, Script::json("{}"));
-    let backend = Backend { endpoint: "a".into(), model: Some("big".into()), weight: None, enabled: true };
-    let route = Route { name: "fast:latest".into(), strategy: None, backends: vec![backend] };
+    let backend = Backend { endpoint: "a".into(), model: Some("big".into()), ..Backend::default() };
+    let route = Route { name: "fast:latest".into(), backends: vec![backend], ..Route::default() };
     let proxy = Setup::over(&[&upstream]).with(|c| c.models = vec![route]).start();
     assert_eq!(proxy.chat("fast").field("x-llmproxy-model"), Some("big"));
 }
@@ -67,9 +67,9 @@ fn every_entry_has_the_fields_that_strict_clients_want() {
     upstream.always("/v1/models", Script::json(format!(r#"{{"data":[{list},{{"id":"bare"}}]}}"#)));
     let mut fixed = endpoint("fixed", upstream.addr());
     (fixed.models, fixed.probe) = (vec!["configured".into(), "m0".into()], Probe::Never);
-    let backend =
-        |model: &str| Backend { endpoint: "a".into(), model: Some(model.into()), weight: None, enabled: true };
-    let route = |name: &str, model: &str| Route { name: name.into(), strategy: None, backends: vec![backend(model)] };
+    let backend = |model: &str| Backend { endpoint: "a".into(), model: Some(model.into()), ..Backend::default() };
+    let route =
+        |name: &str, model: &str| Route { name: name.into(), backends: vec![backend(model)], ..Route::default() };
     let routes = vec![route("fast", "m0"), route("other", "nowhere")];
     let proxy = Setup::over(&[&upstream]).endpoint(fixed).with(|c| c.models = routes).start();
     let all = entries(&proxy);

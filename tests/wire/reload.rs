@@ -168,9 +168,9 @@ fn a_route_can_be_added_while_it_runs() {
     upstream.always(CHAT, Script::json("{}"));
     let proxy = Setup::over(&[&upstream]).start();
     assert_eq!(proxy.chat("fast").status(), 404);
-    let backend = Backend { endpoint: "a".into(), model: Some("m".into()), weight: None, enabled: true };
+    let backend = Backend { endpoint: "a".into(), model: Some("m".into()), ..Backend::default() };
     proxy.reload(|config| {
-        config.models = vec![Route { name: "fast".into(), strategy: None, backends: vec![backend] }];
+        config.models = vec![Route { name: "fast".into(), backends: vec![backend], ..Route::default() }];
     });
     assert_eq!(proxy.chat("fast").field("x-llmproxy-model"), Some("m"));
 }

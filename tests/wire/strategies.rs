@@ -34,11 +34,11 @@ fn with(strategy: Strategy, weights: &[u16]) -> impl FnOnce(&mut Config) {
 }
 
 fn backend(endpoint: &str, model: Option<&str>) -> Backend {
-    Backend { endpoint: endpoint.into(), model: model.map(str::to_owned), weight: None, enabled: true }
+    Backend { endpoint: endpoint.into(), model: model.map(str::to_owned), ..Backend::default() }
 }
 
 fn route(name: &str, strategy: Option<Strategy>, backends: Vec<Backend>) -> Route {
-    Route { name: name.into(), strategy, backends }
+    Route { name: name.into(), strategy, backends, ..Route::default() }
 }
 
 #[test]

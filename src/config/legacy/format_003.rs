@@ -4,8 +4,9 @@ use super::{UniqueNames, any_name, endpoint, give_keys, key, unless_empty, weigh
 use crate::config::address::base;
 use crate::config::node::Value;
 use crate::config::reader::Field;
+use crate::config::routes;
 use crate::config::table::*;
-use crate::config::text::no_key;
+use crate::config::text::{name as name_of_model, no_key};
 use crate::config::{Backend, Config, Endpoint, Probe, Route, Strategy};
 use std::collections::HashSet;
 use std::time::Duration;
@@ -45,6 +46,7 @@ pub(in crate::config) fn add(config: &mut Config, keys: &mut Keys) {
         }
         config.models.push(route);
     }
+    keys.read(|root| routes::check_names(&config.models, &root.get("models")));
 }
 
 struct Model {
@@ -65,9 +67,14 @@ fn model((name, item): (&str, Field)) -> Model {
     } else if let Err(error) = no_key(name) {
         item.problem(format!("the name {error}"));
     }
-    let route = Route { name: name.into(), strategy: Some(Strategy::RoundRobin), backends: Vec::new() };
+    let route = Route { name: name.into(), strategy: Some(Strategy::RoundRobin), ..Route::default() };
     read_section(&item, Model { route, backends: Vec::new() }, |model, keys| {
         keys.key(&mut model.route.strategy, "strategy", optional(strategy()));
+        let Route { edits, variants, patterns, stabilize, .. } = &mut model.route;
+        edits.keys(keys);
+        keys.key(variants, "variants", routes::variants());
+        keys.key(patterns, "match", list(text(name_of_model)));
+        keys.key(stabilize, "stabilize", optional(word()));
         let backend = Backend { weight: Some(1), ..Backend::default() };
         keys.key(&mut model.backends, "backends", items_as(Served { backend, endpoint: endpoint() }, served));
     })
@@ -83,6 +90,8 @@ fn served(Served { backend, endpoint }: &mut Served, keys: &mut Keys) {
     keys.key(&mut backend.model, "backendModelName", optional(any_name()));
     keys.key(&mut backend.weight, "weight", optional(weight()));
     keys.key(&mut backend.enabled, "enabled", flag());
+    keys.key(&mut backend.under, "under", optional(routes::tokens()));
+    keys.key(&mut backend.vision, "vision", optional(flag()));
     keys.read(|section| {
         let says = |key: &str| section.gives(key) && !section.get(key).is_word("");
         if !says("endpoint") && !says("baseUrl") {

@@ -9,7 +9,18 @@ fn task() -> Task {
     let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1)));
     let (timeout, connect) = (Duration::from_secs(5), Duration::from_secs(3));
     let path = Some("/health".into());
-    Task { endpoint, path, list: true, props: false, slots: false, ours: 0, started: now, timeout, connect }
+    Task {
+        endpoint,
+        path,
+        list: true,
+        props: false,
+        loaded: false,
+        slots: false,
+        ours: 0,
+        started: now,
+        timeout,
+        connect,
+    }
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl World {
     fn healthy(edit: impl FnOnce(&mut Config)) -> Self {
         let mut world = Self::new(edit);
         assert_eq!(world.take(Duration::ZERO), "ple");
-        world.found(Duration::ZERO, |found| Found { props: Some(Props::Unsupported), ..up(found) });
+        world.found(Duration::ZERO, |found| Found { props: Some(Extra::Unsupported), ..up(found) });
         world
     }
 }
@@ -140,7 +140,7 @@ fn props_are_asked_no_more_of_a_server_that_has_none() {
     world.found(30 * SECOND, up);
     let mut world = World::new(|c| c.cache.ttl = Some(3600 * SECOND));
     assert_eq!(world.take(Duration::ZERO), "ple");
-    world.found(Duration::ZERO, |found| Found { props: Some(Props::Failed), ..up(found) });
+    world.found(Duration::ZERO, |found| Found { props: Some(Extra::Failed), ..up(found) });
     world.schedule.join(2, false, world.start + SECOND);
     assert_eq!(world.take(SECOND), "p", "extras at most every 2 s");
     world.found(SECOND, up);

@@ -88,11 +88,10 @@ fn a_route_is_listed_as_an_alias_within_the_scope() {
     let backend = |endpoint: &str, model: &str| Backend {
         endpoint: endpoint.into(),
         model: Some(model.into()),
-        weight: None,
-        enabled: true,
+        ..Backend::default()
     };
     let backends = vec![backend("one", "ma"), backend("two", "mb"), backend("one", "ma")];
-    let routes = [Route { name: "fast".into(), strategy: None, backends }];
+    let routes = [Route { name: "fast".into(), backends, ..Route::default() }];
     let of = |scope: &Scope| {
         let list: Value = serde_json::from_slice(
             &Catalog::new(&endpoints, &routes).listing(&endpoints, &routes, scope, |_| true).text,

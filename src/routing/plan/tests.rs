@@ -22,12 +22,25 @@ fn snapshot(endpoints: Vec<Arc<Endpoint>>, unknown_model: UnknownModel) -> Snaps
     Snapshot::new(Arc::new(config), endpoints)
 }
 
+/// Tokens, and whether there is an image.
+impl Prompt for (u64, bool) {
+    fn tokens(&self) -> u64 {
+        self.0
+    }
+
+    fn has_image(&self) -> bool {
+        self.1
+    }
+}
+
+const SHORT: (u64, bool) = (1, false);
+
 fn plan(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> PlanResult {
-    View { snapshot, scope }.plan(query, now)
+    View { snapshot, scope }.plan(query, &SHORT, now)
 }
 
 fn unknown(snapshot: &Snapshot, query: ModelQuery<'_>, scope: &Scope, now: Instant) -> Result<Plan, Failure> {
-    View { snapshot, scope }.unknown(query, now)
+    View { snapshot, scope }.unknown(query, &SHORT, now)
 }
 
 fn order(planned: PlanResult) -> Vec<(String, Option<String>)> {

@@ -4,11 +4,20 @@ use super::*;
 
 fn weighted(weights: &[u16]) -> Vec<CandidateLoad> {
     let load = Load { in_flight: 0, limit: None };
-    weights.iter().enumerate().map(|(position, &weight)| CandidateLoad { position, weight, load }).collect()
+    weights
+        .iter()
+        .enumerate()
+        .map(|(position, &weight)| CandidateLoad { position, weight, load, rank: Rank::default() })
+        .collect()
 }
 
 fn loaded(loads: &[(u32, Option<u32>)]) -> Vec<CandidateLoad> {
-    let load = |(position, &(in_flight, limit))| CandidateLoad { position, weight: 1, load: Load { in_flight, limit } };
+    let load = |(position, &(in_flight, limit))| CandidateLoad {
+        position,
+        weight: 1,
+        load: Load { in_flight, limit },
+        rank: Rank::default(),
+    };
     loads.iter().enumerate().map(load).collect()
 }
 

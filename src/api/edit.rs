@@ -1,0 +1,173 @@
+//! A JSON body edited in place: which bytes are replaced, and the parts that are sent. Every other byte stays as it was
+//! written. Pure.
+
+use crate::api::json::{each_member, unescaped};
+use crate::config::Edits;
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// A place in a body, and what replaces it.
+pub type Change = (Range<usize>, Vec<u8>);
+
+/// What becomes of one member of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemberEdit {
+    name: String,
+    action: Option<Action>,
+    /// What becomes of the members of its value, if that stays.
+    below: Vec<Self>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Action {
+    Set(Value),
+    Default(Value),
+    Remove,
+}
+
+use Action::{Default, Remove, Set};
+
+/// The edits of a model, and of a variant of it. What the variant says of a member counts instead of what the model says.
+pub fn merged(model: &Edits, variant: Option<&Edits>) -> Vec<MemberEdit> {
+    let mut all: Vec<MemberEdit> = Vec::new();
+    for Edits { set, default, remove } in [model].into_iter().chain(variant) {
+        let set = set.iter().map(|(path, value)| (path, Set(value.clone())));
+        let default = default.iter().map(|(path, value)| (path, Default(value.clone())));
+        for (path, action) in set.chain(default).chain(remove.iter().map(|path| (path, Remove))) {
+            let (name, inner) = path.split_once('.').map_or((path.as_str(), None), |(name, inner)| (name, Some(inner)));
+            let at = all.iter().position(|edit| edit.name == name).unwrap_or_else(|| {
+                all.push(MemberEdit { name: name.to_owned(), action: None, below: Vec::new() });
+                all.len() - 1
+            });
+            match inner {
+                Some(inner) => all[at].put(inner, action),
+                None => all[at] = MemberEdit::new(name, action),
+            }
+        }
+    }
+    all
+}
+
+impl MemberEdit {
+    fn new(name: &str, action: Action) -> Self {
+        Self { name: name.to_owned(), action: Some(action), below: Vec::new() }
+    }
+
+    pub(crate) fn set(name: &str, value: &str) -> Self {
+        Self::new(name, Set(value.into()))
+    }
+
+    pub(crate) fn remove(name: &str) -> Self {
+        Self::new(name, Remove)
+    }
+
+    /// Edits a member of the value, also of one that the model gives.
+    fn put(&mut self, inner: &str, action: Action) {
+        let object = |value: &Value| Value::Object(Map::from_iter([(inner.to_owned(), value.clone())]));
+        match (&mut self.action, &action) {
+            (Some(Set(Value::Object(map)) | Default(Value::Object(map))), Set(value) | Default(value)) => {
+                map.insert(inner.to_owned(), value.clone());
+            }
+            (Some(Set(Value::Object(map)) | Default(Value::Object(map))), Remove) => {
+                map.shift_remove(inner);
+            }
+            (Some(Set(other) | Default(other)), Set(value)) => *other = object(value),
+            (Some(whole @ Remove), Set(value) | Default(value)) => *whole = Set(object(value)),
+            _ => {}
+        }
+        self.below.retain(|edit| edit.name != inner);
+        self.below.push(Self::new(inner, action));
+    }
+
+    /// The value where there is none.
+    fn given(&self) -> Option<Value> {
+        match &self.action {
+            Some(Set(value) | Default(value)) => Some(value.clone()),
+            Some(Remove) => None,
+            None => self.object(),
+        }
+    }
+
+    /// An object of what is given below.
+    fn object(&self) -> Option<Value> {
+        let given = self.below.iter().filter_map(|edit| Some((edit.name.clone(), edit.given()?)));
+        Some(given.collect::<Map<_, _>>()).filter(|map| !map.is_empty()).map(Value::Object)
+    }
+
+    /// The value in place of one that is no object and cannot be edited inside.
+    fn replaced(&self) -> Option<Value> {
+        let is_set = |edit: &Self| matches!(edit.action, Some(Set(_)));
+        if self.below.iter().any(is_set) { self.object() } else { None }
+    }
+}
+
+/// The changes that make these edits in an object.
+pub(crate) fn changes(body: &str, edits: &[&MemberEdit]) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if !edits.is_empty() {
+        edit_object(body, body, edits, &mut changes);
+    }
+    changes
+}
+
+/// Edits `object`, which stands in `body` and is known to be one.
+fn edit_object(body: &str, object: &str, edits: &[&MemberEdit], changes: &mut Vec<Change>) {
+    let place = |part: &str| {
+        let start = part.as_ptr() as usize - body.as_ptr() as usize;
+        start..start + part.len()
+    };
+    // With each letter as `\u0061`.
+    let longest = 6 * edits.iter().map(|edit| edit.name.len()).max().unwrap_or(0);
+    let mut met = vec![false; edits.len()];
+    let (mut removed, mut has_more) = (None::<Range<usize>>, false);
+    let _ = each_member(object, |name, value| {
+        let found = unescaped(name, longest).and_then(|plain| edits.iter().position(|edit| edit.name == plain));
+        let edit = found.map(|at| {
+            met[at] = true;
+            edits[at]
+        });
+        let (name, place) = (place(name.get()), place(value.get()));
+        if edit.is_some_and(|edit| edit.action == Some(Remove)) {
+            removed = Some(removed.take().map_or(name.start, |run| run.start)..place.end);
+            return;
+        }
+        has_more = true;
+        changes.extend(removed.take().map(|run| (run.start..name.start, Vec::new())));
+        let Some(edit) = edit else { return };
+        match &edit.action {
+            Some(Set(new)) => changes.push((place, new.to_string().into())),
+            _ if value.get().starts_with('{') && !edit.below.is_empty() => {
+                edit_object(body, value.get(), &edit.below.iter().collect::<Vec<_>>(), changes);
+            }
+            _ => changes.extend(edit.replaced().map(|new| (place, new.to_string().into()))),
+        }
+    });
+    if let Some(run) = removed {
+        // The last ones go with the comma before them.
+        let before = body[..run.start].trim_ascii_end();
+        let before = before.strip_suffix(',').filter(|_| has_more).unwrap_or(before);
+        changes.push((before.len()..run.end, Vec::new()));
+    }
+    let missing = edits.iter().zip(met).filter(|(_, met)| !met);
+    let added = missing.filter_map(|(edit, _)| Some(format!("{}:{}", Value::from(&*edit.name), edit.given()?)));
+    let added = added.collect::<Vec<_>>().join(",");
+    if !added.is_empty() {
+        let open = place(object).start + object.find('{').map_or(0, |at| at + 1);
+        changes.push((open..open, (added + if has_more { "," } else { "" }).into()));
+    }
+}
+
+/// The body with these changes, in parts to be sent one after another. Of changes that overlap the first one counts.
+pub fn parts(body: &[u8], mut changes: Vec<Change>) -> Vec<Cow<'_, [u8]>> {
+    changes.sort_by_key(|(place, _)| (place.start, place.end));
+    let (mut parts, mut at) = (Vec::with_capacity(2 * changes.len() + 1), 0);
+    for (place, new) in changes {
+        if place.start >= at {
+            parts.extend([Cow::Borrowed(&body[at..place.start]), Cow::Owned(new)]);
+            at = place.end;
+        }
+    }
+    parts.push(Cow::Borrowed(&body[at..]));
+    parts
+}

@@ -1,0 +1,77 @@
+//! Walks JSON text without building it: members and elements as they are written. Pure.
+
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// Calls `member` with the name and the value of every member of an object. Names are raw as well: one with an unpaired
+/// surrogate is none of our business.
+pub(crate) fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'a RawValue)) -> serde_json::Result<()> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.deserialize_map(Each(member)).and_then(|()| reader.end())
+}
+
+pub(crate) fn each_element<'a>(text: &'a str, mut element: impl FnMut(&'a RawValue)) -> serde_json::Result<()> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.deserialize_seq(Each(|_: &'a RawValue, value| element(value))).and_then(|()| reader.end())
+}
+
+/// The type of a value, as errors name it.
+pub(crate) fn type_of(raw: &RawValue) -> &'static str {
+    match raw.get().as_bytes()[0] {
+        b'n' => "null",
+        b't' | b'f' => "a boolean",
+        b'"' => "text",
+        b'[' => "a list",
+        b'{' => "an object",
+        _ => "a number",
+    }
+}
+
+/// The first member of that name, if this is an object.
+pub(crate) fn member<'a>(object: &'a str, wanted: &str) -> Option<&'a str> {
+    let mut found = None;
+    let read = each_member(object, |key, value| {
+        if key.get().trim_matches('"') == wanted {
+            found.get_or_insert(value.get());
+        }
+    });
+    found.filter(|_| read.is_ok())
+}
+
+/// Takes name and value; of a list's elements `null` and the value.
+struct Each<F>(F);
+
+impl<'a, F: FnMut(&'a RawValue, &'a RawValue)> Visitor<'a> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object or a list")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((name, value)) = map.next_entry()? {
+            (self.0)(name, value);
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while let Some(value) = list.next_element()? {
+            (self.0)(RawValue::NULL, value);
+        }
+        Ok(())
+    }
+}
+
+/// A raw JSON string without its escapes; none for other values, for half of a surrogate pair, and for more than `longest`
+/// bytes as written.
+pub(crate) fn unescaped(raw: &RawValue, longest: usize) -> Option<Cow<'_, str>> {
+    let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
+    match text.contains('\\') {
+        _ if text.len() > longest => None,
+        true => serde_json::from_str(raw.get()).ok().map(Cow::Owned),
+        false => Some(Cow::Borrowed(text)),
+    }
+}

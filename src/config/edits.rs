@@ -1,0 +1,107 @@
+//! What is changed in the JSON body of a request for a model: `set`, `default`, `remove`.
+
+use super::reader::Field;
+use super::table::*;
+use serde_json::Value as Json;
+use std::borrow::Cow;
+
+/// Members that one model or variant may edit, and bytes of the values that they get together.
+const MOST: usize = 64;
+const MOST_BYTES: usize = 64 << 10;
+/// What decides where a request goes and how its answer is read.
+const NOT_EDITED: [&str; 6] = ["model", "stream", "messages", "prompt", "input", "webhookUrl"];
+
+/// Members and their values; `a.b` is the member `b` of the object `a`.
+type Members = Vec<(String, Json)>;
+
+table! {
+    /// The edits of a model or a variant. No two concern the same member.
+    #[derive(Eq)]
+    pub struct Edits (check = check) {
+        /// In place of what the client sends.
+        pub set: Members, key("set", members());
+        /// Where the client sends nothing.
+        pub default: Members, key("default", members());
+        pub remove: Vec<String>, key("remove", list(text(member)));
+    }
+}
+
+table! {
+    /// One entry of `models.NAME.variants`.
+    #[derive(Eq)]
+    pub struct Variant {
+        pub suffix: String, internal();
+        /// On top of those of the model.
+        pub edits: Edits, with(|edits, keys| edits.keys(keys));
+    }
+}
+
+words! {
+    /// Whose changing system line is made the same in every request.
+    pub enum Stabilize {
+        ClaudeCode = "claude-code",
+    }
+}
+
+impl Edits {
+    pub fn is_empty(&self) -> bool {
+        self.names().next().is_none()
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let given = self.set.iter().chain(&self.default).map(|(name, _)| name);
+        given.chain(&self.remove).map(String::as_str)
+    }
+}
+
+impl Variant {
+    /// What is appended to the name of the model: `nothink` as `-nothink`, `:nothink` as it is.
+    pub fn ending(&self) -> Cow<'_, str> {
+        match self.suffix.starts_with(char::is_alphanumeric) {
+            true => format!("-{}", self.suffix).into(),
+            false => self.suffix.as_str().into(),
+        }
+    }
+}
+
+/// A member that may be edited.
+fn member(name: &str) -> Result<String, String> {
+    let outer = name.split('.').next().unwrap_or_default();
+    if name.split('.').any(str::is_empty) || name.split('.').count() > 2 {
+        return Err("is not the name of a member, `a`, or of one inside it, `a.b`".into());
+    }
+    if NOT_EDITED.iter().any(|kept| kept.eq_ignore_ascii_case(outer)) {
+        return Err("cannot be edited: it decides where a request goes or how its answer is read".into());
+    }
+    Ok(name.to_owned())
+}
+
+fn members() -> Kind<Members> {
+    let read = |field: &Field| {
+        let one = |(name, item): (&str, Field)| {
+            let name = member(name).map_err(|error| item.problem(format!("{name:?} {error}"))).ok()?;
+            // `null` is a value here.
+            let value = item.value()?.json().map_err(|error| item.problem(error)).ok()?;
+            Some((name, value))
+        };
+        Some(field.named().filter_map(one).collect())
+    };
+    Kind::new(read, |members: &Members| Json::Object(members.iter().cloned().collect()))
+}
+
+fn check(edits: &Edits, section: &Field) {
+    let names: Vec<&str> = edits.names().collect();
+    let is_within = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    for (n, one) in names.iter().enumerate() {
+        let clash = names[..n].iter().find(|other| is_within(one, other) || is_within(other, one));
+        match clash {
+            Some(other) if other == one => section.problem(format!("{one:?} is edited twice; keep one")),
+            Some(other) => section.problem(format!("{other:?} and {one:?} edit the same member; keep one")),
+            None => {}
+        }
+    }
+    let bytes: usize = edits.set.iter().chain(&edits.default).map(|(_, value)| value.to_string().len()).sum();
+    if names.len() > MOST || bytes > MOST_BYTES {
+        section.problem(format!("edits more than {MOST} members, or gives them more than 64 KiB"));
+    }
+}
