@@ -130,8 +130,8 @@ impl Admin {
         let text = serde_json::to_string_pretty(&file).unwrap_or_default() + "\n";
         if let Err(found) = page.merged(&base, &text) {
             // The part below the model's name.
-            let below =
-                |key: &str| ["backends", "strategy"].iter().find_map(|start| Some(key[key.rfind(start)?..].to_owned()));
+            let parts = ["backends", "strategy", "variants", "set", "default", "remove", "match", "stabilize"];
+            let below = |key: &str| parts.iter().find_map(|start| Some(key[key.rfind(start)?..].to_owned()));
             problems.extend(found.into_iter().map(|one| (below(&one.key).unwrap_or_default(), one.text)));
         }
         if text.len() as u64 > MOST_ROUTES && problems.is_empty() {

@@ -216,6 +216,9 @@ function models(all) {
 }
 
 // Routes
+// What a route may have beside its backends. Whole numbers beyond 2^53 stay as they are where the browser can do that.
+const MORE = ['Set', 'Default', 'Remove', 'Variants', 'Match', 'Stabilize'];
+const exact = (text) => JSON.parse(text, (key, value, context) => (Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source && JSON.rawJSON ? JSON.rawJSON(context.source) : value));
 function fillEndpoints(select, chosen) {
   const names = state.endpoints.includes(chosen) || !chosen ? state.endpoints : [...state.endpoints, chosen];
   select.replaceChildren(new Option('–', ''), ...names.map((name) => new Option(name, name)));
@@ -240,7 +243,9 @@ function routeOf(name, model) {
   route.dataset.name = name;
   route.querySelector('legend').textContent = name;
   route.querySelector('.strategy').value = model.Strategy || 'RoundRobin';
-  route.querySelector('.strategy').addEventListener('input', () => route.classList.add('changed'));
+  const more = Object.fromEntries(MORE.filter((key) => key in model).map((key) => [key, model[key]]));
+  route.querySelector('.more').value = Object.keys(more).length ? JSON.stringify(more) : '';
+  for (const input of route.querySelectorAll('.strategy, .more')) input.addEventListener('input', () => route.classList.add('changed'));
   (model.Backends || []).forEach((one) => backend(route, one));
   route.querySelector('.add-backend').addEventListener('click', () => backend(route).querySelector('input').focus());
   route.querySelector('.save').addEventListener('click', () => save(route));
@@ -262,15 +267,19 @@ function read(route) {
       if (input.type === 'checkbox') out[key] = input.checked;
       else if (key === 'ApiKeys') out[key] = input.value.split(',').map((text) => text.trim()).filter(Boolean);
       else if (key === 'Weight') out[key] = Number(input.value) || 1;
+      else if (key === 'Vision') out[key] = input.value ? input.value === 'true' : null;
+      else if (key === 'Under' && /^\d+$/.test(input.value)) out[key] = Number(input.value);
       else out[key] = input.value.trim() || null;
     }
     return out;
   });
-  return { Strategy: route.querySelector('.strategy').value, Backends: backends };
+  return { ...exact(route.querySelector('.more').value.trim() || '{}'), Strategy: route.querySelector('.strategy').value, Backends: backends };
 }
 async function save(route) {
   route.querySelectorAll('.problem').forEach((one) => { one.textContent = ''; });
-  const answer = await ask('POST', `/admin/config/${encodeURIComponent(route.dataset.name)}`, read(route), state.etag ? { 'If-Match': state.etag } : {});
+  let given;
+  try { given = read(route); } catch (error) { return problem(route, '', `Not JSON: ${error.message}.`); }
+  const answer = await ask('POST', `/admin/config/${encodeURIComponent(route.dataset.name)}`, given, state.etag ? { 'If-Match': state.etag } : {});
   const { body, text } = await told(answer);
   $('routes-told').textContent = text;
   if (answer.ok) { state.etag = answer.headers.get('etag'); route.classList.remove('changed'); return routes(); }
@@ -288,7 +297,7 @@ async function routes() {
   if (answer.status === 401 || answer.status === 403) return;
   if (!answer.ok) { $('routes-told').textContent = (await told(answer)).text; return; }
   state.etag = answer.headers.get('etag');
-  const { Models } = await answer.json();
+  const { Models } = exact(await answer.text());
   // Unsaved edits are kept.
   const edited = [...document.querySelectorAll('.route.changed')];
   const fresh = Object.entries(Models).map(([name, model]) => routeOf(name, model));

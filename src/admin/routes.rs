@@ -58,7 +58,17 @@ pub(crate) fn written(
         other => other.clone(),
     });
     let written: Vec<Value> = written.collect();
-    (json!({"Strategy": strategy, "Backends": written}), problems)
+    let mut out = json!({"Strategy": strategy, "Backends": written});
+    keep(&mut out, model, &["Set", "Default", "Remove", "Variants", "Match", "Stabilize"]);
+    (out, problems)
+}
+
+/// Copies what is given of these; what is not is not written either.
+fn keep(out: &mut Value, given: &Map<String, Value>, keys: &[&str]) {
+    let is_empty = |value: &Value| [json!(null), json!(""), json!([]), json!({})].contains(value);
+    for key in keys.iter().filter(|key| !is_empty(field(given, key))) {
+        out[*key] = field(given, key).clone();
+    }
 }
 
 fn written_backend(
@@ -104,11 +114,13 @@ fn written_backend(
         Some(endpoint) => ("Endpoint", endpoint),
         None => ("BaseUrl", text("BaseUrl").unwrap_or_default()),
     };
-    json!({
+    let mut out = json!({
         "Name": text("Name").unwrap_or_else(name), kind: target, "ApiKeys": keys,
         "BackendModelName": text("BackendModelName"), "Weight": weight,
         "Enabled": field(given, "Enabled").as_bool().unwrap_or(true),
-    })
+    });
+    keep(&mut out, given, &["Under", "Vision"]);
+    out
 }
 
 /// A member by its name in any case.
@@ -157,6 +169,10 @@ pub(crate) fn masked(file: &Value) -> Value {
             Value::Array(items) => items.iter_mut().for_each(|item| hide(item, is_secret)),
             Value::Object(members) => members.iter_mut().for_each(|(name, value)| {
                 let name = name.to_ascii_lowercase();
+                // Members of requests, like `max_tokens`, are no secrets.
+                if ["set", "default", "variants"].contains(&&*name) {
+                    return;
+                }
                 hide(value, is_secret || (!value.is_object() && SECRET.iter().any(|word| name.contains(word))));
             }),
             _ => {}

@@ -84,10 +84,13 @@ fn models(config: &Config, base: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Va
             Some(_) => "page, in the place of the configuration's",
             None => "page",
         };
-        let backends: Vec<_> =
-            route.backends.iter().filter(|one| one.enabled).map(|one| one.endpoint.as_str()).collect();
+        let backends = route.backends.iter().filter(|one| one.enabled).map(|one| one.endpoint.as_str());
+        let serves = |one: &&Arc<Endpoint>| one.config.enabled && one.names().any(|name| name == route.name);
+        let serving = endpoints.iter().filter(|_| route.is_discovered()).filter(serves).map(|one| one.name());
+        let backends: Vec<_> = backends.chain(serving).collect();
         let strategy = route.strategy.unwrap_or(config.routing.strategy).as_str();
-        out.push(json!({"id": route.name, "source": source, "strategy": strategy, "endpoints": backends}));
+        let row = |(id, _)| json!({"id": id, "source": source, "strategy": strategy, "endpoints": backends});
+        out.extend(route.names().map(row));
     }
     let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
     for endpoint in endpoints.iter().filter(|endpoint| endpoint.config.enabled) {

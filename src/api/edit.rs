@@ -171,3 +171,6 @@ pub fn parts(body: &[u8], mut changes: Vec<Change>) -> Vec<Cow<'_, [u8]>> {
     parts.push(Cow::Borrowed(&body[at..]));
     parts
 }
+
+#[cfg(test)]
+mod tests;

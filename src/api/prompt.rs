@@ -137,3 +137,6 @@ fn characters(raw: &str) -> impl Iterator<Item = (usize, Range<usize>)> {
         Some(here)
     })
 }
+
+#[cfg(test)]
+mod tests;

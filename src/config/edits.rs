@@ -2,7 +2,7 @@
 
 use super::reader::Field;
 use super::table::*;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
 
 /// Members that one model or variant may edit, and bytes of the values that they get together.
@@ -84,7 +84,8 @@ fn members() -> Kind<Members> {
             let value = item.value()?.json().map_err(|error| item.problem(error)).ok()?;
             Some((name, value))
         };
-        Some(field.named().filter_map(one).collect())
+        // A name that is given twice has its own problem.
+        Some(field.named().filter_map(one).collect::<Map<_, _>>().into_iter().collect())
     };
     Kind::new(read, |members: &Members| Json::Object(members.iter().cloned().collect()))
 }

@@ -1,6 +1,7 @@
 //! What goes where: strategies, routes, groups, retries.
 
 use super::edits::{Edits, Stabilize, Variant};
+use super::node::Value;
 use super::reader::Field;
 use super::shown::has_key;
 use super::table::*;
@@ -74,7 +75,11 @@ table! {
 }
 
 fn needs_backends(route: &Route, section: &Field) {
-    if !section.gives("backends") && !route.is_discovered() {
+    let others = ["set", "default", "remove", "variants", "match", "stabilize"].map(|key| section.get(key));
+    let is_empty = |field: &Field| matches!(field.value(), Some(Value::Map(entries)) if entries.is_empty());
+    // Something wrong there has a problem of its own.
+    let has_others = others.iter().any(|field| field.is_given() && !is_empty(field));
+    if !section.gives("backends") && !route.is_discovered() && !has_others {
         section.get("backends").problem("is missing");
     }
 }
@@ -169,7 +174,7 @@ pub(super) fn check_names(routes: &[Route], models: &Field) {
     for route in routes {
         let section = models.item(&route.name);
         for (name, variant) in route.names() {
-            let Some(variant) = variant else { continue };
+            let Some(variant) = variant.filter(|variant| !variant.suffix.is_empty()) else { continue };
             if let Some(other) = names.insert(name.clone(), &route.name) {
                 let field = section.get("variants").item(&variant.suffix);
                 field.problem(format!("gives the name {name:?}, which `models[{other}]` has too; rename one"));

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// How soon a client should come back when every endpoint is down: a probe round may bring one back.
 const COME_BACK: Duration = Duration::from_secs(5);
+/// The reason of a choice by what is known of models and images.
+const VISION: &str = "vision";
 /// `available_models` in an answer about an unknown one.
 const MOST_MODELS: usize = 50;
 
@@ -138,6 +140,16 @@ impl Plan {
         self.candidates.iter().any(|candidate| !candidate.edits.is_empty())
     }
 
+    /// Keeps candidates that take images; the reason, if another would have come first.
+    fn keep(&mut self, takes_images: impl Fn(&Candidate) -> bool) {
+        let before = self.candidates[0].position;
+        self.candidates.retain(takes_images);
+        let is_same = self.candidates.first().is_some_and(|first| first.position == before);
+        if !is_same || self.strategy != Strategy::Failover {
+            self.reason = VISION;
+        }
+    }
+
     /// Only where the response was made, since it is not known elsewhere; all others while that endpoint is away. Only where
     /// the model is known to take images, if the prompt has one and that is known of any. Without endpoints that are cooling
     /// down, as long as another one remains.
@@ -153,10 +165,7 @@ impl Plan {
         }
         let sees = |candidate: &Candidate| candidate.vision == Some(true);
         if self.candidates.iter().any(sees) && !self.candidates.iter().all(sees) && prompt.has_image() {
-            if self.strategy != Strategy::Failover || !sees(&self.candidates[0]) {
-                self.reason = "vision";
-            }
-            self.candidates.retain(sees);
+            self.keep(sees);
         }
         let is_ready = |candidate: &Candidate| !candidate.endpoint.live.is_cooling(now);
         if self.candidates.iter().any(is_ready) && !self.candidates.iter().all(is_ready) {
@@ -238,18 +247,20 @@ impl<'a> View<'a> {
         if candidates.is_empty() && (route.is_none_or(Route::is_discovered) || !self.scope.is_all()) {
             return Err(if self.snapshot.is_healthy() { NoPlan::Unknown } else { no_endpoint().into() });
         }
-        let mut candidates = self.sighted(candidates, asked, prompt)?;
-        let all = candidates.len();
-        candidates.retain(|candidate| candidate.endpoint.is_available());
-        if candidates.is_empty() {
+        let plan = self.plan_of(candidates, "model", route.map_or(name, |route| &route.name));
+        let strategy = route.and_then(|route| route.strategy).unwrap_or(plan.strategy);
+        let mut plan = self.sighted(Plan { strategy, is_named: true, ..plan }, asked, prompt)?;
+        let all = plan.candidates.len();
+        plan.candidates.retain(|candidate| candidate.endpoint.is_available());
+        if plan.candidates.is_empty() {
             let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(asked));
             return Err(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK).into());
         }
-        let is_short = candidates.len() < all;
-        let name = route.map_or(name, |route| &route.name);
-        let plan = self.plan_of(candidates, if is_short { "failover" } else { "model" }, name);
-        let strategy = route.and_then(|route| route.strategy).unwrap_or(plan.strategy);
-        Ok(Plan { strategy, is_named: true, is_short, ..plan })
+        plan.is_short = plan.candidates.len() < all;
+        if plan.is_short && plan.reason == "model" {
+            plan.reason = "failover";
+        }
+        Ok(plan)
     }
 
     /// The endpoints of a model, available or not. Those that know it by another name than `asked` get that one.
@@ -266,20 +277,13 @@ impl<'a> View<'a> {
     }
 
     /// Without models that are known not to take images, if the prompt has one.
-    fn sighted(
-        self,
-        mut candidates: Vec<Candidate>,
-        asked: &str,
-        prompt: &dyn Prompt,
-    ) -> Result<Vec<Candidate>, Failure> {
+    fn sighted(self, mut plan: Plan, asked: &str, prompt: &dyn Prompt) -> Result<Plan, Failure> {
         let is_blind = |candidate: &Candidate| candidate.vision == Some(false);
-        if candidates.iter().any(is_blind) && prompt.has_image() {
-            candidates.retain(|candidate| !is_blind(candidate));
-            if candidates.is_empty() {
-                return Err(self.no_vision(asked));
-            }
+        if plan.candidates.iter().any(is_blind) && prompt.has_image() {
+            plan.keep(|candidate| !is_blind(candidate));
         }
-        Ok(candidates)
+        // There was one.
+        if plan.candidates.is_empty() && plan.reason == VISION { Err(self.no_vision(asked)) } else { Ok(plan) }
     }
 
     fn routed(self, route: &Route) -> Vec<Candidate> {
@@ -325,7 +329,7 @@ impl<'a> View<'a> {
         });
         let candidates: Vec<_> = with_model.collect();
         if !candidates.is_empty() {
-            return Ok(self.without_model(self.sighted(candidates, "", prompt)?, reason));
+            return self.sighted(self.without_model(candidates, reason), "", prompt);
         }
         if !self.snapshot.is_healthy() {
             return Err(no_endpoint());

@@ -12,6 +12,7 @@ mod files;
 mod gateway;
 mod hostile;
 mod mutations;
+mod names;
 #[cfg(feature = "admin")]
 mod older;
 mod routes;

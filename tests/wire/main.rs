@@ -41,6 +41,7 @@ mod json_faults;
 mod keys;
 mod lists;
 mod metrics;
+mod names;
 #[cfg(all(feature = "admin", feature = "jobs"))]
 mod older;
 mod older_faults;

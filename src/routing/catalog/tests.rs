@@ -108,3 +108,30 @@ fn a_route_is_listed_as_an_alias_within_the_scope() {
     assert_eq!((&narrow[0]["provider"], &narrow[0]["endpoints"]), (&json!("two"), &json!(["two"])));
     assert_eq!(narrow[0]["root"], json!("mb"));
 }
+
+#[test]
+fn variants_are_listed_as_aliases_and_patterns_are_not() {
+    // Issue 14, section 2
+    let endpoints = [Arc::new(endpoint("one", &["ma"])), Arc::new(endpoint("two", &["ma", "mb"]))];
+    let variant = |suffix: &str| crate::config::Variant { suffix: suffix.into(), ..Default::default() };
+    let backend = Backend { endpoint: "two".into(), model: Some("mb".into()), ..Backend::default() };
+    let patterns = vec!["gpt-*".to_owned()];
+    let routes = [
+        Route { name: "ma".into(), variants: vec![variant("low"), variant(":x")], patterns, ..Route::default() },
+        Route { name: "fast".into(), backends: vec![backend], variants: vec![variant("low")], ..Route::default() },
+        Route { name: "nobody".into(), variants: vec![variant("low")], ..Route::default() },
+    ];
+    let catalog = Catalog::new(&endpoints, &routes);
+    let ids = |scope: &Scope| {
+        let listing = catalog.listing(&endpoints, &routes, scope, |_| true);
+        listing.names().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&Scope::default()), ["ma", "mb", "ma-low", "ma:x", "fast", "fast-low"]);
+    let entry = |id: &str| serde_json::from_slice::<Value>(catalog.listing.entry(id).expect(id)).expect("JSON");
+    assert_eq!((&entry("ma-low")["root"], &entry("ma-low")["endpoints"]), (&json!("ma"), &json!(["one", "two"])));
+    assert_eq!((&entry("fast-low")["root"], &entry("fast-low")["aliases"]), (&json!("mb"), &json!(["mb"])));
+    assert_eq!((&entry("ma")["root"], &entry("ma")["endpoints"]), (&Value::Null, &json!(["one", "two"])));
+    let key = |model: &str| Scope { models: vec![model.into()], ..Scope::default() };
+    assert_eq!(ids(&key("ma")), ["ma", "ma-low", "ma:x"]);
+    assert_eq!(ids(&key("fast-low")), ["fast-low"]);
+}

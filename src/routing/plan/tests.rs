@@ -1,6 +1,7 @@
 //! Who may be tried, under every circumstance.
 
 use super::*;
+use crate::api::model_list::Model;
 use crate::config::{self, Config};
 use crate::routing::health_status::Observation;
 use crate::util::time;
@@ -166,4 +167,214 @@ fn an_echoed_name_is_short_and_harmless() {
     // B9
     assert_eq!(shown("a\r\nb"), r"a\r\nb");
     assert_eq!(shown(&"x".repeat(10_000)).len(), 128);
+}
+
+/// One model at several endpoints, each with what is known of it there.
+fn at_each(known: &[Known]) -> Snapshot {
+    let mut config = Config::default();
+    let mut endpoints = Vec::new();
+    let mut backends = Vec::new();
+    for (n, known) in known.iter().enumerate() {
+        let name = char::from(b'a' + n as u8).to_string();
+        let model = Model { id: "m".into(), vision: known.listed, loaded: known.loaded, ..Model::default() };
+        let mut endpoint = Endpoint::clone(&endpoint(&name, &[], !known.down));
+        endpoint.models = Some(Arc::new(vec![model]));
+        endpoint.vision = known.props;
+        endpoint.loaded = known.running.map(|names| Arc::new(names.iter().map(|&name| name.to_owned()).collect()));
+        endpoints.push(Arc::new(endpoint));
+        let (under, vision) = (known.under, known.configured);
+        backends.push(config::Backend { endpoint: name, under, vision, ..config::Backend::default() });
+    }
+    config.models = vec![Route { name: "m".into(), backends, ..Route::default() }];
+    Snapshot::new(Arc::new(config), endpoints)
+}
+
+#[derive(Default, Clone, Copy)]
+struct Known {
+    down: bool,
+    configured: Option<bool>,
+    listed: Option<bool>,
+    props: Option<bool>,
+    under: Option<u64>,
+    loaded: Option<bool>,
+    running: Option<&'static [&'static str]>,
+}
+
+/// The first choices as letters, the reason, or the refusal.
+fn at(known: &[Known], prompt: (u64, bool)) -> String {
+    let (snapshot, scope) = (at_each(known), Scope::default());
+    match (View { snapshot: &snapshot, scope: &scope }).plan(ModelQuery::Named("m"), &prompt, time::now()) {
+        Ok(plan) => {
+            let loads: Vec<CandidateLoad> = plan.candidates.iter().map(Candidate::load).collect();
+            let order = crate::routing::strategy::order(
+                plan.strategy,
+                &loads,
+                &mut crate::routing::strategy::Turn::default(),
+                &mut || 0.0,
+            );
+            let names: Vec<&str> = order.iter().map(|&at| plan.candidates[at].endpoint.name()).collect();
+            format!("{} {}", names.concat(), plan.reason)
+        }
+        Err(NoPlan::Refused(failure)) => format!("{:?} {}", failure.kind, failure.message),
+        Err(NoPlan::Unknown) => "unknown".into(),
+    }
+}
+
+#[test]
+fn an_image_goes_to_models_that_take_images() {
+    // Issue 14, section 2
+    let known = Known::default();
+    let [yes, no] = [true, false].map(|configured| Known { configured: Some(configured), ..known });
+    let listed = |vision| Known { listed: Some(vision), ..known };
+    let props = |vision| Known { props: Some(vision), ..known };
+    let down = Known { down: true, ..yes };
+    let cases: [(&[Known], &str); 12] = [
+        (&[known, known], "ab model"),
+        (&[no, yes, known], "b vision"),
+        (&[yes, no], "a model"),
+        (&[no, known, known], "bc vision"),
+        (&[listed(false), listed(true)], "b vision"),
+        (&[props(false), props(true), known], "b vision"),
+        (&[Known { listed: Some(true), ..props(false) }, known], "a model"),
+        (&[Known { configured: Some(false), ..listed(true) }, known], "b vision"),
+        (&[Known { configured: Some(true), ..listed(false) }, known], "a model"),
+        (&[no, down, known], "c vision"),
+        (&[no, props(false)], "InvalidBody The model `m` takes no images; and no other model here is known to."),
+        (&[no, down], "NoEndpoint Every endpoint that serves the model `m` is unavailable at the moment."),
+    ];
+    for (known, expected) in cases {
+        assert_eq!(at(known, (1, true)), expected);
+    }
+    assert_eq!(at(&[no, yes], (1, false)), "ab model", "without an image nothing changes");
+}
+
+#[test]
+fn the_length_of_a_prompt_and_what_is_loaded_decide_before_the_strategy() {
+    // Issue 14, shows 2
+    let known = Known::default();
+    let under = |tokens| Known { under: Some(tokens), ..known };
+    let loaded = |is_loaded| Known { loaded: Some(is_loaded), ..known };
+    let running = |names| Known { running: Some(names), ..known };
+    let cases: [(&[Known], u64, &str); 12] = [
+        (&[known, under(4000)], 3999, "ba model"),
+        (&[known, under(4000)], 4000, "ab model"),
+        (&[under(4000), known], 4000, "ba model"),
+        (&[known, under(8000), under(4000)], 100, "cba model"),
+        (&[known, under(8000), under(4000)], 5000, "bac model"),
+        (&[under(10), under(20)], 30, "ab model"),
+        (&[loaded(false), known, loaded(true)], 1, "bca model"),
+        (&[loaded(false), loaded(false)], 1, "ab model"),
+        (&[running(&["other"]), running(&["m"])], 1, "ba model"),
+        (&[running(&[]), running(&["m:latest"])], 1, "ba model"),
+        (&[Known { loaded: Some(true), ..running(&[]) }, known], 1, "ab model"),
+        (&[Known { under: Some(9), ..loaded(false) }, known], 1, "ab model"),
+    ];
+    for (known, tokens, expected) in cases {
+        assert_eq!(at(known, (tokens, false)), expected, "{tokens}");
+    }
+}
+
+/// Endpoints `a` with the models `big` and `qwen:latest`, `b` with `big` and `gpt-4`, and these routes.
+fn named(routes: Vec<Route>) -> Snapshot {
+    let config = Config { models: routes, ..Config::default() };
+    let (a, b) = (endpoint("a", &["big", "qwen:latest"], true), endpoint("b", &["big", "gpt-4"], true));
+    Snapshot::new(Arc::new(config), vec![a, b])
+}
+
+fn route(name: &str, backend: Option<&str>, suffixes: &[&str], patterns: &[&str]) -> Route {
+    let backend = backend.map(|model| config::Backend {
+        endpoint: "a".into(),
+        model: Some(model.into()).filter(|model: &String| !model.is_empty()),
+        ..config::Backend::default()
+    });
+    let variant = |suffix: &&str| config::Variant { suffix: (*suffix).into(), ..config::Variant::default() };
+    Route {
+        name: name.into(),
+        backends: backend.into_iter().collect(),
+        variants: suffixes.iter().map(variant).collect(),
+        patterns: patterns.iter().map(|&pattern| pattern.to_owned()).collect(),
+        ..Route::default()
+    }
+}
+
+#[test]
+fn a_name_is_a_route_or_a_variant_or_served_or_matched_in_this_order() {
+    // Issue 14, section 2
+    let snapshot = named(vec![
+        route("fast", Some("big"), &["nothink", ":x"], &["gpt-*"]),
+        route("big", None, &["low"], &["*-mini", "gpt-*"]),
+        route("qwen", None, &["hot"], &[]),
+        route("plain", Some(""), &["v"], &[]),
+    ]);
+    let sent = |name: &str, scope: &Scope| {
+        let list = order(plan(&snapshot, ModelQuery::Named(name), scope, time::now()));
+        let text = list.iter().map(|(endpoint, model)| format!("{endpoint}:{}", model.as_deref().unwrap_or("=")));
+        text.collect::<Vec<_>>().join(" ")
+    };
+    let all = Scope::default();
+    for (name, expected) in [
+        ("fast", "a:big"),
+        ("fast-nothink", "a:big"),
+        ("fast:x", "a:big"),
+        ("fast-:x", "unknown:="),
+        ("fastnothink", "unknown:="),
+        ("big", "a:= b:="),
+        ("big-low", "a:big b:big"),
+        ("qwen", "a:qwen:latest"),
+        ("qwen:latest", "a:="),
+        ("qwen-hot", "a:qwen:latest"),
+        ("plain", "a:="),
+        ("plain-v", "a:plain"),
+        // A served name before patterns, and of these the first in the file.
+        ("gpt-4", "b:="),
+        ("gpt-5", "a:big"),
+        ("gpt-5-mini", "a:big"),
+        ("o3-mini", "a:big b:big"),
+        ("o3", "unknown:="),
+    ] {
+        assert_eq!(sent(name, &all), expected, "{name}");
+    }
+    let key = |models: &[&str]| Scope { models: models.iter().map(|&m| m.to_owned()).collect(), ..Scope::default() };
+    for (models, name, allowed) in [
+        (&["fast"][..], "fast-nothink", true),
+        (&["fast-nothink"], "fast-nothink", true),
+        (&["fast-nothink"], "fast", false),
+        (&["big"], "fast-nothink", false),
+        (&["gpt-5"], "gpt-5", true),
+        (&["fast"], "gpt-5", false),
+        (&["qwen"], "qwen-hot", true),
+    ] {
+        assert_eq!(sent(name, &key(models)) != "ModelNotFound:=", allowed, "{name} with {models:?}");
+    }
+}
+
+#[test]
+fn a_default_model_that_is_a_route_is_edited_as_that() {
+    let mut routes = vec![route("big", Some("real"), &[], &[])];
+    routes[0].edits.remove = vec!["x".into()];
+    let snapshot = named(routes);
+    let plan = plan(&snapshot, ModelQuery::Any, &Scope::default(), time::now()).ok().expect("a plan");
+    let edited: Vec<_> = plan.candidates.iter().map(|one| (one.rename.as_deref(), one.edits.len())).collect();
+    assert_eq!(edited, [(Some("real"), 1), (Some("big"), 0)], "the route has no backend at the second");
+}
+
+#[test]
+fn a_line_is_made_stable_for_the_route_or_the_endpoint_but_never_at_anthropic() {
+    // Issue 14, section 1
+    let hosts = ["h", "anthropic.com", "api.Anthropic.com.", "notanthropic.com", "anthropic.com.example"];
+    let endpoints = hosts.map(|host| {
+        let mut config = config::Endpoint::plain(host, host, 1);
+        config.models = vec!["m".into(), "n".into()];
+        config.stabilize = (host != "h").then_some(config::Stabilize::ClaudeCode);
+        Arc::new(Endpoint::new(config))
+    });
+    let route = Route { name: "m".into(), stabilize: Some(config::Stabilize::ClaudeCode), ..Route::default() };
+    let config = Config { models: vec![route], ..Config::default() };
+    let snapshot = Snapshot::new(Arc::new(config), endpoints.into());
+    let stable = |name| {
+        let plan = plan(&snapshot, ModelQuery::Named(name), &Scope::default(), time::now()).ok().expect("a plan");
+        plan.candidates.iter().map(|one| one.stabilize).collect::<Vec<_>>()
+    };
+    assert_eq!(stable("m"), [true, false, false, true, true]);
+    assert_eq!(stable("n"), [false, false, false, true, true]);
 }

@@ -126,3 +126,35 @@ fn the_least_busy_for_its_size_goes_first_and_ties_rotate() {
     let order = order(Strategy::LeastBusy, &loaded(&[(3, Some(4)), (4, Some(4)), (1, None)]), &mut turn, &mut || 0.0);
     assert_eq!(order, [2, 0, 1], "no limit counts as the largest known, the full one is last");
 }
+
+#[test]
+fn the_lowest_rank_with_room_is_first_and_the_strategy_orders_equals() {
+    // Issue 14, shows 2: under and loaded, as a table.
+    let all =
+        [Strategy::Failover, Strategy::RoundRobin, Strategy::WeightedRoundRobin, Strategy::Random, Strategy::LeastBusy];
+    let ranks: [Rank; 4] = [((1, 0), true), ((0, 4000), false), ((0, 2000), true), ((2, 1000), false)];
+    for strategy in all {
+        let mut loads = weighted(&[1, 1, 1, 1]);
+        loads.iter_mut().zip(ranks).for_each(|(load, rank)| load.rank = rank);
+        let order = |loads: &[CandidateLoad]| super::order(strategy, loads, &mut Turn::default(), &mut || 0.0);
+        assert_eq!(order(&loads), [2, 1, 0, 3], "{strategy:?}");
+        loads[2].load = Load { in_flight: 1, limit: Some(1) };
+        assert_eq!(order(&loads), [1, 0, 3, 2], "a full one is passed over: {strategy:?}");
+    }
+}
+
+#[test]
+fn turns_go_round_among_equals() {
+    let ranks = |loads: &mut Vec<CandidateLoad>, ranks: [bool; 4]| {
+        loads.iter_mut().zip(ranks).for_each(|(load, must_load)| load.rank.1 = must_load);
+    };
+    let mut loads = weighted(&[1, 1, 1, 1]);
+    ranks(&mut loads, [true, false, true, false]);
+    for strategy in [Strategy::RoundRobin, Strategy::WeightedRoundRobin, Strategy::LeastBusy] {
+        assert_eq!(firsts(strategy, &loads, &mut Turn::default(), 4), "bdbd", "{strategy:?}");
+    }
+    let mut turn = Turn::default();
+    assert_eq!(firsts(Strategy::RoundRobin, &loads, &mut turn, 1), "b");
+    ranks(&mut loads, [false; 4]);
+    assert_eq!(firsts(Strategy::RoundRobin, &loads, &mut turn, 4), "cdab", "those that came later took no turn");
+}
