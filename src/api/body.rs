@@ -144,25 +144,32 @@ impl<'a> JsonBody<'a> {
 
     /// The body with `name` as its model: in the place of the old one, else as its first member.
     pub fn with_model(&self, name: &str) -> Vec<Cow<'a, [u8]>> {
-        self.edited(Some(name), &[], false)
+        self.edited(Some(name), &[], false).unwrap_or_default()
     }
 
     /// The body with another model, if one is given, with these edits, and with Claude Code's line made stable.
-    pub(crate) fn edited(&self, model: Option<&str>, edits: &[MemberEdit], stabilize: bool) -> Vec<Cow<'a, [u8]>> {
+    ///
+    /// # Errors
+    /// It repeats what is to be edited too often.
+    pub(crate) fn edited(
+        &self,
+        model: Option<&str>,
+        edits: &[MemberEdit],
+        stabilize: bool,
+    ) -> Result<Vec<Cow<'a, [u8]>>, Failure> {
         let rename = model.map(|name| MemberEdit::set("model", name));
-        let mut changes = match (&rename, self.get("model")) {
+        let mut changes = match self.get("model").filter(|_| rename.is_some() && edits.is_empty()) {
             // Its place is known.
-            (Some(_), Some(raw)) if edits.is_empty() => {
-                vec![(self.span(raw), serde_json::Value::from(model).to_string().into_bytes())]
-            }
-            _ => edit::changes(self.text, &rename.iter().chain(edits).collect::<Vec<_>>()),
+            Some(raw) => vec![(self.span(raw), serde_json::Value::from(model).to_string().into_bytes())],
+            None => edit::changes(self.text, &rename.iter().chain(edits).collect::<Vec<_>>())
+                .ok_or_else(|| invalid("The body repeats members that are edited here too often."))?,
         };
         if stabilize {
             let system = ["system", "instructions"].map(|name| self.get(name));
             let messages = ["messages", "input"].map(|name| self.get(name));
             prompt::stabilize(self.text, &system, &messages, &mut changes);
         }
-        edit::parts(self.text.as_bytes(), changes)
+        Ok(edit::parts(self.text.as_bytes(), changes))
     }
 
     /// Whether the prompt holds an image.
@@ -173,12 +180,9 @@ impl<'a> JsonBody<'a> {
 
     /// The body without `webhookUrl`; every other byte stays as it was written.
     pub fn without_webhook(&self) -> Vec<Cow<'a, [u8]>> {
-        let changes = if self.get(WEBHOOK).is_some() {
-            edit::changes(self.text, &[&MemberEdit::remove(WEBHOOK)])
-        } else {
-            Vec::new()
-        };
-        edit::parts(self.text.as_bytes(), changes)
+        let remove = self.get(WEBHOOK).map(|_| MemberEdit::remove(WEBHOOK));
+        let changes = edit::changes(self.text, &remove.iter().collect::<Vec<_>>());
+        edit::parts(self.text.as_bytes(), changes.unwrap_or_default())
     }
 
     fn span(&self, raw: &RawValue) -> Range<usize> {

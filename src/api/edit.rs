@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::ops::Range;
 
+/// Changes of one body, each of which may be as long as all values in the configuration: no client multiplies them.
+pub(crate) const MOST_CHANGES: usize = 256;
+
 /// A place in a body, and what replaces it.
 pub type Change = (Range<usize>, Vec<u8>);
 
@@ -102,13 +105,13 @@ impl MemberEdit {
     }
 }
 
-/// The changes that make these edits in an object.
-pub(crate) fn changes(body: &str, edits: &[&MemberEdit]) -> Vec<Change> {
+/// The changes that make these edits in a body; none if it repeats their members so often that they would be too many.
+pub(crate) fn changes(body: &str, edits: &[&MemberEdit]) -> Option<Vec<Change>> {
     let mut changes = Vec::new();
     if !edits.is_empty() {
         edit_object(body, body, edits, &mut changes);
     }
-    changes
+    (changes.len() <= MOST_CHANGES).then_some(changes)
 }
 
 /// Edits `object`, which stands in `body` and is known to be one.
@@ -122,6 +125,9 @@ fn edit_object(body: &str, object: &str, edits: &[&MemberEdit], changes: &mut Ve
     let mut met = vec![false; edits.len()];
     let (mut removed, mut has_more) = (None::<Range<usize>>, false);
     let _ = each_member(object, |name, value| {
+        if changes.len() > MOST_CHANGES {
+            return;
+        }
         let found = unescaped(name, longest).and_then(|plain| edits.iter().position(|edit| edit.name == plain));
         let edit = found.map(|at| {
             met[at] = true;

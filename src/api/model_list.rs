@@ -110,14 +110,13 @@ fn vision(fields: &[(Cow<'_, str>, &str)]) -> Option<bool> {
     let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| *raw);
     let holders = ["architecture", "meta"].into_iter().filter_map(field);
     let inner = holders.flat_map(|raw| ["input_modalities", "modalities"].map(|key| member(raw, key)));
-    let said = inner.chain(["input_modalities", "modalities"].map(field)).flatten().find_map(|raw| {
+    inner.chain(["input_modalities", "modalities"].map(field)).flatten().find_map(|raw| {
         let value: Value = serde_json::from_str(raw).ok()?;
         match &value {
             Value::Array(kinds) => Some(kinds.iter().any(|kind| kind == "image" || kind == "vision")),
             other => other["vision"].as_bool(),
         }
-    });
-    said
+    })
 }
 
 /// What is passed on: neither what we say ourselves nor what concerns only the upstream's own machine.

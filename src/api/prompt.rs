@@ -1,7 +1,7 @@
 //! What is looked for inside a prompt: images, and the line of Claude Code's system prompt that differs in every request.
 //! Pure.
 
-use crate::api::edit::Change;
+use crate::api::edit::{Change, MOST_CHANGES};
 use crate::api::json::{each_element, each_member, unescaped};
 use memchr::memmem;
 use serde_json::value::RawValue;
@@ -12,6 +12,8 @@ use std::ops::Range;
 pub(crate) const BILLING_LINE: &str = "x-anthropic-billing-header:";
 /// The `type` of a part that is an image, in each API.
 const IMAGES: [&str; 3] = ["image_url", "input_image", "image"];
+/// Values looked for in one text. Claude Code writes one line with two of them.
+const MOST_PLACES: usize = 8;
 /// Lists and objects that are open between a prompt and an image, which may stand in the result of a tool.
 const DEPTH: u32 = 8;
 /// `developer` or `input_image` with each letter as `\u0061`.
@@ -64,7 +66,11 @@ pub(crate) fn stabilize(
     if !may_say(body, BILLING_LINE) {
         return;
     }
-    let mut see = |text: &RawValue| changes.extend(zeros(body, text));
+    let mut see = |text: &RawValue| {
+        if changes.len() <= MOST_CHANGES {
+            changes.extend(zeros(body, text));
+        }
+    };
     system.iter().flatten().for_each(|system| each_text(system, "text", &mut see));
     for messages in messages.iter().flatten().filter(|messages| messages.get().starts_with('[')) {
         let _ = each_element(messages.get(), |message| {
@@ -95,7 +101,8 @@ fn each_text(value: &RawValue, name: &str, see: &mut dyn FnMut(&RawValue)) {
 /// The changes in one text, a JSON string of `body`. As many characters are written as there were.
 fn zeros(body: &str, raw: &RawValue) -> Vec<Change> {
     let Some(text) = unescaped(raw, usize::MAX) else { return Vec::new() };
-    let differing: Vec<Range<usize>> = text.split('\n').flat_map(|line| differing(&text, line)).collect();
+    let differing: Vec<Range<usize>> =
+        text.split('\n').flat_map(|line| differing(&text, line)).take(MOST_PLACES).collect();
     let Some(last) = differing.last() else { return Vec::new() };
     let start = raw.get().as_ptr() as usize - body.as_ptr() as usize;
     let written = characters(raw.get()).take_while(|(at, _)| *at < last.end);

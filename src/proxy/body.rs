@@ -107,8 +107,8 @@ fn is_compressed(request: &Request) -> bool {
 
 /// 415 for a compressed body that would have to be read.
 pub(crate) fn unreadable() -> Failure {
-    let text = "A compressed request body cannot be read here, and its model decides where it goes; send it without \
-                Content-Encoding, or name the model in the query (?model=).";
+    let text = "A compressed request body cannot be read here, and its model decides where it goes, or is one whose \
+                requests are edited; send it without Content-Encoding, or name the model in the query (?model=).";
     Failure::new(Kind::NotJson, text)
 }
 
@@ -196,28 +196,24 @@ impl<'a> RequestBody<'a> {
 
     /// The request as a candidate gets it: with the name by which its endpoint knows the model, and with the edits of the
     /// route if the body is JSON; otherwise unchanged.
-    pub(crate) fn for_candidate(&self, request: &'a Request, candidate: &Candidate) -> Rendered<'a> {
-        let Candidate { rename, edits, stabilize, .. } = candidate;
-        let body = request.body.bytes();
-        let query = request.head.target.query().map(str::to_owned);
-        let edited = |json: &JsonBody<'a>, rename: Option<&str>| json.edited(rename, edits, *stabilize);
-        let whole = || vec![Cow::Borrowed(body)];
-        let (query, body) = match (rename.as_deref(), &self.named, self.location, &self.json) {
-            (_, _, Location::Whole, _) => (query, whole()),
-            (rename, Some(named), Location::Query, json) => {
-                let renamed = query.map(|query| match rename {
-                    Some(new) => query::query_renamed(&query, &named.span, new),
-                    None => query,
-                });
-                (renamed, json.as_ref().map_or_else(whole, |json| edited(json, None)))
+    ///
+    /// # Errors
+    /// The body repeats what is to be edited too often.
+    pub(crate) fn for_candidate(&self, request: &'a Request, candidate: &Candidate) -> Result<Rendered<'a>, Failure> {
+        let Candidate { edits, stabilize, .. } = candidate;
+        let (body, query, rename) = (request.body.bytes(), request.head.target.query(), candidate.rename.as_deref());
+        let in_query = rename.zip(self.named.as_ref()).filter(|_| self.location == Location::Query);
+        let renamed = query.zip(in_query).map(|(query, (new, named))| query::query_renamed(query, &named.span, new));
+        let body = match (&self.json, self.location) {
+            (_, Location::Whole) => vec![Cow::Borrowed(body)],
+            (Some(json), location) => json.edited(rename.filter(|_| location == Location::Json), edits, *stabilize)?,
+            (None, Location::Form) => {
+                let change = rename.zip(self.named.as_ref()).map(|(new, named)| (named.span.clone(), new.into()));
+                edit::parts(body, change.into_iter().collect())
             }
-            (rename, _, _, Some(json)) => (query, edited(json, rename)),
-            (Some(new), Some(named), Location::Form, _) => {
-                (query, edit::parts(body, vec![(named.span.clone(), new.into())]))
-            }
-            _ => (query, whole()),
+            (None, _) => vec![Cow::Borrowed(body)],
         };
-        Rendered { query, body }
+        Ok(Rendered { query: renamed.or_else(|| query.map(str::to_owned)), body })
     }
 }
 

@@ -7,6 +7,7 @@ use crate::api::errors;
 use crate::api::paths::{self, ModelSource, Trait};
 use crate::config::{Probe, Retry};
 use crate::observe::metrics::Family;
+use crate::proxy::body::Rendered;
 use crate::proxy::retry::{self, Remaining, RetryDecision};
 use crate::proxy::select::{Selected, Selector};
 use crate::routing::endpoint::Endpoint;
@@ -162,7 +163,11 @@ impl<'a> Attempts<'a> {
         self.ctx.client.set_early_fields(|| relay::routing_fields(&served_by));
         let labels = [self.ctx.scope.group_name(), endpoint.name()];
         let began = time::now();
-        let sent = self.send(candidate, key, remaining.candidates);
+        let rendered = match self.ctx.body.for_candidate(self.ctx.request, candidate) {
+            Ok(rendered) => rendered,
+            Err(failure) => return Some(Step::End(Outcome::Failed(failure, self.last.take()))),
+        };
+        let sent = self.send(candidate, &rendered, key, remaining.candidates);
         self.ctx.metrics.count(Family::UpstreamRequests, &labels);
         self.ctx.metrics.time(Family::UpstreamDuration, &labels, time::now().saturating_duration_since(began));
         match sent {
@@ -222,11 +227,16 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn send(&self, candidate: &Candidate, key: usize, replaceable: bool) -> Result<UpstreamResponse, UpstreamError> {
+    fn send(
+        &self,
+        candidate: &Candidate,
+        rendered: &Rendered<'_>,
+        key: usize,
+        replaceable: bool,
+    ) -> Result<UpstreamResponse, UpstreamError> {
         let ForwardContext { clients, request, body, forward, .. } = self.ctx;
         let config = &candidate.endpoint.config;
         let key = config.api_keys.get(key).map(|key| key.reveal());
-        let rendered = body.for_candidate(request, candidate);
         let path = match &rendered.query {
             Some(query) => format!("{}?{query}", forward.path),
             None => forward.path.clone(),

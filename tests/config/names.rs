@@ -2,7 +2,7 @@
 
 use crate::{ONE, complaint, good, with, wrong};
 use llmproxy::config::{Stabilize, print};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const RICH: &str = r#"
 endpoints: [{name: a, address: h, port: 1, stabilize: claude-code}]
@@ -190,7 +190,7 @@ fn format_003_says_the_same_in_its_own_spelling() {
         route.edits.set,
         [("Temperature".to_owned(), json!(0.5)), ("seed".into(), json!(9_007_199_254_740_993_u64))]
     );
-    assert_eq!((&route.edits.default, &*route.edits.remove[0]), (&vec![("k.e".to_owned(), Value::Null)], "User"));
+    assert_eq!((&route.edits.default, &*route.edits.remove[0]), (&vec![("k.e".to_owned(), json!(null))], "User"));
     assert_eq!(route.variants[0].ending(), "-X");
     assert_eq!((&*route.patterns[0], route.stabilize), ("gpt-*", Some(Stabilize::ClaudeCode)));
     assert_eq!((route.backends[0].under, route.backends[0].vision), (Some(4000), Some(true)));

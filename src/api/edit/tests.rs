@@ -16,7 +16,7 @@ fn edits(given: &Value) -> Edits {
 }
 
 fn sent(body: &str, model: Option<&str>, edits: &[MemberEdit]) -> String {
-    let parts = JsonBody::read(body.as_bytes()).expect(body).edited(model, edits, false).concat();
+    let parts = JsonBody::read(body.as_bytes()).expect(body).edited(model, edits, false).expect("few changes").concat();
     let sent = String::from_utf8(parts).expect("UTF-8");
     JsonBody::read(sent.as_bytes()).expect("as sound as before");
     sent
@@ -145,4 +145,16 @@ fn what_a_variant_says_of_a_member_counts_instead_of_what_the_model_says() {
 fn of_changes_that_overlap_the_first_counts() {
     let changes = vec![(3..4, b"y".to_vec()), (1..5, b"x".to_vec()), (0..0, b"w".to_vec())];
     assert_eq!(parts(b"012345", changes).concat(), b"w0x5");
+}
+
+#[test]
+fn a_body_that_repeats_edited_members_endlessly_is_refused_before_it_grows() {
+    let edit = merged(&edits(&json!({"set": {"t": "long", "k.e": 1}, "remove": ["r"]})), None);
+    for member in [r#""t":1"#, r#""k":{}"#, r#""k":1"#, r#""r":1,"x":1"#] {
+        let body = |n: usize| format!("{{{}}}", vec![member; n].join(","));
+        let edited = |n: usize| {
+            JsonBody::read(body(n).as_bytes()).expect("JSON").edited(None, &edit, false).map(|parts| parts.len())
+        };
+        assert!(edited(200).is_ok() && edited(100_000).is_err(), "{member}");
+    }
 }

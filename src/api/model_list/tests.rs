@@ -92,3 +92,27 @@ fn a_routers_command_lines_stay_at_home() {
     let text = format!("{:?}", models[0].fields);
     assert!(text.contains(r#"{\"value\":\"unloaded\"}"#) && !text.contains("/srv"), "{text}");
 }
+
+#[test]
+fn what_an_entry_says_of_images_and_of_its_state_is_read() {
+    // Issue 14, section 2
+    let of = |entry: &str| {
+        let models = list_of(format!(r#"{{"data":[{{"id":"m",{entry}}}]}}"#).as_bytes()).expect("a list");
+        (models[0].vision, models[0].loaded)
+    };
+    for (entry, vision) in [
+        (r#""architecture":{"input_modalities":["text","image"],"output_modalities":["text"]}"#, Some(true)),
+        (r#""architecture":{"input_modalities":["text"],"output_modalities":["image"]}"#, Some(false)),
+        (r#""meta":{"input_modalities":["image"]}"#, Some(true)),
+        (r#""meta":{"modalities":{"vision":true,"audio":false}}"#, Some(true)),
+        (r#""modalities":{"vision":false}"#, Some(false)),
+        (r#""meta":null,"architecture":"x","modalities":{}"#, None),
+        (r#""object":"model""#, None),
+    ] {
+        assert_eq!(of(entry).0, vision, "{entry}");
+    }
+    for (state, loaded) in [("loaded", true), ("loading", true), ("unloaded", false), ("sleeping", false)] {
+        assert_eq!(of(&format!(r#""status":{{"value":"{state}"}}"#)).1, Some(loaded), "{state}");
+    }
+    assert_eq!([of(r#""status":"loaded""#).1, of(r#""status":{"args":[]}"#).1], [None, None]);
+}

@@ -75,3 +75,30 @@ fn only_llama_server_tells_which_of_its_slots_work() {
         assert_eq!(of(status, body), None, "{status} {body}");
     }
 }
+
+#[test]
+fn what_a_server_says_of_itself_is_read_or_known_to_be_missing() {
+    // Issue 14, section 2: answers as documented by Ollama and LM Studio.
+    let of = |status: u16, body: &str| {
+        let got = Ok((StatusCode::from_u16(status).expect("a status"), body.into()));
+        extra(got, loaded).news()
+    };
+    let ollama = r#"{"models":[{"name":"gemma3:latest","model":"gemma3:latest","size":1,"size_vram":1}]}"#;
+    let studio = r#"{"models":[{"type":"llm","key":"google/gemma","loaded_instances":[{"id":"google/gemma:2"}]},
+        {"key":"nomic","loaded_instances":[]},{"key":"x","loaded_instances":null}]}"#;
+    let names = |names: &[&str]| Some(Some(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()));
+    assert_eq!(of(200, ollama), names(&["gemma3:latest", "gemma3:latest"]));
+    assert_eq!(of(200, studio), names(&["google/gemma:2", "google/gemma"]));
+    assert_eq!(of(200, r#"{"models":[]}"#), names(&[]));
+    for (status, body) in [(404, ollama), (405, ""), (501, ""), (200, "<html>"), (200, "{}"), (200, r#"{"models":1}"#)]
+    {
+        assert_eq!(of(status, body), Some(None), "{status} {body}");
+    }
+    assert_eq!([of(500, ollama), of(401, ollama), of(429, "")], [None, None, None]);
+    let model = |owner: &str| Model { owned_by: Some(owner.into()), ..Model::default() };
+    let paths =
+        ["library", "organization_owner", "llamacpp", "x"].map(|owner| loaded_path(&[model("me"), model(owner)]));
+    assert_eq!(paths, [Some("/api/ps"), Some("/api/v1/models"), None, None]);
+    let props = props_of(&serde_json::from_str(r#"{"total_slots":2,"modalities":{"vision":true}}"#).expect("JSON"));
+    assert_eq!(props, Props { slots: Some(2), context: None, vision: Some(true) });
+}
