@@ -19,6 +19,14 @@ const DEPTH: u32 = 8;
 /// `developer` or `input_image` with each letter as `\u0061`.
 const LONGEST: usize = 6 * "input_image".len();
 
+/// What decides, besides the model, where a prompt goes.
+pub(crate) trait Prompt {
+    /// Its length, estimated.
+    fn tokens(&self) -> u64;
+    /// Looked for only if it matters.
+    fn has_image(&self) -> bool;
+}
+
 /// Whether a body may hold a word, escaped or not; found out fast.
 pub(crate) fn may_say(body: &str, word: &str) -> bool {
     [word, "\\u00"].iter().any(|text| memmem::find(body.as_bytes(), text.as_bytes()).is_some())

@@ -2,6 +2,7 @@
 
 use crate::api::edit::MemberEdit;
 use crate::api::errors::{Failure, Kind};
+use crate::api::prompt::Prompt;
 use crate::config::{Retry, Route, Strategy, UnknownModel};
 use crate::routing::catalog::{self, Offer};
 use crate::routing::endpoint::Endpoint;
@@ -56,25 +57,10 @@ impl Candidate {
     }
 
     /// For a model, with what its route says.
-    fn meant(mut self, meaning: &Meaning<'_>) -> Self {
-        self.edits = meaning.edits();
-        self.stabilize |= meaning.stabilizes() && may_stabilize(&self.endpoint);
-        self
+    fn meant(self, meaning: &Meaning<'_>) -> Self {
+        let stabilize = self.stabilize || meaning.stabilizes() && resolve::may_stabilize(&self.endpoint);
+        Self { edits: meaning.edits(), stabilize, ..self }
     }
-}
-
-/// Anthropic's own servers read the line that is made stable for others.
-fn may_stabilize(endpoint: &Endpoint) -> bool {
-    let host = endpoint.config.base.host.trim_end_matches('.').to_ascii_lowercase();
-    host != "anthropic.com" && !host.ends_with(".anthropic.com")
-}
-
-/// What a plan needs to know of a prompt.
-pub(crate) trait Prompt {
-    /// Its length, estimated.
-    fn tokens(&self) -> u64;
-    /// Looked for only if it matters.
-    fn has_image(&self) -> bool;
 }
 
 /// The candidates, never empty, and how to choose among them.
@@ -316,16 +302,17 @@ impl<'a> View<'a> {
     fn default(self, reason: &'static str, prompt: &dyn Prompt) -> Result<Plan, Failure> {
         let with_model = self.available().filter_map(|one @ (_, endpoint)| {
             let model = endpoint.default_model().filter(|model| self.scope.has_model(model))?;
-            // Where the model is a route (format 003), the endpoint knows it by another name.
             let meaning = self.exact(model);
-            let at = |candidate: &Candidate| candidate.endpoint.name() == endpoint.name();
-            let meant = meaning.as_ref().and_then(|meaning| self.meant(meaning, "").into_iter().find(at));
-            let candidate = meant.unwrap_or_else(|| self.candidate(one, model));
+            // Where the model is a route (format 003), the endpoint knows it by another name.
             let backends = meaning.iter().filter_map(|meaning| meaning.route).flat_map(|route| &route.backends);
-            let mut there = backends.filter(|backend| backend.endpoint == endpoint.name());
-            let rename = candidate.rename.or_else(|| there.find_map(|backend| backend.model.clone()));
-            let rename = rename.or_else(|| Some(model.to_owned()));
-            Some(Candidate { rename, position: one.0, weight: endpoint.config.weight, ..candidate })
+            let here = backends.filter(|backend| backend.endpoint == endpoint.name()).find(|one| one.model.is_some());
+            let known_as = here.and_then(|backend| backend.model.clone());
+            let rename =
+                known_as.unwrap_or_else(|| meaning.as_ref().map_or(model, |meaning| &meaning.model).to_owned());
+            let candidate = self.candidate(one, &rename);
+            let vision = here.and_then(|backend| backend.vision).or(candidate.vision);
+            let candidate = Candidate { rename: Some(rename), vision, ..candidate };
+            Some(meaning.iter().fold(candidate, Candidate::meant))
         });
         let candidates: Vec<_> = with_model.collect();
         if !candidates.is_empty() {
@@ -400,7 +387,7 @@ impl<'a> View<'a> {
             position,
             context: own.or_else(|| offer?.context),
             edits: Arc::default(),
-            stabilize: endpoint.config.stabilize.is_some() && may_stabilize(endpoint),
+            stabilize: endpoint.config.stabilize.is_some() && resolve::may_stabilize(endpoint),
             vision: offer.and_then(|offer| offer.vision).or(endpoint.vision),
             under: None,
             must_load: !model.is_empty() && loaded == Some(false),

@@ -3,6 +3,7 @@
 use crate::api::edit::{self, MemberEdit};
 use crate::config::{Route, Variant};
 use crate::routing::catalog::{Catalog, tagged};
+use crate::routing::endpoint::Endpoint;
 use crate::routing::scope::matches;
 use std::sync::Arc;
 
@@ -51,4 +52,10 @@ impl Meaning<'_> {
     pub(crate) fn stabilizes(&self) -> bool {
         self.route.is_some_and(|route| route.stabilize.is_some())
     }
+}
+
+/// Not for Anthropic's own servers: they read the line that is made stable for others.
+pub(crate) fn may_stabilize(endpoint: &Endpoint) -> bool {
+    let host = endpoint.config.base.host.trim_end_matches('.').to_ascii_lowercase();
+    host != "anthropic.com" && !host.ends_with(".anthropic.com")
 }
