@@ -123,6 +123,32 @@ test('what is saved is there after a reload, with its keys masked', async () => 
   check(stored.Models.walk.Backends[0].ApiKeys.join() === 'canary-page-1,canary-page-2', 'the masks did not keep the keys');
 });
 
+test('edits and further names of a route are shown and kept, whole numbers of any size too', async () => {
+  const more = '{"Set":{"seed":9007199254740993},"Variants":{"low":{"Set":{"max_tokens":5}}},"Match":["gpt-*"]}';
+  await route('walk').locator('.more').fill(more);
+  await field('walk', 'Under').fill('4k');
+  await field('walk', 'Vision').selectOption('no');
+  await save('walk');
+  await page.reload();
+  await route('walk').waitFor();
+  check(await route('walk').locator('.more').inputValue() === more, await route('walk').locator('.more').inputValue());
+  check(await field('walk', 'Under').inputValue() === '4k' && await field('walk', 'Vision').inputValue() === 'false', 'backend');
+  await field('walk', 'Weight').fill('8');
+  await save('walk');
+  const text = readFileSync(join(work, 'routes.json'), 'utf8');
+  check(text.includes('"seed": 9007199254740993') && JSON.parse(text).Models.walk.Backends[0].Vision === false, text);
+  check((await proxy.chat('walk-low')).status === 200 && (await proxy.chat('gpt-9')).status === 200, 'not served by its other names');
+  await route('walk').locator('.more').fill('{');
+  await route('walk').locator('.save').click();
+  await route('walk').locator('.problem', { hasText: 'Not JSON' }).first().waitFor();
+  await route('walk').locator('.more').fill('');
+  await field('walk', 'Under').fill('');
+  await field('walk', 'Vision').selectOption('');
+  await save('walk');
+  const plain = JSON.parse(readFileSync(join(work, 'routes.json'))).Models.walk;
+  check(Object.keys(plain).join() === 'Strategy,Backends' && !('Under' in plain.Backends[0]), JSON.stringify(plain));
+});
+
 test('what is wrong is told beside its field', async () => {
   await field('walk', 'BaseUrl').fill('nonsense');
   await field('walk', 'ApiKeys').fill('canary-page-1');
