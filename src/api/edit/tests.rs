@@ -143,7 +143,7 @@ fn what_a_variant_says_of_a_member_counts_instead_of_what_the_model_says() {
 
 #[test]
 fn of_changes_that_overlap_the_first_counts() {
-    let changes = vec![(3..4, b"y".to_vec()), (1..5, b"x".to_vec()), (0..0, b"w".to_vec())];
+    let changes = vec![(4..6, b"z".to_vec()), (3..4, b"y".to_vec()), (1..5, b"x".to_vec()), (0..0, b"w".to_vec())];
     assert_eq!(parts(b"012345", changes).concat(), b"w0x5");
 }
 
