@@ -51,6 +51,11 @@ const RENAMES: &[&str] = &[
     "new\0{\"model\":\"m\",\"stream\":true}",
     "\"\\\n\u{e9}\0 {\"x\":{\"model\":1},\"model\" : \"\\ud83d\\ude00\" , \"y\":[9007199254740993]}\n",
 ];
+const EDITED: &[&str] = &[
+    r#"{"a":0,"b":1,"c":2,"k":{"e":1,"f":2,"g":3},"z":{"a":1}}"#,
+    r#" { "c" : [1,{"c":2}] ,"\u0063":"\ud83d\ude00" , "k":{"g":1 , "g":"}"} ,"k":{ } ,"n":9007199254740993 , "c":null } "#,
+    r#"{"k":[1],"system":[{"type":"text","text":"x-anthropic-billing-header: cc_version=2.1.4.8a; cch\u003d6\u0035abc;\nYou"}],"messages":[{"role":"system","content":"x"}]}"#,
+];
 const ROUTES: &[&str] = &[
     include_str!("../config/old/003-dynamic_routing.json"),
     "// all\n{\"Models\": {\"m\": {\"Strategy\": 1, \"Backends\": [{\"BaseUrl\": \"http://h:1/v1\", \"ApiKeys\": [\"canary-1\"], \"Weight\": 3, // three\n \"Enabled\": true}]}}}",
@@ -184,6 +189,11 @@ fn a_variable_stands_in_one_line() {
 #[test]
 fn a_rename_changes_the_name_alone() {
     fuzz(4, 20_000, RENAMES, properties::rename);
+}
+
+#[test]
+fn edits_in_place_do_what_edits_of_the_value_would() {
+    fuzz(8, 20_000, EDITED, properties::edits);
 }
 
 #[test]

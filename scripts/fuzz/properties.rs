@@ -6,7 +6,7 @@ use llmproxy::api::chunked::{Decoder, Progress};
 use llmproxy::api::errors::Failure;
 use llmproxy::api::model_list::{MOST_MODELS, list_of};
 use llmproxy::api::{edit, multipart, query};
-use llmproxy::config::{Config, Webhooks, dotenv, load};
+use llmproxy::config::{Config, Edits, Webhooks, dotenv, load};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
 use llmproxy::jobs::validate;
 use llmproxy::routing::affinity::{Affinity, PrefixHashes};
@@ -180,6 +180,38 @@ pub fn rename(data: &[u8]) {
     let after = JsonBody::read(&renamed).expect("as sound as before");
     let model = after.model().expect("as sound as before").expect("still there");
     assert_eq!((model.name.as_str(), model.span.len(), after.stream()), (&*name, pieces[1].len(), before.stream()));
+}
+
+/// Edits in place make of a body what they would make of its value, and what they do not concern is there byte for byte.
+pub fn edits(data: &[u8]) {
+    let members = |value: &Value| value.as_object().expect("an object").clone().into_iter().collect();
+    let given = Edits {
+        set: members(&json!({"a": [1, "\u{e9}"], "k.e": false})),
+        default: members(&json!({"b": null, "k.f": {}})),
+        remove: vec!["c".into(), "k.g".into()],
+    };
+    let all = edit::merged(&given, None);
+    let Ok(Ok(parts)) = JsonBody::read(data).map(|body| body.edited(None, &all, true)) else { return };
+    let edited = parts.concat();
+    let again =
+        JsonBody::read(&edited).expect("as sound as before").edited(None, &all, true).expect("as few as before");
+    assert_eq!(again.concat(), edited, "edits that were made change no more");
+    let Ok(Value::Object(mut fields)) = serde_json::from_slice(data) else { return };
+    fields.insert("a".into(), json!([1, "\u{e9}"]));
+    fields.entry("b").or_insert(Value::Null);
+    fields.remove("c");
+    let inner = fields.entry("k").or_insert(json!({}));
+    if !inner.is_object() {
+        *inner = json!({});
+    }
+    let inner = inner.as_object_mut().expect("made one above");
+    inner.insert("e".into(), json!(false));
+    inner.entry("f").or_insert(json!({}));
+    inner.remove("g");
+    let text = |body: &[u8]| String::from_utf8_lossy(body).contains("x-anthropic-billing-header:");
+    if !text(data) {
+        assert_eq!(serde_json::from_slice::<Value>(&edited).expect("as sound as before"), Value::Object(fields));
+    }
 }
 
 /// What a conversation is recognised by does not depend on how it is written down, outlives the next turn, and takes no

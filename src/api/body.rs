@@ -151,7 +151,7 @@ impl<'a> JsonBody<'a> {
     ///
     /// # Errors
     /// It repeats what is to be edited too often.
-    pub(crate) fn edited(
+    pub fn edited(
         &self,
         model: Option<&str>,
         edits: &[MemberEdit],

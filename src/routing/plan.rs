@@ -57,9 +57,9 @@ impl Candidate {
     }
 
     /// For a model, with what its route says.
-    fn meant(self, meaning: &Meaning<'_>) -> Self {
+    fn meant(self, meaning: &Meaning<'_>, edits: &Arc<[MemberEdit]>) -> Self {
         let stabilize = self.stabilize || meaning.stabilizes() && resolve::may_stabilize(&self.endpoint);
-        Self { edits: meaning.edits(), stabilize, ..self }
+        Self { edits: Arc::clone(edits), stabilize, ..self }
     }
 }
 
@@ -255,9 +255,10 @@ impl<'a> View<'a> {
             Some(route) => self.routed(route),
             None => self.discovered(&meaning.model),
         };
+        let edits = meaning.edits();
         let named = candidates.into_iter().map(|candidate| {
             let sent = candidate.rename.clone().unwrap_or_else(|| meaning.model.clone());
-            Candidate { rename: Some(sent).filter(|sent| sent != asked), ..candidate }.meant(meaning)
+            Candidate { rename: Some(sent).filter(|sent| sent != asked), ..candidate }.meant(meaning, &edits)
         });
         named.collect()
     }
@@ -301,8 +302,12 @@ impl<'a> View<'a> {
 
     fn default(self, reason: &'static str, prompt: &dyn Prompt) -> Result<Plan, Failure> {
         let with_model = self.available().filter_map(|one @ (_, endpoint)| {
-            let model = endpoint.default_model().filter(|model| self.scope.has_model(model))?;
+            let model = endpoint.default_model()?;
             let meaning = self.exact(model);
+            let base = meaning.as_ref().and_then(Meaning::base);
+            if ![Some(model), base].into_iter().flatten().any(|name| self.scope.has_model(name)) {
+                return None;
+            }
             // Where the model is a route (format 003), the endpoint knows it by another name.
             let backends = meaning.iter().filter_map(|meaning| meaning.route).flat_map(|route| &route.backends);
             let here = backends.filter(|backend| backend.endpoint == endpoint.name()).find(|one| one.model.is_some());
@@ -312,7 +317,7 @@ impl<'a> View<'a> {
             let candidate = self.candidate(one, &rename);
             let vision = here.and_then(|backend| backend.vision).or(candidate.vision);
             let candidate = Candidate { rename: Some(rename), vision, ..candidate };
-            Some(meaning.iter().fold(candidate, Candidate::meant))
+            Some(meaning.iter().fold(candidate, |candidate, meaning| candidate.meant(meaning, &meaning.edits())))
         });
         let candidates: Vec<_> = with_model.collect();
         if !candidates.is_empty() {
