@@ -50,8 +50,9 @@ impl Candidate {
 
     fn with_rank(self, tokens: u64) -> Self {
         let by_length = match self.under {
-            Some(under) => (if tokens < under { 0 } else { 2 }, under),
+            Some(under) if tokens < under => (0, under),
             None => (1, 0),
+            Some(under) => (2, u64::MAX - under),
         };
         Self { rank: (by_length, self.must_load), ..self }
     }

@@ -14,8 +14,8 @@ pub(crate) struct CandidateLoad {
 
 /// What comes before the strategy: the lowest is tried first, as long as it has room.
 pub(crate) type Rank = (LengthRank, bool);
-/// Whether `under` fits the prompt (0 = yes, 1 = there is none, 2 = no), and how small it is. The other part of a rank says
-/// whether the model would have to be loaded.
+/// Whether the prompt is below `under` (0 = yes, 1 = there is none, 2 = no), then the smallest one first, or if it is above, the
+/// largest. The other part of a rank says whether the model would have to be loaded.
 pub(crate) type LengthRank = (u8, u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -322,3 +322,48 @@ fn a_job_is_edited_as_well() {
     );
     assert!(sent.contains(r#""model":"qwen","#));
 }
+
+#[cfg(all(feature = "admin", feature = "jobs"))]
+#[test]
+fn the_page_keeps_what_a_route_has_beside_its_backends_and_writes_no_more() {
+    // Issue 14, section 2
+    use crate::admin::{on_disk, put, start};
+    let (folder, upstream) = (crate::jobs::Folder::new(), Upstream::serving(&["m"]));
+    upstream.always(CHAT, Script::json("{}"));
+    let proxy = start(&folder, &[&upstream], |_| ());
+    let more = json!({
+        "Set": {"seed": 9007199254740993_u64, "prompt_cache_key": "text"}, "Default": {"k.e": null}, "Remove": ["user"],
+        "Variants": {"low": {"Set": {"max_tokens": 5, "token": "t"}}}, "Match": ["gpt-*"], "Stabilize": "claude-code",
+    });
+    let mut model = json!({"Strategy": "Failover", "Backends": [{"Name": "x", "Endpoint": "a", "ApiKeys": [], "BackendModelName": "m",
+        "Weight": 1, "Enabled": true, "Under": "4k", "Vision": false}]});
+    model.as_object_mut().expect("an object").extend(more.as_object().cloned().expect("an object"));
+    assert_eq!(put(&proxy, "new", &model).status(), 200);
+    assert_eq!(on_disk(&folder)["Models"]["new"], model);
+    let shown = proxy.get("/admin/config").json()["Models"]["new"].clone();
+    assert_eq!(shown, model, "no value of a request is a secret");
+    assert_eq!(put(&proxy, "new", &shown).status(), 200);
+    assert_eq!(on_disk(&folder)["Models"]["new"], model);
+    assert_eq!(proxy.post(CHAT, r#"{"model":"new-low","user":1,"k":{}}"#).status(), 200);
+    let sent =
+        r#"{"seed":9007199254740993,"prompt_cache_key":"text","max_tokens":5,"token":"t","model":"m","k":{"e":null}}"#;
+    assert_eq!(upstream.take(CHAT).text(), sent);
+    let ids: Vec<_> = proxy.get("/admin/status").json()["models"]
+        .as_array()
+        .expect("models")
+        .iter()
+        .map(|one| one["id"].clone())
+        .collect();
+    assert!(ids.contains(&json!("new-low")), "{ids:?}");
+    // Nothing of it where nothing is given.
+    let empty =
+        json!({"Backends": [{"Endpoint": "a", "Under": null, "Vision": ""}], "Set": {}, "Remove": [], "Match": null});
+    assert_eq!(put(&proxy, "plain", &empty).status(), 200);
+    let plain = on_disk(&folder)["Models"]["plain"].clone();
+    assert_eq!(plain.as_object().expect("an object").keys().collect::<Vec<_>>(), ["Strategy", "Backends"]);
+    assert_eq!(plain["Backends"][0].as_object().expect("an object").len(), 6);
+    // What is wrong is told with its place.
+    let wrong = put(&proxy, "wrong", &json!({"Variants": {"x": {"Set": {"model": 1}}}, "Match": ["y"]})).json();
+    let details = wrong["error"]["details"].as_array().expect("details").clone();
+    assert_eq!(details[0]["path"], "variants[x].set[model]", "{wrong}");
+}

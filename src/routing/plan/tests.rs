@@ -261,7 +261,7 @@ fn the_length_of_a_prompt_and_what_is_loaded_decide_before_the_strategy() {
         (&[under(4000), known], 4000, "ba model"),
         (&[known, under(8000), under(4000)], 100, "cba model"),
         (&[known, under(8000), under(4000)], 5000, "bac model"),
-        (&[under(10), under(20)], 30, "ab model"),
+        (&[under(10), under(20)], 30, "ba model"),
         (&[loaded(false), known, loaded(true)], 1, "bca model"),
         (&[loaded(false), loaded(false)], 1, "ab model"),
         (&[running(&["other"]), running(&["m"])], 1, "ba model"),
