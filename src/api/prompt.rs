@@ -14,7 +14,8 @@ pub(crate) const BILLING_LINE: &str = "x-anthropic-billing-header:";
 const IMAGES: [&str; 3] = ["image_url", "input_image", "image"];
 /// Values looked for in one text. Claude Code writes one line with two of them.
 const MOST_PLACES: usize = 8;
-/// Lists and objects that are open between a prompt and an image, which may stand in the result of a tool.
+/// Lists and objects that are open between a prompt and what is looked for, which may stand in the result of a tool. Each of
+/// them is walked once more.
 const DEPTH: u32 = 8;
 /// `developer` or `input_image` with each letter as `\u0061`.
 const LONGEST: usize = 6 * "input_image".len();
@@ -79,23 +80,24 @@ pub(crate) fn stabilize(
             changes.extend(zeros(body, text));
         }
     };
-    system.iter().flatten().for_each(|system| each_text(system, "text", &mut see));
+    system.iter().flatten().for_each(|system| each_text(system, "text", DEPTH, &mut see));
     for messages in messages.iter().flatten().filter(|messages| messages.get().starts_with('[')) {
         let _ = each_element(messages.get(), |message| {
             if is_system(message) {
-                each_text(message, "content", &mut see);
+                each_text(message, "content", DEPTH, &mut see);
             }
         });
     }
 }
 
 /// Calls `see` with a text, or with those of a list of parts, or with what an object calls so.
-fn each_text(value: &RawValue, name: &str, see: &mut dyn FnMut(&RawValue)) {
+fn each_text(value: &RawValue, name: &str, depth: u32, see: &mut dyn FnMut(&RawValue)) {
+    let Some(depth) = depth.checked_sub(1) else { return };
     let _ = match value.get().as_bytes()[0] {
-        b'[' => each_element(value.get(), |part| each_text(part, "text", see)),
+        b'[' => each_element(value.get(), |part| each_text(part, "text", depth, see)),
         b'{' => each_member(value.get(), |key, value| {
             if unescaped(key, LONGEST).is_some_and(|key| key == name) {
-                each_text(value, "text", see);
+                each_text(value, "text", depth, see);
             }
         }),
         b'"' => {
