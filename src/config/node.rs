@@ -15,6 +15,7 @@ const MOST_NODES: u32 = 50_000;
 const MOST_BRACKETS: usize = 200;
 
 const NO_KEY: &str = "a key is a plain word";
+const TOO_LARGE: &str = "is a whole number of more than 64 bits, which would be rounded";
 const NO_TAG: &str = "YAML tags (`!name`) have no meaning here; put the text in quotes";
 
 /// A text without a byte order mark, and if it is JSON, with its `//` comments blanked out. A `//` inside a word, as in a
@@ -245,12 +246,12 @@ impl<'de> Visitor<'de> for Build<'_> {
 
     visit_numbers!(visit_u64: u64, visit_i64: i64);
 
-    fn visit_u128<E: Error>(self, value: u128) -> Result<Node, E> {
-        self.visit_f64(value as f64)
+    fn visit_u128<E: Error>(self, _: u128) -> Result<Node, E> {
+        self.node(Value::Broken(TOO_LARGE.into()))
     }
 
-    fn visit_i128<E: Error>(self, value: i128) -> Result<Node, E> {
-        self.visit_f64(value as f64)
+    fn visit_i128<E: Error>(self, _: i128) -> Result<Node, E> {
+        self.node(Value::Broken(TOO_LARGE.into()))
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Node, E> {

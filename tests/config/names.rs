@@ -104,6 +104,11 @@ fn what_cannot_be_edited_is_told_where_it_stands() {
         ("{set: {a: 1, a: 2}}", "models[m].set[a]: is given twice; keep one"),
         ("{set: {a: {b: 1, b: 2}}}", "models[m].set[a]: has \"b\" twice; keep one"),
         ("{set: {a: \"${UNSET_VARIABLE}\"}, match: [x]}", "models[m].set[a]: "),
+        (
+            "{set: {a: 18446744073709551616}}",
+            "models[m].set[a]: is a whole number of more than 64 bits, which would be rounded",
+        ),
+        ("{set: {a: [-9223372036854775809]}}", "models[m].set[a]: is a whole number of more than 64 bits"),
         ("{set: [a], match: [x]}", "models[m].set: a list is not a map of `name: ...`"),
         (
             "{remove: a, match: [x]}",
