@@ -50,6 +50,8 @@ mod outgoing;
 mod page_rows;
 mod paths;
 mod pings;
+#[cfg(all(feature = "admin", feature = "jobs"))]
+mod recomputed;
 mod refusals;
 mod reload;
 mod retry;

@@ -40,8 +40,11 @@ impl World {
                 self.arrived += 1;
                 let wanted: Vec<usize> = if both { vec![0, 1] } else { vec![0] };
                 let lives: Vec<_> = wanted.iter().map(|&n| Arc::clone(&self.lives[n])).collect();
-                let query = Wanted { lives: &lives, background, length: 3, route: "m" };
-                match self.capacity.enter(&query, |_| (0..wanted.len()).collect()) {
+                let query = Wanted { lives, home: None, background };
+                match self
+                    .capacity
+                    .enter(query, &Line { route: "m", length: 3 }, time::now(), |_| (0..wanted.len()).collect())
+                {
                     Entry::In(index, slot) => self.inside.push((wanted[index], slot)),
                     Entry::Wait(waiting) => self.queue.push_back((self.arrived, background, wanted, waiting)),
                     Entry::Full => assert_eq!(self.queue.len(), 3),
@@ -130,9 +133,8 @@ struct Single {
 
 impl Single {
     fn enter(&self, background: bool) -> Entry {
-        let lives = [Arc::clone(&self.live)];
-        let wanted = Wanted { lives: &lives, background, length: 100, route: "m" };
-        self.capacity.enter(&wanted, |_| vec![0])
+        let wanted = Wanted { lives: vec![Arc::clone(&self.live)], home: None, background };
+        self.capacity.enter(wanted, &Line { route: "m", length: 100 }, time::now(), |_| vec![0])
     }
 
     fn wait(&self, background: bool) -> Waiting {
@@ -215,8 +217,9 @@ fn turns_are_kept_by_route_and_bounded() {
     let lives = [live(1_000_000)];
     for n in 0..2 * MOST_TURNS {
         let route = format!("m{n}");
-        let wanted = Wanted { lives: &lives, background: false, length: 0, route: &route };
-        let Entry::In(..) = capacity.enter(&wanted, |_| vec![0]) else { panic!("there is room") };
+        let wanted = Wanted { lives: lives.to_vec(), home: None, background: false };
+        let line = Line { route: &route, length: 0 };
+        let Entry::In(..) = capacity.enter(wanted, &line, time::now(), |_| vec![0]) else { panic!("there is room") };
     }
     assert!(lock(&capacity.state).turns.len() <= MOST_TURNS);
 }
@@ -226,8 +229,8 @@ fn an_abandoned_slot_stays_taken_until_whoever_keeps_it_drops_it() {
     // L1
     let capacity = Arc::<Capacity>::default();
     let lives = [live(1)];
-    let wanted = Wanted { lives: &lives, background: false, length: 1, route: "m" };
-    let enter = || match capacity.enter(&wanted, |_| vec![0]) {
+    let wanted = || Wanted { lives: lives.to_vec(), home: None, background: false };
+    let enter = || match capacity.enter(wanted(), &Line { route: "m", length: 1 }, time::now(), |_| vec![0]) {
         Entry::In(_, slot) => slot,
         _ => panic!("there is room"),
     };
@@ -243,4 +246,192 @@ fn an_abandoned_slot_stays_taken_until_whoever_keeps_it_drops_it() {
     drop(abandoned);
     enter().abandon();
     assert_eq!(lives[0].in_flight(), 0, "nobody keeps it any more");
+}
+
+/// Requests with homes at two endpoints of two slots, and a naive account of who waits.
+struct Town {
+    capacity: Arc<Capacity>,
+    lives: [Arc<Live>; 2],
+    inside: Vec<Slot>,
+    queue: Vec<Person>,
+    arrived: u32,
+    clock: Duration,
+}
+
+struct Person {
+    number: u32,
+    came: Duration,
+    home: Option<usize>,
+    leaves_home: Duration,
+    is_background: bool,
+    overtaken: u32,
+    waiting: Waiting,
+}
+
+impl Person {
+    fn most(&self) -> u32 {
+        if self.home.is_some() || self.is_background { MOST_OTHERS } else { FEW_OTHERS }
+    }
+}
+
+impl Town {
+    fn new() -> Self {
+        let lives = [live(2), live(2)];
+        let (inside, queue) = (Vec::new(), Vec::new());
+        Self { capacity: Arc::default(), lives, inside, queue, arrived: 0, clock: Duration::ZERO }
+    }
+
+    fn come(&mut self, home: Option<usize>, is_background: bool, patience: Duration) {
+        self.arrived += 1;
+        let (number, came) = (self.arrived, self.clock);
+        let wanted = Wanted {
+            lives: self.lives.to_vec(),
+            home: home.map(|index| Home { index, patience }),
+            background: is_background,
+        };
+        match self.capacity.enter(wanted, &Line { route: "m", length: 1_000 }, time::now(), |_| vec![0, 1]) {
+            Entry::In(index, slot) => {
+                assert!(home.is_none_or(|home| home == index || !self.lives[home].has_room()), "home comes first");
+                self.inside.push(slot);
+                self.overtaking(number);
+            }
+            Entry::Wait(waiting) => {
+                let leaves_home = came + if home.is_some() { patience } else { Duration::ZERO };
+                self.queue.push(Person { number, came, home, leaves_home, is_background, overtaken: 0, waiting });
+            }
+            _ => panic!("there is room in the queue"),
+        }
+        self.look();
+    }
+
+    /// Moves the past away instead of the clock forward.
+    fn pass(&mut self, time: Duration) {
+        self.clock += time;
+        let mut state = lock(&self.capacity.state);
+        for Queued { waiter, .. } in &mut state.queue {
+            waiter.since -= time;
+            waiter.patient_until -= time;
+        }
+        state.hand_out(&self.capacity, time::now());
+        drop(state);
+        self.look();
+    }
+
+    fn leave(&mut self, index: usize) {
+        drop(self.inside.swap_remove(index));
+        self.look();
+    }
+
+    fn overtaking(&mut self, number: u32) {
+        for other in self.queue.iter_mut().filter(|other| other.is_background || other.number < number) {
+            other.overtaken += 1;
+        }
+    }
+
+    /// Takes in those who were granted a slot, one for each that was free, and checks each choice.
+    fn look(&mut self) {
+        let mut granted: Vec<(Person, usize, Slot)> = Vec::new();
+        for person in std::mem::take(&mut self.queue) {
+            match person.waiting.grant.try_recv() {
+                Ok((index, slot)) => granted.push((person, index, slot)),
+                Err(_) => self.queue.push(person),
+            }
+        }
+        for (person, index, slot) in granted {
+            let same = |other: &&Person| other.is_background == person.is_background;
+            for other in self.queue.iter().filter(same) {
+                let is_at_home = person.home == Some(index);
+                let waits_for_it = other.home == Some(index);
+                let was_due = person.overtaken >= person.most() || person.came + MOST_LATER < other.came;
+                assert!(was_due || !waits_for_it || is_at_home && person.number < other.number, "it was its home");
+                assert!(other.came + MOST_LATER >= person.came, "overtaken by more than ten seconds");
+                let is_ready = !waits_for_it && (other.home.is_none() || self.clock >= other.leaves_home);
+                assert!(was_due || is_at_home || !is_ready || person.number < other.number, "out of order");
+            }
+            self.inside.push(slot);
+            self.overtaking(person.number);
+        }
+        for person in self.queue.iter().filter(|person| !person.is_background) {
+            assert!(person.overtaken <= person.most() + 3, "{} times", person.overtaken);
+        }
+        for index in (0..2).filter(|index| self.lives[*index].has_room()) {
+            for person in &self.queue {
+                let waits = person.home.is_some_and(|home| home != index) && self.clock < person.leaves_home;
+                assert!(
+                    waits && person.overtaken < person.most(),
+                    "number {} waits beside a free slot of {index}",
+                    person.number
+                );
+            }
+        }
+        assert!(self.lives.iter().all(|live| live.in_flight() <= 2));
+        assert_eq!(self.capacity.waiting(), self.queue.len());
+    }
+}
+
+#[test]
+fn conversations_wait_for_their_endpoint_and_nobody_waits_too_long_for_it() {
+    let (mut slots_left_free, mut at_home) = (0, 0);
+    for seed in 0..300_u64 {
+        let mut dice = seed;
+        let mut roll = |sides: u64| {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (dice >> 33) % sides
+        };
+        let mut town = Town::new();
+        for _ in 0..200 {
+            match roll(8) {
+                0..3 => {
+                    let home = [None, Some(0), Some(1), Some(1)][roll(4) as usize];
+                    town.come(home, seed % 2 == 1 && roll(4) == 0, Duration::from_secs(roll(11)));
+                }
+                3..6 if !town.inside.is_empty() => town.leave(roll(town.inside.len() as u64) as usize),
+                6 if !town.queue.is_empty() => {
+                    drop(town.queue.remove(roll(town.queue.len() as u64) as usize));
+                    town.look();
+                }
+                _ => town.pass(Duration::from_millis(100 + roll(3_000))),
+            }
+            slots_left_free += usize::from(!town.queue.is_empty() && town.inside.len() < 4);
+            at_home += usize::from(town.queue.iter().any(|person| person.home.is_some()));
+        }
+        town.queue.clear();
+        town.inside.clear();
+        assert_eq!(town.lives.each_ref().map(|live| live.in_flight()), [0, 0]);
+    }
+    assert!(slots_left_free > 500 && at_home > 5_000, "{slots_left_free} {at_home}");
+}
+
+#[test]
+fn a_wait_that_is_known_to_cost_more_than_the_prompt_is_not_begun() {
+    let lives = [live(2), live(2)];
+    let capacity = Arc::<Capacity>::default();
+    let enter = |patience| {
+        let home = Some(Home { index: 0, patience: Duration::from_secs(patience) });
+        let wanted = Wanted { lives: lives.to_vec(), home, background: false };
+        capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![1, 0])
+    };
+    lives[0].held.add(8.0);
+    let [Entry::In(0, _first), Entry::In(0, _second)] = [enter(5), enter(5)] else { panic!("home is free") };
+    // Of two slots held for eight seconds each the next is free after two, the one after that after six.
+    let Entry::Wait(_waiting) = enter(5) else { panic!("it is worth waiting") };
+    let Entry::In(1, _third) = enter(5) else { panic!("one waits before it") };
+    let Entry::Wait(_waiting) = enter(7) else { panic!("a longer prompt") };
+}
+
+#[test]
+fn a_home_that_is_no_longer_a_candidate_is_not_waited_for() {
+    let lives = [live(1), live(1)];
+    let capacity = Arc::<Capacity>::default();
+    let wanted = |patience| {
+        let home = Some(Home { index: 0, patience: Duration::from_secs(patience) });
+        Wanted { lives: lives.to_vec(), home, background: false }
+    };
+    let line = Line { route: "m", length: 9 };
+    let Entry::In(0, _slot) = capacity.enter(wanted(9), &line, time::now(), |_| vec![1, 0]) else { panic!("free") };
+    let Entry::Wait(waiting) = capacity.enter(wanted(9), &line, time::now(), |_| vec![1, 0]) else { panic!("taken") };
+    assert!(waiting.widen(vec![Arc::clone(&lives[1]), Arc::clone(&lives[0])], time::now()));
+    assert!(waiting.grant.is_empty(), "home has another index now");
+    assert!(waiting.widen(vec![Arc::clone(&lives[1])], time::now()));
+    assert!(matches!(waiting.grant.try_recv(), Ok((0, _))));
 }
