@@ -236,7 +236,6 @@ def main():
     binary = sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "../../target/release/llmproxy")
     every = ["affinity", "failover", "round_robin", "weighted_round_robin", "random", "least_busy"]
     crowds(binary)
-    if os.environ.get("ONLY"): return
     table(binary, "chats", every, 4, 50, 8, False)
     table(binary, "agents", ["affinity", "least_busy"], 10, 20, 20, True)
     print("| turns | moved of 52 |")

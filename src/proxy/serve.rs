@@ -23,7 +23,7 @@ use crate::routing::endpoint::Endpoint;
 use crate::routing::keys::{ClientKey, Permit};
 use crate::routing::plan::{self, NoPlan, Plan, View};
 use crate::routing::rate_limit::Quota;
-use crate::routing::recall::Sent;
+use crate::routing::recall::{self, Sent};
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{HealthEvent, Snapshot};
 use crate::upstream::headers::{INSTANCE, Policy};
@@ -243,13 +243,18 @@ impl Proxy {
         let ForwardContext { request, client, active, .. } = *ctx;
         let is_head = request.head.method == http::Method::HEAD;
         let routing = |served_by: &Option<Rc<ServedBy>>| served_by.as_deref().map(relay::routing_fields);
-        let known = ctx
-            .prompt
-            .filter(|_| ctx.forward.has(Trait::Pings) && active.is_shown())
-            .map(|prompt| self.recall.known(prompt, &plan));
+        let prompt = ctx.prompt.filter(|_| ctx.forward.has(Trait::Pings) && active.is_shown());
+        let before = prompt.and_then(|prompt| self.recall.before(prompt, &plan));
+        let remember = |served_by: &ServedBy, tokens| {
+            prompt.inspect(|prompt| self.recall.remember(prompt, &served_by.endpoint.live, tokens)).is_some()
+        };
         let (status, served_by, mut relayed) = match forward::forward(ctx, plan) {
             Outcome::Response(answer, served_by) => {
                 let status = answer.status.as_u16();
+                if status == 200 {
+                    // Before the client can continue.
+                    remember(&served_by, None);
+                }
                 let relayed = relay::relay(*answer, client, &served_by, is_head, ctx.forward.has(Trait::Ends));
                 (status, Some(served_by), relayed)
             }
@@ -273,11 +278,10 @@ impl Proxy {
         };
         if let Some(served_by) = &served_by {
             relay::note_tokens(&relayed, served_by);
-            if let (200, Some(known), Some(prompt)) = (status, known, ctx.prompt) {
-                let now =
-                    Sent { live: &served_by.endpoint.live, attempts: served_by.attempts, reason: served_by.reason };
-                relayed.recomputed = known.recomputed(&now, &relayed.tokens);
-                self.recall.remember(prompt, &now, relayed.tokens.prompt);
+            if status == 200 && remember(served_by, relayed.tokens.prompt) {
+                let ServedBy { endpoint, attempts, reason, .. } = &**served_by;
+                let sent = Sent { live: &endpoint.live, attempts: *attempts, reason };
+                relayed.recomputed = recall::recomputed(before, &sent, &relayed.tokens);
             }
             let finishes = served_by.endpoint.config.on_client_gone == OnClientGone::Finish;
             if active.is_stopped() || relayed.end == End::ClientGone && !finishes {

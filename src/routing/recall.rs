@@ -28,12 +28,8 @@ struct Conversation {
     tokens: Option<u64>,
 }
 
-/// What is known of a request's conversation when it comes.
-pub(crate) struct Known {
-    before: Option<Before>,
-}
-
-struct Before {
+/// The conversation that a request continues, as it is when the request comes.
+pub(crate) struct Before {
     change: Option<Change>,
     live: Arc<Live>,
     tokens: Option<u64>,
@@ -83,25 +79,25 @@ impl fmt::Display for Recomputed {
 
 impl Recall {
     /// The conversation that has the longest beginning in common with this request, else the last of the same session.
-    pub(crate) fn known(&self, prompt: &Prompt, plan: &Plan) -> Known {
+    pub(crate) fn before(&self, prompt: &Prompt, plan: &Plan) -> Option<Before> {
         let all = lock(&self.conversations);
         let keys = &prompt.hashes.session_keys;
         let of_session = |old: &Prompt| old.hashes.session_keys.iter().any(|key| keys.contains(key));
         let ranked = all.iter().map(|old| (common(&old.prompt, prompt), of_session(&old.prompt), old));
-        let best = ranked.filter(|(common, of_session, _)| *common > 0 || *of_session).max_by_key(|(a, b, _)| (*a, *b));
-        let before = best.map(|(common, _, old)| Before {
+        let best = ranked.filter(|(common, of_session, _)| *common > 0 || *of_session);
+        let (common, _, old) = best.max_by_key(|(common, of_session, _)| (*common, *of_session))?;
+        Some(Before {
             change: change(&old.prompt, prompt, common),
             live: Arc::clone(&old.live),
             tokens: old.tokens,
             has_restarted: old.live.cache_id() != old.cache,
             was_full: !old.live.has_room(),
             was_available: plan.candidates.iter().any(|one| Arc::ptr_eq(&one.endpoint.live, &old.live)),
-        });
-        Known { before }
+        })
     }
 
-    pub(crate) fn remember(&self, prompt: &Prompt, sent: &Sent<'_>, tokens: Option<u64>) {
-        let (live, cache) = (Arc::clone(sent.live), sent.live.cache_id());
+    pub(crate) fn remember(&self, prompt: &Prompt, live: &Arc<Live>, tokens: Option<u64>) {
+        let (live, cache) = (Arc::clone(live), live.cache_id());
         let mut all = lock(&self.conversations);
         // What it continues.
         all.retain(|old| common(&old.prompt, prompt) < old.prompt.messages.max(1));
@@ -134,27 +130,25 @@ fn change(old: &Prompt, new: &Prompt, common: usize) -> Option<Change> {
     Some(Change { at, of: new.messages })
 }
 
-impl Known {
-    /// Why less than half of what should have been in a cache was found there, if so.
-    pub(crate) fn recomputed(&self, sent: &Sent<'_>, tokens: &Tokens) -> Option<Recomputed> {
-        let Some(before) = &self.before else {
-            return is_found(tokens, None).is_none_or(|found| !found).then_some(Recomputed::New);
-        };
-        let is_found = is_found(tokens, before.tokens.filter(|_| before.change.is_none()));
-        let has_moved = !Arc::ptr_eq(&before.live, sent.live);
-        let was_full = before.was_full || ["affinity_full", "full"].contains(&sent.reason);
-        // A change near the end does not explain that all was computed elsewhere.
-        let is_early = |change: &Change| !has_moved || change.at.saturating_sub(1) * 2 < change.of;
-        match before.change.filter(is_early) {
-            _ if is_found == Some(true) => None,
-            Some(change) => Some(Recomputed::Changed(change)),
-            None if has_moved && !before.was_available => Some(Recomputed::Down),
-            None if before.has_restarted => Some(Recomputed::Evicted),
-            None if !has_moved => is_found.map(|_| Recomputed::Evicted),
-            None if was_full => Some(Recomputed::Full),
-            None if sent.attempts > 1 => Some(Recomputed::Down),
-            None => Some(Recomputed::Moved(sent.reason)),
-        }
+/// Why less than half of what should have been in a cache was found there, if so.
+pub(crate) fn recomputed(before: Option<Before>, sent: &Sent<'_>, tokens: &Tokens) -> Option<Recomputed> {
+    let expected = before.as_ref().and_then(|before| before.tokens.filter(|_| before.change.is_none()));
+    let is_found = is_found(tokens, expected);
+    let Some(before) = before.filter(|_| is_found != Some(true)) else {
+        return (is_found != Some(true)).then_some(Recomputed::New);
+    };
+    let has_moved = !Arc::ptr_eq(&before.live, sent.live);
+    let was_full = before.was_full || ["affinity_full", "full"].contains(&sent.reason);
+    // A change near the end does not explain that all was computed elsewhere.
+    let explains = |change: &Change| !has_moved || change.at.saturating_sub(1) * 2 < change.of;
+    match before.change.filter(explains) {
+        Some(change) => Some(Recomputed::Changed(change)),
+        None if has_moved && !before.was_available => Some(Recomputed::Down),
+        None if before.has_restarted => Some(Recomputed::Evicted),
+        None if !has_moved => is_found.map(|_| Recomputed::Evicted),
+        None if was_full => Some(Recomputed::Full),
+        None if sent.attempts > 1 => Some(Recomputed::Down),
+        None => Some(Recomputed::Moved(sent.reason)),
     }
 }
 

@@ -82,5 +82,6 @@ mod trust;
 mod unread;
 mod uploads;
 mod upstream_faults;
+mod warm;
 #[cfg(feature = "jobs")]
 mod webhooks;

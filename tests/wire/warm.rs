@@ -16,8 +16,7 @@ fn affine(config: &mut Config) {
 
 /// A turn of a conversation.
 fn said(conversation: &str, turn: usize) -> String {
-    let message =
-        |n: usize| json!({"role": if n.is_multiple_of(2) { "user" } else { "assistant" }, "content": format!("{conversation}.{n}")});
+    let message = |n: usize| json!({"role": if n.is_multiple_of(2) { "user" } else { "assistant" }, "content": format!("{conversation}.{n}")});
     json!({"messages": (0..=2 * turn).map(message).collect::<Vec<_>>(), "model": "m"}).to_string()
 }
 
@@ -113,10 +112,7 @@ fn a_session_waits_too() {
 
 #[test]
 fn nobody_is_refused_for_waiting_at_home_while_another_endpoint_is_idle() {
-    for edit in [
-        (|config| config.queue.timeout = ms(200)) as fn(&mut Config),
-        |config| config.queue.length = 0,
-    ] {
+    for edit in [(|config| config.queue.timeout = ms(200)) as fn(&mut Config), |config| config.queue.length = 0] {
         let ([a, _b], proxy) = homes(edit);
         let (mut first, latch) = busy(&a, &proxy, "one");
         assert_eq!(told(&proxy.post(CHAT, said("one", 2))), ("b", "affinity_full"));
@@ -154,7 +150,10 @@ fn a_whole_answer_tells_the_share_of_its_prompt_that_was_in_a_cache() {
     let share = |text: &str| cached(CHAT, Script::json(text));
     assert_eq!(share(COUNTS).as_deref(), Some("93%"));
     assert_eq!(share(r#"{"timings":{"cache_n":3,"prompt_n":1}}"#).as_deref(), Some("75%"));
-    assert_eq!(share(r#"{"usage":{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":0}}}"#).as_deref(), Some("0%"));
+    assert_eq!(
+        share(r#"{"usage":{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":0}}}"#).as_deref(),
+        Some("0%")
+    );
     assert_eq!(cached(CHAT, Script::raw(include_bytes!("../data/chat.raw"))).as_deref(), Some("57%"));
     let of_messages = r#"{"usage":{"cache_read_input_tokens":46,"input_tokens":25,"output_tokens":7}}"#;
     assert_eq!(cached("/v1/messages", Script::json(of_messages)).as_deref(), Some("65%"));

@@ -55,10 +55,9 @@ fn a_message_that_is_no_part_of_the_prompt_is_counted() {
 #[test]
 fn memory_is_bounded_and_a_conversation_is_held_once() {
     let (affinity, recall, live) = (Affinity::default(), Recall::default(), Arc::new(Live::new()));
-    let sent = Sent { live: &live, attempts: 1, reason: "model" };
     for n in 0..200 {
         for length in 1..4 {
-            recall.remember(&chat(&affinity, (0..length).map(|m| format!("{n}.{m}"))), &sent, None);
+            recall.remember(&chat(&affinity, (0..length).map(|m| format!("{n}.{m}"))), &live, None);
         }
     }
     let all = lock(&recall.conversations);

@@ -419,19 +419,40 @@ fn a_wait_that_is_known_to_cost_more_than_the_prompt_is_not_begun() {
     let Entry::Wait(_waiting) = enter(7) else { panic!("a longer prompt") };
 }
 
+/// One endpoint of a slot that is taken, others that are free, and a request that waits for its home, the first.
+fn at_home(patience: Duration) -> (Arc<Capacity>, [Arc<Live>; 3], Slot, Waiting) {
+    let lives = [live(1), live(1), live(1)];
+    let capacity = Arc::<Capacity>::default();
+    let enter = || {
+        let wanted = Wanted { lives: lives.to_vec(), home: Some(Home { index: 0, patience }), background: false };
+        capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![1, 0, 2])
+    };
+    let (Entry::In(0, slot), Entry::Wait(waiting)) = (enter(), enter()) else { panic!("one slot, at home") };
+    (capacity, lives, slot, waiting)
+}
+
 #[test]
 fn a_home_that_is_no_longer_a_candidate_is_not_waited_for() {
-    let lives = [live(1), live(1)];
-    let capacity = Arc::<Capacity>::default();
-    let wanted = |patience| {
-        let home = Some(Home { index: 0, patience: Duration::from_secs(patience) });
-        Wanted { lives: lives.to_vec(), home, background: false }
-    };
-    let line = Line { route: "m", length: 9 };
-    let Entry::In(0, _slot) = capacity.enter(wanted(9), &line, time::now(), |_| vec![1, 0]) else { panic!("free") };
-    let Entry::Wait(waiting) = capacity.enter(wanted(9), &line, time::now(), |_| vec![1, 0]) else { panic!("taken") };
-    assert!(waiting.widen(vec![Arc::clone(&lives[1]), Arc::clone(&lives[0])], time::now()));
+    let (_, [home, other, third], _slot, waiting) = at_home(Duration::from_secs(9));
+    let candidates = |lives: &[&Arc<Live>]| lives.iter().map(|live| Arc::clone(live)).collect::<Vec<_>>();
+    assert!(waiting.widen(candidates(&[&other, &home]), time::now()));
     assert!(waiting.grant.is_empty(), "home has another index now");
-    assert!(waiting.widen(vec![Arc::clone(&lives[1])], time::now()));
-    assert!(matches!(waiting.grant.try_recv(), Ok((0, _))));
+    other.enter();
+    assert!(waiting.widen(candidates(&[&other, &third]), time::now()));
+    assert!(matches!(waiting.grant.try_recv(), Ok((1, _))));
+}
+
+#[test]
+fn one_that_has_waited_long_enough_goes_before_one_that_comes() {
+    let (capacity, [_home, other, third], _slot, waiting) = at_home(Duration::from_secs(3));
+    other.enter();
+    let wanted = || Wanted { lives: vec![Arc::clone(&third)], home: None, background: false };
+    let enter = |seconds| {
+        let now = time::now() + Duration::from_secs(seconds);
+        capacity.enter(wanted(), &Line { route: "m", length: 9 }, now, |_| vec![0])
+    };
+    let Entry::In(0, slot) = enter(1) else { panic!("it is idle, and nobody waits for it") };
+    drop(slot);
+    let Entry::Wait(_late) = enter(4) else { panic!("the one before has it") };
+    assert!(matches!(waiting.grant.try_recv(), Ok((2, _))));
 }
