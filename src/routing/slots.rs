@@ -76,8 +76,11 @@ impl Waiter {
         self.others >= if is_patient { MOST_OTHERS } else { FEW_OTHERS }
     }
 
-    fn is_at_home(&self, index: usize) -> bool {
-        self.wanted.home.is_some_and(|home| home.index == index)
+    /// Who comes first at an endpoint: one that was overtaken too often, then those with a home in order of arrival, a move
+    /// from which counts as the time that it costs, then those without.
+    fn rank(&self, index: usize) -> (bool, bool, Instant) {
+        let costs = self.wanted.home.filter(|home| home.index != index).map_or(Duration::ZERO, |home| home.patience);
+        (!self.is_overdue(), self.wanted.home.is_none(), self.since + costs)
     }
 
     fn home(&self) -> Option<&Arc<Live>> {
@@ -347,8 +350,7 @@ impl State {
     fn first(&self, now: Instant, is: impl Fn(&Waiter) -> bool) -> Option<(usize, usize)> {
         let waiters = || self.queue.iter().map(|queued| &queued.waiter).enumerate().filter(|(_, waiter)| is(waiter));
         let open = waiters().filter_map(|(at, waiter)| Some((at, waiter, waiter.open(now)?)));
-        let (_, next, index) =
-            open.min_by_key(|(_, waiter, index)| (!waiter.is_overdue(), !waiter.is_at_home(*index)))?;
+        let (_, next, index) = open.min_by_key(|(_, waiter, index)| waiter.rank(*index))?;
         let live = &next.wanted.lives[index];
         let mut able = waiters().filter_map(|(at, waiter)| Some((at, waiter, waiter.index_of(live)?)));
         let is_far_ahead = |waiter: &Waiter| next.since.saturating_duration_since(waiter.since) > MOST_LATER;

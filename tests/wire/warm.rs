@@ -73,7 +73,10 @@ fn it_moves_at_once_when_computing_the_prompt_again_costs_less() {
     b.on(CHAT, Script::json(r#"{"timings":{"cache_n":0,"prompt_n":1000,"prompt_ms":0.01,"prompt_per_second":1e9}}"#));
     assert_eq!(told(&proxy.post(CHAT, said("two", 1))).0, "b");
     let (mut first, latch) = busy(&a, &proxy, "one");
-    assert_eq!(told(&proxy.post(CHAT, said("one", 2))), ("b", "affinity_full"));
+    let answer = proxy.post(CHAT, said("one", 2));
+    assert_eq!(told(&answer), ("b", "affinity_full"));
+    let waited = answer.field("x-llmproxy-queue-ms").map_or(0, |text| text.parse::<u64>().expect("a number"));
+    assert!(waited < 1_000, "{waited} ms; without a measured speed it would be 2,000");
     latch.open();
     first.answer();
 }
@@ -226,6 +229,21 @@ fn an_answer_that_breaks_off_while_it_is_held_still_looks_cut() {
         assert!(COUNTS.as_bytes().starts_with(&answer.body), "{:?}", answer.text());
     }
     proxy.idle();
+}
+
+#[test]
+fn one_that_came_slowly_and_then_broke_off_was_lost_and_is_no_timeout() {
+    let (upstream, latch) = (Upstream::serving(&["m"]), Latch::new());
+    let sized = [("Content-Type", "application/json"), ("Content-Length", "500")];
+    upstream.on(CHAT, Script::head(200, &sized).bytes(COUNTS).latch(&latch).reset());
+    let program = Program::start(&yaml(&[&upstream], ""));
+    let mut client = program.client();
+    client.send(post(CHAT, chat("m")));
+    client.head();
+    latch.open();
+    assert_eq!(client.body().1, Ended::Cut);
+    let line = program.logged(&["POST /v1/chat/completions 200"]);
+    assert!(line.contains(" end=upstream_lost"), "{line}");
 }
 
 #[test]
