@@ -19,9 +19,10 @@ use crate::proxy::context::RequestContext;
 use crate::proxy::downstream::{Downstream, Sink};
 use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
+use crate::routing::affinity::Prompt;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::keys::{ClientKey, Permit};
-use crate::routing::plan::{self, NoPlan, Plan, View};
+use crate::routing::plan::{self, ModelQuery, NoPlan, Plan, View};
 use crate::routing::rate_limit::Quota;
 use crate::routing::recall::{self, Sent};
 use crate::routing::scope::Scope;
@@ -243,7 +244,9 @@ impl Proxy {
         let ForwardContext { request, client, active, .. } = *ctx;
         let is_head = request.head.method == http::Method::HEAD;
         let routing = |served_by: &Option<Rc<ServedBy>>| served_by.as_deref().map(relay::routing_fields);
-        let prompt = ctx.prompt.filter(|_| ctx.forward.has(Trait::Pings) && active.is_shown());
+        // What follows a response does not repeat the conversation.
+        let is_whole = |prompt: &&Prompt| prompt.messages > 0 && !matches!(ctx.body.query(), ModelQuery::Follow(..));
+        let prompt = ctx.prompt.filter(|_| ctx.forward.has(Trait::Pings) && active.is_shown()).filter(is_whole);
         let before = prompt.and_then(|prompt| self.recall.before(prompt, &plan));
         let remember = |served_by: &ServedBy, tokens| {
             prompt.inspect(|prompt| self.recall.remember(prompt, &served_by.endpoint.live, tokens)).is_some()

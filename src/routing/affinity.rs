@@ -59,7 +59,7 @@ pub(crate) struct Prompt {
     pub(super) root: u64,
     /// Messages before the first that has a link, and messages in all.
     pub(super) unlinked: usize,
-    pub(super) messages: usize,
+    pub(crate) messages: usize,
 }
 
 impl Affinity {

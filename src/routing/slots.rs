@@ -8,6 +8,7 @@ use crate::util::cancel::{CancelToken, PollFlags, WakeEnd, ready, wake_pair};
 use crate::util::lock::lock;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -175,22 +176,23 @@ pub(crate) struct Waiting {
     grant: Receiver<(usize, Slot)>,
     /// None when the system has no descriptors left.
     wake: Option<WakeEnd>,
-    /// From then on any slot will do.
-    patient_until: Instant,
+    /// When any slot will do; `None` from then on.
+    patient_until: Cell<Option<Instant>>,
 }
 
 impl Waiting {
     /// Waits for a slot or the client's hang-up, until a time or for a quarter of a second.
     pub(crate) fn wait(&self, cancel: &CancelToken, until: Instant) -> WaitResult {
         let now = time::now();
-        let until = if now < self.patient_until { until.min(self.patient_until) } else { until };
+        let until = self.patient_until.get().map_or(until, |end| until.min(end));
         let timeout = until.saturating_duration_since(now);
         let woken = self.wake.as_ref().map(|wake| ready(wake, PollFlags::IN, Some(cancel), timeout));
         if !matches!(woken, Some(Ok(_))) {
             cancel.wait_until(until.min(now + BLIND), time::now);
         }
         let now = time::now();
-        if now >= self.patient_until {
+        if self.patient_until.get().is_some_and(|end| now >= end) {
+            self.patient_until.set(None);
             lock(&self.capacity.state).hand_out(&self.capacity, now);
         }
         match self.grant.try_recv() {
@@ -260,7 +262,7 @@ impl Capacity {
         state.arrivals += 1;
         let (grant, granted) = bounded(1);
         let (wake, woken) = wake_pair().unzip();
-        let patient_until = waiter.patient_until;
+        let patient_until = Cell::new(Some(waiter.patient_until).filter(|end| *end > now));
         state.queue.push(Queued { waiter, grant, _wake: wake });
         Entry::Wait(Waiting { number, capacity: Arc::clone(self), grant: granted, wake: woken, patient_until })
     }

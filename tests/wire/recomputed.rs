@@ -137,6 +137,20 @@ fn a_prompt_that_its_endpoint_had_not_kept() {
 }
 
 #[test]
+fn nothing_is_said_where_the_conversation_is_not_known() {
+    let (folder, [a, _]) = (Folder::new(), two());
+    for path in ["/v1/responses", "/v1/embeddings"] {
+        a.always(path, found(0, 1000));
+    }
+    let proxy = start(&folder, &[&a], |_| ());
+    proxy.post("/v1/embeddings", r#"{"model":"m","input":"text"}"#);
+    proxy.post("/v1/responses", r#"{"model":"m","input":"go on","previous_response_id":"resp_1"}"#);
+    proxy.post(CHAT, r#"{"model":"m"}"#);
+    assert_eq!(last(&proxy, 1), Value::Null);
+    assert!(!proxy.get("/admin/status").text().contains("new conversation"));
+}
+
+#[test]
 fn by_any_strategy_and_with_a_single_endpoint() {
     let (folder, [a, b]) = (Folder::new(), two());
     let proxy = start(&folder, &[&a, &b], |config| config.routing.strategy = Strategy::RoundRobin);
