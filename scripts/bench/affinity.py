@@ -120,7 +120,7 @@ class Conversation:
         self.number, self.agent, self.words, self.turn, self.waited = number, agent, words, 0, 0
         self.chance = random.Random(number)
         self.messages = [] if agent else [{"role": "system", "content": SYSTEM}]
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
 
     def say(self):
         """Takes a turn; returns the endpoint that answered."""

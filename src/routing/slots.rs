@@ -19,6 +19,8 @@ const MOST_OTHERS: u32 = 10;
 const FEW_OTHERS: u32 = 3;
 /// and for none that came so much later.
 const MOST_LATER: Duration = Duration::from_secs(10);
+/// A move counts as at least so much: less may be chance.
+const LEAST_COST: Duration = Duration::from_millis(100);
 /// Routes whose turn (round robin) is remembered; beyond it all start anew.
 const MOST_TURNS: usize = 4_096;
 /// How often a queued request looks for its slot when there is no descriptor to be woken by.
@@ -80,8 +82,9 @@ impl Waiter {
     /// Who comes first at an endpoint: one that was overtaken too often, then those with a home in order of arrival, a move
     /// from which counts as the time that it costs, then those without.
     fn rank(&self, index: usize) -> (bool, bool, Instant) {
-        let costs = self.wanted.home.filter(|home| home.index != index).map_or(Duration::ZERO, |home| home.patience);
-        (!self.is_overdue(), self.wanted.home.is_none(), self.since + costs)
+        let moves = self.wanted.home.filter(|home| home.index != index);
+        let cost = moves.map_or(Duration::ZERO, |home| home.patience.max(LEAST_COST));
+        (!self.is_overdue(), self.wanted.home.is_none(), self.since + cost)
     }
 
     fn home(&self) -> Option<&Arc<Live>> {

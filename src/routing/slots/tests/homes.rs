@@ -31,7 +31,7 @@ impl Person {
     /// Those with a home first, in order of arrival; a move away from it counts as the time that it costs.
     fn rank(&self, index: usize) -> (bool, Duration) {
         let moves = self.home.is_some_and(|home| home != index);
-        (self.home.is_none(), self.came + if moves { self.patience } else { Duration::ZERO })
+        (self.home.is_none(), self.came + if moves { self.patience.max(LEAST_COST) } else { Duration::ZERO })
     }
 }
 
