@@ -304,3 +304,18 @@ fn one_that_has_waited_long_enough_goes_before_one_that_comes() {
     let Entry::Wait(_late) = enter(4) else { panic!("the one before has it") };
     assert!(matches!(waiting.grant.try_recv(), Ok((2, _))));
 }
+
+#[test]
+fn nobody_is_overtaken_by_one_that_came_more_than_ten_seconds_later() {
+    for (seconds, is_overtaken) in [(9, true), (11, false)] {
+        let (single, slot) = single();
+        let new = single.wait(false);
+        let home = Some(Home { index: 0, patience: Duration::from_secs(9) });
+        let wanted = Wanted { lives: vec![Arc::clone(&single.live)], home, background: false };
+        let now = time::now() + Duration::from_secs(seconds);
+        let entered = single.capacity.enter(wanted, &Line { route: "m", length: 9 }, now, |_| vec![0]);
+        let Entry::Wait(late) = entered else { panic!("it is taken") };
+        drop(slot);
+        assert_eq!((new.grant.is_empty(), late.grant.is_empty()), (is_overtaken, !is_overtaken), "{seconds} s");
+    }
+}
