@@ -21,7 +21,7 @@ const DEPTH: u32 = 8;
 const LONGEST: usize = 6 * "input_image".len();
 
 /// What decides, besides the model, where a prompt goes.
-pub(crate) trait Prompt {
+pub(crate) trait PromptInfo {
     /// Its length, estimated.
     fn tokens(&self) -> u64;
     /// Looked for only if it matters.

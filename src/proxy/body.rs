@@ -5,7 +5,7 @@ use crate::api::edit;
 use crate::api::errors::{Failure, Kind};
 use crate::api::multipart::multipart;
 use crate::api::paths::{Forward, ModelSource};
-use crate::api::prompt::Prompt;
+use crate::api::prompt::PromptInfo;
 use crate::api::query;
 use crate::http::request::Request;
 use crate::routing::plan::{Candidate, ModelQuery};
@@ -218,7 +218,7 @@ impl<'a> RequestBody<'a> {
     }
 }
 
-impl Prompt for RequestBody<'_> {
+impl PromptInfo for RequestBody<'_> {
     fn tokens(&self) -> u64 {
         self.size as u64 / 4
     }

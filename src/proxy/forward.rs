@@ -148,12 +148,14 @@ impl<'a> Attempts<'a> {
         if let Some((endpoint, reason)) = self.retried.take() {
             self.ctx.metrics.count(Family::Retries, &[endpoint.name(), reason]);
         }
+        let began = time::now();
         let served_by = Rc::new(ServedBy {
             endpoint: Arc::clone(endpoint),
             model: candidate.rename.clone().or_else(|| self.ctx.body.name().map(str::to_owned)),
             attempts: self.attempts,
             reason: self.reason,
             queued: self.queued,
+            sent: began,
             named: self.named,
             policy: self.ctx.policy,
         });
@@ -162,7 +164,6 @@ impl<'a> Attempts<'a> {
         self.ctx.client.hold_pings(self.ctx.is_streamless(candidate));
         self.ctx.client.set_early_fields(|| relay::routing_fields(&served_by));
         let labels = [self.ctx.scope.group_name(), endpoint.name()];
-        let began = time::now();
         let rendered = match self.ctx.body.for_candidate(self.ctx.request, candidate) {
             Ok(rendered) => rendered,
             Err(failure) => return Some(Step::End(Outcome::Failed(failure, self.last.take()))),

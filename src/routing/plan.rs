@@ -2,7 +2,7 @@
 
 use crate::api::edit::MemberEdit;
 use crate::api::errors::{Failure, Kind};
-use crate::api::prompt::Prompt;
+use crate::api::prompt::PromptInfo;
 use crate::config::{Retry, Route, Strategy, UnknownModel};
 use crate::routing::catalog::{self, Offer};
 use crate::routing::endpoint::Endpoint;
@@ -140,7 +140,7 @@ impl Plan {
     /// Only where the response was made, since it is not known elsewhere; all others while that endpoint is away. Only where
     /// the model is known to take images, if the prompt has one and that is known of any. Without endpoints that are cooling
     /// down, as long as another one remains.
-    fn narrowed(mut self, query: ModelQuery<'_>, prompt: &dyn Prompt, now: Instant) -> Self {
+    fn narrowed(mut self, query: ModelQuery<'_>, prompt: &dyn PromptInfo, now: Instant) -> Self {
         let tokens = prompt.tokens();
         self.candidates = self.candidates.into_iter().map(|candidate| candidate.with_rank(tokens)).collect();
         if let ModelQuery::Follow(id, _) | ModelQuery::Stored(id) = query {
@@ -171,7 +171,7 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn plan(self, query: ModelQuery<'_>, prompt: &dyn Prompt, now: Instant) -> PlanResult {
+    pub(crate) fn plan(self, query: ModelQuery<'_>, prompt: &dyn PromptInfo, now: Instant) -> PlanResult {
         let plan = match query {
             ModelQuery::Named(name) | ModelQuery::Follow(_, Some(name)) if self.is_name(name) => {
                 self.named(name, prompt)?
@@ -185,7 +185,7 @@ impl<'a> View<'a> {
     }
 
     /// What `routing.unknownModel` makes of a name that no endpoint serves, after a refresh.
-    pub(crate) fn unknown(self, query: ModelQuery<'_>, prompt: &dyn Prompt, now: Instant) -> Result<Plan, Failure> {
+    pub(crate) fn unknown(self, query: ModelQuery<'_>, prompt: &dyn PromptInfo, now: Instant) -> Result<Plan, Failure> {
         let plan = match (self.snapshot.config.routing.unknown_model, query) {
             (UnknownModel::Default, _) => self.default("unknown_model_default", prompt),
             (UnknownModel::Passthrough, _) => self.any("passthrough"),
@@ -222,7 +222,7 @@ impl<'a> View<'a> {
 
     /// The endpoints that serve a name, or the same name with the tag `latest` where only that is served, or the model whose
     /// pattern it matches.
-    fn named(self, asked: &str, prompt: &dyn Prompt) -> PlanResult {
+    fn named(self, asked: &str, prompt: &dyn PromptInfo) -> PlanResult {
         let tagged = catalog::tagged(asked);
         let name = if !self.is_served(asked) && self.is_served(&tagged) { &*tagged } else { asked };
         let meaning = resolve::meaning(&self.snapshot.config.models, &self.snapshot.catalog, asked);
@@ -265,7 +265,7 @@ impl<'a> View<'a> {
     }
 
     /// Without models that are known not to take images, if the prompt has one.
-    fn sighted(self, mut plan: Plan, asked: &str, prompt: &dyn Prompt) -> Result<Plan, Failure> {
+    fn sighted(self, mut plan: Plan, asked: &str, prompt: &dyn PromptInfo) -> Result<Plan, Failure> {
         let is_blind = |candidate: &Candidate| candidate.vision == Some(false);
         if plan.candidates.iter().any(is_blind) && prompt.has_image() {
             plan.keep(|candidate| !is_blind(candidate));
@@ -301,7 +301,7 @@ impl<'a> View<'a> {
         offers.find(|offer| Arc::ptr_eq(&self.snapshot.endpoints[offer.endpoint].live, &endpoint.live))
     }
 
-    fn default(self, reason: &'static str, prompt: &dyn Prompt) -> Result<Plan, Failure> {
+    fn default(self, reason: &'static str, prompt: &dyn PromptInfo) -> Result<Plan, Failure> {
         let with_model = self.available().filter_map(|one @ (_, endpoint)| {
             let model = endpoint.default_model()?;
             let meaning = self.exact(model);

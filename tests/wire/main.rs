@@ -51,6 +51,8 @@ mod outgoing;
 mod page_rows;
 mod paths;
 mod pings;
+#[cfg(all(feature = "admin", feature = "jobs"))]
+mod recomputed;
 mod refusals;
 mod reload;
 mod retry;
@@ -81,5 +83,6 @@ mod trust;
 mod unread;
 mod uploads;
 mod upstream_faults;
+mod warm;
 #[cfg(feature = "jobs")]
 mod webhooks;

@@ -231,6 +231,20 @@ fn short_prompts_prefer_the_backend_for_them_and_a_context_error_still_moves_on(
 }
 
 #[test]
+fn a_conversation_leaves_the_backend_for_short_prompts_when_it_has_grown() {
+    let (large, small) = (serving(&["m"]), serving(&["m"]));
+    let section = "{m: {strategy: affinity, backends: [{endpoint: a}, {endpoint: b, under: 1k}]}}";
+    let proxy = Setup::over(&[&large, &small]).with(models(section)).start();
+    let turn = |n: usize, bytes: usize| {
+        let message = |n| json!({"role": "user", "content": format!("{n}{}", "x".repeat(bytes))});
+        json!({"model": "m", "messages": (0..n).map(message).collect::<Vec<_>>()}).to_string()
+    };
+    let told = [1, 2, 3].map(|n| served(&proxy, turn(n, 1000)));
+    assert_eq!(told, ["b m under", "b m affinity", "b m affinity"]);
+    assert_eq!([served(&proxy, turn(4, 1000)), served(&proxy, turn(5, 1000))], ["a m under", "a m affinity"]);
+}
+
+#[test]
 fn a_server_that_has_the_model_loaded_comes_first() {
     // Issue 14, section 2: Ollama's and LM Studio's answers, and llama-server's router.
     let ollama = Upstream::start();

@@ -24,7 +24,7 @@ fn snapshot(endpoints: Vec<Arc<Endpoint>>, unknown_model: UnknownModel) -> Snaps
 }
 
 /// Tokens, and whether there is an image.
-impl Prompt for (u64, bool) {
+impl PromptInfo for (u64, bool) {
     fn tokens(&self) -> u64 {
         self.0
     }
