@@ -2,7 +2,7 @@
 //! another attempt or a clean status.
 
 use super::outcome::{BufferedResponse, ForwardContext, Outcome, ServedBy};
-use super::{first_byte, relay};
+use super::{first_byte, relay, wake};
 use crate::api::errors;
 use crate::api::paths::{self, ModelSource, Trait};
 use crate::config::{Probe, Retry};
@@ -52,12 +52,27 @@ enum Step {
     End(Outcome),
 }
 
-/// Tries the candidates of a plan in order of preference, in rounds, until `retry.attempts` were tried.
+/// Tries the candidates of a plan, and once more if a machine is woken that no connection could be made to.
 pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
-    ctx.client.hold_pings(plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));
-    let mut selector = Selector::new(ctx, plan);
     let mut attempts = Attempts::new(ctx, retry);
+    let plan = match wake::awake(ctx, plan, false) {
+        Ok(plan) => plan,
+        Err(outcome) => return *outcome,
+    };
+    let mut selector = Selector::new(ctx, plan);
+    let outcome = try_all(ctx, &mut selector, &mut attempts);
+    let Some(plan) = attempts.asleep(&outcome, selector.plan) else { return outcome };
+    match wake::awake(ctx, plan, true) {
+        Ok(plan) => try_all(ctx, &mut Selector::new(ctx, plan), &mut attempts),
+        Err(outcome) => *outcome,
+    }
+}
+
+/// Tries the candidates in order of preference, in rounds, until `retry.attempts` were tried.
+fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut Attempts<'_>) -> Outcome {
+    let retry = attempts.retry;
+    ctx.client.hold_pings(selector.plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));
     let mut tried = 0;
     let mut round = 0;
     loop {
@@ -65,13 +80,13 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
             selector.next_round();
             let pause = retry::pause(retry, round, attempts.retry_after.take(), random::unit());
             if ctx.pause(pause) {
-                return Outcome::ClientGone(attempts.last);
+                return Outcome::ClientGone(attempts.last.take());
             }
         }
         while !selector.remaining().is_empty() {
             let (index, slot) = match selector.next() {
                 Selected::At(index, slot) => (index, slot),
-                Selected::ClientGone => return Outcome::ClientGone(attempts.last),
+                Selected::ClientGone => return Outcome::ClientGone(attempts.last.take()),
                 Selected::Refused(failure) if attempts.last.is_none() => return Outcome::Failed(failure, None),
                 Selected::Refused(_) => return attempts.give_up(),
             };
@@ -349,8 +364,8 @@ impl<'a> Attempts<'a> {
         let cause = || fault.cause.clone();
         let seen = match fault.kind {
             UpstreamErrorKind::Refused => Some(Observation::Refused(cause())),
-            UpstreamErrorKind::Connect => Some(Observation::Down(cause())),
-            UpstreamErrorKind::Timeout(Stage::Connect) => Some(Observation::Down(what)),
+            UpstreamErrorKind::Connect => Some(Observation::Unreachable(cause())),
+            UpstreamErrorKind::Timeout(Stage::Connect) => Some(Observation::Unreachable(what)),
             _ => None,
         };
         if fault.kind == UpstreamErrorKind::Refused {
@@ -374,6 +389,16 @@ impl<'a> Attempts<'a> {
             endpoint.live.cool_down(time::now(), COOL_DOWN);
         }
         self.ctx.shared.notify(HealthEvent::Seen(endpoint.name().to_owned(), seen));
+    }
+
+    /// The plan to go on with if nothing was sent, since no connection could be made, and there is something to wake.
+    fn asleep(&self, outcome: &Outcome, mut plan: Plan) -> Option<Plan> {
+        let is_failed = |one: &Candidate| self.faults.iter().any(|(name, _)| name == one.endpoint.name());
+        let is_unsent = self.faults.iter().all(|(_, fault)| retry::is_unconnected(fault)) && !self.ctx.request.is_spent();
+        let is_last = matches!(outcome, Outcome::Failed(..)) && plan.candidates.iter().all(is_failed);
+        let sleepers = plan.candidates.drain(..).filter(|one| one.endpoint.config.wake.is_some());
+        plan.asleep.extend(sleepers);
+        Some(plan).filter(|plan| is_unsent && is_last && !plan.asleep.is_empty() && self.ctx.takes_slot())
     }
 
     /// The outcome when nothing is left to try: the best error answer, else what happened.

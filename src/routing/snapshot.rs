@@ -55,7 +55,8 @@ impl Snapshot {
         let (old, new) = (&self.endpoints[n], Arc::make_mut(&mut next.endpoints[n]));
         change(new);
         let is_same = Arc::ptr_eq(&new.config, &old.config);
-        if !is_same || new.is_available() != old.is_available() || new.models != old.models {
+        let states = |one: &Endpoint| (one.is_available(), one.is_asleep());
+        if !is_same || states(new) != states(old) || new.models != old.models {
             next.catalog = Arc::new(Catalog::new(&next.endpoints, &next.config.models));
         }
         next.groups = grouped(&next.config, &next.endpoints);
@@ -93,8 +94,9 @@ impl Snapshot {
         self.endpoints.iter().filter(|e| e.config.enabled)
     }
 
+    /// A request can be answered now, or by an endpoint that is woken for it.
     pub(crate) fn is_healthy(&self) -> bool {
-        self.endpoints.iter().any(|e| e.is_available())
+        self.endpoints.iter().any(|e| e.is_available() || e.is_asleep())
     }
 }
 
