@@ -57,7 +57,9 @@ fn check(endpoint: &Endpoint, section: &Field) {
         section.get("defaultModel").wrong("is not one of this endpoint's `models`");
     }
     if endpoint.wake.is_some() && endpoint.probe == Probe::Never {
-        section.get("wake").problem("needs probes, which tell when the machine is awake; take away `healthCheck: false`");
+        section
+            .get("wake")
+            .problem("needs probes, which tell when the machine is awake; take away `healthCheck: false`");
     }
 }
 

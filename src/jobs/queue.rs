@@ -1,8 +1,9 @@
 //! Which jobs there are and in what order they run. Pure: no disk, no thread, no clock.
 
 use super::record::{Job, Owner, State};
+use crate::config::Config;
 use crate::util::cancel::CancelToken;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +20,9 @@ pub(crate) struct Queue {
     ids: HashMap<Arc<str>, u64>,
     /// Sequence numbers, in order; bounded by `maxQueued`, and what a start finds.
     waiting: VecDeque<u64>,
+    /// Of these, those whose endpoints are asleep: not started until more endpoints take jobs than `takers`.
+    parked: HashSet<u64>,
+    takers: Takers,
     /// Bounded by `maxConcurrent`.
     running: HashMap<Arc<str>, Running>,
     /// Sequence numbers by the second they ended.
@@ -28,6 +32,19 @@ pub(crate) struct Queue {
     last: u64,
     /// No job is started or taken any more.
     pub(crate) closed: bool,
+}
+
+/// The endpoints that take jobs now: available, or woken for one.
+#[derive(Clone, Default)]
+pub(super) struct Takers {
+    pub(super) config: Arc<Config>,
+    pub(super) names: BTreeSet<String>,
+}
+
+impl Takers {
+    pub(super) fn is_more_than(&self, old: &Self) -> bool {
+        !Arc::ptr_eq(&self.config, &old.config) || !self.names.is_subset(&old.names)
+    }
 }
 
 #[derive(Clone)]
@@ -103,7 +120,10 @@ impl Queue {
                 let rank = self.waiting.partition_point(|other| *other < job.sequence);
                 self.waiting.insert(rank, job.sequence);
             }
-            State::Completed | State::Error => drop(self.finished.insert((job.number, job.sequence))),
+            State::Completed | State::Error => {
+                self.parked.remove(&job.sequence);
+                self.finished.insert((job.number, job.sequence));
+            }
             State::Processing => {}
         }
     }
@@ -113,7 +133,10 @@ impl Queue {
         self.counts[job.state as usize] -= 1;
         self.bytes -= job.bytes;
         match job.state {
-            State::Pending => drop(self.waiting.remove(self.rank(job.sequence))),
+            State::Pending => {
+                self.parked.remove(&job.sequence);
+                self.waiting.remove(self.rank(job.sequence));
+            }
             _ => drop(self.finished.remove(&(job.number, job.sequence))),
         }
     }
@@ -126,11 +149,28 @@ impl Queue {
 
     /// Starts the job at the head of the queue, if there is one and fewer than `most` run; returns it as it was.
     pub(super) fn start(&mut self, most: usize, run: impl FnOnce() -> Running) -> Option<Job> {
-        let first = *self.waiting.front().filter(|_| self.running.len() < most)?;
+        let first = *self.waiting.iter().find(|one| self.running.len() < most && !self.parked.contains(one))?;
         let job = self.jobs[self.find(first, |job| job.state == State::Pending)?].clone();
         self.running.insert(Arc::clone(&job.id), run());
         self.put(job.to(State::Processing, job.number + 1));
         Some(job)
+    }
+
+    /// Parks a job that goes back into the queue, since its endpoints are asleep.
+    pub(super) fn park(&mut self, job: &Job) {
+        self.parked.insert(job.sequence);
+    }
+
+    pub(crate) fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
+    /// With more of them than before, parked jobs may be started again.
+    pub(super) fn note(&mut self, takers: Takers) {
+        if takers.is_more_than(&self.takers) {
+            self.parked.clear();
+        }
+        self.takers = takers;
     }
 
     /// Ends the jobs in progress that `which` accepts by id and deadline. Of several reasons the first one counts.

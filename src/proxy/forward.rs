@@ -394,7 +394,8 @@ impl<'a> Attempts<'a> {
     /// The plan to go on with if nothing was sent, since no connection could be made, and there is something to wake.
     fn asleep(&self, outcome: &Outcome, mut plan: Plan) -> Option<Plan> {
         let is_failed = |one: &Candidate| self.faults.iter().any(|(name, _)| name == one.endpoint.name());
-        let is_unsent = self.faults.iter().all(|(_, fault)| retry::is_unconnected(fault)) && !self.ctx.request.is_spent();
+        let is_unsent =
+            self.faults.iter().all(|(_, fault)| retry::is_unconnected(fault)) && !self.ctx.request.is_spent();
         let is_last = matches!(outcome, Outcome::Failed(..)) && plan.candidates.iter().all(is_failed);
         let sleepers = plan.candidates.drain(..).filter(|one| one.endpoint.config.wake.is_some());
         plan.asleep.extend(sleepers);

@@ -78,7 +78,8 @@ impl Catalog {
         scope: &Scope,
         is_listed: impl Fn(&Endpoint) -> bool,
     ) -> Listing {
-        let is_usable = |e: &Endpoint| (e.is_available() || e.is_asleep()) && scope.has_endpoint(e.name()) && is_listed(e);
+        let is_usable =
+            |e: &Endpoint| (e.is_available() || e.is_asleep()) && scope.has_endpoint(e.name()) && is_listed(e);
         let usable: Vec<bool> = endpoints.iter().map(|endpoint| is_usable(endpoint)).collect();
         let all = || endpoints.iter().enumerate().filter(|(n, _)| usable[*n]);
         let (asleep, available): (HashMap<&str, &Endpoint>, _) =
@@ -198,7 +199,7 @@ impl<'a> Entry<'a> {
         text.pop();
         for (key, value) in model.iter().flat_map(|model| &model.fields) {
             let is_ours = self.root.is_some() && matches!(key.as_str(), "aliases" | "root");
-            if !is_ours && !(self.is_asleep && key == "status") {
+            if !(is_ours || self.is_asleep && key == "status") {
                 let _ = write!(text, ",{}:{value}", Value::from(key.as_str()));
             }
         }

@@ -290,7 +290,9 @@ impl<'a> View<'a> {
     fn endpoints(self) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
         let all = match &self.scope.group {
             // As it is in this snapshot: the scope may be an older one's.
-            Some(group) => &self.snapshot.groups.iter().find(|one| one.config.name == group.config.name).unwrap_or(group).endpoints,
+            Some(group) => {
+                &self.snapshot.groups.iter().find(|one| one.config.name == group.config.name).unwrap_or(group).endpoints
+            }
             None => &self.snapshot.endpoints,
         };
         let is_within = move |e: &Endpoint| e.config.enabled && self.scope.has_endpoint(e.name());

@@ -80,5 +80,7 @@ mod trust;
 mod unread;
 mod uploads;
 mod upstream_faults;
+mod wake;
+mod wake_rules;
 #[cfg(feature = "jobs")]
 mod webhooks;
