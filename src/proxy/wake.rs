@@ -179,3 +179,16 @@ fn send(wake: &Wake) -> io::Result<usize> {
 fn magic_packet(Mac(mac): Mac) -> [u8; 102] {
     std::array::from_fn(|at| if at < 6 { 0xff } else { mac[at % 6] })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_magic_packet_is_six_bytes_of_ones_and_the_address_sixteen_times() {
+        let mac = [0, 0x11, 0x22, 0xaa, 0xbb, 0xcc];
+        let packet = magic_packet(Mac(mac));
+        assert_eq!(packet[..6], [0xff; 6]);
+        assert_eq!(packet[6..].chunks(6).filter(|part| *part == mac).count(), 16);
+    }
+}

@@ -92,7 +92,8 @@ fn nothing_but_a_chat_sends_a_packet() {
     sleeps(&proxy, &mut upstream);
     let mut client = proxy.client();
     for n in 0..600 {
-        for target in ["/v1/models", "/v1/models/m", "/health", "/metrics", "/admin/status", "/props", "/slots?model=m"] {
+        for target in ["/v1/models", "/v1/models/m", "/health", "/metrics", "/admin/status", "/props", "/slots?model=m"]
+        {
             client.send(get(target));
             let answer = client.answer();
             assert!(n > 0 || [200, 404, 503].contains(&answer.status()), "{target}: {}", answer.status());

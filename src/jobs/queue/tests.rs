@@ -83,3 +83,42 @@ fn two_jobs_of_one_millisecond_keep_their_order_and_a_clock_that_goes_back_chang
     let all = [5000, 5000, 4000, 6000].map(|millis| queue.next_sequence(millis));
     assert!(all.is_sorted_by(|a, b| a < b));
 }
+
+// Issue 14, section 3
+#[test]
+fn parked_jobs_are_passed_over_until_there_are_more_takers() {
+    let mut queue = Queue::default();
+    let config = Arc::default();
+    let takers = |names: &[&str]| Takers {
+        config: Arc::clone(&config),
+        names: names.iter().map(|&name| name.to_owned()).collect(),
+    };
+    for id in ["a", "b", "c"] {
+        put(&mut queue, id, State::Pending, 0, 1);
+    }
+    queue.note(takers(&["x"]));
+    let started = |queue: &mut Queue| queue.start(9, run).map(|job| job.id.to_string());
+    let was = queue.start(9, run).expect("the first");
+    queue.park(&was);
+    queue.put(was.clone());
+    queue.done("a");
+    assert_eq!(started(&mut queue).as_deref(), Some("b"));
+    for fewer in [&["x"][..], &[], &[]] {
+        queue.note(takers(fewer));
+        assert!(queue.has_parked());
+    }
+    assert_eq!(queue.get("a").map(|job| (job.state, job.number)), Some((State::Pending, 0)), "no try counts");
+    queue.note(takers(&["x"]));
+    assert_eq!([started(&mut queue), started(&mut queue)], [Some("a".into()), Some("c".into())]);
+    // Another configuration may bring it elsewhere, and one that is removed leaves nothing behind.
+    queue.park(&was);
+    queue.note(Takers { config: Arc::default(), ..takers(&["x"]) });
+    assert!(!queue.has_parked());
+    for end in [State::Completed, State::Pending] {
+        queue.park(&was);
+        queue.put(was.to(end, 1));
+        queue.remove("a");
+        assert!(!queue.has_parked());
+    }
+    assert!(takers(&["x", "y"]).is_more_than(&takers(&["x"])) && !takers(&[]).is_more_than(&takers(&["x"])));
+}
