@@ -1,9 +1,8 @@
 //! Which jobs there are and in what order they run. Pure: no disk, no thread, no clock.
 
 use super::record::{Job, Owner, State};
-use crate::config::Config;
 use crate::util::cancel::CancelToken;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,9 +19,9 @@ pub(crate) struct Queue {
     ids: HashMap<Arc<str>, u64>,
     /// Sequence numbers, in order; bounded by `maxQueued`, and what a start finds.
     waiting: VecDeque<u64>,
-    /// Of these, those whose endpoints are asleep: not started until more endpoints take jobs than `takers`.
-    parked: HashSet<u64>,
-    takers: Takers,
+    /// Of these, those whose endpoints were asleep, with the epoch of the snapshot then: not started before another one.
+    parked: HashMap<u64, u64>,
+    pub(super) epoch: u64,
     /// Bounded by `maxConcurrent`.
     running: HashMap<Arc<str>, Running>,
     /// Sequence numbers by the second they ended.
@@ -32,19 +31,6 @@ pub(crate) struct Queue {
     last: u64,
     /// No job is started or taken any more.
     pub(crate) closed: bool,
-}
-
-/// The endpoints that take jobs now: available, or woken for one.
-#[derive(Clone, Default)]
-pub(super) struct Takers {
-    pub(super) config: Arc<Config>,
-    pub(super) names: BTreeSet<String>,
-}
-
-impl Takers {
-    pub(super) fn is_more_than(&self, old: &Self) -> bool {
-        !Arc::ptr_eq(&self.config, &old.config) || !self.names.is_subset(&old.names)
-    }
 }
 
 #[derive(Clone)]
@@ -115,15 +101,15 @@ impl Queue {
         self.counts[job.state as usize] += 1;
         self.bytes += job.bytes;
         self.last = self.last.max(job.sequence);
+        if job.state.is_final() {
+            self.parked.remove(&job.sequence);
+        }
         match job.state {
             State::Pending => {
                 let rank = self.waiting.partition_point(|other| *other < job.sequence);
                 self.waiting.insert(rank, job.sequence);
             }
-            State::Completed | State::Error => {
-                self.parked.remove(&job.sequence);
-                self.finished.insert((job.number, job.sequence));
-            }
+            State::Completed | State::Error => drop(self.finished.insert((job.number, job.sequence))),
             State::Processing => {}
         }
     }
@@ -147,30 +133,23 @@ impl Queue {
         self.last
     }
 
-    /// Starts the job at the head of the queue, if there is one and fewer than `most` run; returns it as it was.
+    /// Starts the first job of the queue that is not parked, if fewer than `most` run; returns it as it was.
     pub(super) fn start(&mut self, most: usize, run: impl FnOnce() -> Running) -> Option<Job> {
-        let first = *self.waiting.iter().find(|one| self.running.len() < most && !self.parked.contains(one))?;
+        let is_due = |one: &&u64| self.parked.get(*one) != Some(&self.epoch);
+        let first = *self.waiting.iter().find(is_due).filter(|_| self.running.len() < most)?;
         let job = self.jobs[self.find(first, |job| job.state == State::Pending)?].clone();
         self.running.insert(Arc::clone(&job.id), run());
         self.put(job.to(State::Processing, job.number + 1));
         Some(job)
     }
 
-    /// Parks a job that goes back into the queue, since its endpoints are asleep.
-    pub(super) fn park(&mut self, job: &Job) {
-        self.parked.insert(job.sequence);
+    /// Parks a job in progress, which then goes back into the queue.
+    pub(super) fn park(&mut self, job: &Job, epoch: u64) {
+        self.parked.insert(job.sequence, epoch);
     }
 
-    pub(crate) fn has_parked(&self) -> bool {
+    pub(super) fn has_parked(&self) -> bool {
         !self.parked.is_empty()
-    }
-
-    /// With more of them than before, parked jobs may be started again.
-    pub(super) fn note(&mut self, takers: Takers) {
-        if takers.is_more_than(&self.takers) {
-            self.parked.clear();
-        }
-        self.takers = takers;
     }
 
     /// Ends the jobs in progress that `which` accepts by id and deadline. Of several reasons the first one counts.
@@ -185,8 +164,11 @@ impl Queue {
         self.running.get(id)?.reason
     }
 
-    pub(crate) fn done(&mut self, id: &str) {
-        self.running.remove(id);
+    /// Its slot is free, unless the job was started anew meanwhile.
+    pub(crate) fn done(&mut self, id: &str, cancel: &Arc<CancelToken>) {
+        if self.running.get(id).is_some_and(|running| Arc::ptr_eq(&running.cancel, cancel)) {
+            self.running.remove(id);
+        }
     }
 
     pub(crate) fn active(&self) -> usize {

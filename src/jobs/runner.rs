@@ -1,14 +1,13 @@
 //! The life of one job: it is taken from the queue and tried; its end is on disk before clients see it.
 
 use super::collect::collect;
-use super::queue::{Running, StopReason, Takers};
+use super::queue::{Running, StopReason};
 use super::record::{Job, JobError, Record, State, size, span};
 use super::spool::ROOM;
 use super::{JobManager, seconds};
 use crate::api::errors::{Failure, Kind};
 use crate::http::request::Body;
 use crate::proxy::background::{Background, Ended};
-use crate::routing::endpoint::Endpoint;
 use crate::routing::scope::Scope;
 use crate::util::cancel::CancelToken;
 use crate::util::time;
@@ -36,16 +35,16 @@ enum Try {
     Retry(JobError),
     /// It does not count.
     NoEndpoint(JobError),
-    /// Nor does this: the job waits in the queue until an endpoint is awake.
-    Asleep(JobError),
+    /// Nor does this; the job goes back into the queue.
+    Asleep,
 }
 
 /// A job in progress; dropping this frees its slot.
-struct RunningGuard<'a>(&'a JobManager, &'a str);
+struct RunningGuard<'a>(&'a JobManager, &'a str, &'a Arc<CancelToken>);
 
 impl Drop for RunningGuard<'_> {
     fn drop(&mut self) {
-        self.0.locked().done(self.1);
+        self.0.locked().done(self.1, self.2);
         self.0.changed.notify_all();
     }
 }
@@ -53,7 +52,7 @@ impl Drop for RunningGuard<'_> {
 impl JobManager {
     pub(super) fn run(&self) {
         while let Some((was, cancel)) = self.next() {
-            let _running = RunningGuard(self, &was.id);
+            let _running = RunningGuard(self, &was.id, &cancel);
             // A panic fails one job; the hook has logged it.
             if catch_unwind(AssertUnwindSafe(|| self.work(&was, &cancel))).is_err() {
                 self.give_up(&was);
@@ -67,9 +66,7 @@ impl JobManager {
             let cancel = Arc::new(CancelToken::default());
             let until = time::now() + self.settings().timeout;
             let run = || Running { cancel: Arc::clone(&cancel), until, reason: None };
-            if queue.has_parked() {
-                queue.note(self.takers());
-            }
+            queue.epoch = self.shared.load().epoch;
             if let Some(was) = queue.start(self.most, run) {
                 return Some((was, cancel));
             }
@@ -77,28 +74,6 @@ impl JobManager {
             queue = self.wait(queue, wait);
         }
         None
-    }
-
-    fn takers(&self) -> Takers {
-        let snapshot = self.shared.load();
-        let takes = |one: &&Arc<Endpoint>| {
-            one.is_available() || one.is_asleep() && one.config.wake.is_some_and(|wake| wake.background)
-        };
-        let names = snapshot.enabled().filter(takes).map(|one| one.name().to_owned()).collect();
-        Takers { config: Arc::clone(&snapshot.config), names }
-    }
-
-    /// Parks a job, unless there are more endpoints than before its try.
-    fn park(&self, job: &Job, before: &Takers) -> bool {
-        let mut queue = self.locked();
-        let takers = self.takers();
-        if takers.is_more_than(before) {
-            return false;
-        }
-        queue.note(takers);
-        queue.park(job);
-        log::info!("job {}: waits until one of its endpoints is awake", job.id);
-        true
     }
 
     fn work(&self, was: &Job, cancel: &Arc<CancelToken>) {
@@ -159,7 +134,7 @@ impl JobManager {
         }
         let mut pause = PAUSE;
         loop {
-            let takers = self.takers();
+            let epoch = self.shared.load().epoch;
             let wait = match self.attempt(job, record, body, cancel) {
                 Try::End(end) => return end,
                 Try::Retry(error) if job.number >= most => return Some(Err(error)),
@@ -175,8 +150,12 @@ impl JobManager {
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     wait
                 }
-                Try::Asleep(_) if self.park(job, &takers) => return None,
-                Try::NoEndpoint(error) | Try::Asleep(error) => {
+                Try::Asleep => {
+                    log::info!("job {}: waits until one of its endpoints is awake", job.id);
+                    self.locked().park(job, epoch);
+                    return None;
+                }
+                Try::NoEndpoint(error) => {
                     log::debug!("job {}: waits ({})", job.id, error.kind);
                     WAIT
                 }
@@ -207,7 +186,7 @@ impl JobManager {
             Ended::Failed(failure) => {
                 let error = error(failure.message, failure.kind.wire().1);
                 match failure.kind {
-                    Kind::Asleep => Try::Asleep(error),
+                    Kind::Asleep => Try::Asleep,
                     Kind::NoEndpoint | Kind::Overloaded | Kind::QueueTimeout => Try::NoEndpoint(error),
                     kind if kind.status() >= 500 => Try::Retry(error),
                     _ => Try::End(Some(Err(error))),

@@ -87,6 +87,7 @@ fn nothing_but_a_chat_sends_a_packet() {
         config.health_check.interval = ms(100);
         config.admin.enabled = cfg!(feature = "admin");
         config.admin.open = true;
+        config.admin.routes_file = std::path::PathBuf::new();
     });
     let proxy = proxy.start();
     sleeps(&proxy, &mut upstream);
