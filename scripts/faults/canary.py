@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Where prompts and keys go: sends marked ones and looks for the marks everywhere but where they belong.
 
-Marks: a prompt, an answer, the key of a client, a wrong key, the endpoint's key (from the environment), the page's token,
-the query of a path. Looked through: log at level debug, page, metrics, health, --print-config, arguments and environment
-of the process, and every file; while requests are in progress, afterwards, and once a job is deleted. What the memory of
-the process still holds afterwards is printed only: freed memory is not wiped.
+Marks: a prompt, an answer, the key of a client, a wrong key, keys of endpoints (from the environment and from a file), the
+page's token, the query of a path. Looked through: log at level debug, page, metrics, health, --print-config, arguments and environment
+of the process, and every file; while requests are in progress, afterwards, and once a job is deleted. At the end the process
+is killed as a crash would, with core files allowed: there must be none. What its memory still holds before that is printed
+only: freed memory is not wiped.
 
 usage: scripts/faults/canary.py     LLMPROXY_BIN: the binary; without it target/release/llmproxy
 """
@@ -14,6 +15,7 @@ import http.server
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import stat
@@ -23,7 +25,7 @@ import threading
 import time
 
 BIN = os.path.realpath(os.environ.get("LLMPROXY_BIN", "target/release/llmproxy"))
-MARKS = {name: f"canary-{name}-{os.urandom(8).hex()}" for name in ("prompt", "answer", "client", "wrong", "endpoint", "token", "query")}
+MARKS = {name: f"canary-{name}-{os.urandom(8).hex()}" for name in ("prompt", "answer", "client", "wrong", "endpoint", "file", "token", "query")}
 failures = 0
 
 
@@ -73,10 +75,15 @@ upstream.daemon_threads = True
 threading.Thread(target=upstream.serve_forever, daemon=True).start()
 os.mkdir(os.path.join(work, "etc"))
 config = os.path.join(work, "etc", "endpoints.yml")
+key_file = os.path.join(work, "etc", "key")
+with open(key_file, "w") as file:
+    file.write(MARKS["file"] + "\n")
 with open(config, "w") as file:
     file.write(
         f"""
-endpoints: [{{name: a, address: 127.0.0.1, port: {upstream.server_port}, apiKey: "${{CANARY}}"}}]
+endpoints:
+  - {{name: a, address: 127.0.0.1, port: {upstream.server_port}, apiKey: "${{CANARY}}"}}
+  - {{name: b, address: 127.0.0.1, port: {upstream.server_port}, apiKeyFile: {key_file}, models: [by-file]}}
 auth: {{keys: [{{name: laptop, key: {MARKS["client"]}}}]}}
 admin: {{enabled: true, token: {MARKS["token"]}, routesFile: routes.json}}
 jobs: {{enabled: true, dir: jobs}}
@@ -85,9 +92,20 @@ log: {{level: debug}}
     )
 log_file = os.path.join(work, "etc", "log")
 environment = {**os.environ, "CANARY": MARKS["endpoint"]}
-proxy = subprocess.Popen(
-    [BIN, "-c", config, "--port", "0"], cwd=work, env=environment, stdout=subprocess.PIPE, stderr=open(log_file, "w"), text=True
-)
+def start():
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    return subprocess.Popen(
+        [BIN, "-c", config, "--port", "0"],
+        cwd=work,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=open(log_file, "a"),
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, unlimited),
+    )
+
+
+proxy = start()
 first = proxy.stdout.readline()
 port = int(re.search(r":(\d+)", first.split("http://")[1]).group(1))
 
@@ -152,7 +170,8 @@ try:
     Upstream.release.set()
     client.join()
     assert answers[0][0] == 200 and MARKS["answer"].encode() in answers[0][1], answers
-    assert Upstream.keys == {f"Bearer {MARKS['endpoint']}"}, "the client's key must stay here"
+    assert ask("POST", "/v1/chat/completions", body={**chat, "model": "by-file"})[0] == 200
+    assert Upstream.keys == {f"Bearer {MARKS[name]}" for name in ("endpoint", "file")}, "the client's key must stay here"
     assert ask("POST", "/v1/chat/completions", "wrong", chat)[0] == 401
     look("afterwards", set(), r"POST /v1/chat/completions 401")
 
@@ -172,6 +191,13 @@ try:
     proxy.send_signal(signal.SIGTERM)
     assert proxy.wait(30) == 0
     check("standard output", marks(first + proxy.stdout.read()), {"token"} if MARKS["token"] in first else ())
+
+    proxy = start()
+    proxy.stdout.readline()
+    before = files()
+    proxy.send_signal(signal.SIGABRT)
+    assert proxy.wait(30) == -signal.SIGABRT
+    check("a core file", files().keys() - before.keys())
 finally:
     proxy.kill()
     proxy.wait()
