@@ -62,10 +62,15 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     };
     let mut selector = Selector::new(ctx, plan);
     let outcome = try_all(ctx, &mut selector, &mut attempts);
-    let Some(plan) = attempts.asleep(&outcome, selector.plan) else { return outcome };
-    match wake::awake(ctx, plan, true) {
+    if !(matches!(outcome, Outcome::Failed(..)) && attempts.may_wake(&selector.plan)) {
+        return outcome;
+    }
+    let mut plan = selector.plan;
+    plan.asleep.extend(plan.candidates.drain(..).filter(|one| one.endpoint.config.wake.is_some()));
+    match wake::awake(ctx, plan, true).map_err(|outcome| *outcome) {
         Ok(plan) => try_all(ctx, &mut Selector::new(ctx, plan), &mut attempts),
-        Err(outcome) => *outcome,
+        Err(Outcome::Failed(failure, _)) => Outcome::Failed(failure, attempts.last),
+        Err(outcome) => outcome,
     }
 }
 
@@ -77,6 +82,9 @@ fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut
     let mut round = 0;
     loop {
         if round > 0 {
+            if attempts.may_wake(&selector.plan) {
+                return attempts.give_up();
+            }
             selector.next_round();
             let pause = retry::pause(retry, round, attempts.retry_after.take(), random::unit());
             if ctx.pause(pause) {
@@ -391,15 +399,14 @@ impl<'a> Attempts<'a> {
         self.ctx.shared.notify(HealthEvent::Seen(endpoint.name().to_owned(), seen));
     }
 
-    /// The plan to go on with if nothing was sent, since no connection could be made, and there is something to wake.
-    fn asleep(&self, outcome: &Outcome, mut plan: Plan) -> Option<Plan> {
+    /// Whether no connection could be made to any candidate, so that nothing was sent, and one of them can be woken.
+    fn may_wake(&self, plan: &Plan) -> bool {
         let is_failed = |one: &Candidate| self.faults.iter().any(|(name, _)| name == one.endpoint.name());
-        let is_unsent =
-            self.faults.iter().all(|(_, fault)| retry::is_unconnected(fault)) && !self.ctx.request.is_spent();
-        let is_last = matches!(outcome, Outcome::Failed(..)) && plan.candidates.iter().all(is_failed);
-        let sleepers = plan.candidates.drain(..).filter(|one| one.endpoint.config.wake.is_some());
-        plan.asleep.extend(sleepers);
-        Some(plan).filter(|plan| is_unsent && is_last && !plan.asleep.is_empty() && self.ctx.takes_slot())
+        let can_be_woken = |one: &Candidate| one.endpoint.config.wake.is_some();
+        plan.candidates.iter().chain(&plan.asleep).any(can_be_woken)
+            && self.ctx.takes_slot()
+            && plan.candidates.iter().all(is_failed)
+            && self.faults.iter().all(|(_, fault)| retry::is_unconnected(fault))
     }
 
     /// The outcome when nothing is left to try: the best error answer, else what happened.

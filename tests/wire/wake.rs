@@ -186,7 +186,9 @@ fn a_machine_that_does_not_wake_in_time_is_504_and_an_error_event_after_a_ping()
 #[test]
 fn a_machine_that_fell_asleep_since_the_last_probe_is_woken_and_the_attempt_counts() {
     let (packets, mut upstream) = (Packets::new(), machine(&["m"]));
-    let proxy = asleep(&mut [&mut upstream], &packets, |_| {}).start();
+    let proxy = asleep(&mut [&mut upstream], &packets, |_| {});
+    // No further round is tried before it is woken.
+    let proxy = proxy.with(|config| config.retry.attempts = Some(5)).start();
     assert_eq!(state(&proxy.health()), "healthy");
     upstream.kill();
     let mut client = proxy.sent(post(CHAT, chat("m")));
