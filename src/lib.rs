@@ -19,7 +19,10 @@
 //! and can only finish the answer or abort it visibly. The slot is released with the last byte, and the request's record is
 //! printed as access line, metrics and a row of the page.
 //!
-//! While a worker waits for a slot, the upstream, or the next round of attempts, it polls its client's socket too
+//! If all candidates are asleep (`wake`), the worker first sends a magic packet and waits until a probe of one of them
+//! succeeds (`proxy::wake`).
+//!
+//! While a worker waits for that, a slot, the upstream, or the next round of attempts, it polls its client's socket too
 //! ([`util::cancel`]): a disconnect ends the wait and closes the upstream connection (unless `onClientGone: finish`). The slot
 //! is then released at once, or, if the server may still be computing, when it is seen idle. Until the first byte of a
 //! stream's first event, these waits also send pings, comment lines, to the client (`proxy::downstream`).

@@ -127,7 +127,7 @@ impl HealthStatus {
     /// The same for an endpoint that can be woken.
     #[must_use]
     pub(crate) fn asleep(self) -> Self {
-        Self { state: State::Asleep, is_out: true, ..self }
+        Self { state: State::Asleep, ..self }
     }
 
     /// The same with its last failure taken back, so that a repetition of that failure counts once.
