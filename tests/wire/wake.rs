@@ -202,6 +202,23 @@ fn a_machine_that_fell_asleep_since_the_last_probe_is_woken_and_the_attempt_coun
 }
 
 #[test]
+fn a_machine_that_gives_no_sign_of_itself_is_asleep_at_once() {
+    let (packets, mut upstream) = (Packets::new(), machine(&["m"]));
+    let setup = asleep(&mut [&mut upstream], &packets, |_| {}).timeouts(|timeouts| timeouts.connect = Some(ms(300)));
+    let proxy = setup.start();
+    let dark = upstream.go_dark();
+    let mut held = proxy.sent(post(CHAT, chat("m")));
+    packets.wait(1);
+    drop(dark);
+    upstream.revive();
+    let answer = held.answer();
+    assert_eq!((answer.status(), answer.field("x-llmproxy-attempts")), (200, Some("2")));
+    let dark = upstream.go_dark();
+    assert_eq!(state(&proxy.force_check()), "asleep", "by the first probe");
+    drop(dark);
+}
+
+#[test]
 fn a_server_that_loads_its_model_on_the_way_up_is_waited_for() {
     let (packets, mut upstream) = (Packets::new(), machine(&["m"]));
     let proxy = asleep(&mut [&mut upstream], &packets, |_| {}).start();
