@@ -56,18 +56,16 @@ enum Step {
 pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
     let mut attempts = Attempts::new(ctx, retry);
-    let plan = match wake::awake(ctx, plan, false) {
+    let plan = match wake::awake(ctx, plan) {
         Ok(plan) => plan,
         Err(outcome) => return *outcome,
     };
     let mut selector = Selector::new(ctx, plan);
     let outcome = try_all(ctx, &mut selector, &mut attempts);
-    if !(matches!(outcome, Outcome::Failed(..)) && attempts.may_wake(&selector.plan)) {
+    if !(matches!(outcome, Outcome::Failed(..)) && wake::may_help(ctx, &selector.plan, &attempts.faults)) {
         return outcome;
     }
-    let mut plan = selector.plan;
-    plan.asleep.extend(plan.candidates.drain(..).filter(|one| one.endpoint.config.wake.is_some()));
-    match wake::awake(ctx, plan, true).map_err(|outcome| *outcome) {
+    match wake::after_failure(ctx, selector.plan).map_err(|outcome| *outcome) {
         Ok(plan) => try_all(ctx, &mut Selector::new(ctx, plan), &mut attempts),
         Err(Outcome::Failed(failure, _)) => Outcome::Failed(failure, attempts.last),
         Err(outcome) => outcome,
@@ -82,7 +80,7 @@ fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut
     let mut round = 0;
     loop {
         if round > 0 {
-            if attempts.may_wake(&selector.plan) {
+            if wake::may_help(ctx, &selector.plan, &attempts.faults) {
                 return attempts.give_up();
             }
             selector.next_round();
@@ -397,16 +395,6 @@ impl<'a> Attempts<'a> {
             endpoint.live.cool_down(time::now(), COOL_DOWN);
         }
         self.ctx.shared.notify(HealthEvent::Seen(endpoint.name().to_owned(), seen));
-    }
-
-    /// Whether no connection could be made to any candidate, so that nothing was sent, and one of them can be woken.
-    fn may_wake(&self, plan: &Plan) -> bool {
-        let is_failed = |one: &Candidate| self.faults.iter().any(|(name, _)| name == one.endpoint.name());
-        let can_be_woken = |one: &Candidate| one.endpoint.config.wake.is_some();
-        plan.candidates.iter().chain(&plan.asleep).any(can_be_woken)
-            && self.ctx.takes_slot()
-            && plan.candidates.iter().all(is_failed)
-            && self.faults.iter().all(|(_, fault)| retry::is_unconnected(fault))
     }
 
     /// The outcome when nothing is left to try: the best error answer, else what happened.

@@ -2,40 +2,61 @@
 //! waits holds no slot but its worker, so at most `server.workers` of them wait.
 
 use super::outcome::{ForwardContext, Outcome};
+use super::retry;
 use super::select::Selector;
 use crate::api::errors::{Failure, Kind};
 use crate::config::{Mac, Prefer, Wake};
 use crate::routing::health_status::State;
 use crate::routing::plan::{Candidate, NoPlan, Plan, View};
+use crate::upstream::UpstreamError;
 use crate::util::time;
 use crate::util::units::print_duration;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 /// How often a waiting request looks for an endpoint that is awake.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The first look after an attempt could not connect: by then the health thread knows that too.
 const SETTLE: Duration = Duration::from_secs(1);
-/// `Retry-After` of a request that does not wake what it needs.
+/// `Retry-After` of a request that ends while what it needs is asleep.
 const COME_BACK: Duration = Duration::from_secs(5);
 
 /// The plan, once an endpoint of it is awake: at once, unless all are asleep, or the strategy chooses one that is
-/// (`wake.prefer: wake`). With `failed`, an attempt could not connect to what the plan says is asleep.
+/// (`wake.prefer: wake`).
 ///
 /// # Errors
 /// How the request ends instead.
-pub(super) fn awake(ctx: &ForwardContext<'_>, plan: Plan, failed: bool) -> Result<Plan, Box<Outcome>> {
-    if plan.asleep.is_empty() {
-        return Ok(plan);
-    }
+pub(super) fn awake(ctx: &ForwardContext<'_>, plan: Plan) -> Result<Plan, Box<Outcome>> {
+    if plan.asleep.is_empty() { Ok(plan) } else { hold(ctx, plan, time::now()) }
+}
+
+/// Whether no connection could be made to any candidate, so that nothing was sent, and something can be woken.
+pub(super) fn may_help(ctx: &ForwardContext<'_>, plan: &Plan, faults: &[(String, UpstreamError)]) -> bool {
+    let is_failed = |one: &Candidate| faults.iter().any(|(name, _)| name == one.endpoint.name());
+    plan.candidates.iter().chain(&plan.asleep).any(can_be_woken)
+        && ctx.takes_slot()
+        && plan.candidates.iter().all(is_failed)
+        && faults.iter().all(|(_, fault)| retry::is_unconnected(fault))
+}
+
+/// The same as `awake` when that is so.
+pub(super) fn after_failure(ctx: &ForwardContext<'_>, mut plan: Plan) -> Result<Plan, Box<Outcome>> {
+    plan.asleep.extend(plan.candidates.drain(..).filter(can_be_woken));
+    hold(ctx, plan, time::now() + SETTLE)
+}
+
+fn can_be_woken(candidate: &Candidate) -> bool {
+    candidate.endpoint.config.wake.is_some()
+}
+
+fn hold(ctx: &ForwardContext<'_>, plan: Plan, look_at: Instant) -> Result<Plan, Box<Outcome>> {
     let is_last = plan.candidates.is_empty();
     let (plan, targets) = targets(ctx, plan);
     if targets.is_empty() && !is_last {
         return Ok(plan);
     }
     ctx.client.hold_pings(plan.asleep.iter().any(|candidate| ctx.is_streamless(candidate)));
-    let look_at = time::now() + if failed { SETTLE } else { Duration::ZERO };
     let hold = Hold { ctx, is_last, look_at };
     if targets.is_empty() {
         return hold.without_packets(&plan.asleep[0]);
@@ -150,9 +171,7 @@ fn fresh_plan(ctx: &ForwardContext<'_>) -> Result<Plan, Failure> {
 }
 
 fn failed_with(kind: Kind, text: impl Into<String>) -> Box<Outcome> {
-    let failure = Failure::new(kind, text);
-    let again = matches!(kind, Kind::Asleep | Kind::QueueTimeout | Kind::Draining);
-    Outcome::Failed(if again { failure.retry_after(COME_BACK) } else { failure }, None).into()
+    Outcome::Failed(Failure::new(kind, text).retry_after(COME_BACK), None).into()
 }
 
 fn send_packet(target: &Candidate) {
@@ -164,14 +183,8 @@ fn send_packet(target: &Candidate) {
 }
 
 fn send(wake: &Wake) -> io::Result<usize> {
-    let any = match wake.via.ip() {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    if any.is_ipv4() {
-        socket.set_broadcast(true)?;
-    }
+    let socket = UdpSocket::bind(if wake.via.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.set_broadcast(true)?;
     socket.send_to(&magic_packet(wake.mac), wake.via)
 }
 
