@@ -188,8 +188,13 @@ pub(crate) struct UsageReader {
 #[derive(Default)]
 struct Counts {
     counts: [Option<u64>; COUNTS.len()],
-    per_second: Option<f64>,
+    rates: [Option<f64>; RATES.len()],
 }
+
+/// llama-server's speeds: of generated tokens, of the prompt's.
+const RATES: [&str; 2] = ["predicted_per_second", "prompt_per_second"];
+/// A prompt shorter than this says nothing about speed.
+const MEASURABLE: u64 = 32;
 
 /// What an answer cost, as far as it says.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -200,6 +205,16 @@ pub(crate) struct Tokens {
     pub(crate) completion: Option<u64>,
     /// Generated tokens a second.
     pub(crate) per_second: Option<f64>,
+    /// Tokens of the prompt computed a second, if they were enough to tell.
+    pub(crate) prompt_per_second: Option<f64>,
+}
+
+impl Tokens {
+    /// The share of the prompt that was found in a cache, in per cent.
+    pub(crate) fn cached_share(&self) -> Option<u64> {
+        let (prompt, cached) = (self.prompt.filter(|prompt| *prompt > 0)?, self.cached?);
+        Some(((cached as f64 / prompt as f64 * 100.0).round() as u64).min(100))
+    }
 }
 
 impl UsageReader {
@@ -236,12 +251,13 @@ impl UsageReader {
         let timed = count("prompt_n").map(|n| n + count("cache_n").unwrap_or(0));
         let completion = count("completion_tokens").or(count("output_tokens")).or(count("predicted_n"));
         // A speed needs two tokens and the time between them.
-        let speed = self.counts.per_second.filter(|speed| speed.is_finite() && *speed > 0.0);
+        let [speed, prompt_speed] = self.counts.rates.map(|rate| rate.filter(|rate| rate.is_finite() && *rate > 0.0));
         Tokens {
             prompt: count("prompt_tokens").or(input).or(timed),
             cached: count("cached_tokens").or(read).or(count("cache_n")),
             completion,
             per_second: speed.filter(|_| completion.is_none_or(|tokens| tokens > 1)),
+            prompt_per_second: prompt_speed.filter(|_| count("prompt_n").is_some_and(|tokens| tokens >= MEASURABLE)),
         }
     }
 }
@@ -251,11 +267,12 @@ impl Counts {
     fn read(&mut self, object: &str) {
         let _ = each_member(object, |name, value| {
             let (name, value) = (name.get().trim_matches('"'), value.get());
-            match COUNTS.iter().position(|known| *known == name) {
-                Some(at) => self.counts[at] = value.parse().ok().or(self.counts[at]),
-                None if name == "predicted_per_second" => self.per_second = value.parse().ok().or(self.per_second),
-                None if matches!(name, "prompt_tokens_details" | "input_tokens_details") => self.read(value),
-                None => {}
+            let at = |known: &[&str]| known.iter().position(|known| *known == name);
+            match (at(&COUNTS), at(&RATES)) {
+                (Some(at), _) => self.counts[at] = value.parse().ok().or(self.counts[at]),
+                (_, Some(at)) => self.rates[at] = value.parse().ok().or(self.rates[at]),
+                _ if matches!(name, "prompt_tokens_details" | "input_tokens_details") => self.read(value),
+                _ => {}
             }
         });
     }

@@ -3,6 +3,7 @@
 use super::{SHOWN, escape};
 use crate::api::answer::Tokens;
 use crate::api::paths::{PathRow, Trait};
+use crate::routing::recall::Recomputed;
 use log::Level;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -42,6 +43,8 @@ pub(crate) struct AccessRecord {
     /// Body bytes sent to the client.
     pub(crate) bytes: u64,
     pub(crate) tokens: Tokens,
+    /// For the page.
+    pub(crate) recomputed: Option<Recomputed>,
     pub(crate) end: End,
 }
 
@@ -88,6 +91,7 @@ impl AccessRecord {
             total: Duration::ZERO,
             bytes: 0,
             tokens: Tokens::default(),
+            recomputed: None,
             end: End::Done,
         }
     }
@@ -126,6 +130,7 @@ impl AccessRecord {
             ("bytes", Some(Field::Count(self.bytes))),
             ("tokens_in", self.tokens.prompt.map(Field::Count)),
             ("tokens_cached", self.tokens.cached.map(Field::Count)),
+            ("cached", self.tokens.cached_share().map(|share| Field::Text(format!("{share}%").into()))),
             ("tokens_out", self.tokens.completion.map(Field::Count)),
             ("tokens_per_second", speed.map(|speed| Field::Rate((speed * 10.0).round() / 10.0))),
             ("end", Some(Field::text(self.end.as_str()))),

@@ -189,6 +189,9 @@ impl Activity {
             let mut view = Value::Object(fields.collect::<Map<_, _>>());
             view["seq"] = number.into();
             view["at"] = time::iso(ended.at).into();
+            if let Some(why) = ended.record.recomputed {
+                view["recomputed"] = why.to_string().into();
+            }
             if ended.stopped {
                 view["end"] = "stopped".into();
             }

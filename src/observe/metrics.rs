@@ -159,7 +159,7 @@ impl Metrics {
         if let Some(first) = line.first_byte {
             self.time(Family::FirstByte, &[endpoint, model], first);
         }
-        let Tokens { prompt, cached, completion, per_second } = line.tokens;
+        let Tokens { prompt, cached, completion, per_second, .. } = line.tokens;
         for (kind, tokens) in [("prompt", prompt), ("cached", cached), ("completion", completion)] {
             if let Some(tokens) = tokens {
                 self.add(Family::Tokens, &[endpoint, model, kind], tokens as f64);

@@ -217,6 +217,7 @@ impl RequestContext {
             queue: Some(ctx.queued.get()).filter(|queued| !queued.is_zero()),
             first_byte: relayed.first_byte.map(|at| at.saturating_duration_since(self.began)),
             tokens: relayed.tokens,
+            recomputed: relayed.recomputed,
             end: relayed.end,
             ..self.ended(status, ctx.client.sent())
         };

@@ -7,7 +7,7 @@ use http::Method;
 use http::header::{self, HeaderName, HeaderValue};
 use std::net::IpAddr;
 
-const EXPOSED: &str = "x-request-id, retry-after, x-llmproxy-endpoint, x-llmproxy-model, x-llmproxy-attempts, \
+const EXPOSED: &str = "x-request-id, retry-after, x-llmproxy-endpoint, x-llmproxy-model, x-llmproxy-attempts, x-llmproxy-cached, \
      x-llmproxy-reason, x-llmproxy-queue-ms, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
      x-ratelimit-reset-requests";
 

@@ -168,12 +168,14 @@ impl<'a> Attempts<'a> {
         if let Some((endpoint, reason)) = self.retried.take() {
             self.ctx.metrics.count(Family::Retries, &[endpoint.name(), reason]);
         }
+        let began = time::now();
         let served_by = Rc::new(ServedBy {
             endpoint: Arc::clone(endpoint),
             model: candidate.rename.clone().or_else(|| self.ctx.body.name().map(str::to_owned)),
             attempts: self.attempts,
             reason: self.reason,
             queued: self.queued,
+            sent: began,
             named: self.named,
             policy: self.ctx.policy,
         });
@@ -182,7 +184,6 @@ impl<'a> Attempts<'a> {
         self.ctx.client.hold_pings(self.ctx.is_streamless(candidate));
         self.ctx.client.set_early_fields(|| relay::routing_fields(&served_by));
         let labels = [self.ctx.scope.group_name(), endpoint.name()];
-        let began = time::now();
         let sent = self.send(candidate, key, remaining.candidates);
         self.ctx.metrics.count(Family::UpstreamRequests, &labels);
         self.ctx.metrics.time(Family::UpstreamDuration, &labels, time::now().saturating_duration_since(began));

@@ -9,8 +9,10 @@ use crate::observe::active::ActiveRequest;
 use crate::observe::metrics::Metrics;
 use crate::proxy::body::RequestBody;
 use crate::proxy::downstream::Downstream;
+use crate::routing::affinity::Prompt;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::plan::Candidate;
+use crate::routing::recall::Recomputed;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{Snapshot, SnapshotStore};
 use crate::upstream::headers::Policy;
@@ -38,6 +40,8 @@ pub(crate) struct ForwardContext<'a> {
     pub(crate) request_id: &'a str,
     pub(crate) trusted: bool,
     pub(crate) scope: &'a Scope,
+    /// Of the conversation: for the affinity strategy, and for the page.
+    pub(crate) prompt: Option<&'a Prompt>,
     pub(crate) background: bool,
     pub(crate) keyed: bool,
     pub(crate) policy: Policy,
@@ -81,6 +85,8 @@ pub(crate) struct ServedBy {
     pub(crate) reason: &'static str,
     /// Time spent in the queue for a slot.
     pub(crate) queued: Duration,
+    /// When this attempt began.
+    pub(crate) sent: Instant,
     /// The model's name is one that an endpoint is known to serve.
     pub(crate) named: bool,
     pub(crate) policy: Policy,
@@ -109,11 +115,13 @@ pub(crate) struct Relayed {
     pub(crate) tokens: Tokens,
     /// Generated tokens that were added to the endpoint's while they came.
     pub(crate) counted: u64,
+    /// For the page.
+    pub(crate) recomputed: Option<Recomputed>,
 }
 
 impl Relayed {
     /// No byte of an answer reached the client.
     pub(crate) fn nothing(end: End) -> Self {
-        Self { end, first_byte: None, tokens: Tokens::default(), counted: 0 }
+        Self { end, first_byte: None, tokens: Tokens::default(), counted: 0, recomputed: None }
     }
 }

@@ -15,12 +15,18 @@ use crate::upstream::{UpstreamError, UpstreamErrorKind, UpstreamResponse, header
 use crate::util::time;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::cell::RefCell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The longest read and write.
 pub(super) const CHUNK: usize = 32 << 10;
 /// The first one: enough for the events of a stream.
 const FIRST_CHUNK: usize = 4 << 10;
+
+/// A JSON answer of at most this length is held for at most so long, since its head tells what it had in a cache.
+const SHORT: usize = 64 << 10;
+const HELD: Duration = Duration::from_millis(100);
+/// A prompt of which fewer tokens were computed says nothing about speed.
+const MEASURABLE: u64 = 256;
 
 /// Longest part read of an error answer that comes after an early head.
 const LATE: usize = 64 << 10;
@@ -71,7 +77,7 @@ impl Passed {
         if end != End::Done && self.events.tokens() > tokens.completion.unwrap_or(0) {
             tokens.completion = Some(self.events.tokens());
         }
-        Relayed { end, first_byte: self.first_byte, tokens, counted: self.counted }
+        Relayed { end, first_byte: self.first_byte, tokens, counted: self.counted, recomputed: None }
     }
 }
 
@@ -96,11 +102,41 @@ pub(crate) fn relay(
             (false, Some(bytes)) if !(is_events && is_plain) => Length::Sized(bytes),
             (false, _) => Length::Open,
         };
-        let fields = fields(std::mem::take(&mut answer.headers), client, served_by, is_events);
+        let cached = if is_head || !is_plain { None } else { cached_share(&mut answer) };
+        let mut fields = fields(std::mem::take(&mut answer.headers), client, served_by, is_events);
+        if let Some(Ok(share)) = cached.map(|share| HeaderValue::from_str(&format!("{share}%"))) {
+            fields.push(HeaderName::from_static("x-llmproxy-cached"), share);
+        }
         client.start(answer.status, &fields, length);
     }
     client.stop_pings();
-    with_buffer(|buffer| copy(answer, client, served_by, is_events && is_plain, has_end_marker, buffer))
+    let mut relayed =
+        with_buffer(|buffer| copy(answer, client, served_by, is_events && is_plain, has_end_marker, buffer));
+    if is_events && relayed.tokens.prompt_per_second.is_none() {
+        relayed.tokens.prompt_per_second = prompt_speed(&relayed, served_by);
+    }
+    relayed
+}
+
+/// The share of the prompt found in a cache, in per cent, if the answer is JSON, short, and complete at once, as llama-server
+/// sends it. All of it stays in the answer.
+fn cached_share(answer: &mut UpstreamResponse) -> Option<u64> {
+    let kind = answer.headers.get(header::CONTENT_TYPE)?.as_bytes();
+    let is_json = kind.get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/json"));
+    let may_be_short = answer.length.is_none_or(|length| length <= SHORT as u64);
+    if !answer.status.is_success() || !is_json || !may_be_short {
+        return None;
+    }
+    let mut usage = UsageReader::default();
+    usage.push(answer.read_ahead(time::now() + HELD, SHORT)?);
+    usage.tokens().cached_share()
+}
+
+/// Where the endpoint does not say how fast it was: a stream's first event comes when the prompt has been computed.
+fn prompt_speed(relayed: &Relayed, served_by: &ServedBy) -> Option<f64> {
+    let computed = relayed.tokens.prompt?.checked_sub(relayed.tokens.cached?)?;
+    let took = relayed.first_byte?.checked_duration_since(served_by.sent)?;
+    (computed >= MEASURABLE && !took.is_zero()).then(|| computed as f64 / took.as_secs_f64())
 }
 
 /// Copies the body until it ends, breaks off, or is no longer wanted.
@@ -331,9 +367,12 @@ pub(crate) fn routing_fields(served_by: &ServedBy) -> Fields {
     fields
 }
 
-/// Adds the tokens of an answer to the endpoint's, except those already added while it was streamed.
+/// Adds the tokens of an answer to the endpoint's, except those already added while it was streamed, and notes its speed.
 pub(crate) fn note_tokens(relayed: &Relayed, served_by: &ServedBy) {
     let tokens = &relayed.tokens;
+    if let Some(speed) = tokens.prompt_per_second {
+        served_by.endpoint.live.prompt_speed.add(speed);
+    }
     let generated = tokens.completion.map(|count| count.saturating_sub(relayed.counted));
     served_by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));
 }

@@ -4,10 +4,12 @@
 use super::outcome::ForwardContext;
 use crate::api::errors::{Failure, Kind};
 use crate::config::Strategy;
-use crate::routing::affinity::{self, PrefixHashes};
+use crate::http::request::Request;
+use crate::proxy::body::RequestBody;
+use crate::routing::affinity::{self, Affinity, PrefixHashes, Prompt};
 use crate::routing::endpoint::Live;
 use crate::routing::plan::{Plan, View};
-use crate::routing::slots::{Entry, Slot, WaitResult, Waiting, Wanted};
+use crate::routing::slots::{Entry, Home, Line, Slot, WaitResult, Waiting, Wanted};
 use crate::routing::strategy::{self, CandidateLoad, Turn};
 use crate::upstream::Watch;
 use crate::util::{random, time};
@@ -17,6 +19,13 @@ use std::time::{Duration, Instant};
 
 /// `Retry-After` when the queue is full, or when `queue.timeout` has passed.
 const COME_BACK: Duration = Duration::from_secs(5);
+
+/// How long a request waits for the endpoint that has its conversation while it is not known how fast another one would be,
+const PATIENCE: Duration = Duration::from_secs(2);
+/// and at most.
+const MOST_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a request for each token of its prompt, an estimate.
+const BYTES: f64 = 4.0;
 
 /// Fields that identify a conversation, most explicit first.
 const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
@@ -39,9 +48,11 @@ pub(crate) struct Selector<'a> {
     remaining: Vec<usize>,
     pub(crate) queued: Duration,
     /// Of the conversation, for the affinity strategy.
-    hashes: Option<PrefixHashes>,
-    /// The reason, if affinity gave one.
-    affinity: Option<&'static str>,
+    hashes: Option<&'a PrefixHashes>,
+    /// The candidate that has the conversation in its cache, and how that is known.
+    home: Option<(usize, &'static str)>,
+    /// Why it does not go there, if others are idler.
+    spilled: Option<&'static str>,
 }
 
 impl<'a> Selector<'a> {
@@ -49,14 +60,9 @@ impl<'a> Selector<'a> {
         let remaining = (0..plan.candidates.len()).collect();
         // Also while only one is available: the others may come back.
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
-        let counts = plan.strategy == Strategy::Affinity && others && ctx.takes_slot();
-        let hashes = counts.then(|| {
-            let fields = &ctx.request.head.fields;
-            let sessions =
-                SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
-            ctx.shared.affinity.hashes(ctx.body.json.as_ref(), &plan.route, sessions)
-        });
-        Self { ctx, plan, preferred: Vec::new(), remaining, queued: Duration::ZERO, hashes, affinity: None }
+        let hashes = ctx.prompt.filter(|_| plan.strategy == Strategy::Affinity && others).map(|prompt| &prompt.hashes);
+        let (preferred, queued) = (Vec::new(), Duration::ZERO);
+        Self { ctx, plan, preferred, remaining, queued, hashes, home: None, spilled: None }
     }
 
     /// Candidates not tried in this round.
@@ -91,7 +97,7 @@ impl<'a> Selector<'a> {
     pub(crate) fn next(&mut self) -> Selected {
         let admitted = if self.ctx.takes_slot() { self.slot() } else { Selected::At(self.remaining[0], None) };
         if let Selected::At(index, _) = admitted {
-            if let Some(hashes) = &self.hashes {
+            if let Some(hashes) = self.hashes {
                 let cache = self.plan.candidates[index].endpoint.live.cache_id();
                 self.ctx.shared.affinity.remember(hashes, cache);
             }
@@ -105,21 +111,26 @@ impl<'a> Selector<'a> {
 
     fn slot(&mut self) -> Selected {
         let is_first = self.preferred.is_empty();
+        if is_first {
+            self.home = self.favourite();
+        }
+        let home = self.home.filter(|_| is_first);
         let lives = lives(&self.plan, &self.remaining);
+        // Where no limit is known nobody waits.
+        let limited = home.filter(|(index, _)| lives[*index].load().limit.is_some());
         let wanted = Wanted {
-            lives: &lives,
+            home: limited.map(|(index, _)| Home { index, patience: self.patience(index) }),
+            lives,
             background: self.ctx.background,
-            length: self.ctx.snapshot.config.queue.length,
-            route: &self.plan.route,
         };
-        let favourite = self.favourite().filter(|_| is_first);
-        let (remaining, plan, affinity) = (&mut self.remaining, &self.plan, &mut self.affinity);
+        let line = Line { route: &self.plan.route, length: self.ctx.snapshot.config.queue.length };
+        let (remaining, plan, spilled) = (&mut self.remaining, &self.plan, &mut self.spilled);
         // Chosen under the lock of the slots: two requests must not decide by the same loads.
-        let entry = self.ctx.shared.capacity.enter(&wanted, |turn| {
+        let entry = self.ctx.shared.capacity.enter(wanted, &line, time::now(), |turn| {
             if !is_first {
                 return (0..remaining.len()).collect();
             }
-            (*remaining, *affinity) = preference(plan, favourite, turn);
+            (*remaining, *spilled) = preference(plan, home, turn);
             remaining.clone()
         });
         match entry {
@@ -133,9 +144,19 @@ impl<'a> Selector<'a> {
     }
 
     fn favourite(&self) -> Option<(usize, &'static str)> {
-        let hashes = self.hashes.as_ref()?;
+        let hashes = self.hashes?;
         let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
         self.ctx.shared.affinity.favourite(hashes, &caches)
+    }
+
+    /// How long waiting for this candidate costs less than computing the prompt at the fastest of the others.
+    fn patience(&self, home: usize) -> Duration {
+        let others = self.plan.candidates.iter().enumerate().filter(|(index, _)| *index != home);
+        let speed = others.map(|(_, one)| one.endpoint.live.prompt_speed.get()).fold(0.0, f64::max);
+        let seconds = self.ctx.request.body.bytes().len() as f64 / BYTES / speed;
+        let known = Duration::try_from_secs_f64(seconds).unwrap_or(if speed > 0.0 { MOST_PATIENCE } else { PATIENCE });
+        // Time must be left in which any slot will do.
+        known.min(MOST_PATIENCE).min(self.ctx.snapshot.config.queue.timeout / 2)
     }
 
     fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Selected {
@@ -173,51 +194,54 @@ impl<'a> Selector<'a> {
             return;
         }
         let all: Vec<usize> = (0..plan.candidates.len()).collect();
-        if waiting.widen(lives(&plan, &all)) {
-            (self.plan, self.remaining) = (plan, all);
+        let lives = lives(&plan, &all);
+        let at =
+            |index: usize| lives.iter().position(|live| Arc::ptr_eq(live, &self.plan.candidates[index].endpoint.live));
+        let home = self.home.and_then(|(index, reason)| Some((at(index)?, reason)));
+        if waiting.widen(lives, now) {
+            (self.plan, self.remaining, self.home) = (plan, all, home);
         }
     }
 
     /// The reason of the first attempt.
     pub(crate) fn reason(&self, index: usize) -> &'static str {
+        let has_choice = self.plan.reason == "model" && self.plan.candidates.len() > 1;
+        match self.home.filter(|_| has_choice) {
+            Some((home, reason)) if home == index => return reason,
+            Some(_) => return self.spilled.unwrap_or("affinity_full"),
+            None => {}
+        }
         match self.plan.strategy {
             _ if !self.queued.is_zero() => "queued",
-            _ if self.plan.reason != "model" || self.plan.candidates.len() == 1 => self.plan.reason,
+            _ if !has_choice => self.plan.reason,
             Strategy::Failover if index > 0 => "full",
             Strategy::Failover => self.plan.reason,
-            Strategy::Affinity => self.affinity.unwrap_or("affinity_new"),
+            Strategy::Affinity => "affinity_new",
             strategy => strategy.as_str(),
         }
     }
 }
 
-/// The order of preference: the strategy's, preceded by the endpoint that has the conversation in its cache. The first one
-/// with a free slot gets the request; if there is none, it is queued.
-fn preference(
-    plan: &Plan,
-    favourite: Option<(usize, &'static str)>,
-    turn: &mut Turn,
-) -> (Vec<usize>, Option<&'static str>) {
-    let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
-    let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
-    let affinity = favour(favourite, &loads, &mut order);
-    (order, affinity)
+/// What the conversation of a request is recognised by.
+pub(super) fn prompt(affinity: &Affinity, request: &Request, body: &RequestBody<'_>, route: &str) -> Prompt {
+    let fields = &request.head.fields;
+    let sessions = SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
+    affinity.prompt(body.json.as_ref(), route, sessions)
 }
 
-/// Puts the favourite first, unless it is full or much busier than another; returns the reason.
-fn favour(
-    favourite: Option<(usize, &'static str)>,
-    loads: &[CandidateLoad],
-    order: &mut Vec<usize>,
-) -> Option<&'static str> {
-    let (index, reason) = favourite?;
+/// The order of preference: the strategy's, preceded by the endpoint that has the conversation in its cache unless that is
+/// full or much busier than another; the reason if it is.
+fn preference(plan: &Plan, home: Option<(usize, &'static str)>, turn: &mut Turn) -> (Vec<usize>, Option<&'static str>) {
+    let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
+    let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
+    let Some((index, _)) = home else { return (order, None) };
     let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);
     let spilled = affinity::spill(loads[index].load, others);
     if spilled.is_none() {
         order.retain(|other| *other != index);
         order.insert(0, index);
     }
-    spilled.or(Some(reason))
+    (order, spilled)
 }
 
 fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {

@@ -2,11 +2,11 @@
 
 use super::outcome::{ForwardContext, Outcome, Relayed, ServedBy};
 use super::state::Proxy;
-use super::{forward, relay};
+use super::{forward, relay, select};
 use crate::api::errors::{Failure, Kind};
 use crate::api::paths::{self, Forward, Route, Trait};
 use crate::api::query::encoded;
-use crate::config::{Mode, OnClientGone, SsePing};
+use crate::config::{Mode, OnClientGone, SsePing, Strategy};
 use crate::http::handler::ServerHandle;
 use crate::http::head::Head;
 use crate::http::request::Request;
@@ -19,10 +19,12 @@ use crate::proxy::context::RequestContext;
 use crate::proxy::downstream::{Downstream, Sink};
 use crate::proxy::status::RuntimeStats;
 use crate::proxy::{auth, status};
+use crate::routing::affinity::Prompt;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::keys::{ClientKey, Permit};
-use crate::routing::plan::{self, NoPlan, Plan, View};
+use crate::routing::plan::{self, ModelQuery, NoPlan, Plan, View};
 use crate::routing::rate_limit::Quota;
+use crate::routing::recall::{self, Sent};
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::{HealthEvent, Snapshot};
 use crate::upstream::headers::{INSTANCE, Policy};
@@ -208,6 +210,9 @@ impl Proxy {
         })?;
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
         let active = self.activity.begin(&context.record, body.name(), request.began, &request.cancel);
+        let counts = forward.takes_slot(&request.head.method)
+            && (plan.strategy == Strategy::Affinity || forward.has(Trait::Pings) && active.active.is_shown());
+        let prompt = counts.then(|| select::prompt(&self.shared.affinity, request, &body, &plan.route));
         let ping = origin.ping.filter(|_| body.stream && forward.has(Trait::Pings)).map(|ping| (ping, request.began));
         let (common, cancel) = (Arc::clone(&context.common), Arc::clone(&request.cancel));
         let client =
@@ -224,6 +229,7 @@ impl Proxy {
             request_id: &context.record.request_id,
             trusted,
             scope,
+            prompt: prompt.as_ref(),
             background,
             keyed,
             policy,
@@ -238,9 +244,20 @@ impl Proxy {
         let ForwardContext { request, client, active, .. } = *ctx;
         let is_head = request.head.method == http::Method::HEAD;
         let routing = |served_by: &Option<Rc<ServedBy>>| served_by.as_deref().map(relay::routing_fields);
-        let (status, served_by, relayed) = match forward::forward(ctx, plan) {
+        // What follows a response does not repeat the conversation.
+        let is_whole = |prompt: &&Prompt| prompt.messages > 0 && !matches!(ctx.body.query(), ModelQuery::Follow(..));
+        let prompt = ctx.prompt.filter(|_| ctx.forward.has(Trait::Pings) && active.is_shown()).filter(is_whole);
+        let before = prompt.and_then(|prompt| self.recall.before(prompt, &plan));
+        let remember = |served_by: &ServedBy, tokens| {
+            prompt.inspect(|prompt| self.recall.remember(prompt, &served_by.endpoint.live, tokens)).is_some()
+        };
+        let (status, served_by, mut relayed) = match forward::forward(ctx, plan) {
             Outcome::Response(answer, served_by) => {
                 let status = answer.status.as_u16();
+                if status == 200 {
+                    // Before the client can continue.
+                    remember(&served_by, None);
+                }
                 let relayed = relay::relay(*answer, client, &served_by, is_head, ctx.forward.has(Trait::Ends));
                 (status, Some(served_by), relayed)
             }
@@ -264,6 +281,11 @@ impl Proxy {
         };
         if let Some(served_by) = &served_by {
             relay::note_tokens(&relayed, served_by);
+            if status == 200 && remember(served_by, relayed.tokens.prompt) {
+                let ServedBy { endpoint, attempts, reason, .. } = &**served_by;
+                let sent = Sent { live: &endpoint.live, attempts: *attempts, reason };
+                relayed.recomputed = recall::recomputed(before, &sent, &relayed.tokens);
+            }
             let finishes = served_by.endpoint.config.on_client_gone == OnClientGone::Finish;
             if active.is_stopped() || relayed.end == End::ClientGone && !finishes {
                 self.end_conversation(request, served_by);

@@ -11,6 +11,7 @@ use crate::observe::active::Activity;
 use crate::observe::log_writer;
 use crate::observe::metrics::Metrics;
 use crate::routing::rate_limit::Buckets;
+use crate::routing::recall::Recall;
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::SnapshotStore;
 use crate::upstream::ClientPool;
@@ -28,6 +29,7 @@ pub struct Proxy {
     pub(super) listeners: Vec<ListenerState>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) activity: Arc<Activity>,
+    pub(super) recall: Recall,
     pub budget: Arc<Budget>,
     /// Works with the disk, so that no control thread does.
     pub(crate) disk: DiskQueue,
@@ -52,6 +54,7 @@ impl Proxy {
             listeners,
             metrics: Arc::default(),
             activity: Arc::new(Activity::unwatched()),
+            recall: Recall::default(),
             budget,
             disk: DiskQueue::default(),
             busy: AtomicUsize::new(0),

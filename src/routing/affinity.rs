@@ -49,6 +49,19 @@ pub struct PrefixHashes {
     pub session_keys: Vec<u64>,
 }
 
+/// A prompt, as far as its hashes tell.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Prompt {
+    pub(crate) hashes: PrefixHashes,
+    /// Stands for the model, its tools and system prompt,
+    pub(super) base: u64,
+    /// and for these with the system messages that come first.
+    pub(super) root: u64,
+    /// Messages before the first that has a link, and messages in all.
+    pub(super) unlinked: usize,
+    pub(crate) messages: usize,
+}
+
 impl Affinity {
     /// What a body for `model` is recognised by, and session headers in their order of strength.
     pub fn hashes<'a>(
@@ -57,19 +70,30 @@ impl Affinity {
         model: &str,
         sessions: impl Iterator<Item = &'a [u8]>,
     ) -> PrefixHashes {
+        self.prompt(body, model, sessions).hashes
+    }
+
+    /// The same, and more for the page.
+    pub(crate) fn prompt<'a>(
+        &self,
+        body: Option<&JsonBody<'_>>,
+        model: &str,
+        sessions: impl Iterator<Item = &'a [u8]>,
+    ) -> Prompt {
         // A body with half a character in it cannot be decoded; its session headers still count.
         let found = body.and_then(|body| self.of_body(body, model).ok()).unwrap_or_default();
         let sessions = sessions.map(|session| self.keys.hash_one(("session", model, session)));
-        PrefixHashes { links: found.links, session_keys: sessions.chain(found.session_keys).collect() }
+        let session_keys = sessions.chain(found.hashes.session_keys).collect();
+        Prompt { hashes: PrefixHashes { session_keys, links: found.hashes.links }, ..found }
     }
 
-    fn of_body(&self, body: &JsonBody<'_>, model: &str) -> serde_json::Result<PrefixHashes> {
+    fn of_body(&self, body: &JsonBody<'_>, model: &str) -> serde_json::Result<Prompt> {
         let keys = &self.keys;
         let hash = |name: &str| body.get(name).map(|raw| canonical(raw, keys)).transpose();
         let tools = hash("tools")?.unwrap_or(0).wrapping_add(hash("functions")?.unwrap_or(0));
         let system = hash(if body.get("system").is_some() { "system" } else { "instructions" })?.unwrap_or(0);
         let (link, links) = (keys.hash_one((model, tools, system)), VecDeque::new());
-        let mut chain = Chain { keys, link, links, has_begun: false };
+        let mut chain = Chain { keys, link, root: link, links, messages: 0, has_begun: false };
         if let Some(prompt) = ["messages", "prompt", "input"].iter().find_map(|name| body.get(name)) {
             chain.push_prompt(prompt)?;
         }
@@ -77,7 +101,10 @@ impl Affinity {
         let of_client =
             [("prompt_cache_key", hash("prompt_cache_key")?), ("metadata", session), ("user", hash("user")?)];
         let session_keys = of_client.into_iter().filter_map(|(kind, key)| Some(keys.hash_one((kind, model, key?))));
-        Ok(PrefixHashes { links: chain.links.into(), session_keys: session_keys.collect() })
+        let Chain { links, root, messages, .. } = chain;
+        let unlinked = messages - links.len();
+        let hashes = PrefixHashes { links: links.into(), session_keys: session_keys.collect() };
+        Ok(Prompt { hashes, base: link, root, unlinked, messages })
     }
 
     /// Which of these caches most likely holds the longest part of the prompt, and the reason: it had the beginning of this
@@ -116,7 +143,10 @@ pub(crate) fn spill(favourite: Load, others: impl Iterator<Item = Load>) -> Opti
 struct Chain<'k> {
     keys: &'k RandomState,
     link: u64,
+    /// The link of what comes before all of these.
+    root: u64,
     links: VecDeque<u64>,
+    messages: usize,
     /// A part that is no system prompt was met.
     has_begun: bool,
 }
@@ -143,6 +173,7 @@ impl Chain<'_> {
 
     fn push_message(&mut self, message: &RawValue) -> serde_json::Result<()> {
         let hash = canonical(message, self.keys)?;
+        self.messages += 1;
         if hash != NOTHING {
             // Every endpoint has seen the system prompt: it does not identify a conversation.
             self.has_begun = self.has_begun || !is_system(message);
@@ -156,6 +187,7 @@ impl Chain<'_> {
         let text = without_billing_line(text);
         let (blocks, rest) = text.as_bytes().as_chunks::<BLOCK>();
         // What stands after the last whole block will be another block in the next request.
+        self.messages += blocks.len().max(1);
         if blocks.is_empty() {
             self.push(self.keys.hash_one(rest));
         } else {
@@ -170,6 +202,8 @@ impl Chain<'_> {
                 self.links.pop_front();
             }
             self.links.push_back(self.link);
+        } else {
+            self.root = self.link;
         }
     }
 }

@@ -128,10 +128,30 @@ pub(crate) struct Live {
     wakers: AtomicU32,
     streamless: SharedLru<MOST_STREAMLESS>,
     key: AtomicUsize,
+    /// Seconds that a request keeps its slot.
+    pub(super) held: Mean,
+    /// Tokens of a prompt that it computes in a second.
+    pub(crate) prompt_speed: Mean,
     /// Tokens that were generated, asked for, and found in its cache, as far as it says; for eyes only.
     tokens: [AtomicU64; 3],
     /// Ids of responses that it made (OpenAI's Responses API): what follows one must go to the server that keeps it.
     pub(crate) responses: SharedLru<MOST_RESPONSES>,
+}
+
+/// A mean in which old values fade; 0 before the first. For estimates: of two values added at once one may be lost.
+#[derive(Default)]
+pub(crate) struct Mean(AtomicU64);
+
+impl Mean {
+    pub(crate) fn add(&self, value: f64) {
+        let old = self.get();
+        let mean = if old > 0.0 { (3.0 * old + value) / 4.0 } else { value };
+        self.0.store(mean.to_bits(), Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Relaxed))
+    }
 }
 
 fn millis(at: Instant) -> u64 {
@@ -169,6 +189,12 @@ impl Live {
     pub(crate) fn load(&self) -> Load {
         let limit = self.limit.load(Relaxed);
         Load { in_flight: self.in_flight(), limit: (limit > 0).then_some(limit) }
+    }
+
+    /// How long a request probably waits for a slot behind so many others, if its slots become free evenly.
+    pub(super) fn expected_wait(&self, others: usize) -> Duration {
+        let slots = self.load().limit.unwrap_or(1);
+        Duration::from_secs_f64(self.held.get() * (2 * others + 1) as f64 / f64::from(2 * slots))
     }
 
     pub(crate) fn has_room(&self) -> bool {

@@ -7,6 +7,7 @@ pub(crate) mod health_status;
 pub(crate) mod keys;
 pub(crate) mod plan;
 pub(crate) mod rate_limit;
+pub(crate) mod recall;
 pub(crate) mod scope;
 pub(crate) mod slots;
 pub(crate) mod snapshot;

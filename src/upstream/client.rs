@@ -85,6 +85,8 @@ pub(crate) struct UpstreamResponse {
     left: Option<u64>,
     /// Bytes returned by `unread`.
     ahead: Vec<u8>,
+    /// Why nothing follows them, found out by `read_ahead`.
+    failed: Option<UpstreamError>,
     body: Box<dyn Read>,
     call: Rc<Call>,
     _entered: Entered,
@@ -186,6 +188,7 @@ impl UpstreamClient {
             slot: None,
             left: length,
             ahead: Vec::new(),
+            failed: None,
             body: Box::new(body.into_reader()),
             call,
             _entered: entered,
@@ -318,6 +321,23 @@ impl UpstreamResponse {
         }
     }
 
+    /// The body if it is complete by then and not longer than `limit`. The next reads return all the same, failures too.
+    pub(crate) fn read_ahead(&mut self, by: Instant, limit: usize) -> Option<&[u8]> {
+        let usual = self.end_by(None);
+        self.end_by(Some(usual.map_or(by, |usual| usual.min(by))));
+        let mut body = Vec::new();
+        let read = self.read_to_end(&mut body, limit);
+        self.end_by(usual);
+        self.unread(body);
+        match read {
+            Ok(is_whole) => return is_whole.then_some(&self.ahead),
+            // Not the endpoint's fault; if the usual deadline has passed too, the next read says so.
+            Err(fault) if fault.kind == UpstreamErrorKind::Timeout(Stage::Total) => self.call.expired.set(None),
+            Err(fault) => self.failed = Some(fault),
+        }
+        None
+    }
+
     /// Returns bytes of [`UpstreamResponse::peek`] to the front of the body, which counts as begun.
     pub(crate) fn unread(&mut self, bytes: Vec<u8>) {
         self.ahead = bytes;
@@ -332,6 +352,9 @@ impl UpstreamResponse {
 
     /// Reads part of the body while `timeouts.firstByte` keeps running.
     pub(crate) fn peek(&mut self, buf: &mut [u8]) -> Result<usize, UpstreamError> {
+        if let Some(fault) = self.failed.take() {
+            return Err(fault);
+        }
         match self.body.read(buf) {
             Ok(0) if self.until_close && self.call.is_cancelled() => {
                 Err(UpstreamError { kind: UpstreamErrorKind::ClientGone, cause: "the client has left".into() })

@@ -50,6 +50,8 @@ mod outgoing;
 mod page_rows;
 mod paths;
 mod pings;
+#[cfg(all(feature = "admin", feature = "jobs"))]
+mod recomputed;
 mod refusals;
 mod reload;
 mod retry;
@@ -82,5 +84,6 @@ mod uploads;
 mod upstream_faults;
 mod wake;
 mod wake_rules;
+mod warm;
 #[cfg(feature = "jobs")]
 mod webhooks;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config;
-use crate::routing::slots::{Capacity, Wanted};
+use crate::routing::slots::{Capacity, Line, Wanted};
 
 fn task() -> Task {
     let now = time::now();
@@ -44,8 +44,9 @@ fn what_a_probe_got_is_judged() {
         assert_eq!(judge(&got, &task.endpoint), wanted);
     }
     live.sent(time::now(), None);
-    let wanted = Wanted { lives: &[Arc::clone(live)], background: false, length: 0, route: "" };
-    let _there = Arc::<Capacity>::default().enter(&wanted, |_| vec![0]);
+    let wanted = Wanted { lives: vec![Arc::clone(live)], home: None, background: false };
+    let line = Line { route: "", length: 0 };
+    let _there = Arc::<Capacity>::default().enter(wanted, &line, time::now(), |_| vec![0]);
     assert_eq!(judge(&fault(UpstreamErrorKind::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
     for kind in [UpstreamErrorKind::Timeout(Stage::Connect), UpstreamErrorKind::Connect, UpstreamErrorKind::Refused] {
         assert_ne!(judge(&fault(kind), &task.endpoint), Observation::Busy, "{kind:?}");

@@ -22,7 +22,14 @@ pub(crate) fn chat() -> AccessRecord {
         first_byte: Some(Duration::from_millis(41)),
         total: Duration::from_micros(2_300_900),
         bytes: 8123,
-        tokens: Tokens { prompt: Some(120), cached: Some(100), completion: Some(96), per_second: Some(42.4444) },
+        tokens: Tokens {
+            prompt: Some(120),
+            cached: Some(100),
+            completion: Some(96),
+            per_second: Some(42.4444),
+            prompt_per_second: None,
+        },
+        recomputed: None,
         end: End::Done,
     }
 }
@@ -33,7 +40,7 @@ fn a_line_says_all_that_is_known_in_a_fixed_order() {
         chat().to_string(),
         "POST /v1/chat/completions 200 request_id=req-1 client=127.0.0.1 key=alice model=qwen3-8b \
              endpoint=server1 reason=only attempts=1 queue_ms=0 first_byte_ms=41 total_ms=2300 bytes=8123 \
-             tokens_in=120 tokens_cached=100 tokens_out=96 tokens_per_second=42.4 end=done"
+             tokens_in=120 tokens_cached=100 cached=83% tokens_out=96 tokens_per_second=42.4 end=done"
     );
 }
 
@@ -49,6 +56,7 @@ fn what_is_not_known_is_left_out() {
         queue: None,
         first_byte: None,
         tokens: Tokens { per_second: Some(f64::INFINITY), ..Tokens::default() },
+        recomputed: None,
         end: End::Refused,
         ..chat()
     };

@@ -184,7 +184,8 @@ fn an_access_line_in_json_is_flat_and_typed() {
             "time": "1970-01-01T00:00:00.000Z", "level": "info", "target": "access", "method": "POST",
             "path": hostile, "status": 200, "request_id": "req-1", "client": "127.0.0.1", "key": "42",
             "model": hostile, "reason": "only", "attempts": 1, "queue_ms": 0, "first_byte_ms": 41,
-            "total_ms": 2300, "bytes": 8123, "tokens_in": 120, "tokens_cached": 100, "tokens_out": 96,
+            "total_ms": 2300, "bytes": 8123, "tokens_in": 120, "tokens_cached": 100, "cached": "83%",
+            "tokens_out": 96,
             "tokens_per_second": 42.4, "end": "done",
         })
     );

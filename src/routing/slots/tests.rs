@@ -5,6 +5,8 @@ use super::*;
 use crate::util::time;
 use std::collections::VecDeque;
 
+mod homes;
+
 fn live(limit: u32) -> Arc<Live> {
     let live = Arc::new(Live::new());
     live.set_limit(Some(limit));
@@ -40,8 +42,11 @@ impl World {
                 self.arrived += 1;
                 let wanted: Vec<usize> = if both { vec![0, 1] } else { vec![0] };
                 let lives: Vec<_> = wanted.iter().map(|&n| Arc::clone(&self.lives[n])).collect();
-                let query = Wanted { lives: &lives, background, length: 3, route: "m" };
-                match self.capacity.enter(&query, |_| (0..wanted.len()).collect()) {
+                let query = Wanted { lives, home: None, background };
+                match self
+                    .capacity
+                    .enter(query, &Line { route: "m", length: 3 }, time::now(), |_| (0..wanted.len()).collect())
+                {
                     Entry::In(index, slot) => self.inside.push((wanted[index], slot)),
                     Entry::Wait(waiting) => self.queue.push_back((self.arrived, background, wanted, waiting)),
                     Entry::Full => assert_eq!(self.queue.len(), 3),
@@ -130,9 +135,8 @@ struct Single {
 
 impl Single {
     fn enter(&self, background: bool) -> Entry {
-        let lives = [Arc::clone(&self.live)];
-        let wanted = Wanted { lives: &lives, background, length: 100, route: "m" };
-        self.capacity.enter(&wanted, |_| vec![0])
+        let wanted = Wanted { lives: vec![Arc::clone(&self.live)], home: None, background };
+        self.capacity.enter(wanted, &Line { route: "m", length: 100 }, time::now(), |_| vec![0])
     }
 
     fn wait(&self, background: bool) -> Waiting {
@@ -215,8 +219,9 @@ fn turns_are_kept_by_route_and_bounded() {
     let lives = [live(1_000_000)];
     for n in 0..2 * MOST_TURNS {
         let route = format!("m{n}");
-        let wanted = Wanted { lives: &lives, background: false, length: 0, route: &route };
-        let Entry::In(..) = capacity.enter(&wanted, |_| vec![0]) else { panic!("there is room") };
+        let wanted = Wanted { lives: lives.to_vec(), home: None, background: false };
+        let line = Line { route: &route, length: 0 };
+        let Entry::In(..) = capacity.enter(wanted, &line, time::now(), |_| vec![0]) else { panic!("there is room") };
     }
     assert!(lock(&capacity.state).turns.len() <= MOST_TURNS);
 }
@@ -226,8 +231,8 @@ fn an_abandoned_slot_stays_taken_until_whoever_keeps_it_drops_it() {
     // L1
     let capacity = Arc::<Capacity>::default();
     let lives = [live(1)];
-    let wanted = Wanted { lives: &lives, background: false, length: 1, route: "m" };
-    let enter = || match capacity.enter(&wanted, |_| vec![0]) {
+    let wanted = || Wanted { lives: lives.to_vec(), home: None, background: false };
+    let enter = || match capacity.enter(wanted(), &Line { route: "m", length: 1 }, time::now(), |_| vec![0]) {
         Entry::In(_, slot) => slot,
         _ => panic!("there is room"),
     };
@@ -243,4 +248,74 @@ fn an_abandoned_slot_stays_taken_until_whoever_keeps_it_drops_it() {
     drop(abandoned);
     enter().abandon();
     assert_eq!(lives[0].in_flight(), 0, "nobody keeps it any more");
+}
+
+#[test]
+fn a_wait_that_is_known_to_cost_more_than_the_prompt_is_not_begun() {
+    let lives = [live(2), live(2)];
+    let capacity = Arc::<Capacity>::default();
+    let enter = |patience| {
+        let home = Some(Home { index: 0, patience: Duration::from_secs(patience) });
+        let wanted = Wanted { lives: lives.to_vec(), home, background: false };
+        capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![1, 0])
+    };
+    lives[0].held.add(8.0);
+    let [Entry::In(0, _first), Entry::In(0, _second)] = [enter(5), enter(5)] else { panic!("home is free") };
+    // Of two slots held for eight seconds each the next is free after two, the one after that after six.
+    let Entry::Wait(_waiting) = enter(5) else { panic!("it is worth waiting") };
+    let Entry::In(1, _third) = enter(5) else { panic!("one waits before it") };
+    let Entry::Wait(_waiting) = enter(7) else { panic!("a longer prompt") };
+}
+
+/// One endpoint of a slot that is taken, others that are free, and a request that waits for its home, the first.
+fn at_home(patience: Duration) -> (Arc<Capacity>, [Arc<Live>; 3], Slot, Waiting) {
+    let lives = [live(1), live(1), live(1)];
+    let capacity = Arc::<Capacity>::default();
+    let enter = || {
+        let wanted = Wanted { lives: lives.to_vec(), home: Some(Home { index: 0, patience }), background: false };
+        capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![1, 0, 2])
+    };
+    let (Entry::In(0, slot), Entry::Wait(waiting)) = (enter(), enter()) else { panic!("one slot, at home") };
+    (capacity, lives, slot, waiting)
+}
+
+#[test]
+fn a_home_that_is_no_longer_a_candidate_is_not_waited_for() {
+    let (_, [home, other, third], _slot, waiting) = at_home(Duration::from_secs(9));
+    let candidates = |lives: &[&Arc<Live>]| lives.iter().map(|live| Arc::clone(live)).collect::<Vec<_>>();
+    assert!(waiting.widen(candidates(&[&other, &home]), time::now()));
+    assert!(waiting.grant.is_empty(), "home has another index now");
+    other.enter();
+    assert!(waiting.widen(candidates(&[&other, &third]), time::now()));
+    assert!(matches!(waiting.grant.try_recv(), Ok((1, _))));
+}
+
+#[test]
+fn one_that_has_waited_long_enough_goes_before_one_that_comes() {
+    let (capacity, [_home, other, third], _slot, waiting) = at_home(Duration::from_secs(3));
+    other.enter();
+    let wanted = || Wanted { lives: vec![Arc::clone(&third)], home: None, background: false };
+    let enter = |seconds| {
+        let now = time::now() + Duration::from_secs(seconds);
+        capacity.enter(wanted(), &Line { route: "m", length: 9 }, now, |_| vec![0])
+    };
+    let Entry::In(0, slot) = enter(1) else { panic!("it is idle, and nobody waits for it") };
+    drop(slot);
+    let Entry::Wait(_late) = enter(4) else { panic!("the one before has it") };
+    assert!(matches!(waiting.grant.try_recv(), Ok((2, _))));
+}
+
+#[test]
+fn nobody_is_overtaken_by_one_that_came_more_than_ten_seconds_later() {
+    for (seconds, is_overtaken) in [(9, true), (11, false)] {
+        let (single, slot) = single();
+        let new = single.wait(false);
+        let home = Some(Home { index: 0, patience: Duration::from_secs(9) });
+        let wanted = Wanted { lives: vec![Arc::clone(&single.live)], home, background: false };
+        let now = time::now() + Duration::from_secs(seconds);
+        let entered = single.capacity.enter(wanted, &Line { route: "m", length: 9 }, now, |_| vec![0]);
+        let Entry::Wait(late) = entered else { panic!("it is taken") };
+        drop(slot);
+        assert_eq!((new.grant.is_empty(), late.grant.is_empty()), (is_overtaken, !is_overtaken), "{seconds} s");
+    }
 }
