@@ -7,8 +7,9 @@ use crate::config::Strategy;
 use crate::http::request::Request;
 use crate::proxy::body::RequestBody;
 use crate::routing::affinity::{self, Affinity, PrefixHashes, Prompt};
+use crate::routing::candidate::Candidate;
 use crate::routing::endpoint::Live;
-use crate::routing::plan::{Candidate, Plan, View};
+use crate::routing::plan::{Plan, View};
 use crate::routing::slots::{Entry, Home, Line, Slot, WaitResult, Waiting, Wanted};
 use crate::routing::strategy::{self, CandidateLoad, Turn};
 use crate::upstream::Watch;
@@ -85,6 +86,12 @@ impl<'a> Selector<'a> {
         let size = |index: &usize| self.plan.candidates[*index].context.unwrap_or(0);
         self.remaining.retain(|index| size(index) > context);
         self.remaining.sort_by_key(size);
+    }
+
+    /// The index of the candidate that would be chosen now. Takes no slot and no turn.
+    pub(super) fn first_choice(&self) -> usize {
+        let favourite = self.favourite();
+        self.ctx.shared.capacity.peek(&self.plan.route, |turn| preference(&self.plan, favourite, turn).0[0])
     }
 
     /// A slot at the next candidate.
@@ -188,7 +195,7 @@ impl<'a> Selector<'a> {
             return;
         };
         let positions = |plan: &Plan| plan.candidates.iter().map(|one| one.position).collect::<Vec<_>>();
-        if plan.route != self.plan.route || positions(&plan) == positions(&self.plan) {
+        if plan.route != self.plan.route || plan.candidates.is_empty() || positions(&plan) == positions(&self.plan) {
             return;
         }
         let all: Vec<usize> = (0..plan.candidates.len()).collect();

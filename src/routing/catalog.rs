@@ -1,7 +1,7 @@
 //! Which endpoints serve a model. Built whole from the endpoints of a snapshot, never changed. Pure.
 
 use crate::api::model_list::Model;
-use crate::config::{Backend, Route};
+use crate::config::Route;
 use crate::routing::endpoint::{Endpoint, LATEST};
 use crate::routing::scope::Scope;
 use serde::Serialize;
@@ -78,7 +78,7 @@ impl Catalog {
     }
 
     /// Names with an available endpoint that `is_listed`, within a scope: discovered and configured ones in config order, then
-    /// routes and their variants.
+    /// routes and their variants. A name that only endpoints have which are asleep is marked.
     pub(crate) fn listing(
         &self,
         endpoints: &[Arc<Endpoint>],
@@ -86,37 +86,44 @@ impl Catalog {
         scope: &Scope,
         is_listed: impl Fn(&Endpoint) -> bool,
     ) -> Listing {
-        let is_usable = |e: &Endpoint| e.is_available() && scope.has_endpoint(e.name()) && is_listed(e);
+        let is_usable =
+            |e: &Endpoint| (e.is_available() || e.is_asleep()) && scope.has_endpoint(e.name()) && is_listed(e);
         let usable: Vec<bool> = endpoints.iter().map(|endpoint| is_usable(endpoint)).collect();
         let all = || endpoints.iter().enumerate().filter(|(n, _)| usable[*n]);
-        let available: HashMap<&str, &Endpoint> = all().map(|(_, e)| (e.name(), &**e)).collect();
-        let servers = |name: &str| self.offers(name).iter().map(|offer| offer.endpoint).filter(|n| usable[*n]);
+        let by_endpoint: HashMap<&str, &Endpoint> = all().map(|(_, e)| (e.name(), &**e)).collect();
+        // Those that are awake, or if there are none, those that are asleep.
+        let servers = |name: &str| {
+            let all = self.offers(name).iter().map(|offer| offer.endpoint).filter(|n| usable[*n]);
+            let (asleep, awake): (Vec<usize>, Vec<usize>) = all.partition(|n| endpoints[*n].is_asleep());
+            if awake.is_empty() { asleep } else { awake }
+        };
         let names: Vec<_> =
             routes.iter().flat_map(|route| route.names().map(move |(name, variant)| (name, variant, route))).collect();
         let by_name: HashMap<&str, &Route> =
             names.iter().rev().map(|(name, _, route)| (name.as_str(), *route)).collect();
-        let is_served = |name: &str| servers(name).next().is_some() || by_name.contains_key(name);
-        let backends = |route: &'_ Route| -> Vec<(&Endpoint, String)> {
+        let is_served = |name: &str| !servers(name).is_empty() || by_name.contains_key(name);
+        let backends = |route: &Route| -> Vec<(&Endpoint, String)> {
             if route.is_discovered() {
                 let model = self.served_as(&route.name);
-                return servers(&model).map(|n| (&*endpoints[n], model.to_string())).collect();
+                return servers(&model).into_iter().map(|n| (&*endpoints[n], model.to_string())).collect();
             }
-            let enabled = route.backends.iter().filter(|backend| backend.enabled);
-            let one = |backend: &Backend| {
-                Some((*available.get(&*backend.endpoint)?, backend.model.clone().unwrap_or_else(|| route.name.clone())))
-            };
-            enabled.filter_map(one).collect()
+            let all = route.backends.iter().filter(|backend| backend.enabled).filter_map(|backend| {
+                let model = backend.model.as_ref().unwrap_or(&route.name);
+                Some((*by_endpoint.get(&*backend.endpoint)?, model.clone()))
+            });
+            let (asleep, awake): (Vec<_>, Vec<_>) = all.partition(|(endpoint, _)| endpoint.is_asleep());
+            if awake.is_empty() { asleep } else { awake }
         };
         let (mut entries, mut seen) = (Vec::new(), HashSet::new());
-        for endpoint in all().map(|(_, endpoint)| endpoint) {
+        for (n, endpoint) in all() {
             for (id, model) in ids(endpoint) {
-                if !within(scope, id, is_served) || !seen.insert(id) {
+                if !within(scope, id, is_served) || !servers(id).contains(&n) || !seen.insert(id) {
                     continue;
                 }
                 entries.extend(match by_name.get(id) {
                     Some(route) => routed(id, &backends(route)),
                     None => {
-                        let names = servers(id).map(|n| endpoints[n].name()).collect();
+                        let names = servers(id).into_iter().map(|n| endpoints[n].name()).collect();
                         Some(Entry::new(id, endpoint, model, names).listed(model))
                     }
                 });
@@ -189,6 +196,8 @@ struct Entry<'a> {
     aliases: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     root: Option<&'a str>,
+    #[serde(skip)]
+    is_asleep: bool,
 }
 
 impl<'a> Entry<'a> {
@@ -203,6 +212,7 @@ impl<'a> Entry<'a> {
             endpoints,
             aliases: Vec::new(),
             root: None,
+            is_asleep: endpoint.is_asleep(),
         }
     }
 
@@ -211,9 +221,13 @@ impl<'a> Entry<'a> {
         let mut text = serde_json::to_string(self).unwrap_or_default();
         text.pop();
         for (key, value) in model.iter().flat_map(|model| &model.fields) {
-            if self.root.is_none() || !matches!(key.as_str(), "aliases" | "root") {
+            let is_ours = self.root.is_some() && matches!(key.as_str(), "aliases" | "root");
+            if !(is_ours || self.is_asleep && key == "status") {
                 let _ = write!(text, ",{}:{value}", Value::from(key.as_str()));
             }
+        }
+        if self.is_asleep {
+            text.push_str(r#","status":{"value":"sleeping"}"#);
         }
         text.push('}');
         // The names of the model behind a route are not the route's.

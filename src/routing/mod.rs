@@ -1,6 +1,7 @@
 //! Which endpoint serves which model, who may use it, and where a request goes. Pure but for its locks.
 
 pub mod affinity;
+pub(crate) mod candidate;
 pub(crate) mod catalog;
 pub(crate) mod endpoint;
 pub(crate) mod health_status;

@@ -1,15 +1,15 @@
 //! Where a request may go: a pure function of a snapshot, what was asked, and by whom.
 
-use crate::api::edit::MemberEdit;
 use crate::api::errors::{Failure, Kind};
 use crate::api::prompt::PromptInfo;
 use crate::config::{Retry, Route, Strategy, UnknownModel};
+use crate::routing::candidate::Candidate;
 use crate::routing::catalog::{self, Offer};
 use crate::routing::endpoint::Endpoint;
 use crate::routing::resolve::{self, Meaning};
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::Snapshot;
-use crate::routing::strategy::{CandidateLoad, Rank};
+use crate::routing::strategy::Rank;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,54 +20,12 @@ const VISION: &str = "vision";
 /// `available_models` in an answer about an unknown one.
 const MOST_MODELS: usize = 50;
 
-#[derive(Clone)]
-pub(crate) struct Candidate {
-    pub(crate) endpoint: Arc<Endpoint>,
-    /// The name to send instead of the client's; `None` leaves the body as it is.
-    pub(crate) rename: Option<String>,
-    pub(crate) weight: u16,
-    /// Its position on the route, available or not.
-    pub(crate) position: usize,
-    /// How many tokens fit into its context: as it says of itself, else of this model.
-    pub(crate) context: Option<u64>,
-    /// Changes to the body, if it is JSON.
-    pub(crate) edits: Arc<[MemberEdit]>,
-    pub(crate) stabilize: bool,
-    /// Whether the model takes images, as far as is known.
-    pub(crate) vision: Option<bool>,
-    under: Option<u64>,
-    /// The server says that the model is not in its memory.
-    must_load: bool,
-    /// Of this prompt.
-    pub(crate) rank: Rank,
-}
-
-impl Candidate {
-    pub(crate) fn load(&self) -> CandidateLoad {
-        let load = self.endpoint.live.load();
-        CandidateLoad { position: self.position, weight: self.weight, load, rank: self.rank }
-    }
-
-    fn with_rank(self, tokens: u64) -> Self {
-        let by_length = match self.under {
-            Some(under) if tokens < under => (0, under),
-            None => (1, 0),
-            Some(under) => (2, u64::MAX - under),
-        };
-        Self { rank: (by_length, self.must_load), ..self }
-    }
-
-    /// For a model, with what its route says.
-    fn meant(self, meaning: &Meaning<'_>, edits: &Arc<[MemberEdit]>) -> Self {
-        let stabilize = self.stabilize || meaning.stabilizes() && resolve::may_stabilize(&self.endpoint);
-        Self { edits: Arc::clone(edits), stabilize, ..self }
-    }
-}
-
-/// The candidates, never empty, and how to choose among them.
+/// The candidates, and how to choose among them.
 pub(crate) struct Plan {
-    /// In the order of the file.
+    /// Available, in the order of the file; empty only if some are asleep.
     pub(crate) candidates: Vec<Candidate>,
+    /// Those that can be woken, in the order of the file.
+    pub(crate) asleep: Vec<Candidate>,
     pub(crate) strategy: Strategy,
     /// The name under which the strategy remembers whose turn it is.
     pub(crate) route: String,
@@ -124,15 +82,21 @@ pub(crate) fn shown(name: &str) -> String {
 
 impl Plan {
     pub(crate) fn has_edits(&self) -> bool {
-        self.candidates.iter().any(|candidate| !candidate.edits.is_empty())
+        self.candidates.iter().chain(&self.asleep).any(|candidate| !candidate.edits.is_empty())
+    }
+
+    /// The first candidate, awake or asleep.
+    pub(crate) fn first(&self) -> &Candidate {
+        self.candidates.first().unwrap_or_else(|| &self.asleep[0])
     }
 
     /// Keeps candidates that take images; the reason, if another would have come first.
     fn keep(&mut self, takes_images: impl Fn(&Candidate) -> bool) {
-        let before = self.candidates[0].position;
-        self.candidates.retain(takes_images);
-        let is_same = self.candidates.first().is_some_and(|first| first.position == before);
-        if !is_same || self.strategy != Strategy::Failover {
+        let first = |plan: &Self| plan.candidates.first().map(|candidate| candidate.position);
+        let (before, all) = (first(self), self.candidates.len());
+        self.candidates.retain(&takes_images);
+        self.asleep.retain(takes_images);
+        if first(self) != before || self.candidates.len() < all && self.strategy != Strategy::Failover {
             self.reason = VISION;
         }
     }
@@ -142,16 +106,21 @@ impl Plan {
     /// down, as long as another one remains.
     fn narrowed(mut self, query: ModelQuery<'_>, prompt: &dyn PromptInfo, now: Instant) -> Self {
         let tokens = prompt.tokens();
-        self.candidates = self.candidates.into_iter().map(|candidate| candidate.with_rank(tokens)).collect();
+        self.candidates.iter_mut().chain(&mut self.asleep).for_each(|candidate| candidate.take_rank(tokens));
         if let ModelQuery::Follow(id, _) | ModelQuery::Stored(id) = query {
             let made = |candidate: &Candidate| candidate.endpoint.live.responses.get(id).is_some();
             if let Some(home) = self.candidates.iter().position(made) {
                 self.candidates = vec![self.candidates.swap_remove(home)];
                 self.reason = "response";
+            } else if let (Some(home), ModelQuery::Follow(..)) = (self.asleep.iter().position(made), query) {
+                // No other one has that response, so it is woken even if others are awake.
+                (self.candidates, self.asleep) = (Vec::new(), vec![self.asleep.swap_remove(home)]);
+                self.reason = "response";
             }
         }
         let sees = |candidate: &Candidate| candidate.vision == Some(true);
-        if self.candidates.iter().any(sees) && !self.candidates.iter().all(sees) && prompt.has_image() {
+        let awake = if self.candidates.is_empty() { &self.asleep } else { &self.candidates };
+        if awake.iter().any(sees) && !awake.iter().all(sees) && prompt.has_image() {
             self.keep(sees);
         }
         let is_ready = |candidate: &Candidate| !candidate.endpoint.live.is_cooling(now);
@@ -197,7 +166,7 @@ impl<'a> View<'a> {
 
     /// The one endpoint that has what is asked about, the request as it is.
     pub(crate) fn at(self, name: &str) -> Option<Plan> {
-        let found = self.available().find(|(_, endpoint)| endpoint.name() == name)?;
+        let found = self.usable().find(|(_, one)| one.name() == name && one.is_available())?;
         Some(self.without_model(vec![self.candidate(found, "")], "session"))
     }
 
@@ -239,11 +208,11 @@ impl<'a> View<'a> {
         let mut plan = self.sighted(Plan { strategy, is_named: true, ..plan }, asked, prompt)?;
         let all = plan.candidates.len();
         plan.candidates.retain(|candidate| candidate.endpoint.is_available());
-        if plan.candidates.is_empty() {
+        if plan.candidates.is_empty() && plan.asleep.is_empty() {
             let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(asked));
             return Err(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK).into());
         }
-        plan.is_short = plan.candidates.len() < all;
+        plan.is_short = plan.candidates.len() < all || !plan.asleep.is_empty();
         if plan.is_short && plan.reason == "model" {
             plan.reason = "failover";
         }
@@ -267,11 +236,13 @@ impl<'a> View<'a> {
     /// Without models that are known not to take images, if the prompt has one.
     fn sighted(self, mut plan: Plan, asked: &str, prompt: &dyn PromptInfo) -> Result<Plan, Failure> {
         let is_blind = |candidate: &Candidate| candidate.vision == Some(false);
-        if plan.candidates.iter().any(is_blind) && prompt.has_image() {
+        if plan.candidates.iter().chain(&plan.asleep).any(is_blind) && prompt.has_image() {
             plan.keep(|candidate| !is_blind(candidate));
+            if plan.candidates.is_empty() && plan.asleep.is_empty() {
+                return Err(self.no_vision(asked));
+            }
         }
-        // There was one.
-        if plan.candidates.is_empty() && plan.reason == VISION { Err(self.no_vision(asked)) } else { Ok(plan) }
+        Ok(plan)
     }
 
     fn routed(self, route: &Route) -> Vec<Candidate> {
@@ -302,7 +273,7 @@ impl<'a> View<'a> {
     }
 
     fn default(self, reason: &'static str, prompt: &dyn PromptInfo) -> Result<Plan, Failure> {
-        let with_model = self.available().filter_map(|one @ (_, endpoint)| {
+        let with_model = self.usable().filter_map(|one @ (_, endpoint)| {
             let model = endpoint.default_model()?;
             let meaning = self.exact(model);
             let base = meaning.as_ref().and_then(Meaning::base);
@@ -324,7 +295,7 @@ impl<'a> View<'a> {
         if !candidates.is_empty() {
             return self.sighted(self.without_model(candidates, reason), "", prompt);
         }
-        if !self.snapshot.is_healthy() {
+        if !self.snapshot.endpoints.iter().any(|endpoint| endpoint.is_available()) {
             return Err(no_endpoint());
         }
         let text = "The request names no model, and no endpoint has one to stand in; set `model` in the body.";
@@ -347,7 +318,7 @@ impl<'a> View<'a> {
 
     /// Any endpoint, the request as it is.
     fn any(self, reason: &'static str) -> Result<Plan, Failure> {
-        let candidates: Vec<_> = self.available().map(|one| self.candidate(one, "")).collect();
+        let candidates: Vec<_> = self.usable().map(|one| self.candidate(one, "")).collect();
         if candidates.is_empty() { Err(no_endpoint()) } else { Ok(self.without_model(candidates, reason)) }
     }
 
@@ -356,15 +327,17 @@ impl<'a> View<'a> {
         Plan { is_short, ..self.plan_of(candidates, reason, "") }
     }
 
-    fn plan_of(self, candidates: Vec<Candidate>, reason: &'static str, name: &str) -> Plan {
+    fn plan_of(self, mut candidates: Vec<Candidate>, reason: &'static str, name: &str) -> Plan {
         let (config, group) = (&self.snapshot.config, self.scope.group.as_ref().map(|group| &group.config));
+        let is_named = candidates.iter().all(|candidate| candidate.rename.is_some());
         Plan {
+            asleep: candidates.extract_if(.., |candidate| candidate.endpoint.is_asleep()).collect(),
             strategy: group.and_then(|group| group.strategy).unwrap_or(config.routing.strategy),
             // Each group has turns of its own.
             route: group.map_or_else(|| name.to_owned(), |group| format!("{}\0{name}", group.name)),
             retry: group.and_then(|group| group.retry.as_ref()).unwrap_or(&config.retry).clone(),
             reason,
-            is_named: candidates.iter().all(|candidate| candidate.rename.is_some()),
+            is_named,
             is_short: false,
             candidates,
         }
@@ -372,13 +345,19 @@ impl<'a> View<'a> {
 
     /// The enabled endpoints with their positions, in the order of the file; a group has an order of its own.
     fn endpoints(self) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
-        let all = self.scope.group.as_ref().map_or(&self.snapshot.endpoints, |group| &group.endpoints);
+        let all = match &self.scope.group {
+            // As it is in this snapshot: the scope may be an older one's.
+            Some(group) => {
+                &self.snapshot.groups.iter().find(|one| one.config.name == group.config.name).unwrap_or(group).endpoints
+            }
+            None => &self.snapshot.endpoints,
+        };
         let is_within = move |e: &Endpoint| e.config.enabled && self.scope.has_endpoint(e.name());
         all.iter().enumerate().filter(move |(_, endpoint)| is_within(endpoint))
     }
 
-    fn available(self) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
-        self.endpoints().filter(|(_, endpoint)| endpoint.is_available())
+    fn usable(self) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
+        self.endpoints().filter(|(_, endpoint)| is_usable(endpoint))
     }
 
     /// An endpoint for a model, the client's body as it is.
@@ -432,6 +411,10 @@ impl<'a> View<'a> {
         let available_models = Some(listing.names().take(MOST_MODELS).map(str::to_owned).collect());
         Failure { available_models, ..Failure::new(Kind::ModelNotFound, text).param("model") }
     }
+}
+
+fn is_usable(endpoint: &Endpoint) -> bool {
+    endpoint.is_available() || endpoint.is_asleep()
 }
 
 fn no_endpoint() -> Failure {
