@@ -116,7 +116,7 @@ impl Monitor {
         let now = time::now();
         match event {
             HealthEvent::Seen(name, seen) => {
-                let failed = matches!(seen, Observation::Down(_) | Observation::Refused(_));
+                let failed = seen.is_failure();
                 if let Some(schedule) = self.schedules.get_mut(&name) {
                     schedule.doubt(now);
                 }
@@ -248,6 +248,7 @@ impl Monitor {
                 // No request waits for further failures: an endpoint is out at once, until a probe succeeds. One that no
                 // probe would bring back rests for a while (see `proxy/forward.rs`), and the next request finds out.
                 let is_out = !never_probed && !by_probe && seen != Observation::Loading;
+                let is_asleep = endpoint.config.wake.is_some() && seen.is_unreachable();
                 let health = match seen {
                     Observation::Loading if never_probed => {
                         before.observe(Observation::Down("the model is being loaded".into()), u32::MAX, at)
@@ -255,7 +256,11 @@ impl Monitor {
                     seen if never_probed => before.observe(seen, u32::MAX, at),
                     seen => before.observe(seen, settings.failure_threshold, at),
                 };
-                endpoint.health = if is_out { health.taken_out() } else { health };
+                endpoint.health = match is_out {
+                    _ if is_asleep => health.asleep(),
+                    true => health.taken_out(),
+                    false => health,
+                };
                 if endpoint.health.state != before.state {
                     change = Some((before.state, endpoint.health.clone()));
                 }
@@ -267,7 +272,8 @@ impl Monitor {
                 State::Busy => "probe timed out while requests are in progress",
                 _ => now.last_error.as_deref().unwrap_or("probe succeeded"),
             };
-            let level = if now.is_available() { log::Level::Info } else { log::Level::Warn };
+            let is_fine = now.is_available() || now.state == State::Asleep;
+            let level = if is_fine { log::Level::Info } else { log::Level::Warn };
             log::log!(level, "endpoint {name}: {} -> {}: {why}", before.as_str(), now.state.as_str());
         }
     }

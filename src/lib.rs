@@ -19,7 +19,10 @@
 //! and can only finish the answer or abort it visibly. The slot is released with the last byte, and the request's record is
 //! printed as access line, metrics and a row of the page.
 //!
-//! While a worker waits for a slot, the upstream, or the next round of attempts, it polls its client's socket too
+//! If all candidates are asleep (`wake`), the worker first sends a magic packet and waits until a probe of one of them
+//! succeeds (`proxy::wake`).
+//!
+//! While a worker waits for that, a slot, the upstream, or the next round of attempts, it polls its client's socket too
 //! ([`util::cancel`]): a disconnect ends the wait and closes the upstream connection (unless `onClientGone: finish`). The slot
 //! is then released at once, or, if the server may still be computing, when it is seen idle. Until the first byte of a
 //! stream's first event, these waits also send pings, comment lines, to the client (`proxy::downstream`).
@@ -39,7 +42,7 @@
 //!
 //! # The path of a prompt and of a key
 //!
-//! These 30 files, 7535 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
+//! These 30 files, 7562 lines without tests, are all that ever sees a request's body, an answer or a key on its way; in reading
 //! order. `tests/structure.rs` keeps the numbers true and proves that no other file imports the types that carry them.
 //!
 //! | file | lines | |
@@ -62,8 +65,8 @@
 //! | `routing/affinity.rs` | 317 | hashes of the messages |
 //! | `proxy/state.rs` | 186 | the traits of jobs and page |
 //! | `proxy/outcome.rs` | 127 | what attempts are given, and their results |
-//! | `proxy/select.rs` | 247 | slot and queue |
-//! | `proxy/forward.rs` | 397 | attempts |
+//! | `proxy/select.rs` | 253 | slot and queue |
+//! | `proxy/forward.rs` | 418 | attempts |
 //! | `upstream/headers.rs` | 305 | which fields cross, the endpoint's key |
 //! | `upstream/client.rs` | 379 | the request to an endpoint |
 //! | `upstream/transport.rs` | 446 | the connection: TCP, TLS |

@@ -21,8 +21,8 @@ fn file(path: &std::path::Path) -> std::io::Result<String> {
 #[test]
 fn every_configuration_in_it_loads() {
     let shown = blocks("yaml");
-    assert_eq!(shown.len(), 6);
-    for (text, endpoints) in shown.into_iter().zip([1, 2, 2, 2, 1, 1]) {
+    assert_eq!(shown.len(), 7);
+    for (text, endpoints) in shown.into_iter().zip([1, 2, 1, 2, 2, 1, 1]) {
         let loaded = load::parse("README.md", text, &|_| None, &file).unwrap_or_else(|p| panic!("{p:?}"));
         let (config, warnings) = (loaded.config, loaded.warnings);
         assert_eq!((config.endpoints.len(), warnings.len()), (endpoints, 0), "{warnings:?}");

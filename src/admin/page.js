@@ -107,7 +107,7 @@ document.addEventListener('visibilitychange', () => {
 });
 
 function show(now) {
-  const up = now.endpoints.filter((one) => one.enabled && one.state !== 'unhealthy' && one.state !== 'loading').length;
+  const up = now.endpoints.filter((one) => one.enabled && !['unhealthy', 'loading', 'asleep', 'waking'].includes(one.state)).length;
   const jobs = now.jobs.pending === undefined ? '' : `, jobs ${now.jobs.pending} waiting ${now.jobs.processing} running`;
   // Queued requests are in progress too.
   const working = Math.max(0, now.running.length - now.queue);

@@ -81,6 +81,8 @@ kinds! {
     UnknownCoding = (501, "not_supported_error", "unknown_transfer_coding"),
     Upstream = (502, "upstream_error", "upstream_error"),
     NoEndpoint = (503, "no_endpoint_available", "no_endpoint_available"),
+    // All are asleep, and this request wakes none.
+    Asleep = (503, "no_endpoint_available", "no_endpoint_available"),
     // More work than the bounds allow.
     Overloaded = (503, "overloaded", "overloaded"),
     QueueTimeout = (503, "queue_timeout", "queue_timeout"),

@@ -5,7 +5,7 @@ use super::reader::Field;
 use super::shown::looks_secret;
 use super::table::*;
 use super::text::{NOT_SENDABLE, can_be_sent, header_name, header_value, name, probe_path, user};
-use super::{Base, Timeouts};
+use super::{Base, Timeouts, Wake};
 use crate::util::secret::Secret;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -35,6 +35,7 @@ table! {
         pub proxy: Option<Secret>, with(proxy);
         pub user_agent: Option<String>, key("userAgent", optional(text(header_value)));
         pub ca_file: Option<CaFile>, key("caFile", ca_file());
+        pub wake: Option<Wake>, key("wake", optional(section()));
         /// `timeouts.total` does not bound answers that are streamed. Only a group can change it.
         pub stream: bool = true, internal();
         /// How long idle connections are kept; cpp-httplib, the server in llama-server, closes them after 5 s. Only a
@@ -54,6 +55,11 @@ fn check(endpoint: &Endpoint, section: &Field) {
     let Endpoint { models, default_model, .. } = endpoint;
     if default_model.as_ref().is_some_and(|model| !models.is_empty() && !models.contains(model)) {
         section.get("defaultModel").wrong("is not one of this endpoint's `models`");
+    }
+    if endpoint.wake.is_some() && endpoint.probe == Probe::Never {
+        section
+            .get("wake")
+            .problem("needs probes, which tell when the machine is awake; take away `healthCheck: false`");
     }
 }
 

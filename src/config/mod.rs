@@ -27,6 +27,7 @@ mod routes;
 mod sections;
 mod shown;
 mod text;
+mod wake;
 
 pub use access::{ClientKey, KeyText, KeysFor, Listener, ListenerPolicy, Mode, RateLimit};
 pub use address::{Base, CorsOrigin, Network};
@@ -40,6 +41,7 @@ pub use sections::{
     Admin, Cache, HealthCheck, Jobs, Log, LogFormat, Metrics, Queue, Server, SsePing, Stages, Timeouts, Webhooks,
 };
 pub(crate) use table::{Words, meaning};
+pub use wake::{Mac, Prefer, Wake};
 
 use reader::Field;
 use std::time::Duration;
@@ -91,6 +93,14 @@ fn whole(config: &Config, root: &Field) {
     }
     if !config.endpoints.is_empty() && config.endpoints.iter().all(|endpoint| !endpoint.enabled) {
         root.warn("every endpoint is switched off (`enabled: false`)");
+    }
+    let is_routed = |name: &str| config.models.iter().flat_map(|route| &route.backends).any(|one| one.endpoint == name);
+    let sleepers = config.endpoints.iter().filter(|endpoint| endpoint.wake.is_some() && config.knows_models());
+    for Endpoint { name, .. } in sleepers.filter(|endpoint| endpoint.models.is_empty() && !is_routed(&endpoint.name)) {
+        root.warn(format!(
+            "endpoint {name}: its models are unknown until it was awake once since the start; name them in `models`, \
+            so that `wake` works from the first request on"
+        ));
     }
     if config.admin.enabled && config.admin.port.is_none() && config.policy.mode != Mode::Models {
         root.problem("`admin` needs a `port` of its own: with this `server.mode` the main address does not serve it");

@@ -148,7 +148,7 @@ fn judge(got: &Got, endpoint: &Endpoint) -> Observation {
         Ok((status, text)) if status.is_redirection() => Observation::Down(String::from_utf8_lossy(text).into_owned()),
         Ok((status, _)) => Observation::Down(format!("answered {}", status.as_u16())),
         Err(UpstreamError { kind: UpstreamErrorKind::Timeout(Stage::Connect), .. }) => {
-            Observation::Down("could not be connected to in time".into())
+            Observation::Unreachable("could not be connected to in time".into())
         }
         Err(UpstreamError { kind: UpstreamErrorKind::Timeout(_), .. }) if endpoint.live.is_working(time::now()) => {
             Observation::Busy
@@ -161,6 +161,7 @@ fn judge(got: &Got, endpoint: &Endpoint) -> Observation {
             endpoint.live.note_refused(time::now());
             Observation::Refused(fault.cause.clone())
         }
+        Err(fault) if fault.kind == UpstreamErrorKind::Connect => Observation::Unreachable(fault.cause.clone()),
         Err(fault) => Observation::Down(fault.cause.clone()),
     }
 }

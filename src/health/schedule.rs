@@ -198,7 +198,7 @@ impl Schedule {
 
     /// Whether a failure is another sight of the last one, so that both count once.
     pub(crate) fn repeats(&mut self, seen: &Observation, interval: Duration, now: Instant) -> bool {
-        if !matches!(seen, Observation::Down(_) | Observation::Refused(_)) {
+        if !seen.is_failure() {
             return false;
         }
         let window = ONE_FAILURE.min(interval / 2);

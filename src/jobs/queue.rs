@@ -19,6 +19,9 @@ pub(crate) struct Queue {
     ids: HashMap<Arc<str>, u64>,
     /// Sequence numbers, in order; bounded by `maxQueued`, and what a start finds.
     waiting: VecDeque<u64>,
+    /// Of these, those whose endpoints were asleep, with the epoch of the snapshot then: not started before another one.
+    parked: HashMap<u64, u64>,
+    pub(super) epoch: u64,
     /// Bounded by `maxConcurrent`.
     running: HashMap<Arc<str>, Running>,
     /// Sequence numbers by the second they ended.
@@ -98,6 +101,9 @@ impl Queue {
         self.counts[job.state as usize] += 1;
         self.bytes += job.bytes;
         self.last = self.last.max(job.sequence);
+        if job.state.is_final() {
+            self.parked.remove(&job.sequence);
+        }
         match job.state {
             State::Pending => {
                 let rank = self.waiting.partition_point(|other| *other < job.sequence);
@@ -113,7 +119,10 @@ impl Queue {
         self.counts[job.state as usize] -= 1;
         self.bytes -= job.bytes;
         match job.state {
-            State::Pending => drop(self.waiting.remove(self.rank(job.sequence))),
+            State::Pending => {
+                self.parked.remove(&job.sequence);
+                self.waiting.remove(self.rank(job.sequence));
+            }
             _ => drop(self.finished.remove(&(job.number, job.sequence))),
         }
     }
@@ -124,13 +133,23 @@ impl Queue {
         self.last
     }
 
-    /// Starts the job at the head of the queue, if there is one and fewer than `most` run; returns it as it was.
+    /// Starts the first job of the queue that is not parked, if fewer than `most` run; returns it as it was.
     pub(super) fn start(&mut self, most: usize, run: impl FnOnce() -> Running) -> Option<Job> {
-        let first = *self.waiting.front().filter(|_| self.running.len() < most)?;
+        let is_due = |one: &&u64| self.parked.get(*one) != Some(&self.epoch);
+        let first = *self.waiting.iter().find(is_due).filter(|_| self.running.len() < most)?;
         let job = self.jobs[self.find(first, |job| job.state == State::Pending)?].clone();
         self.running.insert(Arc::clone(&job.id), run());
         self.put(job.to(State::Processing, job.number + 1));
         Some(job)
+    }
+
+    /// Parks a job in progress, which then goes back into the queue.
+    pub(super) fn park(&mut self, job: &Job, epoch: u64) {
+        self.parked.insert(job.sequence, epoch);
+    }
+
+    pub(super) fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
     }
 
     /// Ends the jobs in progress that `which` accepts by id and deadline. Of several reasons the first one counts.
@@ -145,8 +164,11 @@ impl Queue {
         self.running.get(id)?.reason
     }
 
-    pub(crate) fn done(&mut self, id: &str) {
-        self.running.remove(id);
+    /// Its slot is free, unless the job was started anew meanwhile.
+    pub(crate) fn done(&mut self, id: &str, cancel: &Arc<CancelToken>) {
+        if self.running.get(id).is_some_and(|running| Arc::ptr_eq(&running.cancel, cancel)) {
+            self.running.remove(id);
+        }
     }
 
     pub(crate) fn active(&self) -> usize {

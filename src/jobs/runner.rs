@@ -35,14 +35,16 @@ enum Try {
     Retry(JobError),
     /// It does not count.
     NoEndpoint(JobError),
+    /// Nor does this; the job goes back into the queue.
+    Asleep,
 }
 
 /// A job in progress; dropping this frees its slot.
-struct RunningGuard<'a>(&'a JobManager, &'a str);
+struct RunningGuard<'a>(&'a JobManager, &'a str, &'a Arc<CancelToken>);
 
 impl Drop for RunningGuard<'_> {
     fn drop(&mut self) {
-        self.0.locked().done(self.1);
+        self.0.locked().done(self.1, self.2);
         self.0.changed.notify_all();
     }
 }
@@ -50,7 +52,7 @@ impl Drop for RunningGuard<'_> {
 impl JobManager {
     pub(super) fn run(&self) {
         while let Some((was, cancel)) = self.next() {
-            let _running = RunningGuard(self, &was.id);
+            let _running = RunningGuard(self, &was.id, &cancel);
             // A panic fails one job; the hook has logged it.
             if catch_unwind(AssertUnwindSafe(|| self.work(&was, &cancel))).is_err() {
                 self.give_up(&was);
@@ -64,10 +66,12 @@ impl JobManager {
             let cancel = Arc::new(CancelToken::default());
             let until = time::now() + self.settings().timeout;
             let run = || Running { cancel: Arc::clone(&cancel), until, reason: None };
+            queue.epoch = self.shared.load().epoch;
             if let Some(was) = queue.start(self.most, run) {
                 return Some((was, cancel));
             }
-            queue = self.wait(queue, Duration::from_secs(60));
+            let wait = if queue.has_parked() { PAUSE } else { Duration::from_secs(60) };
+            queue = self.wait(queue, wait);
         }
         None
     }
@@ -130,6 +134,7 @@ impl JobManager {
         }
         let mut pause = PAUSE;
         loop {
+            let epoch = self.shared.load().epoch;
             let wait = match self.attempt(job, record, body, cancel) {
                 Try::End(end) => return end,
                 Try::Retry(error) if job.number >= most => return Some(Err(error)),
@@ -144,6 +149,11 @@ impl JobManager {
                     let wait = pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     wait
+                }
+                Try::Asleep => {
+                    log::info!("job {}: waits until one of its endpoints is awake", job.id);
+                    self.locked().park(job, epoch);
+                    return None;
                 }
                 Try::NoEndpoint(error) => {
                     log::debug!("job {}: waits ({})", job.id, error.kind);
@@ -176,6 +186,7 @@ impl JobManager {
             Ended::Failed(failure) => {
                 let error = error(failure.message, failure.kind.wire().1);
                 match failure.kind {
+                    Kind::Asleep => Try::Asleep,
                     Kind::NoEndpoint | Kind::Overloaded | Kind::QueueTimeout => Try::NoEndpoint(error),
                     kind if kind.status() >= 500 => Try::Retry(error),
                     _ => Try::End(Some(Err(error))),

@@ -2,7 +2,7 @@
 //! another attempt or a clean status.
 
 use super::outcome::{BufferedResponse, ForwardContext, Outcome, ServedBy};
-use super::{first_byte, relay};
+use super::{first_byte, relay, wake};
 use crate::api::errors;
 use crate::api::paths::{self, ModelSource, Trait};
 use crate::config::{Probe, Retry};
@@ -52,26 +52,47 @@ enum Step {
     End(Outcome),
 }
 
-/// Tries the candidates of a plan in order of preference, in rounds, until `retry.attempts` were tried.
+/// Tries the candidates of a plan, and once more if a machine is woken that no connection could be made to.
 pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
-    ctx.client.hold_pings(plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));
-    let mut selector = Selector::new(ctx, plan);
     let mut attempts = Attempts::new(ctx, retry);
+    let plan = match wake::awake(ctx, plan) {
+        Ok(plan) => plan,
+        Err(outcome) => return *outcome,
+    };
+    let mut selector = Selector::new(ctx, plan);
+    let outcome = try_all(ctx, &mut selector, &mut attempts);
+    if !(matches!(outcome, Outcome::Failed(..)) && wake::may_help(ctx, &selector.plan, &attempts.faults)) {
+        return outcome;
+    }
+    match wake::after_failure(ctx, selector.plan).map_err(|outcome| *outcome) {
+        Ok(plan) => try_all(ctx, &mut Selector::new(ctx, plan), &mut attempts),
+        Err(Outcome::Failed(failure, _)) => Outcome::Failed(failure, attempts.last),
+        Err(outcome) => outcome,
+    }
+}
+
+/// Tries the candidates in order of preference, in rounds, until `retry.attempts` were tried.
+fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut Attempts<'_>) -> Outcome {
+    let retry = attempts.retry;
+    ctx.client.hold_pings(selector.plan.candidates.iter().any(|candidate| ctx.is_streamless(candidate)));
     let mut tried = 0;
     let mut round = 0;
     loop {
         if round > 0 {
+            if wake::may_help(ctx, &selector.plan, &attempts.faults) {
+                return attempts.give_up();
+            }
             selector.next_round();
             let pause = retry::pause(retry, round, attempts.retry_after.take(), random::unit());
             if ctx.pause(pause) {
-                return Outcome::ClientGone(attempts.last);
+                return Outcome::ClientGone(attempts.last.take());
             }
         }
         while !selector.remaining().is_empty() {
             let (index, slot) = match selector.next() {
                 Selected::At(index, slot) => (index, slot),
-                Selected::ClientGone => return Outcome::ClientGone(attempts.last),
+                Selected::ClientGone => return Outcome::ClientGone(attempts.last.take()),
                 Selected::Refused(failure) if attempts.last.is_none() => return Outcome::Failed(failure, None),
                 Selected::Refused(_) => return attempts.give_up(),
             };
@@ -350,8 +371,8 @@ impl<'a> Attempts<'a> {
         let cause = || fault.cause.clone();
         let seen = match fault.kind {
             UpstreamErrorKind::Refused => Some(Observation::Refused(cause())),
-            UpstreamErrorKind::Connect => Some(Observation::Down(cause())),
-            UpstreamErrorKind::Timeout(Stage::Connect) => Some(Observation::Down(what)),
+            UpstreamErrorKind::Connect => Some(Observation::Unreachable(cause())),
+            UpstreamErrorKind::Timeout(Stage::Connect) => Some(Observation::Unreachable(what)),
             _ => None,
         };
         if fault.kind == UpstreamErrorKind::Refused {

@@ -18,3 +18,4 @@ mod select;
 pub(crate) mod serve;
 pub(crate) mod state;
 pub(crate) mod status;
+mod wake;

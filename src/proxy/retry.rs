@@ -47,6 +47,12 @@ pub(crate) fn reason(fault: &UpstreamError) -> &'static str {
     }
 }
 
+/// No connection could be made, so nothing was sent.
+pub(crate) fn is_unconnected(fault: &UpstreamError) -> bool {
+    use UpstreamErrorKind::{Connect, Refused, Timeout};
+    matches!(fault.kind, Refused | Connect | Timeout(Stage::Connect))
+}
+
 /// What is left to try besides the current candidate.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remaining {

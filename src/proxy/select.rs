@@ -87,6 +87,12 @@ impl<'a> Selector<'a> {
         self.remaining.sort_by_key(size);
     }
 
+    /// The index of the candidate that would be chosen now. Takes no slot and no turn.
+    pub(super) fn first_choice(&self) -> usize {
+        let favourite = self.favourite();
+        self.ctx.shared.capacity.peek(&self.plan.route, |turn| preference(&self.plan, favourite, turn).0[0])
+    }
+
     /// A slot at the next candidate.
     pub(crate) fn next(&mut self) -> Selected {
         let admitted = if self.ctx.takes_slot() { self.slot() } else { Selected::At(self.remaining[0], None) };
@@ -184,7 +190,7 @@ impl<'a> Selector<'a> {
             return;
         };
         let positions = |plan: &Plan| plan.candidates.iter().map(|one| one.position).collect::<Vec<_>>();
-        if plan.route != self.plan.route || positions(&plan) == positions(&self.plan) {
+        if plan.route != self.plan.route || plan.candidates.is_empty() || positions(&plan) == positions(&self.plan) {
             return;
         }
         let all: Vec<usize> = (0..plan.candidates.len()).collect();

@@ -336,7 +336,7 @@ impl Proxy {
             Err(NoPlan::Unknown) => {
                 let name = body.name().unwrap_or_default();
                 let plan = View { snapshot: &fresh, scope }.unknown(body.query(), time::now())?;
-                let first = &plan.candidates[0];
+                let first = plan.first();
                 let model = plan::shown(first.rename.as_deref().unwrap_or(name));
                 let (name, endpoint) = (plan::shown(name), first.endpoint.name());
                 log::warn!("model {name} is not served; {model} at {endpoint} stands in ({})", plan.reason);

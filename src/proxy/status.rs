@@ -41,7 +41,7 @@ pub(crate) fn health(snapshot: &Snapshot, scope: &Scope, waiting: usize, drainin
     let healthy = enabled.iter().filter(|e| e.health.is_healthy()).count();
     let status = match (draining, healthy) {
         (true, _) => "draining",
-        (false, 0) => "unhealthy",
+        (false, 0) if !enabled.iter().any(|e| e.is_asleep()) => "unhealthy",
         (false, _) => "healthy",
     };
     let endpoints: Map<String, Value> = enabled
@@ -76,7 +76,7 @@ fn endpoint(endpoint: &Endpoint, scope: &Scope) -> Value {
         "lastCheck": health.last_check.map(time::iso),
         "errorCount": health.failures,
         "lastError": health.last_error,
-        "state": health.state.as_str(),
+        "state": endpoint.state().as_str(),
         "inFlight": endpoint.live.requests(),
         "slots": endpoint.live.load().limit,
         "models": models,

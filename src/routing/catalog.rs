@@ -70,7 +70,7 @@ impl Catalog {
     }
 
     /// Names with an available endpoint that `is_listed`, within a scope: discovered and configured ones in config order, then
-    /// routes.
+    /// routes. A name that only endpoints have which are asleep is marked.
     pub(crate) fn listing(
         &self,
         endpoints: &[Arc<Endpoint>],
@@ -78,23 +78,31 @@ impl Catalog {
         scope: &Scope,
         is_listed: impl Fn(&Endpoint) -> bool,
     ) -> Listing {
-        let is_usable = |e: &Endpoint| e.is_available() && scope.has_endpoint(e.name()) && is_listed(e);
+        let is_usable =
+            |e: &Endpoint| (e.is_available() || e.is_asleep()) && scope.has_endpoint(e.name()) && is_listed(e);
         let usable: Vec<bool> = endpoints.iter().map(|endpoint| is_usable(endpoint)).collect();
         let all = || endpoints.iter().enumerate().filter(|(n, _)| usable[*n]);
-        let available: HashMap<&str, &Endpoint> = all().map(|(_, e)| (e.name(), &**e)).collect();
-        let servers = |name: &str| self.offers(name).iter().map(|offer| offer.endpoint).filter(|n| usable[*n]);
+        let (asleep, available): (HashMap<&str, &Endpoint>, _) =
+            all().map(|(_, e)| (e.name(), &**e)).partition(|(_, e)| e.is_asleep());
+        // Those that are awake, or if there are none, those that are asleep.
+        let servers = |name: &str| {
+            let all = self.offers(name).iter().map(|offer| offer.endpoint).filter(|n| usable[*n]);
+            let (asleep, awake): (Vec<usize>, Vec<usize>) = all.partition(|n| endpoints[*n].is_asleep());
+            if awake.is_empty() { asleep } else { awake }
+        };
         let by_name: HashMap<&str, &Route> = routes.iter().rev().map(|route| (route.name.as_str(), route)).collect();
-        let is_served = |name: &str| servers(name).next().is_some() || by_name.contains_key(name);
+        let is_served = |name: &str| !servers(name).is_empty() || by_name.contains_key(name);
         let (mut entries, mut seen) = (Vec::new(), HashSet::new());
-        for endpoint in all().map(|(_, endpoint)| endpoint) {
+        let routed = |route| routed(route, &available).or_else(|| routed(route, &asleep));
+        for (n, endpoint) in all() {
             for (id, model) in ids(endpoint) {
-                if !within(scope, id, is_served) || !seen.insert(id) {
+                if !within(scope, id, is_served) || !servers(id).contains(&n) || !seen.insert(id) {
                     continue;
                 }
                 entries.extend(match by_name.get(id) {
-                    Some(route) => routed(route, &available),
+                    Some(route) => routed(route),
                     None => {
-                        let names = servers(id).map(|n| endpoints[n].name()).collect();
+                        let names = servers(id).into_iter().map(|n| endpoints[n].name()).collect();
                         Some(Entry::new(id, endpoint, model, names).listed(model))
                     }
                 });
@@ -102,7 +110,7 @@ impl Catalog {
         }
         for route in routes.iter().filter(|route| within(scope, &route.name, is_served)) {
             if seen.insert(&route.name) {
-                entries.extend(routed(route, &available));
+                entries.extend(routed(route));
             }
         }
         let texts: Vec<&str> = entries.iter().map(|one: &Listed| one.text.as_str()).collect();
@@ -165,6 +173,8 @@ struct Entry<'a> {
     aliases: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     root: Option<&'a str>,
+    #[serde(skip)]
+    is_asleep: bool,
 }
 
 impl<'a> Entry<'a> {
@@ -179,6 +189,7 @@ impl<'a> Entry<'a> {
             endpoints,
             aliases: Vec::new(),
             root: None,
+            is_asleep: endpoint.is_asleep(),
         }
     }
 
@@ -187,9 +198,13 @@ impl<'a> Entry<'a> {
         let mut text = serde_json::to_string(self).unwrap_or_default();
         text.pop();
         for (key, value) in model.iter().flat_map(|model| &model.fields) {
-            if self.root.is_none() || !matches!(key.as_str(), "aliases" | "root") {
+            let is_ours = self.root.is_some() && matches!(key.as_str(), "aliases" | "root");
+            if !(is_ours || self.is_asleep && key == "status") {
                 let _ = write!(text, ",{}:{value}", Value::from(key.as_str()));
             }
+        }
+        if self.is_asleep {
+            text.push_str(r#","status":{"value":"sleeping"}"#);
         }
         text.push('}');
         // The names of the model behind a route are not the route's.

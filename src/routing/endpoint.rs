@@ -16,6 +16,8 @@ const RECENT: Duration = Duration::from_secs(10);
 const LONGEST_COOL_DOWN: Duration = Duration::from_secs(60);
 /// Paths and models of one endpoint that are known not to stream; at most twice that.
 const MOST_STREAMLESS: usize = 32;
+/// A magic packet is sent to one endpoint at most this often, however many requests wait for it.
+const PACKET_EVERY: Duration = Duration::from_secs(5);
 /// Responses of one endpoint that are known for sure; at most twice that, in 150 KB.
 const MOST_RESPONSES: usize = 4_096;
 
@@ -57,6 +59,17 @@ impl Endpoint {
     /// Enabled, and nothing known against it.
     pub(crate) fn is_available(&self) -> bool {
         self.config.enabled && self.health.is_available()
+    }
+
+    /// It is out, and can be woken or is on its way up.
+    pub(crate) fn is_asleep(&self) -> bool {
+        let may_come = matches!(self.health.state, State::Asleep | State::Loading) || self.live.is_waking();
+        self.config.enabled && self.config.wake.is_some() && !self.health.is_available() && may_come
+    }
+
+    /// Its state as it is shown.
+    pub(crate) fn state(&self) -> State {
+        if self.is_asleep() && self.live.is_waking() { State::Waking } else { self.health.state }
     }
 
     /// What it serves is not known yet: it has never listed its models, and does not answer now.
@@ -107,8 +120,12 @@ pub(crate) struct Live {
     patience: AtomicU64,
     /// until which it is cooling down (`Retry-After` of a 429),
     cooling: AtomicU64,
-    /// and of the last connection that it refused.
+    /// of the last connection that it refused,
     refused: AtomicU64,
+    /// and of the last magic packet.
+    packet: AtomicU64,
+    /// Requests that send magic packets and wait.
+    wakers: AtomicU32,
     streamless: SharedLru<MOST_STREAMLESS>,
     key: AtomicUsize,
     /// Seconds that a request keeps its slot.
@@ -239,6 +256,23 @@ impl Live {
         self.refused.load(Relaxed) > millis(then)
     }
 
+    /// Whether a magic packet is due; it counts as sent then, so of several requests one sends it.
+    pub(crate) fn takes_packet(&self, now: Instant) -> bool {
+        let (now, last) = (millis(now).max(1), self.packet.load(Relaxed));
+        let is_due = last == 0 || now.saturating_sub(last) >= PACKET_EVERY.as_millis() as u64;
+        is_due && self.packet.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+    }
+
+    /// A request waits for it to wake, until this is dropped.
+    pub(crate) fn waking(self: &Arc<Self>) -> Waking {
+        self.wakers.fetch_add(1, Relaxed);
+        Waking(Arc::clone(self))
+    }
+
+    pub(crate) fn is_waking(&self) -> bool {
+        self.wakers.load(Relaxed) > 0
+    }
+
     /// It answered `"stream": true` with something else at this path, for this model.
     pub(crate) fn note_streamless(&self, path: &str, model: Option<&str>) {
         self.streamless.put((path, model), ());
@@ -262,6 +296,14 @@ impl Live {
     /// The first key to try among `keys`; in turn.
     pub(crate) fn next_key(&self, keys: usize) -> usize {
         if keys < 2 { 0 } else { self.key.fetch_add(1, Relaxed) % keys }
+    }
+}
+
+pub(crate) struct Waking(Arc<Live>);
+
+impl Drop for Waking {
+    fn drop(&mut self) {
+        self.0.wakers.fetch_sub(1, Relaxed);
     }
 }
 

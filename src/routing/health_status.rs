@@ -16,6 +16,10 @@ pub(crate) enum State {
     Loading,
     /// A probe timed out while our own requests make progress there.
     Busy,
+    /// No connection can be made, and a magic packet may help (`wake`).
+    Asleep,
+    /// Asleep, and requests wait for it. Only shown, see `Endpoint::state`.
+    Waking,
 }
 
 impl State {
@@ -28,6 +32,8 @@ impl State {
             Self::Unhealthy => "unhealthy",
             Self::Loading => "loading",
             Self::Busy => "busy",
+            Self::Asleep => "asleep",
+            Self::Waking => "waking",
         }
     }
 }
@@ -37,7 +43,9 @@ pub enum Observation {
     /// It answered 2xx in time.
     Up,
     Down(String),
-    /// Nothing listens there: like `Down`, and whatever it had in memory is gone.
+    /// Like `Down`: no connection could be made.
+    Unreachable(String),
+    /// Nothing listens there: like `Unreachable`, and whatever it had in memory is gone.
     Refused(String),
     /// It answered that its model is being loaded.
     Loading,
@@ -55,6 +63,14 @@ impl Observation {
     /// Whether the endpoint was restarted since it served last, or is being restarted.
     pub(crate) fn is_restart(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Loading)
+    }
+
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Refused(_))
+    }
+
+    pub(crate) fn is_failure(&self) -> bool {
+        self.is_unreachable() || matches!(self, Self::Down(_))
     }
 }
 
@@ -93,7 +109,7 @@ impl HealthStatus {
             // Busy is not dead, and not proof of health either: what was known stays known.
             Observation::Busy if self.is_available() => Self { state: State::Busy, ..same },
             Observation::Busy => same,
-            Observation::Down(why) | Observation::Refused(why) => {
+            Observation::Down(why) | Observation::Unreachable(why) | Observation::Refused(why) => {
                 let failures = self.failures.saturating_add(1);
                 let state = if failures >= threshold { State::Unhealthy } else { State::Failing };
                 let is_out = !self.is_available();
@@ -106,6 +122,12 @@ impl HealthStatus {
     #[must_use]
     pub(crate) fn taken_out(self) -> Self {
         Self { is_out: true, ..self }
+    }
+
+    /// The same for an endpoint that can be woken.
+    #[must_use]
+    pub(crate) fn asleep(self) -> Self {
+        Self { state: State::Asleep, ..self }
     }
 
     /// The same with its last failure taken back, so that a repetition of that failure counts once.

@@ -33,10 +33,12 @@ impl Candidate {
     }
 }
 
-/// The candidates, never empty, and how to choose among them.
+/// The candidates, and how to choose among them.
 pub(crate) struct Plan {
-    /// In the order of the file.
+    /// Available, in the order of the file; empty only if some are asleep.
     pub(crate) candidates: Vec<Candidate>,
+    /// Those that can be woken, in the order of the file.
+    pub(crate) asleep: Vec<Candidate>,
     pub(crate) strategy: Strategy,
     /// The name under which the strategy remembers whose turn it is.
     pub(crate) route: String,
@@ -92,6 +94,11 @@ pub(crate) fn shown(name: &str) -> String {
 }
 
 impl Plan {
+    /// The first candidate, awake or asleep.
+    pub(crate) fn first(&self) -> &Candidate {
+        self.candidates.first().unwrap_or_else(|| &self.asleep[0])
+    }
+
     /// Only where the response was made, since it is not known elsewhere; all others while that endpoint is away. Without
     /// endpoints that are cooling down, as long as another one remains.
     fn narrowed(mut self, query: ModelQuery<'_>, now: Instant) -> Self {
@@ -99,6 +106,10 @@ impl Plan {
             let made = |candidate: &Candidate| candidate.endpoint.live.responses.get(id).is_some();
             if let Some(home) = self.candidates.iter().position(made) {
                 self.candidates = vec![self.candidates.swap_remove(home)];
+                self.reason = "response";
+            } else if let (Some(home), ModelQuery::Follow(..)) = (self.asleep.iter().position(made), query) {
+                // No other one has that response, so it is woken even if others are awake.
+                (self.candidates, self.asleep) = (Vec::new(), vec![self.asleep.swap_remove(home)]);
                 self.reason = "response";
             }
         }
@@ -143,7 +154,7 @@ impl<'a> View<'a> {
 
     /// The one endpoint that has what is asked about, the request as it is.
     pub(crate) fn at(self, name: &str) -> Option<Plan> {
-        let found = self.available().find(|(_, endpoint)| endpoint.name() == name)?;
+        let found = self.usable().find(|(_, one)| one.name() == name && one.is_available())?;
         Some(self.without_model(vec![self.candidate(found, "")], "session"))
     }
 
@@ -176,8 +187,8 @@ impl<'a> View<'a> {
         if candidates.is_empty() && (route.is_none() || !self.scope.is_all()) {
             return Err(if self.snapshot.is_healthy() { NoPlan::Unknown } else { no_endpoint().into() });
         }
-        let all = candidates.len();
-        candidates.retain(|candidate| candidate.endpoint.is_available());
+        let is_short = !candidates.iter().all(|candidate| candidate.endpoint.is_available());
+        candidates.retain(|candidate| is_usable(&candidate.endpoint));
         if candidates.is_empty() {
             let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(name));
             return Err(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK).into());
@@ -187,7 +198,6 @@ impl<'a> View<'a> {
                 candidate.rename.get_or_insert_with(|| tagged.clone());
             }
         }
-        let is_short = candidates.len() < all;
         let plan = self.plan_of(candidates, if is_short { "failover" } else { "model" }, name);
         let strategy = route.and_then(|route| route.strategy).unwrap_or(plan.strategy);
         Ok(Plan { strategy, is_named: true, is_short, ..plan })
@@ -216,7 +226,7 @@ impl<'a> View<'a> {
     }
 
     fn default(self, reason: &'static str) -> Result<Plan, Failure> {
-        let with_model = self.available().filter_map(|one @ (_, endpoint)| {
+        let with_model = self.usable().filter_map(|one @ (_, endpoint)| {
             let model = endpoint.default_model().filter(|model| self.scope.has_model(model))?;
             // Where the model is a route (format 003), the endpoint knows it by another name.
             let backends = self.route(model).into_iter().flat_map(|route| &route.backends);
@@ -228,7 +238,7 @@ impl<'a> View<'a> {
         if !candidates.is_empty() {
             return Ok(self.without_model(candidates, reason));
         }
-        if !self.snapshot.is_healthy() {
+        if !self.snapshot.endpoints.iter().any(|endpoint| endpoint.is_available()) {
             return Err(no_endpoint());
         }
         let text = "The request names no model, and no endpoint has one to stand in; set `model` in the body.";
@@ -251,7 +261,7 @@ impl<'a> View<'a> {
 
     /// Any endpoint, the request as it is.
     fn any(self, reason: &'static str) -> Result<Plan, Failure> {
-        let candidates: Vec<_> = self.available().map(|one| self.candidate(one, "")).collect();
+        let candidates: Vec<_> = self.usable().map(|one| self.candidate(one, "")).collect();
         if candidates.is_empty() { Err(no_endpoint()) } else { Ok(self.without_model(candidates, reason)) }
     }
 
@@ -260,15 +270,17 @@ impl<'a> View<'a> {
         Plan { is_short, ..self.plan_of(candidates, reason, "") }
     }
 
-    fn plan_of(self, candidates: Vec<Candidate>, reason: &'static str, name: &str) -> Plan {
+    fn plan_of(self, mut candidates: Vec<Candidate>, reason: &'static str, name: &str) -> Plan {
         let (config, group) = (&self.snapshot.config, self.scope.group.as_ref().map(|group| &group.config));
+        let is_named = candidates.iter().all(|candidate| candidate.rename.is_some());
         Plan {
+            asleep: candidates.extract_if(.., |candidate| candidate.endpoint.is_asleep()).collect(),
             strategy: group.and_then(|group| group.strategy).unwrap_or(config.routing.strategy),
             // Each group has turns of its own.
             route: group.map_or_else(|| name.to_owned(), |group| format!("{}\0{name}", group.name)),
             retry: group.and_then(|group| group.retry.as_ref()).unwrap_or(&config.retry).clone(),
             reason,
-            is_named: candidates.iter().all(|candidate| candidate.rename.is_some()),
+            is_named,
             is_short: false,
             candidates,
         }
@@ -276,13 +288,19 @@ impl<'a> View<'a> {
 
     /// The enabled endpoints with their positions, in the order of the file; a group has an order of its own.
     fn endpoints(self) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
-        let all = self.scope.group.as_ref().map_or(&self.snapshot.endpoints, |group| &group.endpoints);
+        let all = match &self.scope.group {
+            // As it is in this snapshot: the scope may be an older one's.
+            Some(group) => {
+                &self.snapshot.groups.iter().find(|one| one.config.name == group.config.name).unwrap_or(group).endpoints
+            }
+            None => &self.snapshot.endpoints,
+        };
         let is_within = move |e: &Endpoint| e.config.enabled && self.scope.has_endpoint(e.name());
         all.iter().enumerate().filter(move |(_, endpoint)| is_within(endpoint))
     }
 
-    fn available(self) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
-        self.endpoints().filter(|(_, endpoint)| endpoint.is_available())
+    fn usable(self) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
+        self.endpoints().filter(|(_, endpoint)| is_usable(endpoint))
     }
 
     /// An endpoint for a model, the client's body as it is.
@@ -306,6 +324,10 @@ impl<'a> View<'a> {
         let available_models = Some(listing.names().take(MOST_MODELS).map(str::to_owned).collect());
         Failure { available_models, ..Failure::new(Kind::ModelNotFound, text).param("model") }
     }
+}
+
+fn is_usable(endpoint: &Endpoint) -> bool {
+    endpoint.is_available() || endpoint.is_asleep()
 }
 
 fn no_endpoint() -> Failure {

@@ -293,6 +293,15 @@ impl Capacity {
         lock(&self.state).queue.len()
     }
 
+    /// Calls `look` with a copy of the route's turn.
+    pub(crate) fn peek<T>(&self, route: &str, look: impl FnOnce(&mut Turn) -> T) -> T {
+        look(&mut lock(&self.state).turn(route).clone())
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+
     pub(crate) fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;

@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) key_ring: Arc<KeyRing>,
     pub(crate) groups: Vec<Arc<Group>>,
+    /// Another one whenever an endpoint becomes available or the configuration changes.
+    pub(crate) epoch: u64,
 }
 
 impl Snapshot {
@@ -45,7 +47,7 @@ impl Snapshot {
         let key_ring = Arc::new(KeyRing::new(&config.keys, before));
         let catalog = Arc::new(Catalog::new(&endpoints, &config.models));
         let groups = grouped(&config, &endpoints);
-        Self { config, endpoints, catalog, key_ring, groups }
+        Self { config, endpoints, catalog, key_ring, groups, epoch: 0 }
     }
 
     #[must_use]
@@ -55,7 +57,8 @@ impl Snapshot {
         let (old, new) = (&self.endpoints[n], Arc::make_mut(&mut next.endpoints[n]));
         change(new);
         let is_same = Arc::ptr_eq(&new.config, &old.config);
-        if !is_same || new.is_available() != old.is_available() || new.models != old.models {
+        let states = |one: &Endpoint| (one.is_available(), one.is_asleep());
+        if !is_same || states(new) != states(old) || new.models != old.models {
             next.catalog = Arc::new(Catalog::new(&next.endpoints, &next.config.models));
         }
         next.groups = grouped(&next.config, &next.endpoints);
@@ -93,8 +96,9 @@ impl Snapshot {
         self.endpoints.iter().filter(|e| e.config.enabled)
     }
 
+    /// A request can be answered now, or by an endpoint that is woken for it.
     pub(crate) fn is_healthy(&self) -> bool {
-        self.endpoints.iter().any(|e| e.is_available())
+        self.endpoints.iter().any(|e| e.is_available() || e.is_asleep())
     }
 }
 
@@ -168,9 +172,13 @@ impl SnapshotStore {
     /// Replaces the snapshot by one made from it. Writers take turns, so none undoes another.
     pub(crate) fn update(&self, make: impl FnOnce(&Snapshot) -> Snapshot) {
         let _turn = lock(&self.writer);
-        let next = Arc::new(make(&self.load()));
+        let old = self.load();
+        let mut next = make(&old);
+        let mut pairs = old.endpoints.iter().zip(&next.endpoints);
+        let has_more = pairs.any(|(old, new)| new.is_available() && !old.is_available());
+        next.epoch = old.epoch + u64::from(has_more || !Arc::ptr_eq(&old.config, &next.config));
         self.set_limits(&next);
-        *write(&self.current) = next;
+        *write(&self.current) = Arc::new(next);
     }
 
     fn set_limits(&self, snapshot: &Snapshot) {

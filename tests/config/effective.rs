@@ -37,6 +37,7 @@ endpoints:
     userAgent: "me/1 (it's)"
   - {name: last, address: h, port: 2, proxy: "http://h:3128", weight: 9, maxConcurrent: 3}
   - {name: free, address: h, port: 3, maxConcurrent: unlimited}
+  - {name: sleeper, address: h, port: 4, models: [x], wake: {mac: 00-11-22-AA-bb-cc, via: "[ff02::1%2]:7", timeout: 90s, background: true, prefer: wake}}
 models:
   fast: {strategy: rr, backends: [{endpoint: last, model: "a: $b", weight: 2}, {endpoint: "two words", enabled: false}]}
   "org/odd: \"$x\" ü": {backends: [{endpoint: last}]}

@@ -2,7 +2,7 @@
 
 use crate::{good, wrong};
 use llmproxy::config::load;
-use llmproxy::config::{Auth, Endpoint, OnClientGone, Op, Probe};
+use llmproxy::config::{Auth, Endpoint, Mac, OnClientGone, Op, Prefer, Probe, Wake};
 use std::path::Path;
 use std::time::Duration;
 
@@ -257,5 +257,93 @@ fn a_file_of_authorities_must_be_there_and_be_pem() {
     for (path, what) in [("key.pem", "PEM"), ("nowhere.pem", "cannot be read")] {
         let line = read(path).unwrap_err()[0].to_string();
         assert!(line.contains("caFile") && line.contains(path) && line.contains(what), "{line}");
+    }
+}
+
+// Issue 14, section 3
+#[test]
+fn a_machine_is_woken_by_its_mac_address_and_the_rest_has_defaults() {
+    let wake = |content: &str| placed(&format!("wake: {{{content}}}")).wake.unwrap();
+    let plain = wake("mac: 00:11:22:33:44:55");
+    assert_eq!(plain, Wake { mac: Mac([0, 0x11, 0x22, 0x33, 0x44, 0x55]), ..Wake::default() });
+    assert_eq!((plain.via, plain.timeout), ("255.255.255.255:9".parse().unwrap(), Duration::from_secs(180)));
+    assert_eq!((plain.background, plain.prefer), (false, Prefer::Awake));
+    assert_eq!(wake("mac: AA-bb-0C-dd-EE-ff").mac.to_string(), "aa:bb:0c:dd:ee:ff");
+    assert_eq!(wake("mac: 11:22:33:44:55:10").mac.to_string(), "11:22:33:44:55:10", "no number of base 60");
+    for (via, read) in [
+        ("192.168.1.255", "192.168.1.255:9"),
+        ("192.168.1.10:7", "192.168.1.10:7"),
+        ("127.0.0.1:40000", "127.0.0.1:40000"),
+        ("\"::1\"", "[::1]:9"),
+        ("\"[fd00::5]\"", "[fd00::5]:9"),
+        ("\"[ff02::1%2]:7\"", "[ff02::1%2]:7"),
+    ] {
+        assert_eq!(wake(&format!("mac: 00:11:22:33:44:55, via: {via}")).via.to_string(), read);
+    }
+    let one = wake("mac: 00:11:22:33:44:55, timeout: 90s, background: true, prefer: wake");
+    assert_eq!((one.timeout, one.background, one.prefer), (Duration::from_secs(90), true, Prefer::Wake));
+    assert_eq!(placed("wake: null").wake, None);
+}
+
+#[test]
+fn what_cannot_wake_a_machine_is_a_problem_with_its_place_and_a_remedy() {
+    for (content, expected) in [
+        ("wake: {}", "endpoints[0].wake: `mac` is missing"),
+        ("wake: {via: 10.0.0.255}", "endpoints[0].wake: `mac` is missing"),
+        ("wake: 00:11:22:33:44:55", "endpoints[0].wake: this value is not a map of `key: value`"),
+        ("wake: {mac: 00:11:22:33:44:55, timeout: 0}", "is not a time from 1ms to 1d; write 500ms, 30s, 5m or 1h30m"),
+        ("wake: {mac: 00:11:22:33:44:55, prefer: me}", "\"me\" is not one of awake, wake"),
+        (
+            "wake: {mac: 00:11:22:33:44:55, command: x}",
+            "unknown key; here are known: mac, via, timeout, background, prefer",
+        ),
+    ] {
+        let line = placed_complaint(content);
+        assert!(line.contains(expected), "{content}: {line}");
+    }
+    for mac in [
+        "00:11:22:33:44",
+        "00:11:22:33:44:55:66",
+        "0:11:22:33:44:55",
+        "00:11-22:33:44:55",
+        "gg:11:22:33:44:55",
+        "001122334455",
+        "\"+1:11:22:33:44:55\"",
+        "\"\"",
+    ] {
+        let line = placed_complaint(&format!("wake: {{mac: {mac}}}"));
+        assert!(line.starts_with("endpoints[0].wake.mac: "), "{line}");
+        assert!(line.ends_with("is not a MAC address; write it as 00:11:22:33:44:55"), "{line}");
+    }
+    for (via, expected) in [
+        ("pc.local", "and no name"),
+        ("pc.local:9", "and no name"),
+        ("192.168.1.0/24", "is not an IP address"),
+        ("192.168.1.255:99999", "is not an IP address"),
+        ("192.168.1.255:0", "is not an address that packets can be sent to"),
+        ("0.0.0.0", "is not an address that packets can be sent to"),
+    ] {
+        let line = placed_complaint(&format!("wake: {{mac: 00:11:22:33:44:55, via: {via}}}"));
+        assert!(line.starts_with("endpoints[0].wake.via: ") && line.contains(expected), "{line}");
+    }
+    let line = placed_complaint("healthCheck: false, wake: {mac: 00:11:22:33:44:55}");
+    assert!(line.starts_with("endpoints[0].wake: needs probes") && line.ends_with("take away `healthCheck: false`"));
+}
+
+#[test]
+fn a_machine_whose_models_are_known_from_itself_alone_is_warned_of() {
+    let warnings = |endpoint: &str, rest: &str| {
+        let text = format!("endpoints: [{{name: a, address: h, port: 1, {endpoint}}}]\n{rest}");
+        load::parse("f.yml", &text, &|_| None, &|_| Err(std::io::ErrorKind::NotFound.into())).unwrap().warnings
+    };
+    let wake = "wake: {mac: 00:11:22:33:44:55}";
+    let [warning] = warnings(wake, "").try_into().unwrap();
+    assert!(warning.contains("endpoint a: ") && warning.contains("`models`"), "{warning}");
+    for (endpoint, rest) in [
+        ("models: [m]", ""),
+        ("weight: 1", "models: {fast: {backends: [{endpoint: a, model: m}]}}"),
+        ("weight: 1", "groups: [{name: g, endpoints: [{name: a}]}]\nserver: {group: g, mode: raw}"),
+    ] {
+        assert_eq!(warnings(&format!("{endpoint}, {wake}"), rest), [""; 0], "{endpoint} {rest}");
     }
 }

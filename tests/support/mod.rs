@@ -4,6 +4,7 @@
 pub mod blackhole;
 pub mod client;
 pub mod fact;
+pub mod packets;
 pub mod program;
 pub mod proxy;
 pub mod received;

@@ -82,6 +82,8 @@ mod trust;
 mod unread;
 mod uploads;
 mod upstream_faults;
+mod wake;
+mod wake_rules;
 mod warm;
 #[cfg(feature = "jobs")]
 mod webhooks;

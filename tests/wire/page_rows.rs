@@ -3,6 +3,7 @@
 use crate::admin::start;
 use crate::jobs::Folder;
 use crate::support::fact::Latch;
+use crate::support::packets::Packets;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
 use crate::support::proxy::get;
@@ -72,4 +73,24 @@ fn a_refused_request_is_listed_with_its_model_and_polls_of_jobs_are_not_listed()
     let rows = status(&proxy)["recent"].take();
     assert_eq!(rows.as_array().map(Vec::len), Some(1), "{rows}");
     assert_eq!((&rows[0]["model"], &rows[0]["status"]), (&json!("nobody-has-it"), &json!(404)));
+}
+
+// Issue 14, section 3
+#[test]
+fn a_machine_that_sleeps_or_wakes_is_shown_with_a_word_of_why_and_what_waits_for_it() {
+    let (folder, mut upstream, packets) = (Folder::new(), Upstream::serving(&["m"]), Packets::new());
+    upstream.on(CHAT, Script::json("{}"));
+    let proxy = start(&folder, &[&upstream], |config| config.endpoints[0].wake = Some(crate::wake::wake(&packets)));
+    crate::wake::sleeps(&proxy, &mut upstream);
+    let shown = || status(&proxy)["endpoints"][0].clone();
+    assert_eq!((shown()["state"].clone(), status(&proxy)["healthy"].clone()), (json!("asleep"), json!(true)));
+    assert_eq!(shown()["why"], "the next chat for it wakes it");
+    let mut held = proxy.sent(post(CHAT, stream("m")));
+    packets.wait(1);
+    proxy.until(|_| shown()["state"] == "waking");
+    assert_eq!(shown()["why"], "requests wait for it (connection refused)");
+    assert_eq!(status(&proxy)["running"][0]["endpoint"], "a");
+    upstream.revive();
+    assert_eq!(held.answer().status(), 200);
+    proxy.until(|_| shown()["state"] == "healthy" && shown()["why"].is_null());
 }

@@ -28,6 +28,7 @@ fn what_a_probe_got_is_judged() {
     let fault = |kind| Err(UpstreamError { kind, cause: "why".into() });
     let answer = |status: u16, body: &str| Ok((StatusCode::from_u16(status).expect("a status"), body.into()));
     let down = |why: &str| Observation::Down(why.into());
+    let unconnected = |why: &str| Observation::Unreachable(why.into());
     let idle = [
         (answer(204, ""), Observation::Up),
         (answer(429, "slower"), Observation::Up),
@@ -35,8 +36,8 @@ fn what_a_probe_got_is_judged() {
         (answer(503, "x"), down("answered 503")),
         (answer(302, "answered 302 (go to http://b)"), down("answered 302 (go to http://b)")),
         (fault(UpstreamErrorKind::Refused), Observation::Refused("why".into())),
-        (fault(UpstreamErrorKind::Connect), down("why")),
-        (fault(UpstreamErrorKind::Timeout(Stage::Connect)), down("could not be connected to in time")),
+        (fault(UpstreamErrorKind::Connect), unconnected("why")),
+        (fault(UpstreamErrorKind::Timeout(Stage::Connect)), unconnected("could not be connected to in time")),
         (fault(UpstreamErrorKind::Timeout(Stage::Total)), down("did not answer in time")),
     ];
     for (got, wanted) in idle {

@@ -22,7 +22,9 @@ fn jobs_run_in_the_order_they_came_and_positions_are_true() {
     }
     let places = |queue: &Queue| ["a", "b", "c", "d"].map(|id| queue.position(queue.get(id).expect("known"), 2));
     assert_eq!(places(&queue), [0, 0, 1, 2]);
-    assert_eq!(queue.start(2, run).map(|job| job.id), Some("a".into()));
+    let first = run();
+    let token = Arc::clone(&first.cancel);
+    assert_eq!(queue.start(2, || first).map(|job| job.id), Some("a".into()));
     assert_eq!(queue.start(2, run).map(|job| job.id), Some("b".into()));
     assert!(queue.start(2, run).is_none());
     assert_eq!(places(&queue), [0, 0, 1, 2]);
@@ -31,7 +33,7 @@ fn jobs_run_in_the_order_they_came_and_positions_are_true() {
     queue.interrupt(StopReason::Cancelled, |id, _| id == "a");
     queue.interrupt(StopReason::Stopping, |_, _| true);
     assert_eq!(queue.stop_reason("a"), Some(StopReason::Cancelled));
-    queue.done("a");
+    queue.done("a", &token);
     queue.put(queue.get("a").expect("known").to(State::Error, 5));
     assert_eq!(queue.start(2, run).map(|job| job.id), Some("c".into()));
     assert_eq!(queue.counts(), [1, 2, 0, 1]);
@@ -82,4 +84,35 @@ fn two_jobs_of_one_millisecond_keep_their_order_and_a_clock_that_goes_back_chang
     let mut queue = Queue::default();
     let all = [5000, 5000, 4000, 6000].map(|millis| queue.next_sequence(millis));
     assert!(all.is_sorted_by(|a, b| a < b));
+}
+
+// Issue 14, section 3
+#[test]
+fn parked_jobs_are_passed_over_until_another_epoch() {
+    let mut queue = Queue::default();
+    for id in ["a", "b", "c"] {
+        put(&mut queue, id, State::Pending, 0, 1);
+    }
+    let started = |queue: &mut Queue| queue.start(9, run).map(|job| job.id.to_string());
+    queue.epoch = 7;
+    let first = run();
+    let was = queue.start(9, || first.clone()).expect("the first");
+    queue.park(&was, 7);
+    queue.put(was.clone());
+    queue.done("a", &first.cancel);
+    assert_eq!(queue.get("a").map(|job| (job.state, job.number)), Some((State::Pending, 0)), "no try counts");
+    assert_eq!(
+        [started(&mut queue), started(&mut queue), started(&mut queue)],
+        [Some("b".into()), Some("c".into()), None]
+    );
+    queue.epoch = 8;
+    assert_eq!((started(&mut queue), queue.has_parked()), (Some("a".into()), false));
+    queue.done("a", &first.cancel);
+    assert_eq!(queue.active(), 3, "the one that runs is not the first any more");
+    for end in [State::Completed, State::Pending] {
+        queue.park(&was, 8);
+        queue.put(was.to(end, 1));
+        queue.remove("a");
+        assert!(!queue.has_parked(), "nothing is left behind");
+    }
 }

@@ -109,3 +109,41 @@ fn a_route_is_listed_as_an_alias_within_the_scope() {
     assert_eq!((&narrow[0]["provider"], &narrow[0]["endpoints"]), (&json!("two"), &json!(["two"])));
     assert_eq!(narrow[0]["root"], json!("mb"));
 }
+
+fn asleep(mut endpoint: Endpoint) -> Endpoint {
+    endpoint.config = Arc::new(config::Endpoint { wake: Some(config::Wake::default()), ..(*endpoint.config).clone() });
+    endpoint.health = endpoint.health.observe(Observation::Unreachable("x".into()), 3, SystemTime::UNIX_EPOCH).asleep();
+    endpoint
+}
+
+// Issue 14, section 3
+#[test]
+fn what_only_sleeping_endpoints_serve_is_marked_and_routes_too() {
+    let backend =
+        |endpoint: &str| config::Backend { endpoint: endpoint.into(), model: Some("mb".into()), ..Backend::default() };
+    let route = |name: &str, endpoints: &[&str]| Route {
+        name: name.into(),
+        backends: endpoints.iter().map(|name| backend(name)).collect(),
+        ..Route::default()
+    };
+    let endpoints =
+        [asleep(endpoint("one", &["ma", "mb"])), endpoint("two", &["mb"]), asleep(endpoint("three", &["ma"]))];
+    let endpoints = endpoints.map(Arc::new);
+    let routes = [route("r", &["one"]), route("s", &["one", "two"])];
+    let listing = Catalog::new(&endpoints, &routes).listing;
+    let list: Value = serde_json::from_slice(&listing.text).expect("JSON");
+    let rows = list["data"].as_array().expect("a list").iter();
+    let row = |one: &Value| [&one["id"], &one["endpoints"], &one["status"]["value"]].map(Value::clone);
+    let wanted = [
+        [json!("ma"), json!(["one", "three"]), json!("sleeping")],
+        [json!("mb"), json!(["two"]), Value::Null],
+        [json!("r"), json!(["one"]), json!("sleeping")],
+        [json!("s"), json!(["two"]), Value::Null],
+    ];
+    assert!(rows.map(row).eq(wanted), "{list}");
+    let before = Snapshot::new(Arc::default(), vec![Arc::new(endpoint("one", &["ma"]))]);
+    let after = before.with("one", |one| *one = asleep(one.clone()));
+    assert!(!Arc::ptr_eq(&before.catalog, &after.catalog));
+    let awake = after.with("one", |one| *one = endpoint("one", &["ma"]));
+    assert_eq!(awake.catalog.listing.text, before.catalog.listing.text);
+}

@@ -62,3 +62,41 @@ fn several_keys_are_used_in_turn() {
     assert_eq!([live.next_key(1), live.next_key(1)], [0, 0]);
     assert_eq!([live.next_key(3), live.next_key(3), live.next_key(3), live.next_key(3)], [0, 1, 2, 0]);
 }
+
+// Issue 14, section 3
+#[test]
+fn a_magic_packet_is_due_every_5_s_for_whoever_asks_first() {
+    let live = Live::new();
+    let start = time::now() + Duration::from_secs(1);
+    let sent: Vec<u64> =
+        (0..100).filter(|tenths| live.takes_packet(start + Duration::from_millis(tenths * 100))).collect();
+    assert_eq!(sent, [0, 50]);
+    let many = (0..8).map(|_| live.takes_packet(start + Duration::from_secs(20)));
+    assert_eq!(many.filter(|takes| *takes).count(), 1);
+}
+
+#[test]
+fn an_endpoint_that_can_be_woken_is_asleep_or_waking_and_one_that_answers_is_not() {
+    use crate::routing::health_status::Observation;
+    let mut endpoint = Endpoint::new(config::Endpoint::plain("a", "h", 1));
+    let of = |endpoint: &Endpoint| (endpoint.is_available(), endpoint.is_asleep(), endpoint.state().as_str());
+    endpoint.health = endpoint.health.observe(Observation::Down("x".into()), 1, time::wall());
+    assert_eq!(of(&endpoint), (false, false, "unhealthy"));
+    let mut with_wake = config::Endpoint::clone(&endpoint.config);
+    with_wake.wake = Some(config::Wake::default());
+    endpoint.config = Arc::new(with_wake);
+    assert_eq!(of(&endpoint), (false, false, "unhealthy"), "its server answers, if badly");
+    let waking = endpoint.live.waking();
+    assert_eq!(of(&endpoint), (false, true, "waking"));
+    let also = endpoint.live.waking();
+    drop(waking);
+    assert_eq!(of(&endpoint), (false, true, "waking"));
+    drop(also);
+    endpoint.health = endpoint.health.asleep();
+    assert_eq!(of(&endpoint), (false, true, "asleep"));
+    endpoint.health = endpoint.health.observe(Observation::Loading, 3, time::wall());
+    assert_eq!(of(&endpoint), (false, true, "loading"));
+    endpoint.health = endpoint.health.observe(Observation::Up, 3, time::wall());
+    let _waking = endpoint.live.waking();
+    assert_eq!(of(&endpoint), (true, false, "healthy"));
+}

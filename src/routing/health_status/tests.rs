@@ -4,11 +4,12 @@ use super::*;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
-/// `u` up, `d` down, `r` refused, `l` loading, `b` busy, `n` no list.
+/// `u` up, `d` down, `c` no connection, `r` refused, `l` loading, `b` busy, `n` no list.
 fn seen(letter: char) -> Observation {
     match letter {
         'u' => Observation::Up,
         'd' => Observation::Down("down".into()),
+        'c' => Observation::Unreachable("no connection".into()),
         'r' => Observation::Refused("refused".into()),
         'l' => Observation::Loading,
         'b' => Observation::Busy,
@@ -30,6 +31,7 @@ fn observations_in_a_row_make_a_state_and_a_count() {
         ("dd", State::Failing, 2),
         ("ddd", State::Unhealthy, 3),
         ("drdr", State::Unhealthy, 4),
+        ("cdc", State::Unhealthy, 3),
         ("ddddu", State::Healthy, 0),
         ("ddudd", State::Failing, 2),
         // Loading is not a failure; one that fails while it loads is not back.
@@ -91,4 +93,18 @@ fn before_the_first_probe_an_endpoint_is_given_a_chance() {
     // S000-29
     let new = HealthStatus::default();
     assert!(new.is_healthy() && new.last_check.is_none() && new.failures == 0 && !new.answered);
+}
+
+// Issue 14, section 3
+#[test]
+fn an_endpoint_that_is_asleep_is_out_until_a_probe_succeeds() {
+    let asleep = after("uc").asleep();
+    assert_eq!(
+        (asleep.state, asleep.failures, asleep.is_available(), asleep.is_healthy()),
+        (State::Asleep, 1, false, false)
+    );
+    for (letters, available) in [("u", true), ("lu", true), ("d", false), ("l", false), ("b", false), ("du", true)] {
+        let later = letters.chars().fold(asleep.clone(), |health, letter| health.observe(seen(letter), 3, NOW));
+        assert_eq!(later.is_available(), available, "{letters}");
+    }
 }

@@ -154,3 +154,39 @@ fn an_echoed_name_is_short_and_harmless() {
     assert_eq!(shown("a\r\nb"), r"a\r\nb");
     assert_eq!(shown(&"x".repeat(10_000)).len(), 128);
 }
+
+// Issue 14, section 3
+#[test]
+fn what_is_asleep_is_planned_apart_and_alone_if_nothing_else_is_there() {
+    let asleep = |name: &str, models: &[&str]| {
+        let mut one = Endpoint::clone(&endpoint(name, models, true));
+        one.config = Arc::new(config::Endpoint { wake: Some(config::Wake::default()), ..(*one.config).clone() });
+        one.health = one.health.observe(Observation::Unreachable("x".into()), 3, SystemTime::UNIX_EPOCH).asleep();
+        Arc::new(one)
+    };
+    let (now, all) = (time::now(), Scope::default());
+    let names = |list: &[Candidate]| list.iter().map(|one| one.endpoint.name().to_owned()).collect::<Vec<_>>();
+    let parts = |snapshot: &Snapshot, query| match plan(snapshot, query, &all, now) {
+        Ok(plan) => (names(&plan.candidates), names(&plan.asleep)),
+        Err(NoPlan::Unknown) => (vec!["unknown".into()], Vec::new()),
+        Err(NoPlan::Refused(failure)) => (vec![format!("{:?}", failure.kind)], Vec::new()),
+    };
+    let (sleeper, down) = (asleep("a", &["m"]), endpoint("b", &["m"], false));
+    sleeper.live.responses.put("resp_1", ());
+    let both =
+        snapshot(vec![Arc::clone(&sleeper), Arc::clone(&down), endpoint("c", &["m"], true)], UnknownModel::Error);
+    let alone = snapshot(vec![Arc::clone(&sleeper), down], UnknownModel::Default);
+    let (a, c, none) = (vec!["a".to_owned()], vec!["c".to_owned()], Vec::new());
+    for query in [ModelQuery::Named("m"), ModelQuery::Any, ModelQuery::Raw, ModelQuery::Stored("resp_1")] {
+        assert_eq!(parts(&both, query), (c.clone(), a.clone()), "{query:?}");
+        assert_eq!(parts(&alone, query), (none.clone(), a.clone()), "{query:?}");
+    }
+    // What follows a response goes nowhere else.
+    assert_eq!(parts(&both, ModelQuery::Follow("resp_1", Some("m"))), (none.clone(), a.clone()));
+    assert_eq!(parts(&both, ModelQuery::Follow("resp_2", Some("m"))), (c, a.clone()));
+    assert_eq!(parts(&alone, ModelQuery::Named("zz")).0, ["unknown"], "not: all are down");
+    let stand_in = unknown(&alone, ModelQuery::Named("zz"), &all, now).expect("its default model");
+    assert_eq!((names(&stand_in.asleep), stand_in.first().rename.as_deref()), (a, Some("m")));
+    assert_eq!(parts(&alone, ModelQuery::Endpoint).0, ["ModelRequired"]);
+    assert!(View { snapshot: &alone, scope: &all }.at("a").is_none(), "nothing is known to be there");
+}

@@ -1,0 +1,207 @@
+//! Wakes the machine of an endpoint (`wake`): magic packets, and a wait with pings until a probe is answered. A request that
+//! waits holds no slot but its worker, so at most `server.workers` of them wait.
+
+use super::outcome::{ForwardContext, Outcome};
+use super::retry;
+use super::select::Selector;
+use crate::api::errors::{Failure, Kind};
+use crate::config::{Mac, Prefer, Wake};
+use crate::routing::health_status::State;
+use crate::routing::plan::{Candidate, NoPlan, Plan, View};
+use crate::upstream::UpstreamError;
+use crate::util::time;
+use crate::util::units::print_duration;
+use std::io;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+/// How often a waiting request looks for an endpoint that is awake.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The first look after an attempt could not connect: by then the health thread knows that too.
+const SETTLE: Duration = Duration::from_secs(1);
+/// `Retry-After` of a request that ends while what it needs is asleep.
+const COME_BACK: Duration = Duration::from_secs(5);
+
+/// The plan, once an endpoint of it is awake: at once, unless all are asleep, or the strategy chooses one that is
+/// (`wake.prefer: wake`).
+///
+/// # Errors
+/// How the request ends instead.
+pub(super) fn awake(ctx: &ForwardContext<'_>, plan: Plan) -> Result<Plan, Box<Outcome>> {
+    if plan.asleep.is_empty() { Ok(plan) } else { hold(ctx, plan, time::now()) }
+}
+
+/// Whether no connection could be made to any candidate, so that nothing was sent, and something can be woken.
+pub(super) fn may_help(ctx: &ForwardContext<'_>, plan: &Plan, faults: &[(String, UpstreamError)]) -> bool {
+    let is_failed = |one: &Candidate| faults.iter().any(|(name, _)| name == one.endpoint.name());
+    plan.candidates.iter().chain(&plan.asleep).any(can_be_woken)
+        && ctx.takes_slot()
+        && plan.candidates.iter().all(is_failed)
+        && faults.iter().all(|(_, fault)| retry::is_unconnected(fault))
+}
+
+/// The same as `awake` when that is so.
+pub(super) fn after_failure(ctx: &ForwardContext<'_>, mut plan: Plan) -> Result<Plan, Box<Outcome>> {
+    plan.asleep.extend(plan.candidates.drain(..).filter(can_be_woken));
+    hold(ctx, plan, time::now() + SETTLE)
+}
+
+fn can_be_woken(candidate: &Candidate) -> bool {
+    candidate.endpoint.config.wake.is_some()
+}
+
+fn hold(ctx: &ForwardContext<'_>, plan: Plan, look_at: Instant) -> Result<Plan, Box<Outcome>> {
+    let is_last = plan.candidates.is_empty();
+    let (plan, targets) = targets(ctx, plan);
+    if targets.is_empty() && !is_last {
+        return Ok(plan);
+    }
+    ctx.client.hold_pings(plan.asleep.iter().any(|candidate| ctx.is_streamless(candidate)));
+    let hold = Hold { ctx, is_last, look_at };
+    if targets.is_empty() {
+        return hold.without_packets(&plan.asleep[0]);
+    }
+    let mut names = Vec::new();
+    for target in targets {
+        let Some(Wake { timeout, .. }) = target.endpoint.config.wake else { continue };
+        names.push(format!("`{}` (wake.timeout: {})", target.endpoint.name(), print_duration(timeout)));
+        let _waking = target.endpoint.live.waking();
+        if let Some(end) = hold.wait(target, true, timeout) {
+            return end;
+        }
+    }
+    match fresh_plan(ctx) {
+        Ok(plan) if !plan.candidates.is_empty() => Ok(plan),
+        _ => Err(failed_with(Kind::UpstreamTimeout, format!("Did not wake in time: {}.", names.join(", ")))),
+    }
+}
+
+/// The endpoints that this request may wake, one after the other. If others are awake, the one that the strategy chooses.
+fn targets(ctx: &ForwardContext<'_>, mut plan: Plan) -> (Plan, Vec<Candidate>) {
+    let is_last = plan.candidates.is_empty();
+    let may_wake = |wake: Wake| (wake.background || !ctx.background) && (is_last || wake.prefer == Prefer::Wake);
+    let is_target = |one: &&Candidate| ctx.takes_slot() && one.endpoint.config.wake.is_some_and(may_wake);
+    let mut targets: Vec<Candidate> = plan.asleep.iter().filter(is_target).cloned().collect();
+    if !is_last && !targets.is_empty() {
+        plan.candidates.append(&mut targets);
+        plan.candidates.sort_by_key(|one| one.position);
+        let selector = Selector::new(ctx, plan);
+        let first = selector.first_choice();
+        plan = selector.plan;
+        targets.extend(plan.candidates.get(first).filter(|one| !one.endpoint.is_available()).cloned());
+        plan.candidates.retain(|one| one.endpoint.is_available());
+    }
+    // No second machine is woken while one is on its way.
+    targets.sort_by_key(|one| !one.endpoint.live.is_waking());
+    (plan, targets)
+}
+
+struct Hold<'a> {
+    ctx: &'a ForwardContext<'a>,
+    /// No endpoint was awake: any that is ends the wait.
+    is_last: bool,
+    look_at: Instant,
+}
+
+impl Hold<'_> {
+    /// What becomes of a request that does not wake what it needs: in the background it waits as if it was queued; a job
+    /// has a place to wait of its own.
+    fn without_packets(&self, sleeper: &Candidate) -> Result<Plan, Box<Outcome>> {
+        let ForwardContext { client, snapshot, .. } = self.ctx;
+        if !self.ctx.takes_slot() || client.is_collected() {
+            let text = "Every endpoint that could answer is asleep; GET /health says which. A chat wakes it.";
+            return Err(failed_with(Kind::Asleep, text));
+        }
+        self.wait(sleeper.clone(), false, snapshot.config.queue.timeout).unwrap_or_else(|| {
+            let text = "No endpoint was awake within queue.timeout, and background requests do not wake them.";
+            Err(failed_with(Kind::QueueTimeout, text))
+        })
+    }
+
+    /// Waits until the target is awake; `None` after `limit`.
+    fn wait(&self, mut target: Candidate, sends: bool, limit: Duration) -> Option<Result<Plan, Box<Outcome>>> {
+        let ctx = self.ctx;
+        let name = target.endpoint.name().to_owned();
+        let is_target = |one: &Candidate| one.endpoint.name() == name;
+        let until = time::now() + limit;
+        ctx.active.at(&name);
+        loop {
+            let now = time::now();
+            if ctx.shared.capacity.is_closed() {
+                return Some(Err(failed_with(Kind::Draining, "The proxy is being stopped.")));
+            }
+            // One that is loading its model is awake.
+            if sends && target.endpoint.health.state != State::Loading && target.endpoint.live.takes_packet(now) {
+                send_packet(&target);
+            }
+            if now >= self.look_at {
+                let mut plan = match fresh_plan(ctx) {
+                    Ok(plan) => plan,
+                    Err(failure) => return Some(Err(Outcome::Failed(failure, None).into())),
+                };
+                let sleeper = plan.asleep.iter().find(|one| is_target(one));
+                if !plan.candidates.is_empty() && (self.is_last || sleeper.is_none()) {
+                    if sends && plan.candidates.iter().any(is_target) {
+                        plan.reason = "woken";
+                    }
+                    return Some(Ok(plan));
+                }
+                // A reload may have changed how it is woken.
+                target = sleeper.cloned().unwrap_or(target);
+            }
+            if now >= until {
+                return None;
+            }
+            ctx.shared.want();
+            if ctx.pause(LOOK_EVERY.min(until - now)) {
+                return Some(Err(Outcome::ClientGone(None).into()));
+            }
+        }
+    }
+}
+
+fn fresh_plan(ctx: &ForwardContext<'_>) -> Result<Plan, Failure> {
+    let (snapshot, query, now) = (ctx.shared.load(), ctx.body.query(), time::now());
+    let view = View { snapshot: &snapshot, scope: ctx.scope };
+    match view.plan(query, now) {
+        Ok(plan) => Ok(plan),
+        Err(NoPlan::Refused(failure)) => Err(failure),
+        Err(NoPlan::Unknown) => view.unknown(query, now),
+    }
+}
+
+fn failed_with(kind: Kind, text: impl Into<String>) -> Box<Outcome> {
+    Outcome::Failed(Failure::new(kind, text).retry_after(COME_BACK), None).into()
+}
+
+fn send_packet(target: &Candidate) {
+    let (name, Some(wake)) = (target.endpoint.name(), target.endpoint.config.wake) else { return };
+    match send(&wake) {
+        Ok(_) => log::info!("endpoint {name}: magic packet sent to {}", wake.via),
+        Err(error) => log::warn!("endpoint {name}: no magic packet can be sent to {}: {error}", wake.via),
+    }
+}
+
+fn send(wake: &Wake) -> io::Result<usize> {
+    let socket = UdpSocket::bind(if wake.via.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+    socket.set_broadcast(true)?;
+    socket.send_to(&magic_packet(wake.mac), wake.via)
+}
+
+/// Six bytes of ones, and the address sixteen times (AMD, "Magic Packet Technology", publication 20213).
+fn magic_packet(Mac(mac): Mac) -> [u8; 102] {
+    std::array::from_fn(|at| if at < 6 { 0xff } else { mac[at % 6] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_magic_packet_is_six_bytes_of_ones_and_the_address_sixteen_times() {
+        let mac = [0, 0x11, 0x22, 0xaa, 0xbb, 0xcc];
+        let packet = magic_packet(Mac(mac));
+        assert_eq!(packet[..6], [0xff; 6]);
+        assert_eq!(packet[6..].chunks(6).filter(|part| *part == mac).count(), 16);
+    }
+}
