@@ -130,10 +130,6 @@ impl Hold<'_> {
             if ctx.shared.capacity.is_closed() {
                 return Some(Err(failed_with(Kind::Draining, "The proxy is being stopped.")));
             }
-            // One that is loading its model is awake.
-            if sends && target.endpoint.health.state != State::Loading && target.endpoint.live.takes_packet(now) {
-                send_packet(&target);
-            }
             if now >= self.look_at {
                 let mut plan = match fresh_plan(ctx) {
                     Ok(plan) => plan,
@@ -151,6 +147,10 @@ impl Hold<'_> {
             }
             if now >= until {
                 return None;
+            }
+            // One that is loading its model is awake.
+            if sends && target.endpoint.health.state != State::Loading && target.endpoint.live.takes_packet(now) {
+                send_packet(&target);
             }
             ctx.shared.want();
             if ctx.pause(LOOK_EVERY.min(until - now)) {

@@ -5,7 +5,7 @@ use llmproxy::util::time;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// `00:11:22:33:44:55`
 pub const MAC: [u8; 6] = [0, 0x11, 0x22, 0x33, 0x44, 0x55];
@@ -44,6 +44,11 @@ impl Packets {
 
     pub fn count(&self) -> usize {
         self.received.read(Vec::len)
+    }
+
+    /// Those that came within this time of the first.
+    pub fn within(&self, time: Duration) -> usize {
+        self.received.read(|all| all.iter().filter(|at| **at - all[0] <= time).count())
     }
 
     /// Waits for so many.
