@@ -82,9 +82,12 @@ impl Waiter {
     /// Who comes first at an endpoint: one that was overtaken too often, then those with a home in order of arrival, a move
     /// from which counts as the time that it costs, then those without.
     fn rank(&self, index: usize) -> (bool, bool, Instant) {
+        if self.is_overdue() {
+            return (false, false, self.since);
+        }
         let moves = self.wanted.home.filter(|home| home.index != index);
         let cost = moves.map_or(Duration::ZERO, |home| home.patience.max(LEAST_COST));
-        (!self.is_overdue(), self.wanted.home.is_none(), self.since + cost)
+        (true, self.wanted.home.is_none(), self.since + cost)
     }
 
     fn home(&self) -> Option<&Arc<Live>> {

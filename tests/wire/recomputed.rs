@@ -37,6 +37,12 @@ fn turn(n: usize) -> Vec<String> {
     (0..2 * n + 1).map(|n| format!("text {n}")).collect()
 }
 
+/// Asks, and waits until the request is listed, so that the next one is listed behind it.
+fn ask(proxy: &Proxy, requests: usize, body: String) -> Value {
+    proxy.post(CHAT, body);
+    last(proxy, requests)
+}
+
 /// The reason of the last of so many requests.
 fn last(proxy: &Proxy, requests: usize) -> Value {
     let rows = || {
@@ -52,13 +58,14 @@ fn last(proxy: &Proxy, requests: usize) -> Value {
 fn a_new_conversation_and_one_that_continues() {
     let (folder, [a, b]) = (Folder::new(), two());
     let proxy = start(&folder, &[&a, &b], affine);
-    proxy.post(CHAT, said(&turn(0)));
-    assert_eq!(last(&proxy, 1), json!("new conversation"));
+    assert_eq!(ask(&proxy, 1, said(&turn(0))), json!("new conversation"));
     a.on(CHAT, found(1000, 50));
-    proxy.post(CHAT, said(&turn(1)));
-    assert_eq!(last(&proxy, 2), Value::Null, "it was found");
-    proxy.post(CHAT, said(&["another".to_owned()]));
-    assert_eq!(last(&proxy, 3), json!("new conversation"), "the system prompt alone is none");
+    assert_eq!(ask(&proxy, 2, said(&turn(1))), Value::Null, "it was found");
+    assert_eq!(
+        ask(&proxy, 3, said(&["another".to_owned()])),
+        json!("new conversation"),
+        "the system prompt alone is none"
+    );
 }
 
 #[test]
@@ -69,12 +76,12 @@ fn a_conversation_that_moved_because_its_endpoint_was_full() {
         config.endpoints.iter_mut().for_each(|endpoint| endpoint.max_concurrent = MaxConcurrent::Most(1));
         config.queue.length = 0;
     });
-    proxy.post(CHAT, said(&turn(0)));
+    ask(&proxy, 1, said(&turn(0)));
     a.on(CHAT, Script::new().latch(&latch).then(found(1000, 50)));
     let mut busy = proxy.sent(post(CHAT, said(&turn(1))));
     a.wait_count(CHAT, 2);
-    assert_eq!(proxy.post(CHAT, said(&turn(2))).field("x-llmproxy-endpoint"), Some("b"));
-    assert_eq!(last(&proxy, 2), json!("moved: endpoint full"));
+    assert_eq!(ask(&proxy, 2, said(&turn(2))), json!("moved: endpoint full"));
+    assert_eq!((a.count(CHAT), b.count(CHAT)), (2, 1));
     latch.open();
     busy.answer();
 }
@@ -83,57 +90,59 @@ fn a_conversation_that_moved_because_its_endpoint_was_full() {
 fn a_conversation_that_moved_because_its_endpoint_was_down() {
     let (folder, [mut a, b]) = (Folder::new(), two());
     let proxy = start(&folder, &[&a, &b], affine);
-    proxy.post(CHAT, said(&turn(0)));
+    ask(&proxy, 1, said(&turn(0)));
     a.kill();
     // Not known yet: it is tried first.
-    assert_eq!(proxy.post(CHAT, said(&turn(1))).field("x-llmproxy-endpoint"), Some("b"));
-    assert_eq!(last(&proxy, 2), json!("moved: endpoint down"));
+    assert_eq!(ask(&proxy, 2, said(&turn(1))), json!("moved: endpoint down"));
+    assert_eq!(b.count(CHAT), 1);
     let (folder, [mut a, b]) = (Folder::new(), two());
     let proxy = start(&folder, &[&a, &b], affine);
-    proxy.post(CHAT, said(&turn(0)));
+    ask(&proxy, 1, said(&turn(0)));
     a.kill();
     proxy.force_check();
-    assert_eq!(proxy.post(CHAT, said(&turn(1))).field("x-llmproxy-endpoint"), Some("b"));
-    assert_eq!(last(&proxy, 2), json!("moved: endpoint down"));
+    assert_eq!(ask(&proxy, 2, said(&turn(1))), json!("moved: endpoint down"));
+    assert_eq!(b.count(CHAT), 1);
 }
 
 #[test]
 fn the_first_message_that_changed() {
     let (folder, [a, b]) = (Folder::new(), two());
     let proxy = start(&folder, &[&a, &b], affine);
-    proxy.post(CHAT, said(&turn(18)));
+    ask(&proxy, 1, said(&turn(18)));
     let mut texts = turn(19);
     texts[1] = "an edited answer".to_owned();
-    proxy.post(CHAT, said(&texts));
-    assert_eq!(last(&proxy, 2), json!("changed at message 3 of 40"), "the system message is the first");
+    assert_eq!(ask(&proxy, 2, said(&texts)), json!("changed at message 3 of 40"), "the system message is the first");
     // Of the session, though nothing else is the same.
-    let of_session = |body: String| proxy.ask(post_with(CHAT, "x-session-id: s\r\n", body));
+    let of_session = |requests: usize, body: String| {
+        proxy.ask(post_with(CHAT, "x-session-id: s\r\n", body));
+        last(&proxy, requests)
+    };
     let system = |text: &str| said(&turn(1)).replace("Be brief.", text);
-    of_session(system("At noon."));
-    of_session(system("At one."));
-    assert_eq!(last(&proxy, 4), json!("changed at message 1 of 4"));
-    of_session(system("At one.").replace("{\"model\"", "{\"tools\":[],\"model\""));
-    assert_eq!(last(&proxy, 5), json!("changed in the system prompt or the tools"));
+    of_session(3, system("At noon."));
+    assert_eq!(of_session(4, system("At one.")), json!("changed at message 1 of 4"));
+    let with_tools = system("At one.").replace("{\"model\"", "{\"tools\":[],\"model\"");
+    assert_eq!(of_session(5, with_tools), json!("changed in the system prompt or the tools"));
 }
 
 #[test]
 fn a_prompt_that_its_endpoint_had_not_kept() {
     let (folder, [mut a, b]) = (Folder::new(), two());
     let proxy = start(&folder, &[&a, &b], affine);
-    proxy.post(CHAT, said(&turn(0)));
+    ask(&proxy, 1, said(&turn(0)));
     a.on(CHAT, found(400, 650));
-    proxy.post(CHAT, said(&turn(1)));
-    assert_eq!(last(&proxy, 2), json!("evicted or restarted"), "less than half of the thousand tokens of before");
+    assert_eq!(
+        ask(&proxy, 2, said(&turn(1))),
+        json!("evicted or restarted"),
+        "less than half of the thousand tokens of before"
+    );
     a.on(CHAT, found(600, 4000));
-    proxy.post(CHAT, said(&turn(2)));
-    assert_eq!(last(&proxy, 3), Value::Null, "more than half of them; the rest is new");
+    assert_eq!(ask(&proxy, 3, said(&turn(2))), Value::Null, "more than half of them; the rest is new");
     a.kill();
     proxy.force_check();
     a.revive();
     proxy.force_check();
     proxy.until(|health| health["endpoints"]["a"]["state"] == "healthy");
-    proxy.post(CHAT, said(&turn(3)));
-    assert_eq!(last(&proxy, 4), json!("evicted or restarted"));
+    assert_eq!(ask(&proxy, 4, said(&turn(3))), json!("evicted or restarted"));
 }
 
 #[test]
@@ -145,8 +154,7 @@ fn nothing_is_said_where_the_conversation_is_not_known() {
     let proxy = start(&folder, &[&a], |_| ());
     proxy.post("/v1/embeddings", r#"{"model":"m","input":"text"}"#);
     proxy.post("/v1/responses", r#"{"model":"m","input":"go on","previous_response_id":"resp_1"}"#);
-    proxy.post(CHAT, r#"{"model":"m"}"#);
-    assert_eq!(last(&proxy, 1), Value::Null);
+    assert_eq!(ask(&proxy, 1, r#"{"model":"m"}"#.to_owned()), Value::Null);
     assert!(!proxy.get("/admin/status").text().contains("new conversation"));
 }
 
@@ -154,11 +162,10 @@ fn nothing_is_said_where_the_conversation_is_not_known() {
 fn by_any_strategy_and_with_a_single_endpoint() {
     let (folder, [a, b]) = (Folder::new(), two());
     let proxy = start(&folder, &[&a, &b], |config| config.routing.strategy = Strategy::RoundRobin);
-    (0..2).for_each(|n| drop(proxy.post(CHAT, said(&turn(n)))));
-    assert_eq!(last(&proxy, 2), json!("moved: round_robin"));
+    ask(&proxy, 1, said(&turn(0)));
+    assert_eq!(ask(&proxy, 2, said(&turn(1))), json!("moved: round_robin"));
     let (folder, [a, _]) = (Folder::new(), two());
     let proxy = start(&folder, &[&a], |_| ());
-    proxy.post(CHAT, said(&turn(0)));
-    proxy.post(CHAT, said(&turn(1)));
-    assert_eq!(last(&proxy, 2), json!("evicted or restarted"));
+    ask(&proxy, 1, said(&turn(0)));
+    assert_eq!(ask(&proxy, 2, said(&turn(1))), json!("evicted or restarted"));
 }

@@ -52,6 +52,11 @@ fn queued(proxy: &Proxy, body: String, n: usize) -> Client {
     client
 }
 
+/// Waits until the tokens of an answer of `b` are counted, and its speed with them.
+fn measured(proxy: &Proxy) {
+    proxy.until(|_| proxy.get("/metrics").text().contains("llmproxy_tokens_total{endpoint=\"b\""));
+}
+
 #[test]
 fn a_conversation_waits_for_its_endpoint_while_another_is_idle() {
     let ([a, b], proxy) = homes(|_| ());
@@ -72,6 +77,7 @@ fn it_moves_at_once_when_computing_the_prompt_again_costs_less() {
     let ([a, b], proxy) = homes(|_| ());
     b.on(CHAT, Script::json(r#"{"timings":{"cache_n":0,"prompt_n":1000,"prompt_ms":0.01,"prompt_per_second":1e9}}"#));
     assert_eq!(told(&proxy.post(CHAT, said("two", 1))).0, "b");
+    measured(&proxy);
     let (mut first, latch) = busy(&a, &proxy, "one");
     moves_at_once(&proxy);
     latch.open();
@@ -86,6 +92,7 @@ fn speed_is_measured_by_the_first_event_of_a_stream_whose_endpoint_does_not_tell
     b.on(CHAT, Script::sse().chunk(event("one")).chunk(format!("{usage}\n\n")).chunk("data: [DONE]\n\n").end());
     let streamed = said("two", 1).replace("\"model\"", "\"stream\":true,\"model\"");
     assert_eq!(told(&proxy.post(CHAT, streamed)).0, "b");
+    measured(&proxy);
     let (mut first, latch) = busy(&a, &proxy, "one");
     moves_at_once(&proxy);
     latch.open();
@@ -150,6 +157,7 @@ fn a_conversation_whose_endpoint_goes_down_while_it_waits_takes_another() {
     // Long enough that patience alone would not help.
     b.on(CHAT, Script::json(r#"{"timings":{"cache_n":0,"prompt_n":1000,"prompt_per_second":1.0}}"#));
     assert_eq!(told(&proxy.post(CHAT, said("two", 1))).0, "b");
+    measured(&proxy);
     let mut next = queued(&proxy, said("one", 2), 1);
     a.kill();
     proxy.force_check();

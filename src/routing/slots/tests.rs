@@ -319,3 +319,27 @@ fn nobody_is_overtaken_by_one_that_came_more_than_ten_seconds_later() {
         assert_eq!((new.grant.is_empty(), late.grant.is_empty()), (is_overtaken, !is_overtaken), "{seconds} s");
     }
 }
+
+#[test]
+fn one_that_waits_for_its_home_is_overtaken_ten_times_and_one_without_three_times() {
+    for (home, most) in [(Some(0), 10), (None, 3)] {
+        let lives = [live(1), live(1)];
+        let capacity = Arc::<Capacity>::default();
+        let enter = |home: Option<usize>| {
+            let home = home.map(|index| Home { index, patience: Duration::from_secs(9) });
+            let wanted = Wanted { lives: lives.to_vec(), home, background: false };
+            capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![0, 1])
+        };
+        let (Entry::In(0, _first), Entry::In(1, mut slot)) = (enter(Some(0)), enter(Some(1))) else { panic!("free") };
+        let Entry::Wait(patient) = enter(home) else { panic!("taken") };
+        let mut overtaken = 0;
+        while patient.grant.is_empty() {
+            let Entry::Wait(later) = enter(Some(1)) else { panic!("taken") };
+            drop(slot);
+            let Ok((1, next)) = later.grant.try_recv() else { break };
+            (slot, overtaken) = (next, overtaken + 1);
+        }
+        assert_eq!(overtaken, most, "{home:?}");
+        assert!(matches!(patient.grant.try_recv(), Ok((1, _))));
+    }
+}
