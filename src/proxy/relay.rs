@@ -128,7 +128,7 @@ fn cached_share(answer: &mut UpstreamResponse) -> Option<u64> {
         return None;
     }
     let mut usage = UsageReader::default();
-    usage.push(answer.read_ahead(time::now() + HELD, SHORT)?);
+    usage.push(with_buffer(|buffer| answer.read_ahead(time::now() + HELD, SHORT, buffer))?);
     usage.tokens().cached_share()
 }
 

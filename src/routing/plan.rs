@@ -192,9 +192,10 @@ impl<'a> View<'a> {
     /// The endpoints that serve a name, or the same name with the tag `latest` where only that is served, or the model whose
     /// pattern it matches.
     fn named(self, asked: &str, prompt: &dyn PromptInfo) -> PlanResult {
-        let tagged = catalog::tagged(asked);
-        let name = if !self.is_served(asked) && self.is_served(&tagged) { &*tagged } else { asked };
-        let meaning = resolve::meaning(&self.snapshot.config.models, &self.snapshot.catalog, asked);
+        let tagged = if self.is_served(asked) { None } else { Some(catalog::tagged(asked)) };
+        let name = tagged.as_deref().filter(|tagged| self.is_served(tagged)).unwrap_or(asked);
+        let by_pattern = || resolve::by_pattern(&self.snapshot.config.models, &self.snapshot.catalog, name);
+        let meaning = self.exact(name).or_else(by_pattern);
         if !self.has_name(name, meaning.as_ref()) {
             return Err(self.not_found(asked).into());
         }

@@ -2,7 +2,7 @@
 
 use crate::api::edit::{self, MemberEdit};
 use crate::config::{Route, Variant};
-use crate::routing::catalog::{Catalog, tagged};
+use crate::routing::catalog::Catalog;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::scope::matches;
 use std::sync::Arc;
@@ -29,12 +29,10 @@ pub(crate) fn exact<'a>(routes: &'a [Route], catalog: &Catalog, name: &str) -> O
         .or_else(|| served().then(|| Meaning { model: name.into(), route: None, variant: None }))
 }
 
-/// The meaning of a name, as it is, with the tag `latest`, or as the first pattern has it that matches. `None`: nothing is
-/// known by that name.
-pub(crate) fn meaning<'a>(routes: &'a [Route], catalog: &Catalog, name: &str) -> Option<Meaning<'a>> {
+/// The meaning of a name that nothing is served by, as the first pattern has it that matches.
+pub(crate) fn by_pattern<'a>(routes: &'a [Route], catalog: &Catalog, name: &str) -> Option<Meaning<'a>> {
     let is_match = |route: &&Route| route.patterns.iter().any(|pattern| matches(pattern, name));
-    let by_pattern = || exact(routes, catalog, &routes.iter().find(is_match)?.name);
-    exact(routes, catalog, name).or_else(|| exact(routes, catalog, &tagged(name))).or_else(by_pattern)
+    exact(routes, catalog, &routes.iter().find(is_match)?.name)
 }
 
 impl Meaning<'_> {

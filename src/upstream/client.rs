@@ -15,7 +15,6 @@ use crate::util::time;
 use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -219,7 +218,7 @@ impl UpstreamClient {
         call.output.set(whole.clamp(OUTPUT[0], OUTPUT[1]));
         call.is_chunked.set(length.is_none());
         let tail = Following { tail: request.tail, call };
-        let parts = Parts(request.body.iter().copied().collect()).chain(tail);
+        let parts = Parts { first: &[], rest: &request.body }.chain(tail);
         let mut parts = Upload { parts, left: length, call };
         let has_body = length != Some(0) || matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
         let result = if has_body {
@@ -252,17 +251,17 @@ impl UpstreamClient {
 }
 
 /// The parts of a body that are still to be sent.
-struct Parts<'a>(VecDeque<&'a [u8]>);
+struct Parts<'a> {
+    first: &'a [u8],
+    rest: &'a [&'a [u8]],
+}
 
 impl Read for Parts<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while let Some(part) = self.0.front_mut() {
-            match part.read(buf)? {
-                0 if !buf.is_empty() => drop(self.0.pop_front()),
-                n => return Ok(n),
-            }
+        while let (true, Some((first, rest))) = (self.first.is_empty(), self.rest.split_first()) {
+            (self.first, self.rest) = (first, rest);
         }
-        Ok(0)
+        self.first.read(buf)
     }
 }
 
@@ -326,9 +325,12 @@ impl UpstreamResponse {
     /// # Errors
     /// Those of [`UpstreamResponse::read`]; `body` has what came before.
     pub(crate) fn read_to_end(&mut self, body: &mut Vec<u8>, limit: usize) -> Result<bool, UpstreamError> {
-        let mut chunk = [0; 8 << 10];
+        self.read_by_chunks(&mut [0; 8 << 10], body, limit)
+    }
+
+    fn read_by_chunks(&mut self, chunk: &mut [u8], body: &mut Vec<u8>, limit: usize) -> Result<bool, UpstreamError> {
         loop {
-            match self.read(&mut chunk)? {
+            match self.read(chunk)? {
                 0 => return Ok(true),
                 n => body.extend_from_slice(&chunk[..n]),
             }
@@ -339,11 +341,12 @@ impl UpstreamResponse {
     }
 
     /// The body if it is complete by then and not longer than `limit`. The next reads return all the same, failures too.
-    pub(crate) fn read_ahead(&mut self, by: Instant, limit: usize) -> Option<&[u8]> {
+    /// `chunk` is used to read it.
+    pub(crate) fn read_ahead(&mut self, by: Instant, limit: usize, chunk: &mut [u8]) -> Option<&[u8]> {
         let usual = self.end_by(None);
         self.end_by(Some(usual.map_or(by, |usual| usual.min(by))));
         let mut body = Vec::new();
-        let read = self.read_to_end(&mut body, limit);
+        let read = self.read_by_chunks(chunk, &mut body, limit);
         self.end_by(usual);
         self.unread(body);
         match read {
