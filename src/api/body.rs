@@ -142,12 +142,7 @@ impl<'a> JsonBody<'a> {
         self.repeated.map_or(Ok(()), refused)
     }
 
-    /// The body with `name` as its model: in the place of the old one, else as its first member.
-    pub fn with_model(&self, name: &str) -> Vec<Cow<'a, [u8]>> {
-        self.edited(Some(name), &[], false).unwrap_or_default()
-    }
-
-    /// The body with another model, if one is given, with these edits, and with Claude Code's line made stable.
+    /// The body with another model, if one is given (in the place of the old one, else as its first member), with these edits, and with Claude Code's line made stable.
     ///
     /// # Errors
     /// It repeats what is to be edited too often.
@@ -165,17 +160,18 @@ impl<'a> JsonBody<'a> {
                 .ok_or_else(|| invalid("The body repeats members that are edited here too often."))?,
         };
         if stabilize {
-            let system = ["system", "instructions"].map(|name| self.get(name));
-            let messages = ["messages", "input"].map(|name| self.get(name));
-            prompt::stabilize(self.text, &system, &messages, &mut changes);
+            let of = |names: [&str; 2]| names.map(|name| self.get(name)).into_iter().flatten();
+            prompt::stabilize(self.text, of(["system", "instructions"]), of(["messages", "input"]), &mut changes);
         }
         Ok(edit::parts(self.text.as_bytes(), changes))
     }
 
     /// Whether the prompt holds an image.
     pub(crate) fn has_image(&self) -> bool {
-        let may = prompt::may_say(self.text, "image");
-        may && ["messages", "input"].iter().filter_map(|name| self.get(name)).any(prompt::has_image)
+        // Found out fast of most.
+        let may = ["image", "\\u00"].iter().any(|word| memmem::find(self.text.as_bytes(), word.as_bytes()).is_some());
+        let mut prompts = ["messages", "input"].into_iter().filter_map(|name| self.get(name));
+        may && prompts.any(|prompt| prompt::has_image(prompt, prompt::DEPTH))
     }
 
     /// The body without `webhookUrl`; every other byte stays as it was written.

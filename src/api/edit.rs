@@ -3,7 +3,7 @@
 
 use crate::api::json::{each_member, unescaped};
 use crate::config::Edits;
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -18,7 +18,7 @@ pub type Change = (Range<usize>, Vec<u8>);
 pub struct MemberEdit {
     name: String,
     action: Option<Action>,
-    /// What becomes of the members of its value, if that stays.
+    /// What then becomes of the members of its value.
     below: Vec<Self>,
 }
 
@@ -33,75 +33,67 @@ use Action::{Default, Remove, Set};
 
 /// The edits of a model, and of a variant of it. What the variant says of a member counts instead of what the model says.
 pub fn merged(model: &Edits, variant: Option<&Edits>) -> Vec<MemberEdit> {
-    let mut all: Vec<MemberEdit> = Vec::new();
+    let mut all = Vec::new();
     for Edits { set, default, remove } in [model].into_iter().chain(variant) {
         let set = set.iter().map(|(path, value)| (path, Set(value.clone())));
         let default = default.iter().map(|(path, value)| (path, Default(value.clone())));
         for (path, action) in set.chain(default).chain(remove.iter().map(|path| (path, Remove))) {
-            let (name, inner) = path.split_once('.').map_or((path.as_str(), None), |(name, inner)| (name, Some(inner)));
-            let at = all.iter().position(|edit| edit.name == name).unwrap_or_else(|| {
-                all.push(MemberEdit { name: name.to_owned(), action: None, below: Vec::new() });
-                all.len() - 1
-            });
-            match inner {
-                Some(inner) => all[at].put(inner, action),
-                None => all[at] = MemberEdit::new(name, action),
+            match path.split_once('.') {
+                Some((name, inner)) => edit_of(&mut edit_of(&mut all, name).below, inner).action = Some(action),
+                None => *edit_of(&mut all, path) = MemberEdit::new(path, Some(action)),
             }
         }
     }
     all
 }
 
+fn edit_of<'a>(all: &'a mut Vec<MemberEdit>, name: &str) -> &'a mut MemberEdit {
+    let at = all.iter().position(|edit| edit.name == name).unwrap_or(all.len());
+    if at == all.len() {
+        all.push(MemberEdit::new(name, None));
+    }
+    &mut all[at]
+}
+
 impl MemberEdit {
-    fn new(name: &str, action: Action) -> Self {
-        Self { name: name.to_owned(), action: Some(action), below: Vec::new() }
+    fn new(name: &str, action: Option<Action>) -> Self {
+        Self { name: name.to_owned(), action, below: Vec::new() }
     }
 
     pub(crate) fn set(name: &str, value: &str) -> Self {
-        Self::new(name, Set(value.into()))
+        Self::new(name, Some(Set(value.into())))
     }
 
     pub(crate) fn remove(name: &str) -> Self {
-        Self::new(name, Remove)
+        Self::new(name, Some(Remove))
     }
 
-    /// Edits a member of the value, also of one that the model gives.
-    fn put(&mut self, inner: &str, action: Action) {
-        let object = |value: &Value| Value::Object(Map::from_iter([(inner.to_owned(), value.clone())]));
-        match (&mut self.action, &action) {
-            (Some(Set(Value::Object(map)) | Default(Value::Object(map))), Set(value) | Default(value)) => {
-                map.insert(inner.to_owned(), value.clone());
-            }
-            (Some(Set(Value::Object(map)) | Default(Value::Object(map))), Remove) => {
-                map.shift_remove(inner);
-            }
-            (Some(Set(other) | Default(other)), Set(value)) => *other = object(value),
-            (Some(whole @ Remove), Set(value) | Default(value)) => *whole = Set(object(value)),
-            _ => {}
-        }
-        self.below.retain(|edit| edit.name != inner);
-        self.below.push(Self::new(inner, action));
-    }
-
-    /// The value where there is none.
-    fn given(&self) -> Option<Value> {
-        match &self.action {
-            Some(Set(value) | Default(value)) => Some(value.clone()),
-            Some(Remove) => None,
-            None => self.object(),
-        }
-    }
-
-    /// An object of what is given below.
-    fn object(&self) -> Option<Value> {
-        let given = self.below.iter().filter_map(|edit| Some((edit.name.clone(), edit.given()?)));
-        Some(given.collect::<Map<_, _>>()).filter(|map| !map.is_empty()).map(Value::Object)
-    }
-
-    /// The value in place of one that is no object and cannot be edited inside.
-    fn replaced(&self) -> Option<Value> {
+    /// Whether nothing stays of a value.
+    fn replaces(&self, value: &str) -> bool {
         let is_set = |edit: &Self| matches!(edit.action, Some(Set(_)));
-        if self.below.iter().any(is_set) { self.object() } else { None }
+        // What is no object cannot be edited inside.
+        is_set(self) || self.action == Some(Remove) || !value.starts_with('{') && self.below.iter().any(is_set)
+    }
+
+    /// The value where there is none, or in the place of one that is replaced.
+    fn given(&self) -> Option<Value> {
+        let mut given = match &self.action {
+            Some(Set(value) | Default(value)) => Some(value.clone()),
+            Some(Remove) | None => None,
+        };
+        for Self { name, action, .. } in &self.below {
+            match (&mut given, action) {
+                (Some(Value::Object(map)), Some(Set(value) | Default(value))) => {
+                    map.insert(name.clone(), value.clone());
+                }
+                (Some(Value::Object(map)), Some(Remove)) => {
+                    map.shift_remove(name);
+                }
+                (_, Some(Set(value))) | (None, Some(Default(value))) => given = Some(json!({ name: value })),
+                _ => {}
+            }
+        }
+        given
     }
 }
 
@@ -133,20 +125,20 @@ fn edit_object(body: &str, object: &str, edits: &[&MemberEdit], changes: &mut Ve
             met[at] = true;
             edits[at]
         });
+        let new = edit.filter(|edit| edit.replaces(value.get())).map(MemberEdit::given);
         let (name, place) = (place(name.get()), place(value.get()));
-        if edit.is_some_and(|edit| edit.action == Some(Remove)) {
+        if new == Some(None) {
             removed = Some(removed.take().map_or(name.start, |run| run.start)..place.end);
             return;
         }
         has_more = true;
         changes.extend(removed.take().map(|run| (run.start..name.start, Vec::new())));
-        let Some(edit) = edit else { return };
-        match &edit.action {
-            Some(Set(new)) => changes.push((place, new.to_string().into())),
-            _ if value.get().starts_with('{') && !edit.below.is_empty() => {
+        match (new.flatten(), edit) {
+            (Some(new), _) => changes.push((place, new.to_string().into())),
+            (None, Some(edit)) if value.get().starts_with('{') && !edit.below.is_empty() => {
                 edit_object(body, value.get(), &edit.below.iter().collect::<Vec<_>>(), changes);
             }
-            _ => changes.extend(edit.replaced().map(|new| (place, new.to_string().into()))),
+            _ => {}
         }
     });
     if let Some(run) = removed {

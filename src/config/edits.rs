@@ -12,7 +12,7 @@ const MOST_BYTES: usize = 64 << 10;
 const NOT_EDITED: [&str; 6] = ["model", "stream", "messages", "prompt", "input", "webhookUrl"];
 
 /// Members and their values; `a.b` is the member `b` of the object `a`.
-type Members = Vec<(String, Json)>;
+type Members = Map<String, Json>;
 
 table! {
     /// The edits of a model or a variant. No two concern the same member.
@@ -49,8 +49,7 @@ impl Edits {
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
-        let given = self.set.iter().chain(&self.default).map(|(name, _)| name);
-        given.chain(&self.remove).map(String::as_str)
+        self.set.keys().chain(self.default.keys()).chain(&self.remove).map(String::as_str)
     }
 }
 
@@ -84,10 +83,9 @@ fn members() -> Kind<Members> {
             let value = item.value()?.json().map_err(|error| item.problem(error)).ok()?;
             Some((name, value))
         };
-        // A name that is given twice has its own problem.
-        Some(field.named().filter_map(one).collect::<Map<_, _>>().into_iter().collect())
+        Some(field.named().filter_map(one).collect())
     };
-    Kind::new(read, |members: &Members| Json::Object(members.iter().cloned().collect()))
+    Kind::new(read, |members: &Members| Json::Object(members.clone()))
 }
 
 fn check(edits: &Edits, section: &Field) {
@@ -101,7 +99,7 @@ fn check(edits: &Edits, section: &Field) {
             None => {}
         }
     }
-    let bytes: usize = edits.set.iter().chain(&edits.default).map(|(_, value)| value.to_string().len()).sum();
+    let bytes: usize = edits.set.values().chain(edits.default.values()).map(|value| value.to_string().len()).sum();
     if names.len() > MOST || bytes > MOST_BYTES {
         section.problem(format!("edits more than {MOST} members, or gives them more than 64 KiB"));
     }

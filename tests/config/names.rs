@@ -25,7 +25,7 @@ models:
 fn what_is_said_of_a_model_is_read_as_it_is_written() {
     let config = good(RICH);
     let route = &config.models[0];
-    let set = |name: &str| route.edits.set.iter().find(|(one, _)| one == name).map(|(_, value)| value.to_string());
+    let set = |name: &str| route.edits.set.get(name).map(ToString::to_string);
     for (name, value) in [
         ("temperature", "0.7"),
         ("seed", "18446744073709551615"),
@@ -40,7 +40,7 @@ fn what_is_said_of_a_model_is_read_as_it_is_written() {
     ] {
         assert_eq!(set(name).as_deref(), Some(value), "{name}");
     }
-    assert_eq!(route.edits.default, [("top_p".to_owned(), json!(1)), ("é\"".to_owned(), json!("\u{2028}"))]);
+    assert_eq!(json!(route.edits.default), json!({"top_p": 1, "é\"": "\u{2028}"}));
     assert_eq!(route.edits.remove, ["user", "extra.inner"]);
     let names: Vec<_> = route.names().map(|(name, _)| name).collect();
     assert_eq!(names, ["qwen", "qwen-nothink", "qwen:x", "qwen-4"]);
@@ -191,11 +191,8 @@ fn format_003_says_the_same_in_its_own_spelling() {
     }, "n": {"Match": ["llama*"]}}});
     let config = good(&text.to_string());
     let route = &config.models[0];
-    assert_eq!(
-        route.edits.set,
-        [("Temperature".to_owned(), json!(0.5)), ("seed".into(), json!(9_007_199_254_740_993_u64))]
-    );
-    assert_eq!((&route.edits.default, &*route.edits.remove[0]), (&vec![("k.e".to_owned(), json!(null))], "User"));
+    assert_eq!(json!(route.edits.set), json!({"Temperature": 0.5, "seed": 9_007_199_254_740_993_u64}));
+    assert_eq!((json!(route.edits.default), &*route.edits.remove[0]), (json!({"k.e": null}), "User"));
     assert_eq!(route.variants[0].ending(), "-X");
     assert_eq!((&*route.patterns[0], route.stabilize), ("gpt-*", Some(Stabilize::ClaudeCode)));
     assert_eq!((route.backends[0].under, route.backends[0].vision), (Some(4000), Some(true)));

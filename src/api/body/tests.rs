@@ -155,7 +155,10 @@ fn a_list_is_no_request() {
 #[test]
 fn a_missing_model_becomes_the_first_member() {
     let with = |body: &str| {
-        String::from_utf8(JsonBody::read(body.as_bytes()).expect(body).with_model("m").concat()).expect("UTF-8")
+        String::from_utf8(
+            JsonBody::read(body.as_bytes()).expect(body).edited(Some("m"), &[], false).expect(body).concat(),
+        )
+        .expect("UTF-8")
     };
     assert_eq!(with(r#" {"a": {"model": 1}}"#), r#" {"model":"m","a": {"model": 1}}"#);
     assert_eq!(with("{ \n}"), "{\"model\":\"m\" \n}");
@@ -204,7 +207,7 @@ fn renaming_leaves_every_other_byte_alone() {
     let after = "\r\n,\"x\" : \"\\u0041\u{e9}\\ud800\",\"model \":\"a\" }\n";
     for name in ["b", "", "a\"b\\c\n\u{1}é😀"] {
         let body = format!("{before}\"\\u0061\"{after}");
-        let pieces = JsonBody::read(body.as_bytes()).unwrap().with_model(name);
+        let pieces = JsonBody::read(body.as_bytes()).unwrap().edited(Some(name), &[], false).unwrap();
         assert_eq!((&*pieces[0], &*pieces[2]), (before.as_bytes(), after.as_bytes()));
         let whole = String::from_utf8(pieces.concat()).unwrap();
         assert_eq!(model(&whole), Some(name.into()));

@@ -4,15 +4,12 @@ use super::*;
 use crate::api::body::JsonBody;
 use serde_json::json;
 
-fn map(members: &Value) -> Vec<(String, Value)> {
-    members.as_object().into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
-}
-
 /// `{"set": {...}, "default": {...}, "remove": [...]}`
 fn edits(given: &Value) -> Edits {
     let names = given["remove"].as_array().into_iter().flatten();
     let remove = names.map(|name| name.as_str().expect("a name").to_owned()).collect();
-    Edits { set: map(&given["set"]), default: map(&given["default"]), remove }
+    let members = |name: &str| given[name].as_object().cloned().unwrap_or_default();
+    Edits { set: members("set"), default: members("default"), remove }
 }
 
 fn sent(body: &str, model: Option<&str>, edits: &[MemberEdit]) -> String {
