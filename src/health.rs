@@ -5,13 +5,14 @@ mod probe;
 mod schedule;
 
 use crate::config::Probe;
+use crate::routing::endpoint::Props;
 use crate::routing::health_status::{Observation, State};
 use crate::routing::slots::Slot;
 use crate::routing::snapshot::{HealthEvent, SnapshotStore};
 use crate::upstream::ClientPool;
 use crate::util::time;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use probe::{Extra, Found, Listing, Props, Task};
+use probe::{Extra, Found, Listing, Task};
 use schedule::Schedule;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -207,18 +208,13 @@ impl Monitor {
             let models = Some(Arc::new(models));
             self.shared.update(|old| old.with(&name, |endpoint| endpoint.models = models));
         }
-        let props = found.props.and_then(Extra::news).map(Option::unwrap_or_default);
-        let known = Props { slots: endpoint.slots, context: endpoint.context, vision: endpoint.vision };
-        if let Some(Props { slots, context, vision }) = props.filter(|props| *props != known) {
-            self.shared.update(|old| {
-                old.with(&name, |endpoint| {
-                    (endpoint.slots, endpoint.context, endpoint.vision) = (slots, context, vision);
-                })
-            });
-        }
-        let loaded = found.loaded.and_then(Extra::news);
-        if let Some(loaded) = loaded.filter(|loaded| loaded.as_ref() != endpoint.loaded.as_deref()) {
-            self.shared.update(|old| old.with(&name, |endpoint| endpoint.loaded = loaded.map(Arc::new)));
+        let props = match found.props {
+            Some(Extra::Known(props)) => Some(props),
+            Some(Extra::Unsupported) => Some(Props::default()),
+            Some(Extra::Failed) | None => None,
+        };
+        if let Some(props) = props.filter(|props| *props != *endpoint.props) {
+            self.shared.update(|old| old.with(&name, |endpoint| endpoint.props = Arc::new(props)));
         }
         if let Some(seen) = seen {
             self.observe(&name, seen, true);
@@ -229,7 +225,7 @@ impl Monitor {
     fn hold(&mut self, slot: Slot) {
         let snapshot = self.shared.load();
         // Only llama-server tells which of its slots work.
-        let mut at = snapshot.enabled().filter(|endpoint| slot.is_at(&endpoint.live) && endpoint.slots.is_some());
+        let mut at = snapshot.enabled().filter(|endpoint| slot.is_at(&endpoint.live) && endpoint.props.slots.is_some());
         if let Some(schedule) = at.next().and_then(|endpoint| self.schedules.get_mut(endpoint.name())) {
             schedule.ghosts.hold(slot, time::now());
         }

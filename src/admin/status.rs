@@ -72,7 +72,7 @@ fn view(endpoint: &Endpoint, speed: f64) -> Value {
     json!({
         "name": endpoint.name(), "address": format!("{}:{}", base.host, base.port), "enabled": endpoint.config.enabled, "state": state, "why": why,
         "failures": health.failures, "last_check": health.last_check.map(time::iso), "slots": endpoint.limit(),
-        "in_flight": endpoint.live.requests(), "weight": endpoint.config.weight, "context": endpoint.context,
+        "in_flight": endpoint.live.requests(), "weight": endpoint.config.weight, "context": endpoint.props.context,
         "tokens_per_second": speed, "generated": generated, "prompt": prompt, "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
     })
 }

@@ -4,7 +4,7 @@
 use crate::api::errors::is_loading;
 use crate::api::model_list::{MOST_MODELS, Model, list_of};
 use crate::config::Timeouts;
-use crate::routing::endpoint::Endpoint;
+use crate::routing::endpoint::{Endpoint, Props};
 use crate::routing::health_status::Observation;
 use crate::upstream::{ClientPool, Stage, UpstreamClient, UpstreamError, UpstreamErrorKind, UpstreamRequest, headers};
 use crate::util::time;
@@ -18,9 +18,8 @@ use std::time::{Duration, Instant};
 const MOST: usize = 8 << 20;
 /// Instances of one model that LM Studio lists.
 const MOST_INSTANCES: usize = 16;
-/// Where servers tell what is in their memory. Ollama's models are owned by `library`, LM Studio's by `organization_owner`.
-const OLLAMA: &str = "/api/ps";
-const LM_STUDIO: &str = "/api/v1/models";
+/// Where llama-server tells how it was started.
+const PROPS: &str = "/props";
 
 pub(super) struct Task {
     pub(super) endpoint: Arc<Endpoint>,
@@ -28,8 +27,6 @@ pub(super) struct Task {
     pub(super) path: Option<String>,
     pub(super) list: bool,
     pub(super) props: bool,
-    /// Which models are in its memory.
-    pub(super) loaded: bool,
     pub(super) slots: bool,
     /// Our requests in progress there, without abandoned ones.
     pub(super) ours: usize,
@@ -43,8 +40,7 @@ pub(super) struct Task {
 pub(super) struct Found {
     pub(super) seen: Option<Observation>,
     pub(super) list: Option<Listing>,
-    pub(super) props: Option<Extra<Props>>,
-    pub(super) loaded: Option<Extra<Vec<String>>>,
+    pub(super) props: Option<Extra>,
     pub(super) slots: Option<Slots>,
 }
 
@@ -56,30 +52,11 @@ pub(super) enum Listing {
 }
 
 /// What only some servers tell.
-#[derive(Clone)]
-pub(super) enum Extra<T> {
-    Known(T),
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Extra {
+    Known(Props),
     Unsupported,
     Failed,
-}
-
-impl<T> Extra<T> {
-    /// What is known now, which may be that it never will be; none if that has not changed.
-    pub(super) fn news(self) -> Option<Option<T>> {
-        match self {
-            Self::Known(found) => Some(Some(found)),
-            Self::Unsupported => Some(None),
-            Self::Failed => None,
-        }
-    }
-}
-
-/// llama-server's `/props`.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Props {
-    pub(super) slots: Option<u32>,
-    pub(super) context: Option<u64>,
-    pub(super) vision: Option<bool>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -130,13 +107,13 @@ pub(super) fn ask(clients: &ClientPool, task: &Task) -> Found {
     if task.list || listed.is_some() {
         found.list = Some(listing(listed.map_or_else(|| get("/v1/models"), Ok)));
     }
-    found.props = task.props.then(|| extra(get("/props"), |props| Some(props_of(props))));
     let models = match &found.list {
         Some(Listing::Models(models)) => Some(models),
         _ => task.endpoint.models.as_deref(),
     };
-    let path = models.filter(|_| task.loaded).and_then(|models| loaded_path(models));
-    found.loaded = path.map(|path| extra(get(path), loaded));
+    // Without a model it may be any server.
+    let path = models.map_or(Some(PROPS), |models| Some(props_path(models)).filter(|_| !models.is_empty()));
+    found.props = path.filter(|_| task.props).map(|path| props(get(path), path));
     found.slots = task.slots.then(|| slots(get("/slots")));
     found
 }
@@ -151,43 +128,38 @@ fn listing(got: Got) -> Listing {
     }
 }
 
-fn extra<T>(got: Got, read: impl FnOnce(&Value) -> Option<T>) -> Extra<T> {
+/// Where a server tells about itself, known by what its list says: Ollama and LM Studio which models are in their memory.
+fn props_path(models: &[Model]) -> &'static str {
+    let is_of = |owner: &str| models.iter().any(|model| model.owned_by.as_deref() == Some(owner));
+    match () {
+        () if is_of("library") => "/api/ps",
+        () if is_of("organization_owner") => "/api/v1/models",
+        () => PROPS,
+    }
+}
+
+fn props(got: Got, path: &str) -> Extra {
     match got {
         Ok((status, body)) if status.is_success() => {
-            read(&serde_json::from_slice(&body).unwrap_or_default()).map_or(Extra::Unsupported, Extra::Known)
+            let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let props = Props {
+                slots: told["total_slots"].as_u64().and_then(|slots| u32::try_from(slots).ok()),
+                context: told["default_generation_settings"]["n_ctx"].as_u64(),
+                vision: told["modalities"]["vision"].as_bool(),
+                loaded: loaded(&told),
+            };
+            if path == PROPS || props.loaded.is_some() { Extra::Known(props) } else { Extra::Unsupported }
         }
         Ok((status, _)) if matches!(status.as_u16(), 404 | 405 | 501) => Extra::Unsupported,
         _ => Extra::Failed,
     }
 }
 
-fn props_of(props: &Value) -> Props {
-    Props {
-        slots: props["total_slots"].as_u64().and_then(|slots| u32::try_from(slots).ok()),
-        context: props["default_generation_settings"]["n_ctx"].as_u64(),
-        vision: props["modalities"]["vision"].as_bool(),
-    }
-}
-
-/// The path at which a server tells which models are in its memory, known by what its list says.
-fn loaded_path(models: &[Model]) -> Option<&'static str> {
-    let is_of = |owner: &str| models.iter().any(|model| model.owned_by.as_deref() == Some(owner));
-    match () {
-        () if is_of("library") => Some(OLLAMA),
-        () if is_of("organization_owner") => Some(LM_STUDIO),
-        () => None,
-    }
-}
-
 /// The names in Ollama's list of running models, or of the models that LM Studio has instances of, and of these instances.
-fn loaded(answer: &Value) -> Option<Vec<String>> {
-    let models = answer["models"].as_array()?.iter().take(MOST_MODELS);
-    let names = models.flat_map(|model| match model.get("loaded_instances") {
-        Some(instances) => {
-            let instances: Vec<_> = instances.as_array().into_iter().flatten().take(MOST_INSTANCES).collect();
-            let key = Some(&model["key"]).filter(|_| !instances.is_empty());
-            instances.into_iter().map(|instance| &instance["id"]).chain(key).collect()
-        }
+fn loaded(told: &Value) -> Option<Vec<String>> {
+    let models = told["models"].as_array()?.iter().take(MOST_MODELS);
+    let names = models.flat_map(|model| match model["loaded_instances"].as_array() {
+        Some(all) => all.iter().take(MOST_INSTANCES).flat_map(|one| [&one["id"], &model["key"]]).collect(),
         None => vec![&model["name"], &model["model"]],
     });
     Some(names.filter_map(Value::as_str).map(str::to_owned).collect())

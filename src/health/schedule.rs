@@ -14,7 +14,7 @@ const LOADING_AGAIN: Duration = Duration::from_secs(1);
 const DOWN_AGAIN: Duration = Duration::from_millis(1900);
 /// After this long down, only the interval counts, and requests that could use it.
 const DOWN_LONG: Duration = Duration::from_secs(60);
-/// `/props` and `/slots` of llama-server, and what is loaded elsewhere, are asked at most this often (LLAMA-SERVER facts).
+/// `/props` and `/slots` of llama-server, and what other servers tell instead, are asked at most this often (LLAMA-SERVER facts).
 const EXTRAS_EVERY: Duration = Duration::from_secs(2);
 /// The first look at the slots of a server whose client left: many free them at once. llama-server takes a second or more.
 const NOTICES_AFTER: Duration = Duration::from_millis(100);
@@ -39,10 +39,9 @@ pub(super) struct Schedule {
     due: Instant,
     asked_at: Option<Instant>,
     listed_at: Option<Instant>,
-    extras_at: Option<Instant>,
+    props_at: Option<Instant>,
     slots_at: Option<Instant>,
     has_no_props: bool,
-    tells_no_loaded: bool,
     pub(super) bad_list: Option<String>,
     down_since: Option<Instant>,
     failed_at: Option<Instant>,
@@ -64,10 +63,9 @@ impl Schedule {
             due: now,
             asked_at: None,
             listed_at: None,
-            extras_at: None,
+            props_at: None,
             slots_at: None,
             has_no_props: false,
-            tells_no_loaded: false,
             bad_list: None,
             down_since: None,
             failed_at: None,
@@ -143,14 +141,12 @@ impl Schedule {
             self.slots_at = Some(now);
         }
         self.running = true;
-        let extras_old = self.extras_at.is_none_or(|at| now.saturating_duration_since(at) >= EXTRAS_EVERY);
-        let extras = path.is_some() && extras_old;
+        let props_old = self.props_at.is_none_or(|at| now.saturating_duration_since(at) >= EXTRAS_EVERY);
         let timeout = config.health_check.timeout;
         let connect = self.config.timeouts.connect.map_or(timeout, |connect| connect.min(timeout));
         Some(Task {
             endpoint: Arc::clone(endpoint),
-            props: extras && !self.has_no_props,
-            loaded: extras && !self.tells_no_loaded,
+            props: path.is_some() && props_old && !self.has_no_props,
             path,
             list,
             slots,
@@ -183,11 +179,10 @@ impl Schedule {
             Some(Listing::Bad(why)) => self.bad_list = Some(why.clone()),
             Some(Listing::Failed) | None => {}
         }
-        if found.props.is_some() || found.loaded.is_some() {
-            self.extras_at = Some(started);
+        if found.props.is_some() {
+            self.props_at = Some(started);
         }
         self.has_no_props |= matches!(found.props, Some(Extra::Unsupported));
-        self.tells_no_loaded |= matches!(found.loaded, Some(Extra::Unsupported));
         let is_outdated = std::mem::take(&mut self.is_doubted);
         match (found.seen.clone(), self.bad_list.clone()) {
             (Some(Observation::Up), _) if is_outdated => None,
@@ -221,7 +216,7 @@ impl Schedule {
             self.failed_at = None;
         }
         if !health.is_available() {
-            (self.has_no_props, self.tells_no_loaded) = (false, false);
+            self.has_no_props = false;
         }
         let is_down = !health.is_available() || (endpoint.is_unheard() && health.state == State::Failing);
         if !is_down {

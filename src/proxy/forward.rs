@@ -423,7 +423,7 @@ impl<'a> Attempts<'a> {
 
 /// Releases the slot of a failed attempt: at once, or when the endpoint has stopped working on it.
 fn release(slot: Option<Slot>, endpoint: &Endpoint, fault: &UpstreamError) {
-    if let Some(slot) = slot.filter(|_| endpoint.slots.is_some() && retry::works_on(fault)) {
+    if let Some(slot) = slot.filter(|_| endpoint.props.slots.is_some() && retry::works_on(fault)) {
         slot.abandon();
     }
 }

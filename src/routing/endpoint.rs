@@ -36,14 +36,18 @@ pub struct Endpoint {
     pub(crate) health: HealthStatus,
     /// What it listed last, if it ever did.
     pub(crate) models: Option<Arc<Vec<Model>>>,
-    /// `total_slots` of llama-server's `/props`.
+    pub(crate) props: Arc<Props>,
+}
+
+/// What it told about itself, as far as it does.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Props {
+    /// `total_slots`, `n_ctx` and `modalities.vision` of llama-server's `/props`.
     pub(crate) slots: Option<u32>,
-    /// `n_ctx` of llama-server's `/props`.
     pub(crate) context: Option<u64>,
-    /// `modalities.vision` of llama-server's `/props`.
     pub(crate) vision: Option<bool>,
     /// The models in its memory, of servers that tell them apart (Ollama, LM Studio).
-    pub(crate) loaded: Option<Arc<Vec<String>>>,
+    pub(crate) loaded: Option<Vec<String>>,
 }
 
 impl Endpoint {
@@ -53,10 +57,7 @@ impl Endpoint {
             live: Arc::new(Live::new()),
             health: HealthStatus::default(),
             models: None,
-            slots: None,
-            context: None,
-            vision: None,
-            loaded: None,
+            props: Arc::default(),
         }
     }
 
@@ -92,7 +93,7 @@ impl Endpoint {
     /// Whether a model is in its memory, if it says so.
     pub(crate) fn has_loaded(&self, model: &str) -> Option<bool> {
         let is_model = |name: &String| name == model || name.strip_suffix(LATEST) == Some(model);
-        self.loaded.as_ref().map(|names| names.iter().any(is_model))
+        self.props.loaded.as_ref().map(|names| names.iter().any(is_model))
     }
 
     /// Every name it serves: as configured, else as discovered with aliases.
@@ -107,7 +108,7 @@ impl Endpoint {
         match self.config.max_concurrent {
             MaxConcurrent::Most(most) => Some(most),
             MaxConcurrent::Unlimited => None,
-            MaxConcurrent::Auto => self.slots.filter(|&slots| slots > 0),
+            MaxConcurrent::Auto => self.props.slots.filter(|&slots| slots > 0),
         }
     }
 

@@ -363,7 +363,7 @@ impl<'a> View<'a> {
 
     /// An endpoint for a model, the client's body as it is.
     fn candidate(self, (position, endpoint): (usize, &Arc<Endpoint>), model: &str) -> Candidate {
-        let own = endpoint.context.filter(|size| *size > 0);
+        let own = endpoint.props.context.filter(|size| *size > 0);
         let offer = self.offer(model, endpoint);
         let loaded = offer.and_then(|offer| offer.loaded).or_else(|| endpoint.has_loaded(model));
         Candidate {
@@ -374,7 +374,7 @@ impl<'a> View<'a> {
             context: own.or_else(|| offer?.context),
             edits: Arc::default(),
             stabilize: endpoint.config.stabilize.is_some() && resolve::may_stabilize(endpoint),
-            vision: offer.and_then(|offer| offer.vision).or(endpoint.vision),
+            vision: offer.and_then(|offer| offer.vision).or(endpoint.props.vision),
             under: None,
             must_load: !model.is_empty() && loaded == Some(false),
             rank: Rank::default(),

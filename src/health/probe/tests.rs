@@ -9,18 +9,7 @@ fn task() -> Task {
     let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1)));
     let (timeout, connect) = (Duration::from_secs(5), Duration::from_secs(3));
     let path = Some("/health".into());
-    Task {
-        endpoint,
-        path,
-        list: true,
-        props: false,
-        loaded: false,
-        slots: false,
-        ours: 0,
-        started: now,
-        timeout,
-        connect,
-    }
+    Task { endpoint, path, list: true, props: false, slots: false, ours: 0, started: now, timeout, connect }
 }
 
 #[test]
@@ -83,7 +72,11 @@ fn what_a_server_says_of_itself_is_read_or_known_to_be_missing() {
     // Issue 14, section 2: answers as documented by Ollama and LM Studio.
     let of = |status: u16, body: &str| {
         let got = Ok((StatusCode::from_u16(status).expect("a status"), body.into()));
-        extra(got, loaded).news()
+        match props(got, "/api/ps") {
+            Extra::Known(props) => Some(props.loaded),
+            Extra::Unsupported => Some(None),
+            Extra::Failed => None,
+        }
     };
     let ollama = r#"{"models":[{"name":"gemma3:latest","model":"gemma3:latest","size":1,"size_vram":1}]}"#;
     let studio = r#"{"models":[{"type":"llm","key":"google/gemma","loaded_instances":[{"id":"google/gemma:2"}]},
@@ -99,8 +92,9 @@ fn what_a_server_says_of_itself_is_read_or_known_to_be_missing() {
     assert_eq!([of(500, ollama), of(401, ollama), of(429, "")], [None, None, None]);
     let model = |owner: &str| Model { owned_by: Some(owner.into()), ..Model::default() };
     let paths =
-        ["library", "organization_owner", "llamacpp", "x"].map(|owner| loaded_path(&[model("me"), model(owner)]));
-    assert_eq!(paths, [Some("/api/ps"), Some("/api/v1/models"), None, None]);
-    let props = props_of(&serde_json::from_str(r#"{"total_slots":2,"modalities":{"vision":true}}"#).expect("JSON"));
-    assert_eq!(props, Props { slots: Some(2), context: None, vision: Some(true) });
+        ["library", "organization_owner", "llamacpp", "x"].map(|owner| props_path(&[model("me"), model(owner)]));
+    assert_eq!(paths, ["/api/ps", "/api/v1/models", "/props", "/props"]);
+    let told = r#"{"total_slots":2,"modalities":{"vision":true}}"#;
+    let known = Props { slots: Some(2), vision: Some(true), ..Props::default() };
+    assert_eq!(props(Ok((StatusCode::OK, told.into())), "/props"), Extra::Known(known));
 }

@@ -144,7 +144,7 @@ fn props_are_asked_no_more_of_a_server_that_has_none() {
     world.schedule.join(2, false, world.start + SECOND);
     assert_eq!(world.take(SECOND), "p", "extras at most every 2 s");
     world.found(SECOND, up);
-    assert_eq!(world.take(31 * SECOND), "pe");
+    assert_eq!(world.take(31 * SECOND), "pe", "a failure says nothing");
 }
 
 #[test]
@@ -278,25 +278,4 @@ fn none_is_held_longer_than_a_minute_or_than_its_server_lives() {
     assert_eq!(live.in_flight(), 1);
     ghosts.clear();
     assert_eq!((live.in_flight(), ghosts.since()), (0, None));
-}
-
-#[test]
-fn what_is_loaded_is_asked_every_two_seconds_at_most_and_never_again_of_a_server_that_does_not_tell() {
-    // Issue 14, section 2
-    let mut world = World::new(|_| ());
-    let asks = |world: &mut World, at: Duration| {
-        world.schedule.join(2, false, world.start + at);
-        let task = world.schedule.take(&world.config, &world.endpoint, world.start + at);
-        task.expect("a probe").loaded
-    };
-    let told = |loaded: Extra<Vec<String>>| |found| Found { loaded: Some(loaded), ..up(found) };
-    assert!(asks(&mut world, Duration::ZERO));
-    world.found(Duration::ZERO, told(Extra::Known(Vec::new())));
-    assert!(!asks(&mut world, SECOND));
-    world.found(SECOND, up);
-    assert!(asks(&mut world, 2 * SECOND));
-    world.found(2 * SECOND, told(Extra::Failed));
-    assert!(asks(&mut world, 4 * SECOND), "a failure says nothing");
-    world.found(4 * SECOND, told(Extra::Unsupported));
-    assert!(!asks(&mut world, 60 * SECOND));
 }

@@ -36,7 +36,7 @@ fn listing(endpoints: Vec<Endpoint>) -> (Catalog, Value) {
 fn it_is_built_anew_only_when_something_in_it_changed() {
     let endpoints = ["one", "two"].map(|name| Arc::new(endpoint(name, &["ma"]))).to_vec();
     let first = Snapshot::new(Arc::default(), endpoints);
-    let same = first.with("one", |one| (one.slots, one.models) = (Some(7), endpoint("one", &["ma"]).models));
+    let same = first.with("one", |one| (one.health.failures, one.models) = (7, endpoint("one", &["ma"]).models));
     let same = same.with("nobody", |_| ());
     assert!(Arc::ptr_eq(&first.catalog, &same.catalog), "the same list, read again");
     for change in [|one: &mut Endpoint| *one = down(one.clone()), |one: &mut Endpoint| one.models = None] {

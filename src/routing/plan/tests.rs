@@ -3,6 +3,7 @@
 use super::*;
 use crate::api::model_list::Model;
 use crate::config::{self, Config};
+use crate::routing::endpoint::Props;
 use crate::routing::health_status::Observation;
 use crate::util::time;
 use std::time::SystemTime;
@@ -179,8 +180,8 @@ fn at_each(known: &[Known]) -> Snapshot {
         let model = Model { id: "m".into(), vision: known.listed, loaded: known.loaded, ..Model::default() };
         let mut endpoint = Endpoint::clone(&endpoint(&name, &[], !known.down));
         endpoint.models = Some(Arc::new(vec![model]));
-        endpoint.vision = known.props;
-        endpoint.loaded = known.running.map(|names| Arc::new(names.iter().map(|&name| name.to_owned()).collect()));
+        let loaded = known.running.map(|names| names.iter().map(|&name| name.to_owned()).collect());
+        endpoint.props = Arc::new(Props { vision: known.props, loaded, ..Props::default() });
         endpoints.push(Arc::new(endpoint));
         let (under, vision) = (known.under, known.configured);
         backends.push(config::Backend { endpoint: name, under, vision, ..config::Backend::default() });
