@@ -22,9 +22,6 @@ pub(crate) struct Candidate {
     /// Whether the model takes images, as far as is known.
     pub(crate) vision: Option<bool>,
     pub(super) under: Option<u64>,
-    /// The server says that the model is not in its memory.
-    pub(super) must_load: bool,
-    /// Of this prompt.
     pub(crate) rank: Rank,
 }
 
@@ -34,18 +31,20 @@ impl Candidate {
         CandidateLoad { position: self.position, weight: self.weight, load, rank: self.rank }
     }
 
-    pub(super) fn take_rank(&mut self, tokens: u64) {
-        let by_length = match self.under {
-            Some(under) if tokens < under => (0, under),
-            None => (1, 0),
-            Some(under) => (2, u64::MAX - under),
+    /// Before others for a prompt of fewer tokens than `under`, the smallest first; for a longer one after them, the largest
+    /// first.
+    pub(super) fn rank_for(&mut self, tokens: u64) {
+        self.rank.0 = match self.under {
+            Some(under) if tokens < under => under,
+            None => u64::MAX / 2,
+            Some(under) => u64::MAX - under,
         };
-        self.rank = (by_length, self.must_load);
     }
 
-    /// For a model, with what its route says.
-    pub(super) fn meant(self, meaning: &Meaning<'_>, edits: &Arc<[MemberEdit]>) -> Self {
+    /// For a model, with what its route says, and with its name unless that is the one `asked` for.
+    pub(super) fn meant(self, meaning: &Meaning<'_>, edits: &Arc<[MemberEdit]>, asked: &str) -> Self {
+        let rename = Some(self.rename.unwrap_or_else(|| meaning.model.clone())).filter(|sent| sent != asked);
         let stabilize = self.stabilize || meaning.stabilizes() && resolve::may_stabilize(&self.endpoint);
-        Self { edits: Arc::clone(edits), stabilize, ..self }
+        Self { rename, edits: Arc::clone(edits), stabilize, ..self }
     }
 }

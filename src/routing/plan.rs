@@ -9,7 +9,6 @@ use crate::routing::endpoint::Endpoint;
 use crate::routing::resolve::{self, Meaning};
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::Snapshot;
-use crate::routing::strategy::Rank;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,15 +89,18 @@ impl Plan {
         self.candidates.first().unwrap_or_else(|| &self.asleep[0])
     }
 
-    /// Keeps candidates that take images; the reason, if another would have come first.
+    /// Keeps candidates that take images.
     fn keep(&mut self, takes_images: impl Fn(&Candidate) -> bool) {
-        let first = |plan: &Self| plan.candidates.first().map(|candidate| candidate.position);
-        let (before, all) = (first(self), self.candidates.len());
+        let all = self.candidates.len();
         self.candidates.retain(&takes_images);
         self.asleep.retain(takes_images);
-        if first(self) != before || self.candidates.len() < all && self.strategy != Strategy::Failover {
+        if self.candidates.len() < all {
             self.reason = VISION;
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.candidates.is_empty() && self.asleep.is_empty()
     }
 
     /// Only where the response was made, since it is not known elsewhere; all others while that endpoint is away. Only where
@@ -106,7 +108,7 @@ impl Plan {
     /// down, as long as another one remains.
     fn narrowed(mut self, query: ModelQuery<'_>, prompt: &dyn PromptInfo, now: Instant) -> Self {
         let tokens = prompt.tokens();
-        self.candidates.iter_mut().chain(&mut self.asleep).for_each(|candidate| candidate.take_rank(tokens));
+        self.candidates.iter_mut().chain(&mut self.asleep).for_each(|candidate| candidate.rank_for(tokens));
         if let ModelQuery::Follow(id, _) | ModelQuery::Stored(id) = query {
             let made = |candidate: &Candidate| candidate.endpoint.live.responses.get(id).is_some();
             if let Some(home) = self.candidates.iter().position(made) {
@@ -184,9 +186,9 @@ impl<'a> View<'a> {
     }
 
     /// Whether the scope has a name; a variant is in it with its model.
-    fn has_name(self, name: &str, meaning: Option<&Meaning<'_>>) -> bool {
-        let names = [Some(name), meaning.and_then(Meaning::base)];
-        names.into_iter().flatten().any(|name| catalog::within(self.scope, name, |bare| self.is_served(bare)))
+    fn has_name(self, name: &str, meaning: &Meaning<'_>) -> bool {
+        let is_within = |name: &str| catalog::within(self.scope, name, |bare| self.is_served(bare));
+        is_within(name) || meaning.base().is_some_and(is_within)
     }
 
     /// The endpoints that serve a name, or the same name with the tag `latest` where only that is served, or the model whose
@@ -195,12 +197,11 @@ impl<'a> View<'a> {
         let tagged = if self.is_served(asked) { None } else { Some(catalog::tagged(asked)) };
         let name = tagged.as_deref().filter(|tagged| self.is_served(tagged)).unwrap_or(asked);
         let by_pattern = || resolve::by_pattern(&self.snapshot.config.models, &self.snapshot.catalog, name);
-        let meaning = self.exact(name).or_else(by_pattern);
-        if !self.has_name(name, meaning.as_ref()) {
+        let meaning = self.exact(name).or_else(by_pattern).unwrap_or_else(|| Meaning::model(name));
+        if !self.has_name(name, &meaning) {
             return Err(self.not_found(asked).into());
         }
-        let candidates = meaning.as_ref().map(|meaning| self.meant(meaning, asked)).unwrap_or_default();
-        let route = meaning.as_ref().and_then(|meaning| meaning.route);
+        let (candidates, route) = (self.meant(&meaning, asked), meaning.route);
         if candidates.is_empty() && (route.is_none_or(Route::is_discovered) || !self.scope.is_all()) {
             return Err(if self.snapshot.is_healthy() { NoPlan::Unknown } else { no_endpoint().into() });
         }
@@ -209,7 +210,7 @@ impl<'a> View<'a> {
         let mut plan = self.sighted(Plan { strategy, is_named: true, ..plan }, asked, prompt)?;
         let all = plan.candidates.len();
         plan.candidates.retain(|candidate| candidate.endpoint.is_available());
-        if plan.candidates.is_empty() && plan.asleep.is_empty() {
+        if plan.is_empty() {
             let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(asked));
             return Err(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK).into());
         }
@@ -227,11 +228,7 @@ impl<'a> View<'a> {
             None => self.discovered(&meaning.model),
         };
         let edits = meaning.edits();
-        let named = candidates.into_iter().map(|candidate| {
-            let sent = candidate.rename.clone().unwrap_or_else(|| meaning.model.clone());
-            Candidate { rename: Some(sent).filter(|sent| sent != asked), ..candidate }.meant(meaning, &edits)
-        });
-        named.collect()
+        candidates.into_iter().map(|candidate| candidate.meant(meaning, &edits, asked)).collect()
     }
 
     /// Without models that are known not to take images, if the prompt has one.
@@ -239,7 +236,7 @@ impl<'a> View<'a> {
         let is_blind = |candidate: &Candidate| candidate.vision == Some(false);
         if plan.candidates.iter().chain(&plan.asleep).any(is_blind) && prompt.has_image() {
             plan.keep(|candidate| !is_blind(candidate));
-            if plan.candidates.is_empty() && plan.asleep.is_empty() {
+            if plan.is_empty() {
                 return Err(self.no_vision(asked));
             }
         }
@@ -274,23 +271,18 @@ impl<'a> View<'a> {
     }
 
     fn default(self, reason: &'static str, prompt: &dyn PromptInfo) -> Result<Plan, Failure> {
-        let with_model = self.usable().filter_map(|one @ (_, endpoint)| {
+        let with_model = self.usable().filter_map(|one @ (position, endpoint)| {
             let model = endpoint.default_model()?;
-            let meaning = self.exact(model);
-            let base = meaning.as_ref().and_then(Meaning::base);
-            if ![Some(model), base].into_iter().flatten().any(|name| self.scope.has_model(name)) {
+            let meaning = self.exact(model).unwrap_or_else(|| Meaning::model(model));
+            if !self.has_name(model, &meaning) {
                 return None;
             }
             // Where the model is a route (format 003), the endpoint knows it by another name.
-            let backends = meaning.iter().filter_map(|meaning| meaning.route).flat_map(|route| &route.backends);
-            let here = backends.filter(|backend| backend.endpoint == endpoint.name()).find(|one| one.model.is_some());
-            let known_as = here.and_then(|backend| backend.model.clone());
-            let rename =
-                known_as.unwrap_or_else(|| meaning.as_ref().map_or(model, |meaning| &meaning.model).to_owned());
-            let candidate = self.candidate(one, &rename);
-            let vision = here.and_then(|backend| backend.vision).or(candidate.vision);
-            let candidate = Candidate { rename: Some(rename), vision, ..candidate };
-            Some(meaning.iter().fold(candidate, |candidate, meaning| candidate.meant(meaning, &meaning.edits())))
+            let is_here = |other: &Candidate| other.endpoint.name() == endpoint.name();
+            let here = self.meant(&meaning, "").into_iter().find(is_here);
+            let other = || self.candidate(one, &meaning.model).meant(&meaning, &meaning.edits(), "");
+            let weight = endpoint.config.weight;
+            Some(Candidate { position, weight, ..here.unwrap_or_else(other) })
         });
         let candidates: Vec<_> = with_model.collect();
         if !candidates.is_empty() {
@@ -376,8 +368,7 @@ impl<'a> View<'a> {
             stabilize: endpoint.config.stabilize.is_some() && resolve::may_stabilize(endpoint),
             vision: offer.and_then(|offer| offer.vision).or(endpoint.props.vision),
             under: None,
-            must_load: !model.is_empty() && loaded == Some(false),
-            rank: Rank::default(),
+            rank: (0, !model.is_empty() && loaded == Some(false)),
         }
     }
 

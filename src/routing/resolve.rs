@@ -24,9 +24,7 @@ pub(crate) fn exact<'a>(routes: &'a [Route], catalog: &Catalog, name: &str) -> O
     let by_name = || routes.iter().find(|route| route.name == name).map(|route| of(route, None));
     let by_variant = || routes.iter().find_map(|route| Some(of(route, Some(route.variant(name)?))));
     let served = || !catalog.offers(name).is_empty();
-    by_name()
-        .or_else(by_variant)
-        .or_else(|| served().then(|| Meaning { model: name.into(), route: None, variant: None }))
+    by_name().or_else(by_variant).or_else(|| served().then(|| Meaning::model(name)))
 }
 
 /// The meaning of a name that nothing is served by, as the first pattern has it that matches.
@@ -36,6 +34,11 @@ pub(crate) fn by_pattern<'a>(routes: &'a [Route], catalog: &Catalog, name: &str)
 }
 
 impl Meaning<'_> {
+    /// A model by its own name.
+    pub(crate) fn model(name: &str) -> Self {
+        Self { model: name.to_owned(), route: None, variant: None }
+    }
+
     /// The route whose variant this is.
     pub(crate) fn base(&self) -> Option<&str> {
         self.variant.and(self.route).map(|route| route.name.as_str())

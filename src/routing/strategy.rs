@@ -12,11 +12,9 @@ pub(crate) struct CandidateLoad {
     pub(crate) rank: Rank,
 }
 
-/// What comes before the strategy: the lowest is tried first, as long as it has room.
-pub(crate) type Rank = (LengthRank, bool);
-/// Whether the prompt is below `under` (0 = yes, 1 = there is none, 2 = no), then the smallest one first, or if it is above, the
-/// largest. The other part of a rank says whether the model would have to be loaded.
-pub(crate) type LengthRank = (u8, u64);
+/// What comes before the strategy: the lowest is tried first, as long as it has room. By the length of the prompt, and whether
+/// the server says that it would have to load the model.
+pub(crate) type Rank = (u64, bool);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {

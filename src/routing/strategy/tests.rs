@@ -132,7 +132,7 @@ fn the_lowest_rank_with_room_is_first_and_the_strategy_orders_equals() {
     // Issue 14, shows 2: under and loaded, as a table.
     let all =
         [Strategy::Failover, Strategy::RoundRobin, Strategy::WeightedRoundRobin, Strategy::Random, Strategy::LeastBusy];
-    let ranks: [Rank; 4] = [((1, 0), true), ((0, 4000), false), ((0, 2000), true), ((2, 1000), false)];
+    let ranks: [Rank; 4] = [(5000, true), (4000, false), (2000, true), (9000, false)];
     for strategy in all {
         let mut loads = weighted(&[1, 1, 1, 1]);
         loads.iter_mut().zip(ranks).for_each(|(load, rank)| load.rank = rank);
