@@ -76,10 +76,7 @@ impl Value {
     pub(super) fn measure<T>(&self, parse: fn(&str) -> Option<T>, bare: fn(u64) -> T) -> Option<T> {
         match self {
             Self::Text { text, .. } => parse(text),
-            Self::Number(_) => self
-                .numeric()
-                .filter(|number| number.fract() == 0.0 && *number >= 0.0)
-                .map(|number| bare(number as u64)),
+            Self::Number(_) => self.whole().and_then(|number| u64::try_from(number).ok()).map(bare),
             _ => None,
         }
     }
@@ -218,9 +215,10 @@ impl<'de> DeserializeSeed<'de> for Build<'_> {
 }
 
 macro_rules! visit_numbers {
-    ($($visit:ident: $number:ty),*) => {
+    ($($visit:ident: $number:ty as $from:ident),*) => {
         $(fn $visit<E: Error>(self, value: $number) -> Result<Node, E> {
-            self.node(Value::Number(value.into()))
+            let number = Number::$from(value.into()).map(Value::Number);
+            self.node(number.unwrap_or_else(|| Value::Broken(TOO_LARGE.into())))
         })*
     };
 }
@@ -244,15 +242,8 @@ impl<'de> Visitor<'de> for Build<'_> {
         self.node(Value::Bool(value))
     }
 
-    visit_numbers!(visit_u64: u64, visit_i64: i64);
-
-    fn visit_u128<E: Error>(self, _: u128) -> Result<Node, E> {
-        self.node(Value::Broken(TOO_LARGE.into()))
-    }
-
-    fn visit_i128<E: Error>(self, _: i128) -> Result<Node, E> {
-        self.node(Value::Broken(TOO_LARGE.into()))
-    }
+    visit_numbers!(visit_u64: u64 as from_u128, visit_u128: u128 as from_u128);
+    visit_numbers!(visit_i64: i64 as from_i128, visit_i128: i128 as from_i128);
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Node, E> {
         match Number::from_f64(value) {

@@ -128,13 +128,11 @@ pub(super) fn tokens() -> Kind<u64> {
         Some(thousands) => thousands.trim_end().parse::<u64>().ok()?.checked_mul(1000),
         None => text.parse().ok(),
     };
-    let read = move |field: &Field| {
-        field.read(|value| {
-            let tokens = value.measure(parse, |tokens| tokens).filter(|tokens| (1..=1_000_000_000).contains(tokens));
-            tokens.ok_or_else(|| "is not a number of tokens (1 to 1000000000); write 4000 or 4k".into())
-        })
+    let read = move |value: &Value| {
+        let tokens = value.measure(parse, |tokens| tokens).filter(|tokens| (1..=1_000_000_000).contains(tokens));
+        tokens.ok_or_else(|| "is not a number of tokens (1 to 1000000000); write 4000 or 4k".into())
     };
-    Kind::new(read, |tokens| json!(tokens))
+    plain(read, |tokens| json!(tokens))
 }
 
 /// `models`: a map whose keys are the names of models.

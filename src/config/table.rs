@@ -198,7 +198,10 @@ impl<T> Kind<T> {
 }
 
 /// A value whose error says what it is not.
-fn plain<T>(read: impl Fn(&Value) -> Result<T, String> + 'static, print: impl Fn(&T) -> Json + 'static) -> Kind<T> {
+pub(super) fn plain<T>(
+    read: impl Fn(&Value) -> Result<T, String> + 'static,
+    print: impl Fn(&T) -> Json + 'static,
+) -> Kind<T> {
     Kind::new(move |field| field.read(&read), print)
 }
 

@@ -1,7 +1,7 @@
 //! Which endpoints serve a model. Built whole from the endpoints of a snapshot, never changed. Pure.
 
 use crate::api::model_list::Model;
-use crate::config::Route;
+use crate::config::{Backend, Route};
 use crate::routing::endpoint::{Endpoint, LATEST};
 use crate::routing::scope::Scope;
 use serde::Serialize;
@@ -23,9 +23,8 @@ pub(crate) struct Catalog {
 pub(crate) struct Offer {
     /// Its index in the snapshot; offers stand in config order.
     pub(crate) endpoint: usize,
-    /// The context of this model there, if its list has it.
+    /// The context of this model there, whether it takes images, and whether it is loaded, as far as its list says.
     pub(crate) context: Option<u64>,
-    /// Whether this model takes images, and whether it is loaded, as far as the list says.
     pub(crate) vision: Option<bool>,
     pub(crate) loaded: Option<bool>,
 }
@@ -89,51 +88,36 @@ impl Catalog {
         let is_usable =
             |e: &Endpoint| (e.is_available() || e.is_asleep()) && scope.has_endpoint(e.name()) && is_listed(e);
         let usable: Vec<bool> = endpoints.iter().map(|endpoint| is_usable(endpoint)).collect();
-        let all = || endpoints.iter().enumerate().filter(|(n, _)| usable[*n]);
-        let by_endpoint: HashMap<&str, &Endpoint> = all().map(|(_, e)| (e.name(), &**e)).collect();
-        // Those that are awake, or if there are none, those that are asleep.
-        let servers = |name: &str| {
-            let all = self.offers(name).iter().map(|offer| offer.endpoint).filter(|n| usable[*n]);
-            let (asleep, awake): (Vec<usize>, Vec<usize>) = all.partition(|n| endpoints[*n].is_asleep());
-            if awake.is_empty() { asleep } else { awake }
-        };
-        let names: Vec<_> =
-            routes.iter().flat_map(|route| route.names().map(move |(name, variant)| (name, variant, route))).collect();
-        let by_name: HashMap<&str, &Route> =
-            names.iter().rev().map(|(name, _, route)| (name.as_str(), *route)).collect();
-        let is_served = |name: &str| !servers(name).is_empty() || by_name.contains_key(name);
-        let backends = |route: &Route| -> Vec<(&Endpoint, String)> {
-            if route.is_discovered() {
-                let model = self.served_as(&route.name);
-                return servers(&model).into_iter().map(|n| (&*endpoints[n], model.to_string())).collect();
-            }
-            let all = route.backends.iter().filter(|backend| backend.enabled).filter_map(|backend| {
-                let model = backend.model.as_ref().unwrap_or(&route.name);
-                Some((*by_endpoint.get(&*backend.endpoint)?, model.clone()))
-            });
-            let (asleep, awake): (Vec<_>, Vec<_>) = all.partition(|(endpoint, _)| endpoint.is_asleep());
-            if awake.is_empty() { asleep } else { awake }
-        };
-        let (mut entries, mut seen) = (Vec::new(), HashSet::new());
-        for (n, endpoint) in all() {
-            for (id, model) in ids(endpoint) {
-                if !within(scope, id, is_served) || !servers(id).contains(&n) || !seen.insert(id) {
-                    continue;
+        let all = || endpoints.iter().zip(&usable).filter(|(_, usable)| **usable).map(|(endpoint, _)| &**endpoint);
+        let by_endpoint: HashMap<&str, &Endpoint> = all().map(|endpoint| (endpoint.name(), endpoint)).collect();
+        let names: Vec<_> = routes.iter().flat_map(|route| route.names().map(move |(name, _)| (name, route))).collect();
+        let by_name: HashMap<&str, &Route> = names.iter().rev().map(|(name, route)| (name.as_str(), *route)).collect();
+        // Where a name is served, and as what. Those that are awake, or if there are none, those that are asleep.
+        let backends = |name: &str| {
+            let route = by_name.get(name);
+            let all: Vec<(&Endpoint, String)> = match route.filter(|route| !route.is_discovered()) {
+                Some(route) => {
+                    let enabled = route.backends.iter().filter(|backend| backend.enabled);
+                    let model = |backend: &Backend| backend.model.as_ref().unwrap_or(&route.name).clone();
+                    enabled.filter_map(|one| Some((*by_endpoint.get(&*one.endpoint)?, model(one)))).collect()
                 }
-                entries.extend(match by_name.get(id) {
-                    Some(route) => routed(id, &backends(route)),
-                    None => {
-                        let names = servers(id).into_iter().map(|n| endpoints[n].name()).collect();
-                        Some(Entry::new(id, endpoint, model, names).listed(model))
-                    }
-                });
-            }
-        }
-        for (name, variant, route) in &names {
-            let is_within =
-                within(scope, name, is_served) || variant.is_some() && within(scope, &route.name, is_served);
-            if is_within && seen.insert(name) {
-                entries.extend(routed(name, &backends(route)));
+                None => {
+                    let model = self.served_as(route.map_or(name, |route| &route.name));
+                    let offers = self.offers(&model).iter().filter(|offer| usable[offer.endpoint]);
+                    offers.map(|offer| (&*endpoints[offer.endpoint], model.to_string())).collect()
+                }
+            };
+            let (asleep, awake): (Vec<_>, Vec<_>) = all.into_iter().partition(|(endpoint, _)| endpoint.is_asleep());
+            if awake.is_empty() { asleep } else { awake }
+        };
+        let is_served =
+            |name: &str| by_name.contains_key(name) || self.offers(name).iter().any(|offer| usable[offer.endpoint]);
+        let (mut entries, mut seen) = (Vec::new(), HashSet::new());
+        let listed = all().flat_map(ids).map(|(id, _)| (id, id));
+        // A variant is in a scope with its model.
+        for (name, base) in listed.chain(names.iter().map(|(name, route)| (name.as_str(), route.name.as_str()))) {
+            if (within(scope, name, is_served) || within(scope, base, is_served)) && seen.insert(name) {
+                entries.extend(entry(name, &backends(name)));
             }
         }
         let texts: Vec<&str> = entries.iter().map(|one: &Listed| one.text.as_str()).collect();
@@ -200,22 +184,7 @@ struct Entry<'a> {
     is_asleep: bool,
 }
 
-impl<'a> Entry<'a> {
-    fn new(id: &'a str, endpoint: &'a Endpoint, model: Option<&'a Model>, endpoints: Vec<&'a str>) -> Self {
-        Self {
-            id,
-            object: "model",
-            created: model.map_or(0, |model| model.created),
-            owned_by: model.and_then(|model| model.owned_by.as_deref()).unwrap_or(endpoint.name()),
-            provider: endpoint.name(),
-            endpoint: format!("{}:{}", endpoint.config.base.host, endpoint.config.base.port),
-            endpoints,
-            aliases: Vec::new(),
-            root: None,
-            is_asleep: endpoint.is_asleep(),
-        }
-    }
-
+impl Entry<'_> {
     /// With the other fields of the upstream's own entry.
     fn listed(&self, model: Option<&Model>) -> Listed {
         let mut text = serde_json::to_string(self).unwrap_or_default();
@@ -236,21 +205,32 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The entry of a route or a variant: an alias of what its first available backend calls the model.
-fn routed(name: &str, backends: &[(&Endpoint, String)]) -> Option<Listed> {
-    let (mut servers, mut aliases) = (Vec::new(), Vec::new());
+/// The entry of a name: of a route or a variant, an alias of what its first backend calls the model.
+fn entry(name: &str, backends: &[(&Endpoint, String)]) -> Option<Listed> {
+    let (mut endpoints, mut aliases) = (Vec::new(), Vec::new());
     for (endpoint, root) in backends {
-        if !servers.contains(&endpoint.name()) {
-            servers.push(endpoint.name());
+        if !endpoints.contains(&endpoint.name()) {
+            endpoints.push(endpoint.name());
         }
         if root != name && !aliases.contains(&root.as_str()) {
             aliases.push(root);
         }
     }
     let (endpoint, root) = backends.first()?;
-    let model = listed(endpoint, root);
-    let root = Some(root.as_str()).filter(|_| !aliases.is_empty());
-    Some(Entry { aliases, root, ..Entry::new(name, endpoint, model, servers) }.listed(model))
+    let (model, base) = (listed(endpoint, root), &endpoint.config.base);
+    let entry = Entry {
+        id: name,
+        object: "model",
+        created: model.map_or(0, |model| model.created),
+        owned_by: model.and_then(|model| model.owned_by.as_deref()).unwrap_or(endpoint.name()),
+        provider: endpoint.name(),
+        endpoint: format!("{}:{}", base.host, base.port),
+        endpoints,
+        root: Some(root.as_str()).filter(|_| !aliases.is_empty()),
+        aliases,
+        is_asleep: endpoint.is_asleep(),
+    };
+    Some(entry.listed(model))
 }
 
 #[cfg(test)]
