@@ -91,7 +91,7 @@ fn models(config: &Config, base: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Va
         let serving = endpoints.iter().filter(|_| route.is_discovered()).filter(serves).map(|one| one.name());
         let backends: Vec<_> = backends.chain(serving).collect();
         let strategy = route.strategy.unwrap_or(config.routing.strategy).as_str();
-        let row = |(id, _)| json!({"id": id, "source": source, "strategy": strategy, "endpoints": backends});
+        let row = |id: String| json!({"id": id, "source": source, "strategy": strategy, "endpoints": backends});
         out.extend(route.names().map(row));
     }
     let mut found: Vec<(&str, Vec<&str>)> = Vec::new();

@@ -93,16 +93,17 @@ impl Route {
     }
 
     /// Its own name and those of its variants.
-    pub fn names(&self) -> impl Iterator<Item = (String, Option<&Variant>)> {
-        let variants =
-            self.variants.iter().map(|variant| (format!("{}{}", self.name, variant.ending()), Some(variant)));
-        std::iter::once((self.name.clone(), None)).chain(variants)
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let of_variant = |variant: &Variant| format!("{}{}", self.name, variant.ending());
+        std::iter::once(self.name.clone()).chain(self.variants.iter().map(of_variant))
     }
 
-    /// The variant of this name.
-    pub fn variant(&self, name: &str) -> Option<&Variant> {
-        let ending = name.strip_prefix(&self.name)?;
-        self.variants.iter().find(|variant| variant.ending() == ending)
+    /// If this is one of its names, the variant that is called so.
+    pub fn variant_of(&self, name: &str) -> Option<Option<&Variant>> {
+        match name.strip_prefix(&self.name)? {
+            "" => Some(None),
+            ending => self.variants.iter().find(|variant| variant.ending() == ending).map(Some),
+        }
     }
 }
 
@@ -171,9 +172,10 @@ pub(super) fn check_names(routes: &[Route], models: &Field) {
     let mut patterns: HashMap<&str, &str> = HashMap::new();
     for route in routes {
         let section = models.item(&route.name);
-        for (name, variant) in route.names() {
-            let Some(variant) = variant.filter(|variant| !variant.suffix.is_empty()) else { continue };
-            if let Some(other) = names.insert(name.clone(), &route.name) {
+        for (name, variant) in route.names().skip(1).zip(&route.variants) {
+            if let Some(other) = names.insert(name.clone(), &route.name)
+                && !variant.suffix.is_empty()
+            {
                 let field = section.get("variants").item(&variant.suffix);
                 field.problem(format!("gives the name {name:?}, which `models[{other}]` has too; rename one"));
             }

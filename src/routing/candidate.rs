@@ -44,7 +44,8 @@ impl Candidate {
     /// For a model, with what its route says, and with its name unless that is the one `asked` for.
     pub(super) fn meant(self, meaning: &Meaning<'_>, edits: &Arc<[MemberEdit]>, asked: &str) -> Self {
         let rename = Some(self.rename.unwrap_or_else(|| meaning.model.clone())).filter(|sent| sent != asked);
-        let stabilize = self.stabilize || meaning.stabilizes() && resolve::may_stabilize(&self.endpoint);
+        let by_route = meaning.route.is_some_and(|route| route.stabilize.is_some());
+        let stabilize = self.stabilize || by_route && resolve::may_stabilize(&self.endpoint);
         Self { rename, edits: Arc::clone(edits), stabilize, ..self }
     }
 }

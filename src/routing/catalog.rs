@@ -90,7 +90,7 @@ impl Catalog {
         let usable: Vec<bool> = endpoints.iter().map(|endpoint| is_usable(endpoint)).collect();
         let all = || endpoints.iter().zip(&usable).filter(|(_, usable)| **usable).map(|(endpoint, _)| &**endpoint);
         let by_endpoint: HashMap<&str, &Endpoint> = all().map(|endpoint| (endpoint.name(), endpoint)).collect();
-        let names: Vec<_> = routes.iter().flat_map(|route| route.names().map(move |(name, _)| (name, route))).collect();
+        let names: Vec<_> = routes.iter().flat_map(|route| route.names().map(move |name| (name, route))).collect();
         let by_name: HashMap<&str, &Route> = names.iter().rev().map(|(name, route)| (name.as_str(), *route)).collect();
         // Where a name is served, and as what. Those that are awake, or if there are none, those that are asleep.
         let backends = |name: &str| {

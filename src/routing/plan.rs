@@ -177,12 +177,8 @@ impl<'a> View<'a> {
         !name.is_empty() && (name != "auto" || self.is_served(name))
     }
 
-    fn exact(self, name: &str) -> Option<Meaning<'a>> {
-        resolve::exact(&self.snapshot.config.models, &self.snapshot.catalog, name)
-    }
-
     fn is_served(self, name: &str) -> bool {
-        self.exact(name).is_some()
+        resolve::exact(self.snapshot, name).is_some()
     }
 
     /// Whether the scope has a name; a variant is in it with its model.
@@ -196,8 +192,9 @@ impl<'a> View<'a> {
     fn named(self, asked: &str, prompt: &dyn PromptInfo) -> PlanResult {
         let tagged = if self.is_served(asked) { None } else { Some(catalog::tagged(asked)) };
         let name = tagged.as_deref().filter(|tagged| self.is_served(tagged)).unwrap_or(asked);
-        let by_pattern = || resolve::by_pattern(&self.snapshot.config.models, &self.snapshot.catalog, name);
-        let meaning = self.exact(name).or_else(by_pattern).unwrap_or_else(|| Meaning::model(name));
+        let meaning = resolve::exact(self.snapshot, name)
+            .or_else(|| resolve::by_pattern(self.snapshot, name))
+            .unwrap_or_else(|| Meaning::model(name));
         if !self.has_name(name, &meaning) {
             return Err(self.not_found(asked).into());
         }
@@ -273,7 +270,7 @@ impl<'a> View<'a> {
     fn default(self, reason: &'static str, prompt: &dyn PromptInfo) -> Result<Plan, Failure> {
         let with_model = self.usable().filter_map(|one @ (position, endpoint)| {
             let model = endpoint.default_model()?;
-            let meaning = self.exact(model).unwrap_or_else(|| Meaning::model(model));
+            let meaning = resolve::exact(self.snapshot, model).unwrap_or_else(|| Meaning::model(model));
             if !self.has_name(model, &meaning) {
                 return None;
             }
@@ -375,7 +372,8 @@ impl<'a> View<'a> {
     /// 400 with the models that could be asked instead.
     fn no_vision(self, asked: &str) -> Failure {
         let takes_images = |name: &&str| {
-            let candidates = self.exact(name).map(|meaning| self.meant(&meaning, name)).unwrap_or_default();
+            let candidates =
+                resolve::exact(self.snapshot, name).map(|meaning| self.meant(&meaning, name)).unwrap_or_default();
             candidates.iter().any(|candidate| candidate.vision == Some(true))
         };
         let listing = self.snapshot.listing(self.scope);

@@ -2,9 +2,9 @@
 
 use crate::api::edit::{self, MemberEdit};
 use crate::config::{Route, Variant};
-use crate::routing::catalog::Catalog;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::scope::matches;
+use crate::routing::snapshot::Snapshot;
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -16,21 +16,20 @@ pub(crate) struct Meaning<'a> {
 }
 
 /// The meaning of a name that is the one of a model, a route or a variant.
-pub(crate) fn exact<'a>(routes: &'a [Route], catalog: &Catalog, name: &str) -> Option<Meaning<'a>> {
-    let of = |route: &'a Route, variant| {
-        let model = if route.is_discovered() { catalog.served_as(&route.name) } else { route.name.as_str().into() };
-        Meaning { model: model.into_owned(), route: Some(route), variant }
+pub(crate) fn exact<'a>(snapshot: &'a Snapshot, name: &str) -> Option<Meaning<'a>> {
+    let mut routes = snapshot.config.models.iter();
+    let Some((route, variant)) = routes.find_map(|route| Some((route, route.variant_of(name)?))) else {
+        return (!snapshot.catalog.offers(name).is_empty()).then(|| Meaning::model(name));
     };
-    let by_name = || routes.iter().find(|route| route.name == name).map(|route| of(route, None));
-    let by_variant = || routes.iter().find_map(|route| Some(of(route, Some(route.variant(name)?))));
-    let served = || !catalog.offers(name).is_empty();
-    by_name().or_else(by_variant).or_else(|| served().then(|| Meaning::model(name)))
+    let served_as = || snapshot.catalog.served_as(&route.name).into_owned();
+    let model = if route.is_discovered() { served_as() } else { route.name.clone() };
+    Some(Meaning { model, route: Some(route), variant })
 }
 
 /// The meaning of a name that nothing is served by, as the first pattern has it that matches.
-pub(crate) fn by_pattern<'a>(routes: &'a [Route], catalog: &Catalog, name: &str) -> Option<Meaning<'a>> {
+pub(crate) fn by_pattern<'a>(snapshot: &'a Snapshot, name: &str) -> Option<Meaning<'a>> {
     let is_match = |route: &&Route| route.patterns.iter().any(|pattern| matches(pattern, name));
-    exact(routes, catalog, &routes.iter().find(is_match)?.name)
+    exact(snapshot, &snapshot.config.models.iter().find(is_match)?.name)
 }
 
 impl Meaning<'_> {
@@ -48,10 +47,6 @@ impl Meaning<'_> {
         self.route
             .map(|route| edit::merged(&route.edits, self.variant.map(|variant| &variant.edits)).into())
             .unwrap_or_default()
-    }
-
-    pub(crate) fn stabilizes(&self) -> bool {
-        self.route.is_some_and(|route| route.stabilize.is_some())
     }
 }
 

@@ -42,7 +42,7 @@ fn what_is_said_of_a_model_is_read_as_it_is_written() {
     }
     assert_eq!(json!(route.edits.default), json!({"top_p": 1, "é\"": "\u{2028}"}));
     assert_eq!(route.edits.remove, ["user", "extra.inner"]);
-    let names: Vec<_> = route.names().map(|(name, _)| name).collect();
+    let names: Vec<_> = route.names().collect();
     assert_eq!(names, ["qwen", "qwen-nothink", "qwen:x", "qwen-4"]);
     assert_eq!(route.variants[0].edits.remove, ["temperature"]);
     assert_eq!((&*route.patterns[0], route.stabilize), ("gpt-*", Some(Stabilize::ClaudeCode)));
