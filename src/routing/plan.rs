@@ -271,12 +271,13 @@ impl<'a> View<'a> {
         let with_model = self.usable().filter_map(|one @ (position, endpoint)| {
             let model = endpoint.default_model()?;
             let meaning = resolve::exact(self.snapshot, model).unwrap_or_else(|| Meaning::model(model));
-            if !self.has_name(model, &meaning) {
+            // Where the model is a route (format 003), the endpoint knows it by another name.
+            let here = self.meant(&meaning, "").into_iter().find(|other| other.endpoint.name() == endpoint.name());
+            let mut backends = meaning.route.iter().flat_map(|route| &route.backends);
+            let is_off = here.is_none() && backends.any(|backend| backend.endpoint == endpoint.name());
+            if is_off || !self.has_name(model, &meaning) {
                 return None;
             }
-            // Where the model is a route (format 003), the endpoint knows it by another name.
-            let is_here = |other: &Candidate| other.endpoint.name() == endpoint.name();
-            let here = self.meant(&meaning, "").into_iter().find(is_here);
             let other = || self.candidate(one, &meaning.model).meant(&meaning, &meaning.edits(), "");
             let weight = endpoint.config.weight;
             Some(Candidate { position, weight, ..here.unwrap_or_else(other) })

@@ -350,9 +350,16 @@ fn a_name_is_a_route_or_a_variant_or_served_or_matched_in_this_order() {
 }
 
 #[test]
-fn a_default_model_that_is_a_route_is_edited_as_that() {
+fn a_default_model_that_is_a_route_is_edited_as_that_and_not_sent_to_a_backend_that_is_off() {
     let mut routes = vec![route("big", Some("real"), &[], &[])];
     routes[0].edits.remove = vec!["x".into()];
+    let mut off = routes.clone();
+    off[0].backends[0].enabled = false;
+    let snapshot = named(off);
+    assert_eq!(
+        order(plan(&snapshot, ModelQuery::Any, &Scope::default(), time::now())),
+        [("b".to_owned(), Some("big".into()))]
+    );
     let snapshot = named(routes);
     let plan = plan(&snapshot, ModelQuery::Any, &Scope::default(), time::now()).ok().expect("a plan");
     let edited: Vec<_> = plan.candidates.iter().map(|one| (one.rename.as_deref(), one.edits.len())).collect();
