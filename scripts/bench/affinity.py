@@ -6,7 +6,8 @@ most like its own, else the one unused for longest; the prompt that it replaces 
 later requests find it; what neither holds is computed). The ideal is one server with all the slots, asked directly. Four
 workloads, a Markdown table each:
   chats    50 conversations of 20 turns with the same 8 KB system prompt, 8 at a time, by every strategy
-  agents   20 sessions of Claude Code of 20 turns, all at once, whose system prompt has a line that differs in every request
+  agents   20 sessions of Claude Code of 20 turns, all at once, whose system prompt has a line that differs in every request;
+           also on servers that compare bytes, without `stabilize` and with it
   turns    8 such sessions that take turns on two servers: how many of the 52 later turns go to another server than the last
   crowds   4, 6, 8 and 12 conversations of 12 turns at once on two servers of two slots, where computing a prompt takes time:
            share found in a cache, seconds in all, longest time in the queue. A hundred times as fast as a home server.
@@ -38,9 +39,9 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads, request_queue_size = True, 128
 
-    def __init__(self, slots, speed=FAST):
+    def __init__(self, slots, speed=FAST, compares_bytes=False):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.speed = speed
+        self.speed, self.compares_bytes = speed, compares_bytes
         self.host = []
         self.caches = [""] * slots
         self.used = [0.0] * slots
@@ -95,8 +96,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        # As servers do, without the part that differs in every request.
-        system = re.sub("cch=[^;]*;", "", json.dumps([body.get("tools"), body.get("system")]))
+        system = json.dumps([body.get("tools"), body.get("system")])
+        if not self.server.compares_bytes:
+            # As llama-server does, without the part that differs in every request.
+            system = re.sub("cch=[^;]*;", "", system)
         prompt = system + "".join(f"<{m['role']}>{m['content']}" for m in body["messages"])
         answer, timings = self.server.complete(prompt)
         self.send({"choices": [{"message": {"role": "assistant", "content": answer}}], "timings": timings})
@@ -183,9 +186,13 @@ def share(servers):
 
 
 def proxied(binary, strategy, slots, run, speed=FAST):
-    """Runs with a proxy before two servers; returns them and the result."""
-    servers = [Server(slots, speed), Server(slots, speed)]
+    """Runs with a proxy before two servers; returns them and the result. The strategy may be followed by `bytes`, for servers
+    that compare them, and by what the proxy makes `stable` for these."""
+    strategy, *options = strategy.split(", ")
+    servers = [Server(slots, speed, "bytes" in options) for _ in range(2)]
     endpoints = [{"name": n, "address": "127.0.0.1", "port": s.server_address[1]} for n, s in zip("ab", servers)]
+    for endpoint in endpoints if "stable" in options else []:
+        endpoint["stabilize"] = "claude-code"
     config = {"server": {"port": 0}, "endpoints": endpoints, "routing": {"strategy": strategy}, "log": {"level": "warn"}}
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
         json.dump(config, file)
@@ -200,9 +207,11 @@ def proxied(binary, strategy, slots, run, speed=FAST):
 
 
 def table(binary, title, strategies, slots, *workload):
-    ideal = Server(2 * slots)
-    crowd(ideal.server_address[1], *workload)
-    best = share([ideal])
+    # Which slot a request meets depends on chance.
+    ideals = [Server(2 * slots) for _ in range(3)]
+    for ideal in ideals:
+        crowd(ideal.server_address[1], *workload)
+    best = share(ideals)
     print(f"| {title} | found in cache | of the ideal | computed again | imbalance |")
     print("| --- | ---: | ---: | ---: | ---: |")
     print(f"| one server, {2 * slots} slots | {best:.1%} | 100.0% | {1 - best:.1%} | - |")
@@ -237,7 +246,7 @@ def main():
     every = ["affinity", "failover", "round_robin", "weighted_round_robin", "random", "least_busy"]
     crowds(binary)
     table(binary, "chats", every, 4, 50, 8, False)
-    table(binary, "agents", ["affinity", "least_busy"], 10, 20, 20, True)
+    table(binary, "agents", ["affinity", "least_busy", "affinity, bytes", "affinity, bytes, stable"], 10, 20, 20, True)
     print("| turns | moved of 52 |")
     print("| --- | ---: |")
     for strategy in ["affinity", "round_robin"]:

@@ -251,6 +251,9 @@ pub(super) fn prompt(affinity: &Affinity, request: &Request, body: &RequestBody<
 /// full or much busier than another; the reason if it is.
 fn preference(plan: &Plan, home: Option<(usize, &'static str)>, turn: &mut Turn) -> (Vec<usize>, Option<&'static str>) {
     let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
+    // Only new conversations take turns, so that each endpoint gets as many.
+    let mut unmoved = turn.clone();
+    let turn = if home.is_some() { &mut unmoved } else { turn };
     let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
     let Some((index, _)) = home else { return (order, None) };
     let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);

@@ -285,3 +285,11 @@ fn the_access_line_tells_it_for_streams_too() {
     let line = program.logged(&["POST /v1/chat/completions 200"]);
     assert!(line.contains(" tokens_cached=186 cached=93% "), "{line}");
 }
+
+#[test]
+fn new_conversations_take_turns_whatever_known_ones_do_between() {
+    let (_servers, proxy) = homes(|_| ());
+    for (conversation, turn, wanted) in [("one", 1, ("a", "affinity")), ("three", 0, ("a", "affinity_new"))] {
+        assert_eq!(told(&proxy.post(CHAT, said(conversation, turn))), wanted, "{conversation}");
+    }
+}
