@@ -12,6 +12,8 @@ const LONGEST_NAME: usize = 512;
 /// Fields of an entry that are passed on, and their bytes together.
 const MOST_FIELDS: usize = 64;
 const LONGEST_ENTRY: usize = 4 << 10;
+/// What llama-server's router says of a model; else `unloaded`, `sleeping`, `downloading`.
+const IN_MEMORY: [&str; 2] = ["\"loaded\"", "\"loading\""];
 /// The largest number that every client reads as a whole one.
 const LARGEST: f64 = (1u64 << 53) as f64;
 
@@ -94,11 +96,7 @@ fn model(raw: &str) -> Option<Model> {
         owned_by: field("owned_by").and_then(name),
         context: sizes.iter().find_map(|key| size(field(key)?)).or_else(|| size(member(field("meta")?, "n_ctx")?)),
         vision: vision(&fields),
-        // Others than these two: unloaded, sleeping, downloading.
-        loaded: field("status").and_then(|raw| member(raw, "value")).map(|state| {
-            let is_state = |known: &str| state.trim_matches('"') == known;
-            is_state("loaded") || is_state("loading")
-        }),
+        loaded: field("status").and_then(|raw| member(raw, "value")).map(|state| IN_MEMORY.contains(&state)),
         fields: shown(&fields, &aliases),
         aliases: aliases.into_iter().filter(|alias| *alias != id).collect(),
         id,

@@ -44,10 +44,6 @@ words! {
 }
 
 impl Edits {
-    pub fn is_empty(&self) -> bool {
-        self.names().next().is_none()
-    }
-
     fn names(&self) -> impl Iterator<Item = &str> {
         self.set.keys().chain(self.default.keys()).chain(&self.remove).map(String::as_str)
     }

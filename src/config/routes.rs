@@ -88,7 +88,8 @@ impl Route {
     /// It goes to the endpoints that serve its name: no backends are listed, and there is another reason for the route.
     pub fn is_discovered(&self) -> bool {
         let Self { backends, edits, variants, patterns, stabilize, .. } = self;
-        let has_reason = !edits.is_empty() || !variants.is_empty() || !patterns.is_empty() || stabilize.is_some();
+        let has_reason =
+            *edits != Edits::default() || !variants.is_empty() || !patterns.is_empty() || stabilize.is_some();
         backends.is_empty() && has_reason
     }
 

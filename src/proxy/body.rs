@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 
 /// What routing needs to know of a body.
+#[derive(Default)]
 pub(crate) struct RequestBody<'a> {
     pub(crate) json: Option<JsonBody<'a>>,
     named: Option<Named>,
@@ -31,8 +32,9 @@ pub(crate) struct RequestBody<'a> {
     has_image: OnceCell<bool>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
 enum Location {
+    #[default]
     Json,
     Form,
     Query,
@@ -162,17 +164,7 @@ fn unknown_path() -> Failure {
 
 impl<'a> RequestBody<'a> {
     fn new(location: Location, named: Option<Named>) -> Self {
-        Self {
-            json: None,
-            named,
-            location,
-            stream: false,
-            optional: false,
-            previous: None,
-            sealed: false,
-            size: 0,
-            has_image: OnceCell::new(),
-        }
+        Self { named, location, ..Self::default() }
     }
 
     pub(crate) fn name(&self) -> Option<&str> {

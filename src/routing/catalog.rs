@@ -87,9 +87,8 @@ impl Catalog {
     ) -> Listing {
         let is_usable =
             |e: &Endpoint| (e.is_available() || e.is_asleep()) && scope.has_endpoint(e.name()) && is_listed(e);
-        let usable: Vec<bool> = endpoints.iter().map(|endpoint| is_usable(endpoint)).collect();
-        let all = || endpoints.iter().zip(&usable).filter(|(_, usable)| **usable).map(|(endpoint, _)| &**endpoint);
-        let by_endpoint: HashMap<&str, &Endpoint> = all().map(|endpoint| (endpoint.name(), endpoint)).collect();
+        let usable: Vec<_> = endpoints.iter().map(|one| Some(&**one).filter(|endpoint| is_usable(endpoint))).collect();
+        let all = || usable.iter().flatten().copied();
         let names: Vec<_> = routes.iter().flat_map(|route| route.names().map(move |name| (name, route))).collect();
         let by_name: HashMap<&str, &Route> = names.iter().rev().map(|(name, route)| (name.as_str(), *route)).collect();
         // Where a name is served, and as what. Those that are awake, or if there are none, those that are asleep.
@@ -99,19 +98,20 @@ impl Catalog {
                 Some(route) => {
                     let enabled = route.backends.iter().filter(|backend| backend.enabled);
                     let model = |backend: &Backend| backend.model.as_ref().unwrap_or(&route.name).clone();
-                    enabled.filter_map(|one| Some((*by_endpoint.get(&*one.endpoint)?, model(one)))).collect()
+                    enabled.filter_map(|one| Some((all().find(|e| e.name() == one.endpoint)?, model(one)))).collect()
                 }
                 None => {
                     let model = self.served_as(route.map_or(name, |route| &route.name));
-                    let offers = self.offers(&model).iter().filter(|offer| usable[offer.endpoint]);
-                    offers.map(|offer| (&*endpoints[offer.endpoint], model.to_string())).collect()
+                    let offers = self.offers(&model).iter();
+                    offers.filter_map(|offer| Some((usable[offer.endpoint]?, model.to_string()))).collect()
                 }
             };
             let (asleep, awake): (Vec<_>, Vec<_>) = all.into_iter().partition(|(endpoint, _)| endpoint.is_asleep());
             if awake.is_empty() { asleep } else { awake }
         };
-        let is_served =
-            |name: &str| by_name.contains_key(name) || self.offers(name).iter().any(|offer| usable[offer.endpoint]);
+        let is_served = |name: &str| {
+            by_name.contains_key(name) || self.offers(name).iter().any(|offer| usable[offer.endpoint].is_some())
+        };
         let (mut entries, mut seen) = (Vec::new(), HashSet::new());
         let listed = all().flat_map(ids).map(|(id, _)| (id, id));
         // A variant is in a scope with its model.
