@@ -3,7 +3,6 @@
 use super::reader::Field;
 use super::table::*;
 use serde_json::{Map, Value as Json};
-use std::borrow::Cow;
 
 /// Members that one model or variant may edit, and bytes of the values that they get together.
 const MOST: usize = 64;
@@ -51,11 +50,9 @@ impl Edits {
 
 impl Variant {
     /// What is appended to the name of the model: `nothink` as `-nothink`, `:nothink` as it is.
-    pub fn ending(&self) -> Cow<'_, str> {
-        match self.suffix.starts_with(char::is_alphanumeric) {
-            true => format!("-{}", self.suffix).into(),
-            false => self.suffix.as_str().into(),
-        }
+    pub fn ending(&self) -> String {
+        let dash = if self.suffix.starts_with(char::is_alphanumeric) { "-" } else { "" };
+        format!("{dash}{}", self.suffix)
     }
 }
 
