@@ -203,7 +203,7 @@ function recent(one) {
   const bad = one.status >= 400 || one.end === 'upstream_lost' || one.end === 'timeout' ? 'bad' : '';
   return row([
     [one.at.slice(11, 19)], [one.status, `n ${bad}`], [one.model ?? one.path], [one.endpoint], [one.reason], [one.end, one.end === 'done' ? '' : 'bad'], [time(one.queue_ms), 'n'],
-    [time(one.first_byte_ms), 'n'], [time(one.total_ms), 'n'], [one.tokens_in, 'n'], [one.tokens_cached, 'n'], [one.cached, 'n'], [one.recomputed],
+    [time(one.first_byte_ms), 'n'], [time(one.total_ms), 'n'], [one.tokens_in, 'n'], [one.cached, 'n'], [one.recomputed],
     [one.tokens_out, 'n'], [one.tokens_per_second?.toFixed(1), 'n'],
   ]);
 }

@@ -123,7 +123,6 @@ impl Text {
         let (prompt, completion) = (self.prompt_tokens, self.words.len());
         json!({
             "completion_tokens": completion, "prompt_tokens": prompt, "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": 0},
         })
     }
 
@@ -132,7 +131,7 @@ impl Text {
         // A microsecond at least: rates are numbers, never infinite.
         let [prompt_ms, predicted_ms] = [prompt, predicted].map(|time| time.as_secs_f64().max(1e-6) * 1e3);
         json!({
-            "cache_n": 0, "prompt_n": prompt_n, "prompt_ms": prompt_ms,
+            "prompt_n": prompt_n, "prompt_ms": prompt_ms,
             "prompt_per_second": prompt_n as f64 / prompt_ms * 1e3,
             "predicted_n": predicted_n, "predicted_ms": predicted_ms,
             "predicted_per_second": predicted_n as f64 / predicted_ms * 1e3,

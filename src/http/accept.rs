@@ -58,8 +58,12 @@ impl EventLoop {
         }
         let _ = stream.set_nodelay(true);
         let (permit, fits) = self.shared.open.enter(peer);
+        if self.shared.is_full() {
+            // Some of them may be expendable.
+            self.take_returned(now);
+        }
         // An address over its limit evicts only connections that linger, but its own refusals need room too.
-        let full = self.shared.open.count() > self.shared.max_connections && !self.evict(!fits);
+        let full = self.shared.is_full() && !self.evict(!fits);
         let identity = (listener, self.token());
         let connection = Box::new(Connection::new(stream, permit, peer, identity, now, &self.rules));
         if fits && !full {

@@ -151,9 +151,7 @@ impl EventLoop {
             self.shared.beats.fetch_add(1, Ordering::Relaxed);
             self.rules = self.shared.rules();
             // First, since this batch may have events for them.
-            for connection in self.shared.returns.take() {
-                self.insert(connection, now);
-            }
+            self.take_returned(now);
             for event in &events {
                 match event.token() {
                     WAKE => {}
@@ -211,6 +209,12 @@ impl EventLoop {
     pub(super) fn token(&mut self) -> Token {
         self.next_token += 1;
         Token(self.next_token)
+    }
+
+    pub(super) fn take_returned(&mut self, now: Instant) {
+        for connection in self.shared.returns.take() {
+            self.insert(connection, now);
+        }
     }
 
     /// Parks a connection that was accepted or returned by a worker.

@@ -26,6 +26,11 @@ impl ServerState {
         Arc::clone(&read(&self.rules))
     }
 
+    /// There is one connection more than there may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.open.count() > self.max_connections
+    }
+
     /// New connections may soon take the place of idle ones, which only the event loop can close.
     pub(super) fn is_crowded(&self) -> bool {
         2 * self.open.count() > self.max_connections

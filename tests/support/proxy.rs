@@ -139,7 +139,8 @@ impl Proxy {
 
     /// After a fault: a good request on a fresh connection is served.
     pub fn still_serves(&self) {
-        assert_eq!(self.get("/health").status(), 200);
+        let answer = self.get("/health");
+        assert_eq!(answer.status(), 200, "{}", answer.text());
     }
 
     /// Puts another configuration in force; what needs a restart.
