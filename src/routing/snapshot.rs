@@ -71,9 +71,12 @@ impl Snapshot {
     pub(crate) fn reconfigured(&self, config: Config) -> Self {
         let endpoints = config.endpoints.iter().map(|one| {
             let old = self.endpoints.iter().find(|old| old.name() == one.name);
-            let is_same = |old: &&Arc<Endpoint>| old.config.base == one.base && old.config.enabled == one.enabled;
-            let mut endpoint = match old.filter(is_same) {
-                Some(old) => Endpoint { config: Arc::new(one.clone()), ..Endpoint::clone(old) },
+            let mut endpoint = match old.filter(|old| old.config.base == one.base) {
+                Some(old) if old.config.enabled == one.enabled => {
+                    Endpoint { config: Arc::new(one.clone()), ..Endpoint::clone(old) }
+                }
+                // Its slots stay as many: without a limit all that is queued for it would be sent.
+                Some(old) => Endpoint { slots: old.slots, ..Endpoint::new(one.clone()) },
                 None => Endpoint::new(one.clone()),
             };
             if let Some(old) = old {

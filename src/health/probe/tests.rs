@@ -97,10 +97,20 @@ fn what_a_server_says_of_itself_is_read_or_known_to_be_missing() {
         assert_eq!(of(status, body), Some(None), "{status} {body}");
     }
     assert_eq!([of(500, ollama), of(401, ollama), of(429, "")], [None, None, None]);
+    // However much it is.
+    let many = |n: usize, one: &str| format!(r#"{{"models":[{}]}}"#, vec![one; n].join(","));
+    let count = |answer: &str| of(200, answer).flatten().map(|names| names.len());
+    assert_eq!(count(&many(9_000, r#"{"name":"a"}"#)), Some(MOST_MODELS));
+    let instances = vec![r#"{"id":"i"}"#; 9_000].join(",");
+    assert_eq!(
+        count(&many(1, &format!(r#"{{"key":"k","loaded_instances":[{instances}]}}"#))),
+        Some(MOST_INSTANCES + 1)
+    );
+    assert_eq!(count(&many(1, &format!(r#"{{"name":"{}"}}"#, "x".repeat(1 << 20)))), Some(0));
     let model = |owner: &str| Model { owned_by: Some(owner.into()), ..Model::default() };
     let paths =
         ["library", "organization_owner", "llamacpp", "x"].map(|owner| loaded_path(&[model("me"), model(owner)]));
     assert_eq!(paths, [Some("/api/ps"), Some("/api/v1/models"), None, None]);
-    let props = props_of(&serde_json::from_str(r#"{"total_slots":2,"modalities":{"vision":true}}"#).expect("JSON"));
+    let props = props_of(r#"{"total_slots":2,"modalities":{"vision":true}}"#);
     assert_eq!(props, Props { slots: Some(2), context: None, vision: Some(true) });
 }
