@@ -76,7 +76,7 @@ impl Health {
 }
 
 /// What a probe found out about its task.
-type Report = (Task, Found);
+type Report = (Arc<Task>, Found);
 type Waiting = Box<dyn FnOnce() + Send>;
 
 struct Monitor {
@@ -284,8 +284,9 @@ impl Monitor {
 fn spawn(clients: &Arc<ClientPool>, results: &Sender<Report>, task: Task) -> bool {
     let (clients, results) = (Arc::clone(clients), results.clone());
     let work = move || {
-        let found = probe::guarded(&task, || probe::ask(&clients, &task));
-        let _ = results.send((task, found));
+        let task = Arc::new(task);
+        let report = |found| drop(results.send((Arc::clone(&task), found)));
+        report(probe::guarded(&task, || probe::ask(&clients, &task, report)));
     };
     let spawned = std::thread::Builder::new().name("probe".into()).stack_size(512 << 10).spawn(work);
     spawned.inspect_err(|e| log::warn!("a probe could not be started: {e}")).is_ok()

@@ -195,6 +195,8 @@ struct Counts {
 const RATES: [&str; 2] = ["predicted_per_second", "prompt_per_second"];
 /// A prompt shorter than this says nothing about speed.
 const MEASURABLE: u64 = 32;
+/// Tokens a second that no server reaches: more would stay in every mean.
+const FASTEST: f64 = 1e12;
 
 /// What an answer cost, as far as it says.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -246,12 +248,14 @@ impl UsageReader {
     pub(crate) fn tokens(&self) -> Tokens {
         let count = |name: &str| self.counts.counts[COUNTS.iter().position(|known| *known == name)?];
         let read = count("cache_read_input_tokens");
-        let beside = read.unwrap_or(0) + count("cache_creation_input_tokens").unwrap_or(0);
-        let input = count("input_tokens").map(|n| n + beside);
-        let timed = count("prompt_n").map(|n| n + count("cache_n").unwrap_or(0));
+        // An endpoint may say any number.
+        let beside = read.unwrap_or(0).saturating_add(count("cache_creation_input_tokens").unwrap_or(0));
+        let input = count("input_tokens").map(|n| n.saturating_add(beside));
+        let timed = count("prompt_n").map(|n| n.saturating_add(count("cache_n").unwrap_or(0)));
         let completion = count("completion_tokens").or(count("output_tokens")).or(count("predicted_n"));
         // A speed needs two tokens and the time between them.
-        let [speed, prompt_speed] = self.counts.rates.map(|rate| rate.filter(|rate| rate.is_finite() && *rate > 0.0));
+        let is_speed = |rate: &f64| *rate > 0.0 && *rate <= FASTEST;
+        let [speed, prompt_speed] = self.counts.rates.map(|rate| rate.filter(is_speed));
         Tokens {
             prompt: count("prompt_tokens").or(input).or(timed),
             cached: count("cached_tokens").or(read).or(count("cache_n")),

@@ -146,7 +146,7 @@ fn shown(fields: &[(Cow<'_, str>, &str)], aliases: &[String]) -> Vec<(String, St
     passed
 }
 
-fn name(raw: &str) -> Option<String> {
+pub(crate) fn name(raw: &str) -> Option<String> {
     // Escaped, a character takes six bytes at most.
     let name = (raw.len() <= 6 * LONGEST_NAME).then(|| serde_json::from_str::<String>(raw).ok())??;
     (!name.is_empty() && name.len() <= LONGEST_NAME).then_some(name)

@@ -6,8 +6,8 @@ use memchr::memmem;
 
 const MAX_HEAD: usize = 16 << 10;
 
-/// The form's model and its range in the body; none when the form has no such field. What stands before the first
-/// boundary and after the last one says nothing (RFC 2046 5.1.1).
+/// The form's model and its range in the body; none when the form has no such field. Text before the first boundary and
+/// after the last one says nothing (RFC 2046 5.1.1).
 /// Whatever two parsers could read differently is refused: the upstream must see the model that we see.
 pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failure> {
     let boundary = boundary(content_type)?;
@@ -15,6 +15,10 @@ pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failu
     let start = memmem::find(body, dashes).ok_or_else(|| malformed("its boundary is missing"))?;
     if start > 0 && !body[..start].ends_with(b"\r\n") {
         return Err(malformed("its first boundary does not begin a line"));
+    }
+    // A server that takes the first JSON value of a body, whatever its type, would see that.
+    if body[..start].trim_ascii_start().starts_with(b"{") {
+        return Err(malformed("an object stands before its first boundary"));
     }
     let (mut found, mut at) = (None, start + dashes.len());
     loop {

@@ -331,7 +331,7 @@ impl Forward {
 
     /// Whether the endpoint computes for it.
     pub(crate) fn takes_slot(&self, method: &Method) -> bool {
-        let reads = *method == Method::GET || *method == Method::HEAD;
+        let reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(method);
         let last = self.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         let in_body = matches!(self.source, ModelSource::Body | ModelSource::BodyOnly | ModelSource::Raw);
         !reads && in_body && !NO_SLOT.contains(&last)

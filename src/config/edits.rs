@@ -1,12 +1,17 @@
 //! What is changed in the JSON body of a request for a model: `set`, `default`, `remove`.
 
 use super::reader::Field;
+use super::shown::has_key;
 use super::table::*;
 use serde_json::{Map, Value as Json};
 
 /// Members that one model or variant may edit, and bytes of the values that they get together.
 const MOST: usize = 64;
 const MOST_BYTES: usize = 64 << 10;
+/// Parts of names whose texts may be secrets.
+const SECRET: [&str; 6] = ["api_key", "apikey", "auth", "password", "secret", "token"];
+const MASK: &str = "***";
+const QUOTED_MASK: &str = "\"***\"";
 /// What decides where a request goes and how its answer is read.
 const NOT_EDITED: [&str; 6] = ["model", "stream", "messages", "prompt", "input", "webhookUrl"];
 
@@ -74,11 +79,33 @@ fn members() -> Kind<Members> {
             let name = member(name).map_err(|error| item.problem(format!("{name:?} {error}"))).ok()?;
             // `null` is a value here.
             let value = item.value()?.json().map_err(|error| item.problem(error)).ok()?;
+            if value.to_string().contains(QUOTED_MASK) {
+                item.problem("holds the mask that stands for a secret; put the secret in");
+            }
             Some((name, value))
         };
         Some(field.named().filter_map(one).collect())
     };
-    Kind::new(read, |members: &Members| Json::Object(members.clone()))
+    let shown = |(name, value): (&String, &Json)| (name.clone(), masked(value, names_secret(name)));
+    Kind::new(read, move |members: &Members| Json::Object(members.iter().map(shown).collect()))
+}
+
+/// A value as it is printed: with a mask for each text that may be a key.
+fn masked(value: &Json, is_secret: bool) -> Json {
+    match value {
+        Json::String(text) if is_secret || has_key(text) => MASK.into(),
+        Json::Array(items) => items.iter().map(|item| masked(item, is_secret)).collect(),
+        Json::Object(map) => {
+            let shown = map.iter().map(|(name, value)| (name.clone(), masked(value, is_secret || names_secret(name))));
+            Json::Object(shown.collect())
+        }
+        other => other.clone(),
+    }
+}
+
+fn names_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET.iter().any(|word| name.contains(word))
 }
 
 fn check(edits: &Edits, section: &Field) {

@@ -2,14 +2,14 @@
 //! connections of its own, since only a new connection shows that the endpoint still takes any.
 
 use crate::api::errors::is_loading;
-use crate::api::model_list::{MOST_MODELS, Model, list_of};
+use crate::api::json::{each_element, member};
+use crate::api::model_list::{MOST_MODELS, Model, list_of, name};
 use crate::config::Timeouts;
 use crate::routing::endpoint::{Endpoint, Props};
 use crate::routing::health_status::Observation;
 use crate::upstream::{ClientPool, Stage, UpstreamClient, UpstreamError, UpstreamErrorKind, UpstreamRequest, headers};
 use crate::util::time;
 use http::{Method, StatusCode};
-use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +38,8 @@ pub(super) struct Task {
 /// What was found; nothing is there that was not asked.
 #[derive(Default)]
 pub(super) struct Found {
+    /// The extras follow.
+    pub(super) is_first: bool,
     pub(super) seen: Option<Observation>,
     pub(super) list: Option<Listing>,
     pub(super) props: Option<Extra>,
@@ -85,7 +87,8 @@ fn failed(task: &Task, why: String) -> Found {
     }
 }
 
-pub(super) fn ask(clients: &ClientPool, task: &Task) -> Found {
+/// Finds out. What the extras do not decide is told `first`: one that is slow with them is no less healthy.
+pub(super) fn ask(clients: &ClientPool, task: &Task, first: impl FnOnce(Found)) -> Found {
     let client = match clients.client(&task.endpoint.config) {
         Ok(client) => client,
         Err(fault) => return failed(task, fault.cause),
@@ -113,6 +116,9 @@ pub(super) fn ask(clients: &ClientPool, task: &Task) -> Found {
     };
     // Without a model it may be any server.
     let path = models.map_or(Some(PROPS), |models| Some(props_path(models)).filter(|_| !models.is_empty()));
+    if task.props || task.slots {
+        first(Found { is_first: true, ..std::mem::take(&mut found) });
+    }
     found.props = path.filter(|_| task.props).map(|path| props(get(path), path));
     found.slots = task.slots.then(|| slots(get("/slots")));
     found
@@ -138,15 +144,17 @@ fn props_path(models: &[Model]) -> &'static str {
     }
 }
 
+/// Nothing but these is built: an answer of megabytes would take a hundred times as much.
 fn props(got: Got, path: &str) -> Extra {
     match got {
         Ok((status, body)) if status.is_success() => {
-            let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let told = str::from_utf8(&body).unwrap_or_default();
+            let inner = |outer: &str, name: &str| member(member(told, outer)?, name);
             let props = Props {
-                slots: told["total_slots"].as_u64().and_then(|slots| u32::try_from(slots).ok()),
-                context: told["default_generation_settings"]["n_ctx"].as_u64(),
-                vision: told["modalities"]["vision"].as_bool(),
-                loaded: loaded(&told),
+                slots: member(told, "total_slots").and_then(|slots| slots.parse().ok()),
+                context: inner("default_generation_settings", "n_ctx").and_then(|size| size.parse().ok()),
+                vision: inner("modalities", "vision").and_then(|vision| vision.parse().ok()),
+                loaded: loaded(told),
             };
             if path == PROPS || props.loaded.is_some() { Extra::Known(props) } else { Extra::Unsupported }
         }
@@ -156,23 +164,43 @@ fn props(got: Got, path: &str) -> Extra {
 }
 
 /// The names in Ollama's list of running models, or of the models that LM Studio has instances of, and of these instances.
-fn loaded(told: &Value) -> Option<Vec<String>> {
-    let models = told["models"].as_array()?.iter().take(MOST_MODELS);
-    let names = models.flat_map(|model| match model["loaded_instances"].as_array() {
-        Some(all) => all.iter().take(MOST_INSTANCES).flat_map(|one| [&one["id"], &model["key"]]).collect(),
-        None => vec![&model["name"], &model["model"]],
+fn loaded(answer: &str) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    let read = each_element(member(answer, "models")?, |model| {
+        let model = model.get();
+        let mut add = |raw: Option<&str>| {
+            let name = raw.and_then(name).filter(|_| names.len() < MOST_MODELS);
+            names.extend(name);
+        };
+        match member(model, "loaded_instances") {
+            Some(instances) => {
+                let mut count = 0;
+                let _ = each_element(instances, |instance| {
+                    count += 1;
+                    if count <= MOST_INSTANCES {
+                        add(member(instance.get(), "id"));
+                    }
+                });
+                if count > 0 {
+                    add(member(model, "key"));
+                }
+            }
+            None => ["name", "model"].into_iter().for_each(|key| add(member(model, key))),
+        }
     });
-    Some(names.filter_map(Value::as_str).map(str::to_owned).collect())
+    read.is_ok().then_some(names)
 }
 
 fn slots(got: Got) -> Slots {
     let Ok((status, body)) = got else { return Slots::Failed };
-    let list = serde_json::from_slice::<Value>(&body).ok().filter(|_| status.is_success());
-    let states = list.as_ref().and_then(Value::as_array).and_then(|all| {
-        let states = all.iter().map(|slot| slot["is_processing"].as_bool());
-        states.collect::<Option<Vec<bool>>>()
-    });
-    states.map_or(Slots::Unknown, |states| Slots::Working(states.into_iter().filter(|works| *works).count()))
+    let (mut working, mut is_known) = (0, status.is_success());
+    let read =
+        each_element(str::from_utf8(&body).unwrap_or_default(), |slot| match member(slot.get(), "is_processing") {
+            Some("true") => working += 1,
+            Some("false") => {}
+            _ => is_known = false,
+        });
+    if read.is_ok() && is_known { Slots::Working(working) } else { Slots::Unknown }
 }
 
 /// What an answer to a probe means (SPEC section 6).

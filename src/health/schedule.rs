@@ -170,7 +170,9 @@ impl Schedule {
 
     /// Notes what was found and when to ask again; returns what that means for the endpoint's health.
     pub(super) fn note(&mut self, started: Instant, found: &Found) -> Option<Observation> {
-        (self.running, self.done) = (false, self.asked);
+        if !found.is_first {
+            (self.running, self.done) = (false, self.asked);
+        }
         if found.list.is_some() {
             self.listed_at = Some(started);
         }

@@ -172,9 +172,12 @@ impl<'a> View<'a> {
         Some(self.without_model(vec![self.candidate(found, "")], "session"))
     }
 
-    /// Whether a text names a model: an empty one does not, and `auto` only if a model is really called that.
+    /// Whether a text names a model: an empty one does not, and `auto` only if a model is really called that, or a route
+    /// has it as one of its names.
     fn is_name(self, name: &str) -> bool {
-        !name.is_empty() && (name != "auto" || self.is_served(name))
+        let is_listed = |route: &Route| route.patterns.iter().any(|pattern| pattern == name);
+        let is_known = || self.is_served(name) || self.snapshot.config.models.iter().any(is_listed);
+        !name.is_empty() && (name != "auto" || is_known())
     }
 
     fn is_served(self, name: &str) -> bool {

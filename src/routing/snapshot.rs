@@ -3,7 +3,7 @@
 use crate::config::{self, Config};
 use crate::routing::affinity::Affinity;
 use crate::routing::catalog::{Catalog, Listing};
-use crate::routing::endpoint::Endpoint;
+use crate::routing::endpoint::{Endpoint, Props};
 use crate::routing::health_status::Observation;
 use crate::routing::keys::KeyRing;
 use crate::routing::scope::{Group, Scope};
@@ -71,9 +71,15 @@ impl Snapshot {
     pub(crate) fn reconfigured(&self, config: Config) -> Self {
         let endpoints = config.endpoints.iter().map(|one| {
             let old = self.endpoints.iter().find(|old| old.name() == one.name);
-            let is_same = |old: &&Arc<Endpoint>| old.config.base == one.base && old.config.enabled == one.enabled;
-            let mut endpoint = match old.filter(is_same) {
-                Some(old) => Endpoint { config: Arc::new(one.clone()), ..Endpoint::clone(old) },
+            let mut endpoint = match old.filter(|old| old.config.base == one.base) {
+                Some(old) if old.config.enabled == one.enabled => {
+                    Endpoint { config: Arc::new(one.clone()), ..Endpoint::clone(old) }
+                }
+                // Its slots stay as many: without a limit all that is queued for it would be sent.
+                Some(old) => {
+                    let props = Props { slots: old.props.slots, ..Props::default() };
+                    Endpoint { props: Arc::new(props), ..Endpoint::new(one.clone()) }
+                }
                 None => Endpoint::new(one.clone()),
             };
             if let Some(old) = old {

@@ -145,6 +145,22 @@ fn a_header_that_carries_no_secret_is_printed_as_it_is() {
     );
 }
 
+#[test]
+fn a_text_that_may_be_a_key_is_printed_as_a_mask_where_bodies_are_edited_and_a_mask_is_no_value() {
+    let route = |edits: &str| format!("{ONE}\nmodels: {{m: {{match: [x], {edits}}}}}");
+    let edits = "set: {api_key: canary-1, k.auth: {a: [canary-2]}, x: sk-canary-3, max_tokens: 5}, \
+        variants: {v: {default: {o: {Token: canary-4, n: [1]}}}}";
+    let printed = print::yaml(&good(&route(edits)));
+    assert!(!printed.contains("canary"), "{printed}");
+    let kept = "set: {api_key: \"***\", k.auth: {a: [\"***\"]}, x: \"***\", max_tokens: 5}";
+    assert!(printed.contains(kept) && printed.contains("o: {Token: \"***\", \"n\": [1]}"), "{printed}");
+    for value in ["\"***\"", "{a: [\"***\"]}"] {
+        let text = format!("models: {{m: {{match: [x], set: {{a: {value}}}}}}}");
+        let wanted = "models[m].set[a]: holds the mask that stands for a secret; put the secret in";
+        assert_eq!(complaint(&text), wanted);
+    }
+}
+
 #[cfg(feature = "legacy")]
 #[test]
 fn a_002_file_converts_to_one_that_can_be_used_as_it_is() {

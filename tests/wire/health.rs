@@ -331,6 +331,15 @@ fn slots_come_from_props_and_props_are_optional() {
 }
 
 #[test]
+fn a_server_that_never_tells_its_props_is_healthy_at_once() {
+    let upstream = Upstream::serving(&["m"]);
+    upstream.always("/props", Script::new().stall());
+    upstream.always(CHAT, Script::json("{}"));
+    let proxy = Setup::over(&[&upstream]).with(|c| c.health_check.timeout = DEADLINE).start();
+    assert_eq!(proxy.chat("m").status(), 200);
+}
+
+#[test]
 fn requests_in_flight_are_counted_and_never_leak() {
     let upstream = Upstream::serving(&["m"]);
     let proxy = probed(&[&upstream], 3).start();

@@ -191,6 +191,10 @@ fn a_listener_with_a_group_wakes_and_sees_it_wake() {
     let proxy = proxy.start();
     for (n, (listener, path)) in [(1, CHAT), (2, "/any")].into_iter().enumerate() {
         sleeps(&proxy, &mut first);
+        // What any web page may send.
+        let mut page = crate::support::client::Client::connect(proxy.addrs()[listener]);
+        page.send(format!("OPTIONS {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n\r\n"));
+        assert_eq!((page.answer_to("OPTIONS").status(), packets.count()), ([403, 503][n], n));
         let mut held = crate::support::client::Client::connect(proxy.addrs()[listener]);
         held.send(post(path, chat("m")));
         packets.wait(n + 1);

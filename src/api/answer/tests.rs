@@ -151,6 +151,25 @@ fn anthropics_input_is_what_no_cache_took_part_in() {
 }
 
 #[test]
+fn no_number_is_too_large_for_a_count_or_taken_for_a_speed() {
+    let most = u64::MAX;
+    let parts = of(&format!(
+        r#"{{"usage":{{"input_tokens":{most},"cache_read_input_tokens":{most},"cache_creation_input_tokens":1}}}}"#
+    ));
+    assert_eq!((parts.prompt, parts.cached), (Some(most), Some(most)));
+    let timed = |speed: &str| {
+        of(&format!(
+            r#"{{"timings":{{"prompt_n":{most},"cache_n":9,"prompt_per_second":{speed},"predicted_per_second":{speed}}}}}"#
+        ))
+    };
+    assert_eq!(timed("100").prompt, Some(most));
+    assert_eq!((timed("100").per_second, timed("100").prompt_per_second), (Some(100.0), Some(100.0)));
+    for speed in ["1e308", "1e999", "1e13", "0", "-1", "null"] {
+        assert_eq!((timed(speed).per_second, timed(speed).prompt_per_second), (None, None), "{speed}");
+    }
+}
+
+#[test]
 fn a_stream_of_messages_tells_first_what_went_in_and_last_what_came_out() {
     // L7
     let recorded = include_str!("../../../tests/data/messages_stream.raw");

@@ -136,6 +136,9 @@ fn a_form_that_reads_in_two_ways_is_refused() {
         format!("preamble{ok}"),
         format!("preamble\n{ok}"),
         format!("x--b\r\n\r\n{ok}"),
+        // or another body
+        format!(r#"{{"model":"x"}}{}{ok}"#, "\r\n"),
+        format!("\r\n {{\"model\":\"x\"}}\r\n\r\n{ok}"),
         format!("{ok}{ok}"),
         format!("{ok}\n--b\r\n"),
         format!("{ok}x--b--"),

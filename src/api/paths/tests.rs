@@ -94,6 +94,9 @@ fn what_steers_or_counts_takes_no_slot() {
         let raw = Forward::raw(format!("/base/v1/{name}"));
         assert!(!raw.takes_slot(&Method::POST), "{name}");
     }
+    let raw = Forward::raw("/any".into());
+    let reads = |method: &Method| !raw.takes_slot(method);
+    assert!([Method::GET, Method::HEAD, Method::OPTIONS].iter().all(reads) && raw.takes_slot(&Method::POST));
     for name in posted(true).chain(posted(false)).filter(|name| !NO_SLOT.iter().any(|last| name.ends_with(last))) {
         assert!(takes(&format!("/{name}")) && takes(&format!("/v1/{name}")), "{name}");
     }

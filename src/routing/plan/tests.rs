@@ -135,7 +135,11 @@ fn auto_and_nothing_get_an_endpoints_own_model() {
 #[test]
 fn auto_is_a_model_if_one_is_called_that() {
     let snapshot = snapshot(vec![endpoint("a", &["m", "auto"], true)], UnknownModel::Error);
-    assert_eq!(order(plan(&snapshot, ModelQuery::Named("auto"), &Scope::default(), time::now())), [("a".into(), None)]);
+    let auto = |snapshot: &Snapshot| order(plan(snapshot, ModelQuery::Named("auto"), &Scope::default(), time::now()));
+    assert_eq!(auto(&snapshot), [("a".into(), None)]);
+    let matched = |pattern: &str| auto(&named(vec![route("fast", Some("small"), &[], &[pattern])]));
+    assert_eq!(matched("auto"), [("a".into(), Some("small".into()))]);
+    assert_ne!(matched("*"), matched("auto"), "a pattern for all names is none for requests without one");
 }
 
 #[test]
