@@ -3,7 +3,6 @@
 use crate::gateway::ports;
 use crate::jobs::{Folder, ended, submit, until};
 use crate::support::client::{Answer, Client, Ended};
-use crate::support::fact::Latch;
 use crate::support::program::Program;
 use crate::support::proxy::CHAT;
 use crate::support::proxy::Proxy;
@@ -344,28 +343,6 @@ fn an_endpoint_is_switched_off_and_on() {
     assert_eq!(by().as_deref(), Some("b"));
     assert_eq!((switch("a", "enable"), switch("zz", "disable")), (200, 404));
     proxy.until(|_| by().as_deref() == Some("a"));
-}
-
-#[test]
-fn what_waits_for_an_endpoint_that_is_switched_off_is_not_sent_there() {
-    let (folder, first, second) = (Folder::new(), Upstream::serving(&["m"]), Upstream::serving(&["m"]));
-    let latch = Latch::new();
-    for upstream in [&first, &second] {
-        upstream.always("/props", Script::json(r#"{"total_slots":1}"#));
-        upstream.always(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
-    }
-    let proxy = start(&folder, &[&first, &second], |_| ());
-    proxy.until(|health| health["endpoints"]["a"]["slots"] == 1 && health["endpoints"]["b"]["slots"] == 1);
-    let mut clients = vec![proxy.sent(post(CHAT, chat("m")))];
-    first.wait_count(CHAT, 1);
-    clients.push(proxy.sent(post(CHAT, chat("m"))));
-    second.wait_count(CHAT, 1);
-    clients.extend((0..2).map(|_| proxy.sent(post(CHAT, chat("m")))));
-    proxy.until(|health| health["queue"]["waiting"] == 2);
-    assert_eq!(ask(&proxy, "POST", "/admin/endpoints/a/disable", JSON, "{}").status(), 200);
-    assert_eq!(proxy.health()["queue"]["waiting"], 2);
-    latch.open();
-    assert!(clients.iter_mut().all(|client| client.answer().status() == 200));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::admin::start;
 use crate::gateway::ports;
 use crate::jobs::Folder;
 use crate::support::client::Client;
+use crate::support::fact::Latch;
 use crate::support::program::Program;
 use crate::support::proxy::{CHAT, Setup, chat, post};
 use crate::support::script::Script;
@@ -256,4 +257,26 @@ fn a_browser_that_asks_for_the_root_is_sent_to_the_page() {
     assert_eq!(ask(&off, "GET", "/", html, "").status(), 404);
     let foreign = page.ask(format!("GET / HTTP/1.1\r\nHost: evil.example\r\n{html}\r\n"));
     assert_eq!((foreign.status(), foreign.text().contains("server.allowedHosts")), (421, true));
+}
+
+#[test]
+fn what_waits_for_an_endpoint_that_is_switched_off_is_not_sent_there() {
+    let (folder, first, second) = (Folder::new(), Upstream::serving(&["m"]), Upstream::serving(&["m"]));
+    let latch = Latch::new();
+    for upstream in [&first, &second] {
+        upstream.always("/props", Script::json(r#"{"total_slots":1}"#));
+        upstream.always(CHAT, Script::new().latch(&latch).then(Script::json("{}")));
+    }
+    let proxy = start(&folder, &[&first, &second], |_| ());
+    proxy.until(|health| health["endpoints"]["a"]["slots"] == 1 && health["endpoints"]["b"]["slots"] == 1);
+    let mut clients = vec![proxy.sent(post(CHAT, chat("m")))];
+    first.wait_count(CHAT, 1);
+    clients.push(proxy.sent(post(CHAT, chat("m"))));
+    second.wait_count(CHAT, 1);
+    clients.extend((0..2).map(|_| proxy.sent(post(CHAT, chat("m")))));
+    proxy.until(|health| health["queue"]["waiting"] == 2);
+    assert_eq!(ask(&proxy, "POST", "/admin/endpoints/a/disable", JSON, "{}").status(), 200);
+    assert_eq!(proxy.health()["queue"]["waiting"], 2);
+    latch.open();
+    assert!(clients.iter_mut().all(|client| client.answer().status() == 200));
 }
