@@ -87,7 +87,8 @@ fn failed(task: &Task, why: String) -> Found {
     }
 }
 
-/// Finds out. What the extras do not decide is told `first`: one that is slow with them is no less healthy.
+/// Asks. `first` reports health and the list before the extras are asked for: an endpoint that is slow with them is no less
+/// healthy.
 pub(super) fn ask(clients: &ClientPool, task: &Task, first: impl FnOnce(Found)) -> Found {
     let client = match clients.client(&task.endpoint.config) {
         Ok(client) => client,
@@ -148,13 +149,13 @@ fn props_path(models: &[Model]) -> &'static str {
 fn props(got: Got, path: &str) -> Extra {
     match got {
         Ok((status, body)) if status.is_success() => {
-            let told = str::from_utf8(&body).unwrap_or_default();
-            let inner = |outer: &str, name: &str| member(member(told, outer)?, name);
+            let answer = str::from_utf8(&body).unwrap_or_default();
+            let inner = |outer: &str, name: &str| member(member(answer, outer)?, name);
             let props = Props {
-                slots: member(told, "total_slots").and_then(|slots| slots.parse().ok()),
+                slots: member(answer, "total_slots").and_then(|slots| slots.parse().ok()),
                 context: inner("default_generation_settings", "n_ctx").and_then(|size| size.parse().ok()),
                 vision: inner("modalities", "vision").and_then(|vision| vision.parse().ok()),
-                loaded: loaded(told),
+                loaded: loaded(answer),
             };
             if path == PROPS || props.loaded.is_some() { Extra::Known(props) } else { Extra::Unsupported }
         }
