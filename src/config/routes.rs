@@ -98,14 +98,6 @@ impl Route {
         let of_variant = |variant: &Variant| format!("{}{}", self.name, variant.ending());
         std::iter::once(self.name.clone()).chain(self.variants.iter().map(of_variant))
     }
-
-    /// If this is one of its names, the variant that is called so.
-    pub fn variant_of(&self, name: &str) -> Option<Option<&Variant>> {
-        match name.strip_prefix(&self.name)? {
-            "" => Some(None),
-            ending => self.variants.iter().find(|variant| variant.ending() == ending).map(Some),
-        }
-    }
 }
 
 table! {

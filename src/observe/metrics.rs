@@ -185,7 +185,7 @@ impl Metrics {
 fn write_key<'a>(key: &mut String, labels: impl Iterator<Item = &'a str>) {
     key.clear();
     for label in labels {
-        key.extend(label.chars().filter(|c| *c != exposition::SEPARATOR));
+        label.split(exposition::SEPARATOR).for_each(|part| key.push_str(part));
         key.push(exposition::SEPARATOR);
     }
 }

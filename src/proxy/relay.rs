@@ -57,6 +57,8 @@ pub(super) fn grow(buffer: &mut Vec<u8>, read: usize) {
 #[derive(Default)]
 struct Passed {
     usage: UsageReader,
+    /// All counts were read ahead.
+    is_counted: bool,
     /// Of uncompressed event streams only.
     events: Events,
     first_byte: Option<Instant>,
@@ -69,6 +71,12 @@ impl Passed {
     /// none, a complete last line.
     fn is_whole(&self, has_end_marker: bool) -> bool {
         self.events.saw_end_marker() || !(has_end_marker || self.events.is_torn())
+    }
+
+    fn count(&mut self, chunk: &[u8]) {
+        if !self.is_counted {
+            self.usage.push(chunk);
+        }
     }
 
     fn ended(self, end: End) -> Relayed {
@@ -95,6 +103,7 @@ pub(crate) fn relay(
     if client.is_early() && !(answer.status == StatusCode::OK && is_events && is_plain) {
         return fail_late(answer, client, served_by);
     }
+    let mut passed = Passed::default();
     if !client.is_early() {
         let length = match (is_head, answer.length) {
             (true, _) => declared(&answer.headers),
@@ -102,8 +111,11 @@ pub(crate) fn relay(
             (false, Some(bytes)) if !(is_events && is_plain) => Length::Sized(bytes),
             (false, _) => Length::Open,
         };
-        let cached = if is_head || !is_plain { None } else { cached_share(&mut answer) };
+        if let Some(usage) = (!is_head && is_plain).then(|| usage_ahead(&mut answer)).flatten() {
+            (passed.usage, passed.is_counted) = (usage, true);
+        }
         let mut fields = fields(std::mem::take(&mut answer.headers), client, served_by, is_events);
+        let cached = passed.usage.tokens().cached_share();
         if let Some(Ok(share)) = cached.map(|share| HeaderValue::from_str(&format!("{share}%"))) {
             fields.push(HeaderName::from_static("x-llmproxy-cached"), share);
         }
@@ -111,16 +123,16 @@ pub(crate) fn relay(
     }
     client.stop_pings();
     let mut relayed =
-        with_buffer(|buffer| copy(answer, client, served_by, is_events && is_plain, has_end_marker, buffer));
+        with_buffer(|buffer| copy(answer, client, served_by, is_events && is_plain, has_end_marker, passed, buffer));
     if is_events && relayed.tokens.prompt_per_second.is_none() {
         relayed.tokens.prompt_per_second = prompt_speed(&relayed, served_by);
     }
     relayed
 }
 
-/// The share of the prompt found in a cache, in per cent, if the answer is JSON, short, and complete at once, as llama-server
-/// sends it. All of it stays in the answer.
-fn cached_share(answer: &mut UpstreamResponse) -> Option<u64> {
+/// The counts of an answer if it is JSON, short, and complete at once, as llama-server sends it. All of it stays in the
+/// answer.
+fn usage_ahead(answer: &mut UpstreamResponse) -> Option<UsageReader> {
     let kind = answer.headers.get(header::CONTENT_TYPE)?.as_bytes();
     let is_json = kind.get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/json"));
     let may_be_short = answer.length.is_none_or(|length| length <= SHORT as u64);
@@ -129,7 +141,7 @@ fn cached_share(answer: &mut UpstreamResponse) -> Option<u64> {
     }
     let mut usage = UsageReader::default();
     usage.push(with_buffer(|buffer| answer.read_ahead(time::now() + HELD, SHORT, buffer))?);
-    usage.tokens().cached_share()
+    Some(usage)
 }
 
 /// Where the endpoint does not say how fast it was: a stream's first event comes when the prompt has been computed.
@@ -146,9 +158,9 @@ fn copy(
     served_by: &ServedBy,
     is_events: bool,
     has_end_marker: bool,
+    mut passed: Passed,
     buffer: &mut Vec<u8>,
 ) -> Relayed {
-    let mut passed = Passed::default();
     let mut ids = client.makes_responses().then(IdReader::default);
     loop {
         match answer.read(buffer) {
@@ -172,7 +184,7 @@ fn copy(
                 let now = time::now();
                 passed.first_byte.get_or_insert(now);
                 served_by.endpoint.live.moved(now);
-                passed.usage.push(chunk);
+                passed.count(chunk);
                 let before = passed.events.tokens();
                 if is_events {
                     passed.events.push(chunk);
@@ -244,7 +256,7 @@ fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &Se
         let mut rest = vec![0; CHUNK];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
             served_by.endpoint.live.moved(time::now());
-            passed.usage.push(&rest[..n]);
+            passed.count(&rest[..n]);
         }
     }
     passed.ended(End::ClientGone)

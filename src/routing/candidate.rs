@@ -42,10 +42,11 @@ impl Candidate {
     }
 
     /// For a model, with what its route says, and with its name unless that is the one `asked` for.
-    pub(super) fn meant(self, meaning: &Meaning<'_>, edits: &Arc<[MemberEdit]>, asked: &str) -> Self {
-        let rename = Some(self.rename.unwrap_or_else(|| meaning.model.clone())).filter(|sent| sent != asked);
+    pub(super) fn meant(self, meaning: &Meaning<'_>, asked: &str) -> Self {
+        let sent = self.rename.as_deref().unwrap_or(meaning.model);
+        let rename = (sent != asked).then(|| sent.to_owned());
         let by_route = meaning.route.is_some_and(|route| route.stabilize.is_some());
         let stabilize = self.stabilize || by_route && resolve::may_stabilize(&self.endpoint);
-        Self { rename, edits: Arc::clone(edits), stabilize, ..self }
+        Self { rename, edits: meaning.edits(), stabilize, ..self }
     }
 }

@@ -1,5 +1,6 @@
 //! Which endpoints serve a model. Built whole from the endpoints of a snapshot, never changed. Pure.
 
+use crate::api::edit::{self, MemberEdit};
 use crate::api::model_list::Model;
 use crate::config::{Backend, Route};
 use crate::routing::endpoint::{Endpoint, LATEST};
@@ -14,8 +15,21 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
     offers: HashMap<String, Vec<Offer>>,
+    /// The names of routes and their variants.
+    routes: HashMap<String, RouteName>,
     /// What can be asked for now.
     pub(crate) listing: Listing,
+}
+
+/// What the name of a route or of a variant stands for.
+#[derive(Debug)]
+pub(crate) struct RouteName {
+    /// The index of the route in the configuration.
+    pub(crate) route: usize,
+    pub(crate) is_variant: bool,
+    /// The name that endpoints know the model by, unless a backend has its own.
+    pub(crate) model: String,
+    pub(crate) edits: Arc<[MemberEdit]>,
 }
 
 /// An endpoint that serves a name.
@@ -60,9 +74,27 @@ impl Catalog {
                 }
             }
         }
-        let mut catalog = Self { offers, listing: Listing::default() };
+        let mut catalog = Self { offers, ..Self::default() };
+        for (n, route) in routes.iter().enumerate() {
+            let served_as = || catalog.served_as(&route.name).into_owned();
+            let model = if route.is_discovered() { served_as() } else { route.name.clone() };
+            let variants = std::iter::once(None).chain(route.variants.iter().map(Some));
+            for (name, variant) in route.names().zip(variants) {
+                // Of several with the same name the first counts.
+                catalog.routes.entry(name).or_insert_with(|| RouteName {
+                    route: n,
+                    is_variant: variant.is_some(),
+                    model: model.clone(),
+                    edits: edit::merged(&route.edits, variant.map(|variant| &variant.edits)).into(),
+                });
+            }
+        }
         catalog.listing = catalog.listing(endpoints, routes, &Scope::default(), |_| true);
         catalog
+    }
+
+    pub(crate) fn route(&self, name: &str) -> Option<&RouteName> {
+        self.routes.get(name)
     }
 
     /// The endpoints that serve a name, available or not.
@@ -71,7 +103,7 @@ impl Catalog {
     }
 
     /// A name, or the same with the tag `latest` where only that is served.
-    pub(crate) fn served_as<'a>(&self, name: &'a str) -> Cow<'a, str> {
+    fn served_as<'a>(&self, name: &'a str) -> Cow<'a, str> {
         let with_tag = tagged(name);
         if self.offers(name).is_empty() && !self.offers(&with_tag).is_empty() { with_tag.into() } else { name.into() }
     }
@@ -90,10 +122,9 @@ impl Catalog {
         let usable: Vec<_> = endpoints.iter().map(|one| Some(&**one).filter(|endpoint| is_usable(endpoint))).collect();
         let all = || usable.iter().flatten().copied();
         let names: Vec<_> = routes.iter().flat_map(|route| route.names().map(move |name| (name, route))).collect();
-        let by_name: HashMap<&str, &Route> = names.iter().rev().map(|(name, route)| (name.as_str(), *route)).collect();
         // Where a name is served, and as what. Those that are awake, or if there are none, those that are asleep.
         let backends = |name: &str| {
-            let route = by_name.get(name);
+            let route = self.routes.get(name).map(|known| &routes[known.route]);
             let all: Vec<(&Endpoint, String)> = match route.filter(|route| !route.is_discovered()) {
                 Some(route) => {
                     let enabled = route.backends.iter().filter(|backend| backend.enabled);
@@ -110,7 +141,7 @@ impl Catalog {
             if awake.is_empty() { asleep } else { awake }
         };
         let is_served = |name: &str| {
-            by_name.contains_key(name) || self.offers(name).iter().any(|offer| usable[offer.endpoint].is_some())
+            self.routes.contains_key(name) || self.offers(name).iter().any(|offer| usable[offer.endpoint].is_some())
         };
         let (mut entries, mut seen) = (Vec::new(), HashSet::new());
         let listed = all().flat_map(ids).map(|(id, _)| (id, id));

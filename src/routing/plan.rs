@@ -9,6 +9,7 @@ use crate::routing::endpoint::Endpoint;
 use crate::routing::resolve::{self, Meaning};
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::Snapshot;
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -193,11 +194,12 @@ impl<'a> View<'a> {
     /// The endpoints that serve a name, or the same name with the tag `latest` where only that is served, or the model whose
     /// pattern it matches.
     fn named(self, asked: &str, prompt: &dyn PromptInfo) -> PlanResult {
-        let tagged = if self.is_served(asked) { None } else { Some(catalog::tagged(asked)) };
-        let name = tagged.as_deref().filter(|tagged| self.is_served(tagged)).unwrap_or(asked);
-        let meaning = resolve::exact(self.snapshot, name)
-            .or_else(|| resolve::by_pattern(self.snapshot, name))
-            .unwrap_or_else(|| Meaning::model(name));
+        let exact = |name| Some((name, resolve::exact(self.snapshot, name)?));
+        let tagged: OnceCell<String> = OnceCell::new();
+        let (name, meaning) = exact(asked)
+            .or_else(|| exact(tagged.get_or_init(|| catalog::tagged(asked))))
+            .or_else(|| Some((asked, resolve::by_pattern(self.snapshot, asked)?)))
+            .unwrap_or_else(|| (asked, Meaning::model(asked)));
         if !self.has_name(name, &meaning) {
             return Err(self.not_found(asked).into());
         }
@@ -225,10 +227,9 @@ impl<'a> View<'a> {
     fn meant(self, meaning: &Meaning<'_>, asked: &str) -> Vec<Candidate> {
         let candidates = match meaning.route.filter(|route| !route.is_discovered()) {
             Some(route) => self.routed(route),
-            None => self.discovered(&meaning.model),
+            None => self.discovered(meaning.model),
         };
-        let edits = meaning.edits();
-        candidates.into_iter().map(|candidate| candidate.meant(meaning, &edits, asked)).collect()
+        candidates.into_iter().map(|candidate| candidate.meant(meaning, asked)).collect()
     }
 
     /// Without models that are known not to take images, if the prompt has one.
@@ -281,7 +282,7 @@ impl<'a> View<'a> {
             if is_off || !self.has_name(model, &meaning) {
                 return None;
             }
-            let other = || self.candidate(one, &meaning.model).meant(&meaning, &meaning.edits(), "");
+            let other = || self.candidate(one, meaning.model).meant(&meaning, "");
             let weight = endpoint.config.weight;
             Some(Candidate { position, weight, ..here.unwrap_or_else(other) })
         });

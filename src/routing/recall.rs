@@ -110,12 +110,11 @@ impl Recall {
 
 /// How many messages at the beginning are the same; 0 unless one of them has a link.
 fn common(old: &Prompt, new: &Prompt) -> usize {
-    let is_same = |at: &usize| {
-        let old = at.checked_sub(old.unlinked).and_then(|index| old.hashes.links.get(index));
-        old.is_some_and(|link| *link == new.hashes.links[at - new.unlinked])
-    };
-    // Each link stands for all before it.
-    (new.unlinked..new.messages).rev().find(is_same).map_or(0, |at| at + 1)
+    // Each link stands for all messages before it, so the same links are those at the beginning.
+    let begin = old.unlinked.max(new.unlinked);
+    let [old, new] = [old, new].map(|prompt| prompt.hashes.links.iter().skip(begin - prompt.unlinked));
+    let same = old.zip(new).take_while(|(old, new)| old == new).count();
+    if same == 0 { 0 } else { begin + same }
 }
 
 /// Where `new` differs from `old`, unless it continues it or goes back in it.

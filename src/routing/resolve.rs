@@ -1,29 +1,28 @@
 //! What a name means: a model that is served, a route, a variant of one, or a name that a route's pattern matches. Pure.
 
-use crate::api::edit::{self, MemberEdit};
-use crate::config::{Route, Variant};
+use crate::api::edit::MemberEdit;
+use crate::config::Route;
+use crate::routing::catalog::RouteName;
 use crate::routing::endpoint::Endpoint;
 use crate::routing::scope::matches;
 use crate::routing::snapshot::Snapshot;
 use std::sync::Arc;
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, Copy)]
 pub(crate) struct Meaning<'a> {
     /// What its endpoints know it by, unless a backend says otherwise.
-    pub(crate) model: String,
+    pub(crate) model: &'a str,
     pub(crate) route: Option<&'a Route>,
-    variant: Option<&'a Variant>,
+    name: Option<&'a RouteName>,
 }
 
 /// The meaning of a name that is the one of a model, a route or a variant.
-pub(crate) fn exact<'a>(snapshot: &'a Snapshot, name: &str) -> Option<Meaning<'a>> {
-    let mut routes = snapshot.config.models.iter();
-    let Some((route, variant)) = routes.find_map(|route| Some((route, route.variant_of(name)?))) else {
+pub(crate) fn exact<'a>(snapshot: &'a Snapshot, name: &'a str) -> Option<Meaning<'a>> {
+    let Some(known) = snapshot.catalog.route(name) else {
         return (!snapshot.catalog.offers(name).is_empty()).then(|| Meaning::model(name));
     };
-    let served_as = || snapshot.catalog.served_as(&route.name).into_owned();
-    let model = if route.is_discovered() { served_as() } else { route.name.clone() };
-    Some(Meaning { model, route: Some(route), variant })
+    let route = snapshot.config.models.get(known.route);
+    Some(Meaning { model: &known.model, route, name: Some(known) })
 }
 
 /// The meaning of a name that nothing is served by, as the first pattern has it that matches.
@@ -32,21 +31,20 @@ pub(crate) fn by_pattern<'a>(snapshot: &'a Snapshot, name: &str) -> Option<Meani
     exact(snapshot, &snapshot.config.models.iter().find(is_match)?.name)
 }
 
-impl Meaning<'_> {
+impl<'a> Meaning<'a> {
     /// A model by its own name.
-    pub(crate) fn model(name: &str) -> Self {
-        Self { model: name.to_owned(), route: None, variant: None }
+    pub(crate) fn model(name: &'a str) -> Self {
+        Self { model: name, route: None, name: None }
     }
 
     /// The route whose variant this is.
     pub(crate) fn base(&self) -> Option<&str> {
-        self.variant.and(self.route).map(|route| route.name.as_str())
+        let route = self.route?;
+        self.name?.is_variant.then_some(&route.name)
     }
 
     pub(crate) fn edits(&self) -> Arc<[MemberEdit]> {
-        self.route
-            .map(|route| edit::merged(&route.edits, self.variant.map(|variant| &variant.edits)).into())
-            .unwrap_or_default()
+        self.name.map(|name| Arc::clone(&name.edits)).unwrap_or_default()
     }
 }
 
