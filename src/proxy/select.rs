@@ -1,5 +1,5 @@
-//! Gets a slot at an endpoint: the first in order of preference with a free one, else the request is queued, with pings and
-//! with an eye on its client.
+//! Obtains a slot at the first candidate in order of preference that has a free one. Otherwise the request is queued,
+//! with pings, until a slot is free or its client disconnects.
 
 use super::outcome::ForwardContext;
 use crate::api::errors::{Failure, Kind};
@@ -10,7 +10,7 @@ use crate::routing::affinity::{self, Affinity, PrefixHashes, Prompt};
 use crate::routing::candidate::Candidate;
 use crate::routing::endpoint::Live;
 use crate::routing::plan::{Plan, View};
-use crate::routing::slots::{Entry, Home, Line, Slot, WaitResult, Waiting, Wanted};
+use crate::routing::slots::{Entry, Home, Queue, Slot, WaitResult, Waiting, Wanted};
 use crate::routing::strategy::{self, CandidateLoad, Turn};
 use crate::upstream::Watch;
 use crate::util::{random, time};
@@ -21,52 +21,51 @@ use std::time::{Duration, Instant};
 /// `Retry-After` when the queue is full, or when `queue.timeout` has passed.
 const COME_BACK: Duration = Duration::from_secs(5);
 
-/// How long a request waits for the endpoint that has its conversation while it is not known how fast another one would be,
+/// How long a request waits for the endpoint that has its conversation while the prompt speed of the others is
+/// unknown.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// and at most.
+/// The longest such wait.
 const MOST_PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a request for each token of its prompt, an estimate.
+/// Bytes of a request per prompt token, an estimate.
 const BYTES: f64 = 4.0;
 
-/// Fields that identify a conversation, most explicit first.
+/// Header fields that identify a conversation, most specific first.
 const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
 
-/// The result of asking for a slot.
 pub(crate) enum Selected {
-    /// At this candidate; without a slot where none is needed.
+    /// The index of a candidate, and the slot if the path takes one.
     At(usize, Option<Slot>),
     ClientGone,
-    /// No slot in time, or the queue is full.
+    /// No slot in time, or a full queue.
     Refused(Failure),
 }
 
-/// The candidates of one request, and those not tried in this round.
+/// The candidates of a request, and those not yet tried in this round.
 pub(crate) struct Selector<'a> {
     ctx: &'a ForwardContext<'a>,
     pub(crate) plan: Plan,
-    /// Indexes of candidates in order of preference; empty until the first slot is chosen.
+    /// Indexes of candidates in order of preference; empty before the first slot.
     preferred: Vec<usize>,
     remaining: Vec<usize>,
     pub(crate) queued: Duration,
-    /// Of the conversation, for the affinity strategy.
+    /// Identify the conversation, if the strategy is affinity.
     hashes: Option<&'a PrefixHashes>,
-    /// The candidate that has the conversation in its cache, and how that is known.
+    /// The candidate that has the conversation in its cache, and the reason.
     home: Option<(usize, &'static str)>,
-    /// Why it does not go there, if others are idler.
+    /// The reason for passing it over, if another one is much less busy.
     spilled: Option<&'static str>,
 }
 
 impl<'a> Selector<'a> {
     pub(super) fn new(ctx: &'a ForwardContext<'a>, plan: Plan) -> Self {
         let remaining = (0..plan.candidates.len()).collect();
-        // Also while only one is available: the others may come back.
+        // Also remembered while only one is available, since others may come back.
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
         let hashes = ctx.prompt.filter(|_| plan.strategy == Strategy::Affinity && others).map(|prompt| &prompt.hashes);
         let (preferred, queued) = (Vec::new(), Duration::ZERO);
         Self { ctx, plan, preferred, remaining, queued, hashes, home: None, spilled: None }
     }
 
-    /// Candidates not tried in this round.
     pub(crate) fn remaining(&self) -> &[usize] {
         &self.remaining
     }
@@ -75,26 +74,25 @@ impl<'a> Selector<'a> {
         self.remaining.clone_from(&self.preferred);
     }
 
-    /// Whether a remaining candidate has a larger context (any known one if this is unknown).
+    /// Whether a remaining candidate has a larger context, or any known context if `context` is `None`.
     pub(crate) fn has_larger(&self, context: Option<u64>) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].context;
         self.remaining.iter().any(|index| size(index) > context)
     }
 
-    /// Keeps only candidates with a larger context than `context`, smallest first.
+    /// Keeps only candidates with a larger context, smallest first.
     pub(crate) fn only_larger(&mut self, context: u64) {
         let size = |index: &usize| self.plan.candidates[*index].context.unwrap_or(0);
         self.remaining.retain(|index| size(index) > context);
         self.remaining.sort_by_key(size);
     }
 
-    /// The index of the candidate that would be chosen now. Takes no slot and no turn.
+    /// The candidate that would be chosen now. Takes neither a slot nor a turn.
     pub(super) fn first_choice(&self) -> usize {
         let favourite = self.favourite();
         self.ctx.shared.capacity.peek(&self.plan.route, |turn| preference(&self.plan, favourite, turn).0[0])
     }
 
-    /// A slot at the next candidate.
     pub(crate) fn next(&mut self) -> Selected {
         let admitted = if self.ctx.takes_slot() { self.slot() } else { Selected::At(self.remaining[0], None) };
         if let Selected::At(index, _) = admitted {
@@ -117,17 +115,17 @@ impl<'a> Selector<'a> {
         }
         let home = self.home.filter(|_| is_first);
         let lives = lives(&self.plan, &self.remaining);
-        // Where no limit is known nobody waits.
+        // Without a known limit there is nothing to wait for.
         let limited = home.filter(|(index, _)| lives[*index].load().limit.is_some());
         let wanted = Wanted {
             home: limited.map(|(index, _)| Home { index, patience: self.patience(index) }),
             lives,
             background: self.ctx.background,
         };
-        let line = Line { route: &self.plan.route, length: self.ctx.snapshot.config.queue.length };
+        let queue = Queue { route: &self.plan.route, length: self.ctx.snapshot.config.queue.length };
         let (remaining, plan, spilled) = (&mut self.remaining, &self.plan, &mut self.spilled);
-        // Chosen under the lock of the slots: two requests must not decide by the same loads.
-        let entry = self.ctx.shared.capacity.enter(wanted, &line, time::now(), |turn| {
+        // Called under the lock of the slots, so that no two requests decide by the same loads.
+        let entry = self.ctx.shared.capacity.enter(wanted, &queue, time::now(), |turn| {
             if !is_first {
                 return (0..remaining.len()).collect();
             }
@@ -135,7 +133,7 @@ impl<'a> Selector<'a> {
             remaining.clone()
         });
         match entry {
-            // First an index into all candidates, later a position in `remaining`.
+            // At first the index of a candidate, later one into `remaining`.
             Entry::In(index, slot) if is_first => Selected::At(index, Some(slot)),
             Entry::In(at, slot) => Selected::At(self.remaining[at], Some(slot)),
             Entry::Full => refused(Kind::Overloaded, "All matching endpoints are busy and the queue is full."),
@@ -148,19 +146,19 @@ impl<'a> Selector<'a> {
         let hashes = self.hashes?;
         let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
         let (index, reason) = self.ctx.shared.affinity.favourite(hashes, &caches)?;
-        // What its cache holds is no reason to send a prompt that is too long there, or one whose model was unloaded.
+        // Ranks precede the cache: the prompt may be too long for that endpoint, or its model unloaded.
         let comes_first =
             |other: &Candidate| other.rank < self.plan.candidates[index].rank && other.endpoint.live.has_room();
         (!self.plan.candidates.iter().any(comes_first)).then_some((index, reason))
     }
 
-    /// How long waiting for this candidate costs less than computing the prompt at the fastest of the others.
+    /// The time that the fastest of the other candidates needs to compute the prompt.
     fn patience(&self, home: usize) -> Duration {
         let others = self.plan.candidates.iter().enumerate().filter(|(index, _)| *index != home);
         let speed = others.map(|(_, one)| one.endpoint.live.prompt_speed.get()).fold(0.0, f64::max);
         let seconds = self.ctx.request.body.bytes().len() as f64 / BYTES / speed;
         let known = Duration::try_from_secs_f64(seconds).unwrap_or(if speed > 0.0 { MOST_PATIENCE } else { PATIENCE });
-        // Time must be left in which any slot will do.
+        // Leaves time to wait for any slot.
         known.min(MOST_PATIENCE).min(self.ctx.snapshot.config.queue.timeout / 2)
     }
 
@@ -188,7 +186,7 @@ impl<'a> Selector<'a> {
         admitted
     }
 
-    /// Adds endpoints that came back meanwhile, at the same position in the queue.
+    /// Adds endpoints that have come back, keeping the position in the queue.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
         let ForwardContext { shared, body, scope, .. } = self.ctx;
         let Ok(plan) = View { snapshot: &shared.load(), scope }.plan(body.query(), *body, now) else {
@@ -208,7 +206,7 @@ impl<'a> Selector<'a> {
         }
     }
 
-    /// The reason of the first attempt.
+    /// `x-llmproxy-reason` of the first attempt.
     pub(crate) fn reason(&self, index: usize) -> &'static str {
         let has_choice = self.plan.reason == "model" && self.plan.candidates.len() > 1;
         match self.home.filter(|_| has_choice) {
@@ -229,7 +227,7 @@ impl<'a> Selector<'a> {
     }
 }
 
-/// The reason, if ranks decided for a candidate; in the order of the file, that others had no slot is a reason too.
+/// The reason if a rank decided for a candidate, or, for failover, if the candidates before it had no free slot.
 fn rank_reason(candidates: &[Candidate], chosen: usize, in_order: bool) -> Option<&'static str> {
     let rank = candidates[chosen].rank;
     let passed_over = if in_order { &candidates[..chosen] } else { candidates };
@@ -240,18 +238,18 @@ fn rank_reason(candidates: &[Candidate], chosen: usize, in_order: bool) -> Optio
     Some(if other.rank.0 == rank.0 { "loaded" } else { "under" })
 }
 
-/// What the conversation of a request is recognised by.
+/// Hashes the prompt of a request.
 pub(super) fn prompt(affinity: &Affinity, request: &Request, body: &RequestBody<'_>, route: &str) -> Prompt {
     let fields = &request.head.fields;
     let sessions = SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
     affinity.prompt(body.json.as_ref(), route, sessions)
 }
 
-/// The order of preference: the strategy's, preceded by the endpoint that has the conversation in its cache unless that is
-/// full or much busier than another; the reason if it is.
+/// The order of preference: the endpoint that has the conversation in its cache, then the strategy's order. If that
+/// endpoint is full or much busier than another, only the strategy's order, with the reason.
 fn preference(plan: &Plan, home: Option<(usize, &'static str)>, turn: &mut Turn) -> (Vec<usize>, Option<&'static str>) {
     let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
-    // Only new conversations take turns, so that each endpoint gets as many.
+    // Only new conversations take turns, so that each endpoint gets as many of them.
     let mut unmoved = turn.clone();
     let turn = if home.is_some() { &mut unmoved } else { turn };
     let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);

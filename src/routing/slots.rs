@@ -1,6 +1,6 @@
-//! Slots at endpoints and the queue for them: no endpoint is ever over its limit. A free slot goes to the first request in
-//! the queue whose prompt is in that endpoint's cache, else to the first that takes any; within bounds that keep the queue
-//! fair. Every slot and every position in the queue is a guard. Knows endpoints only by their counters.
+//! The slots of all endpoints and the queue for them. No endpoint is ever over its limit. A free slot goes to the
+//! first queued request whose prompt is in that endpoint's cache, otherwise to the first request that accepts any
+//! endpoint, within bounds that keep the queue fair. Slots and queue positions are guards.
 
 use crate::routing::endpoint::Live;
 use crate::routing::strategy::Turn;
@@ -13,27 +13,28 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-/// A background request waits for at most this many others (SPEC section 5), any request for at most this many later ones,
+/// A background request is overtaken by at most this many requests (SPEC section 5), any other by at most this many
+/// later ones.
 const MOST_OTHERS: u32 = 10;
-/// one without a home, which would lose nothing elsewhere, for fewer,
+/// The same for a request without a home: it loses nothing at another endpoint, so it waits less.
 const FEW_OTHERS: u32 = 3;
-/// and for none that came so much later.
+/// No request overtakes one that arrived this much earlier.
 const MOST_LATER: Duration = Duration::from_secs(10);
-/// A move counts as at least so much: less may be chance.
+/// The least cost of moving a conversation; smaller estimates are noise.
 const LEAST_COST: Duration = Duration::from_millis(100);
-/// Routes whose turn (round robin) is remembered; beyond it all start anew.
+/// Routes whose round-robin position is remembered; when there are more, all of them start over.
 const MOST_TURNS: usize = 4_096;
-/// How often a queued request looks for its slot when there is no descriptor to be woken by.
+/// The polling interval of a queued request when the process has no descriptor left to wake it with.
 const BLIND: Duration = Duration::from_millis(20);
 
-/// The slots of all endpoints and the queue. One per process.
+/// One per process.
 #[derive(Default)]
 pub(crate) struct Capacity {
     state: Mutex<State>,
     abandoned: OnceLock<Sender<Slot>>,
 }
 
-/// Abandoned slots on their way to the health thread; beyond it they are released at once.
+/// Abandoned slots that wait for the health thread; further ones are released at once.
 const MOST_ABANDONED: usize = 256;
 
 #[derive(Default)]
@@ -52,21 +53,21 @@ struct Waiter {
     wanted: Wanted,
     order: Vec<usize>,
     since: Instant,
-    /// Until then it waits for its home.
+    /// Until then it accepts no endpoint but its home.
     patient_until: Instant,
-    /// Requests that went first: later arrivals and, if it is a background request, all others.
+    /// How often it was overtaken: by later arrivals, and if it is a background request by any request.
     others: u32,
 }
 
 struct Queued {
     waiter: Waiter,
     grant: Sender<(usize, Slot)>,
-    /// Closed with the waiter, which wakes the thread that waits.
+    /// Closing it wakes the waiting thread.
     _wake: Option<WakeEnd>,
 }
 
 impl Waiter {
-    /// The endpoint of the slot that it would take now: its home, or any once that is not worth waiting for.
+    /// The endpoint whose free slot it would take now: its home, or any endpoint once its patience is over.
     fn open(&self, now: Instant) -> Option<usize> {
         let has_room = |index: &usize| self.wanted.lives[*index].has_room();
         let home = self.wanted.home.map(|home| home.index);
@@ -79,8 +80,8 @@ impl Waiter {
         self.others >= if is_patient { MOST_OTHERS } else { FEW_OTHERS }
     }
 
-    /// Who comes first at an endpoint: one that was overtaken too often, then those with a home in order of arrival, a move
-    /// from which counts as the time that it costs, then those without.
+    /// The order at a free slot, lowest first: overdue requests, then those with a home, then the others, each in
+    /// order of arrival. A request that would leave its home counts as having arrived later by the cost of the move.
     fn rank(&self, index: usize) -> (bool, bool, Instant) {
         if self.is_overdue() {
             return (false, false, self.since);
@@ -94,7 +95,6 @@ impl Waiter {
         self.wanted.home.map(|home| &self.wanted.lives[home.index])
     }
 
-    /// The index by which it knows an endpoint.
     fn index_of(&self, live: &Arc<Live>) -> Option<usize> {
         self.wanted.lives.iter().position(|one| Arc::ptr_eq(one, live))
     }
@@ -114,8 +114,8 @@ pub(crate) struct Home {
     pub(crate) patience: Duration,
 }
 
-/// Where a request that finds no slot is queued.
-pub(crate) struct Line<'a> {
+/// The queue that a request enters when it finds no slot.
+pub(crate) struct Queue<'a> {
     pub(crate) route: &'a str,
     pub(crate) length: usize,
 }
@@ -125,14 +125,14 @@ pub(crate) enum Entry {
     In(usize, Slot),
     Wait(Waiting),
     Full,
-    /// The proxy is being stopped; the queue is closed.
+    /// The proxy is draining.
     Closed,
 }
 
 pub(crate) enum WaitResult {
     In(usize, Slot),
     ClientGone,
-    /// Nothing happened for a while.
+    /// No slot within the time given.
     Late,
     Closed,
 }
@@ -141,19 +141,19 @@ pub(crate) enum WaitResult {
 pub(crate) struct Slot {
     live: Arc<Live>,
     since: Instant,
-    /// Its request has ended; only the slot counts as taken.
+    /// Its request has ended, but the slot is still counted.
     is_abandoned: bool,
     capacity: Arc<Capacity>,
 }
 
 impl Slot {
-    /// The request was given up, but its server may still be working on it: the slot stays taken until the health thread
-    /// sees that the server is free, and is released at once if that thread does not take it.
+    /// Keeps the slot of an aborted request until the health thread sees that the server has stopped working on it.
+    /// Released at once if the health thread cannot accept it.
     pub(crate) fn abandon(mut self) {
         if let Some(keeper) = self.capacity.abandoned.get().cloned() {
             self.live.abandon();
             self.is_abandoned = true;
-            // What cannot be sent comes back in the error, and is dropped with it.
+            // A slot that cannot be sent is dropped with the error.
             let _ = keeper.try_send(self);
         }
     }
@@ -175,19 +175,19 @@ impl Drop for Slot {
     }
 }
 
-/// A position in the queue, given up when dropped.
+/// A position in the queue, released when dropped.
 pub(crate) struct Waiting {
     number: u64,
     capacity: Arc<Capacity>,
     grant: Receiver<(usize, Slot)>,
-    /// None when the system has no descriptors left.
+    /// `None` when the process has no descriptors left.
     wake: Option<WakeEnd>,
-    /// When any slot will do; `None` from then on.
+    /// See `Waiter`; `None` once it has passed.
     patient_until: Cell<Option<Instant>>,
 }
 
 impl Waiting {
-    /// Waits for a slot or the client's hang-up, until a time or for a quarter of a second.
+    /// Waits for a slot or a client disconnect, at most until `until` and at most for one `TICK`.
     pub(crate) fn wait(&self, cancel: &CancelToken, until: Instant) -> WaitResult {
         let now = time::now();
         let until = self.patient_until.get().map_or(until, |end| until.min(end));
@@ -209,7 +209,7 @@ impl Waiting {
         }
     }
 
-    /// Waits for these endpoints from now on, in this order. False if a slot was granted already.
+    /// Replaces the endpoints that are waited for, in order of preference. False if a slot has been granted already.
     pub(crate) fn widen(&self, lives: Vec<Arc<Live>>, now: Instant) -> bool {
         let mut state = lock(&self.capacity.state);
         let Some(queued) = state.queue.iter_mut().find(|queued| queued.waiter.number == self.number) else {
@@ -218,7 +218,7 @@ impl Waiting {
         let Waiter { wanted, order, .. } = &mut queued.waiter;
         *order = (0..lives.len()).collect();
         let old = std::mem::replace(&mut wanted.lives, lives);
-        // A home that is down has lost its cache.
+        // An endpoint that went down has lost its cache.
         wanted.home = wanted.home.and_then(|home| {
             let index = wanted.lives.iter().position(|live| Arc::ptr_eq(live, &old[home.index]))?;
             Some(Home { index, ..home })
@@ -230,30 +230,30 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // A slot that was granted meanwhile is in the channel and released with it.
+        // A slot granted meanwhile is released with the channel.
         lock(&self.capacity.state).queue.retain(|queued| queued.waiter.number != self.number);
     }
 }
 
 impl Capacity {
-    /// Takes a slot: at home, else the first free one in the order that `order` makes of the route's turn. If there is none, or
-    /// waiting for home costs less, takes a position in the queue.
+    /// Takes a slot at the home endpoint, or the first free one in the order that `order` returns for the route's
+    /// turn. Queues the request if no slot is free, or if waiting for its home costs less than moving.
     pub(crate) fn enter(
         self: &Arc<Self>,
         wanted: Wanted,
-        line: &Line<'_>,
+        queue: &Queue<'_>,
         now: Instant,
         order: impl FnOnce(&mut Turn) -> Vec<usize>,
     ) -> Entry {
         let mut state = lock(&self.state);
-        // Some may have waited for their home long enough.
+        // The patience of queued requests may be over.
         state.hand_out(self, now);
-        let may_wait = !state.closed && state.queue.len() < line.length;
+        let may_wait = !state.closed && state.queue.len() < queue.length;
         let patience = wanted.home.filter(|_| may_wait).map_or(Duration::ZERO, |home| {
             let wait = wanted.lives[home.index].expected_wait(state.waiting_for(&wanted.lives[home.index]));
             if wait > home.patience { Duration::ZERO } else { home.patience }
         });
-        let (number, order) = (state.arrivals, order(state.turn(line.route)));
+        let (number, order) = (state.arrivals, order(state.turn(queue.route)));
         let waiter = Waiter { number, wanted, order, since: now, patient_until: now + patience, others: 0 };
         if let Some(index) = waiter.open(now) {
             let slot = self.take(&waiter.wanted.lives[index], now);
@@ -273,14 +273,14 @@ impl Capacity {
         Entry::Wait(Waiting { number, capacity: Arc::clone(self), grant: granted, wake: woken, patient_until })
     }
 
-    /// The slots that are abandoned from now on; may be called once.
+    /// Receives the slots abandoned from now on; called once.
     pub(crate) fn abandoned(&self) -> Receiver<Slot> {
         let (sender, receiver) = bounded(MOST_ABANDONED);
         let _ = self.abandoned.set(sender);
         receiver
     }
 
-    /// Sets limits; queued requests that fit now get their slot.
+    /// Sets the limits of endpoints and hands out the slots that this frees.
     pub(crate) fn resize<'a>(self: &Arc<Self>, limits: impl Iterator<Item = (&'a Live, Option<u32>)>) {
         let mut state = lock(&self.state);
         for (live, limit) in limits {
@@ -293,7 +293,7 @@ impl Capacity {
         lock(&self.state).queue.len()
     }
 
-    /// Calls `look` with a copy of the route's turn.
+    /// Calls `look` with a copy of the route's turn, which stays as it is.
     pub(crate) fn peek<T>(&self, route: &str, look: impl FnOnce(&mut Turn) -> T) -> T {
         look(&mut lock(&self.state).turn(route).clone())
     }
@@ -325,20 +325,21 @@ impl State {
         self.turns.get_mut(route).expect("it was there or inserted")
     }
 
-    /// Gives free slots to queued requests, until none of them takes one.
+    /// Gives free slots to queued requests until no request takes one.
     fn hand_out(&mut self, capacity: &Arc<Capacity>, now: Instant) {
         while let Some((next, index)) = self.next(now) {
             let Queued { waiter, grant, .. } = self.queue.remove(next);
             self.background_went = waiter.wanted.background;
             self.count_overtaken(&waiter, index);
             let slot = capacity.take(&waiter.wanted.lives[index], now);
-            // The channel holds one, and the receiver is there: it leaves the queue under this lock first.
+            // The channel has room for one slot, and a receiver leaves the queue, under this lock, before it is
+            // dropped.
             let sent = grant.try_send((index, slot));
             debug_assert!(sent.is_ok(), "a queued waiter listens");
         }
     }
 
-    /// Counts a request that takes a slot at those in the queue that could have had it.
+    /// Counts the queued requests that could have taken this slot as overtaken.
     fn count_overtaken(&mut self, first: &Waiter, index: usize) {
         let live = &first.wanted.lives[index];
         for Queued { waiter, .. } in &mut self.queue {
@@ -351,8 +352,8 @@ impl State {
         self.queue.iter().filter(|queued| queued.waiter.home().is_some_and(|home| Arc::ptr_eq(home, live))).count()
     }
 
-    /// The next request and its endpoint: an interactive one, unless a background request has waited for its share of others;
-    /// never two background requests in a row while an interactive one waits.
+    /// The next request, as its index in the queue and that of its endpoint. Interactive requests precede background
+    /// requests that are not overdue, and two background requests never go in a row while an interactive one waits.
     fn next(&self, now: Instant) -> Option<(usize, usize)> {
         let starved = self.first(now, |waiter| waiter.wanted.background && waiter.is_overdue());
         match (starved, self.first(now, |waiter| !waiter.wanted.background)) {
@@ -362,8 +363,7 @@ impl State {
         }
     }
 
-    /// The next of these: one that was overtaken too often, else one whose home has a free slot, else one that takes any; in
-    /// order of arrival, and never one that came much later than another that could use the slot.
+    /// The next of these by `Waiter::rank`, or one that arrived much earlier and can use the same slot.
     fn first(&self, now: Instant, is: impl Fn(&Waiter) -> bool) -> Option<(usize, usize)> {
         let waiters = || self.queue.iter().map(|queued| &queued.waiter).enumerate().filter(|(_, waiter)| is(waiter));
         let open = waiters().filter_map(|(at, waiter)| Some((at, waiter, waiter.open(now)?)));

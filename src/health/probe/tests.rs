@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config;
-use crate::routing::slots::{Capacity, Line, Wanted};
+use crate::routing::slots::{Capacity, Queue, Wanted};
 
 fn task() -> Task {
     let now = time::now();
@@ -45,7 +45,7 @@ fn what_a_probe_got_is_judged() {
     }
     live.sent(time::now(), None);
     let wanted = Wanted { lives: vec![Arc::clone(live)], home: None, background: false };
-    let line = Line { route: "", length: 0 };
+    let line = Queue { route: "", length: 0 };
     let _there = Arc::<Capacity>::default().enter(wanted, &line, time::now(), |_| vec![0]);
     assert_eq!(judge(&fault(UpstreamErrorKind::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
     for kind in [UpstreamErrorKind::Timeout(Stage::Connect), UpstreamErrorKind::Connect, UpstreamErrorKind::Refused] {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::routing::health_status::HealthStatus;
-use crate::routing::slots::{Capacity, Entry, Line, Wanted};
+use crate::routing::slots::{Capacity, Entry, Queue, Wanted};
 use crate::util::time;
 use std::time::SystemTime;
 
@@ -220,7 +220,7 @@ fn live() -> Arc<Live> {
 
 fn enter(live: &Arc<Live>) -> Slot {
     let wanted = Wanted { lives: vec![Arc::clone(live)], home: None, background: false };
-    let line = Line { route: "", length: 0 };
+    let line = Queue { route: "", length: 0 };
     match Arc::<Capacity>::default().enter(wanted, &line, time::now(), |_| vec![0]) {
         Entry::In(_, slot) => slot,
         _ => panic!("there is no limit"),

@@ -45,7 +45,7 @@ impl World {
                 let query = Wanted { lives, home: None, background };
                 match self
                     .capacity
-                    .enter(query, &Line { route: "m", length: 3 }, time::now(), |_| (0..wanted.len()).collect())
+                    .enter(query, &Queue { route: "m", length: 3 }, time::now(), |_| (0..wanted.len()).collect())
                 {
                     Entry::In(index, slot) => self.inside.push((wanted[index], slot)),
                     Entry::Wait(waiting) => self.queue.push_back((self.arrived, background, wanted, waiting)),
@@ -136,7 +136,7 @@ struct Single {
 impl Single {
     fn enter(&self, background: bool) -> Entry {
         let wanted = Wanted { lives: vec![Arc::clone(&self.live)], home: None, background };
-        self.capacity.enter(wanted, &Line { route: "m", length: 100 }, time::now(), |_| vec![0])
+        self.capacity.enter(wanted, &Queue { route: "m", length: 100 }, time::now(), |_| vec![0])
     }
 
     fn wait(&self, background: bool) -> Waiting {
@@ -220,8 +220,8 @@ fn turns_are_kept_by_route_and_bounded() {
     for n in 0..2 * MOST_TURNS {
         let route = format!("m{n}");
         let wanted = Wanted { lives: lives.to_vec(), home: None, background: false };
-        let line = Line { route: &route, length: 0 };
-        let Entry::In(..) = capacity.enter(wanted, &line, time::now(), |_| vec![0]) else { panic!("there is room") };
+        let queue = Queue { route: &route, length: 0 };
+        let Entry::In(..) = capacity.enter(wanted, &queue, time::now(), |_| vec![0]) else { panic!("there is room") };
     }
     assert!(lock(&capacity.state).turns.len() <= MOST_TURNS);
 }
@@ -232,7 +232,7 @@ fn an_abandoned_slot_stays_taken_until_whoever_keeps_it_drops_it() {
     let capacity = Arc::<Capacity>::default();
     let lives = [live(1)];
     let wanted = || Wanted { lives: lives.to_vec(), home: None, background: false };
-    let enter = || match capacity.enter(wanted(), &Line { route: "m", length: 1 }, time::now(), |_| vec![0]) {
+    let enter = || match capacity.enter(wanted(), &Queue { route: "m", length: 1 }, time::now(), |_| vec![0]) {
         Entry::In(_, slot) => slot,
         _ => panic!("there is room"),
     };
@@ -257,7 +257,7 @@ fn a_wait_that_is_known_to_cost_more_than_the_prompt_is_not_begun() {
     let enter = |patience| {
         let home = Some(Home { index: 0, patience: Duration::from_secs(patience) });
         let wanted = Wanted { lives: lives.to_vec(), home, background: false };
-        capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![1, 0])
+        capacity.enter(wanted, &Queue { route: "m", length: 9 }, time::now(), |_| vec![1, 0])
     };
     lives[0].held.add(8.0);
     let [Entry::In(0, _first), Entry::In(0, _second)] = [enter(5), enter(5)] else { panic!("home is free") };
@@ -273,7 +273,7 @@ fn at_home(patience: Duration) -> (Arc<Capacity>, [Arc<Live>; 3], Slot, Waiting)
     let capacity = Arc::<Capacity>::default();
     let enter = || {
         let wanted = Wanted { lives: lives.to_vec(), home: Some(Home { index: 0, patience }), background: false };
-        capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![1, 0, 2])
+        capacity.enter(wanted, &Queue { route: "m", length: 9 }, time::now(), |_| vec![1, 0, 2])
     };
     let (Entry::In(0, slot), Entry::Wait(waiting)) = (enter(), enter()) else { panic!("one slot, at home") };
     (capacity, lives, slot, waiting)
@@ -297,7 +297,7 @@ fn one_that_has_waited_long_enough_goes_before_one_that_comes() {
     let wanted = || Wanted { lives: vec![Arc::clone(&third)], home: None, background: false };
     let enter = |seconds| {
         let now = time::now() + Duration::from_secs(seconds);
-        capacity.enter(wanted(), &Line { route: "m", length: 9 }, now, |_| vec![0])
+        capacity.enter(wanted(), &Queue { route: "m", length: 9 }, now, |_| vec![0])
     };
     let Entry::In(0, slot) = enter(1) else { panic!("it is idle, and nobody waits for it") };
     drop(slot);
@@ -313,7 +313,7 @@ fn nobody_is_overtaken_by_one_that_came_more_than_ten_seconds_later() {
         let home = Some(Home { index: 0, patience: Duration::from_secs(9) });
         let wanted = Wanted { lives: vec![Arc::clone(&single.live)], home, background: false };
         let now = time::now() + Duration::from_secs(seconds);
-        let entered = single.capacity.enter(wanted, &Line { route: "m", length: 9 }, now, |_| vec![0]);
+        let entered = single.capacity.enter(wanted, &Queue { route: "m", length: 9 }, now, |_| vec![0]);
         let Entry::Wait(late) = entered else { panic!("it is taken") };
         drop(slot);
         assert_eq!((new.grant.is_empty(), late.grant.is_empty()), (is_overtaken, !is_overtaken), "{seconds} s");
@@ -328,7 +328,7 @@ fn one_that_waits_for_its_home_is_overtaken_ten_times_and_one_without_three_time
         let enter = |home: Option<usize>| {
             let home = home.map(|index| Home { index, patience: Duration::from_secs(9) });
             let wanted = Wanted { lives: lives.to_vec(), home, background: false };
-            capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![0, 1])
+            capacity.enter(wanted, &Queue { route: "m", length: 9 }, time::now(), |_| vec![0, 1])
         };
         let (Entry::In(0, _first), Entry::In(1, mut slot)) = (enter(Some(0)), enter(Some(1))) else { panic!("free") };
         let Entry::Wait(patient) = enter(home) else { panic!("taken") };

@@ -58,7 +58,7 @@ impl Town {
         let (number, came) = (self.arrived, self.clock);
         let home_of = home.map(|index| Home { index, patience });
         let wanted = Wanted { lives: self.lives.to_vec(), home: home_of, background: is_background };
-        match self.capacity.enter(wanted, &Line { route: "m", length: 1_000 }, self.now(), |_| vec![0, 1]) {
+        match self.capacity.enter(wanted, &Queue { route: "m", length: 1_000 }, self.now(), |_| vec![0, 1]) {
             Entry::In(index, slot) => {
                 assert!(home.is_none_or(|home| home == index || !self.lives[home].has_room()), "home comes first");
                 self.inside.push((index, slot));
