@@ -1,4 +1,4 @@
-//! The configuration, complete and checked: plain data that every other module may read.
+//! The configuration: plain, checked data that every other module may read.
 //!
 //! Knows nothing of sockets, threads or requests. `load` reads files, `node` is what a file said, `reader` walks it, the
 //! tables of `sections`, `endpoint`, `access` and `routes` say which keys there are, `check` turns a file into a [`Config`]
@@ -58,10 +58,10 @@ table! {
                 config.policy.group_and_mode(keys);
             });
         });
-        /// What clients may do at the main listener.
+        /// The policy of the main listener.
         pub policy: ListenerPolicy, internal();
         pub timeouts: Timeouts, key("timeouts", section());
-        /// Each holds its own copy of the time-outs with its overrides applied.
+        /// Each with its own time-outs, overrides applied.
         pub endpoints: Vec<Endpoint>,
             key("endpoints", items(Endpoint { timeouts: config.timeouts, ..Endpoint::default() }));
         pub health_check: HealthCheck, key("healthCheck", section());
@@ -70,13 +70,13 @@ table! {
         /// Names with a route of their own. Unique.
         pub models: Vec<Route>, key("models", routes::models());
         pub queue: Queue, key("queue", section());
-        /// Without any the proxy is open.
+        /// The proxy is open if there are none.
         pub keys: Vec<ClientKey>, with(access::keys);
         pub retry: Retry, key("retry", section());
         /// Sets of endpoints with settings of their own.
         pub groups: Vec<Group>,
             key("groups", items(Group { retry: Some(config.retry.clone()), ..Group::default() }));
-        /// More addresses to listen on.
+        /// Additional listeners.
         pub listeners: Vec<Listener>, key("listeners", items(Listener::default()));
         pub metrics: Metrics, with(|metrics, keys| {
             keys.key(&mut config.policy.rate_limit, "rateLimit", optional(section()));
@@ -88,7 +88,7 @@ table! {
     }
 }
 
-/// What concerns several sections.
+/// Checks that concern several sections.
 fn whole(config: &Config, root: &Field) {
     routes::check_names(&config.models, &root.get("models"));
     if !root.gives("endpoints") {
@@ -110,7 +110,7 @@ fn whole(config: &Config, root: &Field) {
     }
 }
 
-/// A useful file in four lines.
+/// The shortest useful configuration.
 pub const MINIMAL: &str = "\
 endpoints:
   - name: server1
@@ -119,8 +119,8 @@ endpoints:
 ";
 
 impl Config {
-    /// Age at which a list of models is read again: the smaller of both options, the interval when
-    /// neither is set [S000-09].
+    /// The maximum age of a model list: the smaller of both options, or the probe interval if neither is set
+    /// [S000-09].
     pub fn models_ttl(&self) -> Duration {
         let interval = self.health_check.interval;
         let multiple = self.cache.ttl_multiplier.map(|times| interval.mul_f64(times));
