@@ -43,6 +43,7 @@ pub use sections::{
     Admin, Cache, HealthCheck, Jobs, Log, LogFormat, Metrics, Queue, Server, SsePing, Stages, Timeouts, Webhooks,
 };
 pub(crate) use table::{Words, meaning};
+pub(crate) use text::matches;
 pub use wake::{Mac, Prefer, Wake};
 
 use reader::Field;

@@ -5,7 +5,7 @@ use super::node::Value;
 use super::reader::Field;
 use super::shown::has_key;
 use super::table::*;
-use super::text::{header_value, name};
+use super::text::{header_value, matches, name};
 use super::{Endpoint, Stages, endpoint};
 use crate::util::secret::Secret;
 use serde_json::{Value as Json, json};
@@ -162,7 +162,7 @@ fn by_name<T: Table + Default + 'static>(name_of: fn(&mut T) -> &mut String) -> 
 /// Notes names that two models have, and patterns that never count, in the section `models`.
 pub(super) fn check_names(routes: &[Route], models: &Field) {
     let mut names: HashMap<String, &str> = routes.iter().map(|route| (route.name.clone(), &*route.name)).collect();
-    let mut patterns: HashMap<&str, &str> = HashMap::new();
+    let mut patterns: Vec<(&str, &str)> = Vec::new();
     for route in routes {
         let section = models.item(&route.name);
         for (name, variant) in route.names().skip(1).zip(&route.variants) {
@@ -174,11 +174,23 @@ pub(super) fn check_names(routes: &[Route], models: &Field) {
             }
         }
         for pattern in &route.patterns {
-            let first = *patterns.entry(pattern).or_insert(&route.name);
-            if first != route.name {
-                let text = format!("{pattern:?} never counts: it also stands in `models[{first}]`, which comes first");
-                section.get("match").problem(text);
+            if let Some(other) = names.get(pattern).filter(|other| **other != route.name) {
+                section.warn(format!(
+                    "models[{}].match: {pattern:?} never counts: it is a name of `models[{other}]`",
+                    route.name
+                ));
             }
+            match patterns.iter().find(|(wider, first)| *first != route.name && matches(wider, pattern)) {
+                Some((same, first)) if same == pattern => section.get("match").problem(format!(
+                    "{pattern:?} never counts: it also stands in `models[{first}]`, which comes first"
+                )),
+                Some((wider, first)) => section.warn(format!(
+                    "models[{}].match: {pattern:?} never counts: {wider:?} of `models[{first}]`, which comes first, matches the same names",
+                    route.name
+                )),
+                None => {}
+            }
+            patterns.push((pattern, &route.name));
         }
     }
 }

@@ -86,3 +86,50 @@ pub(super) fn webhook_host(text: &str) -> Result<String, String> {
     let is_host = !bare.is_empty() && !bare.contains(['/', '@', ' ', '*']);
     if is_host { Ok(bare.to_ascii_lowercase()) } else { Err("is not a host, such as hooks.lan".into()) }
 }
+
+/// `*` matches any text, including none; every other character matches itself.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(start) else { return false };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for part in middle.split('*') {
+        let Some((_, after)) = name.split_once(part) else { return false };
+        name = after;
+    }
+    name.ends_with(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, name) in [
+            ("*", ""),
+            ("*", "x"),
+            ("a", "a"),
+            ("a*", "a"),
+            ("a*", "abc"),
+            ("*c", "abc"),
+            ("a*c", "ac"),
+            ("a*b*c", "a1b2c"),
+            ("qwen*", "qwen3/8b"),
+            ("**", "x"),
+        ] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("", "a"),
+            ("a", "ab"),
+            ("a", "A"),
+            ("a*", "ba"),
+            ("*c", "cb"),
+            ("a*a", "a"),
+            ("a*b*c", "acb"),
+            ("ab*bc", "abc"),
+        ] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
+}

@@ -2,10 +2,9 @@
 //! pattern. Pure.
 
 use crate::api::edit::MemberEdit;
-use crate::config::Route;
+use crate::config::{Route, matches};
 use crate::routing::catalog::RouteName;
 use crate::routing::endpoint::Endpoint;
-use crate::routing::scope::matches;
 use crate::routing::snapshot::Snapshot;
 use std::sync::Arc;
 
