@@ -64,12 +64,14 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     };
     let mut selector = Selector::new(ctx, plan);
     let outcome = try_all(ctx, &mut selector, &mut attempts);
-    if !(matches!(outcome, Outcome::Failed(..)) && wake::may_help(ctx, &selector.plan, &attempts.faults)) {
-        return outcome;
-    }
+    let tried = match outcome {
+        Outcome::Failed(_, tried) if wake::may_help(ctx, &selector.plan, &attempts.faults) => tried,
+        outcome => return outcome,
+    };
     match wake::after_failure(ctx, selector.plan).map_err(|outcome| *outcome) {
         Ok(plan) => try_all(ctx, &mut Selector::new(ctx, plan), &mut attempts),
-        Err(Outcome::Failed(failure, _)) => Outcome::Failed(failure, attempts.last),
+        Err(Outcome::Failed(failure, _)) => Outcome::Failed(failure, tried),
+        Err(Outcome::ClientGone(_)) => Outcome::ClientGone(tried),
         Err(outcome) => outcome,
     }
 }
@@ -115,7 +117,9 @@ fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut
                 Step::Next => attempts.reason = "retry",
                 Step::Larger(context) => {
                     attempts.reason = "context";
-                    selector.only_larger(context);
+                    if !selector.only_larger(context) {
+                        return attempts.give_up();
+                    }
                 }
             }
         }

@@ -62,7 +62,7 @@ impl<'a> Selector<'a> {
         // Also remembered while only one is available, since others may come back.
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
         let hashes = ctx.prompt.filter(|_| plan.strategy == Strategy::Affinity && others).map(|prompt| &prompt.hashes);
-        let (preferred, queued) = (Vec::new(), Duration::ZERO);
+        let (preferred, queued) = (Vec::new(), ctx.queued.get());
         Self { ctx, plan, preferred, remaining, queued, hashes, home: None, spilled: None }
     }
 
@@ -80,11 +80,14 @@ impl<'a> Selector<'a> {
         self.remaining.iter().any(|index| size(index) > context)
     }
 
-    /// Keeps only candidates with a larger context, smallest first.
-    pub(crate) fn only_larger(&mut self, context: u64) {
+    /// Keeps only candidates with a larger context, smallest first, in later rounds too. False if there are none.
+    pub(crate) fn only_larger(&mut self, context: u64) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].context.unwrap_or(0);
-        self.remaining.retain(|index| size(index) > context);
-        self.remaining.sort_by_key(size);
+        for indexes in [&mut self.remaining, &mut self.preferred] {
+            indexes.retain(|index| size(index) > context);
+            indexes.sort_by_key(size);
+        }
+        !self.preferred.is_empty()
     }
 
     /// The candidate that would be chosen now. Takes neither a slot nor a turn.
@@ -186,30 +189,32 @@ impl<'a> Selector<'a> {
         admitted
     }
 
-    /// Adds endpoints that have come back, keeping the position in the queue.
+    /// Follows changes of health and configuration, keeping the position in the queue.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
         let ForwardContext { shared, body, scope, .. } = self.ctx;
         let Ok(plan) = View { snapshot: &shared.load(), scope }.plan(body.query(), *body, now) else {
             return;
         };
-        let positions = |plan: &Plan| plan.candidates.iter().map(|one| one.position).collect::<Vec<_>>();
-        if plan.route != self.plan.route || plan.candidates.is_empty() || positions(&plan) == positions(&self.plan) {
+        let configs =
+            |plan: &'_ Plan| plan.candidates.iter().map(|one| Arc::as_ptr(&one.endpoint.config)).collect::<Vec<_>>();
+        if plan.route != self.plan.route || plan.candidates.is_empty() || configs(&plan) == configs(&self.plan) {
             return;
         }
-        let all: Vec<usize> = (0..plan.candidates.len()).collect();
-        let lives = lives(&plan, &all);
+        let lives: Vec<_> = plan.candidates.iter().map(|one| Arc::clone(&one.endpoint.live)).collect();
         let at =
             |index: usize| lives.iter().position(|live| Arc::ptr_eq(live, &self.plan.candidates[index].endpoint.live));
         let home = self.home.and_then(|(index, reason)| Some((at(index)?, reason)));
-        if waiting.widen(lives, now) {
-            (self.plan, self.remaining, self.home) = (plan, all, home);
+        let order = shared.capacity.peek(&plan.route, |turn| preference(&plan, home, turn).0);
+        if waiting.widen(lives, &order, now) {
+            (self.plan, self.remaining, self.home) = (plan, order, home);
         }
     }
 
     /// `x-llmproxy-reason` of the first attempt.
     pub(crate) fn reason(&self, index: usize) -> &'static str {
-        let has_choice = self.plan.reason == "model" && self.plan.candidates.len() > 1;
-        match self.home.filter(|_| has_choice) {
+        let is_named = ["model", "failover"].contains(&self.plan.reason) && self.plan.candidates.len() > 1;
+        let has_choice = is_named && self.plan.reason == "model";
+        match self.home.filter(|_| is_named) {
             Some((home, reason)) if home == index => return reason,
             Some(_) => return self.spilled.unwrap_or("affinity_full"),
             None => {}

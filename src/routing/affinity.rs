@@ -78,6 +78,7 @@ impl Affinity {
         model: &str,
         sessions: impl Iterator<Item = &'a [u8]>,
     ) -> Prompt {
+        let sessions = sessions.filter(|session| !session.is_empty());
         // A body with an unpaired surrogate cannot be hashed, but its session headers can.
         let found = body.and_then(|body| self.of_body(body, model).ok()).unwrap_or_default();
         let sessions = sessions.map(|session| self.keys.hash_one(("session", model, session)));
@@ -92,12 +93,18 @@ impl Affinity {
         let system = hash(if body.get("system").is_some() { "system" } else { "instructions" })?.unwrap_or(0);
         let (link, links) = (keys.hash_one((model, tools, system)), VecDeque::new());
         let mut chain = Chain { keys, link, root: link, links, messages: 0, has_begun: false };
-        if let Some(prompt) = ["messages", "prompt", "input"].iter().find_map(|name| body.get(name)) {
+        if let Some(prompt) =
+            ["messages", "prompt", "input"].iter().find_map(|name| body.get(name).filter(|raw| raw.get() != "null"))
+        {
             chain.push_prompt(prompt)?;
         }
+        let text = |name: &str| {
+            let is_text = |raw: &&RawValue| raw.get().starts_with('"') && raw.get().len() > 2;
+            body.get(name).filter(is_text).map(|raw| canonical(raw, keys)).transpose()
+        };
         let session = body.get("metadata").and_then(|raw| session(raw.get())).map(|session| keys.hash_one(session));
         let of_client =
-            [("prompt_cache_key", hash("prompt_cache_key")?), ("metadata", session), ("user", hash("user")?)];
+            [("prompt_cache_key", text("prompt_cache_key")?), ("metadata", session), ("user", text("user")?)];
         let session_keys = of_client.into_iter().filter_map(|(kind, key)| Some(keys.hash_one((kind, model, key?))));
         let Chain { links, root, messages, .. } = chain;
         let unlinked = messages - links.len();
@@ -155,11 +162,13 @@ impl Chain<'_> {
         match prompt.get().as_bytes()[0] {
             b'"' => self.push_blocks(&serde_json::from_str::<String>(prompt.get())?),
             b'{' => self.push_message(prompt)?,
+            b'[' if is_tokens(prompt) => self.push_blocks(prompt.get()),
             b'[' => {
                 let mut all = Ok(());
                 each_element(prompt.get(), |part| {
                     if all.is_ok() {
-                        all = self.push_message(part);
+                        all =
+                            if part.get().starts_with('[') { self.push_message(part) } else { self.push_prompt(part) };
                     }
                 })?;
                 all?;
@@ -172,11 +181,9 @@ impl Chain<'_> {
     fn push_message(&mut self, message: &RawValue) -> serde_json::Result<()> {
         let hash = canonical(message, self.keys)?;
         self.messages += 1;
-        if hash != NOTHING {
-            // All conversations share the system prompt, so it identifies none.
-            self.has_begun = self.has_begun || !is_system(message);
-            self.push(hash);
-        }
+        // All conversations share the system prompt, so it identifies none.
+        self.has_begun = self.has_begun || hash != NOTHING && !is_system(message);
+        self.push(hash);
         Ok(())
     }
 
@@ -194,7 +201,9 @@ impl Chain<'_> {
     }
 
     fn push(&mut self, hash: u64) {
-        self.link = self.keys.hash_one((self.link, hash));
+        if hash != NOTHING {
+            self.link = self.keys.hash_one((self.link, hash));
+        }
         if self.has_begun {
             if self.links.len() == MOST_LINKS {
                 self.links.pop_front();
@@ -204,6 +213,11 @@ impl Chain<'_> {
             self.root = self.link;
         }
     }
+}
+
+/// Whether a list is a prompt that was already converted to tokens. As text it begins like the prompt of the next turn.
+fn is_tokens(list: &RawValue) -> bool {
+    list.get()[1..].trim_ascii_start().starts_with(|first: char| first.is_ascii_digit())
 }
 
 /// The session in `metadata.user_id`: `user_..._account_..._session_ID`, or JSON text with a `session_id` (newer

@@ -98,6 +98,9 @@ impl Recall {
     }
 
     pub(crate) fn remember(&self, prompt: &Prompt, live: &Arc<Live>, tokens: Option<u64>) {
+        if prompt.hashes.links.is_empty() {
+            return;
+        }
         let (live, cache) = (Arc::clone(live), live.cache_id());
         let mut all = lock(&self.conversations);
         // It replaces the conversations that it continues.

@@ -96,7 +96,7 @@ impl Waiter {
     }
 
     fn index_of(&self, live: &Arc<Live>) -> Option<usize> {
-        self.wanted.lives.iter().position(|one| Arc::ptr_eq(one, live))
+        self.order.iter().copied().find(|index| Arc::ptr_eq(&self.wanted.lives[*index], live))
     }
 }
 
@@ -209,14 +209,14 @@ impl Waiting {
         }
     }
 
-    /// Replaces the endpoints that are waited for, in order of preference. False if a slot has been granted already.
-    pub(crate) fn widen(&self, lives: Vec<Arc<Live>>, now: Instant) -> bool {
+    /// Replaces the endpoints that are waited for, and their order of preference. False if a slot has been granted already.
+    pub(crate) fn widen(&self, lives: Vec<Arc<Live>>, preferred: &[usize], now: Instant) -> bool {
         let mut state = lock(&self.capacity.state);
         let Some(queued) = state.queue.iter_mut().find(|queued| queued.waiter.number == self.number) else {
             return false;
         };
         let Waiter { wanted, order, .. } = &mut queued.waiter;
-        *order = (0..lives.len()).collect();
+        *order = preferred.to_vec();
         let old = std::mem::replace(&mut wanted.lives, lives);
         // An endpoint that went down has lost its cache.
         wanted.home = wanted.home.and_then(|home| {
@@ -258,7 +258,7 @@ impl Capacity {
         if let Some(index) = waiter.open(now) {
             let slot = self.take(&waiter.wanted.lives[index], now);
             state.arrivals += 1;
-            state.count_overtaken(&waiter, index);
+            state.note_taken(&waiter, index);
             state.hand_out(self, now);
             return Entry::In(index, slot);
         }
@@ -329,8 +329,7 @@ impl State {
     fn hand_out(&mut self, capacity: &Arc<Capacity>, now: Instant) {
         while let Some((next, index)) = self.next(now) {
             let Queued { waiter, grant, .. } = self.queue.remove(next);
-            self.background_went = waiter.wanted.background;
-            self.count_overtaken(&waiter, index);
+            self.note_taken(&waiter, index);
             let slot = capacity.take(&waiter.wanted.lives[index], now);
             // The channel has room for one slot, and a receiver leaves the queue, under this lock, before it is
             // dropped.
@@ -339,8 +338,9 @@ impl State {
         }
     }
 
-    /// Counts the queued requests that could have taken this slot as overtaken.
-    fn count_overtaken(&mut self, first: &Waiter, index: usize) {
+    /// A request takes a slot: it overtakes the queued requests that could have taken it.
+    fn note_taken(&mut self, first: &Waiter, index: usize) {
+        self.background_went = first.wanted.background;
         let live = &first.wanted.lives[index];
         for Queued { waiter, .. } in &mut self.queue {
             let counts = waiter.wanted.background || first.number > waiter.number;

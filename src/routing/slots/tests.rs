@@ -283,11 +283,45 @@ fn at_home(patience: Duration) -> (Arc<Capacity>, [Arc<Live>; 3], Slot, Waiting)
 fn a_home_that_is_no_longer_a_candidate_is_not_waited_for() {
     let (_, [home, other, third], _slot, waiting) = at_home(Duration::from_secs(9));
     let candidates = |lives: &[&Arc<Live>]| lives.iter().map(|live| Arc::clone(live)).collect::<Vec<_>>();
-    assert!(waiting.widen(candidates(&[&other, &home]), time::now()));
+    assert!(waiting.widen(candidates(&[&other, &home]), &[0, 1], time::now()));
     assert!(waiting.grant.is_empty(), "home has another index now");
     other.enter();
-    assert!(waiting.widen(candidates(&[&other, &third]), time::now()));
+    assert!(waiting.widen(candidates(&[&other, &third]), &[0, 1], time::now()));
     assert!(matches!(waiting.grant.try_recv(), Ok((1, _))));
+}
+
+#[test]
+fn a_queued_request_keeps_its_order_of_preference() {
+    // The same endpoint twice, as two backends of a route with different models.
+    let (capacity, lives) = (Arc::<Capacity>::default(), [live(1), live(1)]);
+    let enter = |lives: Vec<Arc<Live>>, order: Vec<usize>| {
+        let wanted = Wanted { lives, home: None, background: false };
+        capacity.enter(wanted, &Queue { route: "m", length: 9 }, time::now(), |_| order)
+    };
+    let twice = || vec![Arc::clone(&lives[0]), Arc::clone(&lives[0])];
+    let Entry::In(0, slot) = enter(twice(), vec![0, 1]) else { panic!("it is free") };
+    let Entry::Wait(waiting) = enter(twice(), vec![1, 0]) else { panic!("it is taken") };
+    drop(slot);
+    assert!(matches!(waiting.grant.try_recv(), Ok((1, _))));
+    lives[0].enter();
+    let Entry::Wait(waiting) = enter(vec![Arc::clone(&lives[0])], vec![0]) else { panic!("it is taken") };
+    let wider = vec![Arc::clone(&lives[0]), Arc::clone(&lives[1]), live(1)];
+    assert!(waiting.widen(wider, &[2, 1, 0], time::now()));
+    assert!(matches!(waiting.grant.try_recv(), Ok((2, _))));
+}
+
+#[test]
+fn a_background_request_that_finds_a_free_slot_counts_as_one_that_went() {
+    let (single, slot) = single();
+    let (background, interactive) = (single.wait(true), single.wait(false));
+    lock(&single.capacity.state).queue[0].waiter.others = MOST_OTHERS;
+    let elsewhere = Wanted { lives: vec![live(1)], home: None, background: true };
+    let queue = Queue { route: "m", length: 9 };
+    let Entry::In(..) = single.capacity.enter(elsewhere, &queue, time::now(), |_| vec![0]) else {
+        panic!("it is free")
+    };
+    drop(slot);
+    assert_eq!((background.grant.is_empty(), interactive.grant.is_empty()), (true, false));
 }
 
 #[test]
