@@ -89,11 +89,17 @@ table! {
     }
 }
 
+/// Besides the main listener and that of the page; the event loop serves 64.
+const MOST_LISTENERS: usize = 62;
+
 /// Checks that concern several sections.
 fn whole(config: &Config, root: &Field) {
     routes::check_names(&config.models, &root.get("models"));
     if !root.gives("endpoints") {
         root.get("endpoints").problem(format!("at least one is needed; a useful file is\n{MINIMAL}"));
+    }
+    if config.listeners.len() > MOST_LISTENERS {
+        root.get("listeners").problem(format!("are more than {MOST_LISTENERS}"));
     }
     if !config.endpoints.is_empty() && config.endpoints.iter().all(|endpoint| !endpoint.enabled) {
         root.warn("every endpoint is switched off (`enabled: false`)");

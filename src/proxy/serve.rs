@@ -313,15 +313,13 @@ impl Proxy {
         if body.sealed && !(scope.models.is_empty() && (body.name().is_some() || snapshot.config.models.is_empty())) {
             return Err(body::unreadable());
         }
+        let editable = |plan: Plan| if body.sealed && plan.has_edits() { Err(body::unreadable()) } else { Ok(plan) };
         let planned = |snapshot: &Snapshot| {
             let planned = View { snapshot, scope }.plan(body.query(), body, time::now());
             if plan::is_short(&planned) {
                 self.shared.want();
             }
-            match planned {
-                Ok(plan) if body.sealed && plan.has_edits() => Err(NoPlan::Refused(body::unreadable())),
-                planned => planned,
-            }
+            Ok(editable(planned?)?)
         };
         match planned(snapshot) {
             Ok(plan) => return Ok((plan, None)),
@@ -338,7 +336,7 @@ impl Proxy {
             Err(NoPlan::Refused(failure)) => Err(failure),
             Err(NoPlan::Unknown) => {
                 let name = body.name().unwrap_or_default();
-                let plan = View { snapshot: &fresh, scope }.unknown(body.query(), body, time::now())?;
+                let plan = editable(View { snapshot: &fresh, scope }.unknown(body.query(), body, time::now())?)?;
                 let first = plan.first();
                 let model = plan::shown(first.rename.as_deref().unwrap_or(name));
                 let (name, endpoint) = (plan::shown(name), first.endpoint.name());
