@@ -26,9 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// An error answer is buffered up to this size while other endpoints are tried; a longer one is forwarded.
-const KEEP: usize = 1 << 20;
+const BUFFER_MAX: usize = 1 << 20;
 /// Time limit for buffering it, since the slot and the client wait.
-const KEEP_FOR: Duration = Duration::from_secs(2);
+const BUFFER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an endpoint without probes is skipped after it failed, while others are available.
 const COOL_DOWN: Duration = Duration::from_secs(5);
 
@@ -54,7 +54,8 @@ enum Step {
     End(Outcome),
 }
 
-/// Tries the candidates of a plan, and once more if a machine is woken that no connection could be made to.
+/// Tries the candidates of a plan. If no connection could be made and a machine can be woken, wakes it and tries
+/// again.
 pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
     let mut attempts = Attempts::new(ctx, retry);
@@ -107,13 +108,18 @@ fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut
             attempts.queued = selector.queued;
             tried += 1;
             // Several keys of one candidate count once here. The plan may have grown while the request was queued.
-            let any = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
+            let attempts_left = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
             let candidate = &selector.plan.candidates[index];
             let larger = selector.has_larger(candidate.context);
-            let remaining = Remaining { keys: false, candidates: any && !selector.remaining().is_empty(), any, larger };
+            let remaining = Remaining {
+                keys: false,
+                candidates: attempts_left && !selector.remaining().is_empty(),
+                attempts: attempts_left,
+                larger,
+            };
             match attempts.try_candidate(candidate, remaining, slot) {
                 Step::End(outcome) => return outcome,
-                Step::Next if !any => return attempts.give_up(),
+                Step::Next if !attempts_left => return attempts.give_up(),
                 Step::Next => attempts.reason = "retry",
                 Step::Larger(context) => {
                     attempts.reason = "context";
@@ -309,7 +315,7 @@ impl<'a> Attempts<'a> {
         if result.is_ok() {
             let endpoint = &candidate.endpoint;
             endpoint.live.moved(time::now());
-            // Without probes only this shows that it is back.
+            // Without probes, a successful request is the only sign that the endpoint has recovered.
             if config.probe == Probe::Never && endpoint.health.state == State::Failing {
                 self.report(endpoint, Observation::Up);
             }
@@ -338,9 +344,9 @@ impl<'a> Attempts<'a> {
         slot: &mut Option<Slot>,
     ) -> Result<bool, Box<Outcome>> {
         let mut body = Vec::new();
-        let usual = answer.end_by(Some(time::now() + KEEP_FOR));
-        let is_long = answer.length.is_some_and(|length| length > KEEP as u64);
-        let fault = match if is_long { Ok(false) } else { answer.read_to_end(&mut body, KEEP) } {
+        let usual = answer.end_by(Some(time::now() + BUFFER_TIMEOUT));
+        let is_long = answer.length.is_some_and(|length| length > BUFFER_MAX as u64);
+        let fault = match if is_long { Ok(false) } else { answer.read_to_end(&mut body, BUFFER_MAX) } {
             Ok(true) => None,
             Ok(false) => {
                 answer.end_by(usual);
@@ -353,7 +359,7 @@ impl<'a> Attempts<'a> {
             }
             Err(fault) => Some(fault),
         };
-        // A truncated error answer is dropped; of a slow one what came in time is kept.
+        // A truncated error answer is dropped. If it times out, the part received is kept.
         if let Some(fault) = fault.filter(|fault| !matches!(fault.kind, UpstreamErrorKind::Timeout(_))) {
             self.faults.push((served_by.endpoint.name().to_owned(), fault));
             return Ok(false);
@@ -362,7 +368,7 @@ impl<'a> Attempts<'a> {
             self.report(&served_by.endpoint, Observation::Loading);
         }
         let buffered = BufferedResponse { status: answer.status, headers: answer.headers, body };
-        // A rejected key or an unknown model tells the client less than any other error.
+        // A rejected key or an unknown model is less specific than any other error.
         let says_less = |status: StatusCode| matches!(status.as_u16(), 401..=404);
         let is_better =
             self.buffered.as_ref().is_none_or(|(old, _)| !says_less(buffered.status) || says_less(old.status));

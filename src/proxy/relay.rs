@@ -22,14 +22,15 @@ pub(super) const CHUNK: usize = 32 << 10;
 /// The first one: enough for the events of a stream.
 const FIRST_CHUNK: usize = 4 << 10;
 
-/// A JSON answer of at most this length is held for at most so long, since its head tells what it had in a cache.
-const SHORT: usize = 64 << 10;
-const HELD: Duration = Duration::from_millis(100);
+/// A JSON answer up to this size is read completely, for up to `READ_AHEAD_TIMEOUT`, before its head is sent:
+/// `x-llmproxy-cached` depends on its body.
+const READ_AHEAD_MAX: usize = 64 << 10;
+const READ_AHEAD_TIMEOUT: Duration = Duration::from_millis(100);
 /// A prompt of which fewer tokens were computed says nothing about speed.
 const MEASURABLE: u64 = 256;
 
 /// Longest part read of an error answer that comes after an early head.
-const LATE: usize = 64 << 10;
+const LATE_ERROR_MAX: usize = 64 << 10;
 
 thread_local! {
     /// A worker relays one answer at a time.
@@ -57,8 +58,8 @@ pub(super) fn grow(buffer: &mut Vec<u8>, read: usize) {
 #[derive(Default)]
 struct Passed {
     usage: UsageReader,
-    /// All counts were read ahead.
-    is_counted: bool,
+    /// The whole answer was read ahead, so `usage` is final.
+    usage_is_final: bool,
     /// Of uncompressed event streams only.
     events: Events,
     first_byte: Option<Instant>,
@@ -74,7 +75,7 @@ impl Passed {
     }
 
     fn count(&mut self, chunk: &[u8]) {
-        if !self.is_counted {
+        if !self.usage_is_final {
             self.usage.push(chunk);
         }
     }
@@ -112,7 +113,7 @@ pub(crate) fn relay(
             (false, _) => Length::Open,
         };
         if let Some(usage) = (!is_head && is_plain).then(|| usage_ahead(&mut answer)).flatten() {
-            (passed.usage, passed.is_counted) = (usage, true);
+            (passed.usage, passed.usage_is_final) = (usage, true);
         }
         let mut fields = fields(std::mem::take(&mut answer.headers), client, served_by, is_events);
         let cached = passed.usage.tokens().cached_share();
@@ -135,12 +136,12 @@ pub(crate) fn relay(
 fn usage_ahead(answer: &mut UpstreamResponse) -> Option<UsageReader> {
     let kind = answer.headers.get(header::CONTENT_TYPE)?.as_bytes();
     let is_json = kind.get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/json"));
-    let may_be_short = answer.length.is_none_or(|length| length <= SHORT as u64);
+    let may_be_short = answer.length.is_none_or(|length| length <= READ_AHEAD_MAX as u64);
     if !answer.status.is_success() || !is_json || !may_be_short {
         return None;
     }
     let mut usage = UsageReader::default();
-    usage.push(with_buffer(|buffer| answer.read_ahead(time::now() + HELD, SHORT, buffer))?);
+    usage.push(with_buffer(|buffer| answer.read_ahead(time::now() + READ_AHEAD_TIMEOUT, READ_AHEAD_MAX, buffer))?);
     Some(usage)
 }
 
@@ -247,7 +248,7 @@ fn end_early(client: &Downstream, is_events: bool, events: &Events) {
     }
 }
 
-/// The client disconnected, which many do right after the end marker, with the complete answer.
+/// The client disconnected. Many clients disconnect right after the end marker; then the answer is complete.
 fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy, mut passed: Passed) -> Relayed {
     if passed.events.saw_end_marker() {
         return passed.ended(End::Done);
@@ -295,13 +296,13 @@ fn fail_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &Serv
                       already started to keep the connection alive"
             }
         };
-        let text = format!("The endpoint `{name}` {what}. Send the request again: it gets no pings from now on.");
+        let text = format!("The endpoint `{name}` {what}. Send the request again: it will get no pings.");
         log::warn!("endpoint {name} {what} request_id={}", client.request_id());
         client.fail(&Failure::new(Kind::Upstream, text), &Fields::default());
         return Relayed::nothing(End::Refused);
     }
     let mut body = Vec::new();
-    let _ = answer.read_to_end(&mut body, LATE);
+    let _ = answer.read_to_end(&mut body, LATE_ERROR_MAX);
     send_buffered(BufferedResponse { status: answer.status, headers: answer.headers, body }, client, served_by)
 }
 

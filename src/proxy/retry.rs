@@ -58,8 +58,8 @@ pub(crate) fn is_unconnected(fault: &UpstreamError) -> bool {
 pub(crate) struct Remaining {
     pub(crate) keys: bool,
     pub(crate) candidates: bool,
-    /// Any further attempt is allowed.
-    pub(crate) any: bool,
+    /// Another attempt is allowed.
+    pub(crate) attempts: bool,
     /// An endpoint with a larger context.
     pub(crate) larger: bool,
 }
@@ -73,11 +73,11 @@ pub(crate) fn answer(status: StatusCode, retry: &Retry, remaining: Remaining) ->
     // 501 and 505 are permanent; 520 to 530 are Cloudflare's, 529 is Anthropic's.
     let passing = matches!(status.as_u16(), 408 | 429 | 500 | 502..=504 | 506..=599);
     let again = retry.on_status && passing;
-    if status == StatusCode::BAD_REQUEST && remaining.any && remaining.larger {
+    if status == StatusCode::BAD_REQUEST && remaining.attempts && remaining.larger {
         return RetryDecision::InspectBody;
     }
     let elsewhere = matches!(status.as_u16(), 401..=404) && remaining.candidates;
-    if remaining.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Forward }
+    if remaining.attempts && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Forward }
 }
 
 /// Whether a failure may be retried.

@@ -19,15 +19,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// `Retry-After` when the queue is full, or when `queue.timeout` has passed.
-const COME_BACK: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a request waits for the endpoint that has its conversation while the prompt speed of the others is
 /// unknown.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(2);
 /// The longest such wait.
-const MOST_PATIENCE: Duration = Duration::from_secs(10);
+const MAX_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a request per prompt token, an estimate.
-const BYTES: f64 = 4.0;
+const BYTES_PER_TOKEN: f64 = 4.0;
 
 /// Header fields that identify a conversation, most specific first.
 const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
@@ -40,7 +40,7 @@ pub(crate) enum Selected {
     Refused(Failure),
 }
 
-/// The candidates of a request, and those not yet tried in this round.
+/// Selects among the candidates of a plan, and tracks which ones remain in this round.
 pub(crate) struct Selector<'a> {
     ctx: &'a ForwardContext<'a>,
     pub(crate) plan: Plan,
@@ -52,8 +52,8 @@ pub(crate) struct Selector<'a> {
     hashes: Option<&'a PrefixHashes>,
     /// The candidate that has the conversation in its cache, and the reason.
     home: Option<(usize, &'static str)>,
-    /// The reason for passing it over, if another one is much less busy.
-    spilled: Option<&'static str>,
+    /// Why the home was bypassed: it is full, or much busier than another candidate.
+    bypassed: Option<&'static str>,
 }
 
 impl<'a> Selector<'a> {
@@ -63,7 +63,7 @@ impl<'a> Selector<'a> {
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
         let hashes = ctx.prompt.filter(|_| plan.strategy == Strategy::Affinity && others).map(|prompt| &prompt.hashes);
         let (preferred, queued) = (Vec::new(), ctx.queued.get());
-        Self { ctx, plan, preferred, remaining, queued, hashes, home: None, spilled: None }
+        Self { ctx, plan, preferred, remaining, queued, hashes, home: None, bypassed: None }
     }
 
     pub(crate) fn remaining(&self) -> &[usize] {
@@ -126,17 +126,17 @@ impl<'a> Selector<'a> {
             background: self.ctx.background,
         };
         let queue = Queue { route: &self.plan.route, length: self.ctx.snapshot.config.queue.length };
-        let (remaining, plan, spilled) = (&mut self.remaining, &self.plan, &mut self.spilled);
+        let (remaining, plan, bypassed) = (&mut self.remaining, &self.plan, &mut self.bypassed);
         // Called under the lock of the slots, so that no two requests decide by the same loads.
         let entry = self.ctx.shared.capacity.enter(wanted, &queue, time::now(), |turn| {
             if !is_first {
                 return (0..remaining.len()).collect();
             }
-            (*remaining, *spilled) = preference(plan, home, turn);
+            (*remaining, *bypassed) = preference(plan, home, turn);
             remaining.clone()
         });
         match entry {
-            // At first the index of a candidate, later one into `remaining`.
+            // The first time all candidates were offered, later only those in `remaining`.
             Entry::In(index, slot) if is_first => Selected::At(index, Some(slot)),
             Entry::In(at, slot) => Selected::At(self.remaining[at], Some(slot)),
             Entry::Full => refused(Kind::Overloaded, "All matching endpoints are busy and the queue is full."),
@@ -159,10 +159,11 @@ impl<'a> Selector<'a> {
     fn patience(&self, home: usize) -> Duration {
         let others = self.plan.candidates.iter().enumerate().filter(|(index, _)| *index != home);
         let speed = others.map(|(_, one)| one.endpoint.live.prompt_speed.get()).fold(0.0, f64::max);
-        let seconds = self.ctx.request.body.bytes().len() as f64 / BYTES / speed;
-        let known = Duration::try_from_secs_f64(seconds).unwrap_or(if speed > 0.0 { MOST_PATIENCE } else { PATIENCE });
+        let seconds = self.ctx.request.body.bytes().len() as f64 / BYTES_PER_TOKEN / speed;
+        let known =
+            Duration::try_from_secs_f64(seconds).unwrap_or(if speed > 0.0 { MAX_PATIENCE } else { DEFAULT_PATIENCE });
         // Leaves time to wait for any slot.
-        known.min(MOST_PATIENCE).min(self.ctx.snapshot.config.queue.timeout / 2)
+        known.min(MAX_PATIENCE).min(self.ctx.snapshot.config.queue.timeout / 2)
     }
 
     fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Selected {
@@ -216,7 +217,7 @@ impl<'a> Selector<'a> {
         let has_choice = is_named && self.plan.reason == "model";
         match self.home.filter(|_| is_named) {
             Some((home, reason)) if home == index => return reason,
-            Some(_) => return self.spilled.unwrap_or("affinity_full"),
+            Some(_) => return self.bypassed.unwrap_or("affinity_full"),
             None => {}
         }
         match self.plan.strategy {
@@ -260,12 +261,12 @@ fn preference(plan: &Plan, home: Option<(usize, &'static str)>, turn: &mut Turn)
     let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
     let Some((index, _)) = home else { return (order, None) };
     let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);
-    let spilled = affinity::spill(loads[index].load, others);
-    if spilled.is_none() {
+    let bypassed = affinity::spill(loads[index].load, others);
+    if bypassed.is_none() {
         order.retain(|other| *other != index);
         order.insert(0, index);
     }
-    (order, spilled)
+    (order, bypassed)
 }
 
 fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {
@@ -273,5 +274,5 @@ fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {
 }
 
 fn refused(kind: Kind, text: &str) -> Selected {
-    Selected::Refused(Failure::new(kind, text).retry_after(COME_BACK))
+    Selected::Refused(Failure::new(kind, text).retry_after(RETRY_AFTER))
 }

@@ -20,8 +20,8 @@ use std::sync::Mutex;
 /// Entries per generation. Each turn adds one link, so two generations hold the last 14,000 to 28,000 turns of a few
 /// thousand conversations. They take 557 KB: 2 tables of 16,384 entries (of which 7/8 are used) of 17 bytes.
 const GENERATION: usize = 14_336;
-/// An endpoint without a known limit is too busy when it has this many requests more than twice those of the idlest
-/// other one.
+/// An endpoint without a known limit is too busy with `2 * n + TOLERATED` requests, where n is the number at the least
+/// busy other endpoint.
 const TOLERATED: u32 = 4;
 
 /// A prompt without messages gets one link per block of this many bytes.
@@ -30,7 +30,8 @@ const BLOCK: usize = 1 << 10;
 const MOST_LINKS: usize = 256;
 /// Not part of the prompt: Anthropic's clients move it from message to message at every turn.
 const MARKER: &str = "cache_control";
-/// The hash of a text that is nothing but a billing line, and of the block or message that contains it.
+/// Marks a text that is only a billing line, and the block or message that contains it, which are left out of the
+/// chain.
 const NOTHING: u64 = 0;
 
 #[derive(Default)]

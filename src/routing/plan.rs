@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// `Retry-After` when all endpoints are down: about one probe round.
-const COME_BACK: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// The reason when candidates were left out because the prompt contains an image.
 const VISION: &str = "vision";
 /// The longest `available_models` in a 404.
@@ -28,15 +28,15 @@ pub(crate) struct Plan {
     /// Endpoints that can be woken, in configuration order.
     pub(crate) asleep: Vec<Candidate>,
     pub(crate) strategy: Strategy,
-    /// The key of the strategy's turns.
+    /// The key under which the strategy keeps its round-robin state.
     pub(crate) route: String,
     pub(crate) retry: Retry,
     /// `x-llmproxy-reason`, unless the strategy gives a more specific one.
     pub(crate) reason: &'static str,
     /// The model's name is known to be served.
     pub(crate) is_named: bool,
-    /// An endpoint that is down would otherwise be a candidate.
-    is_short: bool,
+    /// An endpoint that would be a candidate is unavailable.
+    is_degraded: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -68,9 +68,9 @@ impl From<Failure> for NoPlan {
 }
 
 /// Whether the request would benefit from an endpoint that is down.
-pub(crate) fn is_short(planned: &PlanResult) -> bool {
+pub(crate) fn is_degraded(planned: &PlanResult) -> bool {
     match planned {
-        Ok(plan) => plan.is_short,
+        Ok(plan) => plan.is_degraded,
         Err(NoPlan::Unknown) => false,
         Err(NoPlan::Refused(failure)) => failure.kind == Kind::NoEndpoint,
     }
@@ -120,10 +120,10 @@ impl Plan {
                 self.reason = "response";
             }
         }
-        let sees = |candidate: &Candidate| candidate.vision == Some(true);
-        let awake = if self.candidates.is_empty() { &self.asleep } else { &self.candidates };
-        if awake.iter().any(sees) && !awake.iter().all(sees) && prompt.has_image() {
-            self.keep(sees);
+        let accepts_images = |candidate: &Candidate| candidate.vision == Some(true);
+        let considered = if self.candidates.is_empty() { &self.asleep } else { &self.candidates };
+        if considered.iter().any(accepts_images) && !considered.iter().all(accepts_images) && prompt.has_image() {
+            self.keep(accepts_images);
         }
         let is_ready = |candidate: &Candidate| !candidate.endpoint.live.is_cooling(now);
         if self.candidates.iter().any(is_ready) && !self.candidates.iter().all(is_ready) {
@@ -134,7 +134,7 @@ impl Plan {
     }
 }
 
-/// A snapshot as seen from a scope.
+/// A snapshot restricted to a scope.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     pub(crate) snapshot: &'a Snapshot,
@@ -207,15 +207,15 @@ impl<'a> View<'a> {
         }
         let plan = self.plan_of(candidates, "model", route.map_or(name, |route| &route.name));
         let strategy = route.and_then(|route| route.strategy).unwrap_or(plan.strategy);
-        let mut plan = self.sighted(Plan { strategy, is_named: true, ..plan }, asked, prompt)?;
+        let mut plan = self.accepting_images(Plan { strategy, is_named: true, ..plan }, asked, prompt)?;
         let all = plan.candidates.len();
         plan.candidates.retain(|candidate| candidate.endpoint.is_available());
         if plan.is_empty() {
             let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(asked));
-            return Err(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK).into());
+            return Err(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(RETRY_AFTER).into());
         }
-        plan.is_short = plan.candidates.len() < all || !plan.asleep.is_empty();
-        if plan.is_short && plan.reason == "model" {
+        plan.is_degraded = plan.candidates.len() < all || !plan.asleep.is_empty();
+        if plan.is_degraded && plan.reason == "model" {
             plan.reason = "failover";
         }
         Ok(plan)
@@ -231,10 +231,10 @@ impl<'a> View<'a> {
     }
 
     /// Drops models that are known not to accept images, if the prompt contains one.
-    fn sighted(self, mut plan: Plan, asked: &str, prompt: &dyn PromptInfo) -> Result<Plan, Failure> {
-        let is_blind = |candidate: &Candidate| candidate.vision == Some(false);
-        if plan.candidates.iter().chain(&plan.asleep).any(is_blind) && prompt.has_image() {
-            plan.keep(|candidate| !is_blind(candidate));
+    fn accepting_images(self, mut plan: Plan, asked: &str, prompt: &dyn PromptInfo) -> Result<Plan, Failure> {
+        let rejects_images = |candidate: &Candidate| candidate.vision == Some(false);
+        if plan.candidates.iter().chain(&plan.asleep).any(rejects_images) && prompt.has_image() {
+            plan.keep(|candidate| !rejects_images(candidate));
             if plan.is_empty() {
                 return Err(self.no_vision(asked));
             }
@@ -286,12 +286,12 @@ impl<'a> View<'a> {
         });
         let candidates: Vec<_> = with_model.collect();
         if !candidates.is_empty() {
-            return self.sighted(self.without_model(candidates, reason), "", prompt);
+            return self.accepting_images(self.without_model(candidates, reason), "", prompt);
         }
         if !self.snapshot.endpoints.iter().any(|endpoint| endpoint.is_available()) {
             return Err(no_endpoint());
         }
-        let text = "The request names no model, and no endpoint has one to stand in; set `model` in the body.";
+        let text = "The request names no model, and there is no default model; set `model` in the body.";
         Err(Failure::new(Kind::ModelRequired, text).param("model"))
     }
 
@@ -316,8 +316,8 @@ impl<'a> View<'a> {
     }
 
     fn without_model(self, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
-        let is_short = self.endpoints().any(|(_, endpoint)| !endpoint.is_available());
-        Plan { is_short, ..self.plan_of(candidates, reason, "") }
+        let is_degraded = self.endpoints().any(|(_, endpoint)| !endpoint.is_available());
+        Plan { is_degraded, ..self.plan_of(candidates, reason, "") }
     }
 
     fn plan_of(self, mut candidates: Vec<Candidate>, reason: &'static str, name: &str) -> Plan {
@@ -326,12 +326,12 @@ impl<'a> View<'a> {
         Plan {
             asleep: candidates.extract_if(.., |candidate| candidate.endpoint.is_asleep()).collect(),
             strategy: group.and_then(|group| group.strategy).unwrap_or(config.routing.strategy),
-            // Each group takes turns on its own.
+            // Each group has its own round-robin state.
             route: group.map_or_else(|| name.to_owned(), |group| format!("{}\0{name}", group.name)),
             retry: group.and_then(|group| group.retry.as_ref()).unwrap_or(&config.retry).clone(),
             reason,
             is_named,
-            is_short: false,
+            is_degraded: false,
             candidates,
         }
     }
@@ -397,7 +397,7 @@ impl<'a> View<'a> {
             let text = format!(
                 "The model `{name}` is not known, but an endpoint that has not listed its models yet is unavailable."
             );
-            return Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK);
+            return Failure::new(Kind::NoEndpoint, text).param("model").retry_after(RETRY_AFTER);
         }
         let text = format!("The model `{name}` is not served here; GET /v1/models lists what is.");
         let listing = self.snapshot.listing(self.scope);
@@ -412,7 +412,7 @@ fn is_usable(endpoint: &Endpoint) -> bool {
 
 fn no_endpoint() -> Failure {
     Failure::new(Kind::NoEndpoint, "No endpoint is available at the moment; GET /health says why.")
-        .retry_after(COME_BACK)
+        .retry_after(RETRY_AFTER)
 }
 
 #[cfg(test)]

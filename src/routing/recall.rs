@@ -46,7 +46,7 @@ pub(crate) struct Change {
     of: usize,
 }
 
-/// Where a request went.
+/// The endpoint that served a request, and why.
 pub(crate) struct Sent<'a> {
     pub(crate) live: &'a Arc<Live>,
     pub(crate) attempts: u32,
@@ -112,7 +112,7 @@ impl Recall {
     }
 }
 
-/// The number of leading messages that are the same; 0 if none of those has a link.
+/// The number of identical leading messages; 0 if only messages without links are identical.
 fn common(old: &Prompt, new: &Prompt) -> usize {
     // A link covers all messages before it, so only leading links can be the same.
     let begin = old.unlinked.max(new.unlinked);

@@ -1,6 +1,7 @@
-//! The slots of all endpoints and the queue for them. No endpoint is ever over its limit. A free slot goes to the
-//! first queued request whose prompt is in that endpoint's cache, otherwise to the first request that accepts any
-//! endpoint, within bounds that keep the queue fair. Slots and queue positions are guards.
+//! The slots of all endpoints and the queue for them. No endpoint is ever over its limit. A request waits for the
+//! endpoint that has its conversation in the cache, its home, as long as that costs less than computing the prompt
+//! elsewhere; then it accepts any endpoint. A free slot goes to the queued request with the lowest `Waiter::rank`,
+//! within bounds that keep the queue fair. Slots and queue positions are guards.
 
 use crate::routing::endpoint::Live;
 use crate::routing::strategy::Turn;
@@ -13,19 +14,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-/// A background request is overtaken by at most this many requests (SPEC section 5), any other by at most this many
-/// later ones.
-const MOST_OTHERS: u32 = 10;
-/// The same for a request without a home: it loses nothing at another endpoint, so it waits less.
-const FEW_OTHERS: u32 = 3;
-/// No request overtakes one that arrived this much earlier.
-const MOST_LATER: Duration = Duration::from_secs(10);
+/// A request that was overtaken this often is overdue and comes next. For background requests any other request counts
+/// (SPEC section 5), otherwise only later ones.
+const MAX_OVERTAKEN: u32 = 10;
+/// The same for requests without a home, which lose nothing at another endpoint.
+const MAX_OVERTAKEN_WITHOUT_HOME: u32 = 3;
+/// A request never overtakes one that arrived this much earlier.
+const MAX_HEAD_START: Duration = Duration::from_secs(10);
 /// The least cost of moving a conversation; smaller estimates are noise.
-const LEAST_COST: Duration = Duration::from_millis(100);
+const MIN_COST: Duration = Duration::from_millis(100);
 /// Routes whose round-robin position is remembered; when there are more, all of them start over.
-const MOST_TURNS: usize = 4_096;
+const MAX_TURNS: usize = 4_096;
 /// The polling interval of a queued request when the process has no descriptor left to wake it with.
-const BLIND: Duration = Duration::from_millis(20);
+const FALLBACK_POLL: Duration = Duration::from_millis(20);
 
 /// One per process.
 #[derive(Default)]
@@ -35,7 +36,7 @@ pub(crate) struct Capacity {
 }
 
 /// Abandoned slots that wait for the health thread; further ones are released at once.
-const MOST_ABANDONED: usize = 256;
+const MAX_ABANDONED: usize = 256;
 
 #[derive(Default)]
 struct State {
@@ -43,8 +44,8 @@ struct State {
     queue: Vec<Queued>,
     turns: HashMap<String, Turn>,
     arrivals: u64,
-    /// The last slot went to a background request.
-    background_went: bool,
+    /// The last slot was taken by a background request.
+    last_was_background: bool,
     closed: bool,
 }
 
@@ -56,7 +57,7 @@ struct Waiter {
     /// Until then it accepts no endpoint but its home.
     patient_until: Instant,
     /// How often it was overtaken: by later arrivals, and if it is a background request by any request.
-    others: u32,
+    overtaken: u32,
 }
 
 struct Queued {
@@ -68,7 +69,7 @@ struct Queued {
 
 impl Waiter {
     /// The endpoint whose free slot it would take now: its home, or any endpoint once its patience is over.
-    fn open(&self, now: Instant) -> Option<usize> {
+    fn acceptable(&self, now: Instant) -> Option<usize> {
         let has_room = |index: &usize| self.wanted.lives[*index].has_room();
         let home = self.wanted.home.map(|home| home.index);
         let waits = home.is_some() && now < self.patient_until && !self.is_overdue();
@@ -77,7 +78,7 @@ impl Waiter {
 
     fn is_overdue(&self) -> bool {
         let is_patient = self.wanted.background || self.wanted.home.is_some();
-        self.others >= if is_patient { MOST_OTHERS } else { FEW_OTHERS }
+        self.overtaken >= if is_patient { MAX_OVERTAKEN } else { MAX_OVERTAKEN_WITHOUT_HOME }
     }
 
     /// The order at a free slot, lowest first: overdue requests, then those with a home, then the others, each in
@@ -87,7 +88,7 @@ impl Waiter {
             return (false, false, self.since);
         }
         let moves = self.wanted.home.filter(|home| home.index != index);
-        let cost = moves.map_or(Duration::ZERO, |home| home.patience.max(LEAST_COST));
+        let cost = moves.map_or(Duration::ZERO, |home| home.patience.max(MIN_COST));
         (true, self.wanted.home.is_none(), self.since + cost)
     }
 
@@ -150,11 +151,11 @@ impl Slot {
     /// Keeps the slot of an aborted request until the health thread sees that the server has stopped working on it.
     /// Released at once if the health thread cannot accept it.
     pub(crate) fn abandon(mut self) {
-        if let Some(keeper) = self.capacity.abandoned.get().cloned() {
+        if let Some(sender) = self.capacity.abandoned.get().cloned() {
             self.live.abandon();
             self.is_abandoned = true;
             // A slot that cannot be sent is dropped with the error.
-            let _ = keeper.try_send(self);
+            let _ = sender.try_send(self);
         }
     }
 
@@ -194,7 +195,7 @@ impl Waiting {
         let timeout = until.saturating_duration_since(now);
         let woken = self.wake.as_ref().map(|wake| ready(wake, PollFlags::IN, Some(cancel), timeout));
         if !matches!(woken, Some(Ok(_))) {
-            cancel.wait_until(until.min(now + BLIND), time::now);
+            cancel.wait_until(until.min(now + FALLBACK_POLL), time::now);
         }
         let now = time::now();
         if self.patient_until.get().is_some_and(|end| now >= end) {
@@ -254,8 +255,8 @@ impl Capacity {
             if wait > home.patience { Duration::ZERO } else { home.patience }
         });
         let (number, order) = (state.arrivals, order(state.turn(queue.route)));
-        let waiter = Waiter { number, wanted, order, since: now, patient_until: now + patience, others: 0 };
-        if let Some(index) = waiter.open(now) {
+        let waiter = Waiter { number, wanted, order, since: now, patient_until: now + patience, overtaken: 0 };
+        if let Some(index) = waiter.acceptable(now) {
             let slot = self.take(&waiter.wanted.lives[index], now);
             state.arrivals += 1;
             state.note_taken(&waiter, index);
@@ -275,7 +276,7 @@ impl Capacity {
 
     /// Receives the slots abandoned from now on; called once.
     pub(crate) fn abandoned(&self) -> Receiver<Slot> {
-        let (sender, receiver) = bounded(MOST_ABANDONED);
+        let (sender, receiver) = bounded(MAX_ABANDONED);
         let _ = self.abandoned.set(sender);
         receiver
     }
@@ -317,7 +318,7 @@ impl Capacity {
 impl State {
     fn turn(&mut self, route: &str) -> &mut Turn {
         if !self.turns.contains_key(route) {
-            if self.turns.len() >= MOST_TURNS {
+            if self.turns.len() >= MAX_TURNS {
                 self.turns.clear();
             }
             self.turns.insert(route.to_owned(), Turn::default());
@@ -340,11 +341,11 @@ impl State {
 
     /// A request takes a slot: it overtakes the queued requests that could have taken it.
     fn note_taken(&mut self, first: &Waiter, index: usize) {
-        self.background_went = first.wanted.background;
+        self.last_was_background = first.wanted.background;
         let live = &first.wanted.lives[index];
         for Queued { waiter, .. } in &mut self.queue {
             let counts = waiter.wanted.background || first.number > waiter.number;
-            waiter.others += u32::from(counts && waiter.index_of(live).is_some());
+            waiter.overtaken += u32::from(counts && waiter.index_of(live).is_some());
         }
     }
 
@@ -355,22 +356,24 @@ impl State {
     /// The next request, as its index in the queue and that of its endpoint. Interactive requests precede background
     /// requests that are not overdue, and two background requests never go in a row while an interactive one waits.
     fn next(&self, now: Instant) -> Option<(usize, usize)> {
-        let starved = self.first(now, |waiter| waiter.wanted.background && waiter.is_overdue());
-        match (starved, self.first(now, |waiter| !waiter.wanted.background)) {
-            (Some(starved), Some(_)) if !self.background_went => Some(starved),
+        let starved = self.best(now, |waiter| waiter.wanted.background && waiter.is_overdue());
+        match (starved, self.best(now, |waiter| !waiter.wanted.background)) {
+            (Some(starved), Some(_)) if !self.last_was_background => Some(starved),
             (_, Some(interactive)) => Some(interactive),
-            (_, None) => self.first(now, |waiter| waiter.wanted.background),
+            (_, None) => self.best(now, |waiter| waiter.wanted.background),
         }
     }
 
-    /// The next of these by `Waiter::rank`, or one that arrived much earlier and can use the same slot.
-    fn first(&self, now: Instant, is: impl Fn(&Waiter) -> bool) -> Option<(usize, usize)> {
-        let waiters = || self.queue.iter().map(|queued| &queued.waiter).enumerate().filter(|(_, waiter)| is(waiter));
-        let open = waiters().filter_map(|(at, waiter)| Some((at, waiter, waiter.open(now)?)));
+    /// Among the included requests, the one with the lowest rank; but one that arrived `MAX_HEAD_START` earlier and
+    /// can use the same slot takes precedence.
+    fn best(&self, now: Instant, included: impl Fn(&Waiter) -> bool) -> Option<(usize, usize)> {
+        let waiters =
+            || self.queue.iter().map(|queued| &queued.waiter).enumerate().filter(|(_, waiter)| included(waiter));
+        let open = waiters().filter_map(|(at, waiter)| Some((at, waiter, waiter.acceptable(now)?)));
         let (_, next, index) = open.min_by_key(|(_, waiter, index)| waiter.rank(*index))?;
         let live = &next.wanted.lives[index];
         let mut able = waiters().filter_map(|(at, waiter)| Some((at, waiter, waiter.index_of(live)?)));
-        let is_far_ahead = |waiter: &Waiter| next.since.saturating_duration_since(waiter.since) > MOST_LATER;
+        let is_far_ahead = |waiter: &Waiter| next.since.saturating_duration_since(waiter.since) > MAX_HEAD_START;
         able.find(|(_, waiter, _)| is_far_ahead(waiter) || waiter.number == next.number)
             .map(|(at, _, index)| (at, index))
     }

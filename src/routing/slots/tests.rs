@@ -217,13 +217,13 @@ fn closing_sends_away_who_waits_and_whoever_would_wait() {
 fn turns_are_kept_by_route_and_bounded() {
     let capacity: Arc<Capacity> = Arc::default();
     let lives = [live(1_000_000)];
-    for n in 0..2 * MOST_TURNS {
+    for n in 0..2 * MAX_TURNS {
         let route = format!("m{n}");
         let wanted = Wanted { lives: lives.to_vec(), home: None, background: false };
         let queue = Queue { route: &route, length: 0 };
         let Entry::In(..) = capacity.enter(wanted, &queue, time::now(), |_| vec![0]) else { panic!("there is room") };
     }
-    assert!(lock(&capacity.state).turns.len() <= MOST_TURNS);
+    assert!(lock(&capacity.state).turns.len() <= MAX_TURNS);
 }
 
 #[test]
@@ -314,7 +314,7 @@ fn a_queued_request_keeps_its_order_of_preference() {
 fn a_background_request_that_finds_a_free_slot_counts_as_one_that_went() {
     let (single, slot) = single();
     let (background, interactive) = (single.wait(true), single.wait(false));
-    lock(&single.capacity.state).queue[0].waiter.others = MOST_OTHERS;
+    lock(&single.capacity.state).queue[0].waiter.overtaken = MAX_OVERTAKEN;
     let elsewhere = Wanted { lives: vec![live(1)], home: None, background: true };
     let queue = Queue { route: "m", length: 9 };
     let Entry::In(..) = single.capacity.enter(elsewhere, &queue, time::now(), |_| vec![0]) else {
