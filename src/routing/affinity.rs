@@ -26,6 +26,8 @@ const TOLERATED: u32 = 4;
 
 /// A prompt without messages gets one link per block of this many bytes.
 const BLOCK: usize = 1 << 10;
+/// The same for a prompt of tokens.
+const TOKENS: usize = 256;
 /// Only the newest links are kept: clients hardly ever branch off further back than that.
 const MOST_LINKS: usize = 256;
 /// Not part of the prompt: Anthropic's clients move it from message to message at every turn.
@@ -94,10 +96,11 @@ impl Affinity {
         let system = hash(if body.get("system").is_some() { "system" } else { "instructions" })?.unwrap_or(0);
         let (link, links) = (keys.hash_one((model, tools, system)), VecDeque::new());
         let mut chain = Chain { keys, link, root: link, links, messages: 0, has_begun: false };
-        if let Some(prompt) =
-            ["messages", "prompt", "input"].iter().find_map(|name| body.get(name).filter(|raw| raw.get() != "null"))
-        {
-            chain.push_prompt(prompt)?;
+        let prompt = |name: &str| body.get(name).filter(|raw| raw.get() != "null");
+        match (prompt("messages"), prompt("prompt").or_else(|| prompt("input"))) {
+            (None, Some(list)) if is_tokens(list) => chain.push_tokens(list)?,
+            (Some(prompt), _) | (None, Some(prompt)) => chain.push_prompt(prompt)?,
+            (None, None) => {}
         }
         let text = |name: &str| {
             let is_text = |raw: &&RawValue| raw.get().starts_with('"') && raw.get().len() > 2;
@@ -158,23 +161,40 @@ struct Chain<'k> {
 }
 
 impl Chain<'_> {
-    /// Adds a list of messages or of tokens, a single message, or a text.
+    /// Adds a list of messages or texts, a single message, or a text.
     fn push_prompt(&mut self, prompt: &RawValue) -> serde_json::Result<()> {
         match prompt.get().as_bytes()[0] {
             b'"' => self.push_blocks(&serde_json::from_str::<String>(prompt.get())?),
             b'{' => self.push_message(prompt)?,
-            b'[' if is_tokens(prompt) => self.push_blocks(prompt.get()),
             b'[' => {
                 let mut all = Ok(());
                 each_element(prompt.get(), |part| {
                     if all.is_ok() {
                         all =
-                            if part.get().starts_with('[') { self.push_message(part) } else { self.push_prompt(part) };
+                            if part.get().starts_with('"') { self.push_prompt(part) } else { self.push_message(part) };
                     }
                 })?;
                 all?;
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// Adds a list of tokens. As with a text, the rest after the last whole block is left out.
+    fn push_tokens(&mut self, list: &RawValue) -> serde_json::Result<()> {
+        let (mut hash, mut count) = (NOTHING, 0);
+        self.has_begun = true;
+        each_element(list.get(), |token| {
+            (hash, count) = (self.keys.hash_one((hash, token.get())), count + 1);
+            if count % TOKENS == 0 {
+                self.messages += 1;
+                self.push(std::mem::replace(&mut hash, NOTHING));
+            }
+        })?;
+        if self.messages == 0 {
+            self.messages = 1;
+            self.push(hash);
         }
         Ok(())
     }
@@ -216,7 +236,7 @@ impl Chain<'_> {
     }
 }
 
-/// Whether a list is a prompt that was already converted to tokens. As text it begins like the prompt of the next turn.
+/// Whether a list is a prompt that was already converted to tokens.
 fn is_tokens(list: &RawValue) -> bool {
     list.get()[1..].trim_ascii_start().starts_with(|first: char| first.is_ascii_digit())
 }
