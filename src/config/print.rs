@@ -1,4 +1,4 @@
-//! A configuration as text: whole in native YAML, or one screen of what matters. Shows no secret.
+//! A configuration as text: all of it in native YAML, or a one-screen summary. Shows no secrets.
 
 use super::address::bracketed;
 use super::table::printed;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// The effective configuration with every key; reading it back, secrets put in, gives the same.
+/// The effective configuration with every key. With the secrets put in, it reads back as the same configuration.
 pub fn yaml(config: &Config) -> String {
     let mut out = String::from("# The effective configuration. Put the secrets in where \"***\" stands.");
     block(&mut out, &printed(config), 0);
@@ -16,12 +16,12 @@ pub fn yaml(config: &Config) -> String {
     out
 }
 
-/// A value at this depth; of maps and lists of maps those near the top have a line for each entry.
+/// Writes a value: in block style near the top, in flow style from depth 3.
 fn block(out: &mut String, value: &Value, depth: usize) {
     let indent = "  ".repeat(depth);
     match value {
         Value::Object(map) if depth < 3 && !map.is_empty() => {
-            // The first key of a list's item stands behind the dash.
+            // The first key of a list item follows the dash.
             let mut is_item = out.ends_with("- ");
             for (key, value) in map {
                 if !std::mem::take(&mut is_item) {
@@ -44,7 +44,7 @@ fn block(out: &mut String, value: &Value, depth: usize) {
 
 fn flow(value: &Value) -> String {
     match value {
-        // `load` fills in variables in values, and takes `$$` for `$` there.
+        // When a file is read, variables in values are replaced, and `$$` stands for `$`.
         Value::String(text) => word(text, &text.replace('$', "$$")),
         Value::Array(list) => format!("[{}]", list.iter().map(flow).collect::<Vec<_>>().join(", ")),
         Value::Object(map) => {
@@ -55,12 +55,12 @@ fn flow(value: &Value) -> String {
     }
 }
 
-/// A text as YAML reads it back: bare when nothing else can be meant, else in quotes, as `escaped`.
+/// A YAML string: `text` without quotes if it cannot be read as anything else, or `escaped` in quotes.
 fn word(text: &str, escaped: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
     let reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
     let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-    // Times and sizes.
+    // Times and sizes, as `30s` or `64MiB`.
     let measures = text.starts_with(|c: char| matches!(c, '1'..='9'))
         && text.bytes().all(|b| b.is_ascii_alphanumeric())
         && text.parse::<f64>().is_err();
@@ -73,7 +73,7 @@ fn quoted(text: &str) -> String {
     for c in text.chars() {
         match c {
             '"' | '\\' => quoted.extend(['\\', c]),
-            // The YAML reader refuses these as they are.
+            // The YAML reader rejects these unless escaped.
             _ if c.is_control() || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}' | '\u{2028}' | '\u{2029}') => {
                 let _ = write!(quoted, "\\u{:04x}", u32::from(c));
             }
@@ -84,7 +84,7 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// More listeners than this are only counted.
+/// Listeners, groups and endpoints listed one by one.
 const FEW: usize = 3;
 
 /// One screen for `--check`.
@@ -108,7 +108,7 @@ pub fn summary(config: &Config) -> String {
     line("bodies", format!("{} each, {} together", print_size(server.max_body), print_size(server.body_memory)));
     let (interval, failures) = (config.health_check.interval, config.health_check.failure_threshold);
     let interval = print_duration(interval);
-    line("health", format!("asked every {interval}, unhealthy after {failures} failures in a row"));
+    line("health", format!("probed every {interval}, unhealthy after {failures} failures in a row"));
     line("time-outs", limits(&config.timeouts));
     for group in config.groups.iter().take(FEW) {
         let stages = group.timeouts.over(&config.timeouts);
@@ -116,7 +116,7 @@ pub fn summary(config: &Config) -> String {
             line("", format!("{} in group {}", limits(&stages), group.name));
         }
     }
-    line("models", format!("lists are fresh for {}", print_duration(config.models_ttl())));
+    line("models", format!("lists are cached for {}", print_duration(config.models_ttl())));
     let enabled = config.endpoints.iter().filter(|endpoint| endpoint.enabled).count();
     line("endpoints", format!("{enabled} of {} switched on", config.endpoints.len()));
     for one in endpoints(config) {
@@ -136,16 +136,16 @@ fn limits(timeouts: &Timeouts) -> String {
     format!("connect {connect}, first byte {first_byte}, idle {idle}, total {total}")
 }
 
-/// A line for each endpoint: name, address, models.
+/// One line per endpoint: name, address, models.
 pub fn endpoints(config: &Config) -> Vec<String> {
-    const MOST: usize = 8;
-    let few = config.endpoints.iter().take(MOST);
+    const MAX_LISTED: usize = 8;
+    let few = config.endpoints.iter().take(MAX_LISTED);
     let width = few.clone().map(|endpoint| endpoint.name.chars().count()).max().unwrap_or(0);
     let mut lines: Vec<_> = few
         .map(|endpoint| {
             let models = match endpoint.models.as_slice() {
-                [] if !config.knows_models() => "any path, as it is".into(),
-                [] => "asked for its models".into(),
+                [] if !config.knows_models() => "any request, unchanged".into(),
+                [] => "models from its own list".into(),
                 models if models.len() > 4 => format!("{} and {} more", models[..3].join(", "), models.len() - 3),
                 models => models.join(", "),
             };
@@ -153,8 +153,8 @@ pub fn endpoints(config: &Config) -> Vec<String> {
             format!("{:<width$}  {}{off}  {models}", endpoint.name, endpoint.base)
         })
         .collect();
-    if config.endpoints.len() > MOST {
-        lines.push(format!("and {} more", config.endpoints.len() - MOST));
+    if config.endpoints.len() > MAX_LISTED {
+        lines.push(format!("and {} more", config.endpoints.len() - MAX_LISTED));
     }
     lines
 }

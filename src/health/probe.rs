@@ -3,7 +3,7 @@
 
 use crate::api::errors::is_loading;
 use crate::api::json::{each_element, member};
-use crate::api::model_list::{MOST_MODELS, Model, list_of, name};
+use crate::api::model_list::{MAX_MODELS, Model, list_of, name};
 use crate::config::Timeouts;
 use crate::routing::endpoint::{Endpoint, Props};
 use crate::routing::health_status::Observation;
@@ -170,7 +170,7 @@ fn loaded(answer: &str) -> Option<Vec<String>> {
     let read = each_element(member(answer, "models")?, |model| {
         let model = model.get();
         let mut add = |raw: Option<&str>| {
-            let name = raw.and_then(name).filter(|_| names.len() < MOST_MODELS);
+            let name = raw.and_then(name).filter(|_| names.len() < MAX_MODELS);
             names.extend(name);
         };
         match member(model, "loaded_instances") {
