@@ -282,14 +282,11 @@ impl Counts {
     }
 }
 
-/// The JSON value that follows a key; `None` while it is incomplete, and empty if there is none.
+/// The JSON value that follows a key; empty if there is none, `None` while it is incomplete (or if it is not JSON).
 fn value(text: &[u8]) -> Option<&str> {
     let text = text.trim_ascii_start();
     let Some(value) = text.strip_prefix(b":") else { return (!text.is_empty()).then_some("") };
-    match serde_json::Deserializer::from_slice(value).into_iter::<&RawValue>().next()? {
-        Ok(value) => Some(value.get()),
-        Err(error) => (!error.is_eof()).then_some(""),
-    }
+    serde_json::Deserializer::from_slice(value).into_iter::<&RawValue>().next()?.ok().map(RawValue::get)
 }
 
 /// The response id is among the first bytes, even where fields are sorted by name.

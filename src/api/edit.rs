@@ -39,7 +39,9 @@ pub fn merged(model: &Edits, variant: Option<&Edits>) -> Vec<MemberEdit> {
         let default = default.iter().map(|(path, value)| (path, Default(value.clone())));
         for (path, action) in set.chain(default).chain(remove.iter().map(|path| (path, Remove))) {
             match path.split_once('.') {
-                Some((outer, inner)) => find_or_add(&mut find_or_add(&mut all, outer).nested, inner).action = Some(action),
+                Some((outer, inner)) => {
+                    find_or_add(&mut find_or_add(&mut all, outer).nested, inner).action = Some(action)
+                }
                 None => *find_or_add(&mut all, path) = MemberEdit::new(path, Some(action)),
             }
         }

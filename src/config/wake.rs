@@ -58,9 +58,11 @@ fn via(text: &str) -> Result<SocketAddr, String> {
     match without_port.or_else(|_| text.parse::<SocketAddr>()) {
         Ok(address) if address.port() > 0 && !address.ip().is_unspecified() => Ok(address),
         Ok(_) => Err("is not an address that packets can be sent to".into()),
-        Err(_) => Err("is not an IP address with or without a port; give the broadcast address of the network, such as \
+        Err(_) => {
+            Err("is not an IP address with or without a port; give the broadcast address of the network, such as \
             192.168.1.255, not a name"
-            .into()),
+                .into())
+        }
     }
 }
 
