@@ -1,4 +1,4 @@
-//! Everything that the page shows, as flat JSON.
+//! The status that the page shows, as JSON.
 
 use super::Admin;
 use crate::config::Config;
@@ -7,11 +7,11 @@ use crate::routing::endpoint::Endpoint;
 use crate::routing::health_status::State;
 use crate::util::lock::lock;
 use crate::util::time;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 impl Admin {
-    /// Everything; of requests and log lines only those after the numbers of `seen`.
+    /// The whole status, except for ended requests and log lines up to the numbers in `seen`.
     pub(super) fn status(&self, seen: &Value) -> Value {
         let snapshot = self.shared.load();
         let stats = self.proxy.stats();
@@ -20,7 +20,7 @@ impl Admin {
         let (log, last_log) = log_writer::tail(after("log"));
         let base = self.manager.base();
         let switched = self.manager.page.as_ref().map(|page| lock(&page.switched).clone()).unwrap_or_default();
-        // An endpoint that only a disabled backend of a route brings is not shown.
+        // Hides endpoints that only a disabled backend of a route names.
         let is_known = |name: &str| base.endpoints.iter().any(|one| one.name == name) || switched.contains_key(name);
         let shown = |one: &&Arc<Endpoint>| one.config.enabled || is_known(one.name());
         let running = self.proxy.activity().running();
@@ -43,7 +43,7 @@ impl Admin {
             "log_dropped": log_writer::dropped(),
             "keys": !snapshot.key_ring.is_open(),
             "apart": snapshot.config.admin.port.is_some(),
-            "jobs": stats.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
+            "jobs": stats.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<Map<_, _>>(),
             "endpoints": endpoints,
             "models": models(&snapshot.config, &base, &snapshot.endpoints),
             "running": running,
@@ -70,20 +70,21 @@ fn view(endpoint: &Endpoint, speed: f64) -> Value {
         _ => health.last_error.clone(),
     };
     json!({
-        "name": endpoint.name(), "address": format!("{}:{}", base.host, base.port), "enabled": endpoint.config.enabled, "state": state, "why": why,
-        "failures": health.failures, "last_check": health.last_check.map(time::iso), "slots": endpoint.limit(),
-        "in_flight": endpoint.live.requests(), "weight": endpoint.config.weight, "context": endpoint.props.context,
-        "tokens_per_second": speed, "generated": generated, "prompt": prompt, "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
+        "name": endpoint.name(), "address": format!("{}:{}", base.host, base.port), "enabled": endpoint.config.enabled,
+        "state": state, "why": why, "failures": health.failures, "last_check": health.last_check.map(time::iso),
+        "slots": endpoint.limit(), "in_flight": endpoint.live.requests(), "weight": endpoint.config.weight,
+        "context": endpoint.props.context, "tokens_per_second": speed, "generated": generated, "prompt": prompt,
+        "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
     })
 }
 
-/// Every model, the endpoints that serve it, and its source: the configuration, the page, or the endpoints' lists.
+/// Every model with its endpoints and its source: the configuration, the page, or the endpoints' lists.
 fn models(config: &Config, base: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Value> {
     let mut out = Vec::new();
     for route in &config.models {
         let source = match base.models.iter().find(|other| other.name == route.name) {
             Some(other) if other == route => "configuration",
-            Some(_) => "page, in the place of the configuration's",
+            Some(_) => "page, overrides the configuration",
             None => "page",
         };
         let backends = route.backends.iter().filter(|one| one.enabled).map(|one| one.endpoint.as_str());
@@ -105,10 +106,7 @@ fn models(config: &Config, base: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Va
         }
     }
     let strategy = config.routing.strategy.as_str();
-    out.extend(
-        found
-            .into_iter()
-            .map(|(id, by)| json!({"id": id, "source": "endpoints", "strategy": strategy, "endpoints": by})),
-    );
+    let row = |(id, by)| json!({"id": id, "source": "endpoints", "strategy": strategy, "endpoints": by});
+    out.extend(found.into_iter().map(row));
     out
 }
