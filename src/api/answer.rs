@@ -6,6 +6,7 @@ use memchr::memchr2;
 use memchr::memmem::{self, Finder};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Number;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -156,8 +157,8 @@ fn brings_text(data: &[u8]) -> bool {
 /// Longest `usage` or `timings` object that is buffered; llama-server's are under 1 KB together.
 const LONGEST_USAGE: usize = 8 << 10;
 
-/// The counts in `usage` and `timings`.
-const COUNTS: [&str; 10] = [
+/// The numbers that are read from `usage` and `timings`.
+const NUMBERS: [&str; 12] = [
     // OpenAI's Chat and Responses.
     "prompt_tokens",
     "completion_tokens",
@@ -171,6 +172,9 @@ const COUNTS: [&str; 10] = [
     "prompt_n",
     "cache_n",
     "predicted_n",
+    // Speeds in tokens per second.
+    "predicted_per_second",
+    "prompt_per_second",
 ];
 
 const USAGE: &[u8] = b"\"usage\"";
@@ -183,17 +187,11 @@ static FINDERS: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| [Finder::new(U
 pub(crate) struct UsageReader {
     /// The tail of the answer so far: possibly the start of a key, or a key with an incomplete value.
     rest: Vec<u8>,
-    counts: Counts,
+    numbers: Numbers,
 }
 
-#[derive(Default)]
-struct Counts {
-    counts: [Option<u64>; COUNTS.len()],
-    rates: [Option<f64>; RATES.len()],
-}
+type Numbers = [Option<Number>; NUMBERS.len()];
 
-/// llama-server's speeds: generation and prompt processing.
-const RATES: [&str; 2] = ["predicted_per_second", "prompt_per_second"];
 /// Shortest prompt, in tokens, whose speed means anything.
 const MEASURABLE: u64 = 32;
 /// Tokens per second above which a speed is taken for an error; it would spoil every average.
@@ -237,7 +235,7 @@ impl UsageReader {
             let text = &self.rest[at..];
             let key = if text.starts_with(USAGE) { USAGE } else { TIMINGS };
             match value(&text[key.len()..]) {
-                Some(object) => self.counts.read(object),
+                Some(object) => read_numbers(object, &mut self.numbers),
                 None if text.len() < LONGEST_USAGE => return at,
                 None => {}
             }
@@ -246,40 +244,36 @@ impl UsageReader {
     }
 
     pub(crate) fn tokens(&self) -> Tokens {
-        let count = |name: &str| self.counts.counts[COUNTS.iter().position(|known| *known == name)?];
+        let number = |name: &str| self.numbers[NUMBERS.iter().position(|known| *known == name)?].as_ref();
+        let count = |name: &str| number(name)?.as_u64();
+        let speed = |name: &str| number(name)?.as_f64().filter(|speed| *speed > 0.0 && *speed <= FASTEST);
         let read = count("cache_read_input_tokens");
         // Saturating, as an endpoint may send any number.
         let beside = read.unwrap_or(0).saturating_add(count("cache_creation_input_tokens").unwrap_or(0));
         let input = count("input_tokens").map(|n| n.saturating_add(beside));
         let timed = count("prompt_n").map(|n| n.saturating_add(count("cache_n").unwrap_or(0)));
         let completion = count("completion_tokens").or(count("output_tokens")).or(count("predicted_n"));
-        let is_speed = |rate: &f64| *rate > 0.0 && *rate <= FASTEST;
-        let [speed, prompt_speed] = self.counts.rates.map(|rate| rate.filter(is_speed));
         Tokens {
             prompt: count("prompt_tokens").or(input).or(timed),
             cached: count("cached_tokens").or(read).or(count("cache_n")),
             completion,
             // One token has no speed.
-            per_second: speed.filter(|_| completion.is_none_or(|tokens| tokens > 1)),
-            prompt_per_second: prompt_speed.filter(|_| count("prompt_n").is_some_and(|tokens| tokens >= MEASURABLE)),
+            per_second: speed("predicted_per_second").filter(|_| completion.is_none_or(|tokens| tokens > 1)),
+            prompt_per_second: speed("prompt_per_second").filter(|_| count("prompt_n") >= Some(MEASURABLE)),
         }
     }
 }
 
-impl Counts {
-    /// Reads the counts of an object. Later ones replace earlier ones.
-    fn read(&mut self, object: &str) {
-        let _ = each_member(object, |name, value| {
-            let (name, value) = (name.get().trim_matches('"'), value.get());
-            let at = |known: &[&str]| known.iter().position(|known| *known == name);
-            match (at(&COUNTS), at(&RATES)) {
-                (Some(at), _) => self.counts[at] = value.parse().ok().or(self.counts[at]),
-                (_, Some(at)) => self.rates[at] = value.parse().ok().or(self.rates[at]),
-                _ if matches!(name, "prompt_tokens_details" | "input_tokens_details") => self.read(value),
-                _ => {}
-            }
-        });
-    }
+/// Reads the numbers of an object. Later ones replace earlier ones.
+fn read_numbers(object: &str, numbers: &mut Numbers) {
+    let _ = each_member(object, |name, value| {
+        let name = name.get().trim_matches('"');
+        if let Some(at) = NUMBERS.iter().position(|known| *known == name) {
+            numbers[at] = value.get().parse().ok().or(numbers[at].take());
+        } else if matches!(name, "prompt_tokens_details" | "input_tokens_details") {
+            read_numbers(value.get(), numbers);
+        }
+    });
 }
 
 /// The JSON value that follows a key; empty if there is none, `None` while it is incomplete (or if it is not JSON).

@@ -10,78 +10,20 @@ use std::time::Duration;
 
 /// The effective configuration with every key. With the secrets put in, it reads back as the same configuration.
 pub fn yaml(config: &Config) -> String {
-    let mut out = String::from("# The effective configuration. Put the secrets in where \"***\" stands.");
-    block(&mut out, &printed(config), 0);
-    out.push('\n');
-    out
+    let mut all = printed(config);
+    escape_variables(&mut all);
+    let yaml = serde_yaml::to_string(&all).expect("JSON is YAML");
+    format!("# The effective configuration. Put the secrets in where '***' stands.\n{yaml}")
 }
 
-/// Writes a value: in block style near the top, in flow style from depth 3.
-fn block(out: &mut String, value: &Value, depth: usize) {
-    let indent = "  ".repeat(depth);
+/// When a file is read, variables in values are replaced, and `$$` stands for `$`.
+fn escape_variables(value: &mut Value) {
     match value {
-        Value::Object(map) if depth < 3 && !map.is_empty() => {
-            // The first key of a list item follows the dash.
-            let mut is_item = out.ends_with("- ");
-            for (key, value) in map {
-                if !std::mem::take(&mut is_item) {
-                    let _ = write!(out, "\n{indent}");
-                }
-                let _ = write!(out, "{}:", word(key, key));
-                block(out, value, depth + 1);
-            }
-        }
-        Value::Array(list) if depth < 3 && list.iter().any(Value::is_object) => {
-            for item in list {
-                let _ = write!(out, "\n{indent}- ");
-                block(out, item, depth + 1);
-            }
-        }
-        value if out.ends_with(' ') => *out += &flow(value),
-        value => *out += &format!(" {}", flow(value)),
+        Value::String(text) => *text = text.replace('$', "$$"),
+        Value::Array(list) => list.iter_mut().for_each(escape_variables),
+        Value::Object(map) => map.values_mut().for_each(escape_variables),
+        _ => {}
     }
-}
-
-fn flow(value: &Value) -> String {
-    match value {
-        // When a file is read, variables in values are replaced, and `$$` stands for `$`.
-        Value::String(text) => word(text, &text.replace('$', "$$")),
-        Value::Array(list) => format!("[{}]", list.iter().map(flow).collect::<Vec<_>>().join(", ")),
-        Value::Object(map) => {
-            let entries = map.iter().map(|(key, value)| format!("{}: {}", word(key, key), flow(value)));
-            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
-        }
-        other => other.to_string(),
-    }
-}
-
-/// A YAML string: `text` without quotes if it cannot be read as anything else, or `escaped` in quotes.
-fn word(text: &str, escaped: &str) -> String {
-    let bare = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
-    let reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
-    let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-    // Times and sizes, as `30s` or `64MiB`.
-    let measures = text.starts_with(|c: char| matches!(c, '1'..='9'))
-        && text.bytes().all(|b| b.is_ascii_alphanumeric())
-        && text.parse::<f64>().is_err();
-    let is_word = starts_well && text.chars().all(bare) && !reserved.iter().any(|word| word.eq_ignore_ascii_case(text));
-    if is_word || measures { text.into() } else { quoted(escaped) }
-}
-
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            // The YAML reader rejects these unless escaped.
-            _ if c.is_control() || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}' | '\u{2028}' | '\u{2029}') => {
-                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
-            }
-            _ => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
 }
 
 /// Listeners, groups and endpoints listed one by one.
