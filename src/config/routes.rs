@@ -191,23 +191,26 @@ pub(super) fn check_names(routes: &[Route], models: &Field) {
 
 table! {
     /// `retry`
-    pub struct Retry as retry (check = check_delays) {
+    pub struct Retry (check = check_delays) {
         /// In total; `None` = `auto`, one per candidate.
         pub attempts: Option<u32> = None,
             key("attempts", or_word("auto", None, optional(number("auto or a number", 1..=101))));
         pub initial_delay: Duration = Duration::from_millis(500), key("initialDelay", time(ANY_TIME));
         pub max_delay: Duration = Duration::from_secs(10), key("maxDelay", time(ANY_TIME));
-        pub on_connect: bool = true, internal();
+        pub on: Vec<RetryOn> = RetryOn::WORDS.iter().map(|(_, on)| *on).collect(), key("on", list(word()));
+    }
+}
+
+words! {
+    /// `retry.on`: the failures after which the next candidate is tried.
+    pub enum RetryOn {
+        Connect = "connect",
         /// The connection was closed before an answer.
-        pub on_reset: bool = true, internal();
+        Reset = "reset",
         /// No first byte in time.
-        pub on_timeout: bool = true, internal();
+        Timeout = "timeout",
         /// 408, 429, or any 5xx except 501 and 505.
-        pub on_status: bool = true, with(|status, keys| {
-            let mut on = [retry.on_connect, retry.on_reset, retry.on_timeout, *status];
-            keys.key(&mut on, "on", reasons());
-            [retry.on_connect, retry.on_reset, retry.on_timeout, *status] = on;
-        });
+        Status = "status",
     }
 }
 
@@ -215,13 +218,6 @@ fn check_delays(retry: &Retry, section: &Field) {
     if retry.initial_delay > retry.max_delay {
         section.problem("`initialDelay` is longer than `maxDelay`");
     }
-}
-
-/// `retry.on`: which of these words are listed.
-fn reasons() -> Kind<[bool; 4]> {
-    let Kind { read, print } = list(choice(&[("connect", 0), ("reset", 1), ("timeout", 2), ("status", 3)]));
-    let read = move |field: &Field| read(field, None).map(|listed| [0, 1, 2, 3].map(|reason| listed.contains(&reason)));
-    Kind::new(read, move |on| print(&(0..4).filter(|reason| on[*reason]).collect()))
 }
 
 table! {

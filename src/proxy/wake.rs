@@ -12,7 +12,6 @@ use crate::routing::plan::{NoPlan, Plan, View};
 use crate::upstream::UpstreamError;
 use crate::util::time;
 use crate::util::units::print_duration;
-use std::io;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -175,17 +174,15 @@ fn failed_with(kind: Kind, text: impl Into<String>) -> Box<Outcome> {
 }
 
 fn send_packet(target: &Candidate) {
-    let (name, Some(wake)) = (target.endpoint.name(), target.endpoint.config.wake) else { return };
-    match send(&wake) {
-        Ok(_) => log::info!("endpoint {name}: magic packet sent to {}", wake.via),
-        Err(error) => log::warn!("endpoint {name}: cannot send a magic packet to {}: {error}", wake.via),
+    let (name, Some(Wake { mac, via, .. })) = (target.endpoint.name(), target.endpoint.config.wake) else { return };
+    let sent = UdpSocket::bind(if via.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).and_then(|socket| {
+        socket.set_broadcast(true)?;
+        socket.send_to(&magic_packet(mac), via)
+    });
+    match sent {
+        Ok(_) => log::info!("endpoint {name}: magic packet sent to {via}"),
+        Err(error) => log::warn!("endpoint {name}: cannot send a magic packet to {via}: {error}"),
     }
-}
-
-fn send(wake: &Wake) -> io::Result<usize> {
-    let socket = UdpSocket::bind(if wake.via.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-    socket.set_broadcast(true)?;
-    socket.send_to(&magic_packet(wake.mac), wake.via)
 }
 
 /// Six bytes 0xff, then the address sixteen times (AMD, "Magic Packet Technology", publication 20213).
