@@ -8,6 +8,7 @@ use crate::routing::health_status::State;
 use crate::util::lock::lock;
 use crate::util::time;
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 impl Admin {
@@ -80,6 +81,10 @@ fn view(endpoint: &Endpoint, speed: f64) -> Value {
 
 /// Every model with its endpoints and its source: the configuration, the page, or the endpoints' lists.
 fn models(config: &Config, base: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Value> {
+    let serving = |name: &str| -> Vec<&str> {
+        let serves = |one: &&Arc<Endpoint>| one.config.enabled && one.names().any(|other| other == name);
+        endpoints.iter().filter(serves).map(|one| one.name()).collect()
+    };
     let mut out = Vec::new();
     for route in &config.models {
         let source = match base.models.iter().find(|other| other.name == route.name) {
@@ -87,26 +92,20 @@ fn models(config: &Config, base: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Va
             Some(_) => "page, overrides the configuration",
             None => "page",
         };
-        let backends = route.backends.iter().filter(|one| one.enabled).map(|one| one.endpoint.as_str());
-        let serves = |one: &&Arc<Endpoint>| one.config.enabled && one.names().any(|name| name == route.name);
-        let serving = endpoints.iter().filter(|_| route.is_discovered()).filter(serves).map(|one| one.name());
-        let backends: Vec<_> = backends.chain(serving).collect();
+        let backends = match route.is_discovered() {
+            true => serving(&route.name),
+            false => route.backends.iter().filter(|one| one.enabled).map(|one| one.endpoint.as_str()).collect(),
+        };
         let strategy = route.strategy.unwrap_or(config.routing.strategy).as_str();
         let row = |id: String| json!({"id": id, "source": source, "strategy": strategy, "endpoints": backends});
         out.extend(route.names().map(row));
     }
-    let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
-    for endpoint in endpoints.iter().filter(|endpoint| endpoint.config.enabled) {
-        for name in endpoint.names().filter(|name| !config.models.iter().any(|route| route.name == *name)) {
-            match found.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, by)) if by.contains(&endpoint.name()) => {}
-                Some((_, by)) => by.push(endpoint.name()),
-                None => found.push((name, vec![endpoint.name()])),
-            }
+    let strategy = config.routing.strategy.as_str();
+    let mut known: HashSet<&str> = config.models.iter().map(|route| &*route.name).collect();
+    for name in endpoints.iter().filter(|one| one.config.enabled).flat_map(|one| one.names()) {
+        if known.insert(name) {
+            out.push(json!({"id": name, "source": "endpoints", "strategy": strategy, "endpoints": serving(name)}));
         }
     }
-    let strategy = config.routing.strategy.as_str();
-    let row = |(id, by)| json!({"id": id, "source": "endpoints", "strategy": strategy, "endpoints": by});
-    out.extend(found.into_iter().map(row));
     out
 }

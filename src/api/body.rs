@@ -99,26 +99,24 @@ impl<'a> JsonBody<'a> {
     /// Some servers match names in any case, and some take the first, some the last of several members. So that this proxy
     /// and the upstream agree on the model, there must be exactly one spelling of it.
     fn raw_model(&self) -> Result<Option<&'a RawValue>, Failure> {
-        let refused = |text: &str| Err(invalid(text).param("model"));
         match (self.models, self.get("model")) {
             (0, _) => Ok(None),
             (1, Some(raw)) => Ok(Some(raw)),
-            (1, None) => refused("The body writes `model` with capital letters: write it in lower case."),
-            _ => refused("The body names `model` more than once."),
+            (1, None) => invalid_model("The body writes `model` with capital letters: write it in lower case."),
+            _ => invalid_model("The body names `model` more than once."),
         }
     }
 
     pub fn model(&self) -> Result<Option<Named>, Failure> {
         let Some(raw) = self.raw_model()? else { return Ok(None) };
-        let refused = |text: &str| Err(invalid(text).param("model"));
         match raw.get() {
-            "null" => refused("`model` must be text, not null; leave it out to get the default."),
-            text if !text.starts_with('"') => refused(&format!("`model` must be text, not {}.", type_of(raw))),
-            text if text.len() > MAX_NAME => refused("`model` must be shorter."),
+            "null" => invalid_model("`model` must be text, not null; leave it out to get the default."),
+            text if !text.starts_with('"') => invalid_model(&format!("`model` must be text, not {}.", type_of(raw))),
+            text if text.len() > MAX_NAME => invalid_model("`model` must be shorter."),
             // The syntax was checked, so only an unpaired surrogate can fail.
             text => match serde_json::from_str(text) {
                 Ok(name) => Ok(Some(Named { name, span: span(self.text, text) })),
-                Err(_) => refused("`model` holds an unpaired surrogate, which no name has."),
+                Err(_) => invalid_model("`model` contains an unpaired surrogate, which no name has."),
             },
         }
     }
@@ -136,8 +134,10 @@ impl<'a> JsonBody<'a> {
     /// A member that is validated in jobs occurs more than once.
     pub fn check_once(&self) -> Result<(), Failure> {
         self.raw_model()?;
-        let refused = |name| Err(invalid(&format!("The body says `{name}` more than once.")));
-        self.repeated.map_or(Ok(()), refused)
+        match self.repeated {
+            Some(name) => Err(invalid(&format!("The body has `{name}` more than once."))),
+            None => Ok(()),
+        }
     }
 
     /// The body with another `model`, if one is given (replaced, or added as the first member), with these edits, and, if
@@ -246,6 +246,10 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
 
 fn invalid(message: &str) -> Failure {
     Failure::new(Kind::InvalidBody, message)
+}
+
+fn invalid_model<T>(message: &str) -> Result<T, Failure> {
+    Err(invalid(message).param("model"))
 }
 
 #[cfg(test)]

@@ -12,12 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+/// Keeps nothing until `watch` is called.
+#[derive(Default)]
 pub(crate) struct Activity {
-    off: AtomicBool,
-    now: Mutex<Now>,
+    kept: Mutex<Option<Kept>>,
 }
 
-struct Now {
+struct Kept {
     running: BTreeMap<String, Arc<ActiveRequest>>,
     recent: History<Ended>,
 }
@@ -59,8 +60,8 @@ pub(crate) struct Shown<'a> {
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
-        if self.active.is_shown() {
-            lock(&self.activity.now).running.remove(&self.active.id);
+        if let Some(kept) = &mut *lock(&self.activity.kept) {
+            kept.running.remove(&self.active.id);
         }
     }
 }
@@ -108,14 +109,8 @@ impl ActiveRequest {
 }
 
 impl Activity {
-    /// Keeps nothing until `watch` is called.
-    pub(crate) fn unwatched() -> Self {
-        let now = Mutex::new(Now { running: BTreeMap::new(), recent: History::new() });
-        Self { off: AtomicBool::new(true), now }
-    }
-
     pub(crate) fn watch(&self) {
-        self.off.store(false, Ordering::Relaxed);
+        lock(&self.kept).get_or_insert(Kept { running: BTreeMap::new(), recent: History::new() });
     }
 
     pub(crate) fn begin(
@@ -125,14 +120,14 @@ impl Activity {
         began: Instant,
         cancel: &Arc<CancelToken>,
     ) -> Shown<'_> {
-        let mut now = (!self.off.load(Ordering::Relaxed)).then(|| lock(&self.now));
-        let shown = |text: &str| now.as_ref().map(|_| escape::cut(text, SHOWN).to_owned());
-        let is_free = |id: &String| now.as_ref().is_some_and(|now| !now.running.contains_key(id));
+        let mut kept = lock(&self.kept);
+        let shown = |text: &str| kept.as_ref().map(|_| escape::cut(text, SHOWN).to_owned());
+        let is_free = |id: &String| kept.as_ref().is_some_and(|kept| !kept.running.contains_key(id));
         // Clients may send the same request id twice.
         let id = &record.request_id;
         let ids = std::iter::once(id.clone()).chain((2..).map(|n| format!("{id}~{n}")));
         let active = Arc::new(ActiveRequest {
-            id: now.as_ref().and_then(|_| ids.into_iter().find(is_free)).unwrap_or_default(),
+            id: kept.as_ref().and_then(|_| ids.into_iter().find(is_free)).unwrap_or_default(),
             client: record.client,
             key: record.key.clone(),
             path: shown(&record.path).unwrap_or_default(),
@@ -142,15 +137,15 @@ impl Activity {
             progress: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
-        if let Some(now) = &mut now {
-            now.running.insert(active.id.clone(), Arc::clone(&active));
+        if let Some(kept) = &mut *kept {
+            kept.running.insert(active.id.clone(), Arc::clone(&active));
         }
         Shown { activity: self, active }
     }
 
     /// Ends a request as if its client had disconnected; false if there is none of this id.
     pub(crate) fn stop(&self, id: &str) -> bool {
-        let active = lock(&self.now).running.get(id).cloned();
+        let active = lock(&self.kept).as_ref().and_then(|kept| kept.running.get(id).cloned());
         if let Some(active) = &active {
             active.stopped.store(true, Ordering::Relaxed);
             active.cancel.cancel();
@@ -159,26 +154,24 @@ impl Activity {
     }
 
     pub(crate) fn ended(&self, record: &Arc<AccessRecord>) {
-        if self.off.load(Ordering::Relaxed) || record.is_polled() {
-            return;
+        if let Some(kept) = lock(&self.kept).as_mut().filter(|_| !record.is_polled()) {
+            let stopped = kept.running.get(&record.request_id).is_some_and(|active| active.is_stopped());
+            kept.recent.push(Ended { at: time::wall(), record: Arc::clone(record), stopped });
         }
-        let (at, record) = (time::wall(), Arc::clone(record));
-        let mut now = lock(&self.now);
-        let stopped = now.running.get(&record.request_id).is_some_and(|active| active.is_stopped());
-        now.recent.push(Ended { at, record, stopped });
     }
 
     /// Requests in progress, the oldest first.
     pub(crate) fn running(&self) -> Vec<Value> {
         let at = time::now();
-        let mut all: Vec<_> = lock(&self.now).running.values().cloned().collect();
+        let mut all: Vec<_> = lock(&self.kept).iter().flat_map(|kept| kept.running.values().cloned()).collect();
         all.sort_by_key(|active| active.began);
         all.iter().map(|active| active.view(at)).collect()
     }
 
     /// Requests that ended after number `after`, the oldest first, and the number of the last one.
     pub(crate) fn recent(&self, after: u64) -> (Vec<Value>, u64) {
-        let now = lock(&self.now);
+        let kept = lock(&self.kept);
+        let Some(Kept { recent, .. }) = &*kept else { return (Vec::new(), 0) };
         let view = |(number, ended): (u64, &Ended)| {
             let renamed = |name| if name == "request_id" { "id" } else { name };
             let fields = ended.record.fields().map(|(name, value)| (renamed(name).to_owned(), json!(value)));
@@ -193,6 +186,6 @@ impl Activity {
             }
             view
         };
-        (now.recent.after(after).map(view).collect(), now.recent.last)
+        (recent.after(after).map(view).collect(), recent.last)
     }
 }

@@ -2,7 +2,7 @@
 //! drift.
 
 use super::access::{AccessRecord, End};
-use super::exposition::{self, Kind, Spec, Value};
+use super::exposition::{self, Kind, SEPARATOR, Spec, Value};
 use crate::api::answer::Tokens;
 use crate::util::lock::lock;
 use std::collections::BTreeMap;
@@ -79,23 +79,10 @@ families! {
 pub(crate) type Gauge = (Family, Vec<String>, f64);
 
 /// The counters of a process; they outlive reloads.
+#[derive(Default)]
 pub(crate) struct Metrics {
-    /// One lock is enough: there are a few updates per request and none per chunk of a stream.
-    families: Mutex<Families>,
-}
-
-#[derive(Clone)]
-struct Families {
-    /// By the label values, each followed by `exposition::SEPARATOR`.
-    series: Vec<BTreeMap<String, Value>>,
-    /// Buffer for the label values of an update, so that updates do not allocate.
-    key: String,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self { families: Mutex::new(Families { series: vec![BTreeMap::new(); FAMILIES.len()], key: String::new() }) }
-    }
+    /// The series of each family. One lock is enough: there are a few updates per request and none per chunk of a stream.
+    families: Mutex<[BTreeMap<String, Value>; FAMILIES.len()]>,
 }
 
 impl Metrics {
@@ -114,17 +101,12 @@ impl Metrics {
     fn with(&self, family: Family, labels: &[&str], act: impl FnOnce(&mut Value)) {
         let spec = &FAMILIES[family as usize];
         debug_assert_eq!(labels.len(), spec.labels.len(), "{}", spec.name);
-        let mut families = lock(&self.families);
-        let Families { series, key } = &mut *families;
-        let series = &mut series[family as usize];
-        write_key(key, labels.iter().copied());
-        if series.len() >= MAX_SERIES && !series.contains_key(key) {
-            write_key(key, labels.iter().map(|_| "other"));
+        let mut key = key(labels);
+        let series = &mut lock(&self.families)[family as usize];
+        if series.len() >= MAX_SERIES && !series.contains_key(&key) {
+            key = self::key(&vec!["other"; labels.len()]);
         }
-        match series.get_mut(key) {
-            Some(value) => act(value),
-            None => act(series.entry(key.clone()).or_insert_with(|| Value::new(spec.kind))),
-        }
+        act(series.entry(key).or_insert_with(|| Value::new(spec.kind)));
     }
 
     /// Counts a request to listener `forward`; `model` is its model if an endpoint is known to serve it.
@@ -170,23 +152,19 @@ impl Metrics {
     }
 
     pub(crate) fn render(&self, now: &[Gauge]) -> String {
-        let Families { mut series, mut key } = lock(&self.families).clone();
+        let mut families = lock(&self.families).clone();
         for (family, labels, value) in now {
-            write_key(&mut key, labels.iter().map(String::as_str));
-            series[*family as usize].insert(key.clone(), Value::Number(*value));
+            families[*family as usize].insert(key(labels), Value::Number(*value));
         }
         let mut out = String::new();
-        FAMILIES.iter().zip(&series).for_each(|(spec, series)| exposition::family(&mut out, spec, series));
+        FAMILIES.iter().zip(&families).for_each(|(spec, series)| exposition::family(&mut out, spec, series));
         out
     }
 }
 
-fn write_key<'a>(key: &mut String, labels: impl Iterator<Item = &'a str>) {
-    key.clear();
-    for label in labels {
-        key.extend(label.chars().filter(|c| *c != exposition::SEPARATOR));
-        key.push(exposition::SEPARATOR);
-    }
+/// The key of a series: its label values, each followed by a separator.
+fn key(labels: &[impl AsRef<str>]) -> String {
+    labels.iter().map(|label| label.as_ref().replace(SEPARATOR, "") + SEPARATOR).collect()
 }
 
 fn bounded_method(method: &str) -> &str {
