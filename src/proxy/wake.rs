@@ -65,8 +65,8 @@ fn hold(ctx: &ForwardContext<'_>, plan: Plan, check_at: Instant) -> Result<Plan,
         let Some(Wake { timeout, .. }) = target.endpoint.config.wake else { continue };
         names.push(format!("`{}` (wake.timeout: {})", target.endpoint.name(), print_duration(timeout)));
         let _waking = target.endpoint.live.waking();
-        if let Some(end) = hold.wait(target, true, timeout) {
-            return end;
+        if let Some(plan) = hold.wait(target, true, timeout)? {
+            return Ok(plan);
         }
     }
     match fresh_plan(ctx) {
@@ -111,14 +111,13 @@ impl Hold<'_> {
             let text = "All matching endpoints are asleep (see GET /health); a chat request wakes them.";
             return Err(failed_with(Kind::Asleep, text));
         }
-        self.wait(sleeper.clone(), false, snapshot.config.queue.timeout).unwrap_or_else(|| {
-            let text = "No endpoint was awake within queue.timeout, and background requests do not wake them.";
-            Err(failed_with(Kind::QueueTimeout, text))
-        })
+        let text = "No endpoint was awake within queue.timeout, and background requests do not wake them.";
+        let plan = self.wait(sleeper.clone(), false, snapshot.config.queue.timeout)?;
+        plan.ok_or_else(|| failed_with(Kind::QueueTimeout, text))
     }
 
     /// Waits until the target is awake; `None` after `limit`.
-    fn wait(&self, mut target: Candidate, sends: bool, limit: Duration) -> Option<Result<Plan, Box<Outcome>>> {
+    fn wait(&self, mut target: Candidate, sends: bool, limit: Duration) -> Result<Option<Plan>, Box<Outcome>> {
         let ctx = self.ctx;
         let name = target.endpoint.name().to_owned();
         let is_target = |one: &Candidate| one.endpoint.name() == name;
@@ -127,25 +126,22 @@ impl Hold<'_> {
         loop {
             let now = time::now();
             if ctx.shared.capacity.is_closed() {
-                return Some(Err(failed_with(Kind::Draining, "The proxy is being stopped.")));
+                return Err(failed_with(Kind::Draining, "The proxy is being stopped."));
             }
             if now >= self.check_at {
-                let mut plan = match fresh_plan(ctx) {
-                    Ok(plan) => plan,
-                    Err(failure) => return Some(Err(Outcome::Failed(failure, None).into())),
-                };
+                let mut plan = fresh_plan(ctx).map_err(|failure| Outcome::Failed(failure, None))?;
                 let sleeper = plan.asleep.iter().find(|one| is_target(one));
                 if !plan.candidates.is_empty() && (self.is_last || sleeper.is_none()) {
                     if sends && plan.candidates.iter().any(is_target) {
                         plan.reason = "woken";
                     }
-                    return Some(Ok(plan));
+                    return Ok(Some(plan));
                 }
                 // A reload may have changed its `wake` settings.
                 target = sleeper.cloned().unwrap_or(target);
             }
             if now >= until {
-                return None;
+                return Ok(None);
             }
             // An endpoint that is loading its model is awake.
             if sends && target.endpoint.health.state != State::Loading && target.endpoint.live.takes_packet(now) {
@@ -153,7 +149,7 @@ impl Hold<'_> {
             }
             ctx.shared.want();
             if ctx.pause(CHECK_EVERY.min(until - now)) {
-                return Some(Err(Outcome::ClientGone(None).into()));
+                return Err(Outcome::ClientGone(None).into());
             }
         }
     }
