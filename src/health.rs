@@ -1,5 +1,5 @@
-//! The health thread: the only one that changes health states and model lists. Requests send it events. Each probe runs on
-//! a thread of its own with a deadline, so that a hanging endpoint does not delay the others.
+//! The health thread: the only one that changes health states and model lists. Requests send it events. Each probe runs
+//! on a thread of its own with a deadline, so that a hanging endpoint does not delay the others.
 
 mod probe;
 mod schedule;
@@ -215,8 +215,8 @@ impl Monitor {
         }
     }
 
-    /// Keeps the slot of an abandoned request while the server may still be working on it. Only llama-server reports which
-    /// of its slots are in use; at other servers the slot is released.
+    /// Keeps the slot of an abandoned request while the server may still be working on it. Only llama-server reports
+    /// which of its slots are in use; at other servers the slot is released.
     fn hold(&mut self, slot: Slot) {
         let snapshot = self.shared.load();
         let mut at = snapshot.enabled().filter(|endpoint| slot.is_at(&endpoint.live) && endpoint.props.slots.is_some());
@@ -239,8 +239,8 @@ impl Monitor {
                 }
                 let before = if repeats { endpoint.health.uncounted() } else { endpoint.health.clone() };
                 let never_probed = endpoint.config.probe == Probe::Never;
-                // A failed request takes an endpoint out at once, until a probe succeeds. An endpoint that is never probed
-                // is only avoided for a while (see `proxy/forward.rs`).
+                // A failed request takes an endpoint out at once, until a probe succeeds. An endpoint that is never
+                // probed is only avoided for a while (see `proxy/forward.rs`).
                 let is_out = !never_probed && !by_probe && seen != Observation::Loading;
                 let is_asleep = endpoint.config.wake.is_some() && seen.is_unreachable();
                 let threshold = if never_probed { u32::MAX } else { settings.failure_threshold };

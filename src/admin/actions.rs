@@ -102,8 +102,8 @@ impl Admin {
         })
     }
 
-    /// Changes the file of routes. `change` returns a message and the problems of the change, or an error message if the
-    /// model does not exist.
+    /// Changes the file of routes. `change` returns a message and the problems of the change, or an error message if
+    /// the model does not exist.
     fn change(
         &self,
         request: &Request,

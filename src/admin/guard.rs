@@ -1,5 +1,5 @@
-//! Access to the page: requires the token or, with `admin.open`, a loopback peer; a known `Host`; and no foreign `Origin`
-//! (FAULTS F5 to F9).
+//! Access to the page: requires the token or, with `admin.open`, a loopback peer; a known `Host`; and no foreign
+//! `Origin` (FAULTS F5 to F9).
 
 use crate::api::errors::{Failure, Kind};
 use crate::config::Config;
@@ -13,8 +13,8 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 /// # Errors
-/// 421 for an unknown `Host`, 403 for requests by other web pages, 401 without a valid token, 429 after too many wrong ones,
-/// 415 for a body that is not JSON.
+/// 421 for an unknown `Host`, 403 for requests by other web pages, 401 without a valid token, 429 after too many wrong
+/// ones, 415 for a body that is not JSON.
 pub(super) fn admit(head: &Head, peer: IpAddr, snapshot: &Snapshot, now: Instant) -> Result<Opened, Failure> {
     let Config { server, admin, .. } = &*snapshot.config;
     let hosts: Vec<String> = server.allowed_hosts.iter().chain(&admin.allowed_hosts).cloned().collect();
@@ -54,8 +54,8 @@ fn opened(head: &Head, peer: IpAddr, snapshot: &Snapshot, now: Instant) -> Resul
     Err(auth::wrong_key(key_ring, client, "This token does not open the page.", now))
 }
 
-/// Whether a request was forwarded by a proxy, so that its client may be anywhere. HTTP/1.0 is the default of nginx before
-/// 1.29.
+/// Whether a request was forwarded by a proxy, so that its client may be anywhere. HTTP/1.0 is the default of nginx
+/// before 1.29.
 fn came_through(head: &Head) -> bool {
     const MARKS: [&str; 5] = ["via", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip"];
     let is_mark = |name: &str| MARKS.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("cf-");

@@ -1,5 +1,5 @@
-//! The file of routes as edited by the page: models in format 003. The page gets masks for keys; a mask that it sends back
-//! stands for its key. Pure.
+//! The file of routes as edited by the page: models in format 003. The page gets masks for keys; a mask that it sends
+//! back stands for its key. Pure.
 
 use crate::util::secret::fingerprint;
 use serde_json::{Map, Value, json};

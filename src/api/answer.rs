@@ -1,5 +1,5 @@
-//! Reads an answer while it is relayed: where its event stream starts and ends, its token counts, its response id. Buffers
-//! only what is incomplete. Pure.
+//! Reads an answer while it is relayed: where its event stream starts and ends, its token counts, its response id.
+//! Buffers only what is incomplete. Pure.
 
 use crate::api::json::each_member;
 use memchr::memchr2;

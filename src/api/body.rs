@@ -1,5 +1,5 @@
-//! A JSON request body: its top-level members, found in one pass, and its edited copies. No tree is built, so memory use
-//! does not depend on the number or depth of members.
+//! A JSON request body: its top-level members, found in one pass, and its edited copies. No tree is built, so memory
+//! use does not depend on the number or depth of members.
 
 use crate::api::edit::{self, MemberEdit};
 use crate::api::errors::{Failure, Kind};
@@ -96,8 +96,8 @@ impl<'a> JsonBody<'a> {
         self.members[NAMES.iter().position(|known| *known == name)?]
     }
 
-    /// Some servers match names in any case, and some take the first, some the last of several members. So that this proxy
-    /// and the upstream agree on the model, there must be exactly one spelling of it.
+    /// Some servers match names in any case, and some take the first, some the last of several members. So that this
+    /// proxy and the upstream agree on the model, there must be exactly one spelling of it.
     fn raw_model(&self) -> Result<Option<&'a RawValue>, Failure> {
         match (self.models, self.get("model")) {
             (0, _) => Ok(None),
@@ -140,8 +140,8 @@ impl<'a> JsonBody<'a> {
         }
     }
 
-    /// The body with another `model`, if one is given (replaced, or added as the first member), with these edits, and, if
-    /// `stabilize` is set, with a constant billing line.
+    /// The body with another `model`, if one is given (replaced, or added as the first member), with these edits, and,
+    /// if `stabilize` is set, with a constant billing line.
     ///
     /// # Errors
     /// The body repeats edited members too often.
@@ -205,8 +205,8 @@ fn text(body: &[u8]) -> Result<&str, Failure> {
     Ok(text)
 }
 
-/// Whether more than [`DEPTH`] brackets are open. serde_json skips nested values without a limit, but upstreams build trees.
-/// The text may still turn out not to be JSON.
+/// Whether more than [`DEPTH`] brackets are open. serde_json skips nested values without a limit, but upstreams build
+/// trees. The text may still turn out not to be JSON.
 fn is_deep(body: &[u8]) -> bool {
     let mut depth = 0usize;
     let mut rest = body;

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// The most changes to one body: a client that repeats an edited member must not multiply the configured values, which may
-/// take 64 KiB.
+/// The most changes to one body: a client that repeats an edited member must not multiply the configured values, which
+/// may take 64 KiB.
 pub(crate) const MAX_CHANGES: usize = 256;
 
 /// A byte range of a body, and its replacement.

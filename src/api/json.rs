@@ -9,8 +9,8 @@ use std::ops::Range;
 /// Bytes of the longest way to write an ASCII character: `\u0061`.
 pub(crate) const ESCAPED: usize = 6;
 
-/// Calls `member` with the name and value of every member of an object. Names are raw too, so that an unpaired surrogate
-/// in one is no error.
+/// Calls `member` with the name and value of every member of an object. Names are raw too, so that an unpaired
+/// surrogate in one is no error.
 pub(crate) fn each_member<'a>(text: &'a str, member: impl FnMut(&'a RawValue, &'a RawValue)) -> serde_json::Result<()> {
     let mut reader = serde_json::Deserializer::from_str(text);
     reader.deserialize_map(Each(member)).and_then(|()| reader.end())
@@ -69,7 +69,8 @@ impl<'a, F: FnMut(&'a RawValue, &'a RawValue)> Visitor<'a> for Each<F> {
     }
 }
 
-/// Decodes a JSON string; `None` for other values, for an unpaired surrogate, and for more than `longest` bytes as written.
+/// Decodes a JSON string; `None` for other values, for an unpaired surrogate, and for more than `longest` bytes as
+/// written.
 pub(crate) fn unescaped(raw: &RawValue, longest: usize) -> Option<Cow<'_, str>> {
     let text = raw.get().strip_prefix('"')?.strip_suffix('"')?;
     match text.contains('\\') {

@@ -21,8 +21,8 @@ const BODY: Service = Service::Endpoint(ModelSource::Body);
 const QUERY: Service = Service::Endpoint(ModelSource::Query);
 const RESPONSE: Service = Service::Endpoint(ModelSource::Response);
 
-/// Path, methods, service (for endpoints: where the model is named), traits. The default label in metrics is the path, the
-/// default dialect OpenAI's. The first matching row applies.
+/// Path, methods, service (for endpoints: where the model is named), traits. The default label in metrics is the path,
+/// the default dialect OpenAI's. The first matching row applies.
 static PATHS: &[PathRow] = &[
     row("/", READ, Local(|_| Route::Unknown), &[Open]),
     row("/v1/models", READ, Local(|_| Route::Models), &[Polled]),
@@ -82,8 +82,8 @@ static PAGE: PathRow = row("/admin", ANY, Local(|_| Route::Admin), &[PolledByGet
 /// Any other path. Below `/v1` it may belong to an API that is newer than this program.
 pub(crate) static OTHER: PathRow = row("*", "", Local(|_| Route::Unknown), &[Open]).label("other");
 
-/// Last segments of paths that need no slot: the endpoint only reads state, counts tokens or controls a stream. All other
-/// requests with the model in the body take one.
+/// Last segments of paths that need no slot: the endpoint only reads state, counts tokens or controls a stream. All
+/// other requests with the model in the body take one.
 const NO_SLOT: [&str; 7] =
     ["tokenize", "detokenize", "apply-template", "count_tokens", "input_tokens", "control", "cancel"];
 
@@ -221,8 +221,8 @@ fn is_page(path: &str) -> bool {
     path == "/admin" || path == "/admin.html" || path.starts_with("/admin/")
 }
 
-/// Removes repeated slashes, a slash at the end, and repeated `/v1` segments, which result from joining base URLs and the
-/// paths of SDKs.
+/// Removes repeated slashes, a slash at the end, and repeated `/v1` segments, which result from joining base URLs and
+/// the paths of SDKs.
 fn tidy(path: &str) -> Cow<'_, str> {
     if !path.contains("//") && !path.starts_with("/v1/v1") && (path.len() == 1 || !path.ends_with('/')) {
         return Cow::Borrowed(path);
@@ -341,8 +341,8 @@ impl Forward {
         self.row.has(wanted) && (self.source != ModelSource::Raw || matches!(wanted, Pings | Ends))
     }
 
-    /// The conversation that the request ends or controls, which identifies the endpoint: `conv_id` of the query, else the
-    /// header field.
+    /// The conversation that the request ends or controls, which identifies the endpoint: `conv_id` of the query, else
+    /// the header field.
     pub(crate) fn conversation(&self, query: Option<&str>, field: Option<&[u8]>) -> Option<Vec<u8>> {
         let id = || parameter(query?, "conv_id").and_then(|id| decoded(id, true));
         if self.has(Conversation) { id().or_else(|| field.map(<[u8]>::to_vec)) } else { None }

@@ -1,4 +1,5 @@
-//! Looks inside prompts: for images, and for the line in Claude Code's system prompt that changes with every request. Pure.
+//! Looks inside prompts: for images, and for the line in Claude Code's system prompt that changes with every request.
+//! Pure.
 
 use crate::api::edit::{Change, MAX_CHANGES};
 use crate::api::json::{ESCAPED, each_element, each_member, span, unescaped};
@@ -77,8 +78,8 @@ pub(crate) fn stabilize<'a>(
     }
 }
 
-/// The checksums in the billing lines of JSON text. A line starts at the start of a string or after `\n`, and ends at the
-/// end of the string or at an escape.
+/// The checksums in the billing lines of JSON text. A line starts at the start of a string or after `\n`, and ends at
+/// the end of the string or at an escape.
 fn checksums(text: &str) -> impl Iterator<Item = &str> {
     let starts = memmem::find_iter(text.as_bytes(), BILLING_LINE).filter(|at| {
         let before = text[..*at].trim_end_matches(' ');

@@ -1,5 +1,5 @@
-//! One probe of an endpoint: its requests, and what the answers mean. It opens new connections, since only those show that
-//! the endpoint still accepts any.
+//! One probe of an endpoint: its requests, and what the answers mean. It opens new connections, since only those show
+//! that the endpoint still accepts any.
 
 use crate::api::errors::is_loading;
 use crate::api::json::{each_element, member};
@@ -87,8 +87,8 @@ fn failed(task: &Task, why: String) -> Found {
     }
 }
 
-/// Sends the requests. `first` reports health and the list before `props` and `slots` are requested, so that an endpoint
-/// that answers these slowly still counts as healthy.
+/// Sends the requests. `first` reports health and the list before `props` and `slots` are requested, so that an
+/// endpoint that answers these slowly still counts as healthy.
 pub(super) fn ask(clients: &ClientPool, task: &Task, first: impl FnOnce(Found)) -> Found {
     let client = match clients.client(&task.endpoint.config) {
         Ok(client) => client,
@@ -135,17 +135,15 @@ fn listing(got: Got) -> Listing {
     }
 }
 
-/// The path of a server's properties. `owned_by` in the list identifies Ollama and LM Studio, which report the models in
-/// memory.
+/// The path of a server's properties. `owned_by` in the list identifies Ollama and LM Studio, which report the models
+/// in memory.
 fn props_path(models: &[Model]) -> &'static str {
-    models
-        .iter()
-        .find_map(|model| match model.owned_by.as_deref()? {
-            "library" => Some("/api/ps"),
-            "organization_owner" => Some("/api/v1/models"),
-            _ => None,
-        })
-        .unwrap_or(PROPS)
+    let mut paths = models.iter().filter_map(|model| match model.owned_by.as_deref()? {
+        "library" => Some("/api/ps"),
+        "organization_owner" => Some("/api/v1/models"),
+        _ => None,
+    });
+    paths.next().unwrap_or(PROPS)
 }
 
 /// Reads only these members: the tree of a large answer would take many times its size.
@@ -167,7 +165,8 @@ fn props(got: Got, path: &str) -> Extra {
     }
 }
 
-/// The names of the models in memory: Ollama's running models, or LM Studio's models with instances, and these instances.
+/// The names of the models in memory: Ollama's running models, or LM Studio's models with instances, and these
+/// instances.
 fn loaded(answer: &str) -> Option<Vec<String>> {
     let mut names = Vec::new();
     let read = each_element(member(answer, "models")?, |model| {

@@ -16,8 +16,8 @@ const DOWN_INTERVAL: Duration = Duration::from_millis(1900);
 const DOWN_LONG: Duration = Duration::from_secs(60);
 /// Shortest time between two requests for `/props`, `/slots`, or what other servers have instead (LLAMA-SERVER facts).
 const EXTRAS_EVERY: Duration = Duration::from_secs(2);
-/// Delay before the slots are first checked after a client disconnected. Many servers free them at once; llama-server may
-/// take a second or more.
+/// Delay before the slots are first checked after a client disconnected. Many servers free them at once; llama-server
+/// may take a second or more.
 const SLOTS_DELAY: Duration = Duration::from_millis(100);
 /// Shortest time between two list requests outside of rounds, whatever the TTL.
 const LEAST_TTL: Duration = Duration::from_millis(100);
@@ -141,8 +141,8 @@ impl Schedule {
         })
     }
 
-    /// Whether a probe also reads the list: if its round demands it, if there is none yet, if lists are not cached, or if the
-    /// endpoint was down, since it may serve other models now.
+    /// Whether a probe also reads the list: if its round demands it, if there is none yet, if lists are not cached, or
+    /// if the endpoint was down, since it may serve other models now.
     fn is_list_wanted(&self, config: &Config, endpoint: &Endpoint) -> bool {
         let is_back = self.config.probe != Probe::Never && !endpoint.health.answered;
         self.reads_list || self.listed_at.is_none() || config.models_ttl().is_zero() || is_back
@@ -224,8 +224,8 @@ fn discovers(config: &Config, endpoint: &Endpoint) -> bool {
     endpoint.config.probe != Probe::Never || (endpoint.config.models.is_empty() && config.knows_models())
 }
 
-/// Slots of abandoned requests that the server may still be working on, the oldest first, and since when. They are held so
-/// that no new request waits behind abandoned work.
+/// Slots of abandoned requests that the server may still be working on, the oldest first, and since when. They are held
+/// so that no new request waits behind abandoned work.
 #[derive(Default)]
 pub(super) struct AbandonedSlots(Vec<(Slot, Instant)>);
 
@@ -252,8 +252,8 @@ impl AbandonedSlots {
         self.0.clear();
     }
 
-    /// Releases the slots that the endpoint no longer uses. `slots` was requested at `started`, with `ours` other requests
-    /// of this proxy in progress.
+    /// Releases the slots that the endpoint no longer uses. `slots` was requested at `started`, with `ours` other
+    /// requests of this proxy in progress.
     pub(super) fn release(&mut self, live: &Live, ours: usize, started: Instant, slots: Slots) {
         // The lower of the counts before and after: any other request may have been missing when the server counted.
         let ours = ours.min(self.others(live));

@@ -1,5 +1,5 @@
-//! The process log, behind the `log` crate. One thread writes to stderr; others queue lines and never wait. Lines that do
-//! not fit into the queue or cannot be written are dropped and counted.
+//! The process log, behind the `log` crate. One thread writes to stderr; others queue lines and never wait. Lines that
+//! do not fit into the queue or cannot be written are dropped and counted.
 
 use super::access::{AccessRecord, TARGET};
 use super::{History, escape};

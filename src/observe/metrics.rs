@@ -1,5 +1,5 @@
-//! Prometheus metrics. Requests are counted from their access records; gauges are computed on each scrape, so they cannot
-//! drift.
+//! Prometheus metrics. Requests are counted from their access records; gauges are computed on each scrape, so they
+//! cannot drift.
 
 use super::access::{AccessRecord, End};
 use super::exposition::{self, Kind, SEPARATOR, Spec, Value};
@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// Series per family; further ones are counted as `other`. Labels come from the configuration and the model catalog, so only
-/// an oversized catalog gets there.
+/// Series per family; further ones are counted as `other`. Labels come from the configuration and the model catalog, so
+/// only an oversized catalog gets there.
 const MAX_SERIES: usize = 2_000;
 
 macro_rules! families {
@@ -30,13 +30,13 @@ families! {
     UpstreamDuration Histogram "llmproxy_upstream_duration_seconds" ["group", "upstream"]
         "Time until the response headers of an endpoint.";
     UpstreamErrors Counter "llmproxy_upstream_errors_total" ["error", "group", "upstream"]
-        "Attempts without a usable answer (request_error), and requests for which no endpoint could be selected (select_error).";
+        "Attempts without a usable answer (request_error), requests without an available endpoint (select_error).";
     HttpRequests Counter "llmproxy_http_requests_total" ["forward", "method", "path"]
         "Requests answered.";
     HttpDuration Histogram "llmproxy_http_request_duration_seconds" ["forward", "method", "path"]
         "Time until the end of the answer.";
     HttpErrors Counter "llmproxy_http_request_errors_total" ["forward", "error", "status"]
-        "Answers with a status of 400 or higher, from an endpoint (upstream_error) or the proxy itself (request_error).";
+        "Answers with a status of 400 or higher, of an endpoint (upstream_error) or the proxy (request_error).";
     RateLimited Counter "llmproxy_ratelimit_total" ["forward"]
         "Requests rejected with 429 by a rate limit of this proxy.";
     QueueWait Histogram "llmproxy_queue_wait_seconds" []
@@ -81,7 +81,8 @@ pub(crate) type Gauge = (Family, Vec<String>, f64);
 /// The counters of a process; they outlive reloads.
 #[derive(Default)]
 pub(crate) struct Metrics {
-    /// The series of each family. One lock is enough: there are a few updates per request and none per chunk of a stream.
+    /// The series of each family. One lock is enough: there are a few updates per request and none per chunk of a
+    /// stream.
     families: Mutex<[BTreeMap<String, Value>; FAMILIES.len()]>,
 }
 

@@ -103,8 +103,8 @@ struct Hold<'a> {
 }
 
 impl Hold<'_> {
-    /// Handles a request that must not wake anything: a background request waits for `queue.timeout`, others fail. A job
-    /// fails, too, as it has a queue of its own.
+    /// Handles a request that must not wake anything: a background request waits for `queue.timeout`, others fail. A
+    /// job fails, too, as it has a queue of its own.
     fn without_packets(&self, sleeper: &Candidate) -> Result<Plan, Box<Outcome>> {
         let ForwardContext { client, snapshot, .. } = self.ctx;
         if !self.ctx.takes_slot() || client.is_collected() {
