@@ -165,7 +165,12 @@ impl Metrics {
 
 /// The key of a series: its label values, each followed by a separator.
 fn key(labels: &[impl AsRef<str>]) -> String {
-    labels.iter().map(|label| label.as_ref().replace(SEPARATOR, "") + SEPARATOR).collect()
+    let mut key = String::with_capacity(64);
+    for label in labels {
+        label.as_ref().split(SEPARATOR).for_each(|part| key.push_str(part));
+        key.push_str(SEPARATOR);
+    }
+    key
 }
 
 fn bounded_method(method: &str) -> &str {
