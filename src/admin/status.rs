@@ -62,11 +62,11 @@ fn view(endpoint: &Endpoint, speed: f64) -> Value {
     let state = if endpoint.config.enabled { endpoint.state().as_str() } else { "off" };
     let why = match endpoint.state() {
         _ if !endpoint.config.enabled => Some("switched off".to_owned()),
-        State::Asleep => Some("the next chat for it wakes it".to_owned()),
-        State::Waking => health.last_error.as_ref().map(|last| format!("requests wait for it ({last})")),
+        State::Asleep => Some("the next chat request wakes it".to_owned()),
+        State::Waking => health.last_error.as_ref().map(|last| format!("requests are waiting for it ({last})")),
         State::Busy => Some("probe timed out while requests are in progress".to_owned()),
         _ if endpoint.live.is_cooling(time::now()) => {
-            Some(health.last_error.clone().unwrap_or("answered 429, waiting as it asked".into()))
+            Some(health.last_error.clone().unwrap_or("answered 429; not used until its Retry-After has passed".into()))
         }
         _ => health.last_error.clone(),
     };
