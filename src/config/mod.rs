@@ -38,7 +38,7 @@ pub use env::dotenv;
 pub use load::system_authorities;
 pub use overrides::Overrides;
 pub use problem::Problem;
-pub use routes::{Backend, Group, Member, Retry, Route, Routing, Strategy, UnknownModel};
+pub use routes::{Backend, Group, Member, Retry, RetryOn, Route, Routing, Strategy, UnknownModel};
 pub use sections::{
     Admin, Cache, HealthCheck, Jobs, Log, LogFormat, Metrics, Queue, Server, SsePing, Stages, Timeouts, Webhooks,
 };
