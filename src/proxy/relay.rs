@@ -248,12 +248,16 @@ fn end_early(client: &Downstream, is_events: bool, events: &Events) {
     }
 }
 
-/// The client disconnected. Many clients disconnect right after the end marker; then the answer is complete.
+/// The client disconnected, or an administrator stopped the request. Many clients disconnect right after the end marker;
+/// then the answer is complete.
 fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy, mut passed: Passed) -> Relayed {
     if passed.events.saw_end_marker() {
         return passed.ended(End::Done);
     }
-    if served_by.endpoint.config.on_client_gone == OnClientGone::Finish && !client.active().is_stopped() {
+    if client.active().is_stopped() {
+        return passed.ended(End::Refused);
+    }
+    if served_by.endpoint.config.on_client_gone == OnClientGone::Finish {
         let mut rest = vec![0; CHUNK];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
             served_by.endpoint.live.moved(time::now());
