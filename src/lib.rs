@@ -71,14 +71,14 @@
 //! | `routing/affinity.rs` | 340 | hashes of the messages |
 //! | `proxy/state.rs` | 186 | the traits of jobs and page |
 //! | `proxy/outcome.rs` | 127 | what attempts are given, and their results |
-//! | `proxy/select.rs` | 278 | slot and queue |
+//! | `proxy/select.rs` | 274 | slot and queue |
 //! | `proxy/forward.rs` | 439 | attempts |
 //! | `upstream/headers.rs` | 305 | which fields cross, the endpoint's key |
 //! | `upstream/client.rs` | 399 | the request to an endpoint |
 //! | `upstream/transport.rs` | 446 | the connection: TCP, TLS |
 //! | `upstream/response.rs` | 237 | the answer's framing |
 //! | `proxy/first_byte.rs` | 102 | until the first byte of the body |
-//! | `proxy/relay.rs` | 408 | the answer, chunk by chunk |
+//! | `proxy/relay.rs` | 412 | the answer, chunk by chunk |
 //! | `api/answer.rs` | 329 | ends of streams, token counts |
 //! | `proxy/downstream.rs` | 309 | pings and error events |
 //! | `http/response.rs` | 393 | the answer to the client |
