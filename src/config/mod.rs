@@ -104,6 +104,12 @@ fn whole(config: &Config, root: &Field) {
     if !config.endpoints.is_empty() && config.endpoints.iter().all(|endpoint| !endpoint.enabled) {
         root.warn("every endpoint is switched off (`enabled: false`)");
     }
+    let variants: Vec<String> = config.models.iter().flat_map(|route| route.names().skip(1)).collect();
+    for Endpoint { name, models, .. } in &config.endpoints {
+        for hidden in models.iter().filter(|model| variants.contains(model)) {
+            root.warn(format!("endpoint {name}: its model {hidden:?} is hidden by a variant of that name in `models`"));
+        }
+    }
     let is_routed = |name: &str| config.models.iter().flat_map(|route| &route.backends).any(|one| one.endpoint == name);
     let sleepers = config.endpoints.iter().filter(|endpoint| endpoint.wake.is_some() && config.knows_models());
     for Endpoint { name, .. } in sleepers.filter(|endpoint| endpoint.models.is_empty() && !is_routed(&endpoint.name)) {

@@ -17,12 +17,14 @@ pub(crate) struct Catalog {
     offers: HashMap<String, Vec<Offer>>,
     /// The names of routes and their variants.
     routes: HashMap<String, RouteName>,
+    /// Other names that endpoints have for the models of routes without backends.
+    other_names: HashMap<String, RouteName>,
     /// What can be asked for now.
     pub(crate) listing: Listing,
 }
 
 /// A name of a route or of one of its variants.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct RouteName {
     /// The index of the route in the configuration.
     pub(crate) route: usize,
@@ -89,13 +91,22 @@ impl Catalog {
                     edits: edit::merged(&route.edits, variant.map(|variant| &variant.edits)).into(),
                 });
             }
+            let known = catalog.routes.get(&route.name).filter(|known| known.route == n && route.is_discovered());
+            if let Some(known) = known {
+                let listed = endpoints.iter().filter_map(|endpoint| listed(endpoint, &known.model));
+                let names = listed.flat_map(Model::names).chain([known.model.as_str()]);
+                let offered = names.filter(|name| !catalog.offers(name).is_empty()).map(str::to_owned);
+                let other = |name: String| (name.clone(), RouteName { model: name, ..known.clone() });
+                let others: Vec<_> = offered.map(other).collect();
+                catalog.other_names.extend(others);
+            }
         }
         catalog.listing = catalog.listing(endpoints, routes, &Scope::default(), |_| true);
         catalog
     }
 
     pub(crate) fn route(&self, name: &str) -> Option<&RouteName> {
-        self.routes.get(name)
+        self.routes.get(name).or_else(|| self.other_names.get(name))
     }
 
     /// The endpoints that serve a name, available or not.
