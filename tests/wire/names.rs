@@ -145,9 +145,15 @@ fn a_key_may_ask_for_a_variant_by_its_name_or_that_of_its_model() {
     assert_eq!(all.map(|model| status("base", model)), [200, 200, 404]);
     assert_eq!(all.map(|model| status("variant", model)), [404, 200, 404]);
     assert_eq!(all.map(|model| status("pattern", model)), [404, 404, 200]);
-    let list = proxy.ask("GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer variant\r\n\r\n").json();
-    let ids: Vec<_> = list["data"].as_array().expect("a list").iter().map(|entry| entry["id"].clone()).collect();
-    assert_eq!(ids, ["qwen-nothink"]);
+    let listed = |key: &str| -> Vec<String> {
+        let head = format!("GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n");
+        let list = proxy.ask(head).json();
+        let entries = list["data"].as_array().expect("a list").iter();
+        entries.map(|entry| entry["id"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(listed("base"), ["qwen", "qwen-nothink", "qwen:hot"], "a variant is seen with its model");
+    assert_eq!(listed("variant"), ["qwen-nothink"]);
+    assert_eq!(listed("pattern"), [""; 0]);
 }
 
 #[test]
@@ -282,7 +288,11 @@ fn a_server_that_does_not_tell_what_is_loaded_is_asked_once() {
     upstream.always("/api/ps", Script::error(404, "no"));
     upstream.always(CHAT, Script::json("{}"));
     let other = serving(&["m"]);
+    let loaded = json!({"data": [{"id": "m", "status": {"value": "loaded"}}]});
+    other.always("/v1/models", Script::json(loaded.to_string()));
     let proxy = Setup::over(&[&upstream, &other]).start();
+    // The second of these rounds is late enough for such a question.
+    proxy.force_check();
     proxy.force_check();
     assert_eq!(upstream.count("/api/ps"), 1);
     assert_eq!(served(&proxy, chat("m")), "a m model", "unknown counts as loaded");
