@@ -123,20 +123,16 @@ fn variants_are_listed_and_patterns_are_not() {
     assert!(upstream.take(CHAT).text().contains(r#""seed":9007199254740993,"temperature":0.7,"model":"qwen""#));
 }
 
+/// A key for one model, of the same text as its name.
+fn key(name: &str, model: &str) -> ClientKey {
+    let text = KeyText::Plain(Secret::new(name));
+    ClientKey { models: vec![model.to_owned()], ..ClientKey::plain(name, text) }
+}
+
 #[test]
 fn a_key_may_ask_for_a_variant_by_its_name_or_that_of_its_model() {
     let upstream = serving(&["qwen"]);
-    let key = |name: &str, models: &[&str]| ClientKey {
-        name: name.into(),
-        key: KeyText::Plain(Secret::new(name)),
-        models: models.iter().map(|&model| model.to_owned()).collect(),
-        endpoints: vec![],
-        max_parallel: None,
-        rate_limit: None,
-        background: false,
-        admin: false,
-    };
-    let keys = vec![key("base", &["qwen"]), key("variant", &["qwen-nothink"]), key("pattern", &["gpt-*"])];
+    let keys = vec![key("base", "qwen"), key("variant", "qwen-nothink"), key("pattern", "gpt-*")];
     let proxy = Setup::over(&[&upstream]).with(models(EDITED)).with(|config| config.keys = keys).start();
     let status = |key: &str, model: &str| {
         proxy.ask(post_with(CHAT, &format!("Authorization: Bearer {key}\r\n"), chat(model))).status()
@@ -345,6 +341,28 @@ fn a_job_is_edited_as_well() {
         "{sent} {id}"
     );
     assert!(sent.contains(r#""model":"qwen","#));
+}
+
+#[cfg(feature = "jobs")]
+#[test]
+fn a_key_may_submit_a_job_for_what_it_may_ask_for() {
+    let (folder, upstream) = (crate::jobs::Folder::new(), serving(&["qwen", "n:latest"]));
+    let keys = vec![key("base", "qwen"), key("variant", "qwen-nothink"), key("pattern", "gpt-*"), key("bare", "n")];
+    let proxy = crate::jobs::start(&folder, &upstream, |config| {
+        models(EDITED)(config);
+        config.keys = keys;
+    });
+    let status = |key: &str, later: &str, model: &str| {
+        let head = format!("Authorization: Bearer {key}\r\n{later}");
+        proxy.ask(post_with(CHAT, &head, chat(model))).status()
+    };
+    for key in ["base", "variant", "pattern", "bare"] {
+        for model in ["qwen", "qwen-nothink", "gpt-5", "n:latest", "n", "nothing"] {
+            let submitted = if status(key, "", model) == 200 { 202 } else { 404 };
+            assert_eq!(status(key, crate::jobs::LATER, model), submitted, "{key} {model}");
+        }
+    }
+    assert_eq!([status("base", "", "auto"), status("base", crate::jobs::LATER, "auto")], [200, 202]);
 }
 
 #[cfg(all(feature = "admin", feature = "jobs"))]
