@@ -109,6 +109,8 @@ fn what_cannot_be_edited_is_told_where_it_stands() {
             "models[m].set[a]: is a whole number of more than 64 bits, which would be rounded",
         ),
         ("{set: {a: [-9223372036854775809]}}", "models[m].set[a]: is a whole number of more than 64 bits"),
+        ("{set: {a: .nan}}", "models[m].set[a]: is not a finite number"),
+        ("{default: {a: [-.inf]}}", "models[m].default[a]: is not a finite number"),
         ("{set: [a], match: [x]}", "models[m].set: a list is not a map of `name: ...`"),
         (
             "{remove: a, match: [x]}",
