@@ -79,6 +79,26 @@ fn a_request_is_edited_in_place_on_its_way() {
 }
 
 #[test]
+#[ignore = "fault: the edits of a route are lost when a client writes the tag or another name that the server lists"]
+fn a_model_is_edited_by_each_name_that_stands_for_it() {
+    // A key for `m` may ask for `m:latest`, since both are one model.
+    let ollama = serving(&["m:latest"]);
+    let proxy = Setup::over(&[&ollama]).with(models("{m: {set: {a: 1}}}")).start();
+    for name in ["m", "m:latest"] {
+        assert_eq!(served(&proxy, format!(r#"{{"model":"{name}"}}"#)), "a m:latest model");
+        assert_eq!(ollama.take(CHAT).text(), r#"{"a":1,"model":"m:latest"}"#, "{name}");
+    }
+    let llama = Upstream::start();
+    llama.always("/v1/models", Script::json(r#"{"data":[{"id":"m","aliases":["nick"]}]}"#));
+    llama.always(CHAT, Script::json("{}"));
+    let proxy = Setup::over(&[&llama]).with(models("{m: {set: {a: 1}}}")).start();
+    for name in ["m", "nick"] {
+        assert!(served(&proxy, format!(r#"{{"model":"{name}"}}"#)).starts_with("a "));
+        assert!(llama.take(CHAT).text().contains(r#""a":1"#), "{name}");
+    }
+}
+
+#[test]
 fn only_json_is_edited_and_what_cannot_be_read_is_refused_where_it_would_have_to_be() {
     let upstream = serving(&["qwen", "other"]);
     upstream.always("/v1/audio/transcriptions", Script::json("{}"));
