@@ -168,6 +168,14 @@ fn names_that_clash_are_told() {
 }
 
 #[test]
+#[ignore = "fault: the model behind such a name can be reached no more, and nobody says so"]
+fn a_variant_that_hides_a_model_of_the_file_is_told() {
+    let text = "endpoints: [{name: a, address: h, port: 1, models: [m, m-x]}]\nmodels: {m: {variants: {x: {}}}}\n";
+    let loaded = llmproxy::config::load::parse("f.yml", text, &crate::variable, &crate::file).expect("a warning only");
+    assert!(loaded.warnings.iter().any(|line| line.contains("m-x")), "{:?}", loaded.warnings);
+}
+
+#[test]
 fn a_number_of_tokens_is_a_number_or_says_thousands() {
     let under = |text: &str| format!("models: {{m: {{backends: [{{endpoint: a, under: {text}}}]}}}}");
     for (text, tokens) in [("1", 1), ("4k", 4000), ("128K", 128_000), ("\"32 k\"", 32_000), ("\"5\"", 5)] {
