@@ -42,6 +42,8 @@ struct Attempts<'a> {
     faults: Vec<(String, UpstreamError)>,
     buffered: Option<(BufferedResponse, Rc<ServedBy>)>,
     retry_after: Option<Duration>,
+    /// The largest context known to be too small.
+    exceeded: Option<u64>,
     last: Option<Rc<ServedBy>>,
     /// The endpoint of the last attempt and why another one may follow, to be counted if it does.
     retried: Option<(Arc<Endpoint>, &'static str)>,
@@ -64,6 +66,15 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     };
     let mut selector = Selector::new(ctx, plan);
     let outcome = try_all(ctx, &mut selector, &mut attempts);
+    if let (Outcome::Buffered(..), Some(context)) = (&outcome, attempts.exceeded)
+        && wake::has_larger(ctx, &selector.plan, attempts.exceeded)
+    {
+        return match wake::larger(ctx, selector.plan, context) {
+            Ok(plan) if plan.candidates.is_empty() => outcome,
+            Ok(plan) => try_all(ctx, &mut Selector::new(ctx, plan), &mut attempts),
+            Err(outcome) => *outcome,
+        };
+    }
     if !(matches!(outcome, Outcome::Failed(..)) && wake::may_help(ctx, &selector.plan, &attempts.faults)) {
         return outcome;
     }
@@ -107,7 +118,10 @@ fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut
             // Several keys of one candidate count once here. The plan may have grown while the request was queued.
             let any = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
             let candidate = &selector.plan.candidates[index];
-            let larger = selector.has_larger(candidate.context);
+            // `auto` counts what is awake.
+            let may_wake =
+                (any || retry.attempts.is_none()) && wake::has_larger(ctx, &selector.plan, candidate.context);
+            let larger = may_wake || any && selector.has_larger(candidate.context);
             let remaining = Remaining { keys: false, candidates: any && !selector.remaining().is_empty(), any, larger };
             match attempts.try_candidate(candidate, remaining, slot) {
                 Step::End(outcome) => return outcome,
@@ -115,7 +129,11 @@ fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut
                 Step::Next => attempts.reason = "retry",
                 Step::Larger(context) => {
                     attempts.reason = "context";
+                    attempts.exceeded = attempts.exceeded.max(Some(context));
                     selector.only_larger(context);
+                    if selector.remaining().is_empty() {
+                        return attempts.give_up();
+                    }
                 }
             }
         }
@@ -136,6 +154,7 @@ impl<'a> Attempts<'a> {
             faults: Vec::new(),
             buffered: None,
             retry_after: None,
+            exceeded: None,
             last: None,
             retried: None,
         }

@@ -29,7 +29,25 @@ const COME_BACK: Duration = Duration::from_secs(5);
 /// # Errors
 /// How the request ends instead.
 pub(super) fn awake(ctx: &ForwardContext<'_>, plan: Plan) -> Result<Plan, Box<Outcome>> {
-    if plan.asleep.is_empty() { Ok(plan) } else { hold(ctx, plan, time::now()) }
+    if plan.asleep.is_empty() { Ok(plan) } else { hold(ctx, plan, time::now(), false) }
+}
+
+/// Whether an endpoint that this request may wake has a larger context (any known one if this is unknown).
+pub(super) fn has_larger(ctx: &ForwardContext<'_>, plan: &Plan, context: Option<u64>) -> bool {
+    ctx.takes_slot() && plan.asleep.iter().any(|one| one.context > context && may_wake(ctx, one))
+}
+
+/// The plan of the endpoints with a larger context, once one that was asleep is awake; without any if none woke in time.
+///
+/// # Errors
+/// How the request ends instead.
+pub(super) fn larger(ctx: &ForwardContext<'_>, mut plan: Plan, context: u64) -> Result<Plan, Box<Outcome>> {
+    let is_larger = |one: &Candidate| one.context > Some(context);
+    plan.candidates.clear();
+    plan.asleep.retain(is_larger);
+    let mut plan = hold(ctx, plan, time::now(), true)?;
+    plan.candidates.retain(is_larger);
+    Ok(plan)
 }
 
 /// Whether no connection could be made to any candidate, so that nothing was sent, and something can be woken.
@@ -44,21 +62,27 @@ pub(super) fn may_help(ctx: &ForwardContext<'_>, plan: &Plan, faults: &[(String,
 /// The same as `awake` when that is so.
 pub(super) fn after_failure(ctx: &ForwardContext<'_>, mut plan: Plan) -> Result<Plan, Box<Outcome>> {
     plan.asleep.extend(plan.candidates.drain(..).filter(can_be_woken));
-    hold(ctx, plan, time::now() + SETTLE)
+    hold(ctx, plan, time::now() + SETTLE, false)
 }
 
 fn can_be_woken(candidate: &Candidate) -> bool {
     candidate.endpoint.config.wake.is_some()
 }
 
-fn hold(ctx: &ForwardContext<'_>, plan: Plan, look_at: Instant) -> Result<Plan, Box<Outcome>> {
+/// Whether this request may wake an endpoint, if no other one can answer.
+fn may_wake(ctx: &ForwardContext<'_>, candidate: &Candidate) -> bool {
+    candidate.endpoint.config.wake.is_some_and(|wake| wake.background || !ctx.background)
+}
+
+/// `is_particular`: others that are awake are of no use.
+fn hold(ctx: &ForwardContext<'_>, plan: Plan, look_at: Instant, is_particular: bool) -> Result<Plan, Box<Outcome>> {
     let is_last = plan.candidates.is_empty();
     let (plan, targets) = targets(ctx, plan);
     if targets.is_empty() && !is_last {
         return Ok(plan);
     }
     ctx.client.hold_pings(plan.asleep.iter().any(|candidate| ctx.is_streamless(candidate)));
-    let hold = Hold { ctx, is_last, look_at };
+    let hold = Hold { ctx, is_last: is_last && !is_particular, look_at };
     if targets.is_empty() {
         return hold.without_packets(&plan.asleep[0]);
     }
@@ -80,8 +104,9 @@ fn hold(ctx: &ForwardContext<'_>, plan: Plan, look_at: Instant) -> Result<Plan, 
 /// The endpoints that this request may wake, one after the other. If others are awake, the one that the strategy chooses.
 fn targets(ctx: &ForwardContext<'_>, mut plan: Plan) -> (Plan, Vec<Candidate>) {
     let is_last = plan.candidates.is_empty();
-    let may_wake = |wake: Wake| (wake.background || !ctx.background) && (is_last || wake.prefer == Prefer::Wake);
-    let is_target = |one: &&Candidate| ctx.takes_slot() && one.endpoint.config.wake.is_some_and(may_wake);
+    let is_preferred = |wake: Wake| is_last || wake.prefer == Prefer::Wake;
+    let is_target =
+        |one: &&Candidate| ctx.takes_slot() && may_wake(ctx, one) && one.endpoint.config.wake.is_some_and(is_preferred);
     let mut targets: Vec<Candidate> = plan.asleep.iter().filter(is_target).cloned().collect();
     if !is_last && !targets.is_empty() {
         plan.candidates.append(&mut targets);

@@ -51,7 +51,6 @@ fn another_endpoint_that_is_awake_answers() {
 }
 
 #[test]
-#[ignore = "fault: the client gets the refusal of the small one, and nobody wakes the machine that could answer"]
 fn a_prompt_that_is_too_long_for_what_is_awake_wakes_a_machine_with_a_larger_context() {
     let packets = Packets::new();
     let (mut large, small) = (machine(&["m"]), machine(&["m"]));
@@ -67,7 +66,16 @@ fn a_prompt_that_is_too_long_for_what_is_awake_wakes_a_machine_with_a_larger_con
     let mut held = proxy.sent(post(CHAT, chat("m")));
     packets.wait(1);
     large.revive();
-    assert_eq!(endpoint_of(&held.answer()).1, Some("a"));
+    assert_eq!(endpoint_of(&held.answer()), (200, Some("a"), Some("woken")));
+    // Whoever may not wake it gets the refusal, and so does everybody if it does not wake in time.
+    sleeps(&proxy, &mut large);
+    let background = post_with(CHAT, "x-llmproxy-priority: background\r\n", chat("m"));
+    assert_eq!(endpoint_of(&proxy.ask(&background)), (400, Some("b"), Some("failover")));
+    assert_eq!(packets.count(), 1);
+    proxy.reload(|config| config.endpoints[0].wake.iter_mut().for_each(|wake| wake.timeout = ms(300)));
+    assert_eq!(endpoint_of(&proxy.chat("m")), (400, Some("b"), Some("failover")));
+    proxy.reload(|config| config.retry.attempts = Some(1));
+    assert_eq!(endpoint_of(&proxy.chat("m")), (400, Some("b"), Some("failover")));
 }
 
 #[test]
