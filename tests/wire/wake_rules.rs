@@ -72,9 +72,12 @@ fn a_prompt_that_is_too_long_for_what_is_awake_wakes_a_machine_with_a_larger_con
     let background = post_with(CHAT, "x-llmproxy-priority: background\r\n", chat("m"));
     assert_eq!(endpoint_of(&proxy.ask(&background)), (400, Some("b"), Some("failover")));
     assert_eq!(packets.count(), 1);
-    proxy.reload(|config| config.endpoints[0].wake.iter_mut().for_each(|wake| wake.timeout = ms(300)));
-    assert_eq!(endpoint_of(&proxy.chat("m")), (400, Some("b"), Some("failover")));
     proxy.reload(|config| config.retry.attempts = Some(1));
+    assert_eq!(endpoint_of(&proxy.chat("m")), (400, Some("b"), Some("failover")), "no second attempt, so no wait");
+    proxy.reload(|config| {
+        config.retry.attempts = None;
+        config.endpoints[0].wake.iter_mut().for_each(|wake| wake.timeout = ms(300));
+    });
     assert_eq!(endpoint_of(&proxy.chat("m")), (400, Some("b"), Some("failover")));
 }
 
