@@ -1,5 +1,5 @@
-//! The one thread that decides about endpoints. It owns the health of each and every catalogue; requests only send it
-//! events. Probes run beside it, each on a thread with a deadline, so a hanging endpoint delays no other.
+//! The health thread: the only one that changes health states and model lists. Requests send it events. Each probe runs
+//! on a thread of its own with a deadline, so that a hanging endpoint does not delay the others.
 
 mod probe;
 mod schedule;
@@ -20,23 +20,22 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The start waits for the first round at most this long.
+/// How long the start waits for the first round.
 const FIRST_ROUND: Duration = Duration::from_secs(2);
-/// Rounds that were asked for begin at most this often.
+/// The shortest time between rounds on demand, and between rounds triggered by failed requests.
 const FORCED_EVERY: Duration = Duration::from_secs(2);
-/// Rounds that failed requests trigger begin at most this often.
 const TRIGGERED_EVERY: Duration = Duration::from_secs(1);
-/// The longest sleep when nothing is due.
+/// The longest sleep.
 const IDLE: Duration = Duration::from_secs(1);
-/// Waiting force-checks; more are answered at once with what is known.
-const MOST_WAITING: usize = 64;
+/// Health checks on demand that may wait; further ones are answered at once from the last state.
+const MAX_WAITING: usize = 64;
 
 pub(crate) struct Health {
     shared: Arc<SnapshotStore>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Starts probing and waits for the first round, but never longer than two seconds.
+/// Starts the thread and waits for the first round, at most [`FIRST_ROUND`].
 pub(crate) fn start(
     shared: &Arc<SnapshotStore>,
     inbox: Receiver<HealthEvent>,
@@ -55,9 +54,9 @@ pub(crate) fn start(
         triggered_at: None,
     };
     let thread = std::thread::Builder::new().name("health".into()).spawn(move || {
-        // The thread outlives a panic of its own too: without it nothing would ever come back.
+        // Without this thread no endpoint would ever become healthy again.
         while catch_unwind(AssertUnwindSafe(|| monitor.run(&inbox))).is_err() {
-            log::error!("the health thread panicked and goes on");
+            log::error!("the health thread panicked and continues");
             std::thread::park_timeout(IDLE);
         }
     })?;
@@ -66,7 +65,7 @@ pub(crate) fn start(
 }
 
 impl Health {
-    /// Ends the thread; a probe in progress is not waited for.
+    /// Stops the thread without waiting for probes in progress.
     pub(crate) fn stop(&mut self) {
         self.shared.end_health();
         if let Some(thread) = self.thread.take() {
@@ -75,20 +74,19 @@ impl Health {
     }
 }
 
-/// What a probe found out about its task.
 type Report = (Arc<Task>, Found);
 type Waiting = Box<dyn FnOnce() + Send>;
 
 struct Monitor {
     shared: Arc<SnapshotStore>,
-    /// Without a pool: every probe connects anew.
+    /// Without connection pools, so that every probe opens a new connection.
     clients: Arc<ClientPool>,
     results: (Sender<Report>, Receiver<Report>),
     abandoned: Receiver<Slot>,
     schedules: HashMap<String, Schedule>,
-    /// Rounds so far; the first one begins by itself.
+    /// Number of the last round. A new schedule takes part in it, and so starts the first one.
     round: u64,
-    /// Called at the end of a round, which has a number once it has begun.
+    /// Callbacks for the end of a round, with its number once it has begun.
     waiting: Vec<(Option<u64>, Waiting)>,
     forced_at: Option<Instant>,
     triggered_at: Option<Instant>,
@@ -97,8 +95,8 @@ struct Monitor {
 impl Monitor {
     fn run(&mut self, inbox: &Receiver<HealthEvent>) {
         loop {
-            // After each message, not only in silence: a flood of events must not keep probes from being due.
-            let wakes = self.ask_due();
+            // After each event, not only when idle: a flood of events must not delay probes.
+            let wakes = self.start_probes();
             self.answer_waiting();
             let (results, abandoned) = (self.results.1.clone(), self.abandoned.clone());
             select! {
@@ -133,13 +131,13 @@ impl Monitor {
                 let (round, shared) = (self.begin_round(true), Arc::clone(&self.shared));
                 self.waiting.push((Some(round), Box::new(move || shared.refreshed())));
             }
-            HealthEvent::Force(answer) if self.waiting.len() < MOST_WAITING => self.waiting.push((None, answer)),
+            HealthEvent::Force(answer) if self.waiting.len() < MAX_WAITING => self.waiting.push((None, answer)),
             HealthEvent::Force(answer) => answer(),
             HealthEvent::Stop => {}
         }
     }
 
-    /// Every enabled endpoint is asked, side by side.
+    /// Begins to probe all enabled endpoints at the same time; returns the number of the round.
     fn begin_round(&mut self, reads_list: bool) -> u64 {
         self.round += 1;
         let now = time::now();
@@ -147,7 +145,6 @@ impl Monitor {
         self.round
     }
 
-    /// Answers the callers that wait for a round once it is over for all endpoints.
     fn answer_waiting(&mut self) {
         let is_over = |round: u64| self.schedules.values().all(|schedule| schedule.is_done(round));
         for (_, answer) in self.waiting.extract_if(.., |(round, _)| round.is_some_and(is_over)) {
@@ -155,8 +152,8 @@ impl Monitor {
         }
     }
 
-    /// Starts the probes whose time has come; returns when to look again.
-    fn ask_due(&mut self) -> Instant {
+    /// Starts the probes that are due; returns when to check again.
+    fn start_probes(&mut self) -> Instant {
         let (snapshot, now) = (self.shared.load(), time::now());
         let mut wakes = now + IDLE;
         if self.waiting.iter().any(|(round, _)| round.is_none()) {
@@ -171,18 +168,16 @@ impl Monitor {
         }
         self.schedules.retain(|name, _| snapshot.enabled().any(|endpoint| endpoint.name() == name));
         for endpoint in snapshot.enabled() {
-            let fresh = || Schedule::new(Arc::clone(&endpoint.config), self.round, now);
+            let fresh = || Schedule::new(Arc::clone(&endpoint.config), self.round);
             let schedule = self.schedules.entry(endpoint.name().to_owned()).or_insert_with(fresh);
             if schedule.config != endpoint.config {
-                let ghosts = std::mem::take(&mut schedule.ghosts);
-                *schedule = fresh();
-                schedule.ghosts = ghosts;
+                schedule.abandoned = std::mem::replace(schedule, fresh()).abandoned;
             }
-            schedule.ghosts.expire(now);
+            schedule.abandoned.expire(now);
             if let Some(task) = schedule.take(&snapshot.config, endpoint, now)
                 && !spawn(&self.clients, &self.results.0, task)
             {
-                schedule.fail_to_ask();
+                schedule.finish();
             }
             wakes = schedule.wakes_at(&snapshot.config, endpoint).map_or(wakes, |at| wakes.min(at));
         }
@@ -191,22 +186,21 @@ impl Monitor {
 
     fn on_report(&mut self, task: &Task, found: Found) {
         let endpoint = &task.endpoint;
-        let name = endpoint.name().to_owned();
-        // It may be gone, or another one by now.
-        let Some(schedule) = self.schedules.get_mut(&name).filter(|known| known.config == endpoint.config) else {
+        let name = endpoint.name();
+        // A reload may have removed or changed the endpoint.
+        let Some(schedule) = self.schedules.get_mut(name).filter(|known| known.config == endpoint.config) else {
             return;
         };
         let had_bad_list = schedule.bad_list.is_some();
-        let seen = schedule.note(task.started, &found);
+        let seen = schedule.record(task.started, &found);
         if let Some(why) = schedule.bad_list.as_ref().filter(|_| !had_bad_list) {
             log::warn!("endpoint {name}: {why}");
         }
         if let Some(slots) = found.slots {
-            schedule.ghosts.free(&endpoint.live, task.ours, task.started, slots);
+            schedule.abandoned.release(&endpoint.live, task.ours, task.started, slots);
         }
         if let Some(Listing::Models(models)) = found.list {
-            let models = Some(Arc::new(models));
-            self.shared.update(|old| old.with(&name, |endpoint| endpoint.models = models));
+            self.shared.update(|old| old.with(name, |endpoint| endpoint.models = Some(Arc::new(models))));
         }
         let props = match found.props {
             Some(Extra::Known(props)) => Some(props),
@@ -214,24 +208,23 @@ impl Monitor {
             Some(Extra::Failed) | None => None,
         };
         if let Some(props) = props.filter(|props| *props != *endpoint.props) {
-            self.shared.update(|old| old.with(&name, |endpoint| endpoint.props = Arc::new(props)));
+            self.shared.update(|old| old.with(name, |endpoint| endpoint.props = Arc::new(props)));
         }
         if let Some(seen) = seen {
-            self.observe(&name, seen, true);
+            self.observe(name, seen, true);
         }
     }
 
-    /// Keeps a slot taken whose server may still be working.
+    /// Keeps the slot of an abandoned request while the server may still be working on it. Only llama-server reports
+    /// which of its slots are in use; at other servers the slot is released.
     fn hold(&mut self, slot: Slot) {
         let snapshot = self.shared.load();
-        // Only llama-server tells which of its slots work.
         let mut at = snapshot.enabled().filter(|endpoint| slot.is_at(&endpoint.live) && endpoint.props.slots.is_some());
         if let Some(schedule) = at.next().and_then(|endpoint| self.schedules.get_mut(endpoint.name())) {
-            schedule.ghosts.hold(slot, time::now());
+            schedule.abandoned.hold(slot, time::now());
         }
     }
 
-    /// Updates the health of an endpoint.
     fn observe(&mut self, name: &str, seen: Observation, by_probe: bool) {
         let (now, at) = (time::now(), time::wall());
         let Some(schedule) = self.schedules.get_mut(name) else { return };
@@ -242,21 +235,20 @@ impl Monitor {
             old.with(name, |endpoint| {
                 if seen.is_restart() {
                     endpoint.live.restarted();
-                    schedule.ghosts.clear();
+                    schedule.abandoned.clear();
                 }
                 let before = if repeats { endpoint.health.uncounted() } else { endpoint.health.clone() };
                 let never_probed = endpoint.config.probe == Probe::Never;
-                // No request waits for further failures: an endpoint is out at once, until a probe succeeds. One that no
-                // probe would bring back rests for a while (see `proxy/forward.rs`), and the next request finds out.
+                // A failed request takes an endpoint out at once, until a probe succeeds. An endpoint that is never
+                // probed is only avoided for a while (see `proxy/forward.rs`).
                 let is_out = !never_probed && !by_probe && seen != Observation::Loading;
                 let is_asleep = endpoint.config.wake.is_some() && seen.is_unreachable();
-                let health = match seen {
-                    Observation::Loading if never_probed => {
-                        before.observe(Observation::Down("the model is being loaded".into()), u32::MAX, at)
-                    }
-                    seen if never_probed => before.observe(seen, u32::MAX, at),
-                    seen => before.observe(seen, settings.failure_threshold, at),
+                let threshold = if never_probed { u32::MAX } else { settings.failure_threshold };
+                let seen = match seen {
+                    Observation::Loading if never_probed => Observation::Down("the model is being loaded".into()),
+                    seen => seen,
                 };
+                let health = before.observe(seen, threshold, at);
                 endpoint.health = match is_out {
                     _ if is_asleep => health.asleep(),
                     true => health.taken_out(),
@@ -280,7 +272,7 @@ impl Monitor {
     }
 }
 
-/// Starts a probe; false when the system is out of threads: the endpoint is asked when its next turn comes.
+/// Starts a probe; false if the system is out of threads.
 fn spawn(clients: &Arc<ClientPool>, results: &Sender<Report>, task: Task) -> bool {
     let (clients, results) = (Arc::clone(clients), results.clone());
     let work = move || {
@@ -289,5 +281,5 @@ fn spawn(clients: &Arc<ClientPool>, results: &Sender<Report>, task: Task) -> boo
         report(probe::guarded(&task, || probe::ask(&clients, &task, report)));
     };
     let spawned = std::thread::Builder::new().name("probe".into()).stack_size(512 << 10).spawn(work);
-    spawned.inspect_err(|e| log::warn!("a probe could not be started: {e}")).is_ok()
+    spawned.inspect_err(|error| log::warn!("cannot start a probe: {error}")).is_ok()
 }

@@ -4,7 +4,7 @@ use llmproxy::api::answer::IdReader;
 use llmproxy::api::body::{JsonBody, WEBHOOK};
 use llmproxy::api::chunked::{Decoder, Progress};
 use llmproxy::api::errors::Failure;
-use llmproxy::api::model_list::{MOST_MODELS, list_of};
+use llmproxy::api::model_list::{MAX_MODELS, list_of};
 use llmproxy::api::{edit, multipart, query};
 use llmproxy::config::{Config, Edits, Webhooks, dotenv, load};
 use llmproxy::http::head::{Framing, Head, Limits, Parser};
@@ -244,7 +244,7 @@ pub fn chain(data: &[u8]) {
 /// What is kept of a list is bounded and can be shown, and an id is found however the answer is cut.
 pub fn list(data: &[u8]) {
     let models = list_of(data).unwrap_or_default();
-    assert!(models.len() <= MOST_MODELS);
+    assert!(models.len() <= MAX_MODELS);
     for model in &models {
         assert!(model.aliases.len() <= 8 && model.names().all(|name| !name.is_empty() && name.len() <= 512));
         assert!(model.created <= 1 << 53 && model.context != Some(0) && model.fields.len() <= 64);

@@ -1,4 +1,4 @@
-//! The live view of the page: a thread per viewer, a few at most, one event a second.
+//! The live view of the page: one thread per viewer, one event per second.
 
 use super::Admin;
 use crate::api::errors::{Failure, Kind};
@@ -14,17 +14,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Live views at once.
-const MOST: usize = 8;
+/// Live views at the same time.
+const MAX_VIEWERS: usize = 8;
 const EVERY: Duration = Duration::from_secs(1);
-/// Copies of an event in memory: its text, and the values that it is made of and compared with.
+/// Memory per event, as a multiple of its size: its text, and the values that it is made of and compared with.
 const COPIES: usize = 4;
 
 impl Admin {
-    /// `GET /admin/events`: all at first, then each second what has changed.
+    /// `GET /admin/events`: the whole status first, then the changes.
     pub(super) fn watch(self: &Arc<Self>, context: RequestContext, request: Request, response: &mut Response) {
         let (admin, viewer) = (Arc::clone(self), Arc::clone(&self.viewers));
-        let is_full = Arc::strong_count(&self.viewers) > MOST + 1;
+        let is_full = Arc::strong_count(&self.viewers) > MAX_VIEWERS + 1;
         let (give, take) = bounded(1);
         let work = move || {
             let _viewer = viewer;
@@ -37,14 +37,14 @@ impl Admin {
             Ok(Some(_)) => return drop(give.send((context, request, response.detach()))),
             Ok(None) => "Too many pages are open; close one of them.",
             Err(error) => {
-                log::warn!("admin: no thread for a live view: {error}");
-                "The system gives no thread for a live view."
+                log::warn!("admin: cannot start a thread for a live view: {error}");
+                "The system cannot start another thread."
             }
         };
         context.refuse(response, &Failure::new(Kind::Overloaded, why).retry_after(EVERY));
     }
 
-    /// One event at a time: the next is made when the client has taken the last, so a slow one costs no memory.
+    /// Makes an event only after the client has received the one before, so that slow clients need no buffers.
     fn show(&self, context: &RequestContext, request: &Request, response: &mut Response) {
         let mut held = self.proxy.budget.hold(Some(context.record.client));
         let mut fields = Fields::clone(&context.common);
@@ -55,7 +55,7 @@ impl Admin {
         while !self.closed.is_cancelled() {
             let mut status = self.status(&seen);
             seen = status["seen"].take();
-            // Models are long and change seldom.
+            // The list of models is long and rarely changes.
             if status["models"] == models {
                 status.as_object_mut().map(|all| all.shift_remove("models"));
             } else {
@@ -73,8 +73,8 @@ impl Admin {
     }
 }
 
-/// Reduces requests that were sent before to what has changed; the page computes their age itself. Returns all of them
-/// whole, by id, for the next event.
+/// Reduces requests that the page knows to the members that have changed, except for the age, which it computes itself.
+/// Returns the complete requests by id, for the next event.
 fn shorten(running: &mut Value, before: &HashMap<String, Value>) -> HashMap<String, Value> {
     let mut now = HashMap::new();
     for one in running.as_array_mut().into_iter().flatten() {

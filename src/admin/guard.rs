@@ -1,5 +1,5 @@
-//! Access to the page: the token, or with `admin.open` a loopback peer; a known `Host`; no foreign `Origin` (FAULTS F5 to
-//! F9).
+//! Access to the page: requires the token or, with `admin.open`, a loopback peer; a known `Host`; and no foreign
+//! `Origin` (FAULTS F5 to F9).
 
 use crate::api::errors::{Failure, Kind};
 use crate::config::Config;
@@ -12,11 +12,9 @@ use http::{HeaderName, Method, header};
 use std::net::IpAddr;
 use std::time::Instant;
 
-/// Whether a request may come in.
-///
 /// # Errors
-/// 421 for an unknown `Host`, 403 for a foreign page, 401 without a valid token, 429 after too many wrong ones, 415 for a
-/// body that is not JSON.
+/// 421 for an unknown `Host`, 403 for requests by other web pages, 401 without a valid token, 429 after too many wrong
+/// ones, 415 for a body that is not JSON.
 pub(super) fn admit(head: &Head, peer: IpAddr, snapshot: &Snapshot, now: Instant) -> Result<Opened, Failure> {
     let Config { server, admin, .. } = &*snapshot.config;
     let hosts: Vec<String> = server.allowed_hosts.iter().chain(&admin.allowed_hosts).cloned().collect();
@@ -33,7 +31,7 @@ pub(super) fn admit(head: &Head, peer: IpAddr, snapshot: &Snapshot, now: Instant
     Ok(opened)
 }
 
-/// The page's own files, and the redirect to them.
+/// The page's static files, and redirects to them.
 fn is_shell(path: &str) -> bool {
     matches!(path, "/" | "/admin" | "/admin.html" | "/admin/" | "/admin/page.css" | "/admin/page.js")
 }
@@ -56,16 +54,17 @@ fn opened(head: &Head, peer: IpAddr, snapshot: &Snapshot, now: Instant) -> Resul
     Err(auth::wrong_key(key_ring, client, "This token does not open the page.", now))
 }
 
-/// Whether it came through a proxy, so that its client may be anywhere. nginx before 1.29 speaks HTTP/1.0 by default.
+/// Whether a request was forwarded by a proxy, so that its client may be anywhere. HTTP/1.0 is the default of nginx
+/// before 1.29.
 fn came_through(head: &Head) -> bool {
     const MARKS: [&str; 5] = ["via", "forwarded", "x-real-ip", "x-client-ip", "true-client-ip"];
     let is_mark = |name: &str| MARKS.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("cf-");
     head.version == Version::Http10 || head.fields.iter().any(|(name, _)| is_mark(name.as_str()))
 }
 
-/// Browsers say which page a request is from; other programs do not.
+/// Rejects requests by other web pages. Only browsers send these header fields.
 fn same_site(head: &Head) -> Result<(), Failure> {
-    let refused = || Failure::new(Kind::Forbidden, "Another web page may not use this one.");
+    let refused = || Failure::new(Kind::Forbidden, "Other web pages may not send requests to this one.");
     let text = |name: HeaderName| {
         head.fields.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase())
     };

@@ -25,18 +25,17 @@ const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The page. Its changes come into force by the configuration manager.
 pub(crate) struct Admin {
     proxy: Arc<Proxy>,
     shared: Arc<SnapshotStore>,
     manager: Arc<ConfigManager>,
-    /// One more than there are live views.
+    /// Counts live views: one reference each, and this one.
     viewers: Arc<()>,
     closed: CancelToken,
 }
 
 impl Admin {
-    /// Serves the page from now on, until this is dropped.
+    /// Serves the page until the result is dropped.
     pub(crate) fn start(manager: &Arc<ConfigManager>) -> Arc<Self> {
         let admin = Arc::new(Self {
             proxy: Arc::clone(&manager.proxy),
@@ -61,7 +60,7 @@ impl AdminHandler for Admin {
     }
 
     fn serve(self: Arc<Self>, context: RequestContext, request: Request, response: &mut Response) {
-        // Again, because the rules can have changed while the body was read.
+        // Checked again, since a reload may have changed the rules while the body was read.
         let opened = match self.admit(&request.head, request.from) {
             Ok(opened) => opened,
             Err(failure) => return context.refuse(response, &failure),
@@ -71,7 +70,7 @@ impl AdminHandler for Admin {
         if !(rest.starts_with("/config") || rest == "/reload") {
             return self.answer(context, request, response, &rest, opened);
         }
-        // Disk work is queued, so that a slow disk does not block the control threads.
+        // Disk access is queued, so that a slow disk does not block the control threads.
         let mut response = response.detach();
         let proxy = Arc::clone(&self.proxy);
         proxy.disk.run(Box::new(move |has_room| match has_room {

@@ -1,10 +1,10 @@
-//! The file of routes as the page edits it: models in format 003. Keys are shown as masks; a mask that is sent back stands
-//! for its key. Pure.
+//! The file of routes as edited by the page: models in format 003. The page gets masks for keys; a mask that it sends
+//! back stands for its key. Pure.
 
 use crate::util::secret::fingerprint;
 use serde_json::{Map, Value, json};
 
-/// The models of a file; a file without them gets an empty list of them.
+/// The models of a file, added if missing.
 pub(crate) fn models(file: &mut Value) -> &mut Map<String, Value> {
     if !file.is_object() {
         *file = json!({});
@@ -15,14 +15,14 @@ pub(crate) fn models(file: &mut Value) -> &mut Map<String, Value> {
     if !models.is_object() {
         *models = json!({});
     }
-    match models {
-        Value::Object(models) => models,
-        _ => unreachable!("made an object above"),
-    }
+    models.as_object_mut().expect("made an object above")
 }
 
-/// A model as it is written: names as documented, what is missing filled in [S003-27]. And what is wrong with it that the
-/// check of the whole file does not see, with its place.
+/// In the order of their numbers.
+const STRATEGIES: [&str; 3] = ["RoundRobin", "Failover", "Weighted"];
+
+/// A model as it is written to the file: documented spellings, defaults filled in [S003-27]. And the problems that the
+/// check of the whole file cannot find, with their paths.
 pub(crate) fn written(
     given: &Value,
     stored: &Value,
@@ -32,19 +32,14 @@ pub(crate) fn written(
     let Value::Object(model) = given else {
         return (json!({}), vec![(String::new(), "is not an object".into())]);
     };
-    let strategy = match field(model, "Strategy") {
-        Value::Null => json!("RoundRobin"),
-        Value::Number(number) => {
-            let words = ["RoundRobin", "Failover", "Weighted"];
-            let word = number.as_u64().and_then(|at| words.get(usize::try_from(at).ok()?));
-            word.map_or_else(|| Value::Number(number.clone()), |word| json!(word))
-        }
-        Value::String(text) => {
-            let words = ["Failover", "RoundRobin", "Weighted"];
-            json!(words.iter().find(|word| word.eq_ignore_ascii_case(text)).copied().unwrap_or(text))
-        }
-        other => other.clone(),
+    let given_strategy = field(model, "Strategy");
+    let strategy = match given_strategy {
+        Value::Null => STRATEGIES.first(),
+        Value::Number(number) => number.as_u64().and_then(|at| STRATEGIES.get(usize::try_from(at).ok()?)),
+        Value::String(text) => STRATEGIES.iter().find(|word| word.eq_ignore_ascii_case(text)),
+        _ => None,
     };
+    let strategy = strategy.map_or_else(|| given_strategy.clone(), |word| json!(word));
     let backends = match field(model, "Backends") {
         Value::Null => Vec::new(),
         Value::Array(list) => list.clone(),
@@ -63,7 +58,7 @@ pub(crate) fn written(
     (out, problems)
 }
 
-/// Copies what is given of these; what is not is not written either.
+/// Copies the members that are given and not empty.
 fn keep(out: &mut Value, given: &Map<String, Value>, keys: &[&str]) {
     let is_empty = |value: &Value| [json!(null), json!(""), json!([]), json!({})].contains(value);
     for key in keys.iter().filter(|key| !is_empty(field(given, key))) {
@@ -123,19 +118,19 @@ fn written_backend(
     out
 }
 
-/// A member by its name in any case.
+/// A member by its name, ignoring case.
 fn field<'a>(map: &'a Map<String, Value>, name: &str) -> &'a Value {
     map.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map_or(&Value::Null, |(_, value)| value)
 }
 
 const MASK: &str = "***";
 
-/// A mask: enough to tell keys apart, and nothing of the key.
+/// A mask distinguishes keys but reveals nothing of them.
 fn mask(key: &str) -> String {
     format!("{MASK}{}", fingerprint(key, 4))
 }
 
-/// Where the keys of a backend go: to an endpoint by its name, or to a base URL.
+/// Where the keys of a backend are sent: the name of an endpoint, or a base URL.
 fn goal(backend: &Map<String, Value>) -> (String, String) {
     let text = |key: &str| field(backend, key).as_str().unwrap_or_default().trim().to_owned();
     match text("Endpoint") {
@@ -144,7 +139,7 @@ fn goal(backend: &Map<String, Value>) -> (String, String) {
     }
 }
 
-/// The key behind a mask, if it is stored with this goal: no key is ever sent elsewhere because of its mask.
+/// The key for a mask, only if stored with this goal, so that a mask cannot redirect a key to another server.
 fn unmasked(masked: &str, to: &(String, String), stored: &Value) -> Option<String> {
     match stored {
         Value::Array(items) => items.iter().find_map(|item| unmasked(masked, to, item)),
@@ -158,18 +153,18 @@ fn unmasked(masked: &str, to: &(String, String), stored: &Value) -> Option<Strin
     }
 }
 
-/// The same with a mask for each key, and for hand-written text that may be one.
+/// A copy with masks in place of all texts that may be keys.
 pub(crate) fn masked(file: &Value) -> Value {
     const SECRET: [&str; 5] = ["key", "token", "secret", "password", "auth"];
     fn hide(value: &mut Value, is_secret: bool) {
         match value {
             Value::String(text) if is_secret => *text = mask(text),
-            // A URL may have a password in it.
+            // A URL with a user or password.
             Value::String(text) if text.contains("://") && text.contains('@') => *text = mask(text),
             Value::Array(items) => items.iter_mut().for_each(|item| hide(item, is_secret)),
             Value::Object(members) => members.iter_mut().for_each(|(name, value)| {
                 let name = name.to_ascii_lowercase();
-                // Members of requests, like `max_tokens`, are no secrets.
+                // These contain members of requests, such as `max_tokens`.
                 if ["set", "default", "variants"].contains(&&*name) {
                     return;
                 }

@@ -1,4 +1,4 @@
-//! Everything that the page shows, as flat JSON.
+//! The status that the page shows, as JSON.
 
 use super::Admin;
 use crate::config::Config;
@@ -7,11 +7,12 @@ use crate::routing::endpoint::Endpoint;
 use crate::routing::health_status::State;
 use crate::util::lock::lock;
 use crate::util::time;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 impl Admin {
-    /// Everything; of requests and log lines only those after the numbers of `seen`.
+    /// The whole status, except for ended requests and log lines up to the numbers in `seen`.
     pub(super) fn status(&self, seen: &Value) -> Value {
         let snapshot = self.shared.load();
         let stats = self.proxy.stats();
@@ -20,7 +21,7 @@ impl Admin {
         let (log, last_log) = log_writer::tail(after("log"));
         let base = self.manager.base();
         let switched = self.manager.page.as_ref().map(|page| lock(&page.switched).clone()).unwrap_or_default();
-        // An endpoint that only a disabled backend of a route brings is not shown.
+        // Hides endpoints that only a disabled backend of a route names.
         let is_known = |name: &str| base.endpoints.iter().any(|one| one.name == name) || switched.contains_key(name);
         let shown = |one: &&Arc<Endpoint>| one.config.enabled || is_known(one.name());
         let running = self.proxy.activity().running();
@@ -44,7 +45,7 @@ impl Admin {
             "log_dropped": log_writer::dropped(),
             "keys": !snapshot.key_ring.is_open(),
             "apart": snapshot.config.admin.port.is_some(),
-            "jobs": stats.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<serde_json::Map<_, _>>(),
+            "jobs": stats.jobs.iter().map(|(state, n)| ((*state).to_owned(), json!(n))).collect::<Map<_, _>>(),
             "endpoints": endpoints,
             "models": models(&snapshot.config, &base, &snapshot.endpoints),
             "running": running,
@@ -62,54 +63,50 @@ fn view(endpoint: &Endpoint, speed: f64) -> Value {
     let state = if endpoint.config.enabled { endpoint.state().as_str() } else { "off" };
     let why = match endpoint.state() {
         _ if !endpoint.config.enabled => Some("switched off".to_owned()),
-        State::Asleep => Some("the next chat for it wakes it".to_owned()),
-        State::Waking => health.last_error.as_ref().map(|last| format!("requests wait for it ({last})")),
+        State::Asleep => Some("the next chat request wakes it".to_owned()),
+        State::Waking => health.last_error.as_ref().map(|last| format!("requests are waiting for it ({last})")),
         State::Busy => Some("probe timed out while requests are in progress".to_owned()),
         _ if endpoint.live.is_cooling(time::now()) => {
-            Some(health.last_error.clone().unwrap_or("answered 429, waiting as it asked".into()))
+            Some(health.last_error.clone().unwrap_or("answered 429; not used until its Retry-After has passed".into()))
         }
         _ => health.last_error.clone(),
     };
     json!({
-        "name": endpoint.name(), "address": format!("{}:{}", base.host, base.port), "enabled": endpoint.config.enabled, "state": state, "why": why,
-        "failures": health.failures, "last_check": health.last_check.map(time::iso), "slots": endpoint.limit(),
-        "in_flight": endpoint.live.requests(), "weight": endpoint.config.weight, "context": endpoint.props.context,
-        "tokens_per_second": speed, "generated": generated, "prompt": prompt, "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
+        "name": endpoint.name(), "address": format!("{}:{}", base.host, base.port), "enabled": endpoint.config.enabled,
+        "state": state, "why": why, "failures": health.failures, "last_check": health.last_check.map(time::iso),
+        "slots": endpoint.limit(), "in_flight": endpoint.live.requests(), "weight": endpoint.config.weight,
+        "context": endpoint.props.context, "tokens_per_second": speed, "generated": generated, "prompt": prompt,
+        "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
     })
 }
 
-/// Every model, the endpoints that serve it, and its source: the configuration, the page, or the endpoints' lists.
+/// Every model with its endpoints and its source: the configuration, the page, or the endpoints' lists.
 fn models(config: &Config, base: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Value> {
+    let serving = |name: &str| -> Vec<&str> {
+        let serves = |one: &&Arc<Endpoint>| one.config.enabled && one.names().any(|other| other == name);
+        endpoints.iter().filter(serves).map(|one| one.name()).collect()
+    };
     let mut out = Vec::new();
     for route in &config.models {
         let source = match base.models.iter().find(|other| other.name == route.name) {
             Some(other) if other == route => "configuration",
-            Some(_) => "page, in the place of the configuration's",
+            Some(_) => "page, overrides the configuration",
             None => "page",
         };
-        let backends = route.backends.iter().filter(|one| one.enabled).map(|one| one.endpoint.as_str());
-        let serves = |one: &&Arc<Endpoint>| one.config.enabled && one.names().any(|name| name == route.name);
-        let serving = endpoints.iter().filter(|_| route.is_discovered()).filter(serves).map(|one| one.name());
-        let backends: Vec<_> = backends.chain(serving).collect();
+        let backends = match route.is_discovered() {
+            true => serving(&route.name),
+            false => route.backends.iter().filter(|one| one.enabled).map(|one| one.endpoint.as_str()).collect(),
+        };
         let strategy = route.strategy.unwrap_or(config.routing.strategy).as_str();
         let row = |id: String| json!({"id": id, "source": source, "strategy": strategy, "endpoints": backends});
         out.extend(route.names().map(row));
     }
-    let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
-    for endpoint in endpoints.iter().filter(|endpoint| endpoint.config.enabled) {
-        for name in endpoint.names().filter(|name| !config.models.iter().any(|route| route.name == *name)) {
-            match found.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, by)) if by.contains(&endpoint.name()) => {}
-                Some((_, by)) => by.push(endpoint.name()),
-                None => found.push((name, vec![endpoint.name()])),
-            }
+    let strategy = config.routing.strategy.as_str();
+    let mut known: HashSet<&str> = config.models.iter().map(|route| &*route.name).collect();
+    for name in endpoints.iter().filter(|one| one.config.enabled).flat_map(|one| one.names()) {
+        if known.insert(name) {
+            out.push(json!({"id": name, "source": "endpoints", "strategy": strategy, "endpoints": serving(name)}));
         }
     }
-    let strategy = config.routing.strategy.as_str();
-    out.extend(
-        found
-            .into_iter()
-            .map(|(id, by)| json!({"id": id, "source": "endpoints", "strategy": strategy, "endpoints": by})),
-    );
     out
 }

@@ -1,18 +1,20 @@
-//! An answer read in passing: whether its stream has begun and ended, how many tokens it cost, the id of its response.
-//! Keeps only what it has not looked through. Pure.
+//! Reads an answer while it is relayed: where its event stream starts and ends, its token counts, its response id.
+//! Buffers only what is incomplete. Pure.
 
 use crate::api::json::each_member;
 use memchr::memchr2;
 use memchr::memmem::{self, Finder};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Number;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-/// A longer line is not looked into: it carries a picture or a whole answer, and its `event:` line has its type.
+/// Only the start of a longer line is read: it carries an image or a whole answer, and `event:` gives its type.
 const LONGEST_LINE: usize = 256 << 10;
 
-/// Types of events after which nothing follows: Anthropic, OpenAI's Responses, Audio and Images, and every API's error.
+/// Types of final events: Anthropic, OpenAI's Responses, Audio and Images, and the error of every API.
 const ENDS: [&str; 9] = [
     "message_stop",
     "response.completed",
@@ -28,21 +30,22 @@ const ENDS: [&str; 9] = [
 /// Reads an event stream line by line (WHATWG HTML 9.2.6).
 #[derive(Default)]
 pub(crate) struct Events {
-    /// A line whose end is not here yet; at most [`LONGEST_LINE`] of it.
+    /// An incomplete line, at most [`LONGEST_LINE`] of it.
     partial: Vec<u8>,
-    /// The last line ended with CR: an LF that follows belongs to it.
+    /// The last line ended with CR, so an LF that follows is part of its end.
     after_cr: bool,
     begun: bool,
-    /// Inside an event: lines of it came, but no empty one.
+    /// Inside an event, which an empty line ends.
     inside: bool,
+    /// `data` lines of this event.
     data: u32,
-    /// This event's type, or its only data, is an end.
+    /// This event is a final one, by its type or its only `data` line.
     ends: bool,
     ended: bool,
     tokens: u64,
 }
 
-/// What shows that an event is the last one: its type, llama-server's own `"stop": true`, an error.
+/// What marks a final event: its type, llama-server's `"stop": true`, or an error.
 #[derive(Deserialize)]
 struct EventData<'a> {
     #[serde(borrow, rename = "type")]
@@ -75,7 +78,7 @@ impl Events {
         }
     }
 
-    /// Whether anything but comments and empty lines came.
+    /// Whether anything but comments and empty lines was received.
     pub(crate) fn has_begun(&self) -> bool {
         self.begun || self.partial.first().is_some_and(|first| *first != b':')
     }
@@ -84,7 +87,7 @@ impl Events {
         !self.inside && self.partial.is_empty()
     }
 
-    /// Whether the API's own end came, as an event of its own. Nothing but its last line breaks may be missing.
+    /// Whether a final event was received; its last line breaks may be missing.
     pub(crate) fn saw_end_marker(&self) -> bool {
         let last = match self.partial.strip_prefix(b"data:") {
             Some(data) => self.data == 0 && is_end(data),
@@ -97,7 +100,7 @@ impl Events {
         !self.partial.is_empty()
     }
 
-    /// Events that bring text: about a token each.
+    /// Events with text, about one token each.
     pub(crate) fn tokens(&self) -> u64 {
         self.tokens
     }
@@ -124,7 +127,7 @@ impl Events {
             b"event" => self.ends = ENDS.iter().any(|end| end.as_bytes() == value),
             b"data" => {
                 self.data += 1;
-                // Of several lines each is a part of one text.
+                // Several `data` lines are one text, of which no line can be judged alone.
                 self.ends = self.data == 1 && (self.ends || is_end(value));
                 self.tokens += u64::from(brings_text(value));
             }
@@ -133,7 +136,7 @@ impl Events {
     }
 }
 
-/// Whether an event with these data is the last one. They are only parsed when they may say so.
+/// Whether an event with this `data` is a final one. A plain search rules out most before they are parsed.
 fn is_end(data: &[u8]) -> bool {
     if data.trim_ascii() == b"[DONE]" {
         return true;
@@ -151,68 +154,64 @@ fn brings_text(data: &[u8]) -> bool {
     data.starts_with(b"{") && (has("\"delta\"") || has("\"text\"") || has("\"content\"")) && !has("\"content\":null")
 }
 
-/// Longest object of counts that is waited for; llama-server's are under 1 KB together.
+/// Longest `usage` or `timings` object that is buffered; llama-server's are under 1 KB together.
 const LONGEST_USAGE: usize = 8 << 10;
 
-/// The counts in `usage` and `timings`.
-const COUNTS: [&str; 10] = [
-    // OpenAI's, in its two spellings.
+/// The numbers that are read from `usage` and `timings`.
+const NUMBERS: [&str; 12] = [
+    // OpenAI's Chat and Responses.
     "prompt_tokens",
     "completion_tokens",
     "input_tokens",
     "output_tokens",
     "cached_tokens",
-    // Anthropic's, whose `input_tokens` are those that no cache took part in.
+    // Anthropic's, whose `input_tokens` exclude these.
     "cache_read_input_tokens",
     "cache_creation_input_tokens",
-    // llama-server's, unasked, in every final object.
+    // llama-server's, in every final object.
     "prompt_n",
     "cache_n",
     "predicted_n",
+    // Speeds in tokens per second.
+    "predicted_per_second",
+    "prompt_per_second",
 ];
 
 const USAGE: &[u8] = b"\"usage\"";
 const TIMINGS: &[u8] = b"\"timings\"";
-/// Made once: a finder costs more than a search through one chunk.
+/// Built once: building a finder costs more than searching one chunk.
 static FINDERS: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| [Finder::new(USAGE), Finder::new(TIMINGS)]);
 
-/// Counts as far as they came. They stand before the data of a long answer as well as behind them, and those of one
-/// stream in several events.
+/// Collects token counts. They may come before or after the data of a long answer, and in several events of a stream.
 #[derive(Default)]
 pub(crate) struct UsageReader {
-    /// The end of what came: a key that may be torn, or one whose value is incomplete.
+    /// The tail of the answer so far: possibly the start of a key, or a key with an incomplete value.
     rest: Vec<u8>,
-    counts: Counts,
+    numbers: Numbers,
 }
 
-#[derive(Default)]
-struct Counts {
-    counts: [Option<u64>; COUNTS.len()],
-    rates: [Option<f64>; RATES.len()],
-}
+type Numbers = [Option<Number>; NUMBERS.len()];
 
-/// llama-server's speeds: of generated tokens, of the prompt's.
-const RATES: [&str; 2] = ["predicted_per_second", "prompt_per_second"];
-/// A prompt shorter than this says nothing about speed.
+/// Shortest prompt, in tokens, whose speed means anything.
 const MEASURABLE: u64 = 32;
-/// Tokens a second that no server reaches: more would stay in every mean.
+/// Tokens per second above which a speed is taken for an error; it would spoil every average.
 const FASTEST: f64 = 1e12;
 
-/// What an answer cost, as far as it says.
+/// The token counts of an answer, as far as it gives them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Tokens {
     pub(crate) prompt: Option<u64>,
     /// Prompt tokens found in the cache.
     pub(crate) cached: Option<u64>,
     pub(crate) completion: Option<u64>,
-    /// Generated tokens a second.
+    /// Generated tokens per second.
     pub(crate) per_second: Option<f64>,
-    /// Tokens of the prompt computed a second, if they were enough to tell.
+    /// Prompt tokens processed per second, if there were enough of them.
     pub(crate) prompt_per_second: Option<f64>,
 }
 
 impl Tokens {
-    /// The share of the prompt that was found in a cache, in per cent.
+    /// The cached part of the prompt, in per cent.
     pub(crate) fn cached_share(&self) -> Option<u64> {
         let (prompt, cached) = (self.prompt.filter(|prompt| *prompt > 0)?, self.cached?);
         Some(((cached as f64 / prompt as f64 * 100.0).round() as u64).min(100))
@@ -228,16 +227,15 @@ impl UsageReader {
         }
     }
 
-    /// Reads the counts in what came; how much of it is done with.
+    /// Reads the counts in the buffer; returns how many bytes of it are no longer needed.
     fn read(&mut self) -> usize {
-        // Forwards, since only that search is vectorised; there are one or two such keys.
         let mut keys: Vec<usize> = FINDERS.iter().flat_map(|finder| finder.find_iter(&self.rest)).collect();
         keys.sort_unstable();
         for at in keys {
             let text = &self.rest[at..];
             let key = if text.starts_with(USAGE) { USAGE } else { TIMINGS };
             match value(&text[key.len()..]) {
-                Some(object) => self.counts.read(object),
+                Some(object) => read_numbers(object, &mut self.numbers),
                 None if text.len() < LONGEST_USAGE => return at,
                 None => {}
             }
@@ -246,75 +244,50 @@ impl UsageReader {
     }
 
     pub(crate) fn tokens(&self) -> Tokens {
-        let count = |name: &str| self.counts.counts[COUNTS.iter().position(|known| *known == name)?];
+        let number = |name: &str| self.numbers[NUMBERS.iter().position(|known| *known == name)?].as_ref();
+        let count = |name: &str| number(name)?.as_u64();
+        let speed = |name: &str| number(name)?.as_f64().filter(|speed| *speed > 0.0 && *speed <= FASTEST);
         let read = count("cache_read_input_tokens");
-        // An endpoint may say any number.
+        // Saturating, as an endpoint may send any number.
         let beside = read.unwrap_or(0).saturating_add(count("cache_creation_input_tokens").unwrap_or(0));
         let input = count("input_tokens").map(|n| n.saturating_add(beside));
         let timed = count("prompt_n").map(|n| n.saturating_add(count("cache_n").unwrap_or(0)));
         let completion = count("completion_tokens").or(count("output_tokens")).or(count("predicted_n"));
-        // A speed needs two tokens and the time between them.
-        let is_speed = |rate: &f64| *rate > 0.0 && *rate <= FASTEST;
-        let [speed, prompt_speed] = self.counts.rates.map(|rate| rate.filter(is_speed));
         Tokens {
             prompt: count("prompt_tokens").or(input).or(timed),
             cached: count("cached_tokens").or(read).or(count("cache_n")),
             completion,
-            per_second: speed.filter(|_| completion.is_none_or(|tokens| tokens > 1)),
-            prompt_per_second: prompt_speed.filter(|_| count("prompt_n").is_some_and(|tokens| tokens >= MEASURABLE)),
+            // One token has no speed.
+            per_second: speed("predicted_per_second").filter(|_| completion.is_none_or(|tokens| tokens > 1)),
+            prompt_per_second: speed("prompt_per_second").filter(|_| count("prompt_n") >= Some(MEASURABLE)),
         }
     }
 }
 
-impl Counts {
-    /// Takes the counts of an object, if it is one. Later ones replace earlier ones.
-    fn read(&mut self, object: &str) {
-        let _ = each_member(object, |name, value| {
-            let (name, value) = (name.get().trim_matches('"'), value.get());
-            let at = |known: &[&str]| known.iter().position(|known| *known == name);
-            match (at(&COUNTS), at(&RATES)) {
-                (Some(at), _) => self.counts[at] = value.parse().ok().or(self.counts[at]),
-                (_, Some(at)) => self.rates[at] = value.parse().ok().or(self.rates[at]),
-                _ if matches!(name, "prompt_tokens_details" | "input_tokens_details") => self.read(value),
-                _ => {}
-            }
-        });
-    }
+/// Reads the numbers of an object. Later ones replace earlier ones.
+fn read_numbers(object: &str, numbers: &mut Numbers) {
+    let _ = each_member(object, |name, value| {
+        let name = name.get().trim_matches('"');
+        if let Some(at) = NUMBERS.iter().position(|known| *known == name) {
+            numbers[at] = value.get().parse().ok().or(numbers[at].take());
+        } else if matches!(name, "prompt_tokens_details" | "input_tokens_details") {
+            read_numbers(value.get(), numbers);
+        }
+    });
 }
 
-/// The object or text that follows a key, something else if there is none, `None` while it is incomplete.
+/// The JSON value that follows a key; empty if there is none, `None` while it is incomplete (or if it is not JSON).
 fn value(text: &[u8]) -> Option<&str> {
     let text = text.trim_ascii_start();
-    let Some(value) = text.strip_prefix(b":").map(<[u8]>::trim_ascii_start) else {
-        return (!text.is_empty()).then_some("");
-    };
-    str::from_utf8(&value[..value_end(value)?]).ok().or(Some(""))
+    let Some(value) = text.strip_prefix(b":") else { return (!text.is_empty()).then_some("") };
+    serde_json::Deserializer::from_slice(value).into_iter::<&RawValue>().next()?.ok().map(RawValue::get)
 }
 
-/// Where the object or text at the start ends; anything else ends at once.
-fn value_end(text: &[u8]) -> Option<usize> {
-    let (mut depth, mut quoted, mut escaped) = (0, false, false);
-    for (at, byte) in text.iter().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => quoted = !quoted,
-            b'{' if !quoted => depth += 1,
-            b'}' if !quoted => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 && !quoted {
-            return Some(at + 1);
-        }
-    }
-    None
-}
-
-/// The id of a response stands in its first bytes, also where the fields come in alphabetical order.
+/// The response id is among the first bytes, even where fields are sorted by name.
 const HEAD: usize = 8 << 10;
 const LONGEST_ID: usize = 512;
 
-/// Looks for the id of a response (OpenAI's Responses API) in the first bytes of an answer, however they are cut.
+/// Finds the id of a response (OpenAI's Responses API) in the first bytes of an answer.
 #[derive(Default)]
 pub struct IdReader {
     head: Vec<u8>,
@@ -323,7 +296,7 @@ pub struct IdReader {
 }
 
 impl IdReader {
-    /// Takes in the next bytes; reports each id that may be the response's: the first, and the first that says so (`resp_`).
+    /// Reports each id that may be the response's: the first one, and the first one that starts with `resp`.
     pub fn push(&mut self, chunk: &[u8], mut found: impl FnMut(&str)) {
         if self.is_done || self.head.len() == HEAD {
             return;
@@ -343,7 +316,7 @@ impl IdReader {
     }
 }
 
-/// The next plain text that is a value of `id`, if it is complete, and where to look for another one.
+/// The next `id` that is a string without escapes, and where to continue; `None` if its value is incomplete.
 fn next_id(text: &[u8], from: usize) -> Option<(&str, usize)> {
     for at in memmem::find_iter(&text[from..], b"\"id\"") {
         let end = from + at + 4;

@@ -1,41 +1,41 @@
-//! A JSON body, its outermost members found in one pass, and the same body with some of them changed. Nothing below them is
-//! built, so neither their number nor their depth costs memory. Routes nothing.
+//! A JSON request body: its top-level members, found in one pass, and its edited copies. No tree is built, so memory
+//! use does not depend on the number or depth of members.
 
 use crate::api::edit::{self, MemberEdit};
 use crate::api::errors::{Failure, Kind};
-use crate::api::json::{each_member, type_of, unescaped};
+use crate::api::json::{ESCAPED, each_member, span, type_of, unescaped};
 use crate::api::prompt;
 use memchr::{memchr2, memmem};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// A model's name, and where the body or query says so.
+/// A model name, and its byte range in the body or query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     pub name: String,
-    /// Where the raw value stands, in JSON with its quotes.
+    /// Of the raw value: in JSON, with the quotes.
     pub span: Range<usize>,
 }
 
-/// Longest model name that is looked at, in bytes as written: a name is copied, so it must not be as long as a body.
+/// Longest model name, in bytes as written: names are copied, bodies are not.
 pub(crate) const MAX_NAME: usize = 64 * 1024;
 
 const LONGEST_ID: usize = 1024;
 
-/// Deepest nesting, the object itself included: what serde_json and nlohmann's users take for sane.
+/// Deepest nesting, the body's own object included; serde_json's default limit.
 const DEPTH: usize = 128;
 
-/// The member that is ours and goes no further.
+/// A member for this proxy only; it is removed before the body is forwarded.
 pub const WEBHOOK: &str = "webhookUrl";
 
-/// The members that are found; any others stay where they are, however many there are.
+/// The members that are looked up; all others are only skipped.
 const NAMES: [&str; 20] = [
-    // What decides where a request goes, and how.
+    // Routing.
     "model",
     "stream",
     "previous_response_id",
-    // What a conversation is recognised by, with `messages`.
+    // Affinity, together with `messages`.
     "prompt",
     "input",
     "tools",
@@ -45,7 +45,7 @@ const NAMES: [&str; 20] = [
     "prompt_cache_key",
     "metadata",
     "user",
-    // What a job is checked for.
+    // Validation of jobs.
     "messages",
     "temperature",
     "presence_penalty",
@@ -56,28 +56,27 @@ const NAMES: [&str; 20] = [
     WEBHOOK,
 ];
 
-/// From here on a name that stands there twice is refused, where a job is checked.
+/// Index in [`NAMES`] from which a job must not repeat a member.
 const CHECKED: usize = 12;
 
-/// As long as the longest of [`NAMES`] is with each letter as `\u0061`; nothing longer is worth decoding.
-const LONGEST_NAME: usize = 6 * "max_completion_tokens".len();
+/// Longest of [`NAMES`], in bytes as written.
+const LONGEST_NAME: usize = ESCAPED * "max_completion_tokens".len();
 
-/// A body and its members.
 pub struct JsonBody<'a> {
     text: &'a str,
-    /// Of several the last.
+    /// The last one of each name.
     members: [Option<&'a RawValue>; NAMES.len()],
-    /// Members called `model`, in upper or lower case.
+    /// How many members are called `model`, in any case.
     models: usize,
-    /// One of those that are checked for a job stands there more than once.
+    /// A member that occurs more than once and must not in a job.
     repeated: Option<&'static str>,
 }
 
 impl<'a> JsonBody<'a> {
-    /// Reads a body. The whole of it is checked against RFC 8259, since an upstream may be laxer than its neighbour.
+    /// Reads a body and checks all of it against RFC 8259, since upstreams differ in what else they accept.
     ///
     /// # Errors
-    /// It is no JSON object, or nested too deep.
+    /// It is not a JSON object, or nested too deep.
     pub fn read(body: &'a [u8]) -> Result<Self, Failure> {
         let text = text(body)?;
         let mut found = Self { text, members: [None; NAMES.len()], models: 0, repeated: None };
@@ -97,30 +96,27 @@ impl<'a> JsonBody<'a> {
         self.members[NAMES.iter().position(|known| *known == name)?]
     }
 
-    /// Servers that match names without case take `Model` for `model`, and the last of several: no body may say it in two
-    /// ways.
+    /// Some servers match names in any case, and some take the first, some the last of several members. So that this
+    /// proxy and the upstream agree on the model, there must be exactly one spelling of it.
     fn raw_model(&self) -> Result<Option<&'a RawValue>, Failure> {
-        let refused = |text: &str| Err(invalid(text).param("model"));
         match (self.models, self.get("model")) {
             (0, _) => Ok(None),
             (1, Some(raw)) => Ok(Some(raw)),
-            (1, None) => refused("The body writes `model` with capital letters: write it in lower case."),
-            _ => refused("The body names `model` more than once."),
+            (1, None) => invalid_model("The body writes `model` with capital letters: write it in lower case."),
+            _ => invalid_model("The body names `model` more than once."),
         }
     }
 
-    /// The model asked for; none when the body has no such field.
     pub fn model(&self) -> Result<Option<Named>, Failure> {
         let Some(raw) = self.raw_model()? else { return Ok(None) };
-        let refused = |text: &str| Err(invalid(text).param("model"));
         match raw.get() {
-            "null" => refused("`model` must be text, not null; leave it out to get the default."),
-            text if !text.starts_with('"') => refused(&format!("`model` must be text, not {}.", type_of(raw))),
-            text if text.len() > MAX_NAME => refused("`model` must be shorter."),
-            // The grammar was checked, so only half of a surrogate pair is left to go wrong.
+            "null" => invalid_model("`model` must be text, not null; leave it out to get the default."),
+            text if !text.starts_with('"') => invalid_model(&format!("`model` must be text, not {}.", type_of(raw))),
+            text if text.len() > MAX_NAME => invalid_model("`model` must be shorter."),
+            // The syntax was checked, so only an unpaired surrogate can fail.
             text => match serde_json::from_str(text) {
-                Ok(name) => Ok(Some(Named { name, span: self.span(raw) })),
-                Err(_) => refused("`model` holds an unpaired surrogate, which no name has."),
+                Ok(name) => Ok(Some(Named { name, span: span(self.text, text) })),
+                Err(_) => invalid_model("`model` contains an unpaired surrogate, which no name has."),
             },
         }
     }
@@ -135,17 +131,20 @@ impl<'a> JsonBody<'a> {
     }
 
     /// # Errors
-    /// What a job is checked for stands there more than once.
+    /// A member that is validated in jobs occurs more than once.
     pub fn check_once(&self) -> Result<(), Failure> {
         self.raw_model()?;
-        let refused = |name| Err(invalid(&format!("The body says `{name}` more than once.")));
-        self.repeated.map_or(Ok(()), refused)
+        match self.repeated {
+            Some(name) => Err(invalid(&format!("The body has `{name}` more than once."))),
+            None => Ok(()),
+        }
     }
 
-    /// The body with another model, if one is given (in the place of the old one, else as its first member), with these edits, and with Claude Code's line made stable.
+    /// The body with another `model`, if one is given (replaced, or added as the first member), with these edits, and,
+    /// if `stabilize` is set, with a constant billing line.
     ///
     /// # Errors
-    /// It repeats what is to be edited too often.
+    /// The body repeats edited members too often.
     pub fn edited(
         &self,
         model: Option<&str>,
@@ -154,9 +153,9 @@ impl<'a> JsonBody<'a> {
     ) -> Result<Vec<Cow<'a, [u8]>>, Failure> {
         let rename = model.map(|name| MemberEdit::set("model", name));
         let mut changes = match self.get("model").filter(|_| rename.is_some() && edits.is_empty()) {
-            // Its place is known.
-            Some(raw) => vec![(self.span(raw), serde_json::Value::from(model).to_string().into_bytes())],
-            None => edit::changes(self.text, &rename.iter().chain(edits).collect::<Vec<_>>())
+            // The common case needs no second pass.
+            Some(raw) => vec![(span(self.text, raw.get()), serde_json::Value::from(model).to_string().into_bytes())],
+            None => edit::changes(self.text, rename.iter().chain(edits))
                 .ok_or_else(|| invalid("The body repeats members that are edited here too often."))?,
         };
         if stabilize {
@@ -166,39 +165,32 @@ impl<'a> JsonBody<'a> {
         Ok(edit::parts(self.text.as_bytes(), changes))
     }
 
-    /// Whether the prompt holds an image.
     pub(crate) fn has_image(&self) -> bool {
-        // Found out fast of most.
+        // A plain search rules out most bodies.
         let may = ["image", "\\u00"].iter().any(|word| memmem::find(self.text.as_bytes(), word.as_bytes()).is_some());
         let mut prompts = ["messages", "input"].into_iter().filter_map(|name| self.get(name));
         may && prompts.any(|prompt| prompt::has_image(prompt, prompt::DEPTH))
     }
 
-    /// The body without `webhookUrl`; every other byte stays as it was written.
+    /// The body without `webhookUrl`.
     pub fn without_webhook(&self) -> Vec<Cow<'a, [u8]>> {
         let remove = self.get(WEBHOOK).map(|_| MemberEdit::remove(WEBHOOK));
-        let changes = edit::changes(self.text, &remove.iter().collect::<Vec<_>>());
-        edit::parts(self.text.as_bytes(), changes.unwrap_or_default())
-    }
-
-    fn span(&self, raw: &RawValue) -> Range<usize> {
-        let start = raw.get().as_ptr() as usize - self.text.as_ptr() as usize;
-        start..start + raw.get().len()
+        edit::parts(self.text.as_bytes(), edit::changes(self.text, &remove).unwrap_or_default())
     }
 }
 
-/// Whether a body asks for a webhook; one that cannot be read does not.
+/// Whether a body has a `webhookUrl`; false if it is invalid.
 pub(crate) fn has_webhook(body: &[u8]) -> bool {
     memmem::find(body, WEBHOOK.as_bytes()).is_some()
         && JsonBody::read(body).is_ok_and(|json| json.check_once().is_ok() && json.get(WEBHOOK).is_some())
 }
 
-/// The text of a body that may be a JSON object of sane depth.
+/// The text of a body that looks like a JSON object and is not nested too deep.
 fn text(body: &[u8]) -> Result<&str, Failure> {
     if body.is_empty() {
         return Err(invalid("The request body is empty: send a JSON object."));
     }
-    // RFC 8259 8.1: a sender adds none, and a parser that skips it sees another body than one that does not.
+    // RFC 8259 8.1 forbids it, and parsers differ in whether they skip it.
     if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| body.starts_with(mark)) {
         return Err(invalid("The body starts with a byte order mark: send UTF-8 without one."));
     }
@@ -213,8 +205,8 @@ fn text(body: &[u8]) -> Result<&str, Failure> {
     Ok(text)
 }
 
-/// Whether brackets are open beyond the limit. serde_json skips values without recursion and without a bound, but
-/// upstreams build trees; so this runs first, on text that may still turn out not to be JSON.
+/// Whether more than [`DEPTH`] brackets are open. serde_json skips nested values without a limit, but upstreams build
+/// trees. The text may still turn out not to be JSON.
 fn is_deep(body: &[u8]) -> bool {
     let mut depth = 0usize;
     let mut rest = body;
@@ -231,9 +223,9 @@ fn is_deep(body: &[u8]) -> bool {
     false
 }
 
-/// Whole blocks are tested without a branch, which compilers turn into vector instructions.
+/// Blocks are tested without a branch, so that the compiler can vectorise.
 fn quote_or_bracket(bytes: &[u8]) -> Option<usize> {
-    // One bit apart: `[` and `{`, `]` and `}`.
+    // `[` and `{` differ in one bit, and so do `]` and `}`.
     let wanted = |byte: u8| (byte == b'"') | (byte | 0x20 == b'{') | (byte | 0x20 == b'}');
     let (blocks, _) = bytes.as_chunks::<32>();
     let clean = blocks.iter().take_while(|block| !block.iter().fold(false, |any, byte| any | wanted(*byte)));
@@ -254,6 +246,10 @@ fn after_string(mut rest: &[u8]) -> &[u8] {
 
 fn invalid(message: &str) -> Failure {
     Failure::new(Kind::InvalidBody, message)
+}
+
+fn invalid_model<T>(message: &str) -> Result<T, Failure> {
+    Err(invalid(message).param("model"))
 }
 
 #[cfg(test)]

@@ -113,7 +113,8 @@ impl Decoder {
         if let State::Data(missing) = self.state { Some(missing).filter(|_| self.is_sized) } else { None }
     }
 
-    /// Appends what `input` holds of the body to `out`, which grows with the bytes that came and not with what was announced.
+    /// Appends what `input` holds of the body to `out`, which grows with the bytes that came and not with what was
+    /// announced.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, Failure> {
         self.check_limit()?;
         let mut rest = input;

@@ -1,24 +1,23 @@
-//! Everything that can go wrong with a request, the answers to it in each API's dialect, and what the errors of endpoints
-//! say.
+//! The errors of this proxy in the dialect of each API, and how to read those of endpoints.
 
 use memchr::memmem;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Why a request was not answered by an upstream. Facts for the client and one cause for the log.
+/// Why the proxy itself answers a request with an error.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
     pub kind: Kind,
-    /// A sentence for the client, with the remedy. Never holds a secret or an upstream's address.
+    /// A sentence for the client, with the remedy. Never contains a secret or the address of an endpoint.
     pub(crate) message: String,
     /// The body field or parameter at fault.
     pub param: Option<&'static str>,
-    /// Seconds a client should wait, rounded up when sent.
+    /// Sent in seconds, rounded up.
     pub(crate) retry_after: Option<Duration>,
-    /// Names that would have been served (unknown model only).
+    /// Only for an unknown model.
     pub(crate) available_models: Option<Vec<String>>,
-    /// What was tried at which endpoint, when upstreams failed.
+    /// Failed attempts at endpoints.
     pub(crate) attempts: Vec<Attempted>,
 }
 
@@ -51,10 +50,10 @@ macro_rules! kinds {
 }
 
 kinds! {
-    // The bytes are not a request we can be sure of. The connection is closed.
+    // The request could be read in more than one way. The connection is closed.
     BadFraming = (400, REQUEST, "bad_request"),
     InvalidBody = (400, REQUEST, "invalid_body"),
-    // No model, and nothing to stand in for it.
+    // No model was given, and there is no default.
     ModelRequired = (400, REQUEST, "model_required"),
     Unauthorized = (401, "authentication_error", "invalid_api_key"),
     // Preflight of an origin that is not allowed.
@@ -71,26 +70,26 @@ kinds! {
     BodyTooLarge = (413, REQUEST, "request_too_large"),
     TargetTooLong = (414, REQUEST, "uri_too_long"),
     NotJson = (415, REQUEST, "unsupported_media_type"),
-    // A loopback listener called by a foreign name.
+    // A foreign `Host` at a loopback listener.
     Misdirected = (421, REQUEST, "misdirected_request"),
     RateLimited = (429, "rate_limit_error", "rate_limit_exceeded"),
     HeadTooLarge = (431, REQUEST, "head_too_large"),
-    // A bug of ours.
+    // A bug in this program.
     Internal = (500, "server_error", "internal_error"),
     // A transfer coding that is not `chunked`.
     UnknownCoding = (501, "not_supported_error", "unknown_transfer_coding"),
     Upstream = (502, "upstream_error", "upstream_error"),
     NoEndpoint = (503, "no_endpoint_available", "no_endpoint_available"),
-    // All are asleep, and this request wakes none.
+    // All matching endpoints are asleep, and this request does not wake them.
     Asleep = (503, "no_endpoint_available", "no_endpoint_available"),
-    // More work than the bounds allow.
+    // A limit is reached.
     Overloaded = (503, "overloaded", "overloaded"),
     QueueTimeout = (503, "queue_timeout", "queue_timeout"),
     Draining = (503, "overloaded", "draining"),
     UpstreamTimeout = (504, "upstream_timeout", "upstream_timeout"),
     VersionUnsupported = (505, REQUEST, "http_version_not_supported"),
     StorageFull = (507, "storage_error", "storage_full"),
-    // The request has been here before, by `Via`.
+    // According to `Via`, the request has passed this proxy before.
     Loop = (508, REQUEST, "loop_detected"),
 }
 
@@ -103,10 +102,10 @@ impl Kind {
 /// Which API's error shape a path expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Dialect {
-    /// Chat, completions, embeddings and all the rest.
+    /// Also for all other paths.
     #[default]
     OpenAi,
-    /// `/v1/responses`: the same bodies, but its own stream events.
+    /// `/v1/responses`: OpenAI's bodies, but other stream events.
     Responses,
     Anthropic,
 }
@@ -139,7 +138,7 @@ impl Failure {
         self.json(dialect).to_string().into_bytes()
     }
 
-    /// One event for a stream whose head is already out: never an end marker.
+    /// The event for a stream that has already started, without `[DONE]`.
     pub(crate) fn event(&self, dialect: Dialect) -> Vec<u8> {
         let (name, data) = match dialect {
             Dialect::OpenAi => ("", self.json(dialect)),
@@ -186,15 +185,15 @@ fn anthropic_type(status: u16) -> &'static str {
     }
 }
 
-/// What stands before the size in the messages of OpenAI and vLLM.
+/// The text before the size in messages of OpenAI and vLLM.
 const CONTEXT_IS: [&str; 3] =
     ["maximum context length is ", "model's context length is only ", "maximum model length of "];
 
-/// Whether an error body says that the prompt is longer than the endpoint's context, and that context's size if
-/// given: llama-server's type, OpenAI's code, vLLM's sentences, which have neither.
+/// Whether an error says that the prompt exceeds the context, and the size of the context if given. llama-server has a
+/// `type` for it, OpenAI a `code`, vLLM only a message.
 pub(crate) fn exceeded_context(body: &[u8]) -> Option<Option<u64>> {
     let body: Value = serde_json::from_slice(body).ok()?;
-    // Older releases of vLLM send the message without an `error` around it.
+    // Older versions of vLLM have no `error` object around the message.
     let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
     let text = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
     let size = CONTEXT_IS.iter().find_map(|phrase| {

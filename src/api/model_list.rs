@@ -1,37 +1,36 @@
-//! What an endpoint's `/v1/models` says, read in passing: only what is used is built, and that is bounded. Pure.
+//! Reads an endpoint's `/v1/models`; keeps a bounded part of it. Pure.
 
-use crate::api::json::{each_element, each_member, member, unescaped};
+use crate::api::json::{ESCAPED, each_element, each_member, member, unescaped};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// Entries taken of one list: more is a mistake or an attack.
-pub const MOST_MODELS: usize = 2_000;
-const MOST_ALIASES: usize = 8;
+/// Limits per list, per entry and per name; more is a mistake or an attack.
+pub const MAX_MODELS: usize = 2_000;
+const MAX_ALIASES: usize = 8;
+const MAX_FIELDS: usize = 64;
+/// Bytes of a name, and of the fields of an entry that are passed on.
 const LONGEST_NAME: usize = 512;
-/// Fields of an entry that are passed on, and their bytes together.
-const MOST_FIELDS: usize = 64;
 const LONGEST_ENTRY: usize = 4 << 10;
-/// What llama-server's router says of a model; else `unloaded`, `sleeping`, `downloading`.
+/// The `status.value` of a model in memory at llama-server's router; others are `unloaded`, `sleeping`, `downloading`.
 const IN_MEMORY: [&str; 2] = ["\"loaded\"", "\"loading\""];
-/// The largest number that every client reads as a whole one.
+/// The largest integer that JavaScript represents exactly.
 const LARGEST: f64 = (1u64 << 53) as f64;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Model {
     pub(crate) id: String,
-    /// Other names that the endpoint takes.
     pub aliases: Vec<String>,
-    /// When it was made, in seconds; 0 if the list does not say.
+    /// Unix time in seconds; 0 if unknown.
     pub created: u64,
     pub(crate) owned_by: Option<String>,
-    /// How many tokens a prompt and its answer may have together.
+    /// Context size in tokens.
     pub context: Option<u64>,
-    /// Whether it takes images.
+    /// Whether it accepts images.
     pub vision: Option<bool>,
-    /// Whether it is in memory, or about to be; only llama-server's router says so.
+    /// Whether it is in memory or being loaded; only llama-server's router tells.
     pub loaded: Option<bool>,
-    /// Its other fields that may be shown: name and JSON text.
+    /// Other fields to pass on: name and JSON text.
     pub fields: Vec<(String, String)>,
 }
 
@@ -41,11 +40,10 @@ impl Model {
     }
 }
 
-/// The models in the body of a `/v1/models` answer, a BOM in front of it or not: the entries of `data`, else of `models`, or
-/// of a plain list.
+/// The models in the body of a `/v1/models` answer: the entries of `data`, of `models`, or of a plain list.
 ///
 /// # Errors
-/// It is no list of models: what it is instead, as the rest of a sentence.
+/// It is not a list of models: what it is instead, as the rest of a sentence.
 pub fn list_of(body: &[u8]) -> Result<Vec<Model>, &'static str> {
     const NO_DATA: &str = "has no `data`";
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
@@ -57,18 +55,17 @@ pub fn list_of(body: &[u8]) -> Result<Vec<Model>, &'static str> {
             let list = data.filter(|list| *list != "null").or_else(|| member(object, "models")).or(data);
             list.ok_or_else(|| if member(object, "error").is_some() { "is an error" } else { NO_DATA })?
         }
-        // No list either.
         "null" => return Err(NO_DATA),
         list => list,
     };
     if list == "null" {
-        // What Ollama says while it has no model.
+        // Ollama without a model.
         return Ok(Vec::new());
     }
     let (mut models, mut is_empty) = (Vec::new(), true);
     let read = each_element(list, |entry| {
         is_empty = false;
-        if models.len() < MOST_MODELS {
+        if models.len() < MAX_MODELS {
             models.extend(model(entry.get()));
         }
     });
@@ -76,11 +73,11 @@ pub fn list_of(body: &[u8]) -> Result<Vec<Model>, &'static str> {
     if models.is_empty() && !is_empty { Err("has no entry with an `id`") } else { Ok(models) }
 }
 
-/// One entry; none without a name. S000-14: one with `name` and no `id` counts by `name`.
+/// One entry; `None` without a name. S000-14: `name` stands in for a missing `id`.
 fn model(raw: &str) -> Option<Model> {
     let mut fields: Vec<(Cow<'_, str>, &str)> = Vec::new();
     let read = each_member(raw, |key, value| {
-        let key = unescaped(key, usize::MAX).filter(|_| fields.len() < MOST_FIELDS);
+        let key = unescaped(key, usize::MAX).filter(|_| fields.len() < MAX_FIELDS);
         if let Some(key) = key.filter(|key| fields.iter().all(|(known, _)| known != key)) {
             fields.push((key, value.get()));
         }
@@ -103,7 +100,7 @@ fn model(raw: &str) -> Option<Model> {
     })
 }
 
-/// What an entry says of images: among the kinds of input that it lists, or as a flag.
+/// Whether images are accepted: from a list of input modalities, or from an object of flags.
 fn vision(fields: &[(Cow<'_, str>, &str)]) -> Option<bool> {
     let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, raw)| *raw);
     let holders = ["architecture", "meta"].into_iter().filter_map(field);
@@ -117,9 +114,9 @@ fn vision(fields: &[(Cow<'_, str>, &str)]) -> Option<bool> {
     })
 }
 
-/// What is passed on: neither what we say ourselves nor what concerns only the upstream's own machine.
+/// The fields to pass on: not those that this proxy writes itself, nor details of the upstream's machine.
 fn shown(fields: &[(Cow<'_, str>, &str)], aliases: &[String]) -> Vec<(String, String)> {
-    // A router's entries have its command lines in an object `status`, and maybe elsewhere in later versions.
+    // The entries of llama-server's router contain command lines, in `status` or, in other versions, elsewhere.
     let is_router = fields.iter().any(|(key, raw)| key == "status" && raw.starts_with('{'));
     let mut room = LONGEST_ENTRY;
     let mut passed = Vec::new();
@@ -137,7 +134,7 @@ fn shown(fields: &[(Cow<'_, str>, &str)], aliases: &[String]) -> Vec<(String, St
             _ => (*raw).to_owned(),
         };
         let size = key.len() + text.len();
-        // Half a character would spoil the whole list for clients that read strictly.
+        // An unpaired surrogate would make strict clients reject the whole list.
         if size <= room && serde_json::from_str::<Value>(&text).is_ok() {
             room -= size;
             passed.push((key.to_string(), text));
@@ -147,22 +144,21 @@ fn shown(fields: &[(Cow<'_, str>, &str)], aliases: &[String]) -> Vec<(String, St
 }
 
 pub(crate) fn name(raw: &str) -> Option<String> {
-    // Escaped, a character takes six bytes at most.
-    let name = (raw.len() <= 6 * LONGEST_NAME).then(|| serde_json::from_str::<String>(raw).ok())??;
+    let name = (raw.len() <= ESCAPED * LONGEST_NAME).then(|| serde_json::from_str::<String>(raw).ok())??;
     (!name.is_empty() && name.len() <= LONGEST_NAME).then_some(name)
 }
 
-/// The first names of a list, each once.
+/// The first [`MAX_ALIASES`] names of a list, without duplicates.
 fn first_names(raw: &str) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let read = each_element(raw, |raw| {
-        let next = if names.len() < MOST_ALIASES { name(raw.get()) } else { None };
+        let next = if names.len() < MAX_ALIASES { name(raw.get()) } else { None };
         names.extend(next.filter(|name| !names.contains(name)));
     });
     if read.is_ok() { names } else { Vec::new() }
 }
 
-/// A number as a whole one, also where it is a float or a text.
+/// An integer, which may be written as a float or a string.
 fn whole(raw: &str) -> Option<u64> {
     let number: f64 = raw.trim_matches('"').parse().ok()?;
     (0.0..=LARGEST).contains(&number).then_some(number as u64)

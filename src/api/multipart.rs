@@ -1,4 +1,4 @@
-//! The `model` field of a multipart form (RFC 7578), found in place. Decodes no file and routes nothing.
+//! Finds the `model` field of a multipart form (RFC 7578) in place. Pure.
 
 use crate::api::body::{MAX_NAME, Named};
 use crate::api::errors::{Failure, Kind};
@@ -6,9 +6,8 @@ use memchr::memmem;
 
 const MAX_HEAD: usize = 16 << 10;
 
-/// The form's model and its range in the body; none when the form has no such field. Text before the first boundary and
-/// after the last one says nothing (RFC 2046 5.1.1).
-/// Whatever two parsers could read differently is refused: the upstream must see the model that we see.
+/// The form's model and its range in the body. Text before the first boundary and after the last one is ignored (RFC
+/// 2046 5.1.1). Forms that parsers may read differently are rejected, so that the upstream sees the same model.
 pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failure> {
     let boundary = boundary(content_type)?;
     let (boundary, dashes) = (boundary.as_bytes(), &boundary.as_bytes()[2..]);
@@ -16,13 +15,13 @@ pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failu
     if start > 0 && !body[..start].ends_with(b"\r\n") {
         return Err(malformed("its first boundary does not begin a line"));
     }
-    // A server that takes the first JSON value of a body, whatever its type, would see that.
+    // Some servers parse JSON whatever the Content-Type.
     if body[..start].trim_ascii_start().starts_with(b"{") {
         return Err(malformed("an object stands before its first boundary"));
     }
     let (mut found, mut at) = (None, start + dashes.len());
     loop {
-        // Here a boundary has just ended: two dashes end the form, a line end begins a part.
+        // After a boundary, two dashes end the form, and a line end starts a part.
         let length = memmem::find(&body[at..], boundary);
         let part = &body[at..at + length.unwrap_or(body.len() - at)];
         if let Some(after) = part.strip_prefix(b"--").map(padding) {
@@ -55,7 +54,7 @@ pub fn multipart(content_type: &str, body: &[u8]) -> Result<Option<Named>, Failu
     }
 }
 
-/// What follows the white space that may pad a boundary's line.
+/// Skips the white space that may follow a boundary.
 fn padding(text: &[u8]) -> &[u8] {
     let length = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
     &text[length..]
@@ -65,7 +64,7 @@ fn malformed(what: &str) -> Failure {
     Failure::new(Kind::InvalidBody, format!("The multipart form is not well-formed: {what}."))
 }
 
-/// What separates the parts: CR LF, two dashes and the boundary of the Content-Type (RFC 2046 5.1.1).
+/// The separator of parts: CR LF, two dashes and the boundary of the Content-Type (RFC 2046 5.1.1).
 fn boundary(content_type: &str) -> Result<String, Failure> {
     let parameters = content_type.split_once(';').map_or("", |(_, rest)| rest);
     let mut values = parameters_of(parameters)?.into_iter().filter(|(name, _)| name == "boundary");
@@ -79,9 +78,9 @@ fn boundary(content_type: &str) -> Result<String, Failure> {
     Ok(format!("\r\n--{text}"))
 }
 
-/// Whether the head of a part, each line with its CR LF in front, is that of the field `model`.
+/// Whether a part is the field `model`. Each line of its head starts with CR LF.
 fn is_model(head: &[u8]) -> Result<bool, Failure> {
-    // File names come in whatever bytes a system has.
+    // File names may be in any encoding.
     let head = String::from_utf8_lossy(head);
     if head.replace("\r\n", "").contains(|letter: char| letter.is_ascii_control() && letter != '\t') {
         return Err(malformed("the head of a part holds a control character"));
@@ -93,7 +92,7 @@ fn is_model(head: &[u8]) -> Result<bool, Failure> {
         match name.to_ascii_lowercase().as_str() {
             "content-transfer-encoding" => is_encoded |= !is_any(value, &["7bit", "8bit", "binary"]),
             "content-type" => {
-                // A charset in which other bytes make a name; one that cannot be read is no matter for a file.
+                // In other charsets, other bytes may spell the model. For files, an invalid charset does not matter.
                 let parameters = value.split_once(';').map_or(Ok(Vec::new()), |(_, rest)| parameters_of(rest));
                 let mut charsets = parameters.iter().flatten().filter(|(key, _)| key == "charset");
                 is_encoded |= parameters.is_err() || charsets.any(|(_, value)| !is_any(value, &["utf-8", "us-ascii"]));
@@ -109,7 +108,7 @@ fn is_model(head: &[u8]) -> Result<bool, Failure> {
     let parameters = parameters_of(parameters)?;
     let has = |wanted: &str| parameters.iter().any(|(key, _)| key == wanted);
     let mut names = parameters.iter().filter(|(key, _)| key == "name");
-    // RFC 7578 4.2 forbids `name*`; a server that reads it sees another name.
+    // RFC 7578 4.2 forbids `name*`, but some servers prefer it to `name`.
     let (Some((_, name)), None, false, true) = (names.next(), names.next(), has("name*"), is_any(kind, &["form-data"]))
     else {
         return Err(malformed("a part is not form-data with one name"));
@@ -119,7 +118,7 @@ fn is_model(head: &[u8]) -> Result<bool, Failure> {
             Err(malformed("`model` is not a plain text field").param("model"))
         }
         "model" => Ok(true),
-        // A server that takes every backslash for an escape would find the word, and one that ignores case too.
+        // Some servers take every backslash for an escape, or ignore case.
         name if is_any(&name.replace(['\\', '"'], ""), &["model"]) => {
             Err(malformed("the name of a part imitates `model`").param("model"))
         }
@@ -131,7 +130,7 @@ fn is_any(text: &str, words: &[&str]) -> bool {
     words.iter().any(|word| text.trim().eq_ignore_ascii_case(word))
 }
 
-/// `; name=value; name="value"`: names in lower case, values without quotes and escapes.
+/// Parses `; name=value; name="value"`: names become lower case, quotes and escapes are removed.
 fn parameters_of(text: &str) -> Result<Vec<(String, String)>, Failure> {
     let mut found = Vec::new();
     let mut rest = text.trim();
@@ -144,7 +143,7 @@ fn parameters_of(text: &str) -> Result<Vec<(String, String)>, Failure> {
                 (value.trim_end().to_owned(), after)
             }
         };
-        // White space around `=` and quotes within a word are what parsers disagree about.
+        // Parsers disagree about white space around `=`.
         if name.is_empty() || name.contains(char::is_whitespace) || value.starts_with(char::is_whitespace) {
             return Err(malformed("a parameter is not `name=value`"));
         }
@@ -158,8 +157,8 @@ fn parameters_of(text: &str) -> Result<Vec<(String, String)>, Failure> {
     Ok(found)
 }
 
-/// The text up to the closing quote, and what follows it. A backslash is an escape before a quote or a backslash alone:
-/// old browsers send the backslashes of Windows paths as they are.
+/// The text up to the closing quote, and the rest after it. A backslash escapes only quotes and backslashes, since old
+/// browsers send Windows paths without escaping.
 fn unquoted(quoted: &str) -> Result<(String, &str), Failure> {
     let mut text = String::new();
     let mut letters = quoted.char_indices().peekable();

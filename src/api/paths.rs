@@ -1,4 +1,4 @@
-//! The table of paths: whatever depends on the path of a request is decided here. Pure.
+//! The table of paths: everything that depends on the path of a request. Pure.
 
 use crate::api::errors::Dialect;
 use crate::api::query::{decoded, parameter};
@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use Service::Local;
 use Trait::{Conversation, Ends, MakesResponse, MayBeJob, NeverV1, OnlyV1, Open, Pings, Polled, PolledByGet};
 
-/// Names a conversation that llama-server keeps beyond its client (LLAMA-SERVER facts).
+/// Identifies a generation that llama-server continues after its client has disconnected (LLAMA-SERVER facts).
 pub(crate) const CONVERSATION: HeaderName = HeaderName::from_static("x-conversation-id");
 
 const READ: &str = "GET, HEAD";
@@ -21,8 +21,8 @@ const BODY: Service = Service::Endpoint(ModelSource::Body);
 const QUERY: Service = Service::Endpoint(ModelSource::Query);
 const RESPONSE: Service = Service::Endpoint(ModelSource::Response);
 
-/// Path, methods, what serves them (for an endpoint: where the model is named), traits. The label in metrics is the
-/// path and the dialect is OpenAI's, unless the row ends with another. The first row that matches counts.
+/// Path, methods, service (for endpoints: where the model is named), traits. The default label in metrics is the path,
+/// the default dialect OpenAI's. The first matching row applies.
 static PATHS: &[PathRow] = &[
     row("/", READ, Local(|_| Route::Unknown), &[Open]),
     row("/v1/models", READ, Local(|_| Route::Models), &[Polled]),
@@ -70,7 +70,7 @@ static PATHS: &[PathRow] = &[
     row("/props", READ, QUERY, &[]),
     row("/slots", READ, QUERY, &[]),
     row("/lora-adapters", READ, QUERY, &[]),
-    // Ends a generation that llama-server keeps for its `X-Conversation-Id`.
+    // Ends the generation of an `X-Conversation-Id`.
     row("/v1/stream", ANY, QUERY, &[Conversation]),
 ];
 const CHAT_BELOW: &str = "/v1/chat/completions/{id}";
@@ -79,21 +79,21 @@ const RESPONSES_BELOW: &str = "/v1/responses/{id}";
 /// `/admin` and all below it, see [`is_page`].
 static PAGE: PathRow = row("/admin", ANY, Local(|_| Route::Admin), &[PolledByGet]).label("/admin/*");
 
-/// What is not in the table: with `/v1` it may be an API that is newer than this program.
+/// Any other path. Below `/v1` it may belong to an API that is newer than this program.
 pub(crate) static OTHER: PathRow = row("*", "", Local(|_| Route::Unknown), &[Open]).label("other");
 
-/// Last segments of paths at which an endpoint computes nothing: what reads state, counts tokens or steers a stream
-/// takes no slot there and waits behind nothing. Any other request whose model is in the body takes one.
+/// Last segments of paths that need no slot: the endpoint only reads state, counts tokens or controls a stream. All
+/// other requests with the model in the body take one.
 const NO_SLOT: [&str; 7] =
     ["tokenize", "detokenize", "apply-template", "count_tokens", "input_tokens", "control", "cancel"];
 
 #[derive(Debug)]
 pub(crate) struct PathRow {
-    /// Sent to endpoints with `/v1`. Clients may leave it out, or add it.
+    /// Sent to endpoints with `/v1`, which is optional for clients.
     has_v1: bool,
     /// Without `/v1`, up to the first wildcard.
     start: &'static str,
-    /// From there on: `{id}` stands for one segment, `*` at the end for one or more.
+    /// From the first wildcard: `{id}` matches one segment, `*` at the end one or more.
     rest: &'static str,
     methods: &'static str,
     service: Service,
@@ -104,31 +104,31 @@ pub(crate) struct PathRow {
 
 #[derive(Debug, Clone, Copy)]
 enum Service {
-    /// Takes what matches the wildcard.
+    /// Called with the part that matches the wildcard.
     Local(fn(&str) -> Route),
     Endpoint(ModelSource),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trait {
-    /// Other methods are not refused: rows further down may take them.
+    /// Other methods may match a row further down; without this, they get 405.
     Open,
     OnlyV1,
     NeverV1,
-    /// `"stream": true` brings an event stream of an API that we know: it has an end, and comments keep it alive.
+    /// The answer to `"stream": true` is an event stream in which pings (comments) are allowed.
     Pings,
-    /// A whole event stream has an end of its own among its events. Where it has not, nobody can tell.
+    /// Event streams end with a final event, so that a missing one shows an incomplete answer.
     Ends,
-    /// The answer has an id that later requests name.
+    /// The answer has an id that later requests refer to.
     MakesResponse,
     Conversation,
     MayBeJob,
-    /// Asked again and again by machines: of no interest in the log.
+    /// Requested repeatedly by machines, so logged at debug level only.
     Polled,
     PolledByGet,
 }
 
-/// Where a request has its model's name.
+/// Where a request names its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ModelSource {
     /// In the body; missing means the default model.
@@ -139,7 +139,7 @@ pub(crate) enum ModelSource {
     Query,
     /// In the query, and without one the path is unknown.
     QueryOnly,
-    /// In the query; missing means where the response in the path was made.
+    /// In the query; missing means the endpoint that made the response in the path.
     Response,
     Raw,
 }
@@ -156,7 +156,7 @@ const fn row(path: &'static str, methods: &'static str, service: Service, traits
     PathRow { has_v1, start, rest, methods, service, traits, dialect: Dialect::OpenAi, label: path }
 }
 
-/// There is one of each.
+/// Rows are statics, one of each.
 impl PartialEq for PathRow {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)
@@ -197,7 +197,7 @@ fn without_v1(path: &str) -> (bool, &str) {
     (bare.is_some(), bare.unwrap_or(path))
 }
 
-/// The row of a canonical path, and what that row says of the method: yes, no, or nothing.
+/// The row of a canonical path, and whether it allows the method; `None` if no row applies.
 fn look_up(method: &Method, path: &str) -> (&'static PathRow, Option<bool>) {
     let (has_v1, bare) = without_v1(path);
     let mut first = None;
@@ -212,7 +212,7 @@ fn look_up(method: &Method, path: &str) -> (&'static PathRow, Option<bool>) {
     (first.unwrap_or(&OTHER), None)
 }
 
-/// The row of a path, canonical or as it came.
+/// The row of a path, canonical or not.
 pub(crate) fn find(method: &Method, path: &str) -> &'static PathRow {
     if is_page(path) { &PAGE } else { look_up(method, &tidy(path)).0 }
 }
@@ -221,8 +221,8 @@ fn is_page(path: &str) -> bool {
     path == "/admin" || path == "/admin.html" || path.starts_with("/admin/")
 }
 
-/// A canonical path as its client meant it: one slash where several stand, none at the end, and one `/v1` where several
-/// stand, since base URLs end in either and SDKs add both.
+/// Removes repeated slashes, a slash at the end, and repeated `/v1` segments, which result from joining base URLs and
+/// the paths of SDKs.
 fn tidy(path: &str) -> Cow<'_, str> {
     if !path.contains("//") && !path.starts_with("/v1/v1") && (path.len() == 1 || !path.ends_with('/')) {
         return Cow::Borrowed(path);
@@ -242,7 +242,6 @@ pub(crate) enum Route {
     ForceCheck,
     Metrics,
     Preflight,
-    /// Read or delete this one.
     Job(String),
     Jobs,
     Admin,
@@ -253,13 +252,13 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    /// Whether a listener's rate limit counts it.
+    /// Whether the rate limit of a listener applies.
     pub(crate) fn is_limited(&self) -> bool {
         !matches!(self, Self::Health | Self::Metrics | Self::Preflight)
     }
 }
 
-/// The route of a request. `path` is canonical, `has_model` tells of `?model=`.
+/// The route of a request with a canonical path; `has_model`: with `?model=`.
 pub(crate) fn route(method: &Method, path: &str, has_model: bool) -> Route {
     if is_page(path) {
         return Route::Admin;
@@ -268,7 +267,7 @@ pub(crate) fn route(method: &Method, path: &str, has_model: bool) -> Route {
         return Route::Preflight;
     }
     let path = &*tidy(path);
-    // The page is called by its own name only (FAULTS F5).
+    // Only the exact path leads to the page (FAULTS F5).
     if is_page(path) {
         return Route::Unknown;
     }
@@ -293,15 +292,15 @@ fn is_among(method: &Method, methods: &str) -> bool {
     methods == ANY || methods.split(", ").any(|one| one == method.as_str())
 }
 
-/// Names like `org/name` come with their slash encoded.
+/// The slash of a name such as `org/name` is percent-encoded.
 fn decoded_id(id: &str) -> String {
     decoded(id, false).and_then(|id| String::from_utf8(id).ok()).unwrap_or_default()
 }
 
-/// The route at a listener that serves something else than the API. `path` is as it came, `api` what it is to the API.
+/// The route at a listener in another mode. `path` is as received, `api` the route that the API has for it.
 pub(crate) fn special(mode: Mode, path: &str, api: Route) -> Route {
     match (mode, &api) {
-        // RFC 9110 9.3.7: `*` asks the server that is spoken to, and names nothing behind it.
+        // RFC 9110 9.3.7: `*` concerns this server itself.
         (Mode::Raw, _) if path == "*" => api,
         (Mode::Models, _) | (Mode::Status, Route::Health | Route::Metrics | Route::NotAllowed(_)) => api,
         (Mode::Status, _) => Route::Unknown,
@@ -311,25 +310,25 @@ pub(crate) fn special(mode: Mode, path: &str, api: Route) -> Route {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Forward {
-    /// Path below the base: with `/v1` for the API, without for llama-server's own.
+    /// Below the base URL: with `/v1` for the API, without for llama-server's own paths.
     pub path: String,
     pub(crate) source: ModelSource,
     row: &'static PathRow,
 }
 
 impl Forward {
-    /// As it came. An API may stand below any path.
+    /// Forwards the path as received; an API may be below any prefix.
     fn raw(path: String) -> Self {
         let row = find(&Method::POST, &path[path.rfind("/v1/").unwrap_or(0)..]);
         Self { path, source: ModelSource::Raw, row }
     }
 
-    /// To a path that takes the model in the body.
+    /// For a path with the model in the body.
     pub(crate) fn post(path: &str) -> Self {
         Self { path: path.to_owned(), source: ModelSource::Body, row: find(&Method::POST, path) }
     }
 
-    /// Whether the endpoint computes for it.
+    /// Whether the request needs a slot at the endpoint.
     pub(crate) fn takes_slot(&self, method: &Method) -> bool {
         let reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(method);
         let last = self.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
@@ -338,11 +337,12 @@ impl Forward {
     }
 
     pub(crate) fn has(&self, wanted: Trait) -> bool {
-        // As it came, nothing but the stream is known.
+        // Of a raw path, only the format of the stream is known.
         self.row.has(wanted) && (self.source != ModelSource::Raw || matches!(wanted, Pings | Ends))
     }
 
-    /// The conversation that this ends or steers, by which its endpoint is known: `conv_id` of the query, else the field.
+    /// The conversation that the request ends or controls, which identifies the endpoint: `conv_id` of the query, else
+    /// the header field.
     pub(crate) fn conversation(&self, query: Option<&str>, field: Option<&[u8]>) -> Option<Vec<u8>> {
         let id = || parameter(query?, "conv_id").and_then(|id| decoded(id, true));
         if self.has(Conversation) { id().or_else(|| field.map(<[u8]>::to_vec)) } else { None }

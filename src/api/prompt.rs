@@ -1,31 +1,30 @@
-//! What is looked for inside a prompt: images, and the line of Claude Code's system prompt that differs in every request.
+//! Looks inside prompts: for images, and for the line in Claude Code's system prompt that changes with every request.
 //! Pure.
 
-use crate::api::edit::{Change, MOST_CHANGES};
-use crate::api::json::{each_element, each_member, unescaped};
+use crate::api::edit::{Change, MAX_CHANGES};
+use crate::api::json::{ESCAPED, each_element, each_member, span, unescaped};
 use memchr::memmem;
 use serde_json::value::RawValue;
 
-/// `x-anthropic-billing-header: cc_version=2.1.42.834; cc_entrypoint=cli; cch=65abc;`, where the end of the version and
-/// the last value are checksums of the request.
+/// `x-anthropic-billing-header: cc_version=2.1.42.834; cc_entrypoint=cli; cch=65abc;`. The last part of the version and
+/// `cch` are checksums of the request.
 pub(crate) const BILLING_LINE: &str = "x-anthropic-billing-header:";
-/// The `type` of a part that is an image, in each API.
+/// The `type` of an image part: OpenAI Chat, OpenAI Responses, Anthropic.
 const IMAGES: [&str; 3] = ["image_url", "input_image", "image"];
-/// Lists and objects that are open between a prompt and an image, which may stand in the result of a tool. Each of them is
-/// walked once more.
+/// How deep an image may be nested in a prompt, tool results included. Each level is parsed again by the next.
 pub(crate) const DEPTH: u32 = 8;
-/// `developer` or `input_image` with each letter as `\u0061`.
-const LONGEST: usize = 6 * "input_image".len();
+/// Longest name or value looked at, in bytes as written.
+const LONGEST: usize = ESCAPED * "input_image".len();
 
-/// What decides, besides the model, where a prompt goes.
+/// Properties of a prompt that routing uses besides the model.
 pub(crate) trait PromptInfo {
-    /// Its length, estimated.
+    /// An estimate.
     fn tokens(&self) -> u64;
-    /// Looked for only if it matters.
+    /// Computed on demand.
     fn has_image(&self) -> bool;
 }
 
-/// Whether a part of a prompt is an image or holds one, at most so deep.
+/// Whether a part of a prompt is or contains an image, down to `depth` levels.
 pub(crate) fn has_image(part: &RawValue, depth: u32) -> bool {
     let Some(depth) = depth.checked_sub(1) else { return false };
     let mut found = false;
@@ -43,7 +42,7 @@ pub(crate) fn has_image(part: &RawValue, depth: u32) -> bool {
     found
 }
 
-/// Whether a message is of the role that servers put in front of a conversation.
+/// Whether a message has the role `system` or `developer`.
 pub(crate) fn is_system(message: &RawValue) -> bool {
     let mut is_system = false;
     let read = each_member(message.get(), |name, value| {
@@ -54,7 +53,7 @@ pub(crate) fn is_system(message: &RawValue) -> bool {
     is_system && read.is_ok()
 }
 
-/// Puts zeros in the place of what differs in each request's billing line, in system prompts and system messages of `body`.
+/// Overwrites the checksums of billing lines with zeros, in the system prompts and system messages of `body`.
 pub(crate) fn stabilize<'a>(
     body: &str,
     system: impl Iterator<Item = &'a RawValue>,
@@ -64,31 +63,28 @@ pub(crate) fn stabilize<'a>(
     if memmem::find(body.as_bytes(), BILLING_LINE.as_bytes()).is_none() {
         return;
     }
-    let mut see = |part: &'a RawValue| {
-        let room = MOST_CHANGES.saturating_sub(changes.len());
-        let zeros = |value: &str| {
-            let start = value.as_ptr() as usize - body.as_ptr() as usize;
-            (start..start + value.len(), vec![b'0'; value.len()])
-        };
-        changes.extend(differing(part.get()).map(zeros).take(room));
+    let mut overwrite = |part: &'a RawValue| {
+        let room = MAX_CHANGES.saturating_sub(changes.len());
+        let zeros = |checksum: &str| (span(body, checksum), vec![b'0'; checksum.len()]);
+        changes.extend(checksums(part.get()).map(zeros).take(room));
     };
-    system.for_each(&mut see);
+    system.for_each(&mut overwrite);
     for messages in messages {
         let _ = each_element(messages.get(), |message| {
             if is_system(message) {
-                see(message);
+                overwrite(message);
             }
         });
     }
 }
 
-/// The values that differ, in the billing lines of JSON text: a line begins there with a string or after `\n`, and ends
-/// with the string or at an escape.
-fn differing(text: &str) -> impl Iterator<Item = &str> {
+/// The checksums in the billing lines of JSON text. A line starts at the start of a string or after `\n`, and ends at
+/// the end of the string or at an escape.
+fn checksums(text: &str) -> impl Iterator<Item = &str> {
     let starts = memmem::find_iter(text.as_bytes(), BILLING_LINE).filter(|at| {
         let before = text[..*at].trim_end_matches(' ');
         let before = before.strip_suffix('"').or_else(|| before.strip_suffix("\\n"));
-        // `\\n` is a backslash and a letter.
+        // `\\n` is an escaped backslash and the letter n, not a line break.
         before.is_some_and(|before| (before.len() - before.trim_end_matches('\\').len()).is_multiple_of(2))
     });
     let lines = starts.filter_map(|at| text[at + BILLING_LINE.len()..].split(['"', '\\']).next());

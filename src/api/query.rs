@@ -1,10 +1,10 @@
-//! Percent-encoding, and the parameters of a query string. Knows nothing of requests.
+//! Percent-encoding, and the parameters of a query string. Pure.
 
 use crate::api::body::{MAX_NAME, Named};
 use crate::api::errors::{Failure, Kind};
 use std::ops::Range;
 
-/// Names and values as they stand there, with the range of the value.
+/// Raw names and values, and the byte range of each value.
 fn parameters(query: &str) -> impl Iterator<Item = (&str, &str, Range<usize>)> {
     let mut start = 0;
     query.split('&').map(move |pair| {
@@ -20,7 +20,7 @@ pub(crate) fn parameter<'q>(query: &'q str, wanted: &str) -> Option<&'q str> {
     parameters(query).find(|(name, ..)| *name == wanted).map(|(_, value, _)| value)
 }
 
-/// The model that `?model=` names, with the range of its value in `query`.
+/// The model of `?model=`, and the range of its value in `query`.
 pub fn query_model(query: &str) -> Result<Option<Named>, Failure> {
     let fail = |message: &str| Failure::new(Kind::InvalidBody, message).param("model");
     let mut found = None;
@@ -42,7 +42,7 @@ pub fn query_model(query: &str) -> Result<Option<Named>, Failure> {
     Ok(found)
 }
 
-/// The query with the value at `span` replaced by `name`, nothing else changed.
+/// The query with the value at `span` replaced by `name`.
 pub fn query_renamed(query: &str, span: &Range<usize>, name: &str) -> String {
     let mut text = query[..span.start].to_owned();
     // `?model` alone has an empty value and no `=`.
@@ -52,7 +52,7 @@ pub fn query_renamed(query: &str, span: &Range<usize>, name: &str) -> String {
     text + &encoded(name) + &query[span.end..]
 }
 
-/// Everything but the unreserved characters of RFC 3986 percent-encoded.
+/// Percent-encodes all but the unreserved characters of RFC 3986.
 pub(crate) fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -64,7 +64,7 @@ pub(crate) fn encoded(text: &str) -> String {
     encoded
 }
 
-/// The bytes that percent-encoded text stands for, with `+` as a space where forms are spoken; none if a `%` starts no escape.
+/// Decodes percent-encoded text; `plus`: `+` is a space, as in forms. `None` if an escape is invalid.
 pub(crate) fn decoded(text: &str, plus: bool) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -82,7 +82,7 @@ pub(crate) fn decoded(text: &str, plus: bool) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The byte that `%XX` at the start of `text` stands for.
+/// Decodes the `%XX` at the start of `text`.
 pub(crate) fn escaped(text: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = *text else { return None };
     let digit = |byte: u8| char::from(byte).to_digit(16);

@@ -1,4 +1,4 @@
-//! Who may do what: client keys, rate limits, and the listeners with their policies.
+//! Access control: client keys, rate limits, and listeners with their policies.
 
 use super::CorsOrigin;
 use super::address::{listen_host, origin};
@@ -30,7 +30,7 @@ impl ClientKey {
     }
 }
 
-/// A client's key as the file gives it.
+/// A client's key as configured.
 #[derive(Debug, Clone, PartialEq)]
 pub enum KeyText {
     Plain(Secret),
@@ -38,7 +38,7 @@ pub enum KeyText {
     Sha256([u8; 32]),
 }
 
-/// The shortest key that cannot be guessed.
+/// Shorter keys can be guessed.
 pub(super) const SHORTEST: usize = 16;
 
 fn key_text(key: &mut KeyText, keys: &mut Keys) {
@@ -74,7 +74,7 @@ fn digest(digits: &str) -> Option<[u8; 32]> {
     bytes.try_into().ok()
 }
 
-/// `auth.keys`; two names for one key would make its limits and its owner a matter of chance.
+/// `auth.keys`. The same key under two names is refused, since its limits would be ambiguous.
 pub(super) fn keys(all: &mut Vec<ClientKey>, keys: &mut Keys) {
     keys.within("auth", |keys| {
         keys.key(all, "keys", items(ClientKey::default()));
@@ -100,9 +100,9 @@ table! {
     /// `rateLimit` of a key or a listener.
     #[derive(Copy)]
     pub struct RateLimit (check = rate_limit) {
-        /// Requests a second in the long run, more than 0.
+        /// The sustained rate in requests per second, more than 0.
         pub per_second: f64 = 0.0, key("perSecond", factor(0.001..=1e6));
-        /// Requests that may come at once, at least 1; what comes in a second unless given.
+        /// At least 1; by default the requests of one second.
         pub burst: u32 = 0, key("burst", number("a number of requests", 1..=1_000_000));
     }
 }
@@ -121,7 +121,7 @@ fn rate_limit(limit: &mut RateLimit, section: &Field) {
 table! {
     /// An address to listen on: the main one (`server`), or one entry of `listeners`.
     pub struct Listener {
-        /// The main one is `main`.
+        /// The main listener is called `main`.
         pub name: String, required("name", unique("listener"));
         pub host: String = "127.0.0.1".into(), key("host", text(listen_host));
         pub port: u16 = 0, required("port", number("a port, or 0 for any free one", 0..=65_535));
@@ -134,21 +134,20 @@ table! {
     }
 }
 
-/// What clients may do at an address.
+/// What a listener permits.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ListenerPolicy {
-    /// Name of the group behind it; none = all endpoints.
+    /// The group it serves; `None` for all endpoints.
     pub group: Option<String>,
-    /// Which of `auth.keys` it accepts.
     pub keys: KeysFor,
     pub rate_limit: Option<RateLimit>,
     pub mode: Mode,
-    /// Instead of `server.cors`; at a raw listener, instead of what the endpoints say.
+    /// Replaces `server.cors`, or at a raw listener the CORS headers of the endpoints.
     pub cors: Option<Vec<CorsOrigin>>,
 }
 
 impl ListenerPolicy {
-    /// What the main listener has too.
+    /// The policy of the main listener.
     pub(super) fn group_and_mode(&mut self, keys: &mut Keys) {
         keys.key(&mut self.group, "group", optional(reference("group")));
         keys.key(&mut self.mode, "mode", word());

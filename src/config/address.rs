@@ -1,33 +1,33 @@
-//! Hosts, base URLs, origins, networks, proxies. Pure; an error is a predicate (`is not ...`) that follows the text.
+//! Parses hosts, base URLs, origins, networks and proxies. Pure; errors are predicates (`is not ...`) to follow the
+//! text.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The parts of an endpoint's URL.
+/// The base URL of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
     /// `https` or `http`.
     pub tls: bool,
-    /// Host name or address, IPv6 without brackets.
+    /// A host name or address; IPv6 without brackets.
     pub host: String,
     pub port: u16,
-    /// The path as given, no trailing slash: the prefix of raw paths.
+    /// The path as given, without a trailing slash: the prefix of raw paths.
     pub given: String,
-    /// Path put before paths outside `/v1` (`/health`, `/props`): no trailing slash, maybe empty.
+    /// The prefix of paths outside `/v1` (`/health`, `/props`), without a trailing slash; may be empty.
     pub root: String,
-    /// Path that stands for `/v1`: `root` + `/v1`, or the given path when it names a version itself
-    /// (`/api/v1`, `/v1beta/openai`, `/api/coding/v3`). No trailing slash.
+    /// Replaces `/v1`: `root` + `/v1`, or the given path if it contains a version (`/api/v1`, `/v1beta/openai`,
+    /// `/api/coding/v3`). Without a trailing slash.
     pub api: String,
 }
 
 impl Base {
-    /// The base of an address and a port.
     pub fn plain(host: impl Into<String>, port: u16) -> Self {
         Self { tls: false, host: host.into(), port, given: String::new(), root: String::new(), api: "/v1".into() }
     }
 }
 
-/// The URL as it was given; the rest follows from it.
+/// Prints the URL as it was given.
 impl fmt::Display for Base {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, usual) = if self.tls { ("https", 443) } else { ("http", 80) };
@@ -36,7 +36,7 @@ impl fmt::Display for Base {
     }
 }
 
-/// A host as it stands in a URL.
+/// A host as in a URL.
 pub(super) fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
@@ -44,11 +44,11 @@ pub(super) fn bracketed(host: &str) -> String {
 /// One entry of `server.cors`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CorsOrigin {
-    /// `local`: pages served from a loopback address.
+    /// `local`: pages from a loopback address.
     Local,
     /// `*`
     Any,
-    /// `scheme://*`, lower case: every page of a browser extension or a desktop program.
+    /// `scheme://*`, lower case: all pages of browser extensions or a desktop program.
     Scheme(String),
     /// `scheme://host[:port]`, lower case.
     Origin(String),
@@ -69,12 +69,11 @@ impl fmt::Display for CorsOrigin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     pub address: IpAddr,
-    /// Leading bits that count: 0..=32 or 0..=128.
+    /// The prefix length: 0..=32 or 0..=128.
     pub prefix: u8,
 }
 
 impl Network {
-    /// Whether an address lies in the block.
     pub fn contains(&self, address: IpAddr) -> bool {
         let bits = |ip: IpAddr| match ip.to_canonical() {
             IpAddr::V4(v4) => (32, u128::from(v4.to_bits())),
@@ -113,7 +112,7 @@ pub(super) fn host(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
-/// An address or a name to listen on.
+/// An address or name to listen on.
 pub(super) fn listen_host(text: &str) -> Result<String, String> {
     if text == "*" {
         return Err("is not an address; 0.0.0.0 is every IPv4 address, \"::\" IPv4 and IPv6".into());
@@ -121,7 +120,7 @@ pub(super) fn listen_host(text: &str) -> Result<String, String> {
     host(text)
 }
 
-/// The base of a URL: scheme, host, port, path with or without `/v1` or a trailing slash.
+/// A base URL: scheme, host, port, and a path with or without `/v1` or a trailing slash.
 pub(super) fn base(url: &str) -> Result<Base, String> {
     let (scheme, rest) = url.split_once("://").ok_or("is not a URL; write http://host:port or https://host/v1")?;
     let tls = match scheme.to_ascii_lowercase().as_str() {
@@ -151,13 +150,13 @@ pub(super) fn base(url: &str) -> Result<Base, String> {
     Ok(Base { tls, host, port: port.unwrap_or(if tls { 443 } else { 80 }), given: path.to_owned(), root, api })
 }
 
-/// First segments of the API's routes, after the version.
+/// The first segments of API paths, after the version.
 const ROUTES: &str = "apply-template audio batches chat completion completions detokenize edits embed embedding \
     embeddings files fine_tuning generate health images infill messages metrics models \
     moderations props rerank reranking responses slots tags tokenize videos realtime";
 
-/// The tail of a path that is a route of the API: what follows the last version, or, without a version, the last
-/// segments. A server behind a prefix with such a name is given with its `/v1`: `http://nas/embeddings/v1`.
+/// The part of a path that is an API path: what follows the last version, or else the last segments. A server behind a
+/// prefix of such a name must be given with `/v1`: `http://nas/embeddings/v1`.
 fn route(path: &str) -> Option<&str> {
     let starts: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
     let segment = |n: usize| &path[starts[n] + 1..starts.get(n + 1).copied().unwrap_or(path.len())];
@@ -177,7 +176,7 @@ fn route(path: &str) -> Option<&str> {
     Some(&path[starts[first]..])
 }
 
-/// A path that names a version is the API's own; any other gets `/v1`.
+/// A path with a version is complete; `/v1` is added to any other.
 fn root_and_api(path: &str) -> (String, String) {
     if !path.split('/').any(is_version) {
         return (path.to_owned(), format!("{path}/v1"));
@@ -208,7 +207,7 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), String> {
     Ok((host(name).map_err(|_| "has no host name or IP address in it")?, port))
 }
 
-/// `http://[user:password@]host:port`, as it was.
+/// `http://[user:password@]host:port`, unchanged.
 pub(super) fn proxy(text: &str) -> Result<(), String> {
     let rest = text.strip_prefix("http://").ok_or("is not an http:// proxy; write http://user:password@host:port")?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -222,7 +221,7 @@ pub(super) fn proxy(text: &str) -> Result<(), String> {
     }
 }
 
-/// `local`, `*`, `scheme://*` or `scheme://host[:port]`, as a browser would send it.
+/// `local`, `*`, `scheme://*` or `scheme://host[:port]`, as browsers send it.
 pub(super) fn origin(text: &str) -> Result<CorsOrigin, String> {
     match text {
         "local" => return Ok(CorsOrigin::Local),
@@ -239,18 +238,18 @@ pub(super) fn origin(text: &str) -> Result<CorsOrigin, String> {
     if authority.contains('/') {
         return Err("is more than an origin; leave out what follows the host and port".into());
     }
-    // Firefox gives each installation of an extension a host of its own.
+    // Firefox uses another host for each installation of an extension.
     if authority == "*" && !matches!(scheme, "http" | "https") {
         return Ok(CorsOrigin::Scheme(scheme.to_owned()));
     }
     let (name, port) = host_and_port(authority)?;
-    // Browsers leave out the scheme's own port.
+    // Browsers omit the default port.
     let port = port.filter(|port| !matches!((scheme, *port), ("http", 80) | ("https", 443)));
     let port = port.map_or(String::new(), |port| format!(":{port}"));
     Ok(CorsOrigin::Origin(format!("{scheme}://{}{port}", bracketed(&name))))
 }
 
-/// An address, or a block such as `10.0.0.0/8`.
+/// An address or a block such as `10.0.0.0/8`.
 pub(super) fn network(text: &str) -> Result<Network, String> {
     const SHAPE: &str = "is not an IP address or a block like 10.0.0.0/8";
     let (address, prefix) = match text.split_once('/') {
@@ -266,7 +265,7 @@ pub(super) fn network(text: &str) -> Result<Network, String> {
     Ok(Network { address: first(address, prefix), prefix })
 }
 
-/// The address with all bits behind the prefix cleared.
+/// Clears all bits after the prefix.
 fn first(address: IpAddr, prefix: u8) -> IpAddr {
     let mask = |width: u32| u128::MAX.checked_shl(width - u32::from(prefix)).unwrap_or(0);
     match address {

@@ -1,4 +1,4 @@
-//! Turns the text of a file into a [`Config`], or into every problem of the file. Reads no file and no environment.
+//! Turns the text of a file into a [`Config`] or a list of all its problems. Reads neither files nor the environment.
 
 use super::node::{self, Node, Value, names_in};
 use super::problem::{Diagnostics, Problem};
@@ -14,15 +14,16 @@ use std::path::Path;
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// One sentence each, for the log.
+    /// Sentences for the log.
     pub warnings: Vec<String>,
     /// The file is one of routes (format 003), which the page may write.
     pub is_paged: bool,
-    /// Keys whose secrets stand in the file itself.
+    /// Keys with a secret in the file itself.
     pub exposed: Vec<String>,
 }
 
-/// Checks the text of a file called `name`; `variable` gives the environment, `file` what `xxxFile` keys name.
+/// Checks the text of a file called `name`. `variable` looks up environment variables, `file` reads the files that
+/// `xxxFile` keys name.
 pub fn parse(
     name: &str,
     text: &str,
@@ -37,7 +38,7 @@ pub fn parse(
     Ok(Loaded { config, warnings, is_paged: format::is_paged(&tree), exposed })
 }
 
-/// A configuration with the routes of the page's file. If both have a route of one name, the page's is used.
+/// Adds the routes of the page's file. If both have a route of the same name, the page's is used.
 pub fn with_routes(name: &str, text: &str, config: &Config) -> Result<Loaded, Vec<Problem>> {
     let text = &*node::plain(text);
     let tree = tree(name, text)?;
@@ -90,7 +91,7 @@ fn native<'d>(tree: &Node, diagnostics: Diagnostics<'d>) -> (Config, Diagnostics
     (config, diagnostics)
 }
 
-/// A file that is no map of sections is one problem, not one per key.
+/// A file that is not a map of sections is reported once, not once per key.
 fn read<'d>(tree: &Node, diagnostics: Diagnostics<'d>) -> (Config, Diagnostics<'d>) {
     let problem = match &tree.value {
         Value::Map(entries) => match format::older(entries) {

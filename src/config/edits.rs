@@ -1,30 +1,29 @@
-//! What is changed in the JSON body of a request for a model: `set`, `default`, `remove`.
+//! `set`, `default` and `remove` of models and variants: edits of the JSON body of a request.
 
 use super::reader::Field;
 use super::shown::has_key;
 use super::table::*;
 use serde_json::{Map, Value as Json};
 
-/// Members that one model or variant may edit, and bytes of the values that they get together.
-const MOST: usize = 64;
-const MOST_BYTES: usize = 64 << 10;
-/// Parts of names whose texts may be secrets.
+/// Limits per model or variant: edited members, and bytes of their values together.
+const MAX_MEMBERS: usize = 64;
+const MAX_BYTES: usize = 64 << 10;
+/// Parts of the names of members that may be secrets.
 const SECRET: [&str; 6] = ["api_key", "apikey", "auth", "password", "secret", "token"];
 const MASK: &str = "***";
-const QUOTED_MASK: &str = "\"***\"";
-/// What decides where a request goes and how its answer is read.
+/// Members that this proxy itself depends on.
 const NOT_EDITED: [&str; 6] = ["model", "stream", "messages", "prompt", "input", "webhookUrl"];
 
-/// Members and their values; `a.b` is the member `b` of the object `a`.
+/// Values by the path of a member: `a`, or `a.b` for the member `b` of the object `a`.
 type Members = Map<String, Json>;
 
 table! {
-    /// The edits of a model or a variant. No two concern the same member.
+    /// The edits of a model or a variant, at most one per member.
     #[derive(Eq)]
     pub struct Edits (check = check) {
-        /// In place of what the client sends.
+        /// Replace the client's values.
         pub set: Members, key("set", members());
-        /// Where the client sends nothing.
+        /// Apply where the client sends no value.
         pub default: Members, key("default", members());
         pub remove: Vec<String>, key("remove", list(text(member)));
     }
@@ -35,33 +34,27 @@ table! {
     #[derive(Eq)]
     pub struct Variant {
         pub suffix: String, internal();
-        /// On top of those of the model.
+        /// Override those of the model.
         pub edits: Edits, with(|edits, keys| edits.keys(keys));
     }
 }
 
 words! {
-    /// Whose changing system line is made the same in every request.
+    /// The client whose system prompt has a line that changes with every request.
     pub enum Stabilize {
         ClaudeCode = "claude-code",
     }
 }
 
-impl Edits {
-    fn names(&self) -> impl Iterator<Item = &str> {
-        self.set.keys().chain(self.default.keys()).chain(&self.remove).map(String::as_str)
-    }
-}
-
 impl Variant {
-    /// What is appended to the name of the model: `nothink` as `-nothink`, `:nothink` as it is.
+    /// The suffix as appended to the model's name: `nothink` becomes `-nothink`, `:nothink` stays.
     pub fn ending(&self) -> String {
         let dash = if self.suffix.starts_with(char::is_alphanumeric) { "-" } else { "" };
         format!("{dash}{}", self.suffix)
     }
 }
 
-/// A member that may be edited.
+/// Checks the path of a member to edit.
 fn member(name: &str) -> Result<String, String> {
     let outer = name.split('.').next().unwrap_or_default();
     if name.split('.').any(str::is_empty) || name.split('.').count() > 2 {
@@ -77,9 +70,9 @@ fn members() -> Kind<Members> {
     let read = |field: &Field| {
         let one = |(name, item): (&str, Field)| {
             let name = member(name).map_err(|error| item.problem(format!("{name:?} {error}"))).ok()?;
-            // `null` is a value here.
+            // Unlike `read`, `value` accepts `null`, which is a value here.
             let value = item.value()?.json().map_err(|error| item.problem(error)).ok()?;
-            if value.to_string().contains(QUOTED_MASK) {
+            if value.to_string().contains(&format!("\"{MASK}\"")) {
                 item.problem("holds the mask that stands for a secret; put the secret in");
             }
             Some((name, value))
@@ -90,7 +83,7 @@ fn members() -> Kind<Members> {
     Kind::new(read, move |members: &Members| Json::Object(members.iter().map(shown).collect()))
 }
 
-/// A value as it is printed: with a mask for each text that may be a key.
+/// A value to print, with strings that may be secrets masked.
 fn masked(value: &Json, is_secret: bool) -> Json {
     match value {
         Json::String(text) if is_secret || has_key(text) => MASK.into(),
@@ -109,18 +102,18 @@ fn names_secret(name: &str) -> bool {
 }
 
 fn check(edits: &Edits, section: &Field) {
-    let names: Vec<&str> = edits.names().collect();
+    let Edits { set, default, remove } = edits;
+    let names: Vec<&String> = set.keys().chain(default.keys()).chain(remove).collect();
     let is_within = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     for (n, one) in names.iter().enumerate() {
-        let clash = names[..n].iter().find(|other| is_within(one, other) || is_within(other, one));
-        match clash {
+        match names[..n].iter().find(|other| is_within(one, other) || is_within(other, one)) {
             Some(other) if other == one => section.problem(format!("{one:?} is edited twice; keep one")),
             Some(other) => section.problem(format!("{other:?} and {one:?} edit the same member; keep one")),
             None => {}
         }
     }
-    let bytes: usize = edits.set.values().chain(edits.default.values()).map(|value| value.to_string().len()).sum();
-    if names.len() > MOST || bytes > MOST_BYTES {
-        section.problem(format!("edits more than {MOST} members, or gives them more than 64 KiB"));
+    let bytes: usize = set.values().chain(default.values()).map(|value| value.to_string().len()).sum();
+    if names.len() > MAX_MEMBERS || bytes > MAX_BYTES {
+        section.problem(format!("edits more than {MAX_MEMBERS} members, or gives them more than 64 KiB"));
     }
 }

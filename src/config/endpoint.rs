@@ -1,4 +1,4 @@
-//! `endpoints`: where they are, how they are probed, what is sent to them. `config/full.yml` says what each key means.
+//! `endpoints`: addresses, probes, credentials, headers, limits. `config/full.yml` explains each key.
 
 use super::address::{self, base};
 use super::edits::Stabilize;
@@ -24,30 +24,29 @@ table! {
         pub api_keys: Vec<Secret>, with(api_keys);
         pub auth: Auth = Auth::None, with(auth);
         pub headers: Vec<HeaderOp>, key("headers", items(HeaderOp::default()));
-        /// Names served; empty = ask the endpoint.
+        /// Empty = read the endpoint's own list.
         pub models: Vec<String>, key("models", list(text(name)));
         pub default_model: Option<String>, key("defaultModel", optional(text(name)));
         pub weight: u16 = 1, key("weight", number("a weight", 1..=65_535));
         pub max_concurrent: MaxConcurrent = MaxConcurrent::Auto, key("maxConcurrent", max_concurrent());
         pub on_client_gone: OnClientGone = OnClientGone::Cancel, key("onClientGone", word());
-        /// Stage time-outs with the endpoint's overrides applied.
+        /// The global time-outs with the endpoint's overrides applied.
         pub timeouts: Timeouts, key("timeouts", section());
-        /// HTTP proxy for outgoing calls, `http://[user:pass@]host:port`; may hold a password, hence a secret.
+        /// HTTP proxy for outgoing calls, `http://[user:pass@]host:port`; a secret, as it may hold a password.
         pub proxy: Option<Secret>, with(proxy);
         pub user_agent: Option<String>, key("userAgent", optional(text(header_value)));
         pub ca_file: Option<CaFile>, key("caFile", ca_file());
         pub stabilize: Option<Stabilize>, key("stabilize", optional(word()));
         pub wake: Option<Wake>, key("wake", optional(section()));
-        /// `timeouts.total` does not bound answers that are streamed. Only a group can change it.
+        /// Exempts streamed answers from `timeouts.total`. Only a group can change it.
         pub stream: bool = true, internal();
-        /// How long idle connections are kept; cpp-httplib, the server in llama-server, closes them after 5 s. Only a
-        /// group can change it.
+        /// How long idle connections are kept; llama-server closes them after 5 s. Only a group can change it.
         pub keep_alive: Duration = Duration::from_secs(3), internal();
     }
 }
 
 impl Endpoint {
-    /// An endpoint with an address and nothing else, as four lines of configuration give it.
+    /// An endpoint with an address and defaults.
     pub fn plain(name: impl Into<String>, host: impl Into<String>, port: u16) -> Self {
         Self { name: name.into(), base: Base::plain(host, port), ..Self::default() }
     }
@@ -59,9 +58,8 @@ fn check(endpoint: &Endpoint, section: &Field) {
         section.get("defaultModel").wrong("is not one of this endpoint's `models`");
     }
     if endpoint.wake.is_some() && endpoint.probe == Probe::Never {
-        section
-            .get("wake")
-            .problem("needs probes, which tell when the machine is awake; take away `healthCheck: false`");
+        let text = "needs probes, which tell when the machine is awake; remove `healthCheck: false`";
+        section.get("wake").problem(text);
     }
 }
 
@@ -102,10 +100,10 @@ fn read_base(section: &Field) -> Option<Base> {
     None
 }
 
-/// The path that the health thread probes.
+/// The path to probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// `healthCheck: false`: never probed, counts as available.
+    /// `healthCheck: false`: the endpoint counts as available.
     Never,
     /// `healthCheck.path`.
     Default,
@@ -190,7 +188,7 @@ fn read_auth(section: &Field) -> Option<Auth> {
     use AuthType::{Basic, Bearer, Header};
     const USES: [(&str, AuthType); 4] =
         [("username", Basic), ("password", Basic), ("passwordFile", Basic), ("name", Header)];
-    // A key that was refused has its own problem.
+    // Invalid keys count: they are reported by themselves.
     let has_key = ["apiKey", "apiKeyFile", "apiKeys"].iter().any(|key| section.gives(key));
     let s = section.get("auth");
     let kind = (word::<AuthType>().read)(&s.get("type"), None);
@@ -208,7 +206,7 @@ fn read_auth(section: &Field) -> Option<Auth> {
     }
     match kind {
         Bearer | Header if !has_key => s.problem("needs an `apiKey` beside it"),
-        Basic | AuthType::None if has_key => s.problem("does not send the `apiKey` beside it; take one away"),
+        Basic | AuthType::None if has_key => s.problem("does not send the `apiKey` beside it; remove one of them"),
         _ => {}
     }
     match kind {
@@ -234,7 +232,7 @@ table! {
     pub struct HeaderOp as change {
         pub op: Op = Op::Insert, required("op", word());
         pub key: String, required("key", text(header_name));
-        /// New value; empty for `Remove`. Often a key, hence a secret.
+        /// Empty for `Remove`; a secret, as it is often a key.
         pub value: Secret, with(|value, keys| {
             keys.read(|section| *value = read_value(change.op, &change.key, section));
             if change.op != Op::Remove {
@@ -254,7 +252,7 @@ words! {
     }
 }
 
-/// Parts of the names of headers that carry credentials.
+/// Parts of the names of headers with credentials.
 const SECRET_NAMES: [&str; 11] =
     ["apikey", "assertion", "auth", "cookie", "credential", "jwt", "key", "passw", "secret", "signature", "token"];
 
@@ -303,7 +301,7 @@ words! {
     }
 }
 
-/// The address of a proxy; without a password in it, it is no secret.
+/// The URL of a proxy is shown unless it has a user or password.
 pub(super) fn proxy_secret(proxy: Secret) -> Secret {
     if proxy.reveal().contains('@') { proxy } else { proxy.shown() }
 }

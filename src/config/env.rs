@@ -1,9 +1,9 @@
-//! Variables in texts: `${NAME}`, `${NAME:-text}`, `$$`; and those of a `.env` file. Never shows a value.
+//! Expands `${NAME}`, `${NAME:-text}` and `$$`, and reads `.env` files. Never shows a value.
 
 use super::node::{Node, Value};
 use std::collections::HashMap;
 
-/// Puts variables into every text of a tree; a text that cannot be completed becomes [`Value::Broken`].
+/// Expands variables in all texts of a tree; a text that cannot be expanded becomes [`Value::Broken`].
 pub(super) fn fill_in(node: &mut Node, variable: &dyn Fn(&str) -> Option<String>) {
     match &mut node.value {
         Value::Text { text, literal } if text.contains('$') => match expand(text, variable) {
@@ -19,7 +19,7 @@ pub(super) fn fill_in(node: &mut Node, variable: &dyn Fn(&str) -> Option<String>
     }
 }
 
-/// A text with its variables filled in, and whether there were any.
+/// The expanded text, and whether it contained variables.
 fn expand(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<(String, bool), String> {
     let (mut filled, mut used, mut rest) = (String::with_capacity(text.len()), false, text);
     while let Some(dollar) = rest.find('$') {
@@ -49,7 +49,7 @@ fn value(inside: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Stri
     let mut letters = name.chars();
     let starts_well = letters.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
     if !starts_well || !letters.all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        // Not echoed: it may be a password with odd characters in it.
+        // Not echoed, since it may be part of a password.
         return Err("what stands between `${` and `}` is no variable's name; write `$${` for the characters".into());
     }
     match (variable(name).filter(|value| !value.is_empty()), default) {
@@ -59,7 +59,7 @@ fn value(inside: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Stri
     }
 }
 
-/// The variables of a `.env` file: `NAME=value` lines, quotes and comments as dotenv takes them.
+/// The variables of a `.env` file: `NAME=value` lines with dotenv's quotes and comments.
 pub fn dotenv(text: &str) -> HashMap<String, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let pair = |line: &str| {

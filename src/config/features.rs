@@ -1,4 +1,4 @@
-//! The parts that a build may leave out (cargo features), and the error of a configuration that asks for one.
+//! The optional parts of the program (cargo features), and the error of a configuration that needs a missing one.
 
 pub(crate) struct Feature {
     is_built: bool,
@@ -14,7 +14,7 @@ pub(crate) const DEMO: Feature =
 
 impl Feature {
     /// # Errors
-    /// This build was made without it; the error is the sentence for the user.
+    /// This build does not include it.
     pub(crate) fn require(&self) -> Result<(), &'static str> {
         if self.is_built { Ok(()) } else { Err(self.absent) }
     }

@@ -1,4 +1,4 @@
-//! The only reader of configuration files, secret files and the environment.
+//! Reads configuration files, secret files and the environment. No other file does.
 
 pub use super::check::{Loaded, json, keys, parse, with_routes};
 use super::endpoint::certificates;
@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// More than any file written by hand.
+/// The largest configuration file.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// Where a configuration is looked for when none is named.
+/// Where a configuration is searched for if none is given.
 const PLACES: [&str; 3] = ["config/endpoints.yml", "config.yaml", "/etc/llmproxy/endpoints.yml"];
 
 #[derive(Debug)]
@@ -51,9 +51,9 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// The file to load: the flag's, the variable's, else the first well-known one that exists.
+/// The file to load: from the option, the variable, or else the first of the default places that exists.
 pub fn find(flag: Option<&Path>) -> Option<PathBuf> {
-    // One that cannot be examined is chosen too, so that the error says why.
+    // A file that cannot be examined is chosen too, so that the error says why.
     search(flag, env("LLMPROXY_CONFIG"), &|path| path.try_exists().unwrap_or(true))
 }
 
@@ -88,7 +88,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         config.admin.enabled = true;
         config.admin.routes_file = path.to_owned();
         config.admin.probe = false;
-        // As the document of that format says: from this machine the routes may be edited without a token.
+        // Format 003 lets loopback clients edit routes without a token.
         config.admin.open = true;
         warnings.push(sections::OPEN.to_owned());
     } else if config.admin.enabled {
@@ -106,13 +106,12 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     Ok(loaded)
 }
 
-/// The configuration in the environment (format 004) and the `.env` file of this folder; a variable that is set
-/// wins over the file.
+/// The configuration in the environment (format 004) and in `.env`; environment variables take precedence.
 pub fn from_environment() -> Option<Result<Config, LoadError>> {
     let text = match read_text(Path::new(".env")) {
         Ok(text) => text,
         Err(LoadError::Missing(_) | LoadError::Directory(_)) => String::new(),
-        // Without a key in it the proxy would be open.
+        // An empty key would leave the proxy open.
         Err(error) => return Some(Err(error)),
     };
     let beside = super::dotenv(&text);
@@ -120,7 +119,7 @@ pub fn from_environment() -> Option<Result<Config, LoadError>> {
     legacy::from_environment(&variable).map(|read| read.map_err(LoadError::Bad))
 }
 
-/// Refuses endpoints whose address is this proxy's own. Called when all overrides are applied.
+/// Refuses endpoints with an address of this proxy. Called after all overrides.
 ///
 /// # Errors
 /// A problem for each, with the file's name as its place.
@@ -130,7 +129,7 @@ pub fn refuse_own_addresses(name: &str, config: &Config) -> Result<(), LoadError
     if problems.is_empty() { Ok(()) } else { Err(LoadError::Bad(problems)) }
 }
 
-/// Whether this machine would send from an address to reach it. Nothing is sent: UDP only chooses a route.
+/// Whether an address belongs to this machine: connecting a UDP socket only selects a route and sends nothing.
 fn is_own(address: IpAddr) -> bool {
     let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let chosen = UdpSocket::bind((any, 0)).and_then(|socket| {
@@ -140,7 +139,7 @@ fn is_own(address: IpAddr) -> bool {
     chosen.is_ok_and(|chosen| chosen.ip() == address)
 }
 
-/// What `SSL_CERT_FILE` adds for every endpoint, read once.
+/// The certificates in `SSL_CERT_FILE`, for all endpoints; read once.
 pub fn system_authorities() -> &'static [Vec<u8>] {
     static READ: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     READ.get_or_init(|| {
@@ -153,13 +152,13 @@ pub fn system_authorities() -> &'static [Vec<u8>] {
     })
 }
 
-/// A variable of the environment, if it is set and is text.
+/// An environment variable, if it is set and is UTF-8.
 #[expect(clippy::disallowed_methods, reason = "this is the one reader")]
 pub fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Bytes of memory this process may have: the machine's, or less where a control group says so.
+/// The memory of this machine in bytes, or of the control group if that is less.
 pub fn memory_limit() -> Option<u64> {
     let read = |path: &str| fs::read_to_string(path).ok();
     let machine = read("/proc/meminfo").and_then(|text| total_memory(&text)).or_else(macos_memory);
@@ -168,7 +167,7 @@ pub fn memory_limit() -> Option<u64> {
     groups.chain(machine).min()
 }
 
-/// macOS tells its memory through `sysctl`, and without unsafe code only through that program.
+/// Without unsafe code, macOS tells its memory only through the program `sysctl`.
 fn macos_memory() -> Option<u64> {
     let told = cfg!(target_os = "macos")
         .then(|| Command::new("/usr/sbin/sysctl").args(["-n", "hw.memsize"]).output().ok())
@@ -181,7 +180,7 @@ fn total_memory(meminfo: &str) -> Option<u64> {
     kib.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Where limits of memory may stand: the group's own and those above it, of either version of control groups.
+/// The files with memory limits: of the group and its ancestors, for both versions of control groups.
 fn group_files(groups: &str) -> Vec<String> {
     let of = |line: &str| {
         let mut parts = line.splitn(3, ':').skip(1);

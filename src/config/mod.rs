@@ -1,4 +1,4 @@
-//! The configuration, complete and checked: plain data that every other module may read.
+//! The configuration: plain, checked data that every other module may read.
 //!
 //! Knows nothing of sockets, threads or requests. `load` reads files, `node` is what a file said, `reader` walks it, the
 //! tables of `sections`, `endpoint`, `access` and `routes` say which keys there are, `check` turns a file into a [`Config`]
@@ -38,11 +38,12 @@ pub use env::dotenv;
 pub use load::system_authorities;
 pub use overrides::Overrides;
 pub use problem::Problem;
-pub use routes::{Backend, Group, Member, Retry, Route, Routing, Strategy, UnknownModel};
+pub use routes::{Backend, Group, Member, Retry, RetryOn, Route, Routing, Strategy, UnknownModel};
 pub use sections::{
     Admin, Cache, HealthCheck, Jobs, Log, LogFormat, Metrics, Queue, Server, SsePing, Stages, Timeouts, Webhooks,
 };
 pub(crate) use table::{Words, meaning};
+pub(crate) use text::matches;
 pub use wake::{Mac, Prefer, Wake};
 
 use reader::Field;
@@ -58,10 +59,10 @@ table! {
                 config.policy.group_and_mode(keys);
             });
         });
-        /// What clients may do at the main listener.
+        /// The policy of the main listener.
         pub policy: ListenerPolicy, internal();
         pub timeouts: Timeouts, key("timeouts", section());
-        /// Each holds its own copy of the time-outs with its overrides applied.
+        /// Each with its own time-outs, overrides applied.
         pub endpoints: Vec<Endpoint>,
             key("endpoints", items(Endpoint { timeouts: config.timeouts, ..Endpoint::default() }));
         pub health_check: HealthCheck, key("healthCheck", section());
@@ -70,13 +71,13 @@ table! {
         /// Names with a route of their own. Unique.
         pub models: Vec<Route>, key("models", routes::models());
         pub queue: Queue, key("queue", section());
-        /// Without any the proxy is open.
+        /// The proxy is open if there are none.
         pub keys: Vec<ClientKey>, with(access::keys);
         pub retry: Retry, key("retry", section());
         /// Sets of endpoints with settings of their own.
         pub groups: Vec<Group>,
             key("groups", items(Group { retry: Some(config.retry.clone()), ..Group::default() }));
-        /// More addresses to listen on.
+        /// Additional listeners.
         pub listeners: Vec<Listener>, key("listeners", items(Listener::default()));
         pub metrics: Metrics, with(|metrics, keys| {
             keys.key(&mut config.policy.rate_limit, "rateLimit", optional(section()));
@@ -88,11 +89,17 @@ table! {
     }
 }
 
-/// What concerns several sections.
+/// Besides the main listener and that of the page; the event loop serves 64.
+const MOST_LISTENERS: usize = 62;
+
+/// Checks that concern several sections.
 fn whole(config: &Config, root: &Field) {
     routes::check_names(&config.models, &root.get("models"));
     if !root.gives("endpoints") {
         root.get("endpoints").problem(format!("at least one is needed; a useful file is\n{MINIMAL}"));
+    }
+    if config.listeners.len() > MOST_LISTENERS {
+        root.get("listeners").problem(format!("are more than {MOST_LISTENERS}"));
     }
     if !config.endpoints.is_empty() && config.endpoints.iter().all(|endpoint| !endpoint.enabled) {
         root.warn("every endpoint is switched off (`enabled: false`)");
@@ -110,7 +117,7 @@ fn whole(config: &Config, root: &Field) {
     }
 }
 
-/// A useful file in four lines.
+/// The shortest useful configuration.
 pub const MINIMAL: &str = "\
 endpoints:
   - name: server1
@@ -119,8 +126,8 @@ endpoints:
 ";
 
 impl Config {
-    /// Age at which a list of models is read again: the smaller of both options, the interval when
-    /// neither is set [S000-09].
+    /// The maximum age of a model list: the smaller of both options, or the probe interval if neither is set
+    /// [S000-09].
     pub fn models_ttl(&self) -> Duration {
         let interval = self.health_check.interval;
         let multiple = self.cache.ttl_multiplier.map(|times| interval.mul_f64(times));

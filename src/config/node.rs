@@ -1,4 +1,4 @@
-//! YAML text as a tree that keeps what a file really said: repeated keys, order, places. Knows no key's meaning.
+//! YAML as a tree that preserves repeated keys, order and positions.
 
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
@@ -9,9 +9,9 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 
-/// Values in one file, those behind aliases counted at each use: an alias bomb ends here.
+/// The most values in a file. Those behind aliases count at each use, which stops alias bombs.
 const MOST_NODES: u32 = 50_000;
-/// Open brackets at once. The YAML scanner's time grows with the square of them.
+/// The most open brackets: the YAML scanner's time grows with their square.
 const MOST_BRACKETS: usize = 200;
 
 const NO_KEY: &str = "a key is a plain word";
@@ -19,8 +19,8 @@ const TOO_LARGE: &str = "is a whole number of more than 64 bits, which would be 
 const NOT_FINITE: &str = "is not a finite number";
 const NO_TAG: &str = "YAML tags (`!name`) have no meaning here; put the text in quotes";
 
-/// A text without a byte order mark, and if it is JSON, with its `//` comments blanked out. A `//` inside a word, as in a
-/// URL, is no comment.
+/// Removes a byte order mark and, in JSON, blanks out `//` comments. A `//` inside a word, as in a URL, is not a
+/// comment.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if !text.trim_start().starts_with(['{', '/']) || !text.contains("//") {
@@ -38,7 +38,7 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
         }
         escaped = in_text && c == '\\' && !escaped;
         before = c;
-        // As wide as the comment, so that positions stay right.
+        // As wide as the comment, so that positions remain correct.
         out.push(if in_comment { ' ' } else { c });
     }
     Cow::Owned(out)
@@ -46,7 +46,7 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
-    /// Its number in the order of the file; [`locate`] turns it into line and column.
+    /// Its number in file order; [`locate`] turns it into line and column.
     pub at: u32,
     pub value: Value,
 }
@@ -59,7 +59,7 @@ pub(super) enum Value {
     Bool(bool),
     /// Any number; whole ones are exact to 64 bits.
     Number(Number),
-    /// A text, and whether it stands in the file itself (not in a variable).
+    /// A text, and whether all of it is in the file itself, not in a variable.
     Text {
         text: String,
         /// `false` when part of it came from a variable.
@@ -73,7 +73,7 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// A text with a unit, or a bare number in the unit of `bare`.
+    /// A text with a unit, or a number in units of `bare`.
     pub(super) fn measure<T>(&self, parse: fn(&str) -> Option<T>, bare: fn(u64) -> T) -> Option<T> {
         match self {
             Self::Text { text, .. } => parse(text),
@@ -124,7 +124,7 @@ impl Value {
 }
 
 impl Node {
-    /// The value of a key, as it is written here.
+    /// The value of a key, exactly as spelled.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
         let Value::Map(entries) = &self.value else { return None };
         entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
@@ -151,10 +151,10 @@ pub(super) struct Entry {
     pub value: Node,
 }
 
-/// A text that is no YAML, or none that we read.
+/// The text is not YAML, or not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Fault {
-    /// Line and column, both from 1, when known.
+    /// Line and column, from 1.
     pub place: Option<(usize, usize)>,
     pub text: String,
 }
@@ -182,7 +182,7 @@ fn build(text: &str, stop: Option<u32>) -> Result<Node, serde_yaml::Error> {
     Build { count: &count, stop }.deserialize(serde_yaml::Deserializer::from_str(text))
 }
 
-/// Builds one value; `count` numbers all of them, `stop` is the number that fails.
+/// Builds a value. `count` numbers the values; building number `stop` fails.
 #[derive(Clone, Copy)]
 struct Build<'c> {
     count: &'c Cell<u32>,
@@ -285,7 +285,7 @@ impl<'de> Visitor<'de> for Build<'_> {
     }
 }
 
-/// Puts the entries of `<<: *anchor` (one map or several) into the map around it; its own keys stand.
+/// Merges `<<: *anchor` (one map or a list of maps) into the map around it; the map's own keys take precedence.
 fn merge(node: &mut Node) {
     match &mut node.value {
         Value::List(list) => list.iter_mut().for_each(merge),
@@ -332,7 +332,7 @@ pub(super) fn snake(key: &str) -> String {
     text
 }
 
-/// Where brackets are open too deep. Those in comments and quotes count too: no file has that many unbalanced ones.
+/// The position at which too many brackets are open. Those in comments and quotes are counted too.
 fn too_many_brackets(text: &str) -> Option<(usize, usize)> {
     let mut open = 0_usize;
     let is_too_deep = |byte: u8| {
@@ -349,7 +349,7 @@ fn too_many_brackets(text: &str) -> Option<(usize, usize)> {
 fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
     let message = error.to_string();
     if message.contains("more than one document") {
-        // What follows may be a document, or a line further left than the first, which is none.
+        // What follows may be another document, or a line indented less than the first one.
         let second = serde_yaml::Deserializer::from_str(text).nth(1);
         let error = second.and_then(|document| IgnoredAny::deserialize(document).err());
         if let Some(error) = error.filter(|error| error.location().is_some()) {
@@ -368,11 +368,11 @@ fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
         return Fault { place: None, text: message };
     };
     let mut message = message.replacen(&format!(" at line {} column {}", place.0, place.1), "", 1);
-    // The message begins with the keys above, one of which may be a secret; the position is enough.
+    // The message starts with the path of keys, one of which may be a secret, so only the position is used.
     if let Some(own) = [NO_KEY, NO_TAG, "recursion limit exceeded"].into_iter().find(|own| message.ends_with(own)) {
         message = own.into();
     }
-    // Such a message repeats the value.
+    // This message contains the value.
     if message.contains("invalid value: ") || message.contains("invalid type: ") {
         message = "the YAML tag (`!!name`) in front does not fit this value; put the text in quotes".into();
     }

@@ -1,4 +1,4 @@
-//! Options and variables that override the file: an option wins over a variable, a variable over the file.
+//! Options and environment variables that override the file. Options take precedence over variables.
 
 use super::address::listen_host;
 use super::table::{Words, meaning};
@@ -23,7 +23,7 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// Applies them; every wrong value is a problem that names its option or variable.
+    /// Applies the overrides. Each wrong value is a problem that names its option or variable.
     pub fn apply(&self, config: &mut Config, variable: &dyn Fn(&str) -> Option<String>) -> Result<(), Vec<Problem>> {
         let Config { server, log, .. } = config;
         let mut problems = Vec::new();

@@ -1,16 +1,16 @@
-//! Endpoints whose address is this proxy's own: a request to one would loop.
+//! Detects endpoints that are this proxy itself, where requests would loop.
 
 use crate::config::{Config, Problem};
 use std::net::IpAddr;
 
-/// Name and addresses of this machine.
+/// The name and addresses of this machine.
 pub(super) struct Machine<'a> {
     pub name: Option<String>,
     /// Whether an address is one of its own.
     pub has: &'a dyn Fn(IpAddr) -> bool,
 }
 
-/// A problem for each endpoint whose address one of the listeners serves. `name` is the file's.
+/// A problem for each endpoint at an address of one of the listeners. `name` is that of the file.
 pub(super) fn problems(name: &str, config: &Config, machine: &Machine) -> Vec<Problem> {
     let server = ("server", config.server.host.as_str(), config.server.port);
     let listeners = config.listeners.iter().map(|one| (one.name.as_str(), one.host.as_str(), one.port));
@@ -34,7 +34,7 @@ pub(super) fn problems(name: &str, config: &Config, machine: &Machine) -> Vec<Pr
     problems
 }
 
-/// Whether a connection to `host` arrives at a socket that is bound to `listener`.
+/// Whether a connection to `host` reaches a socket bound to `listener`.
 fn reaches(host: &str, listener: &str, machine: &Machine) -> bool {
     let address = |host: &str| host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
     let is_local_name = |name: &str| name == "localhost" || name.ends_with(".localhost");
@@ -42,7 +42,7 @@ fn reaches(host: &str, listener: &str, machine: &Machine) -> bool {
     let any = bound.is_some_and(|ip| ip.is_unspecified());
     let only_v4 = bound.is_some_and(|ip| ip.is_ipv4());
     match address(host) {
-        // On Linux a connection to the unspecified address goes to loopback.
+        // On Linux, connections to the unspecified address go to loopback.
         Some(ip) if ip.is_unspecified() => any || bound.is_some_and(|ip| ip.is_loopback()) || is_local_name(listener),
         Some(ip) if any && only_v4 && ip.is_ipv6() => false,
         Some(ip) if any => ip.is_loopback() || (machine.has)(ip),

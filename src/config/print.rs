@@ -1,4 +1,4 @@
-//! A configuration as text: whole in native YAML, or one screen of what matters. Shows no secret.
+//! A configuration as text: all of it in native YAML, or a one-screen summary. Shows no secrets.
 
 use super::address::bracketed;
 use super::table::printed;
@@ -8,83 +8,25 @@ use serde_json::Value;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// The effective configuration with every key; reading it back, secrets put in, gives the same.
+/// The effective configuration with every key. With the secrets put in, it reads back as the same configuration.
 pub fn yaml(config: &Config) -> String {
-    let mut out = String::from("# The effective configuration. Put the secrets in where \"***\" stands.");
-    block(&mut out, &printed(config), 0);
-    out.push('\n');
-    out
+    let mut all = printed(config);
+    escape_variables(&mut all);
+    let yaml = serde_yaml::to_string(&all).expect("JSON is YAML");
+    format!("# The effective configuration. Put the secrets in where '***' stands.\n{yaml}")
 }
 
-/// A value at this depth; of maps and lists of maps those near the top have a line for each entry.
-fn block(out: &mut String, value: &Value, depth: usize) {
-    let indent = "  ".repeat(depth);
+/// When a file is read, variables in values are replaced, and `$$` stands for `$`.
+fn escape_variables(value: &mut Value) {
     match value {
-        Value::Object(map) if depth < 3 && !map.is_empty() => {
-            // The first key of a list's item stands behind the dash.
-            let mut is_item = out.ends_with("- ");
-            for (key, value) in map {
-                if !std::mem::take(&mut is_item) {
-                    let _ = write!(out, "\n{indent}");
-                }
-                let _ = write!(out, "{}:", word(key, key));
-                block(out, value, depth + 1);
-            }
-        }
-        Value::Array(list) if depth < 3 && list.iter().any(Value::is_object) => {
-            for item in list {
-                let _ = write!(out, "\n{indent}- ");
-                block(out, item, depth + 1);
-            }
-        }
-        value if out.ends_with(' ') => *out += &flow(value),
-        value => *out += &format!(" {}", flow(value)),
+        Value::String(text) => *text = text.replace('$', "$$"),
+        Value::Array(list) => list.iter_mut().for_each(escape_variables),
+        Value::Object(map) => map.values_mut().for_each(escape_variables),
+        _ => {}
     }
 }
 
-fn flow(value: &Value) -> String {
-    match value {
-        // `load` fills in variables in values, and takes `$$` for `$` there.
-        Value::String(text) => word(text, &text.replace('$', "$$")),
-        Value::Array(list) => format!("[{}]", list.iter().map(flow).collect::<Vec<_>>().join(", ")),
-        Value::Object(map) => {
-            let entries = map.iter().map(|(key, value)| format!("{}: {}", word(key, key), flow(value)));
-            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
-        }
-        other => other.to_string(),
-    }
-}
-
-/// A text as YAML reads it back: bare when nothing else can be meant, else in quotes, as `escaped`.
-fn word(text: &str, escaped: &str) -> String {
-    let bare = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
-    let reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
-    let starts_well = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-    // Times and sizes.
-    let measures = text.starts_with(|c: char| matches!(c, '1'..='9'))
-        && text.bytes().all(|b| b.is_ascii_alphanumeric())
-        && text.parse::<f64>().is_err();
-    let is_word = starts_well && text.chars().all(bare) && !reserved.iter().any(|word| word.eq_ignore_ascii_case(text));
-    if is_word || measures { text.into() } else { quoted(escaped) }
-}
-
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            // The YAML reader refuses these as they are.
-            _ if c.is_control() || matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}' | '\u{2028}' | '\u{2029}') => {
-                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
-            }
-            _ => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-/// More listeners than this are only counted.
+/// Listeners, groups and endpoints listed one by one.
 const FEW: usize = 3;
 
 /// One screen for `--check`.
@@ -108,7 +50,7 @@ pub fn summary(config: &Config) -> String {
     line("bodies", format!("{} each, {} together", print_size(server.max_body), print_size(server.body_memory)));
     let (interval, failures) = (config.health_check.interval, config.health_check.failure_threshold);
     let interval = print_duration(interval);
-    line("health", format!("asked every {interval}, unhealthy after {failures} failures in a row"));
+    line("health", format!("probed every {interval}, unhealthy after {failures} failures in a row"));
     line("time-outs", limits(&config.timeouts));
     for group in config.groups.iter().take(FEW) {
         let stages = group.timeouts.over(&config.timeouts);
@@ -116,7 +58,7 @@ pub fn summary(config: &Config) -> String {
             line("", format!("{} in group {}", limits(&stages), group.name));
         }
     }
-    line("models", format!("lists are fresh for {}", print_duration(config.models_ttl())));
+    line("models", format!("lists are cached for {}", print_duration(config.models_ttl())));
     let enabled = config.endpoints.iter().filter(|endpoint| endpoint.enabled).count();
     line("endpoints", format!("{enabled} of {} switched on", config.endpoints.len()));
     for one in endpoints(config) {
@@ -136,16 +78,16 @@ fn limits(timeouts: &Timeouts) -> String {
     format!("connect {connect}, first byte {first_byte}, idle {idle}, total {total}")
 }
 
-/// A line for each endpoint: name, address, models.
+/// One line per endpoint: name, address, models.
 pub fn endpoints(config: &Config) -> Vec<String> {
-    const MOST: usize = 8;
-    let few = config.endpoints.iter().take(MOST);
+    const MAX_LISTED: usize = 8;
+    let few = config.endpoints.iter().take(MAX_LISTED);
     let width = few.clone().map(|endpoint| endpoint.name.chars().count()).max().unwrap_or(0);
     let mut lines: Vec<_> = few
         .map(|endpoint| {
             let models = match endpoint.models.as_slice() {
-                [] if !config.knows_models() => "any path, as it is".into(),
-                [] => "asked for its models".into(),
+                [] if !config.knows_models() => "any request, unchanged".into(),
+                [] => "models from its own list".into(),
                 models if models.len() > 4 => format!("{} and {} more", models[..3].join(", "), models.len() - 3),
                 models => models.join(", "),
             };
@@ -153,8 +95,8 @@ pub fn endpoints(config: &Config) -> Vec<String> {
             format!("{:<width$}  {}{off}  {models}", endpoint.name, endpoint.base)
         })
         .collect();
-    if config.endpoints.len() > MOST {
-        lines.push(format!("and {} more", config.endpoints.len() - MOST));
+    if config.endpoints.len() > MAX_LISTED {
+        lines.push(format!("and {} more", config.endpoints.len() - MAX_LISTED));
     }
     lines
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a file, and where. Collects while `reader` walks; knows no section.
+//! Problems of a file and their positions, collected while `reader` walks it.
 
 use super::node::{self, Entry, Names};
 use super::{shown, text};
@@ -8,31 +8,31 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-/// Problems reported at once: enough for any file written by hand, and a bound on looking up places.
+/// The most problems reported.
 const MOST: usize = 50;
-/// Problems collected at all.
+/// The most problems collected.
 const MOST_NOTED: usize = 4 * MOST;
-/// Bytes read again to look up places. A file of usual size has all positions reported.
+/// The most bytes read again to look up positions; a file of usual size gets all of them.
 const MOST_READ_AGAIN: usize = 1 << 20;
 
-/// One thing wrong with a file: where, what, and what to do.
+/// A problem of a file, with its position and remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// `FILE:LINE:COL`, or a variable's or option's name.
+    /// `FILE:LINE:COL`, or the name of a variable or option.
     pub place: String,
-    /// `endpoints[2].port`, empty for the whole file.
+    /// `endpoints[2].port`; empty for the whole file.
     pub key: String,
     /// What is wrong and what to do.
     pub text: String,
 }
 
 impl Problem {
-    /// A problem that no key is the place of.
+    /// A problem without a key.
     pub(crate) fn at(place: impl Into<String>, text: impl Into<String>) -> Self {
         Self { place: place.into(), key: String::new(), text: text.into() }
     }
 
-    /// Each on a line of its own.
+    /// One problem per line.
     pub fn lines(problems: &[Self]) -> String {
         problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
@@ -48,15 +48,15 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything collected while one file is read.
+/// What is collected while a file is read.
 pub(super) struct Diagnostics<'a> {
-    /// Every key that a file may have, for hints.
+    /// All known keys, for hints.
     known: BTreeSet<String>,
-    /// Names that are referred to, by what they name.
+    /// Names that can be referred to, by kind.
     names: HashMap<&'static str, Names>,
-    /// A file of an older format: an unknown key is a warning.
+    /// Unknown keys are warnings (older formats).
     pub lenient: bool,
-    /// Keys are compared without case.
+    /// Keys are compared case-insensitively.
     pub any_case: bool,
     /// Reads what an `xxxFile` key names.
     pub file: &'a dyn Fn(&Path) -> io::Result<String>,
@@ -65,7 +65,7 @@ pub(super) struct Diagnostics<'a> {
 
 #[derive(Default)]
 struct Notes {
-    /// Problems without their places, and the numbers of the nodes that they are at.
+    /// Problems without positions, and the numbers of their nodes.
     found: Vec<(u32, Problem)>,
     /// Keys by the path of their section, `endpoints[]`.
     asked: HashMap<String, Vec<String>>,
@@ -79,7 +79,7 @@ impl<'a> Diagnostics<'a> {
         Self { known, names, lenient: false, any_case: false, file, notes: RefCell::default() }
     }
 
-    /// Names that the file refers to. What cannot be a name, and may be a secret, is left out.
+    /// Lists names for a message. Texts that cannot be names are left out, since they may be secrets.
     pub(super) fn with_names(mut self, names: impl IntoIterator<Item = (&'static str, Names)>) -> Self {
         for (what, mut names) in names {
             names.retain(|(name, _)| text::name(name).is_ok());
@@ -93,12 +93,12 @@ impl<'a> Diagnostics<'a> {
         self.names.get(what).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Notes that the value at node `at` is wrong.
+    /// Adds a problem of the value at node `at`.
     pub(super) fn problem(&self, at: u32, key: &str, text: impl Into<String>) {
         if !self.is_full() {
             let problem = (at, Problem { place: String::new(), key: key.into(), text: text.into() });
             let found = &mut self.notes.borrow_mut().found;
-            // A value that should be a map is reported once, not for each key.
+            // A value that is not a map is reported once, not once per key.
             if found.last() != Some(&problem) {
                 found.push(problem);
             }
@@ -109,9 +109,9 @@ impl<'a> Diagnostics<'a> {
         self.notes.borrow().found.len() >= MOST_NOTED
     }
 
-    /// Notes a key that `section` does not have; it has `siblings`.
+    /// Adds a problem of an unknown key of `section`, which has `siblings`. A key that may be a misplaced secret is
+    /// left out of the message.
     ///
-    /// What may be a secret in the wrong place is left out; its line number is enough.
     pub(super) fn unknown_key(&self, entry: &Entry, section: &str, siblings: &[String], guarded: bool) {
         if self.is_full() {
             return;
@@ -135,7 +135,7 @@ impl<'a> Diagnostics<'a> {
         self.problem(entry.at, &path(is_known), text);
     }
 
-    /// Notes that `section` may have a key.
+    /// Declares a key of `section`.
     pub(super) fn ask(&self, section: &str, key: &str) {
         let keys = &mut self.notes.borrow_mut().asked;
         let keys = keys.entry(without_indices(section)).or_default();
@@ -144,12 +144,12 @@ impl<'a> Diagnostics<'a> {
         }
     }
 
-    /// The keys that `section` may have.
+    /// The declared keys of `section`.
     pub(super) fn asked(&self, section: &str) -> Vec<String> {
         self.notes.borrow().asked.get(&without_indices(section)).cloned().unwrap_or_default()
     }
 
-    /// Every key asked for, `endpoints[].port`.
+    /// All declared keys, such as `endpoints[].port`.
     pub(super) fn all_asked(self) -> BTreeSet<String> {
         let asked = self.notes.into_inner().asked;
         asked.iter().flat_map(|(section, keys)| keys.iter().map(|key| joined(section, key))).collect()
@@ -162,12 +162,12 @@ impl<'a> Diagnostics<'a> {
         }
     }
 
-    /// Notes a secret that stands in the file itself.
+    /// Adds a key with a secret in the file itself.
     pub(super) fn exposed(&self, key: &str) {
         self.notes.borrow_mut().exposed.push(key.into());
     }
 
-    /// The warnings, and the keys whose secrets stand in the file itself.
+    /// Returns the warnings, and the keys with a secret in the file itself.
     ///
     /// # Errors
     /// Every problem in the order of the file, with its place in `text`, which is called `name`.
@@ -178,7 +178,7 @@ impl<'a> Diagnostics<'a> {
             return Ok((warnings, exposed));
         }
         found.sort_by_key(|(at, _)| *at);
-        // A value may be looked at twice.
+        // A value may have been read twice.
         found.dedup();
         let more = found.len().saturating_sub(MOST);
         let mut left = MOST_READ_AGAIN.max(text.len());
@@ -213,7 +213,7 @@ fn without_indices(key: &str) -> String {
         .collect()
 }
 
-/// A key as the file has it, fit for one line of a terminal.
+/// A key of the file, safe for a line of a terminal.
 fn printable(key: &str) -> String {
     let mut text: String = key.chars().take(200).flat_map(|c| c.escape_debug()).collect();
     if key.chars().nth(200).is_some() {

@@ -1,4 +1,4 @@
-//! A cursor over the tree of a file: gives values, notes every problem and every key that is asked for.
+//! A cursor over the tree of a file. Returns values, and records all problems and all keys asked for.
 
 use super::node::{Entry, Node, Value, snake};
 use super::problem::{Diagnostics, joined};
@@ -8,13 +8,13 @@ use crate::util::units;
 use std::collections::HashSet;
 use std::path::Path;
 
-/// Bytes of a file that holds one secret.
+/// The largest secret file, in bytes.
 const MOST_SECRET_BYTES: usize = 64 << 10;
 
-/// Keys below which a secret may stand by mistake: no error repeats what stands there.
+/// Values below these keys may be misplaced secrets, so no error repeats them.
 const GUARDED: [&str; 6] = ["admin", "auth", "headers", "keys", "proxy", "webhooks"];
 
-/// One value of a file, or the absence of one.
+/// A value of a file, or its absence.
 #[derive(Clone)]
 pub(super) struct Field<'a> {
     node: Option<&'a Node>,
@@ -26,14 +26,15 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// A whole file: `read` asks for its keys; any other key is unknown.
+    /// Reads a whole file; all keys that `read` does not ask for are unknown.
     pub(super) fn file(tree: &'a Node, diagnostics: &'a Diagnostics<'a>, read: impl FnOnce(&Self)) {
         let root = Self { node: Some(tree), path: String::new(), at: tree.at, guarded: false, diagnostics };
         read(&root);
         root.check_keys();
     }
 
-    /// The value of a key, given in camelCase; a file may also say it in snake_case. `a.b` is the key `b` of the map `a`.
+    /// The value of a key in camelCase, which a file may also spell in snake_case. `a.b` is the key `b` of the map
+    /// `a`.
     pub(super) fn get(&self, key: &str) -> Self {
         key.split('.').fold(self.clone(), |field, key| field.child(key))
     }
@@ -51,7 +52,7 @@ impl<'a> Field<'a> {
         entry.key == key || entry.key == snake(key) || self.diagnostics.any_case && entry.key.eq_ignore_ascii_case(key)
     }
 
-    /// Notes unknown and repeated keys, here and below.
+    /// Adds a problem for each unknown or repeated key, here and below.
     fn check_keys(&self) {
         let asked = self.diagnostics.asked(&self.path);
         match self.value() {
@@ -63,7 +64,7 @@ impl<'a> Field<'a> {
                 let mut met = HashSet::new();
                 for entry in entries {
                     match asked.iter().find(|key| self.is_key(entry, key)) {
-                        // At the top `x-...` is for anchors.
+                        // Top-level keys `x-...` are for anchors.
                         None if self.path.is_empty() && entry.key.starts_with("x-") => {}
                         None => self.diagnostics.unknown_key(entry, &self.path, &asked, self.guarded),
                         Some(key) if met.insert(key) => self.child(key).check_keys(),
@@ -78,9 +79,8 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A secret given as `key`, or as `keyFile`: the path of a file that holds it.
-    ///
-    /// `is_one` says whether a text must be kept from other readers of the file.
+    /// A secret given as `key`, or in the file that `keyFile` names. `is_one` tells whether a text is a real secret, which
+    /// other readers of the file should not see.
     pub(super) fn secret_at(&self, key: &str, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
         let (here, file) = (self.get(key), self.get(&format!("{key}File")));
         if here.is_given() && file.is_given() {
@@ -118,12 +118,12 @@ impl<'a> Field<'a> {
         matches!(self.value(), Some(Value::Text { literal: false, .. }))
     }
 
-    /// Notes that this value is wrong.
+    /// Adds a problem of this value.
     pub(super) fn problem(&self, text: impl Into<String>) {
         self.diagnostics.problem(self.at, &self.path, text);
     }
 
-    /// Notes what the value is not: `is not a port`.
+    /// Adds a problem from a predicate: `is not a port`.
     pub(super) fn wrong(&self, predicate: &str) {
         let shown = match self.value() {
             None => "nothing".into(),
@@ -133,7 +133,7 @@ impl<'a> Field<'a> {
         self.problem(format!("{shown} {predicate}"));
     }
 
-    /// Notes that a name is that of another of its kind (`what`) above.
+    /// Adds a problem if a name is already taken by another `what`.
     pub(super) fn refuse_second(&self, name: &str, what: &'static str) {
         let names = self.diagnostics.names(what);
         let first = names.iter().position(|(other, _)| other == name);
@@ -147,7 +147,7 @@ impl<'a> Field<'a> {
         self.diagnostics.warn(text);
     }
 
-    /// What the file gives; an error says what the value is not. `null` is as if nothing was given.
+    /// Parses the value; `null` counts as absent. Errors are predicates.
     pub(super) fn read<T>(&self, read: impl FnOnce(&'a Value) -> Result<T, String>) -> Option<T> {
         self.readable().and_then(|value| read(value).map_err(|error| self.wrong(&error)).ok())
     }
@@ -164,7 +164,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Whether keys can be asked for: it is a map, or not given, which is as an empty one.
+    /// Whether it is a map, or absent, which counts as an empty map.
     pub(super) fn is_section(&self) -> bool {
         self.entries("is not a map of `key: value`").is_some() || !self.is_given()
     }
@@ -184,7 +184,7 @@ impl<'a> Field<'a> {
         }))
     }
 
-    /// The values of a map whose keys are names that the user gives.
+    /// The values of a map whose keys are chosen by the user.
     pub(super) fn named(&self) -> impl Iterator<Item = (&'a str, Self)> {
         let (field, mut names) = (self.clone(), HashSet::new());
         self.entries("is not a map of `name: ...`").unwrap_or_default().iter().map(move |entry| {
@@ -196,7 +196,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// The value of a name in such a map; without it, the map.
+    /// The value of a name in such a map, or the map itself if it is absent.
     pub(super) fn item(&self, name: &str) -> Self {
         let entries = self.entries("is not a map of `name: ...`").unwrap_or_default();
         let found = entries.iter().find(|entry| entry.key == name);
@@ -215,7 +215,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// A text that `parse` understands; its error says what the text is not.
+    /// A text that `parse` accepts; its errors are predicates.
     pub(super) fn parse<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         self.read(|value| match value {
             Value::Text { text, .. } => parse(text),
@@ -224,7 +224,7 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// A text that is never shown; noted as exposed when it stands in the file itself and `is_one`.
+    /// A text that is never shown, and recorded as exposed if it is in the file itself and `is_one`.
     pub(super) fn secret(&self, is_one: impl Fn(&str) -> bool) -> Option<Secret> {
         let (text, literal) = match self.readable()? {
             Value::Text { text, literal: true } => (text.as_str(), true),
@@ -241,7 +241,7 @@ impl<'a> Field<'a> {
         Some(secret)
     }
 
-    /// The path of a file beside the configuration, and the text in it.
+    /// The path of a file, relative to the configuration, and its content.
     pub(super) fn text_file<T>(&self, read: impl FnOnce(&str) -> Result<T, String>) -> Option<(String, T)> {
         let path = self.parse(|text| Ok(text.to_owned()))?;
         let text = (self.diagnostics.file)(Path::new(&path)).map_err(|error| format!("cannot be read: {error}"));
@@ -272,7 +272,7 @@ fn secret(text: &str) -> Result<Secret, String> {
     }
 }
 
-/// The secret that a file holds: its first line, without a mark, white space and the quotes that Docker leaves.
+/// The secret in a file: its first line, without a byte order mark, white space, and the quotes that Docker leaves.
 fn one_line(text: &str) -> &str {
     let line = text.trim_start_matches('\u{feff}').trim().split(['\n', '\r']).next().unwrap_or_default();
     units::unquoted(line.trim_end())

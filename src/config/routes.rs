@@ -1,11 +1,11 @@
-//! What goes where: strategies, routes, groups, retries.
+//! `routing`, `models`, `groups` and `retry`.
 
 use super::edits::{Edits, Stabilize, Variant};
 use super::node::Value;
 use super::reader::Field;
 use super::shown::has_key;
 use super::table::*;
-use super::text::{header_value, name};
+use super::text::{header_value, matches, name};
 use super::{Endpoint, Stages, endpoint};
 use crate::util::secret::Secret;
 use serde_json::{Value as Json, json};
@@ -16,20 +16,20 @@ words! {
     /// The order in which candidates are tried (SPEC section 5).
     pub enum Strategy {
         Failover = "failover" | "Failover" | "priority",
-        // S001-05: that README writes U+2011, a hyphen that does not break a line.
+        // S001-05: the README writes U+2011, a non-breaking hyphen.
         RoundRobin = "round_robin" | "round-robin" | "round\u{2011}robin" | "roundrobin" | "RoundRobin" | "rr",
-        /// In turn by weight, smoothly: 5:1:1 gives a a b a c a a.
+        /// Smooth weighted round-robin, as in nginx: 5:1:1 gives a a b a c a a.
         WeightedRoundRobin = "weighted_round_robin" | "weighted_roundrobin" | "wrr",
         Random = "random" | "weighted" | "Weighted",
-        /// Fewest in flight for its capacity first.
+        /// Fewest requests in flight relative to capacity first.
         LeastBusy = "least_busy" | "least_connections",
-        /// The one that most likely still has the conversation in its cache.
+        /// The endpoint most likely to have the conversation in its cache first.
         Affinity = "affinity",
     }
 }
 
 impl Strategy {
-    /// The word in files, on `/health` and as `x-llmproxy-reason`.
+    /// As in files, on `/health` and in `x-llmproxy-reason`.
     pub fn as_str(self) -> &'static str {
         self.word()
     }
@@ -47,9 +47,9 @@ table! {
 words! {
     /// `routing.unknownModel`
     pub enum UnknownModel {
-        /// One refresh, then 404.
+        /// Refresh the model lists once, then 404.
         Error = "error",
-        /// As if no model was named.
+        /// As if no model were given.
         Default = "default",
         Passthrough = "passthrough",
     }
@@ -59,16 +59,14 @@ table! {
     /// One entry of `models`.
     #[derive(Eq)]
     pub struct Route (check = needs_backends) {
-        /// The name that clients ask for.
         pub name: String, internal();
         pub strategy: Option<Strategy>, key("strategy", optional(word()));
         /// One endpoint may be listed several times, with several models.
         pub backends: Vec<Backend>, key("backends", items(Backend::default()));
-        /// Changes to the body of each request.
         pub edits: Edits, with(|edits, keys| edits.keys(keys));
-        /// The same model under further names, with changes of their own.
+        /// The same model under further names, each with its own edits.
         pub variants: Vec<Variant>, key("variants", variants());
-        /// Other names that clients ask for; `*` stands for any text.
+        /// Other names for the model; `*` matches any text.
         pub patterns: Vec<String>, key("match", list(text(name)));
         pub stabilize: Option<Stabilize>, key("stabilize", optional(word()));
     }
@@ -77,7 +75,7 @@ table! {
 fn needs_backends(route: &Route, section: &Field) {
     let others = ["set", "default", "remove", "variants", "match", "stabilize"].map(|key| section.get(key));
     let is_empty = |field: &Field| matches!(field.value(), Some(Value::Map(entries)) if entries.is_empty());
-    // Something wrong there has a problem of its own.
+    // Invalid values count: they are reported by themselves.
     let has_others = others.iter().any(|field| field.is_given() && !is_empty(field));
     if !section.gives("backends") && !route.is_discovered() && !has_others {
         section.get("backends").problem("is missing");
@@ -85,26 +83,18 @@ fn needs_backends(route: &Route, section: &Field) {
 }
 
 impl Route {
-    /// It goes to the endpoints that serve its name: no backends are listed, and there is another reason for the route.
+    /// Whether requests go to all endpoints that serve this name: the route has no backends, only other settings.
     pub fn is_discovered(&self) -> bool {
         let Self { backends, edits, variants, patterns, stabilize, .. } = self;
-        let has_reason =
+        let has_others =
             *edits != Edits::default() || !variants.is_empty() || !patterns.is_empty() || stabilize.is_some();
-        backends.is_empty() && has_reason
+        backends.is_empty() && has_others
     }
 
-    /// Its own name and those of its variants.
+    /// The route's name, then those of its variants.
     pub fn names(&self) -> impl Iterator<Item = String> {
         let of_variant = |variant: &Variant| format!("{}{}", self.name, variant.ending());
         std::iter::once(self.name.clone()).chain(self.variants.iter().map(of_variant))
-    }
-
-    /// If this is one of its names, the variant that is called so.
-    pub fn variant_of(&self, name: &str) -> Option<Option<&Variant>> {
-        match name.strip_prefix(&self.name)? {
-            "" => Some(None),
-            ending => self.variants.iter().find(|variant| variant.ending() == ending).map(Some),
-        }
     }
 }
 
@@ -113,13 +103,13 @@ table! {
     #[derive(Eq)]
     pub struct Backend {
         pub endpoint: String, required("endpoint", reference("endpoint"));
-        /// The name it knows the model by; `None` leaves the body as it is.
+        /// The model's name at the endpoint; `None` leaves the body unchanged.
         pub model: Option<String>, key("model", optional(text(name)));
         pub weight: Option<u16> = None, key("weight", optional(number("a weight", 1..=65_535)));
         pub enabled: bool = true, key("enabled", flag());
-        /// Prompts of fewer tokens prefer it, longer ones come to it last.
+        /// Prefer this backend for prompts of fewer tokens, and try it last for others.
         pub under: Option<u64>, key("under", optional(tokens()));
-        /// Whether the model takes images; `None` = as the endpoint says.
+        /// Whether the model accepts images; `None` = as the endpoint reports.
         pub vision: Option<bool>, key("vision", optional(flag()));
     }
 }
@@ -137,7 +127,7 @@ pub(super) fn tokens() -> Kind<u64> {
     plain(read, |tokens| json!(tokens))
 }
 
-/// `models`: a map whose keys are the names of models.
+/// `models`
 pub(super) fn models() -> Kind<Vec<Route>> {
     by_name(|route: &mut Route| &mut route.name)
 }
@@ -147,7 +137,7 @@ pub(super) fn variants() -> Kind<Vec<Variant>> {
     by_name(|variant: &mut Variant| &mut variant.suffix)
 }
 
-/// A map whose keys are names.
+/// A map of sections by name; `name_of` is the field that holds the name.
 fn by_name<T: Table + Default + 'static>(name_of: fn(&mut T) -> &mut String) -> Kind<Vec<T>> {
     let read = move |field: &Field| {
         let one = |(key, item): (&str, Field)| {
@@ -167,10 +157,10 @@ fn by_name<T: Table + Default + 'static>(name_of: fn(&mut T) -> &mut String) -> 
     Kind::new(read, print)
 }
 
-/// Notes names that two models have, and patterns that never count, in the section `models`.
+/// Reports names that two models share, and patterns that can never match because an earlier model has them.
 pub(super) fn check_names(routes: &[Route], models: &Field) {
     let mut names: HashMap<String, &str> = routes.iter().map(|route| (route.name.clone(), &*route.name)).collect();
-    let mut patterns: HashMap<&str, &str> = HashMap::new();
+    let mut patterns: Vec<(&str, &str)> = Vec::new();
     for route in routes {
         let section = models.item(&route.name);
         for (name, variant) in route.names().skip(1).zip(&route.variants) {
@@ -182,34 +172,49 @@ pub(super) fn check_names(routes: &[Route], models: &Field) {
             }
         }
         for pattern in &route.patterns {
-            let first = *patterns.entry(pattern).or_insert(&route.name);
-            if first != route.name {
-                let text = format!("{pattern:?} never counts: it also stands in `models[{first}]`, which comes first");
-                section.get("match").problem(text);
+            if let Some(other) = names.get(pattern).filter(|other| **other != route.name) {
+                section.warn(format!(
+                    "models[{}].match: {pattern:?} never counts: it is a name of `models[{other}]`",
+                    route.name
+                ));
             }
+            match patterns.iter().find(|(wider, first)| *first != route.name && matches(wider, pattern)) {
+                Some((same, first)) if same == pattern => section.get("match").problem(format!(
+                    "{pattern:?} never counts: it also stands in `models[{first}]`, which comes first"
+                )),
+                Some((wider, first)) => section.warn(format!(
+                    "models[{}].match: {pattern:?} never counts: {wider:?} of `models[{first}]`, which comes first, matches the same names",
+                    route.name
+                )),
+                None => {}
+            }
+            patterns.push((pattern, &route.name));
         }
     }
 }
 
 table! {
     /// `retry`
-    pub struct Retry as retry (check = check_delays) {
-        /// Tries in total; `None` = `auto`, as many as there are candidates.
+    pub struct Retry (check = check_delays) {
+        /// In total; `None` = `auto`, one per candidate.
         pub attempts: Option<u32> = None,
             key("attempts", or_word("auto", None, optional(number("auto or a number", 1..=101))));
         pub initial_delay: Duration = Duration::from_millis(500), key("initialDelay", time(ANY_TIME));
         pub max_delay: Duration = Duration::from_secs(10), key("maxDelay", time(ANY_TIME));
-        pub on_connect: bool = true, internal();
-        /// Closed before an answer: next candidate.
-        pub on_reset: bool = true, internal();
-        /// No first byte in time: next candidate.
-        pub on_timeout: bool = true, internal();
-        /// 408, 429, any 5xx but 501 and 505: next candidate.
-        pub on_status: bool = true, with(|status, keys| {
-            let mut on = [retry.on_connect, retry.on_reset, retry.on_timeout, *status];
-            keys.key(&mut on, "on", reasons());
-            [retry.on_connect, retry.on_reset, retry.on_timeout, *status] = on;
-        });
+        pub on: Vec<RetryOn> = RetryOn::WORDS.iter().map(|(_, on)| *on).collect(), key("on", list(word()));
+    }
+}
+
+words! {
+    /// `retry.on`: the failures after which the next candidate is tried.
+    pub enum RetryOn {
+        Connect = "connect",
+        /// The connection was closed before an answer.
+        Reset = "reset",
+        /// No first byte in time.
+        Timeout = "timeout",
+        /// 408, 429, or any 5xx except 501 and 505.
+        Status = "status",
     }
 }
 
@@ -219,27 +224,20 @@ fn check_delays(retry: &Retry, section: &Field) {
     }
 }
 
-/// What makes the next candidate be tried: which of these words are listed.
-fn reasons() -> Kind<[bool; 4]> {
-    let Kind { read, print } = list(choice(&[("connect", 0), ("reset", 1), ("timeout", 2), ("status", 3)]));
-    let read = move |field: &Field| read(field, None).map(|listed| [0, 1, 2, 3].map(|reason| listed.contains(&reason)));
-    Kind::new(read, move |on| print(&(0..4).filter(|reason| on[*reason]).collect()))
-}
-
 table! {
-    /// One entry of `groups`: a set of endpoints with settings of its own.
+    /// One entry of `groups`: endpoints with their own settings.
     pub struct Group (check = group) {
         pub name: String, required("name", unique("group"));
         pub endpoints: Vec<Member>, required("endpoints", items(Member::default()));
         pub strategy: Option<Strategy>, key("strategy", optional(word()));
-        /// Instead of `retry`, whose values are the defaults.
+        /// Overrides the global `retry`.
         pub retry: Option<Retry>, key("retry", optional(section()));
-        /// Instead of the endpoints' own, stage by stage.
+        /// Override those of the endpoints, stage by stage.
         pub timeouts: Stages, key("timeouts", section());
         pub user_agent: Option<String>, key("userAgent", optional(text(header_value)));
         pub proxy: Option<Secret>, with(endpoint::proxy);
         pub stream: bool = true, key("stream", flag());
-        /// How long idle connections to endpoints are kept; zero = not at all. S002-15: documented default.
+        /// How long idle connections to endpoints are kept; zero closes them at once. S002-15: documented default.
         pub keep_alive: Duration = Duration::from_secs(60), key("keepAlive", time(ANY_TIME));
     }
 }
@@ -266,7 +264,7 @@ fn group(group: &mut Group, section: &Field) {
 }
 
 impl Group {
-    /// An endpoint as this group uses it, if it is a member.
+    /// The endpoint with this group's settings; `None` if it is not a member.
     pub fn view(&self, endpoint: &Endpoint) -> Option<Endpoint> {
         let member = self.endpoints.iter().find(|member| member.endpoint == endpoint.name)?;
         let mut view = endpoint.clone();

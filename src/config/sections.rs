@@ -1,4 +1,4 @@
-//! The sections that are a handful of plain values. `config/full.yml` says what each key means.
+//! Sections of plain values. `config/full.yml` describes each key.
 
 use super::access::SHORTEST;
 use super::address::{host, listen_host, network, origin};
@@ -21,7 +21,7 @@ const fn secs(seconds: u64) -> Duration {
 }
 
 table! {
-    /// `server`: the main listener and the limits on what a client can make the proxy hold.
+    /// `server`: the main listener and the limits on clients.
     pub struct Server (check = server) {
         pub host: String = "127.0.0.1".into(), key("host", text(listen_host));
         pub port: u16 = 8080, key("port", number("a port, or 0 for any free one", 0..=65_535));
@@ -39,7 +39,7 @@ table! {
         pub cors: Vec<CorsOrigin> = vec![CorsOrigin::Local], key("cors", list(text(origin)));
         pub allowed_hosts: Vec<String>, key("allowedHosts", list(text(host)));
         pub trusted_proxies: Vec<Network>, key("trustedProxies", list(text(network)));
-        /// Comment lines on silent streams; `None` is off.
+        /// Comment lines on silent streams; `None` if off.
         pub sse_ping: Option<SsePing> = Some(SsePing::default()),
             key("ssePing", or_word("off", None, optional(section())));
     }
@@ -73,13 +73,13 @@ table! {
 table! {
     /// `cache`: see [`super::Config::models_ttl`].
     pub struct Cache {
-        /// Age at which a list of models is read again; `Some(0)` = every round.
+        /// The maximum age of a model list; `Some(0)` refreshes it in every probe round.
         pub ttl: Option<Duration> = Some(secs(30)), key("ttlMs", optional(millis(ANY_TIME)));
         pub ttl_multiplier: Option<f64> = None, key("ttlMultiplier", optional(factor(0.0..=1000.0)));
     }
 }
 
-/// In a section that is given, a missing key means not set, not the default [S000-09], [S000-10].
+/// If the section is given, a missing key means unset instead of the default [S000-09], [S000-10].
 pub(super) fn cache() -> Kind<Cache> {
     let unset = Cache { ttl: None, ttl_multiplier: None };
     Kind {
@@ -91,7 +91,7 @@ pub(super) fn cache() -> Kind<Cache> {
 }
 
 table! {
-    /// `timeouts`: one limit per stage; `None` = no limit (0 in the file).
+    /// `timeouts`: one limit per stage; `None` for no limit (0 in the file).
     #[derive(Copy, Eq)]
     pub struct Timeouts {
         pub connect: Option<Duration> = Some(secs(3)), key("connect", limit());
@@ -102,7 +102,7 @@ table! {
 }
 
 table! {
-    /// `groups[].timeouts`: limits that replace an endpoint's own; `None` keeps that one, zero is no limit.
+    /// `groups[].timeouts` replace those of endpoints; `None` keeps the endpoint's, zero means no limit.
     #[derive(Copy, Eq)]
     pub struct Stages {
         pub connect: Option<Duration>, key("connect", optional(time(ANY_TIME)));
@@ -178,20 +178,21 @@ table! {
     pub struct Admin (check = admin) {
         pub enabled: bool = false, key("enabled", switch(&ADMIN));
         pub host: String = "127.0.0.1".into(), key("host", text(listen_host));
-        /// Its port; none = the main listener.
+        /// `None` for the main listener.
         pub port: Option<u16> = None, key("port", optional(number("a port, or 0 for any free one", 0..=65_535)));
-        /// Without one a token is made at each start.
+        /// If `None`, a token is generated at each start.
         pub token: Option<Secret>, secret("token");
         pub open: bool = false, key("open", flag());
-        /// The file of routes that the page writes, in format 003; without a name (the demo) nothing is written.
+        /// The file with the page's routes, in format 003; if empty (the demo), nothing is written.
         pub routes_file: PathBuf = "config/dynamic_routing.json".into(), key("routesFile", path("file"));
         pub allowed_hosts: Vec<String>, key("allowedHosts", list(text(host)));
-        /// Endpoints that only the page's routes have are probed; not where the file is one of routes (format 003).
+        /// Whether endpoints that only the page's routes name are probed; not if the file itself is one of routes
+        /// (format 003).
         pub probe: bool = true, internal();
     }
 }
 
-/// What `admin.open` means.
+/// `admin.open`
 pub(super) const OPEN: &str = "admin.open: every program and every user of this machine can use the admin page without a token, and so \
      can the clients of a local reverse proxy that leaves no trace in the headers";
 fn admin(admin: &Admin, section: &Field) {

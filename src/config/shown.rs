@@ -1,28 +1,28 @@
-//! What an error shows of a value: nothing that may be a secret; and the nearest right spelling of a wrong word.
+//! What error messages show of a value: nothing that may be a secret. And spelling suggestions for unknown words.
 
 use super::node::Value;
 use std::fmt::Write;
 
-/// Beginnings of keys, in lower case.
-const KEY_BEGINNINGS: [&str; 11] =
+/// Prefixes of API keys and JWTs, in lower case.
+const KEY_PREFIXES: [&str; 11] =
     ["sk-", "sk_", "gsk_", "ghp_", "github_pat_", "hf_", "nvapi-", "xai-", "aiza", "eyj", "whsec_"];
 
-/// Bytes of the shortest key, its beginning included.
+/// In bytes, with the prefix.
 const SHORTEST_KEY: usize = 8;
 
-/// Letters and digits in a row, and digits among them, that no name has.
+/// Alphanumeric runs of at least this length with at least this many digits are taken for random.
 const RANDOM: (usize, usize) = (20, 3);
 
-/// Words that readers put where a secret may stand, and that are none.
+/// Words that are shown even where a secret may stand.
 const HARMLESS: [&str; 16] = [
     "append", "basic", "bearer", "delete", "digest", "false", "header", "inherit", "insert", "none", "null", "off",
     "remove", "replace", "token", "true",
 ];
 
-/// Longest text that is shown where a secret may stand; no secret is that short.
+/// Longest text, in characters, that is shown even where a secret may stand.
 const SHORT: usize = 3;
 
-/// A value for a message; nothing that came from a variable, nothing that may hold a password.
+/// A value as messages show it: nothing that came from a variable or looks like a secret.
 pub(super) fn value(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
@@ -31,8 +31,7 @@ pub(super) fn value(value: &Value) -> String {
             Some(large) if large.abs() >= 1e15 => format!("{large:e}"),
             _ => number.to_string(),
         },
-        Value::Text { literal: false, .. } => "this value".into(),
-        Value::Text { text, .. } if looks_secret(text) => "this value".into(),
+        Value::Text { text, literal } if !literal || looks_secret(text) => "this value".into(),
         Value::Text { text, .. } if text.chars().nth(60).is_some() => {
             format!("{:?}", text.chars().take(60).chain(['…']).collect::<String>())
         }
@@ -43,7 +42,7 @@ pub(super) fn value(value: &Value) -> String {
     }
 }
 
-/// A value in a place where a secret may stand: its kind, or itself when it is too short or too well known to be one.
+/// The same, where a secret may stand: only short texts and well-known words.
 pub(super) fn guarded(of: &Value) -> String {
     let shown = value(of);
     let may_be_one = match of {
@@ -54,7 +53,7 @@ pub(super) fn guarded(of: &Value) -> String {
     if may_be_one { "this value".into() } else { shown }
 }
 
-/// The path of a file: all of it, since a shortened one cannot be looked for.
+/// The path of a file, in full.
 pub(super) fn path(of: &Value) -> String {
     match of {
         Value::Text { text, literal: true } if !looks_secret(text) => format!("{text:?}"),
@@ -62,7 +61,7 @@ pub(super) fn path(of: &Value) -> String {
     }
 }
 
-/// Whether a text may hold a credential: a key, a header's value, a URL with a user or a query, a long random word.
+/// Whether a text may contain a credential: a key, a header value, a URL with a user or query, a long random word.
 pub(super) fn looks_secret(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     has_key(text)
@@ -75,37 +74,36 @@ pub(super) fn looks_secret(text: &str) -> bool {
         })
 }
 
-/// A name that the file gives, for the path of what stands below it.
+/// A name from the file, as a part of the path of a key.
 pub(super) fn name(text: &str) -> &str {
     if has_key(text) { "***" } else { text }
 }
 
-/// Whether one of the words of a text begins as keys do.
+/// Whether a word of the text starts like a key.
 pub(super) fn has_key(text: &str) -> bool {
     let ends_word = |c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_';
     text.split(ends_word).filter(|word| word.len() >= SHORTEST_KEY).any(|word| {
-        KEY_BEGINNINGS.iter().any(|begin| word.get(..begin.len()).is_some_and(|w| w.eq_ignore_ascii_case(begin)))
+        let word = word.to_ascii_lowercase();
+        KEY_PREFIXES.iter().any(|prefix| word.starts_with(prefix))
     })
 }
 
-const MOST_WORDS: usize = 200;
-
-/// The word of `words` that `wrong` was most likely meant to be, if one is near enough.
+/// The word that `wrong` is most likely a misspelling of, if any of the first 200 is close enough.
 pub(super) fn nearest<'a>(wrong: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let folded = fold(wrong);
-    // A third of the letters may be wrong: `healtCheck` is a slip, `foo` for `log` is another word.
+    // A third of the letters may be wrong: `healtCheck` is a typo, `foo` is not a typo of `log`.
     let most = folded.len() / 3;
-    // No key is longer; the time grows with the product of both lengths.
-    let words = words.take(MOST_WORDS).filter(|_| folded.len() <= 64);
+    // Keys are shorter than 64; the run time grows with the product of both lengths.
+    let words = words.take(200).filter(|_| folded.len() <= 64);
     words.map(|word| (distance(&folded, &fold(word)), word)).filter(|(d, _)| *d <= most).min().map(|(_, word)| word)
 }
 
-const MOST_LISTED: usize = 20;
+const MAX_LISTED: usize = 20;
 
-/// `is not one of` (or another predicate) `a, b`, and the nearest of them.
+/// `predicate` ("is not one of"), the words, and a suggestion.
 pub(super) fn none_of<'w>(text: &str, predicate: &str, words: impl Iterator<Item = &'w str> + Clone) -> String {
-    let listed: Vec<_> = words.clone().take(MOST_LISTED).collect();
-    let more = if words.clone().nth(MOST_LISTED).is_some() { ", ..." } else { "" };
+    let listed: Vec<_> = words.clone().take(MAX_LISTED).collect();
+    let more = if words.clone().nth(MAX_LISTED).is_some() { ", ..." } else { "" };
     let mut message = format!("{predicate} {}{more}", listed.join(", "));
     if let Some(near) = nearest(text, words) {
         let _ = write!(message, "; did you mean `{near}`?");
@@ -113,12 +111,12 @@ pub(super) fn none_of<'w>(text: &str, predicate: &str, words: impl Iterator<Item
     message
 }
 
-/// Case and word separators are no difference: `health-check`, `HealthCheck`.
+/// Ignores case and word separators: `health-check`, `HealthCheck`.
 fn fold(word: &str) -> Vec<char> {
     word.chars().filter(|c| *c != '_' && *c != '-').flat_map(char::to_lowercase).collect()
 }
 
-/// Edits between two words: a letter missing, added, wrong, or swapped with its neighbour.
+/// The optimal string alignment distance.
 fn distance(a: &[char], b: &[char]) -> usize {
     let mut rows = vec![vec![0_usize; b.len() + 1]; a.len() + 1];
     for i in 0..=a.len() {

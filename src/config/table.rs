@@ -1,4 +1,5 @@
-//! One table of keys per section drives reading, defaults and printing: the [`table!`] macro, and the kinds of values.
+//! One table of keys per section drives reading, defaults and printing. Contains the [`table!`] macro and the kinds of
+//! values.
 
 use super::features::Feature;
 use super::node::Value;
@@ -16,9 +17,9 @@ use std::time::Duration;
 
 /// Declares a section of the file: a struct, its defaults and its keys.
 ///
-/// `field: Type = default, method("key", ...);` calls that method of [`Keys`] with the field; without `= default` it is
-/// the type's own, as nothing or empty. Arguments may look at the other fields by the name behind `as`. `check` sees the
-/// section of a file when all its keys are read.
+/// `field: Type = default, method("key", ...);` calls that method of [`Keys`] with the field. Without `= default` the
+/// type's default applies. Arguments may refer to other fields by the name after `as`. `check` is called with a
+/// section of a file when all its keys have been read.
 macro_rules! table {
     ($(#[$meta:meta])* $vis:vis struct $name:ident as $this:ident $((check = $check:path))? {
         $($(#[$doc:meta])* $field_vis:vis $field:ident: $type:ty $(= $default:expr)?, $method:ident($($arg:expr),*);)*
@@ -54,7 +55,7 @@ macro_rules! table {
     };
 }
 
-/// Declares the words of a key: an enum, and what stands for each of its values in a file.
+/// Declares an enum and the words for its values in a file.
 macro_rules! words {
     ($(#[$meta:meta])* $vis:vis enum $name:ident {
         $($(#[$doc:meta])* $value:ident = $word:literal $(| $other:literal)*,)*
@@ -71,30 +72,29 @@ macro_rules! words {
     };
 }
 
-/// A choice of words. Of words with the same meaning the first one is shown and printed.
+/// A choice of words. Of several words for one value, the first is printed.
 pub(crate) trait Words: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 
-    /// The word for a value.
     fn word(self) -> &'static str {
         Self::WORDS.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word)
     }
 }
 
-/// What has keys in the file.
+/// A section of the file.
 pub(super) trait Table: Clone {
-    /// Reads or prints each key, in order.
+    /// Visits each key, in order.
     fn keys(&mut self, keys: &mut Keys);
 }
 
-/// What is done with the keys of a section.
+/// A visitor of the keys of a section, which reads or prints them.
 pub(super) enum Keys<'k, 'f> {
     Read(&'k Field<'f>),
     Print(&'k mut Map<String, Json>),
 }
 
 impl Keys<'_, '_> {
-    /// A key; without it the field keeps its default.
+    /// An optional key; the field keeps its default if it is absent.
     pub(super) fn key<T>(&mut self, field: &mut T, key: &str, kind: Kind<T>) {
         if let Keys::Read(section) = self
             && let Some(value) = (kind.read)(&section.get(key), Some(field))
@@ -104,7 +104,7 @@ impl Keys<'_, '_> {
         self.print(key, (kind.print)(field));
     }
 
-    /// A key that must be given.
+    /// A required key.
     pub(super) fn required<T>(&mut self, field: &mut T, key: &str, kind: Kind<T>) {
         self.key(field, key, kind);
         self.read(|section| {
@@ -121,29 +121,29 @@ impl Keys<'_, '_> {
         self.print(key, field.as_ref().map_or(Json::Null, masked));
     }
 
-    /// A field that is not the value of one key.
+    /// A field that is not the value of a single key.
     pub(super) fn with<T>(&mut self, field: &mut T, keys: impl FnOnce(&mut T, &mut Self)) {
         keys(field, self);
     }
 
-    /// Looks at the section of a file.
+    /// Checks the section of a file.
     pub(super) fn read(&mut self, read: impl FnOnce(&Field)) {
         if let Keys::Read(section) = self {
             read(section);
         }
     }
 
-    /// Prints the value of a key.
+    /// A key for printing only.
     pub(super) fn print(&mut self, key: &str, value: impl Into<Json>) {
         if let Keys::Print(map) = self {
             map.insert(key.into(), value.into());
         }
     }
 
-    /// A field that no key gives.
+    /// A field without a key.
     pub(super) fn internal<T>(&mut self, _: &mut T) {}
 
-    /// Keys of a section that is spread over several structs.
+    /// A nested section whose keys belong to this struct.
     pub(super) fn within(&mut self, key: &str, keys: impl FnOnce(&mut Keys)) {
         match self {
             Keys::Read(section) => read_section(&section.get(key), (), |(), section| keys(section)),
@@ -163,15 +163,15 @@ pub(super) fn printed(table: &impl Table) -> Json {
     map.into()
 }
 
-/// A secret as it is printed: a mask, unless it was found to be none.
+/// A secret as printed: masked, unless it is known not to be one.
 pub(super) fn masked(secret: &Secret) -> Json {
     secret.printed().unwrap_or("***").into()
 }
 
-/// Gets the value so far; gives none where nothing is given, or something wrong, which it notes.
+/// Takes the value so far. Returns `None` if the key is absent or wrong, which it records.
 type Read<T> = dyn Fn(&Field, Option<&T>) -> Option<T>;
 
-/// How a value is read and printed.
+/// A kind of value: how it is read and printed.
 pub(super) struct Kind<T> {
     pub read: Box<Read<T>>,
     pub print: Box<dyn Fn(&T) -> Json>,
@@ -182,7 +182,7 @@ impl<T> Kind<T> {
         Self { read: Box::new(move |field, _| read(field)), print: Box::new(print) }
     }
 
-    /// The same kind inside another type.
+    /// The same kind for another type.
     pub(super) fn inside<U: 'static>(self, put: fn(T) -> U, get: fn(&U) -> Option<&T>) -> Kind<U>
     where
         T: 'static,
@@ -191,13 +191,13 @@ impl<T> Kind<T> {
         Kind::new(move |field| read(field, None).map(put), move |value| get(value).map(&print).into())
     }
 
-    /// A kind that is read only: older formats are not printed.
+    /// A kind that is only read, since older formats are not printed.
     pub(super) fn read_only(read: impl Fn(&Field) -> Option<T> + 'static) -> Self {
         Self::new(read, |_| Json::Null)
     }
 }
 
-/// A value whose error says what it is not.
+/// A value parsed by a function whose errors are predicates.
 pub(super) fn plain<T>(
     read: impl Fn(&Value) -> Result<T, String> + 'static,
     print: impl Fn(&T) -> Json + 'static,
@@ -215,7 +215,7 @@ pub(super) fn flag() -> Kind<bool> {
     plain(read, |flag| json!(flag))
 }
 
-/// A flag whose `true` needs a part of the program that a build may leave out.
+/// A flag that needs an optional part of the program.
 pub(super) fn switch(feature: &'static Feature) -> Kind<bool> {
     let read = move |field: &Field| {
         let flag = (flag().read)(field, None)?;
@@ -227,7 +227,7 @@ pub(super) fn switch(feature: &'static Feature) -> Kind<bool> {
     Kind::new(read, |flag| json!(flag))
 }
 
-/// A whole number; `what` is the noun for the message, `a port`.
+/// A whole number; `what` is the noun for messages, such as `a port`.
 pub(super) fn number<T: TryFrom<u64> + Serialize>(what: &'static str, range: RangeInclusive<u64>) -> Kind<T> {
     let read = move |value: &Value| {
         let number = value.whole().and_then(|number| u64::try_from(number).ok());
@@ -249,10 +249,10 @@ pub(super) fn factor(range: RangeInclusive<f64>) -> Kind<f64> {
 const DAY: Duration = Duration::from_secs(86_400);
 pub(super) const SOME_TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
 pub(super) const ANY_TIME: RangeInclusive<Duration> = Duration::ZERO..=DAY;
-/// For what is done again and again.
+/// For intervals.
 pub(super) const PERIOD: RangeInclusive<Duration> = Duration::from_millis(100)..=DAY;
 
-/// A time: a number of milliseconds or a text like `1h30m`.
+/// A duration: a number of milliseconds or a text such as `1h30m`.
 pub(super) fn time(range: RangeInclusive<Duration>) -> Kind<Duration> {
     let (least, most) = (print_duration(*range.start()), print_duration(*range.end()));
     let read = move |field: &Field| {
@@ -269,19 +269,19 @@ pub(super) fn time(range: RangeInclusive<Duration>) -> Kind<Duration> {
     Kind::new(read, |time| if time.is_zero() { json!(0) } else { print_duration(*time).into() })
 }
 
-/// A time that is printed as a number of milliseconds, as its key says.
+/// A duration that is printed in milliseconds, as its key says.
 pub(super) fn millis(range: RangeInclusive<Duration>) -> Kind<Duration> {
     Kind { print: Box::new(|time| json!(time.as_millis() as u64)), ..time(range) }
 }
 
-/// A time of which 0 means no limit.
+/// A duration; 0 means no limit.
 pub(super) fn limit() -> Kind<Option<Duration>> {
     let Kind { read, print } = time(ANY_TIME);
     let read = move |field: &Field| read(field, None).map(|time| Some(time).filter(|time| !time.is_zero()));
     Kind::new(read, move |limit| print(&limit.unwrap_or_default()))
 }
 
-/// A size: a number of bytes or a text like `64MiB`.
+/// A size: a number of bytes or a text such as `64MiB`.
 pub(super) fn size(range: RangeInclusive<u64>) -> Kind<u64> {
     let (least, most) = (print_size(*range.start()), print_size(*range.end()));
     let read = move |value: &Value| {
@@ -291,12 +291,12 @@ pub(super) fn size(range: RangeInclusive<u64>) -> Kind<u64> {
     plain(read, |size| print_size(*size).into())
 }
 
-/// A text that `parse` understands; its error says what the text is not.
+/// A text that `parse` accepts; its errors are predicates.
 pub(super) fn text<T: Display>(parse: impl Fn(&str) -> Result<T, String> + 'static) -> Kind<T> {
     Kind::new(move |field| field.parse(&parse), |value| value.to_string().into())
 }
 
-/// The path of a file or a folder (`what`).
+/// The path of a file or folder (`what`).
 pub(super) fn path(what: &'static str) -> Kind<PathBuf> {
     let read = move |field: &Field| field.parse(|text| text::path(text, what));
     Kind::new(read, |path| path.display().to_string().into())
@@ -313,7 +313,6 @@ pub(super) fn choice<T: Copy + PartialEq>(words: &'static [(&'static str, T)]) -
     Kind::new(|field| field.parse(|text| meaning(text, words)), print)
 }
 
-/// The meaning of a word.
 pub(crate) fn meaning<T: Copy + PartialEq>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let first = |n: &usize| words[..*n].iter().all(|(_, other)| *other != words[*n].1);
     let told = (0..words.len()).filter(first).map(|n| words[n].0);
@@ -327,14 +326,14 @@ pub(super) fn optional<T: 'static>(kind: Kind<T>) -> Kind<Option<T>> {
     Kind {
         read: Box::new(move |field, now| {
             let value = read(field, now.and_then(Option::as_ref));
-            // An empty list is one.
+            // An empty list is a value.
             value.filter(|_| !matches!(field.value(), None | Some(Value::Null))).map(Some)
         }),
         print: Box::new(move |value| value.as_ref().map_or(Json::Null, &print)),
     }
 }
 
-/// A word with a meaning of its own, or a value of another kind.
+/// A special word, or a value of another kind.
 pub(super) fn or_word<T: Clone + PartialEq + 'static>(word: &'static str, meaning: T, kind: Kind<T>) -> Kind<T> {
     let (Kind { read, print }, printed) = (kind, meaning.clone());
     Kind {
@@ -362,12 +361,12 @@ pub(super) fn items<T: Table + 'static>(default: T) -> Kind<Vec<T>> {
     Kind { print: Box::new(|list| list.iter().map(printed).collect()), ..items_as(default, T::keys) }
 }
 
-/// A list of sections whose keys are those of an older format.
+/// A list of sections with the keys of an older format.
 pub(super) fn items_as<T: Clone + 'static>(default: T, keys: fn(&mut T, &mut Keys)) -> Kind<Vec<T>> {
     list(Kind::read_only(move |field| Some(read_section(field, default.clone(), keys))))
 }
 
-/// What a section says, on top of its defaults.
+/// The value of a section, based on these defaults.
 pub(super) fn read_section<T>(field: &Field, mut value: T, keys: impl FnOnce(&mut T, &mut Keys)) -> T {
     if field.is_section() {
         keys(&mut value, &mut Keys::Read(field));
@@ -375,7 +374,7 @@ pub(super) fn read_section<T>(field: &Field, mut value: T, keys: impl FnOnce(&mu
     value
 }
 
-/// The name of something of its kind (`what`), which no other may have.
+/// A name that is unique among its kind (`what`).
 pub(super) fn unique(what: &'static str) -> Kind<String> {
     let read = move |field: &Field| {
         let name = field.parse(text::name)?;
@@ -385,7 +384,7 @@ pub(super) fn unique(what: &'static str) -> Kind<String> {
     Kind::new(read, |name| json!(name))
 }
 
-/// The name of something (`what`) that the file has.
+/// A reference to the name of a `what` in the file.
 pub(super) fn reference(what: &'static str) -> Kind<String> {
     let read = move |field: &Field| {
         let names = field.diagnostics.names(what).iter().map(|(name, _)| name.as_str());

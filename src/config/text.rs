@@ -1,10 +1,10 @@
-//! Names, headers and paths. Pure; an error is a predicate (`is not ...`) that follows the text.
+//! Parses names, headers and paths. Pure; errors are predicates (`is not ...`) to follow the text.
 
 use super::shown::has_key;
 use http::HeaderName;
 use std::path::PathBuf;
 
-/// A name of an endpoint or a model: it ends up in headers, logs and labels.
+/// The name of an endpoint or a model, which appears in headers, logs and labels.
 pub(super) fn name(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("is empty".into());
@@ -15,7 +15,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     no_key(text)
 }
 
-/// A name without a key in it.
+/// A name that does not look like a key.
 pub(super) fn no_key(text: &str) -> Result<String, String> {
     if has_key(text) {
         return Err("has a key in it, which logs and pages would show; is a line indented too far?".into());
@@ -23,7 +23,7 @@ pub(super) fn no_key(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Fields that belong to one connection (RFC 9110 7.6.1) or to the framing of a message: never ours to set.
+/// Fields of a connection (RFC 9110 7.6.1) or of the framing, which cannot be configured.
 const NOT_OURS: &str = "connection content-length host keep-alive proxy-authenticate proxy-authorization \
     proxy-connection te trailer transfer-encoding upgrade";
 
@@ -36,10 +36,10 @@ pub(super) fn header_name(text: &str) -> Result<String, String> {
     Ok(name.to_string())
 }
 
-/// What is said of a text that cannot stand in a header.
+/// The predicate for a text that is not a valid header value.
 pub(super) const NOT_SENDABLE: &str = "has a character that cannot be sent in a header (ASCII only)";
 
-/// A header value that a file may show.
+/// A header value that may be printed.
 pub(super) fn header_value(text: &str) -> Result<String, String> {
     if text.is_empty() || !can_be_sent(text) {
         return Err(format!("is empty or {NOT_SENDABLE}"));
@@ -47,12 +47,12 @@ pub(super) fn header_value(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Whether a text may stand in a header as it is. Bytes beyond ASCII have no agreed meaning there (RFC 9110 5.5).
+/// Whether a text is a valid header value. Non-ASCII bytes have no defined meaning (RFC 9110 5.5).
 pub(super) fn can_be_sent(text: &str) -> bool {
     text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
 }
 
-/// RFC 7617 2: the first colon ends the user name.
+/// The first colon ends the user name (RFC 7617 2).
 pub(super) fn user(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains(':') || text.chars().any(char::is_control) {
         return Err("is not a user name".into());
@@ -60,7 +60,7 @@ pub(super) fn user(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The path of a probe; it goes into a request line as it is.
+/// The path of a probe, for a request line.
 pub(super) fn probe_path(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
         return Err("does not start with /".into());
@@ -71,7 +71,7 @@ pub(super) fn probe_path(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The path of a file or a folder (`what`).
+/// The path of a file or folder (`what`).
 pub(super) fn path(text: &str, what: &str) -> Result<PathBuf, String> {
     match text.trim() {
         "" => Err(format!("is empty; name a {what}")),
@@ -80,9 +80,56 @@ pub(super) fn path(text: &str, what: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// A host that may get webhooks.
+/// A host that webhooks may be sent to.
 pub(super) fn webhook_host(text: &str) -> Result<String, String> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     let is_host = !bare.is_empty() && !bare.contains(['/', '@', ' ', '*']);
     if is_host { Ok(bare.to_ascii_lowercase()) } else { Err("is not a host, such as hooks.lan".into()) }
+}
+
+/// `*` matches any text, including none; every other character matches itself.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(start) else { return false };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for part in middle.split('*') {
+        let Some((_, after)) = name.split_once(part) else { return false };
+        name = after;
+    }
+    name.ends_with(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, name) in [
+            ("*", ""),
+            ("*", "x"),
+            ("a", "a"),
+            ("a*", "a"),
+            ("a*", "abc"),
+            ("*c", "abc"),
+            ("a*c", "ac"),
+            ("a*b*c", "a1b2c"),
+            ("qwen*", "qwen3/8b"),
+            ("**", "x"),
+        ] {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [
+            ("", "a"),
+            ("a", "ab"),
+            ("a", "A"),
+            ("a*", "ba"),
+            ("*c", "cb"),
+            ("a*a", "a"),
+            ("a*b*c", "acb"),
+            ("ab*bc", "abc"),
+        ] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
+    }
 }

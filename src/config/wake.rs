@@ -1,4 +1,4 @@
-//! `endpoints[].wake`: how the machine of an endpoint is woken. `config/full.yml` says what each key means.
+//! `endpoints[].wake`: wake-on-LAN for the endpoint's machine. `config/full.yml` explains each key.
 
 use super::reader::Field;
 use super::table::*;
@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// The port that magic packets usually go to, `discard` (RFC 863).
+/// `discard` (RFC 863), the usual port for magic packets.
 const PORT: u16 = 9;
 
 table! {
@@ -14,10 +14,10 @@ table! {
     #[derive(Copy, Eq)]
     pub struct Wake (check = check) {
         pub mac: Mac = Mac([0; 6]), key("mac", text(mac));
-        /// Where magic packets are sent: a broadcast address, or the machine's own.
+        /// Destination of magic packets: a broadcast address or the machine's own.
         pub via: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::BROADCAST), PORT), key("via", text(via));
         pub timeout: Duration = Duration::from_secs(180), key("timeout", time(SOME_TIME));
-        /// Background requests and jobs wake it too.
+        /// Whether background requests and jobs wake it, too.
         pub background: bool = false, key("background", flag());
         pub prefer: Prefer = Prefer::Awake, key("prefer", word());
     }
@@ -26,9 +26,9 @@ table! {
 words! {
     /// `endpoints[].wake.prefer`
     pub enum Prefer {
-        /// It is woken only if no other endpoint can answer.
+        /// Wake it only if no other endpoint can answer.
         Awake = "awake",
-        /// It is woken whenever the strategy would choose it.
+        /// Wake it whenever the strategy chooses it.
         Wake = "wake",
     }
 }
@@ -51,16 +51,18 @@ fn mac(text: &str) -> Result<Mac, String> {
     bytes.map(Mac).ok_or_else(|| "is not a MAC address; write it as 00:11:22:33:44:55".into())
 }
 
-/// An IP address, with a port or without. A name is refused: no look-up may depend on a machine that sleeps.
+/// An IP address with or without a port. Host names are refused: resolving one could need the sleeping machine.
 fn via(text: &str) -> Result<SocketAddr, String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let without_port = bare.parse().map(|ip| SocketAddr::new(ip, PORT));
     match without_port.or_else(|_| text.parse::<SocketAddr>()) {
         Ok(address) if address.port() > 0 && !address.ip().is_unspecified() => Ok(address),
         Ok(_) => Err("is not an address that packets can be sent to".into()),
-        Err(_) => Err("is not an IP address with or without a port; write the broadcast address of the \
-            machine's network, such as 192.168.1.255, and no name"
-            .into()),
+        Err(_) => {
+            Err("is not an IP address with or without a port; give the broadcast address of the network, such as \
+            192.168.1.255, not a name"
+                .into())
+        }
     }
 }
 

@@ -1,9 +1,9 @@
-//! One probe: what an endpoint is asked, and what its answers mean. On a thread of its own, within its own time, on
-//! connections of its own, since only a new connection shows that the endpoint still takes any.
+//! One probe of an endpoint: its requests, and what the answers mean. It opens new connections, since only those show
+//! that the endpoint still accepts any.
 
 use crate::api::errors::is_loading;
 use crate::api::json::{each_element, member};
-use crate::api::model_list::{MOST_MODELS, Model, list_of, name};
+use crate::api::model_list::{MAX_MODELS, Model, list_of, name};
 use crate::config::Timeouts;
 use crate::routing::endpoint::{Endpoint, Props};
 use crate::routing::health_status::Observation;
@@ -14,31 +14,32 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes of one answer that are read.
-const MOST: usize = 8 << 20;
-/// Instances of one model that LM Studio lists.
-const MOST_INSTANCES: usize = 16;
-/// Where llama-server tells how it was started.
+/// Longest answer in bytes.
+const MAX_ANSWER: usize = 8 << 20;
+/// Instances read per model of LM Studio.
+const MAX_INSTANCES: usize = 16;
+/// llama-server's properties.
 const PROPS: &str = "/props";
 
+/// What to request.
 pub(super) struct Task {
     pub(super) endpoint: Arc<Endpoint>,
-    /// The path of the probe itself.
+    /// The path of the health check.
     pub(super) path: Option<String>,
     pub(super) list: bool,
     pub(super) props: bool,
     pub(super) slots: bool,
-    /// Our requests in progress there, without abandoned ones.
+    /// Requests of this proxy in progress there, without abandoned ones.
     pub(super) ours: usize,
     pub(super) started: Instant,
     pub(super) timeout: Duration,
     pub(super) connect: Duration,
 }
 
-/// What was found; nothing is there that was not asked.
+/// The results; `None` for what was not requested.
 #[derive(Default)]
 pub(super) struct Found {
-    /// The extras follow.
+    /// `props` and `slots` follow in another report.
     pub(super) is_first: bool,
     pub(super) seen: Option<Observation>,
     pub(super) list: Option<Listing>,
@@ -48,12 +49,11 @@ pub(super) struct Found {
 
 pub(super) enum Listing {
     Models(Vec<Model>),
-    /// An answer with success that is no list; why.
+    /// A successful answer that is not a list, and why.
     Bad(String),
     Failed,
 }
 
-/// What only some servers tell.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Extra {
     Known(Props),
@@ -70,7 +70,7 @@ pub(super) enum Slots {
 
 type Got = Result<(StatusCode, Vec<u8>), UpstreamError>;
 
-/// Finds out; a panic in `ask` is a failed probe.
+/// Calls `ask`; a panic is a failed probe.
 pub(super) fn guarded(task: &Task, ask: impl FnOnce() -> Found) -> Found {
     catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| {
         log::error!("endpoint {}: the probe panicked", task.endpoint.name());
@@ -87,8 +87,8 @@ fn failed(task: &Task, why: String) -> Found {
     }
 }
 
-/// Asks. `first` reports health and the list before the extras are asked for: an endpoint that is slow with them is no less
-/// healthy.
+/// Sends the requests. `first` reports health and the list before `props` and `slots` are requested, so that an
+/// endpoint that answers these slowly still counts as healthy.
 pub(super) fn ask(clients: &ClientPool, task: &Task, first: impl FnOnce(Found)) -> Found {
     let client = match clients.client(&task.endpoint.config) {
         Ok(client) => client,
@@ -115,7 +115,7 @@ pub(super) fn ask(clients: &ClientPool, task: &Task, first: impl FnOnce(Found)) 
         Some(Listing::Models(models)) => Some(models),
         _ => task.endpoint.models.as_deref(),
     };
-    // Without a model it may be any server.
+    // An empty list does not tell which server it is.
     let path = models.map_or(Some(PROPS), |models| Some(props_path(models)).filter(|_| !models.is_empty()));
     if task.props || task.slots {
         first(Found { is_first: true, ..std::mem::take(&mut found) });
@@ -135,17 +135,18 @@ fn listing(got: Got) -> Listing {
     }
 }
 
-/// Where a server tells about itself, known by what its list says: Ollama and LM Studio which models are in their memory.
+/// The path of a server's properties. `owned_by` in the list identifies Ollama and LM Studio, which report the models
+/// in memory.
 fn props_path(models: &[Model]) -> &'static str {
-    let is_of = |owner: &str| models.iter().any(|model| model.owned_by.as_deref() == Some(owner));
-    match () {
-        () if is_of("library") => "/api/ps",
-        () if is_of("organization_owner") => "/api/v1/models",
-        () => PROPS,
-    }
+    let mut paths = models.iter().filter_map(|model| match model.owned_by.as_deref()? {
+        "library" => Some("/api/ps"),
+        "organization_owner" => Some("/api/v1/models"),
+        _ => None,
+    });
+    paths.next().unwrap_or(PROPS)
 }
 
-/// Nothing but these is built: an answer of megabytes would take a hundred times as much.
+/// Reads only these members: the tree of a large answer would take many times its size.
 fn props(got: Got, path: &str) -> Extra {
     match got {
         Ok((status, body)) if status.is_success() => {
@@ -164,29 +165,28 @@ fn props(got: Got, path: &str) -> Extra {
     }
 }
 
-/// The names in Ollama's list of running models, or of the models that LM Studio has instances of, and of these instances.
+/// The names of the models in memory: Ollama's running models, or LM Studio's models with instances, and these
+/// instances.
 fn loaded(answer: &str) -> Option<Vec<String>> {
     let mut names = Vec::new();
     let read = each_element(member(answer, "models")?, |model| {
         let model = model.get();
-        let mut add = |raw: Option<&str>| {
-            let name = raw.and_then(name).filter(|_| names.len() < MOST_MODELS);
+        let mut add = |object: &str, key: &str| {
+            let name = member(object, key).and_then(name).filter(|_| names.len() < MAX_MODELS);
             names.extend(name);
         };
-        match member(model, "loaded_instances") {
-            Some(instances) => {
-                let mut count = 0;
-                let _ = each_element(instances, |instance| {
-                    count += 1;
-                    if count <= MOST_INSTANCES {
-                        add(member(instance.get(), "id"));
-                    }
-                });
-                if count > 0 {
-                    add(member(model, "key"));
-                }
+        let Some(instances) = member(model, "loaded_instances") else {
+            return ["name", "model"].into_iter().for_each(|key| add(model, key));
+        };
+        let mut count = 0;
+        let _ = each_element(instances, |instance| {
+            count += 1;
+            if count <= MAX_INSTANCES {
+                add(instance.get(), "id");
             }
-            None => ["name", "model"].into_iter().for_each(|key| add(member(model, key))),
+        });
+        if count > 0 {
+            add(model, "key");
         }
     });
     read.is_ok().then_some(names)
@@ -204,47 +204,45 @@ fn slots(got: Got) -> Slots {
     if read.is_ok() && is_known { Slots::Working(working) } else { Slots::Unknown }
 }
 
-/// What an answer to a probe means (SPEC section 6).
+/// What the answer to a health check means (SPEC section 6).
 fn judge(got: &Got, endpoint: &Endpoint) -> Observation {
-    match got {
-        // 429 shows that the endpoint is up.
-        Ok((status, _)) if status.is_success() || *status == StatusCode::TOO_MANY_REQUESTS => Observation::Up,
-        Ok((StatusCode::SERVICE_UNAVAILABLE, body)) if is_loading(body) => Observation::Loading,
-        Ok((status, text)) if status.is_redirection() => Observation::Down(String::from_utf8_lossy(text).into_owned()),
-        Ok((status, _)) => Observation::Down(format!("answered {}", status.as_u16())),
-        Err(UpstreamError { kind: UpstreamErrorKind::Timeout(Stage::Connect), .. }) => {
-            Observation::Unreachable("could not be connected to in time".into())
-        }
-        Err(UpstreamError { kind: UpstreamErrorKind::Timeout(_), .. }) if endpoint.live.is_working(time::now()) => {
-            Observation::Busy
-        }
-        Err(UpstreamError { kind: UpstreamErrorKind::Timeout(_), .. }) => {
-            Observation::Down("did not answer in time".into())
-        }
-        Err(fault) if fault.kind == UpstreamErrorKind::Refused => {
-            // An attempt that still waits there is given up (SPEC 5).
+    use Observation::{Busy, Down, Loading, Refused, Unreachable, Up};
+    let UpstreamError { kind, cause } = match got {
+        // An endpoint that answers 429 is up.
+        Ok((status, _)) if status.is_success() || *status == StatusCode::TOO_MANY_REQUESTS => return Up,
+        Ok((StatusCode::SERVICE_UNAVAILABLE, body)) if is_loading(body) => return Loading,
+        Ok((status, text)) if status.is_redirection() => return Down(String::from_utf8_lossy(text).into_owned()),
+        Ok((status, _)) => return Down(format!("answered {}", status.as_u16())),
+        Err(error) => error,
+    };
+    match kind {
+        UpstreamErrorKind::Timeout(Stage::Connect) => Unreachable("could not be connected to in time".into()),
+        UpstreamErrorKind::Timeout(_) if endpoint.live.is_working(time::now()) => Busy,
+        UpstreamErrorKind::Timeout(_) => Down("did not answer in time".into()),
+        UpstreamErrorKind::Refused => {
+            // Ends attempts that still wait for this endpoint (SPEC 5).
             endpoint.live.note_refused(time::now());
-            Observation::Refused(fault.cause.clone())
+            Refused(cause.clone())
         }
-        Err(fault) if fault.kind == UpstreamErrorKind::Connect => Observation::Unreachable(fault.cause.clone()),
-        Err(fault) => Observation::Down(fault.cause.clone()),
+        UpstreamErrorKind::Connect => Unreachable(cause.clone()),
+        _ => Down(cause.clone()),
     }
 }
 
 fn get(client: &UpstreamClient, task: &Task, path: &str) -> Got {
     let until = task.started + task.timeout;
     let total = until.saturating_duration_since(time::now()).max(Duration::from_millis(1));
-    // Before the total, so that the time-out says which of the two it was.
+    // Less than the total, so that a connect time-out is reported as one.
     let connect = Some(task.connect.min(total - total / 16));
     let timeouts = Timeouts { connect, first_byte: None, idle: None, total: Some(total) };
     let headers = || headers::own(&task.endpoint.config);
     let mut answer = client.send(&UpstreamRequest::own(Method::GET, path, &headers, timeouts))?;
     if answer.status.is_redirection() {
-        // Never followed; where it leads says what is wrong with the base URL.
+        // Not followed; the target shows what is wrong with the base URL.
         return Ok((answer.status, headers::answered(answer.status, &answer.headers).into_bytes()));
     }
     let mut body = Vec::new();
-    match answer.read_to_end(&mut body, MOST)? {
+    match answer.read_to_end(&mut body, MAX_ANSWER)? {
         true => Ok((answer.status, body)),
         false => Err(UpstreamError { kind: UpstreamErrorKind::Garbled, cause: "the answer is too long".into() }),
     }

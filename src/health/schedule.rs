@@ -1,4 +1,4 @@
-//! When an endpoint is asked what. Pure: time is an argument.
+//! When an endpoint is probed, and for what. Pure: time is an argument.
 
 use super::probe::{Extra, Found, Listing, Slots, Task};
 use crate::config::{self, Config, Probe};
@@ -8,35 +8,38 @@ use crate::routing::slots::Slot;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// An endpoint that loads its model is asked again after this.
-const LOADING_AGAIN: Duration = Duration::from_secs(1);
-/// One that is down is asked again after this: it is back within 2 s of its readiness, the probe included.
-const DOWN_AGAIN: Duration = Duration::from_millis(1900);
-/// After this long down, only the interval counts, and requests that could use it.
+/// Interval while an endpoint loads its model.
+const LOADING_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval while an endpoint is down: with the probe itself, it is back within 2 s of its readiness.
+const DOWN_INTERVAL: Duration = Duration::from_millis(1900);
+/// After being down this long, an endpoint is probed at the usual interval, and when a request could use it.
 const DOWN_LONG: Duration = Duration::from_secs(60);
-/// `/props` and `/slots` of llama-server, and what other servers tell instead, are asked at most this often (LLAMA-SERVER facts).
+/// Shortest time between two requests for `/props`, `/slots`, or what other servers have instead (LLAMA-SERVER facts).
 const EXTRAS_EVERY: Duration = Duration::from_secs(2);
-/// The first look at the slots of a server whose client left: many free them at once. llama-server takes a second or more.
-const NOTICES_AFTER: Duration = Duration::from_millis(100);
-/// Lists are never asked more often than this between rounds, however short their TTL.
+/// Delay before the slots are first checked after a client disconnected. Many servers free them at once; llama-server
+/// may take a second or more.
+const SLOTS_DELAY: Duration = Duration::from_millis(100);
+/// Shortest time between two list requests outside of rounds, whatever the TTL.
 const LEAST_TTL: Duration = Duration::from_millis(100);
-/// An abandoned slot is given back after this.
-const LONGEST_GHOST: Duration = Duration::from_secs(60);
-/// Failures closer together than this are one failure.
+/// Longest time that an abandoned slot is held.
+const LONGEST_HOLD: Duration = Duration::from_secs(60);
+/// Failures within this time count as one.
 const ONE_FAILURE: Duration = Duration::from_secs(1);
 
-/// What is planned for an endpoint.
+/// The schedule of one endpoint.
+#[derive(Default)]
 pub(super) struct Schedule {
-    /// The endpoint as it is asked; another configuration starts anew.
+    /// A changed configuration starts a new schedule.
     pub(super) config: Arc<config::Endpoint>,
-    /// The last round it takes part in, the one its last probe was started in, and the last one it is through with.
+    /// The last round that it takes part in, that its last probe was started in, and that is finished.
     round: u64,
     asked: u64,
     done: u64,
     running: bool,
-    /// The round reads the models, whatever their age.
+    /// The next probe reads the list of models, whatever its age.
     reads_list: bool,
-    due: Instant,
+    /// `None`: at once.
+    due: Option<Instant>,
     asked_at: Option<Instant>,
     listed_at: Option<Instant>,
     props_at: Option<Instant>,
@@ -45,38 +48,19 @@ pub(super) struct Schedule {
     pub(super) bad_list: Option<String>,
     down_since: Option<Instant>,
     failed_at: Option<Instant>,
-    /// A request found it dead while the probe was running: the probe may have seen it before that.
+    /// A request failed while a probe was running, so that a success of the probe may be older than the failure.
     is_doubted: bool,
-    pub(super) ghosts: Ghosts,
+    pub(super) abandoned: AbandonedSlots,
 }
 
 impl Schedule {
-    /// Of an endpoint that is asked at once.
-    pub(super) fn new(config: Arc<config::Endpoint>, round: u64, now: Instant) -> Self {
-        Self {
-            config,
-            round,
-            asked: 0,
-            done: 0,
-            running: false,
-            reads_list: false,
-            due: now,
-            asked_at: None,
-            listed_at: None,
-            props_at: None,
-            slots_at: None,
-            has_no_props: false,
-            bad_list: None,
-            down_since: None,
-            failed_at: None,
-            is_doubted: false,
-            ghosts: Ghosts::default(),
-        }
+    pub(super) fn new(config: Arc<config::Endpoint>, round: u64) -> Self {
+        Self { config, round, ..Self::default() }
     }
 
-    /// Takes part in a round; a probe that is running already does not count for it.
+    /// Takes part in a round, with a probe started after this.
     pub(crate) fn join(&mut self, round: u64, reads_list: bool, now: Instant) {
-        (self.round, self.due) = (round, now);
+        (self.round, self.due) = (round, Some(now));
         self.reads_list |= reads_list;
     }
 
@@ -84,22 +68,22 @@ impl Schedule {
         self.done >= round
     }
 
-    /// A request could use it: one that is down is asked again, but not more often than in its first minute.
+    /// A request could use the endpoint: if it is down, it is probed as often as in its first minute.
     pub(crate) fn want(&mut self, now: Instant) {
         if self.down_since.is_some() {
-            self.due = self.due.min(self.asked_at.map_or(now, |at| at + DOWN_AGAIN));
+            self.due = self.due.min(Some(self.asked_at.map_or(now, |at| at + DOWN_INTERVAL)));
         }
     }
 
-    /// A request found out something that a probe is to look into.
+    /// A request reported something that a probe must confirm.
     pub(crate) fn doubt(&mut self, now: Instant) {
         self.is_doubted = self.running;
-        self.due = self.due.min(now + LOADING_AGAIN);
+        self.due = self.due.min(Some(now + LOADING_INTERVAL));
     }
 
-    /// When it is to be asked next; not while it is being asked.
+    /// The time of the next probe; `None` while one is running.
     pub(super) fn wakes_at(&self, config: &Config, endpoint: &Endpoint) -> Option<Instant> {
-        let times = [Some(self.due), self.list_due(config, endpoint), self.slots_due(endpoint)];
+        let times = [self.due, self.list_due(config, endpoint), self.slots_due(endpoint)];
         times.into_iter().flatten().min().filter(|_| !self.running)
     }
 
@@ -110,14 +94,14 @@ impl Schedule {
     }
 
     fn slots_due(&self, endpoint: &Endpoint) -> Option<Instant> {
-        let since = self.ghosts.since().filter(|_| endpoint.health.is_available())? + NOTICES_AFTER;
+        let since = self.abandoned.since().filter(|_| endpoint.health.is_available())? + SLOTS_DELAY;
         Some(self.slots_at.map_or(since, |at| since.max(at + EXTRAS_EVERY)))
     }
 
     /// The probe that is due now, if any; the caller runs it.
     pub(super) fn take(&mut self, config: &Config, endpoint: &Arc<Endpoint>, now: Instant) -> Option<Task> {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let (probe, slots) = (self.due <= now, is_due(self.slots_due(endpoint)));
+        let (probe, slots) = (self.due <= Some(now), is_due(self.slots_due(endpoint)));
         let list = is_due(self.list_due(config, endpoint))
             || (probe && discovers(config, endpoint) && self.is_list_wanted(config, endpoint));
         if self.running || !(probe || list || slots) {
@@ -130,11 +114,11 @@ impl Schedule {
         };
         let path = path.filter(|_| probe);
         if probe {
-            (self.due, self.asked_at) = (now + config.health_check.interval, Some(now));
+            (self.due, self.asked_at) = (Some(now + config.health_check.interval), Some(now));
             (self.asked, self.reads_list) = (self.round, false);
         }
         if path.is_none() && !list && !slots {
-            self.done = self.asked;
+            self.finish();
             return None;
         }
         if slots {
@@ -150,28 +134,29 @@ impl Schedule {
             path,
             list,
             slots,
-            ours: (endpoint.live.in_flight() as usize).saturating_sub(self.ghosts.len()),
+            ours: self.abandoned.others(&endpoint.live),
             started: now,
             timeout,
             connect,
         })
     }
 
-    /// A list is read with a probe in a round that reads lists, when there is none yet, when each round reads one, and
-    /// of a server that was away, since it may serve something else now.
+    /// Whether a probe also reads the list: if its round demands it, if there is none yet, if lists are not cached, or
+    /// if the endpoint was down, since it may serve other models now.
     fn is_list_wanted(&self, config: &Config, endpoint: &Endpoint) -> bool {
         let is_back = self.config.probe != Probe::Never && !endpoint.health.answered;
         self.reads_list || self.listed_at.is_none() || config.models_ttl().is_zero() || is_back
     }
 
-    pub(crate) fn fail_to_ask(&mut self) {
+    /// The probe has ended or could not be started.
+    pub(crate) fn finish(&mut self) {
         (self.running, self.done) = (false, self.asked);
     }
 
-    /// Notes what was found and when to ask again; returns what that means for the endpoint's health.
-    pub(super) fn note(&mut self, started: Instant, found: &Found) -> Option<Observation> {
+    /// Records the result of a probe; returns what it means for the endpoint's health.
+    pub(super) fn record(&mut self, started: Instant, found: &Found) -> Option<Observation> {
         if !found.is_first {
-            (self.running, self.done) = (false, self.asked);
+            self.finish();
         }
         if found.list.is_some() {
             self.listed_at = Some(started);
@@ -198,7 +183,7 @@ impl Schedule {
         Observation::NoList { why, needed: self.config.models.is_empty() }
     }
 
-    /// Whether a failure is another sight of the last one, so that both count once.
+    /// Whether an observation is the same failure as the last one, and must not be counted again.
     pub(crate) fn repeats(&mut self, seen: &Observation, interval: Duration, now: Instant) -> bool {
         if !seen.is_failure() {
             return false;
@@ -211,7 +196,7 @@ impl Schedule {
         repeats
     }
 
-    /// Its health has changed, or was confirmed: when to ask again.
+    /// Plans the next probe after an observation.
     pub(crate) fn reschedule(&mut self, endpoint: &Endpoint, now: Instant) {
         let health = &endpoint.health;
         if health.answered {
@@ -227,58 +212,59 @@ impl Schedule {
         }
         let since = *self.down_since.get_or_insert(now);
         if health.state == State::Loading {
-            self.due = self.due.min(now + LOADING_AGAIN);
+            self.due = self.due.min(Some(now + LOADING_INTERVAL));
         } else if now.saturating_duration_since(since) < DOWN_LONG {
-            self.due = self.due.min(now + DOWN_AGAIN);
+            self.due = self.due.min(Some(now + DOWN_INTERVAL));
         }
     }
 }
 
-/// Whether it is asked for its models; where nothing is probed, only if that is where they are known from.
+/// Whether the endpoint's list is read. If the endpoint is never probed, only if nothing else names its models.
 fn discovers(config: &Config, endpoint: &Endpoint) -> bool {
     endpoint.config.probe != Probe::Never || (endpoint.config.models.is_empty() && config.knows_models())
 }
 
-/// Slots of an endpoint whose requests were given up while the server may still be working on them, and since when, in
-/// order of age: no request is sent to wait behind abandoned work. At most one for each slot that there is.
+/// Slots of abandoned requests that the server may still be working on, the oldest first, and since when. They are held
+/// so that no new request waits behind abandoned work.
 #[derive(Default)]
-pub(super) struct Ghosts(Vec<(Slot, Instant)>);
+pub(super) struct AbandonedSlots(Vec<(Slot, Instant)>);
 
-impl Ghosts {
+impl AbandonedSlots {
     pub(super) fn hold(&mut self, slot: Slot, now: Instant) {
         self.0.push((slot, now));
-    }
-
-    fn len(&self) -> usize {
-        self.0.len()
     }
 
     fn since(&self) -> Option<Instant> {
         self.0.first().map(|(_, since)| *since)
     }
 
-    /// Gives back what was held long enough, whatever the server says.
-    pub(super) fn expire(&mut self, now: Instant) {
-        self.0.retain(|(_, since)| now.saturating_duration_since(*since) < LONGEST_GHOST);
+    /// The requests in progress at the endpoint without the abandoned ones.
+    fn others(&self, live: &Live) -> usize {
+        (live.in_flight() as usize).saturating_sub(self.0.len())
     }
 
-    /// The endpoint has restarted: nothing works there any more.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.0.retain(|(_, since)| now.saturating_duration_since(*since) < LONGEST_HOLD);
+    }
+
+    /// The endpoint has restarted.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// Gives slots back that the endpoint, asked at `started`, showed free. `ours` are our other requests there then.
-    pub(super) fn free(&mut self, live: &Live, ours: usize, started: Instant, slots: Slots) {
-        // One that was there only before or only after the question may not be among those that work.
-        let ours = ours.min((live.in_flight() as usize).saturating_sub(self.len()));
+    /// Releases the slots that the endpoint no longer uses. `slots` was requested at `started`, with `ours` other
+    /// requests of this proxy in progress.
+    pub(super) fn release(&mut self, live: &Live, ours: usize, started: Instant, slots: Slots) {
+        // The lower of the counts before and after: any other request may have been missing when the server counted.
+        let ours = ours.min(self.others(live));
         let working = match slots {
             Slots::Working(working) => working.saturating_sub(ours),
             Slots::Unknown => 0,
             Slots::Failed => return,
         };
-        // What was abandoned after the question is not answered by it.
-        let asked = self.0.iter().take_while(|(_, since)| *since <= started).count();
-        self.0.drain(..asked.saturating_sub(working));
+        // The answer says nothing about slots abandoned later.
+        let counted = self.0.iter().take_while(|(_, since)| *since <= started).count();
+        self.0.drain(..counted.saturating_sub(working));
     }
 }
 

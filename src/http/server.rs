@@ -24,8 +24,8 @@ const WAKE: Token = Token(0);
 /// Tokens 1..=LISTENERS are listeners, the rest connections.
 pub(super) const LISTENERS: usize = 64;
 const SCRATCH: usize = 64 << 10;
-/// Failed waits in a row after which the loop gives up (FAULTS E9).
-const HOPELESS: u32 = 100;
+/// Failed polls in a row after which the loop gives up (FAULTS E9).
+const MAX_FAILED_POLLS: u32 = 100;
 /// The longest sleep, in case a wake-up fails.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The longest sleep during a drain.
@@ -39,7 +39,7 @@ pub struct EventLoop {
     pub(super) poll: Poll,
     /// At most `LISTENERS`.
     pub(super) listeners: Vec<TcpListener>,
-    /// Listeners with connections to accept; each once.
+    /// Listeners with connections to accept, without duplicates.
     pub(super) waiting_listeners: VecDeque<usize>,
     pub(super) accept_pause: Option<(Instant, Duration)>,
     /// At most `ServerState::max_connections`, and one being refused.
@@ -50,7 +50,7 @@ pub struct EventLoop {
     pub(super) shared: Arc<ServerState>,
     control: Backlog,
     proxy: Backlog,
-    /// Connections with more to read after their turn; each once.
+    /// Connections with more to read, without duplicates.
     again: Vec<Token>,
     scratch: Vec<u8>,
     next_deadline: Option<Instant>,
@@ -59,10 +59,10 @@ pub struct EventLoop {
 /// A pool of workers and the connections that wait for one, first in, first out.
 struct Backlog {
     workers: WorkerPool,
-    /// Each is `State::Queued`; at most `limit` that no idle worker can take.
+    /// Connections in `State::Queued`; at most `limit` while all workers are busy.
     waiting: VecDeque<Token>,
     limit: usize,
-    /// Since when requests are offered that no worker has taken: idle workers are woken only while few are running.
+    /// Since when a ready request has not been taken. After `READY_WAIT` an idle worker is woken for it.
     ready_since: Option<Instant>,
 }
 
@@ -141,7 +141,7 @@ impl EventLoop {
                     if failed == 1 {
                         log::error!("waiting for connections: {e}");
                     }
-                    if failed == HOPELESS {
+                    if failed == MAX_FAILED_POLLS {
                         break;
                     }
                 }
@@ -274,7 +274,7 @@ impl EventLoop {
         match &connection.state {
             State::Queued(_) => self.drop_cancelled(token),
             State::Flush { .. } => self.flush(token, now),
-            // It is due after the other events.
+            // It is already in `again`, and handled after these events.
             _ if self.again.contains(&token) => {}
             State::Head { .. } | State::Body(_) | State::Linger { .. } => self.advance(token, now),
         }
@@ -416,7 +416,8 @@ impl EventLoop {
 
     fn expire_one(&mut self, token: Token, now: Instant) {
         match self.connections.get_mut(&token) {
-            // The kernel reports a writable socket only when much is free; a slow client may have read some.
+            // The kernel reports a socket as writable only when much of its buffer is free, so the write is tried
+            // again at the deadline.
             Some(connection) if matches!(connection.state, State::Flush { .. }) => self.flush(token, now),
             Some(connection) => {
                 let step = connection.expire(now, &self.rules);

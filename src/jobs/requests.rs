@@ -229,9 +229,8 @@ fn ok(body: &Value) -> LocalResponse {
 
 /// As for any other request: a variant is in a scope with its model, and the default model of a scope is in it.
 fn may_ask(View { snapshot, scope }: View<'_>, name: &str) -> bool {
-    let known = |name: &str| resolve::exact(snapshot, name);
-    let is_within = |name: &str| catalog::within(scope, name, |bare| known(bare).is_some());
-    let by_model = || known(name).is_some_and(|meaning| meaning.base().is_some_and(is_within));
+    let is_within = |name: &str| catalog::within(scope, name, |bare| resolve::exact(snapshot, bare).is_some());
+    let by_model = || resolve::exact(snapshot, name).and_then(|meaning| meaning.base().map(is_within)) == Some(true);
     name.is_empty() || name == "auto" || is_within(name) || by_model()
 }
 

@@ -1,4 +1,4 @@
-//! The access line: what one request was and how it ended. Knows nothing of where lines go.
+//! The record of one request, and its access line.
 
 use super::{SHOWN, escape};
 use crate::api::answer::Tokens;
@@ -14,36 +14,34 @@ use std::time::Duration;
 
 pub(crate) const TARGET: &str = "access";
 
-/// One request: filled in as it goes, and printed three times when it ends: in the log, in metrics and on the page.
+/// Filled in during the request; at its end it becomes the access line, metrics and a row of the page.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessRecord {
-    /// The `x-request-id` of the answer.
     pub(crate) request_id: String,
-    /// The client's address, also behind trusted proxies.
+    /// Of the client, even behind trusted proxies.
     pub(crate) client: IpAddr,
     pub(crate) key: Option<Arc<str>>,
     pub(crate) method: String,
-    /// Path as sent, without its query.
+    /// As sent, without the query.
     pub(crate) path: String,
     pub(crate) row: &'static PathRow,
     pub(crate) model: Option<String>,
-    /// Endpoint that answered, or was tried last.
+    /// The one that answered or was tried last.
     pub(crate) endpoint: Option<String>,
-    /// Why that endpoint, the word of `x-llmproxy-reason`.
+    /// As in `x-llmproxy-reason`.
     pub(crate) reason: Option<&'static str>,
-    /// Status sent, or 499 when the client left before there was one.
+    /// As sent, or 499 if the client disconnected before.
     pub(crate) status: u16,
-    /// Upstream tries; 0 = nothing was sent to any.
     pub(crate) attempts: u32,
     pub(crate) queue: Option<Duration>,
-    /// From the complete request to the first byte of the answer.
+    /// From the complete request to the first byte of the body of the answer.
     pub(crate) first_byte: Option<Duration>,
-    /// From the complete request to the end.
+    /// From the complete request to its end.
     pub(crate) total: Duration,
-    /// Body bytes sent to the client.
+    /// Of the body sent to the client.
     pub(crate) bytes: u64,
     pub(crate) tokens: Tokens,
-    /// For the page.
+    /// Only shown on the page.
     pub(crate) recomputed: Option<Recomputed>,
     pub(crate) end: End,
 }
@@ -52,10 +50,10 @@ pub(crate) struct AccessRecord {
 pub(crate) enum End {
     Done,
     ClientGone,
-    /// The upstream broke off inside an answer.
+    /// The upstream closed the connection before the end of its answer.
     UpstreamLost,
     Timeout,
-    /// Answered by us with an error.
+    /// The proxy itself answered with an error.
     Refused,
 }
 
@@ -72,7 +70,7 @@ impl End {
 }
 
 impl AccessRecord {
-    /// Of a request whose method and path are not known yet.
+    /// A record before method and path are known.
     pub(crate) fn new(request_id: String, client: IpAddr, row: &'static PathRow) -> Self {
         Self {
             request_id,
@@ -96,22 +94,22 @@ impl AccessRecord {
         }
     }
 
-    /// Debug for what machines poll and the page reads; info for the rest, what the page changes included.
+    /// Debug for requests that machines and the page repeat; info for all others, changes by the page included.
     pub(super) fn level(&self) -> Level {
         let is_polled = self.row.has(Trait::Polled) || self.method == "GET" && self.row.has(Trait::PolledByGet);
         if is_polled { Level::Debug } else { Level::Info }
     }
 
-    /// Whether the page leaves it out: requests that machines and the page itself repeat all the time.
+    /// Whether the page omits the request, as it is one of its own, or repeated by a machine.
     pub(crate) fn is_polled(&self) -> bool {
         self.level() == Level::Debug || self.row.is_page()
     }
 
-    /// Every field that has a value, in the order in which all formats show them.
+    /// The fields that have a value, in the order of all formats.
     pub(super) fn fields(&self) -> impl Iterator<Item = (&'static str, Field<'_>)> {
         let shown = |text| Field::text(escape::cut(text, SHOWN));
         let millis = |time: Duration| Field::Count(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        // Infinity is not a number in JSON, and not one that tells anything in text.
+        // JSON has no infinity.
         let speed = self.tokens.per_second.filter(|speed| speed.is_finite());
         let fields = [
             ("method", Some(Field::text(&self.method))),
@@ -152,7 +150,7 @@ impl<'a> Field<'a> {
         Self::Text(text.into())
     }
 
-    /// Writes it with quotes around a text when `quotes` says so.
+    /// Writes the value; a text in quotes if `quotes` returns true for it.
     pub(super) fn write(&self, out: &mut dyn Write, quotes: impl Fn(&str) -> bool) -> fmt::Result {
         match self {
             Self::Text(text) if quotes(text) => escape::quoted(out, text),
@@ -178,7 +176,7 @@ impl Display for AccessRecord {
     }
 }
 
-/// Whether a reader sees where a value ends without quotes around it.
+/// Whether a value needs no quotes.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && !text.chars().any(|c| c.is_whitespace() || c == '"' || c == '\\' || escape::harmful(c))
 }

@@ -1,4 +1,4 @@
-//! The requests in progress and the last that ended, for display only.
+//! Requests in progress, and the last ones that ended, as the page shows them.
 
 use super::access::AccessRecord;
 use super::{History, SHOWN, escape};
@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Requests in progress, at most one for each worker and job, and the last that ended.
+/// Keeps nothing until `watch` is called.
+#[derive(Default)]
 pub(crate) struct Activity {
-    off: AtomicBool,
-    now: Mutex<Now>,
+    kept: Mutex<Option<Kept>>,
 }
 
-struct Now {
+struct Kept {
     running: BTreeMap<String, Arc<ActiveRequest>>,
     recent: History<Ended>,
 }
@@ -31,6 +31,7 @@ struct Ended {
 }
 
 pub(crate) struct ActiveRequest {
+    /// Empty while nothing is kept for the page.
     id: String,
     client: IpAddr,
     key: Option<Arc<str>>,
@@ -42,7 +43,7 @@ pub(crate) struct ActiveRequest {
     stopped: AtomicBool,
 }
 
-/// Times are from the beginning of the request.
+/// Times are relative to the start of the request.
 #[derive(Default)]
 struct Progress {
     endpoint: Option<Arc<str>>,
@@ -51,7 +52,7 @@ struct Progress {
     first_event: Option<Duration>,
 }
 
-/// Shows a request until it is dropped.
+/// Keeps a request in the list until dropped.
 pub(crate) struct Shown<'a> {
     activity: &'a Activity,
     pub(crate) active: Arc<ActiveRequest>,
@@ -59,8 +60,8 @@ pub(crate) struct Shown<'a> {
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
-        if self.active.is_shown() {
-            lock(&self.activity.now).running.remove(&self.active.id);
+        if let Some(kept) = &mut *lock(&self.activity.kept) {
+            kept.running.remove(&self.active.id);
         }
     }
 }
@@ -70,14 +71,14 @@ impl ActiveRequest {
         !self.id.is_empty()
     }
 
-    /// It is at this endpoint now.
+    /// The request is sent to this endpoint now.
     pub(crate) fn at(&self, endpoint: &str) {
         if self.is_shown() {
             lock(&self.progress).endpoint = Some(endpoint.into());
         }
     }
 
-    /// Bytes of an answer came, `events` of a stream in them.
+    /// A part of the answer was received, with `events` events of a stream.
     pub(crate) fn moved(&self, now: Instant, events: u64) {
         let age = now.saturating_duration_since(self.began);
         let mut progress = lock(&self.progress);
@@ -95,7 +96,7 @@ impl ActiveRequest {
     fn view(&self, now: Instant) -> Value {
         let age = now.saturating_duration_since(self.began);
         let Progress { endpoint, first_byte, events, first_event } = &*lock(&self.progress);
-        // Since the first event; one event has no speed yet.
+        // Measured from the first event, so it takes two.
         let passed = first_event.map(|first| age.saturating_sub(first).as_secs_f64()).filter(|passed| *passed >= 1e-3);
         let speed = passed.filter(|_| *events > 1).map(|passed| ((events - 1) as f64 * 10.0 / passed).round() / 10.0);
         json!({
@@ -108,15 +109,8 @@ impl ActiveRequest {
 }
 
 impl Activity {
-    /// Keeps nothing until the page is served.
-    pub(crate) fn unwatched() -> Self {
-        let now = Mutex::new(Now { running: BTreeMap::new(), recent: History::new() });
-        Self { off: AtomicBool::new(true), now }
-    }
-
-    /// From now on requests are kept.
     pub(crate) fn watch(&self) {
-        self.off.store(false, Ordering::Relaxed);
+        lock(&self.kept).get_or_insert(Kept { running: BTreeMap::new(), recent: History::new() });
     }
 
     pub(crate) fn begin(
@@ -126,35 +120,32 @@ impl Activity {
         began: Instant,
         cancel: &Arc<CancelToken>,
     ) -> Shown<'_> {
-        let is_shown = !self.off.load(Ordering::Relaxed);
-        let shown = |text: &str| escape::cut(text, SHOWN).to_owned();
-        let mut active = ActiveRequest {
-            id: String::new(),
+        let mut kept = lock(&self.kept);
+        let shown = |text: &str| kept.as_ref().map(|_| escape::cut(text, SHOWN).to_owned());
+        let is_free = |id: &String| kept.as_ref().is_some_and(|kept| !kept.running.contains_key(id));
+        // Clients may send the same request id twice.
+        let id = &record.request_id;
+        let ids = std::iter::once(id.clone()).chain((2..).map(|n| format!("{id}~{n}")));
+        let active = Arc::new(ActiveRequest {
+            id: kept.as_ref().and_then(|_| ids.into_iter().find(is_free)).unwrap_or_default(),
             client: record.client,
             key: record.key.clone(),
-            path: if is_shown { shown(&record.path) } else { String::new() },
-            model: model.filter(|_| is_shown).map(shown),
+            path: shown(&record.path).unwrap_or_default(),
+            model: model.and_then(shown),
             began,
             cancel: Arc::clone(cancel),
             progress: Mutex::default(),
             stopped: AtomicBool::new(false),
-        };
-        if !is_shown {
-            return Shown { activity: self, active: Arc::new(active) };
+        });
+        if let Some(kept) = &mut *kept {
+            kept.running.insert(active.id.clone(), Arc::clone(&active));
         }
-        let mut now = lock(&self.now);
-        // Clients may give two requests one name.
-        let id = &record.request_id;
-        let names = std::iter::once(id.clone()).chain((2..).map(|n| format!("{id}~{n}")));
-        active.id = names.into_iter().find(|name| !now.running.contains_key(name)).unwrap_or_default();
-        let active = Arc::new(active);
-        now.running.insert(active.id.clone(), Arc::clone(&active));
         Shown { activity: self, active }
     }
 
-    /// Ends a request as if its client had left; false if there is none of this id.
+    /// Ends a request as if its client had disconnected; false if there is none of this id.
     pub(crate) fn stop(&self, id: &str) -> bool {
-        let active = lock(&self.now).running.get(id).cloned();
+        let active = lock(&self.kept).as_ref().and_then(|kept| kept.running.get(id).cloned());
         if let Some(active) = &active {
             active.stopped.store(true, Ordering::Relaxed);
             active.cancel.cancel();
@@ -163,26 +154,24 @@ impl Activity {
     }
 
     pub(crate) fn ended(&self, record: &Arc<AccessRecord>) {
-        if self.off.load(Ordering::Relaxed) || record.is_polled() {
-            return;
+        if let Some(kept) = lock(&self.kept).as_mut().filter(|_| !record.is_polled()) {
+            let stopped = kept.running.get(&record.request_id).is_some_and(|active| active.is_stopped());
+            kept.recent.push(Ended { at: time::wall(), record: Arc::clone(record), stopped });
         }
-        let (at, record) = (time::wall(), Arc::clone(record));
-        let mut now = lock(&self.now);
-        let stopped = now.running.get(&record.request_id).is_some_and(|active| active.is_stopped());
-        now.recent.push(Ended { at, record, stopped });
     }
 
     /// Requests in progress, the oldest first.
     pub(crate) fn running(&self) -> Vec<Value> {
         let at = time::now();
-        let mut all: Vec<_> = lock(&self.now).running.values().cloned().collect();
+        let mut all: Vec<_> = lock(&self.kept).iter().flat_map(|kept| kept.running.values().cloned()).collect();
         all.sort_by_key(|active| active.began);
         all.iter().map(|active| active.view(at)).collect()
     }
 
-    /// Requests that ended after this one, the oldest first, and the number of the last.
+    /// Requests that ended after number `after`, the oldest first, and the number of the last one.
     pub(crate) fn recent(&self, after: u64) -> (Vec<Value>, u64) {
-        let now = lock(&self.now);
+        let kept = lock(&self.kept);
+        let Some(Kept { recent, .. }) = &*kept else { return (Vec::new(), 0) };
         let view = |(number, ended): (u64, &Ended)| {
             let renamed = |name| if name == "request_id" { "id" } else { name };
             let fields = ended.record.fields().map(|(name, value)| (renamed(name).to_owned(), json!(value)));
@@ -197,6 +186,6 @@ impl Activity {
             }
             view
         };
-        (now.recent.after(after).map(view).collect(), now.recent.last)
+        (recent.after(after).map(view).collect(), recent.last)
     }
 }

@@ -1,29 +1,28 @@
-//! Texts from strangers, made fit for one line of a log. Knows nothing of what the line says.
+//! Escapes untrusted text for one line of a log.
 
 use std::fmt::{self, Write};
 
-/// Bytes of one text that a line may hold: a full channel of lines stays small.
+/// Longest text in bytes, which bounds the memory of the queue of lines.
 const ROOM: usize = 4096;
 
-/// Writes a text that can neither end its line nor command a terminal.
+/// Writes text so that it can neither end its line nor control a terminal.
 pub(crate) fn plain(out: &mut dyn Write, text: impl fmt::Display) -> fmt::Result {
     Escape { out, quotes: false, room: ROOM }.all(text)
 }
 
-/// Writes the same as a JSON string, quotes included.
+/// Writes it as a JSON string, with quotes.
 pub(crate) fn quoted(out: &mut dyn Write, text: impl fmt::Display) -> fmt::Result {
     out.write_char('"')?;
     Escape { out, quotes: true, room: ROOM }.all(text)?;
     out.write_char('"')
 }
 
-/// The start of a text: at most so many characters.
+/// At most this many characters from the start of a text.
 pub(crate) fn cut(text: &str, characters: usize) -> &str {
     text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
 }
 
-/// Whether a character must not reach a log as it is: C0, DEL, C1, line separators, and the marks that reverse the
-/// order in which a terminal shows what follows.
+/// Whether a character must be escaped: C0, DEL, C1, line separators, and marks that change the direction of text.
 pub(crate) fn harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -40,7 +39,7 @@ impl Escape<'_> {
         if self.room > 0 {
             return written;
         }
-        // The error was our own way to stop a text that is too long.
+        // `write_str` returned the error to stop a text that is too long.
         self.out.write_char('…')
     }
 
@@ -50,7 +49,7 @@ impl Escape<'_> {
             '\r' => self.out.write_str("\\r"),
             '\t' => self.out.write_str("\\t"),
             '"' | '\\' if self.quotes => write!(self.out, "\\{c}"),
-            // Everything harmful is below U+10000, so four digits do, and JSON reads them too.
+            // Four digits are enough: all harmful characters are below U+10000.
             c if harmful(c) => write!(self.out, "\\u{:04x}", u32::from(c)),
             c => self.out.write_char(c),
         }

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Upper bounds in seconds, from a cached list to a long answer of a slow machine.
+/// Upper bounds of histogram buckets in seconds.
 const BUCKETS: [f64; 16] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
-/// Between the labels of a series, which hold none.
-pub(crate) const SEPARATOR: char = '\u{1f}';
+/// Separates the label values of a series; removed from the values themselves.
+pub(crate) const SEPARATOR: &str = "\u{1f}";
 
-/// What kind of values a family has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Counter,
@@ -18,7 +17,7 @@ pub(crate) enum Kind {
     Histogram,
 }
 
-/// A family: its name, kind, labels and one sentence.
+/// A metric family.
 pub(crate) struct Spec {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
@@ -29,7 +28,7 @@ pub(crate) struct Spec {
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     Number(f64),
-    /// Observations in each bucket, the last without bound, and their sum.
+    /// Observations per bucket, the last one unbounded, and their sum in seconds.
     Times([u64; BUCKETS.len() + 1], f64),
 }
 
@@ -51,7 +50,6 @@ impl Value {
         *self = Self::Number(to);
     }
 
-    /// Notes a time in seconds.
     pub(crate) fn observe(&mut self, seconds: f64) {
         if let Self::Times(counts, sum) = self {
             let bucket = BUCKETS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS.len());
@@ -61,7 +59,7 @@ impl Value {
     }
 }
 
-/// Appends a family, if it has any series.
+/// Writes a family, unless it has no series.
 pub(crate) fn family(out: &mut String, spec: &Spec, series: &BTreeMap<String, Value>) {
     if series.is_empty() {
         return;
@@ -96,16 +94,8 @@ pub(crate) fn family(out: &mut String, spec: &Spec, series: &BTreeMap<String, Va
 fn sample(out: &mut String, name: &str, labels: &[(&str, &str)], value: f64) {
     out.push_str(name);
     for (n, (label, text)) in labels.iter().enumerate() {
-        let _ = write!(out, "{}{label}=\"", if n == 0 { '{' } else { ',' });
-        for c in text.chars() {
-            match c {
-                '\\' => out.push_str("\\\\"),
-                '"' => out.push_str("\\\""),
-                '\n' => out.push_str("\\n"),
-                c => out.push(c),
-            }
-        }
-        out.push('"');
+        let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+        let _ = write!(out, "{}{label}=\"{text}\"", if n == 0 { '{' } else { ',' });
     }
     let _ = writeln!(out, "{} {value}", if labels.is_empty() { "" } else { "}" });
 }

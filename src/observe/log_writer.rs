@@ -1,5 +1,5 @@
-//! The process log, behind the `log` crate. Threads hand lines over and never wait; one thread writes them to stderr.
-//! A line that finds no room or cannot be written is dropped and counted.
+//! The process log, behind the `log` crate. One thread writes to stderr; others queue lines and never wait. Lines that
+//! do not fit into the queue or cannot be written are dropped and counted.
 
 use super::access::{AccessRecord, TARGET};
 use super::{History, escape};
@@ -17,19 +17,19 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Lines that may wait for a slow stderr.
+/// Lines in the queue.
 const WAITING: usize = 1024;
 
-/// Name of the thread that writes.
+/// Name of the writing thread.
 const THREAD: &str = "log";
 
-/// These print what is on the wire, keys included, below this level.
+/// Crates that log raw traffic, keys included, at lower levels than this.
 const CAPPED: [&str; 5] = ["ureq", "ureq_proto", "rustls", "tiny_http", "mio"];
 const CAP: Level = Level::Warn;
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// Makes this the process log, and the voice of panics. Called again, it changes the level and `access` only.
+/// Installs the logger and a panic hook. Further calls change only the level and `access`.
 pub(crate) fn install(settings: &config::Log) -> &'static Logger {
     let logger = LOGGER.get_or_init(|| Logger::start(settings.format, sink(settings.format)));
     if log::set_logger(logger).is_ok() {
@@ -40,11 +40,11 @@ pub(crate) fn install(settings: &config::Log) -> &'static Logger {
     logger
 }
 
-/// The last lines; `None` unless the page is served.
+/// The last lines, each cut to this many characters; `None` until `watch` is called.
 static TAIL: Mutex<Option<History<String>>> = Mutex::new(None);
 const TAIL_CHARACTERS: usize = 500;
 
-/// From now on the last lines are kept.
+/// Keeps the last lines for the page from now on.
 pub(crate) fn watch() {
     lock(&TAIL).get_or_insert(History::new());
 }
@@ -59,7 +59,7 @@ fn remember(entry: &Entry) {
     }
 }
 
-/// The lines after this number, and the number of the last.
+/// The lines after number `after`, and the number of the last one.
 pub(crate) fn tail(after: u64) -> (Vec<String>, u64) {
     match &*lock(&TAIL) {
         Some(tail) => (tail.after(after).map(|(_, line)| line.clone()).collect(), tail.last),
@@ -67,81 +67,82 @@ pub(crate) fn tail(after: u64) -> (Vec<String>, u64) {
     }
 }
 
-/// Lines that were lost since the start.
+/// Lines dropped since the start.
 pub(crate) fn dropped() -> u64 {
     LOGGER.get().map_or(0, Logger::dropped)
 }
 
 enum Item {
     Line(Entry),
-    /// Rendered by the thread that writes, so that no request waits for it.
+    /// Formatted by the writing thread, so that no request waits for it.
     Access(Arc<AccessRecord>, SystemTime),
-    /// Dropped when its turn comes, which tells the other end.
+    /// Dropped once all items before it are written.
     Flush(Sender<()>),
 }
 
-/// A finished line: no character in it, but for JSON's own ending, can end it early or command a terminal.
+/// A formatted line, escaped so that its content can neither end it nor control a terminal.
 struct Entry {
     level: Level,
-    /// Module or subject; empty for JSON, which holds it.
+    /// Empty in JSON.
     target: String,
-    /// What is said: for JSON the whole line.
+    /// In JSON, the whole line.
     message: String,
 }
 
 impl Entry {
-    /// Renders a record. Fails only when the `Display` of one of its values does.
     fn new(record: &Record<'_>, format: LogFormat, at: SystemTime) -> Result<Self, fmt::Error> {
-        let (mut target, mut message) = (String::new(), String::with_capacity(128));
-        match format {
-            LogFormat::Text => {
-                escape::plain(&mut target, record.target())?;
-                escape::plain(&mut message, record.args())?;
-            }
+        Self::formatted(record.level(), record.target(), format, at, |out| match format {
+            LogFormat::Text => escape::plain(out, record.args()),
             LogFormat::Json => {
-                json_head(&mut message, at, record.level(), record.target())?;
-                message.push_str(r#","message":"#);
-                escape::quoted(&mut message, record.args())?;
-                message.push_str("}\n");
+                out.push_str(r#","message":"#);
+                escape::quoted(out, record.args())
             }
-        }
-        Ok(Self { level: record.level(), target, message })
+        })
     }
 
-    /// Renders the line of an ended request, whose fields stand in the message's place.
     fn access(record: &AccessRecord, format: LogFormat, at: SystemTime) -> Result<Self, fmt::Error> {
-        let (level, mut target, mut message) = (record.level(), String::new(), String::with_capacity(512));
+        Self::formatted(record.level(), TARGET, format, at, |out| match format {
+            LogFormat::Text => write!(out, "{record}"),
+            LogFormat::Json => record.fields().try_for_each(|(name, value)| {
+                write!(out, ",\"{name}\":")?;
+                value.write(out, |_| true)
+            }),
+        })
+    }
+
+    /// Fails only if `write` does, which a `Display` of a caller may cause.
+    fn formatted(
+        level: Level,
+        target: &str,
+        format: LogFormat,
+        at: SystemTime,
+        write: impl FnOnce(&mut String) -> fmt::Result,
+    ) -> Result<Self, fmt::Error> {
+        let mut entry = Self { level, target: String::new(), message: String::with_capacity(512) };
+        let out = &mut entry.message;
         match format {
             LogFormat::Text => {
-                target.push_str(TARGET);
-                write!(message, "{record}")?;
+                escape::plain(&mut entry.target, target)?;
+                write(out)?;
             }
             LogFormat::Json => {
-                json_head(&mut message, at, level, TARGET)?;
-                for (name, value) in record.fields() {
-                    write!(message, ",\"{name}\":")?;
-                    value.write(&mut message, |_| true)?;
-                }
-                message.push_str("}\n");
+                let level = level.as_str().to_ascii_lowercase();
+                write!(out, r#"{{"time":"{}","level":"{level}","target":"#, time::iso(at))?;
+                escape::quoted(out, target)?;
+                write(out)?;
+                out.push_str("}\n");
             }
         }
-        Ok(Self { level, target, message })
+        Ok(entry)
     }
 }
 
-fn json_head(out: &mut String, at: SystemTime, level: Level, target: &str) -> fmt::Result {
-    let level = level.as_str().to_ascii_lowercase();
-    write!(out, r#"{{"time":"{}","level":"{level}","target":"#, time::iso(at))?;
-    escape::quoted(out, target)
-}
-
-/// Where lines go, or `None` when there is none for now. Called on one thread only; may panic and block as it likes.
-/// Returns how many lines are lost.
+/// Writes a line, or, with `None`, the lines that it holds back. Returns how many lines were lost; may block or panic.
 type Sink = Box<dyn FnMut(Option<&Entry>) -> u64 + Send>;
 
-/// Access lines that are written together.
+/// Access lines are written together, up to this many bytes.
 const BATCH: usize = 32 << 10;
-/// How long the next lines are waited for before they are written together.
+/// How long a batch may wait for further lines.
 const BATCH_TIME: Duration = Duration::from_millis(10);
 
 fn sink(format: LogFormat) -> Sink {
@@ -152,7 +153,7 @@ fn sink(format: LogFormat) -> Sink {
         if let Some(Entry { level, target, message }) = entry.filter(is_batched) {
             let _ = match format {
                 LogFormat::Json => batch.write_all(message.as_bytes()),
-                // As simple_logger prints it, which takes the time of printing.
+                // In the format of simple_logger.
                 LogFormat::Text => writeln!(batch, "{} {level:<5} [{target}] {message}", time::iso(time::wall())),
             };
             lines += 1;
@@ -165,7 +166,7 @@ fn sink(format: LogFormat) -> Sink {
         batch.clear();
         lines = 0;
         if let Some(Entry { level, target, message }) = entry.filter(|entry| !is_batched(entry)) {
-            // simple_logger's own timestamps would bring seven crates.
+            // The timestamps feature of simple_logger needs seven more crates.
             let _ = write!(io::stderr().lock(), "{} ", time::iso(time::wall()));
             let mut record = Record::builder();
             simple_logger.log(&record.level(*level).target(target).args(format_args!("{message}")).build());
@@ -189,12 +190,12 @@ pub(crate) struct Logger {
 }
 
 impl Logger {
-    /// Starts the writing thread. Where none can be had, every line counts as dropped.
+    /// Starts the writing thread. If that fails, every line is dropped and counted.
     fn start(format: LogFormat, sink: Sink) -> Self {
         let (items, taken) = bounded(WAITING);
         let dropped = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&dropped);
-        // On failure the closure is dropped, and with it the receiving end.
+        // On failure the closure is dropped, and the receiver with it.
         let _ = thread::Builder::new().name(THREAD.into()).spawn(move || drain(taken, format, sink, &count));
         Self { format, access: AtomicBool::new(true), items, dropped }
     }
@@ -206,7 +207,7 @@ impl Logger {
         }
     }
 
-    /// Waits until all lines handed over so far are written; `false` = the deadline came first.
+    /// Waits until all lines queued so far are written; `false` if the deadline passed.
     pub(crate) fn flush(&self, deadline: Instant) -> bool {
         let (turn, done) = bounded(0);
         self.items.send_deadline(Item::Flush(turn), deadline).is_ok()
@@ -240,7 +241,7 @@ impl Log for Logger {
 
 fn drain(items: Receiver<Item>, format: LogFormat, mut sink: Sink, dropped: &AtomicU64) {
     let mut write = |entry: Option<&Entry>| {
-        // simple_logger prints with `eprintln!`, which panics when stderr is a full disk or a closed pipe.
+        // simple_logger uses `eprintln!`, which panics if stderr is closed or its disk is full.
         let lost = panic::catch_unwind(AssertUnwindSafe(|| sink(entry))).unwrap_or(1);
         dropped.fetch_add(lost, Ordering::Relaxed);
     };
@@ -261,7 +262,7 @@ fn drain(items: Receiver<Item>, format: LogFormat, mut sink: Sink, dropped: &Ato
                 write(Some(&entry));
             }
         }
-        // Not listening meanwhile: a busy proxy does not wake this thread for each line.
+        // Sleep instead of waiting for the queue, so that a busy proxy does not wake this thread for every line.
         thread::park_timeout(BATCH_TIME);
         first = items.try_recv().ok();
         if first.is_none() {
@@ -271,11 +272,11 @@ fn drain(items: Receiver<Item>, format: LogFormat, mut sink: Sink, dropped: &Ato
     }
 }
 
-/// One line per panic. Only the main thread waits for it to be written: its end is the end of the process.
+/// Logs a panic. The main thread waits until the line is written, since the process ends with it.
 fn report(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
-    // A line that could not be written: it is counted, and saying so would fail in the same way.
+    // A failed write, which is counted; logging it would fail, too.
     if name == THREAD {
         return;
     }

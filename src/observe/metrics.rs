@@ -1,19 +1,18 @@
-//! The metrics for Prometheus. Requests are counted from their access records; gauges are computed when metrics are read, so
-//! they cannot drift.
+//! Prometheus metrics. Requests are counted from their access records; gauges are computed on each scrape, so they
+//! cannot drift.
 
 use super::access::{AccessRecord, End};
-use super::exposition::{self, Kind, Spec, Value};
+use super::exposition::{self, Kind, SEPARATOR, Spec, Value};
 use crate::api::answer::Tokens;
 use crate::util::lock::lock;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// Series of one family; beyond it they are counted under `other`. Labels come from the configuration and the
-/// catalogue, so only a catalogue without measure gets there.
-const MOST_SERIES: usize = 2_000;
+/// Series per family; further ones are counted as `other`. Labels come from the configuration and the model catalog, so
+/// only an oversized catalog gets there.
+const MAX_SERIES: usize = 2_000;
 
-/// Families that are kept: kind, name, labels, and one sentence.
 macro_rules! families {
     ($($family:ident $kind:ident $name:literal $labels:tt $help:literal;)*) => {
         #[derive(Debug, Clone, Copy)]
@@ -29,74 +28,62 @@ families! {
     UpstreamRequests Counter "llmproxy_upstream_requests_total" ["group", "upstream"]
         "Attempts sent to an endpoint.";
     UpstreamDuration Histogram "llmproxy_upstream_duration_seconds" ["group", "upstream"]
-        "Time until the head of an endpoint's answer.";
+        "Time until the response headers of an endpoint.";
     UpstreamErrors Counter "llmproxy_upstream_errors_total" ["error", "group", "upstream"]
-        "Attempts without a usable answer (request_error), and requests for which no endpoint could be selected (select_error).";
+        "Attempts without a usable answer (request_error), requests without an available endpoint (select_error).";
     HttpRequests Counter "llmproxy_http_requests_total" ["forward", "method", "path"]
         "Requests answered.";
     HttpDuration Histogram "llmproxy_http_request_duration_seconds" ["forward", "method", "path"]
-        "Time until the end of an answer.";
+        "Time until the end of the answer.";
     HttpErrors Counter "llmproxy_http_request_errors_total" ["forward", "error", "status"]
-        "Answers of 400 and more: an endpoint's (upstream_error) or ours (request_error).";
+        "Answers with a status of 400 or higher, of an endpoint (upstream_error) or the proxy (request_error).";
     RateLimited Counter "llmproxy_ratelimit_total" ["forward"]
-        "Requests refused with 429 by a rate limit of this proxy.";
+        "Requests rejected with 429 by a rate limit of this proxy.";
     QueueWait Histogram "llmproxy_queue_wait_seconds" []
-        "Time in the queue for a slot at an endpoint.";
+        "Time spent in the queue for a slot at an endpoint.";
     FirstByte Histogram "llmproxy_time_to_first_byte_seconds" ["endpoint", "model"]
-        "Time until the first byte of an answer's body.";
+        "Time until the first byte of the body of the answer.";
     Tokens Counter "llmproxy_tokens_total" ["endpoint", "model", "kind"]
-        "Tokens as endpoints count them: prompt (cached ones included), cached, completion.";
+        "Tokens as reported by endpoints: prompt (cached ones included), cached, completion.";
     TokensPerSecond Gauge "llmproxy_tokens_per_second" ["endpoint", "model"]
         "Generation speed of the last answer that reported one.";
     Retries Counter "llmproxy_retries_total" ["endpoint", "reason"]
-        "Attempts that were followed by another.";
+        "Attempts that were retried.";
     ClientGone Counter "llmproxy_client_gone_total" ["stage"]
         "Clients that disconnected before the end.";
     UpstreamLost Counter "llmproxy_upstream_lost_total" ["endpoint"]
-        "Answers of endpoints that broke off.";
+        "Answers that an endpoint did not finish.";
     EndpointUp Gauge "llmproxy_endpoint_up" ["endpoint"]
-        "1 while requests may be sent there.";
+        "1 while the endpoint is available for requests.";
     EndpointInFlight Gauge "llmproxy_endpoint_in_flight" ["endpoint"]
         "Requests in progress at the endpoint.";
     EndpointSlots Gauge "llmproxy_endpoint_slots" ["endpoint"]
-        "Slots of the endpoint, where known.";
+        "Slots of the endpoint, if known.";
     QueueLength Gauge "llmproxy_queue_length" []
         "Requests in the queue for a slot.";
     Connections Gauge "llmproxy_connections" []
         "Open client connections.";
     WorkersBusy Gauge "llmproxy_workers_busy" []
-        "Requests being forwarded or queued.";
+        "Workers that forward a request or wait in the queue.";
     Jobs Gauge "llmproxy_jobs" ["status"]
         "Jobs by status.";
     ReloadSuccess Gauge "llmproxy_reload_success" []
         "1 if the last reload of the configuration succeeded.";
     LogDropped Counter "llmproxy_log_dropped_total" []
-        "Log lines that found no room or could not be written.";
+        "Log lines dropped because the queue was full or writing failed.";
     BuildInfo Gauge "llmproxy_build_info" ["version"]
         "1, with the version.";
 }
 
-/// A value computed when metrics are read.
+/// A value computed on a scrape.
 pub(crate) type Gauge = (Family, Vec<String>, f64);
 
 /// The counters of a process; they outlive reloads.
+#[derive(Default)]
 pub(crate) struct Metrics {
-    /// One lock: a handful of updates for each request, none for a piece of a stream.
-    families: Mutex<Families>,
-}
-
-#[derive(Clone)]
-struct Families {
-    /// By labels, each followed by `exposition::SEPARATOR`.
-    series: Vec<BTreeMap<String, Value>>,
-    /// The labels of an update, kept so that no update allocates.
-    key: String,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Self { families: Mutex::new(Families { series: vec![BTreeMap::new(); FAMILIES.len()], key: String::new() }) }
-    }
+    /// The series of each family. One lock is enough: there are a few updates per request and none per chunk of a
+    /// stream.
+    families: Mutex<[BTreeMap<String, Value>; FAMILIES.len()]>,
 }
 
 impl Metrics {
@@ -115,20 +102,15 @@ impl Metrics {
     fn with(&self, family: Family, labels: &[&str], act: impl FnOnce(&mut Value)) {
         let spec = &FAMILIES[family as usize];
         debug_assert_eq!(labels.len(), spec.labels.len(), "{}", spec.name);
-        let mut families = lock(&self.families);
-        let Families { series, key } = &mut *families;
-        let series = &mut series[family as usize];
-        write_key(key, labels.iter().copied());
-        if series.len() >= MOST_SERIES && !series.contains_key(key) {
-            write_key(key, labels.iter().map(|_| "other"));
+        let mut key = key(labels);
+        let series = &mut lock(&self.families)[family as usize];
+        if series.len() >= MAX_SERIES && !series.contains_key(&key) {
+            key = self::key(&vec!["other"; labels.len()]);
         }
-        match series.get_mut(key) {
-            Some(value) => act(value),
-            None => act(series.entry(key.clone()).or_insert_with(|| Value::new(spec.kind))),
-        }
+        act(series.entry(key).or_insert_with(|| Value::new(spec.kind)));
     }
 
-    /// A request that came in at `forward`; `model` is its model, if an endpoint is known to serve it.
+    /// Counts a request to listener `forward`; `model` is its model if an endpoint is known to serve it.
     pub(crate) fn ended(&self, line: &AccessRecord, forward: &str, model: Option<&str>) {
         let (method, path) = (bounded_method(&line.method), line.row.label);
         self.count(Family::HttpRequests, &[forward, method, path]);
@@ -171,23 +153,24 @@ impl Metrics {
     }
 
     pub(crate) fn render(&self, now: &[Gauge]) -> String {
-        let Families { mut series, mut key } = lock(&self.families).clone();
+        let mut families = lock(&self.families).clone();
         for (family, labels, value) in now {
-            write_key(&mut key, labels.iter().map(String::as_str));
-            series[*family as usize].insert(key.clone(), Value::Number(*value));
+            families[*family as usize].insert(key(labels), Value::Number(*value));
         }
         let mut out = String::new();
-        FAMILIES.iter().zip(&series).for_each(|(spec, series)| exposition::family(&mut out, spec, series));
+        FAMILIES.iter().zip(&families).for_each(|(spec, series)| exposition::family(&mut out, spec, series));
         out
     }
 }
 
-fn write_key<'a>(key: &mut String, labels: impl Iterator<Item = &'a str>) {
-    key.clear();
+/// The key of a series: its label values, each followed by a separator.
+fn key(labels: &[impl AsRef<str>]) -> String {
+    let mut key = String::with_capacity(64);
     for label in labels {
-        key.extend(label.chars().filter(|c| *c != exposition::SEPARATOR));
-        key.push(exposition::SEPARATOR);
+        label.as_ref().split(SEPARATOR).for_each(|part| key.push_str(part));
+        key.push_str(SEPARATOR);
     }
+    key
 }
 
 fn bounded_method(method: &str) -> &str {

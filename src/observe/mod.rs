@@ -1,4 +1,4 @@
-//! The process log, the access line, metrics, and what the page shows. Nothing in here can fail a request or make it wait.
+//! The process log, access lines, metrics, and the data of the page. Nothing here can fail a request or make it wait.
 
 pub(crate) mod access;
 pub(crate) mod active;
@@ -9,9 +9,9 @@ pub(crate) mod metrics;
 
 use std::collections::VecDeque;
 
-/// Items of a kind that are kept for the page.
+/// Items in a [`History`].
 const KEPT: usize = 200;
-/// Characters of a model or path that are shown: clients choose them.
+/// Characters shown of a model or path, which clients choose.
 const SHOWN: usize = 128;
 
 /// The last items, numbered from 1.
@@ -33,7 +33,7 @@ impl<T> History<T> {
         self.last += 1;
     }
 
-    /// Those after this number, the oldest first.
+    /// The items after number `seen`, the oldest first.
     fn after(&self, seen: u64) -> impl Iterator<Item = (u64, &T)> {
         let first = self.last - self.items.len() as u64 + 1;
         (first..).zip(&self.items).filter(move |(number, _)| *number > seen)

@@ -26,9 +26,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// An error answer is buffered up to this size while other endpoints are tried; a longer one is forwarded.
-const KEEP: usize = 1 << 20;
+const BUFFER_MAX: usize = 1 << 20;
 /// Time limit for buffering it, since the slot and the client wait.
-const KEEP_FOR: Duration = Duration::from_secs(2);
+const BUFFER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an endpoint without probes is skipped after it failed, while others are available.
 const COOL_DOWN: Duration = Duration::from_secs(5);
 
@@ -42,8 +42,7 @@ struct Attempts<'a> {
     faults: Vec<(String, UpstreamError)>,
     buffered: Option<(BufferedResponse, Rc<ServedBy>)>,
     retry_after: Option<Duration>,
-    /// The largest context known to be too small.
-    exceeded: Option<u64>,
+    exceeded_context: Option<u64>,
     last: Option<Rc<ServedBy>>,
     /// The endpoint of the last attempt and why another one may follow, to be counted if it does.
     retried: Option<(Arc<Endpoint>, &'static str)>,
@@ -56,7 +55,8 @@ enum Step {
     End(Outcome),
 }
 
-/// Tries the candidates of a plan, and once more if a machine is woken that no connection could be made to.
+/// Tries the candidates of a plan. If no connection could be made and a machine can be woken, wakes it and tries
+/// again.
 pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     let retry = &plan.retry.clone();
     let mut attempts = Attempts::new(ctx, retry);
@@ -66,21 +66,21 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     };
     let mut selector = Selector::new(ctx, plan);
     let outcome = try_all(ctx, &mut selector, &mut attempts);
-    if let (Outcome::Buffered(..), Some(context)) = (&outcome, attempts.exceeded)
-        && wake::has_larger(ctx, &selector.plan, attempts.exceeded)
-    {
+    if let (Outcome::Buffered(..), Some(context)) = (&outcome, attempts.exceeded_context) {
         return match wake::larger(ctx, selector.plan, context) {
-            Ok(plan) if plan.candidates.is_empty() => outcome,
-            Ok(plan) => try_all(ctx, &mut Selector::new(ctx, plan), &mut attempts),
+            Ok(Some(plan)) => try_all(ctx, &mut Selector::new(ctx, plan), &mut attempts),
+            Ok(None) => outcome,
             Err(outcome) => *outcome,
         };
     }
-    if !(matches!(outcome, Outcome::Failed(..)) && wake::may_help(ctx, &selector.plan, &attempts.faults)) {
-        return outcome;
-    }
+    let tried = match outcome {
+        Outcome::Failed(_, tried) if wake::may_help(ctx, &selector.plan, &attempts.faults) => tried,
+        outcome => return outcome,
+    };
     match wake::after_failure(ctx, selector.plan).map_err(|outcome| *outcome) {
         Ok(plan) => try_all(ctx, &mut Selector::new(ctx, plan), &mut attempts),
-        Err(Outcome::Failed(failure, _)) => Outcome::Failed(failure, attempts.last),
+        Err(Outcome::Failed(failure, _)) => Outcome::Failed(failure, tried),
+        Err(Outcome::ClientGone(_)) => Outcome::ClientGone(tried),
         Err(outcome) => outcome,
     }
 }
@@ -116,22 +116,24 @@ fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut
             attempts.queued = selector.queued;
             tried += 1;
             // Several keys of one candidate count once here. The plan may have grown while the request was queued.
-            let any = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
+            let attempts_left = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
             let candidate = &selector.plan.candidates[index];
-            // `auto` counts what is awake.
-            let may_wake =
-                (any || retry.attempts.is_none()) && wake::has_larger(ctx, &selector.plan, candidate.context);
-            let larger = may_wake || any && selector.has_larger(candidate.context);
-            let remaining = Remaining { keys: false, candidates: any && !selector.remaining().is_empty(), any, larger };
+            let may_wake = wake::has_larger(ctx, &selector.plan, candidate.context, attempts_left);
+            let larger = may_wake || attempts_left && selector.has_larger(candidate.context);
+            let remaining = Remaining {
+                keys: false,
+                candidates: attempts_left && !selector.remaining().is_empty(),
+                attempts: attempts_left,
+                larger,
+            };
             match attempts.try_candidate(candidate, remaining, slot) {
                 Step::End(outcome) => return outcome,
-                Step::Next if !any => return attempts.give_up(),
+                Step::Next if !attempts_left => return attempts.give_up(),
                 Step::Next => attempts.reason = "retry",
                 Step::Larger(context) => {
                     attempts.reason = "context";
-                    attempts.exceeded = attempts.exceeded.max(Some(context));
-                    selector.only_larger(context);
-                    if selector.remaining().is_empty() {
+                    attempts.exceeded_context = attempts.exceeded_context.max(Some(context));
+                    if !selector.only_larger(context) {
                         return attempts.give_up();
                     }
                 }
@@ -154,7 +156,7 @@ impl<'a> Attempts<'a> {
             faults: Vec::new(),
             buffered: None,
             retry_after: None,
-            exceeded: None,
+            exceeded_context: None,
             last: None,
             retried: None,
         }
@@ -324,7 +326,7 @@ impl<'a> Attempts<'a> {
         if result.is_ok() {
             let endpoint = &candidate.endpoint;
             endpoint.live.moved(time::now());
-            // Without probes only this shows that it is back.
+            // Without probes, a successful request is the only sign that the endpoint has recovered.
             if config.probe == Probe::Never && endpoint.health.state == State::Failing {
                 self.report(endpoint, Observation::Up);
             }
@@ -353,9 +355,9 @@ impl<'a> Attempts<'a> {
         slot: &mut Option<Slot>,
     ) -> Result<bool, Box<Outcome>> {
         let mut body = Vec::new();
-        let usual = answer.end_by(Some(time::now() + KEEP_FOR));
-        let is_long = answer.length.is_some_and(|length| length > KEEP as u64);
-        let fault = match if is_long { Ok(false) } else { answer.read_to_end(&mut body, KEEP) } {
+        let usual = answer.end_by(Some(time::now() + BUFFER_TIMEOUT));
+        let is_long = answer.length.is_some_and(|length| length > BUFFER_MAX as u64);
+        let fault = match if is_long { Ok(false) } else { answer.read_to_end(&mut body, BUFFER_MAX) } {
             Ok(true) => None,
             Ok(false) => {
                 answer.end_by(usual);
@@ -368,7 +370,7 @@ impl<'a> Attempts<'a> {
             }
             Err(fault) => Some(fault),
         };
-        // A truncated error answer is dropped; of a slow one what came in time is kept.
+        // A truncated error answer is dropped. If it times out, the part received is kept.
         if let Some(fault) = fault.filter(|fault| !matches!(fault.kind, UpstreamErrorKind::Timeout(_))) {
             self.faults.push((served_by.endpoint.name().to_owned(), fault));
             return Ok(false);
@@ -377,7 +379,7 @@ impl<'a> Attempts<'a> {
             self.report(&served_by.endpoint, Observation::Loading);
         }
         let buffered = BufferedResponse { status: answer.status, headers: answer.headers, body };
-        // A rejected key or an unknown model tells the client less than any other error.
+        // A rejected key or an unknown model is less specific than any other error.
         let says_less = |status: StatusCode| matches!(status.as_u16(), 401..=404);
         let is_better =
             self.buffered.as_ref().is_none_or(|(old, _)| !says_less(buffered.status) || says_less(old.status));

@@ -22,14 +22,15 @@ pub(super) const CHUNK: usize = 32 << 10;
 /// The first one: enough for the events of a stream.
 const FIRST_CHUNK: usize = 4 << 10;
 
-/// A JSON answer of at most this length is held for at most so long, since its head tells what it had in a cache.
-const SHORT: usize = 64 << 10;
-const HELD: Duration = Duration::from_millis(100);
+/// A JSON answer up to this size is read completely, for up to `READ_AHEAD_TIMEOUT`, before its head is sent:
+/// `x-llmproxy-cached` depends on its body.
+const READ_AHEAD_MAX: usize = 64 << 10;
+const READ_AHEAD_TIMEOUT: Duration = Duration::from_millis(100);
 /// A prompt of which fewer tokens were computed says nothing about speed.
 const MEASURABLE: u64 = 256;
 
 /// Longest part read of an error answer that comes after an early head.
-const LATE: usize = 64 << 10;
+const LATE_ERROR_MAX: usize = 64 << 10;
 
 thread_local! {
     /// A worker relays one answer at a time.
@@ -57,6 +58,8 @@ pub(super) fn grow(buffer: &mut Vec<u8>, read: usize) {
 #[derive(Default)]
 struct Passed {
     usage: UsageReader,
+    /// The whole answer was read ahead, so `usage` is final.
+    usage_is_final: bool,
     /// Of uncompressed event streams only.
     events: Events,
     first_byte: Option<Instant>,
@@ -69,6 +72,12 @@ impl Passed {
     /// none, a complete last line.
     fn is_whole(&self, has_end_marker: bool) -> bool {
         self.events.saw_end_marker() || !(has_end_marker || self.events.is_torn())
+    }
+
+    fn count(&mut self, chunk: &[u8]) {
+        if !self.usage_is_final {
+            self.usage.push(chunk);
+        }
     }
 
     fn ended(self, end: End) -> Relayed {
@@ -95,6 +104,7 @@ pub(crate) fn relay(
     if client.is_early() && !(answer.status == StatusCode::OK && is_events && is_plain) {
         return fail_late(answer, client, served_by);
     }
+    let mut passed = Passed::default();
     if !client.is_early() {
         let length = match (is_head, answer.length) {
             (true, _) => declared(&answer.headers),
@@ -102,8 +112,11 @@ pub(crate) fn relay(
             (false, Some(bytes)) if !(is_events && is_plain) => Length::Sized(bytes),
             (false, _) => Length::Open,
         };
-        let cached = if is_head || !is_plain { None } else { cached_share(&mut answer) };
+        if let Some(usage) = (!is_head && is_plain).then(|| usage_ahead(&mut answer)).flatten() {
+            (passed.usage, passed.usage_is_final) = (usage, true);
+        }
         let mut fields = fields(std::mem::take(&mut answer.headers), client, served_by, is_events);
+        let cached = passed.usage.tokens().cached_share();
         if let Some(Ok(share)) = cached.map(|share| HeaderValue::from_str(&format!("{share}%"))) {
             fields.push(HeaderName::from_static("x-llmproxy-cached"), share);
         }
@@ -111,25 +124,25 @@ pub(crate) fn relay(
     }
     client.stop_pings();
     let mut relayed =
-        with_buffer(|buffer| copy(answer, client, served_by, is_events && is_plain, has_end_marker, buffer));
+        with_buffer(|buffer| copy(answer, client, served_by, is_events && is_plain, has_end_marker, passed, buffer));
     if is_events && relayed.tokens.prompt_per_second.is_none() {
         relayed.tokens.prompt_per_second = prompt_speed(&relayed, served_by);
     }
     relayed
 }
 
-/// The share of the prompt found in a cache, in per cent, if the answer is JSON, short, and complete at once, as llama-server
-/// sends it. All of it stays in the answer.
-fn cached_share(answer: &mut UpstreamResponse) -> Option<u64> {
+/// The counts of an answer if it is JSON, short, and complete at once, as llama-server sends it. All of it stays in the
+/// answer.
+fn usage_ahead(answer: &mut UpstreamResponse) -> Option<UsageReader> {
     let kind = answer.headers.get(header::CONTENT_TYPE)?.as_bytes();
     let is_json = kind.get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/json"));
-    let may_be_short = answer.length.is_none_or(|length| length <= SHORT as u64);
+    let may_be_short = answer.length.is_none_or(|length| length <= READ_AHEAD_MAX as u64);
     if !answer.status.is_success() || !is_json || !may_be_short {
         return None;
     }
     let mut usage = UsageReader::default();
-    usage.push(with_buffer(|buffer| answer.read_ahead(time::now() + HELD, SHORT, buffer))?);
-    usage.tokens().cached_share()
+    usage.push(with_buffer(|buffer| answer.read_ahead(time::now() + READ_AHEAD_TIMEOUT, READ_AHEAD_MAX, buffer))?);
+    Some(usage)
 }
 
 /// Where the endpoint does not say how fast it was: a stream's first event comes when the prompt has been computed.
@@ -146,9 +159,9 @@ fn copy(
     served_by: &ServedBy,
     is_events: bool,
     has_end_marker: bool,
+    mut passed: Passed,
     buffer: &mut Vec<u8>,
 ) -> Relayed {
-    let mut passed = Passed::default();
     let mut ids = client.makes_responses().then(IdReader::default);
     loop {
         match answer.read(buffer) {
@@ -172,7 +185,7 @@ fn copy(
                 let now = time::now();
                 passed.first_byte.get_or_insert(now);
                 served_by.endpoint.live.moved(now);
-                passed.usage.push(chunk);
+                passed.count(chunk);
                 let before = passed.events.tokens();
                 if is_events {
                     passed.events.push(chunk);
@@ -235,16 +248,20 @@ fn end_early(client: &Downstream, is_events: bool, events: &Events) {
     }
 }
 
-/// The client disconnected, which many do right after the end marker, with the complete answer.
+/// The client disconnected, or an administrator stopped the request. Many clients disconnect right after the end marker;
+/// then the answer is complete.
 fn client_left(mut answer: UpstreamResponse, client: &Downstream, served_by: &ServedBy, mut passed: Passed) -> Relayed {
     if passed.events.saw_end_marker() {
         return passed.ended(End::Done);
     }
-    if served_by.endpoint.config.on_client_gone == OnClientGone::Finish && !client.active().is_stopped() {
+    if client.active().is_stopped() {
+        return passed.ended(End::Refused);
+    }
+    if served_by.endpoint.config.on_client_gone == OnClientGone::Finish {
         let mut rest = vec![0; CHUNK];
         while let Ok(n @ 1..) = answer.read(&mut rest) {
             served_by.endpoint.live.moved(time::now());
-            passed.usage.push(&rest[..n]);
+            passed.count(&rest[..n]);
         }
     }
     passed.ended(End::ClientGone)
@@ -283,13 +300,13 @@ fn fail_late(mut answer: UpstreamResponse, client: &Downstream, served_by: &Serv
                       already started to keep the connection alive"
             }
         };
-        let text = format!("The endpoint `{name}` {what}. Send the request again: it gets no pings from now on.");
+        let text = format!("The endpoint `{name}` {what}. Send the request again: it will get no pings.");
         log::warn!("endpoint {name} {what} request_id={}", client.request_id());
         client.fail(&Failure::new(Kind::Upstream, text), &Fields::default());
         return Relayed::nothing(End::Refused);
     }
     let mut body = Vec::new();
-    let _ = answer.read_to_end(&mut body, LATE);
+    let _ = answer.read_to_end(&mut body, LATE_ERROR_MAX);
     send_buffered(BufferedResponse { status: answer.status, headers: answer.headers, body }, client, served_by)
 }
 

@@ -1,7 +1,7 @@
 //! Decides whether an answer is forwarded and whether a failure is retried. Pure.
 
 use crate::api::errors::{Attempted, Failure, Kind};
-use crate::config::Retry;
+use crate::config::{Retry, RetryOn};
 use crate::upstream::{Stage, UpstreamError, UpstreamErrorKind};
 use crate::util::time::parse_http_date;
 use http::{HeaderMap, HeaderName, StatusCode, header};
@@ -58,8 +58,8 @@ pub(crate) fn is_unconnected(fault: &UpstreamError) -> bool {
 pub(crate) struct Remaining {
     pub(crate) keys: bool,
     pub(crate) candidates: bool,
-    /// Any further attempt is allowed.
-    pub(crate) any: bool,
+    /// Another attempt is allowed.
+    pub(crate) attempts: bool,
     /// An endpoint with a larger context may be asked.
     pub(crate) larger: bool,
 }
@@ -72,25 +72,25 @@ pub(crate) fn answer(status: StatusCode, retry: &Retry, remaining: Remaining) ->
     }
     // 501 and 505 are permanent; 520 to 530 are Cloudflare's, 529 is Anthropic's.
     let passing = matches!(status.as_u16(), 408 | 429 | 500 | 502..=504 | 506..=599);
-    let again = retry.on_status && passing;
+    let again = retry.on.contains(&RetryOn::Status) && passing;
     if status == StatusCode::BAD_REQUEST && remaining.larger {
         return RetryDecision::InspectBody;
     }
     let elsewhere = matches!(status.as_u16(), 401..=404) && remaining.candidates;
-    if remaining.any && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Forward }
+    if remaining.attempts && (again || elsewhere) { RetryDecision::Next } else { RetryDecision::Forward }
 }
 
 /// Whether a failure may be retried.
 pub(crate) fn may_retry(fault: &UpstreamError, retry: &Retry) -> bool {
-    match fault.kind {
-        UpstreamErrorKind::ClientGone => false,
+    let on = match fault.kind {
+        UpstreamErrorKind::ClientGone | UpstreamErrorKind::Timeout(Stage::Total) => return false,
         UpstreamErrorKind::Refused | UpstreamErrorKind::Connect | UpstreamErrorKind::Timeout(Stage::Connect) => {
-            retry.on_connect
+            RetryOn::Connect
         }
-        UpstreamErrorKind::Reset | UpstreamErrorKind::Garbled | UpstreamErrorKind::ShuttingDown => retry.on_reset,
-        UpstreamErrorKind::Timeout(Stage::Total) => false,
-        UpstreamErrorKind::Timeout(_) => retry.on_timeout,
-    }
+        UpstreamErrorKind::Reset | UpstreamErrorKind::Garbled | UpstreamErrorKind::ShuttingDown => RetryOn::Reset,
+        UpstreamErrorKind::Timeout(_) => RetryOn::Timeout,
+    };
+    retry.on.contains(&on)
 }
 
 /// Whether the endpoint may still be working on a failed attempt: llama-server notices a disconnect only with its next

@@ -1,5 +1,5 @@
-//! Gets a slot at an endpoint: the first in order of preference with a free one, else the request is queued, with pings and
-//! with an eye on its client.
+//! Obtains a slot at the first candidate in order of preference that has a free one. Otherwise the request is queued,
+//! with pings, until a slot is free or its client disconnects.
 
 use super::outcome::ForwardContext;
 use crate::api::errors::{Failure, Kind};
@@ -10,7 +10,7 @@ use crate::routing::affinity::{self, Affinity, PrefixHashes, Prompt};
 use crate::routing::candidate::Candidate;
 use crate::routing::endpoint::Live;
 use crate::routing::plan::{Plan, View};
-use crate::routing::slots::{Entry, Home, Line, Slot, WaitResult, Waiting, Wanted};
+use crate::routing::slots::{Entry, Home, Queue, Slot, WaitResult, Waiting, Wanted};
 use crate::routing::strategy::{self, CandidateLoad, Turn};
 use crate::upstream::Watch;
 use crate::util::{random, time};
@@ -19,54 +19,53 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// `Retry-After` when the queue is full, or when `queue.timeout` has passed.
-const COME_BACK: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How long a request waits for the endpoint that has its conversation while it is not known how fast another one would be,
-const PATIENCE: Duration = Duration::from_secs(2);
-/// and at most.
-const MOST_PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a request for each token of its prompt, an estimate.
-const BYTES: f64 = 4.0;
+/// How long a request waits for the endpoint that has its conversation while the prompt speed of the others is
+/// unknown.
+const DEFAULT_PATIENCE: Duration = Duration::from_secs(2);
+/// The longest such wait.
+const MAX_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a request per prompt token, an estimate.
+const BYTES_PER_TOKEN: f64 = 4.0;
 
-/// Fields that identify a conversation, most explicit first.
+/// Header fields that identify a conversation, most specific first.
 const SESSIONS: [&str; 4] = ["x-session-id", "x-session-affinity", "x-claude-code-session-id", "x-conversation-id"];
 
-/// The result of asking for a slot.
 pub(crate) enum Selected {
-    /// At this candidate; without a slot where none is needed.
+    /// The index of a candidate, and the slot if the path takes one.
     At(usize, Option<Slot>),
     ClientGone,
-    /// No slot in time, or the queue is full.
+    /// No slot in time, or a full queue.
     Refused(Failure),
 }
 
-/// The candidates of one request, and those not tried in this round.
+/// Selects among the candidates of a plan, and tracks which ones remain in this round.
 pub(crate) struct Selector<'a> {
     ctx: &'a ForwardContext<'a>,
     pub(crate) plan: Plan,
-    /// Indexes of candidates in order of preference; empty until the first slot is chosen.
+    /// Indexes of candidates in order of preference; empty before the first slot.
     preferred: Vec<usize>,
     remaining: Vec<usize>,
     pub(crate) queued: Duration,
-    /// Of the conversation, for the affinity strategy.
+    /// Identify the conversation, if the strategy is affinity.
     hashes: Option<&'a PrefixHashes>,
-    /// The candidate that has the conversation in its cache, and how that is known.
+    /// The candidate that has the conversation in its cache, and the reason.
     home: Option<(usize, &'static str)>,
-    /// Why it does not go there, if others are idler.
-    spilled: Option<&'static str>,
+    /// Why the home was bypassed: it is full, or much busier than another candidate.
+    bypassed: Option<&'static str>,
 }
 
 impl<'a> Selector<'a> {
     pub(super) fn new(ctx: &'a ForwardContext<'a>, plan: Plan) -> Self {
         let remaining = (0..plan.candidates.len()).collect();
-        // Also while only one is available: the others may come back.
+        // Also remembered while only one is available, since others may come back.
         let others = plan.candidates.len() > 1 || ctx.snapshot.enabled().nth(1).is_some();
         let hashes = ctx.prompt.filter(|_| plan.strategy == Strategy::Affinity && others).map(|prompt| &prompt.hashes);
-        let (preferred, queued) = (Vec::new(), Duration::ZERO);
-        Self { ctx, plan, preferred, remaining, queued, hashes, home: None, spilled: None }
+        let (preferred, queued) = (Vec::new(), ctx.queued.get());
+        Self { ctx, plan, preferred, remaining, queued, hashes, home: None, bypassed: None }
     }
 
-    /// Candidates not tried in this round.
     pub(crate) fn remaining(&self) -> &[usize] {
         &self.remaining
     }
@@ -75,26 +74,28 @@ impl<'a> Selector<'a> {
         self.remaining.clone_from(&self.preferred);
     }
 
-    /// Whether a remaining candidate has a larger context (any known one if this is unknown).
+    /// Whether a remaining candidate has a larger context, or any known context if `context` is `None`.
     pub(crate) fn has_larger(&self, context: Option<u64>) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].context;
         self.remaining.iter().any(|index| size(index) > context)
     }
 
-    /// Keeps only candidates with a larger context than `context`, smallest first.
-    pub(crate) fn only_larger(&mut self, context: u64) {
+    /// Keeps only candidates with a larger context, smallest first, in later rounds too. False if there are none.
+    pub(crate) fn only_larger(&mut self, context: u64) -> bool {
         let size = |index: &usize| self.plan.candidates[*index].context.unwrap_or(0);
-        self.remaining.retain(|index| size(index) > context);
-        self.remaining.sort_by_key(size);
+        for indexes in [&mut self.remaining, &mut self.preferred] {
+            indexes.retain(|index| size(index) > context);
+            indexes.sort_by_key(size);
+        }
+        !self.preferred.is_empty()
     }
 
-    /// The index of the candidate that would be chosen now. Takes no slot and no turn.
+    /// The candidate that would be chosen now. Takes neither a slot nor a turn.
     pub(super) fn first_choice(&self) -> usize {
         let favourite = self.favourite();
         self.ctx.shared.capacity.peek(&self.plan.route, |turn| preference(&self.plan, favourite, turn).0[0])
     }
 
-    /// A slot at the next candidate.
     pub(crate) fn next(&mut self) -> Selected {
         let admitted = if self.ctx.takes_slot() { self.slot() } else { Selected::At(self.remaining[0], None) };
         if let Selected::At(index, _) = admitted {
@@ -117,25 +118,25 @@ impl<'a> Selector<'a> {
         }
         let home = self.home.filter(|_| is_first);
         let lives = lives(&self.plan, &self.remaining);
-        // Where no limit is known nobody waits.
+        // Without a known limit there is nothing to wait for.
         let limited = home.filter(|(index, _)| lives[*index].load().limit.is_some());
         let wanted = Wanted {
             home: limited.map(|(index, _)| Home { index, patience: self.patience(index) }),
             lives,
             background: self.ctx.background,
         };
-        let line = Line { route: &self.plan.route, length: self.ctx.snapshot.config.queue.length };
-        let (remaining, plan, spilled) = (&mut self.remaining, &self.plan, &mut self.spilled);
-        // Chosen under the lock of the slots: two requests must not decide by the same loads.
-        let entry = self.ctx.shared.capacity.enter(wanted, &line, time::now(), |turn| {
+        let queue = Queue { route: &self.plan.route, length: self.ctx.snapshot.config.queue.length };
+        let (remaining, plan, bypassed) = (&mut self.remaining, &self.plan, &mut self.bypassed);
+        // Called under the lock of the slots, so that no two requests decide by the same loads.
+        let entry = self.ctx.shared.capacity.enter(wanted, &queue, time::now(), |turn| {
             if !is_first {
                 return (0..remaining.len()).collect();
             }
-            (*remaining, *spilled) = preference(plan, home, turn);
+            (*remaining, *bypassed) = preference(plan, home, turn);
             remaining.clone()
         });
         match entry {
-            // First an index into all candidates, later a position in `remaining`.
+            // The first time all candidates were offered, later only those in `remaining`.
             Entry::In(index, slot) if is_first => Selected::At(index, Some(slot)),
             Entry::In(at, slot) => Selected::At(self.remaining[at], Some(slot)),
             Entry::Full => refused(Kind::Overloaded, "All matching endpoints are busy and the queue is full."),
@@ -148,20 +149,21 @@ impl<'a> Selector<'a> {
         let hashes = self.hashes?;
         let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
         let (index, reason) = self.ctx.shared.affinity.favourite(hashes, &caches)?;
-        // What its cache holds is no reason to send a prompt that is too long there, or one whose model was unloaded.
+        // Ranks precede the cache: the prompt may be too long for that endpoint, or its model unloaded.
         let comes_first =
             |other: &Candidate| other.rank < self.plan.candidates[index].rank && other.endpoint.live.has_room();
         (!self.plan.candidates.iter().any(comes_first)).then_some((index, reason))
     }
 
-    /// How long waiting for this candidate costs less than computing the prompt at the fastest of the others.
+    /// The time that the fastest of the other candidates needs to compute the prompt.
     fn patience(&self, home: usize) -> Duration {
         let others = self.plan.candidates.iter().enumerate().filter(|(index, _)| *index != home);
         let speed = others.map(|(_, one)| one.endpoint.live.prompt_speed.get()).fold(0.0, f64::max);
-        let seconds = self.ctx.request.body.bytes().len() as f64 / BYTES / speed;
-        let known = Duration::try_from_secs_f64(seconds).unwrap_or(if speed > 0.0 { MOST_PATIENCE } else { PATIENCE });
-        // Time must be left in which any slot will do.
-        known.min(MOST_PATIENCE).min(self.ctx.snapshot.config.queue.timeout / 2)
+        let seconds = self.ctx.request.body.bytes().len() as f64 / BYTES_PER_TOKEN / speed;
+        let known =
+            Duration::try_from_secs_f64(seconds).unwrap_or(if speed > 0.0 { MAX_PATIENCE } else { DEFAULT_PATIENCE });
+        // Leaves time to wait for any slot.
+        known.min(MAX_PATIENCE).min(self.ctx.snapshot.config.queue.timeout / 2)
     }
 
     fn wait(&mut self, waiting: &Waiting, is_first: bool) -> Selected {
@@ -188,32 +190,34 @@ impl<'a> Selector<'a> {
         admitted
     }
 
-    /// Adds endpoints that came back meanwhile, at the same position in the queue.
+    /// Follows changes of health and configuration, keeping the position in the queue.
     fn look_again(&mut self, waiting: &Waiting, now: Instant) {
         let ForwardContext { shared, body, scope, .. } = self.ctx;
         let Ok(plan) = View { snapshot: &shared.load(), scope }.plan(body.query(), *body, now) else {
             return;
         };
-        let positions = |plan: &Plan| plan.candidates.iter().map(|one| one.position).collect::<Vec<_>>();
-        if plan.route != self.plan.route || plan.candidates.is_empty() || positions(&plan) == positions(&self.plan) {
+        let configs =
+            |plan: &'_ Plan| plan.candidates.iter().map(|one| Arc::as_ptr(&one.endpoint.config)).collect::<Vec<_>>();
+        if plan.route != self.plan.route || plan.candidates.is_empty() || configs(&plan) == configs(&self.plan) {
             return;
         }
-        let all: Vec<usize> = (0..plan.candidates.len()).collect();
-        let lives = lives(&plan, &all);
+        let lives: Vec<_> = plan.candidates.iter().map(|one| Arc::clone(&one.endpoint.live)).collect();
         let at =
             |index: usize| lives.iter().position(|live| Arc::ptr_eq(live, &self.plan.candidates[index].endpoint.live));
         let home = self.home.and_then(|(index, reason)| Some((at(index)?, reason)));
-        if waiting.widen(lives, now) {
-            (self.plan, self.remaining, self.home) = (plan, all, home);
+        let order = shared.capacity.peek(&plan.route, |turn| preference(&plan, home, turn).0);
+        if waiting.widen(lives, &order, now) {
+            (self.plan, self.remaining, self.home) = (plan, order, home);
         }
     }
 
-    /// The reason of the first attempt.
+    /// `x-llmproxy-reason` of the first attempt.
     pub(crate) fn reason(&self, index: usize) -> &'static str {
-        let has_choice = self.plan.reason == "model" && self.plan.candidates.len() > 1;
-        match self.home.filter(|_| has_choice) {
+        let is_named = ["model", "failover"].contains(&self.plan.reason) && self.plan.candidates.len() > 1;
+        let has_choice = is_named && self.plan.reason == "model";
+        match self.home.filter(|_| is_named) {
             Some((home, reason)) if home == index => return reason,
-            Some(_) => return self.spilled.unwrap_or("affinity_full"),
+            Some(_) => return self.bypassed.unwrap_or("affinity_full"),
             None => {}
         }
         match self.plan.strategy {
@@ -229,7 +233,7 @@ impl<'a> Selector<'a> {
     }
 }
 
-/// The reason, if ranks decided for a candidate; in the order of the file, that others had no slot is a reason too.
+/// The reason if a rank decided for a candidate, or, for failover, if the candidates before it had no free slot.
 fn rank_reason(candidates: &[Candidate], chosen: usize, in_order: bool) -> Option<&'static str> {
     let rank = candidates[chosen].rank;
     let passed_over = if in_order { &candidates[..chosen] } else { candidates };
@@ -240,29 +244,29 @@ fn rank_reason(candidates: &[Candidate], chosen: usize, in_order: bool) -> Optio
     Some(if other.rank.0 == rank.0 { "loaded" } else { "under" })
 }
 
-/// What the conversation of a request is recognised by.
+/// Hashes the prompt of a request.
 pub(super) fn prompt(affinity: &Affinity, request: &Request, body: &RequestBody<'_>, route: &str) -> Prompt {
     let fields = &request.head.fields;
     let sessions = SESSIONS.iter().filter_map(|name| Some(fields.get(HeaderName::from_static(name))?.as_bytes()));
     affinity.prompt(body.json.as_ref(), route, sessions)
 }
 
-/// The order of preference: the strategy's, preceded by the endpoint that has the conversation in its cache unless that is
-/// full or much busier than another; the reason if it is.
+/// The order of preference: the endpoint that has the conversation in its cache, then the strategy's order. If that
+/// endpoint is full or much busier than another, only the strategy's order, with the reason.
 fn preference(plan: &Plan, home: Option<(usize, &'static str)>, turn: &mut Turn) -> (Vec<usize>, Option<&'static str>) {
     let loads: Vec<CandidateLoad> = plan.candidates.iter().map(|one| one.load()).collect();
-    // Only new conversations take turns, so that each endpoint gets as many.
+    // Only new conversations take turns, so that each endpoint gets as many of them.
     let mut unmoved = turn.clone();
     let turn = if home.is_some() { &mut unmoved } else { turn };
     let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
     let Some((index, _)) = home else { return (order, None) };
     let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);
-    let spilled = affinity::spill(loads[index].load, others);
-    if spilled.is_none() {
+    let bypassed = affinity::spill(loads[index].load, others);
+    if bypassed.is_none() {
         order.retain(|other| *other != index);
         order.insert(0, index);
     }
-    (order, spilled)
+    (order, bypassed)
 }
 
 fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {
@@ -270,5 +274,5 @@ fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {
 }
 
 fn refused(kind: Kind, text: &str) -> Selected {
-    Selected::Refused(Failure::new(kind, text).retry_after(COME_BACK))
+    Selected::Refused(Failure::new(kind, text).retry_after(RETRY_AFTER))
 }

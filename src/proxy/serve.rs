@@ -81,7 +81,7 @@ impl Proxy {
                 self.job_request(context, route, response, request)
             }
             Route::Unknown | Route::Metrics | Route::Job(..) | Route::Jobs | Route::Admin => {
-                let text = "Nothing is served at this path; the API is below /v1/, /health and /v1/models tell more.";
+                let text = "Unknown path. The API is below /v1/; see also GET /health and GET /v1/models.";
                 context.refuse(response, &Failure::new(Kind::PathNotFound, text));
             }
             Route::Forward(forward) => {
@@ -110,7 +110,7 @@ impl Proxy {
         decided: Option<Result<ClientKey, Failure>>,
     ) -> Result<ClientKey, Failure> {
         if self.clients.pseudonym().is_in(request.head.fields.all("via")) {
-            let text = "This request has been here before: an endpoint of this proxy leads back to it.";
+            let text = "Proxy loop: an endpoint forwards requests back to this proxy (Via).";
             return Err(Failure::new(Kind::Loop, text));
         }
         let client_key = decided.unwrap_or_else(|| self.client_key(&request.head, request.from, route, snapshot))?;
@@ -119,7 +119,7 @@ impl Proxy {
         if let Some(limit) = limit.filter(|_| route.is_limited()) {
             let quota = listener.buckets.take(context.record.client, &limit, time::now());
             context.report_limit(&quota);
-            refuse_above(&quota, "This address has asked too often (rateLimit).")?;
+            refuse_above(&quota, "Too many requests from this address (rateLimit).")?;
         }
         Ok(client_key)
     }
@@ -213,12 +213,12 @@ impl Proxy {
         // Embeddings and the like find nothing in a cache; an API that is not known here may.
         let generates = forward.has(Trait::Pings);
         let is_unknown = matches!(forward.source, ModelSource::BodyOnly | ModelSource::Raw);
-        let counts = forward.takes_slot(&request.head.method)
+        let needs_prompt = forward.takes_slot(&request.head.method)
             && match plan.strategy {
                 Strategy::Affinity => generates || is_unknown,
                 _ => generates && active.active.is_shown(),
             };
-        let prompt = counts.then(|| select::prompt(&self.shared.affinity, request, &body, &plan.route));
+        let prompt = needs_prompt.then(|| select::prompt(&self.shared.affinity, request, &body, &plan.route));
         let ping = origin.ping.filter(|_| body.stream && forward.has(Trait::Pings)).map(|ping| (ping, request.began));
         let (common, cancel) = (Arc::clone(&context.common), Arc::clone(&request.cancel));
         let client =
@@ -250,9 +250,10 @@ impl Proxy {
         let ForwardContext { request, client, active, .. } = *ctx;
         let is_head = request.head.method == http::Method::HEAD;
         let routing = |served_by: &Option<Rc<ServedBy>>| served_by.as_deref().map(relay::routing_fields);
-        // What follows a response does not repeat the conversation.
-        let is_whole = |prompt: &&Prompt| prompt.messages > 0 && !matches!(ctx.body.query(), ModelQuery::Follow(..));
-        let prompt = ctx.prompt.filter(|_| ctx.forward.has(Trait::Pings) && active.is_shown()).filter(is_whole);
+        // A request with `previous_response_id` does not contain the earlier messages.
+        let has_messages =
+            |prompt: &&Prompt| prompt.messages > 0 && !matches!(ctx.body.query(), ModelQuery::Follow(..));
+        let prompt = ctx.prompt.filter(|_| ctx.forward.has(Trait::Pings) && active.is_shown()).filter(has_messages);
         let before = prompt.and_then(|prompt| self.recall.before(prompt, &plan));
         let remember = |served_by: &ServedBy, tokens| {
             prompt.inspect(|prompt| self.recall.remember(prompt, &served_by.endpoint.live, tokens)).is_some()
@@ -319,15 +320,13 @@ impl Proxy {
         if body.sealed && !(scope.models.is_empty() && (body.name().is_some() || snapshot.config.models.is_empty())) {
             return Err(body::unreadable());
         }
+        let editable = |plan: Plan| if body.sealed && plan.has_edits() { Err(body::unreadable()) } else { Ok(plan) };
         let planned = |snapshot: &Snapshot| {
             let planned = View { snapshot, scope }.plan(body.query(), body, time::now());
-            if plan::is_short(&planned) {
+            if plan::is_degraded(&planned) {
                 self.shared.want();
             }
-            match planned {
-                Ok(plan) if body.sealed && plan.has_edits() => Err(NoPlan::Refused(body::unreadable())),
-                planned => planned,
-            }
+            Ok(editable(planned?)?)
         };
         match planned(snapshot) {
             Ok(plan) => return Ok((plan, None)),
@@ -344,11 +343,11 @@ impl Proxy {
             Err(NoPlan::Refused(failure)) => Err(failure),
             Err(NoPlan::Unknown) => {
                 let name = body.name().unwrap_or_default();
-                let plan = View { snapshot: &fresh, scope }.unknown(body.query(), body, time::now())?;
+                let plan = editable(View { snapshot: &fresh, scope }.unknown(body.query(), body, time::now())?)?;
                 let first = plan.first();
                 let model = plan::shown(first.rename.as_deref().unwrap_or(name));
                 let (name, endpoint) = (plan::shown(name), first.endpoint.name());
-                log::warn!("model {name} is not served; {model} at {endpoint} stands in ({})", plan.reason);
+                log::warn!("model {name} is not served; using {model} at {endpoint} instead ({})", plan.reason);
                 Ok((plan, Some(fresh)))
             }
         }
@@ -398,7 +397,7 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Who sends a request, and what that decides about how it is sent.
+/// Properties of the sender, a client or a job, that determine how a request is forwarded.
 pub(super) struct Origin<'a> {
     pub(super) context: &'a RequestContext,
     pub(super) scope: &'a Scope,
@@ -422,12 +421,12 @@ struct Authorized {
 fn permit(context: &mut RequestContext, client_key: &ClientKey) -> Result<Permit, Failure> {
     let second = Duration::from_secs(1);
     let Some(permit) = client_key.enter() else {
-        let text = "This key has as many requests in progress as it may have (maxParallel).";
+        let text = "Too many concurrent requests with this key (maxParallel).";
         return Err(Failure::new(Kind::RateLimited, text).retry_after(second));
     };
     if let Some(quota) = client_key.take(time::now()) {
         context.report_limit(&quota);
-        refuse_above(&quota, "This key has asked too often (rateLimit).")?;
+        refuse_above(&quota, "Too many requests with this key (rateLimit).")?;
     }
     Ok(permit)
 }

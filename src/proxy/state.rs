@@ -53,7 +53,7 @@ impl Proxy {
             clients,
             listeners,
             metrics: Arc::default(),
-            activity: Arc::new(Activity::unwatched()),
+            activity: Arc::new(Activity::default()),
             recall: Recall::default(),
             budget,
             disk: DiskQueue::default(),

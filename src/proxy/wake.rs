@@ -1,5 +1,5 @@
-//! Wakes the machine of an endpoint (`wake`): magic packets, and a wait with pings until a probe is answered. A request that
-//! waits holds no slot but its worker, so at most `server.workers` of them wait.
+//! Wakes the machines of endpoints (`wake`): sends magic packets and waits, with pings to the client, until a probe
+//! succeeds. A waiting request occupies a worker but no slot, so at most `server.workers` requests wait.
 
 use super::outcome::{ForwardContext, Outcome};
 use super::retry;
@@ -12,19 +12,17 @@ use crate::routing::plan::{NoPlan, Plan, View};
 use crate::upstream::UpstreamError;
 use crate::util::time;
 use crate::util::units::print_duration;
-use std::io;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-/// How often a waiting request looks for an endpoint that is awake.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// The first look after an attempt could not connect: by then the health thread knows that too.
+/// How often a waiting request checks for an endpoint that is awake.
+const CHECK_EVERY: Duration = Duration::from_millis(250);
+/// Delay of the first check after a failed connection attempt, until the health thread knows of it.
 const SETTLE: Duration = Duration::from_secs(1);
-/// `Retry-After` of a request that ends while what it needs is asleep.
-const COME_BACK: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// The plan, once an endpoint of it is awake: at once, unless all are asleep, or the strategy chooses one that is
-/// (`wake.prefer: wake`).
+/// Waits until an endpoint of the plan is awake, if all are asleep or the strategy chooses one that is
+/// (`wake.prefer: wake`). Returns an up-to-date plan.
 ///
 /// # Errors
 /// How the request ends instead.
@@ -32,25 +30,30 @@ pub(super) fn awake(ctx: &ForwardContext<'_>, plan: Plan) -> Result<Plan, Box<Ou
     if plan.asleep.is_empty() { Ok(plan) } else { hold(ctx, plan, time::now(), false) }
 }
 
-/// Whether an endpoint that this request may wake has a larger context (any known one if this is unknown).
-pub(super) fn has_larger(ctx: &ForwardContext<'_>, plan: &Plan, context: Option<u64>) -> bool {
-    ctx.takes_slot() && plan.asleep.iter().any(|one| one.context > context && may_wake(ctx, one))
+/// Whether an endpoint that this request may wake has a larger context (any known one if this is unknown), and another
+/// attempt is allowed; `retry.attempts: auto` counts only what is awake.
+pub(super) fn has_larger(ctx: &ForwardContext<'_>, plan: &Plan, context: Option<u64>, attempts_left: bool) -> bool {
+    let is_larger = |one: &Candidate| one.context > context && may_wake(ctx, one);
+    (attempts_left || plan.retry.attempts.is_none()) && ctx.takes_slot() && plan.asleep.iter().any(is_larger)
 }
 
-/// The plan of the endpoints with a larger context, once one that was asleep is awake; without any if none woke in time.
+/// The plan of the endpoints with a larger context, once one that was asleep is awake; `None` if none can be woken in time.
 ///
 /// # Errors
 /// How the request ends instead.
-pub(super) fn larger(ctx: &ForwardContext<'_>, mut plan: Plan, context: u64) -> Result<Plan, Box<Outcome>> {
-    let is_larger = |one: &Candidate| one.context > Some(context);
+pub(super) fn larger(ctx: &ForwardContext<'_>, mut plan: Plan, context: u64) -> Result<Option<Plan>, Box<Outcome>> {
+    let context = Some(context);
+    if !has_larger(ctx, &plan, context, true) {
+        return Ok(None);
+    }
     plan.candidates.clear();
-    plan.asleep.retain(is_larger);
+    plan.asleep.retain(|one| one.context > context);
     let mut plan = hold(ctx, plan, time::now(), true)?;
-    plan.candidates.retain(is_larger);
-    Ok(plan)
+    plan.candidates.retain(|one| one.context > context);
+    Ok(Some(plan).filter(|plan| !plan.candidates.is_empty()))
 }
 
-/// Whether no connection could be made to any candidate, so that nothing was sent, and something can be woken.
+/// Whether waking may help: no candidate could be connected to, so that nothing was sent, and one of them can be woken.
 pub(super) fn may_help(ctx: &ForwardContext<'_>, plan: &Plan, faults: &[(String, UpstreamError)]) -> bool {
     let is_failed = |one: &Candidate| faults.iter().any(|(name, _)| name == one.endpoint.name());
     plan.candidates.iter().chain(&plan.asleep).any(can_be_woken)
@@ -59,7 +62,7 @@ pub(super) fn may_help(ctx: &ForwardContext<'_>, plan: &Plan, faults: &[(String,
         && faults.iter().all(|(_, fault)| retry::is_unconnected(fault))
 }
 
-/// The same as `awake` when that is so.
+/// As [`awake`], after [`may_help`] returned true.
 pub(super) fn after_failure(ctx: &ForwardContext<'_>, mut plan: Plan) -> Result<Plan, Box<Outcome>> {
     plan.asleep.extend(plan.candidates.drain(..).filter(can_be_woken));
     hold(ctx, plan, time::now() + SETTLE, false)
@@ -75,14 +78,14 @@ fn may_wake(ctx: &ForwardContext<'_>, candidate: &Candidate) -> bool {
 }
 
 /// `is_particular`: others that are awake are of no use.
-fn hold(ctx: &ForwardContext<'_>, plan: Plan, look_at: Instant, is_particular: bool) -> Result<Plan, Box<Outcome>> {
+fn hold(ctx: &ForwardContext<'_>, plan: Plan, check_at: Instant, is_particular: bool) -> Result<Plan, Box<Outcome>> {
     let is_last = plan.candidates.is_empty();
     let (plan, targets) = targets(ctx, plan);
     if targets.is_empty() && !is_last {
         return Ok(plan);
     }
     ctx.client.hold_pings(plan.asleep.iter().any(|candidate| ctx.is_streamless(candidate)));
-    let hold = Hold { ctx, is_last: is_last && !is_particular, look_at };
+    let hold = Hold { ctx, is_last: is_last && !is_particular, check_at };
     if targets.is_empty() {
         return hold.without_packets(&plan.asleep[0]);
     }
@@ -91,8 +94,8 @@ fn hold(ctx: &ForwardContext<'_>, plan: Plan, look_at: Instant, is_particular: b
         let Some(Wake { timeout, .. }) = target.endpoint.config.wake else { continue };
         names.push(format!("`{}` (wake.timeout: {})", target.endpoint.name(), print_duration(timeout)));
         let _waking = target.endpoint.live.waking();
-        if let Some(end) = hold.wait(target, true, timeout) {
-            return end;
+        if let Some(plan) = hold.wait(target, true, timeout)? {
+            return Ok(plan);
         }
     }
     match fresh_plan(ctx) {
@@ -101,7 +104,7 @@ fn hold(ctx: &ForwardContext<'_>, plan: Plan, look_at: Instant, is_particular: b
     }
 }
 
-/// The endpoints that this request may wake, one after the other. If others are awake, the one that the strategy chooses.
+/// The endpoints that this request may wake, in order; if others are awake, only the one that the strategy chooses.
 fn targets(ctx: &ForwardContext<'_>, mut plan: Plan) -> (Plan, Vec<Candidate>) {
     let is_last = plan.candidates.is_empty();
     let is_preferred = |wake: Wake| is_last || wake.prefer == Prefer::Wake;
@@ -117,35 +120,34 @@ fn targets(ctx: &ForwardContext<'_>, mut plan: Plan) -> (Plan, Vec<Candidate>) {
         targets.extend(plan.candidates.get(first).filter(|one| !one.endpoint.is_available()).cloned());
         plan.candidates.retain(|one| one.endpoint.is_available());
     }
-    // No second machine is woken while one is on its way.
+    // A machine that is already waking up comes first.
     targets.sort_by_key(|one| !one.endpoint.live.is_waking());
     (plan, targets)
 }
 
 struct Hold<'a> {
     ctx: &'a ForwardContext<'a>,
-    /// No endpoint was awake: any that is ends the wait.
+    /// No endpoint was awake, so that the first one awake ends the wait.
     is_last: bool,
-    look_at: Instant,
+    check_at: Instant,
 }
 
 impl Hold<'_> {
-    /// What becomes of a request that does not wake what it needs: in the background it waits as if it was queued; a job
-    /// has a place to wait of its own.
+    /// Handles a request that must not wake anything: a background request waits for `queue.timeout`, others fail. A
+    /// job fails, too, as it has a queue of its own.
     fn without_packets(&self, sleeper: &Candidate) -> Result<Plan, Box<Outcome>> {
         let ForwardContext { client, snapshot, .. } = self.ctx;
         if !self.ctx.takes_slot() || client.is_collected() {
-            let text = "Every endpoint that could answer is asleep; GET /health says which. A chat wakes it.";
+            let text = "All matching endpoints are asleep (see GET /health); a chat request wakes them.";
             return Err(failed_with(Kind::Asleep, text));
         }
-        self.wait(sleeper.clone(), false, snapshot.config.queue.timeout).unwrap_or_else(|| {
-            let text = "No endpoint was awake within queue.timeout, and background requests do not wake them.";
-            Err(failed_with(Kind::QueueTimeout, text))
-        })
+        let text = "No endpoint was awake within queue.timeout, and background requests do not wake them.";
+        let plan = self.wait(sleeper.clone(), false, snapshot.config.queue.timeout)?;
+        plan.ok_or_else(|| failed_with(Kind::QueueTimeout, text))
     }
 
     /// Waits until the target is awake; `None` after `limit`.
-    fn wait(&self, mut target: Candidate, sends: bool, limit: Duration) -> Option<Result<Plan, Box<Outcome>>> {
+    fn wait(&self, mut target: Candidate, sends: bool, limit: Duration) -> Result<Option<Plan>, Box<Outcome>> {
         let ctx = self.ctx;
         let name = target.endpoint.name().to_owned();
         let is_target = |one: &Candidate| one.endpoint.name() == name;
@@ -154,33 +156,30 @@ impl Hold<'_> {
         loop {
             let now = time::now();
             if ctx.shared.capacity.is_closed() {
-                return Some(Err(failed_with(Kind::Draining, "The proxy is being stopped.")));
+                return Err(failed_with(Kind::Draining, "The proxy is being stopped."));
             }
-            if now >= self.look_at {
-                let mut plan = match fresh_plan(ctx) {
-                    Ok(plan) => plan,
-                    Err(failure) => return Some(Err(Outcome::Failed(failure, None).into())),
-                };
+            if now >= self.check_at {
+                let mut plan = fresh_plan(ctx).map_err(|failure| Outcome::Failed(failure, None))?;
                 let sleeper = plan.asleep.iter().find(|one| is_target(one));
                 if !plan.candidates.is_empty() && (self.is_last || sleeper.is_none()) {
                     if sends && plan.candidates.iter().any(is_target) {
                         plan.reason = "woken";
                     }
-                    return Some(Ok(plan));
+                    return Ok(Some(plan));
                 }
-                // A reload may have changed how it is woken.
+                // A reload may have changed its `wake` settings.
                 target = sleeper.cloned().unwrap_or(target);
             }
             if now >= until {
-                return None;
+                return Ok(None);
             }
-            // One that is loading its model is awake.
+            // An endpoint that is loading its model is awake.
             if sends && target.endpoint.health.state != State::Loading && target.endpoint.live.takes_packet(now) {
                 send_packet(&target);
             }
             ctx.shared.want();
-            if ctx.pause(LOOK_EVERY.min(until - now)) {
-                return Some(Err(Outcome::ClientGone(None).into()));
+            if ctx.pause(CHECK_EVERY.min(until - now)) {
+                return Err(Outcome::ClientGone(None).into());
             }
         }
     }
@@ -197,24 +196,22 @@ fn fresh_plan(ctx: &ForwardContext<'_>) -> Result<Plan, Failure> {
 }
 
 fn failed_with(kind: Kind, text: impl Into<String>) -> Box<Outcome> {
-    Outcome::Failed(Failure::new(kind, text).retry_after(COME_BACK), None).into()
+    Outcome::Failed(Failure::new(kind, text).retry_after(RETRY_AFTER), None).into()
 }
 
 fn send_packet(target: &Candidate) {
-    let (name, Some(wake)) = (target.endpoint.name(), target.endpoint.config.wake) else { return };
-    match send(&wake) {
-        Ok(_) => log::info!("endpoint {name}: magic packet sent to {}", wake.via),
-        Err(error) => log::warn!("endpoint {name}: no magic packet can be sent to {}: {error}", wake.via),
+    let (name, Some(Wake { mac, via, .. })) = (target.endpoint.name(), target.endpoint.config.wake) else { return };
+    let sent = UdpSocket::bind(if via.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).and_then(|socket| {
+        socket.set_broadcast(true)?;
+        socket.send_to(&magic_packet(mac), via)
+    });
+    match sent {
+        Ok(_) => log::info!("endpoint {name}: magic packet sent to {via}"),
+        Err(error) => log::warn!("endpoint {name}: cannot send a magic packet to {via}: {error}"),
     }
 }
 
-fn send(wake: &Wake) -> io::Result<usize> {
-    let socket = UdpSocket::bind(if wake.via.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-    socket.set_broadcast(true)?;
-    socket.send_to(&magic_packet(wake.mac), wake.via)
-}
-
-/// Six bytes of ones, and the address sixteen times (AMD, "Magic Packet Technology", publication 20213).
+/// Six bytes 0xff, then the address sixteen times (AMD, "Magic Packet Technology", publication 20213).
 fn magic_packet(Mac(mac): Mac) -> [u8; 102] {
     std::array::from_fn(|at| if at < 6 { 0xff } else { mac[at % 6] })
 }

@@ -1,6 +1,6 @@
-//! Where a conversation's prompt most likely still is in a cache: remembers what was sent where lately. A conversation is
-//! known by a growing chain of hashes, one link for each message, so that a longer request holds every link of the shorter
-//! one before it. Keeps no text, and knows endpoints only by the number of their cache's life.
+//! Finds the endpoint that most likely has a prompt in its cache, by remembering which conversations were sent where.
+//! A conversation is a chain of hashes with one link per message, so a request contains every link of the shorter
+//! requests before it. Stores no text, and identifies endpoints by their cache id.
 
 use crate::api::body::JsonBody;
 use crate::api::json::{each_element, member};
@@ -17,19 +17,23 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Mutex;
 
-/// Entries of one generation. A turn leaves one link, so both generations hold the last 14,000 to 28,000 turns, a few
-/// thousand conversations. In memory: 2 tables of 16,384 entries (this is 7/8 of that) of 17 bytes, 557 KB.
+/// Entries per generation. Each turn adds one link, so two generations hold the last 14,000 to 28,000 turns of a few
+/// thousand conversations. They take 557 KB: 2 tables of 16,384 entries (of which 7/8 are used) of 17 bytes.
 const GENERATION: usize = 14_336;
-/// How many more requests than at its idlest peer are tolerated at an endpoint without a known limit, on top of twice as many.
+/// An endpoint without a known limit is too busy with `2 * n + TOLERATED` requests, where n is the number at the least
+/// busy other endpoint.
 const TOLERATED: u32 = 4;
 
-/// A prompt without messages gets a link for each block of this many bytes.
+/// A prompt without messages gets one link per block of this many bytes.
 const BLOCK: usize = 1 << 10;
-/// Links looked at, the newest: nobody goes further back than this and still finds a warm cache.
+/// The same for a prompt of tokens.
+const TOKENS: usize = 256;
+/// Only the newest links are kept: clients hardly ever branch off further back than that.
 const MOST_LINKS: usize = 256;
-/// Moved from message to message by Anthropic's clients at every turn; no part of the prompt.
+/// Not part of the prompt: Anthropic's clients move it from message to message at every turn.
 const MARKER: &str = "cache_control";
-/// The hash of what is no part of the prompt: a text of nothing but that line, and the block or message that holds it.
+/// Marks a text that is only a billing line, and the block or message that contains it, which are left out of the
+/// chain.
 const NOTHING: u64 = 0;
 
 #[derive(Default)]
@@ -38,30 +42,30 @@ pub struct Affinity {
     homes: Mutex<Lru<u64, u32, GENERATION>>,
 }
 
-/// What a request is recognised by.
+/// What identifies the conversation of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PrefixHashes {
-    /// Link n stands for the model, its tools and system prompt, and the first n messages. Oldest first.
+    /// Oldest first. Link n covers the model, the tools, the system prompt and the first n messages.
     pub links: Vec<u64>,
-    /// What the client says itself, the strongest first: session headers, `prompt_cache_key`, `metadata.user_id`, `user`.
+    /// Identifiers from the client, most specific first: session headers, `prompt_cache_key`, `metadata.user_id`,
+    /// `user`.
     pub session_keys: Vec<u64>,
 }
 
-/// A prompt, as far as its hashes tell.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Prompt {
     pub(crate) hashes: PrefixHashes,
-    /// Stands for the model, its tools and system prompt,
+    /// The hash of the model, the tools and the system prompt.
     pub(super) base: u64,
-    /// and for these with the system messages that come first.
+    /// The same, followed by leading system messages.
     pub(super) root: u64,
-    /// Messages before the first that has a link, and messages in all.
+    /// The number of leading messages without a link.
     pub(super) unlinked: usize,
     pub(crate) messages: usize,
 }
 
 impl Affinity {
-    /// What a body for `model` is recognised by, and session headers in their order of strength.
+    /// `sessions`: the values of session headers, most specific first.
     pub fn hashes<'a>(
         &self,
         body: Option<&JsonBody<'_>>,
@@ -71,14 +75,14 @@ impl Affinity {
         self.prompt(body, model, sessions).hashes
     }
 
-    /// The same, and more for the page.
     pub(crate) fn prompt<'a>(
         &self,
         body: Option<&JsonBody<'_>>,
         model: &str,
         sessions: impl Iterator<Item = &'a [u8]>,
     ) -> Prompt {
-        // A body with half a character in it cannot be decoded; its session headers still count.
+        let sessions = sessions.filter(|session| !session.is_empty());
+        // A body with an unpaired surrogate cannot be hashed, but its session headers can.
         let found = body.and_then(|body| self.of_body(body, model).ok()).unwrap_or_default();
         let sessions = sessions.map(|session| self.keys.hash_one(("session", model, session)));
         let session_keys = sessions.chain(found.hashes.session_keys).collect();
@@ -92,12 +96,19 @@ impl Affinity {
         let system = hash(if body.get("system").is_some() { "system" } else { "instructions" })?.unwrap_or(0);
         let (link, links) = (keys.hash_one((model, tools, system)), VecDeque::new());
         let mut chain = Chain { keys, link, root: link, links, messages: 0, has_begun: false };
-        if let Some(prompt) = ["messages", "prompt", "input"].iter().find_map(|name| body.get(name)) {
-            chain.push_prompt(prompt)?;
+        let prompt = |name: &str| body.get(name).filter(|raw| raw.get() != "null");
+        match (prompt("messages"), prompt("prompt").or_else(|| prompt("input"))) {
+            (None, Some(list)) if is_tokens(list) => chain.push_tokens(list)?,
+            (Some(prompt), _) | (None, Some(prompt)) => chain.push_prompt(prompt)?,
+            (None, None) => {}
         }
+        let text = |name: &str| {
+            let is_text = |raw: &&RawValue| raw.get().starts_with('"') && raw.get().len() > 2;
+            body.get(name).filter(is_text).map(|raw| canonical(raw, keys)).transpose()
+        };
         let session = body.get("metadata").and_then(|raw| session(raw.get())).map(|session| keys.hash_one(session));
         let of_client =
-            [("prompt_cache_key", hash("prompt_cache_key")?), ("metadata", session), ("user", hash("user")?)];
+            [("prompt_cache_key", text("prompt_cache_key")?), ("metadata", session), ("user", text("user")?)];
         let session_keys = of_client.into_iter().filter_map(|(kind, key)| Some(keys.hash_one((kind, model, key?))));
         let Chain { links, root, messages, .. } = chain;
         let unlinked = messages - links.len();
@@ -105,8 +116,7 @@ impl Affinity {
         Ok(Prompt { hashes, base: link, root, unlinked, messages })
     }
 
-    /// Which of these caches most likely holds the longest part of the prompt, and the reason: it had the beginning of this
-    /// prompt, or of another one of the session.
+    /// The index of the cache that most likely holds the longest part of the prompt, and the `x-llmproxy-reason`.
     pub(crate) fn favourite(&self, hashes: &PrefixHashes, caches: &[u32]) -> Option<(usize, &'static str)> {
         let mut homes = lock(&self.homes);
         let mut home = |hash: &u64| {
@@ -119,15 +129,15 @@ impl Affinity {
 
     pub(crate) fn remember(&self, hashes: &PrefixHashes, cache: u32) {
         let mut homes = lock(&self.homes);
-        // The last link is what the next turn, a branch from here and a regeneration all hold.
+        // The next turn, a branch from here and a regeneration all contain the last link.
         for hash in hashes.links.last().into_iter().chain(&hashes.session_keys) {
             homes.put(*hash, cache);
         }
     }
 }
 
-/// Why a request does not go to its favourite, if others are idler. A warm cache beats an idle server as long as there is a
-/// free slot; where no limit is known, requests must not pile up at one endpoint.
+/// The `x-llmproxy-reason` for passing over the favourite, if it should be. A warm cache is worth more than an idle
+/// server as long as there is a free slot; without a known limit, requests must not pile up at one endpoint.
 pub(crate) fn spill(favourite: Load, others: impl Iterator<Item = Load>) -> Option<&'static str> {
     if !favourite.has_room() {
         return Some("affinity_full");
@@ -137,20 +147,21 @@ pub(crate) fn spill(favourite: Load, others: impl Iterator<Item = Load>) -> Opti
     is_busy.then_some("affinity_busy")
 }
 
-/// The links of the parts so far, the newest `MOST_LINKS` of them: a body may have millions of parts.
+/// The chain of a prompt that is being read. Keeps the newest `MOST_LINKS` links, since a body can have millions of
+/// messages.
 struct Chain<'k> {
     keys: &'k RandomState,
     link: u64,
-    /// The link of what comes before all of these.
+    /// See `Prompt`.
     root: u64,
     links: VecDeque<u64>,
     messages: usize,
-    /// A part that is no system prompt was met.
+    /// A message other than a system message was seen.
     has_begun: bool,
 }
 
 impl Chain<'_> {
-    /// Adds a list of messages or tokens, a single message, or a text.
+    /// Adds a list of messages or texts, a single message, or a text.
     fn push_prompt(&mut self, prompt: &RawValue) -> serde_json::Result<()> {
         match prompt.get().as_bytes()[0] {
             b'"' => self.push_blocks(&serde_json::from_str::<String>(prompt.get())?),
@@ -159,7 +170,8 @@ impl Chain<'_> {
                 let mut all = Ok(());
                 each_element(prompt.get(), |part| {
                     if all.is_ok() {
-                        all = self.push_message(part);
+                        all =
+                            if part.get().starts_with('"') { self.push_prompt(part) } else { self.push_message(part) };
                     }
                 })?;
                 all?;
@@ -169,14 +181,30 @@ impl Chain<'_> {
         Ok(())
     }
 
+    /// Adds a list of tokens. As with a text, the rest after the last whole block is left out.
+    fn push_tokens(&mut self, list: &RawValue) -> serde_json::Result<()> {
+        let (mut hash, mut count) = (NOTHING, 0);
+        self.has_begun = true;
+        each_element(list.get(), |token| {
+            (hash, count) = (self.keys.hash_one((hash, token.get())), count + 1);
+            if count % TOKENS == 0 {
+                self.messages += 1;
+                self.push(std::mem::replace(&mut hash, NOTHING));
+            }
+        })?;
+        if self.messages == 0 {
+            self.messages = 1;
+            self.push(hash);
+        }
+        Ok(())
+    }
+
     fn push_message(&mut self, message: &RawValue) -> serde_json::Result<()> {
         let hash = canonical(message, self.keys)?;
         self.messages += 1;
-        if hash != NOTHING {
-            // Every endpoint has seen the system prompt: it does not identify a conversation.
-            self.has_begun = self.has_begun || !is_system(message);
-            self.push(hash);
-        }
+        // All conversations share the system prompt, so it identifies none.
+        self.has_begun = self.has_begun || hash != NOTHING && !is_system(message);
+        self.push(hash);
         Ok(())
     }
 
@@ -184,7 +212,7 @@ impl Chain<'_> {
         self.has_begun = true;
         let text = without_billing_line(text);
         let (blocks, rest) = text.as_bytes().as_chunks::<BLOCK>();
-        // What stands after the last whole block will be another block in the next request.
+        // The rest is left out: in the next request it will be the beginning of a whole block.
         self.messages += blocks.len().max(1);
         if blocks.is_empty() {
             self.push(self.keys.hash_one(rest));
@@ -194,7 +222,9 @@ impl Chain<'_> {
     }
 
     fn push(&mut self, hash: u64) {
-        self.link = self.keys.hash_one((self.link, hash));
+        if hash != NOTHING {
+            self.link = self.keys.hash_one((self.link, hash));
+        }
         if self.has_begun {
             if self.links.len() == MOST_LINKS {
                 self.links.pop_front();
@@ -206,8 +236,13 @@ impl Chain<'_> {
     }
 }
 
-/// The session that `metadata.user_id` names: `user_..._account_..._session_ID`, a text of an object with `session_id`, as
-/// newer versions of Claude Code write it, or the whole.
+/// Whether a list is a prompt that was already converted to tokens.
+fn is_tokens(list: &RawValue) -> bool {
+    list.get()[1..].trim_ascii_start().starts_with(|first: char| first.is_ascii_digit())
+}
+
+/// The session in `metadata.user_id`: `user_..._account_..._session_ID`, or JSON text with a `session_id` (newer
+/// versions of Claude Code), or otherwise the whole value.
 fn session(metadata: &str) -> Option<String> {
     let text = |raw: &str| serde_json::from_str::<String>(raw).ok();
     let user_id = text(member(metadata, "user_id")?)?;
@@ -218,7 +253,7 @@ fn session(metadata: &str) -> Option<String> {
     Some(id).filter(|id| !id.is_empty())
 }
 
-/// A text without the lines that differ in every request.
+/// Removes billing lines, which differ in every request.
 fn without_billing_line(text: &str) -> Cow<'_, str> {
     let (mut kept, mut rest) = (String::new(), text);
     while let Some(start) = memmem::find(rest.as_bytes(), BILLING_LINE.as_bytes()) {
@@ -228,12 +263,13 @@ fn without_billing_line(text: &str) -> Cow<'_, str> {
     if rest.len() == text.len() { Cow::Borrowed(text) } else { Cow::Owned(kept + rest) }
 }
 
-/// The hash of a value by what it means; an error if half of a character is in it.
+/// # Errors
+/// The value contains an unpaired surrogate.
 fn canonical(raw: &RawValue, keys: &RandomState) -> serde_json::Result<u64> {
     Canonical(keys).deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
 }
 
-/// Hashes a value by what it means: spacing, escapes and the order of members make no difference.
+/// Hashes a JSON value regardless of whitespace, escapes and the order of members.
 #[derive(Clone, Copy)]
 struct Canonical<'k>(&'k RandomState);
 
@@ -288,7 +324,7 @@ impl<'de> Visitor<'de> for Canonical<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<u64, A::Error> {
-        // The sum over all members: it does not depend on their order.
+        // A sum does not depend on the order of the members.
         let (mut sum, mut is_nothing) = (self.0.hash_one("{"), false);
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             if key == MARKER {

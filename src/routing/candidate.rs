@@ -1,4 +1,4 @@
-//! An endpoint that may get a request, and what it would get. Pure.
+//! An endpoint that a request may be sent to, and how the request would be changed for it. Pure.
 
 use crate::api::edit::MemberEdit;
 use crate::routing::endpoint::Endpoint;
@@ -12,14 +12,14 @@ pub(crate) struct Candidate {
     /// The name to send instead of the client's; `None` leaves the body as it is.
     pub(crate) rename: Option<String>,
     pub(crate) weight: u16,
-    /// Its position on the route, available or not.
+    /// Its position on the route, counting unavailable endpoints.
     pub(crate) position: usize,
-    /// How many tokens fit into its context: as it says of itself, else of this model.
+    /// The context size in tokens, as reported for the endpoint or else for the model.
     pub(crate) context: Option<u64>,
-    /// Changes to the body, if it is JSON.
+    /// Applied to JSON bodies.
     pub(crate) edits: Arc<[MemberEdit]>,
     pub(crate) stabilize: bool,
-    /// Whether the model takes images, as far as is known.
+    /// Whether the model accepts images; `None` if unknown.
     pub(crate) vision: Option<bool>,
     pub(super) under: Option<u64>,
     pub(crate) rank: Rank,
@@ -31,8 +31,8 @@ impl Candidate {
         CandidateLoad { position: self.position, weight: self.weight, load, rank: self.rank }
     }
 
-    /// Before others for a prompt of fewer tokens than `under`, the smallest first; for a longer one after them, the largest
-    /// first.
+    /// A prompt shorter than `under` prefers this candidate, the one with the smallest `under` first. A longer prompt
+    /// prefers candidates without `under`, then the one with the largest.
     pub(super) fn rank_for(&mut self, tokens: u64) {
         self.rank.0 = match self.under {
             Some(under) if tokens < under => under,
@@ -41,11 +41,13 @@ impl Candidate {
         };
     }
 
-    /// For a model, with what its route says, and with its name unless that is the one `asked` for.
-    pub(super) fn meant(self, meaning: &Meaning<'_>, edits: &Arc<[MemberEdit]>, asked: &str) -> Self {
-        let rename = Some(self.rename.unwrap_or_else(|| meaning.model.clone())).filter(|sent| sent != asked);
+    /// Applies what the route of a name configures. The model is renamed unless the client asked for it by the
+    /// endpoint's name.
+    pub(super) fn meant(self, meaning: &Meaning<'_>, asked: &str) -> Self {
+        let sent = self.rename.as_deref().unwrap_or(meaning.model);
+        let rename = (sent != asked).then(|| sent.to_owned());
         let by_route = meaning.route.is_some_and(|route| route.stabilize.is_some());
         let stabilize = self.stabilize || by_route && resolve::may_stabilize(&self.endpoint);
-        Self { rename, edits: Arc::clone(edits), stabilize, ..self }
+        Self { rename, edits: meaning.edits(), stabilize, ..self }
     }
 }

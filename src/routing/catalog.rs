@@ -1,5 +1,6 @@
-//! Which endpoints serve a model. Built whole from the endpoints of a snapshot, never changed. Pure.
+//! The models of a snapshot and the endpoints that serve them. Built as a whole and never changed. Pure.
 
+use crate::api::edit::{self, MemberEdit};
 use crate::api::model_list::Model;
 use crate::config::{Backend, Route};
 use crate::routing::endpoint::{Endpoint, LATEST};
@@ -14,22 +15,36 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(crate) struct Catalog {
     offers: HashMap<String, Vec<Offer>>,
+    /// The names of routes and their variants.
+    routes: HashMap<String, RouteName>,
     /// What can be asked for now.
     pub(crate) listing: Listing,
+}
+
+/// A name of a route or of one of its variants.
+#[derive(Debug)]
+pub(crate) struct RouteName {
+    /// The index of the route in the configuration.
+    pub(crate) route: usize,
+    pub(crate) is_variant: bool,
+    /// The name of the model at its endpoints, unless a backend has its own.
+    pub(crate) model: String,
+    pub(crate) edits: Arc<[MemberEdit]>,
 }
 
 /// An endpoint that serves a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Offer {
-    /// Its index in the snapshot; offers stand in config order.
+    /// Its index in the snapshot. Offers are in configuration order.
     pub(crate) endpoint: usize,
-    /// The context of this model there, whether it takes images, and whether it is loaded, as far as its list says.
+    /// The model's context size, whether it accepts images, and whether it is loaded, if the endpoint's model list
+    /// tells.
     pub(crate) context: Option<u64>,
     pub(crate) vision: Option<bool>,
     pub(crate) loaded: Option<bool>,
 }
 
-/// `/v1/models`, ready to be sent, and its entries.
+/// The body of `/v1/models`, and its entries.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Listing {
     pub(crate) text: Arc<[u8]>,
@@ -39,7 +54,7 @@ pub(crate) struct Listing {
 #[derive(Debug, Clone)]
 struct Listed {
     id: String,
-    /// Other names for the same, as the upstream lists them.
+    /// As listed by the upstream.
     aliases: Vec<String>,
     text: String,
 }
@@ -60,9 +75,27 @@ impl Catalog {
                 }
             }
         }
-        let mut catalog = Self { offers, listing: Listing::default() };
+        let mut catalog = Self { offers, ..Self::default() };
+        for (n, route) in routes.iter().enumerate() {
+            let served_as = || catalog.served_as(&route.name).into_owned();
+            let model = if route.is_discovered() { served_as() } else { route.name.clone() };
+            let variants = std::iter::once(None).chain(route.variants.iter().map(Some));
+            for (name, variant) in route.names().zip(variants) {
+                // If a name occurs twice, the first one wins.
+                catalog.routes.entry(name).or_insert_with(|| RouteName {
+                    route: n,
+                    is_variant: variant.is_some(),
+                    model: model.clone(),
+                    edits: edit::merged(&route.edits, variant.map(|variant| &variant.edits)).into(),
+                });
+            }
+        }
         catalog.listing = catalog.listing(endpoints, routes, &Scope::default(), |_| true);
         catalog
+    }
+
+    pub(crate) fn route(&self, name: &str) -> Option<&RouteName> {
+        self.routes.get(name)
     }
 
     /// The endpoints that serve a name, available or not.
@@ -70,14 +103,14 @@ impl Catalog {
         self.offers.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// A name, or the same with the tag `latest` where only that is served.
-    pub(crate) fn served_as<'a>(&self, name: &'a str) -> Cow<'a, str> {
+    /// `name`, or `name:latest` if only that is served.
+    fn served_as<'a>(&self, name: &'a str) -> Cow<'a, str> {
         let with_tag = tagged(name);
         if self.offers(name).is_empty() && !self.offers(&with_tag).is_empty() { with_tag.into() } else { name.into() }
     }
 
-    /// Names with an available endpoint that `is_listed`, within a scope: discovered and configured ones in config order, then
-    /// routes and their variants. A name that only endpoints have which are asleep is marked.
+    /// Lists the names in a scope that have an available endpoint which `is_listed`: models in configuration order,
+    /// then routes and their variants. Names whose endpoints are all asleep are marked.
     pub(crate) fn listing(
         &self,
         endpoints: &[Arc<Endpoint>],
@@ -90,10 +123,9 @@ impl Catalog {
         let usable: Vec<_> = endpoints.iter().map(|one| Some(&**one).filter(|endpoint| is_usable(endpoint))).collect();
         let all = || usable.iter().flatten().copied();
         let names: Vec<_> = routes.iter().flat_map(|route| route.names().map(move |name| (name, route))).collect();
-        let by_name: HashMap<&str, &Route> = names.iter().rev().map(|(name, route)| (name.as_str(), *route)).collect();
-        // Where a name is served, and as what. Those that are awake, or if there are none, those that are asleep.
+        // The endpoints of a name and its name there: those that are awake, or if none is, those that are asleep.
         let backends = |name: &str| {
-            let route = by_name.get(name);
+            let route = self.routes.get(name).map(|known| &routes[known.route]);
             let all: Vec<(&Endpoint, String)> = match route.filter(|route| !route.is_discovered()) {
                 Some(route) => {
                     let enabled = route.backends.iter().filter(|backend| backend.enabled);
@@ -110,11 +142,11 @@ impl Catalog {
             if awake.is_empty() { asleep } else { awake }
         };
         let is_served = |name: &str| {
-            by_name.contains_key(name) || self.offers(name).iter().any(|offer| usable[offer.endpoint].is_some())
+            self.routes.contains_key(name) || self.offers(name).iter().any(|offer| usable[offer.endpoint].is_some())
         };
         let (mut entries, mut seen) = (Vec::new(), HashSet::new());
         let listed = all().flat_map(ids).map(|(id, _)| (id, id));
-        // A variant is in a scope with its model.
+        // The scope of a model includes its variants.
         for (name, base) in listed.chain(names.iter().map(|(name, route)| (name.as_str(), route.name.as_str()))) {
             if (within(scope, name, is_served) || within(scope, base, is_served)) && seen.insert(name) {
                 entries.extend(entry(name, &backends(name)));
@@ -131,7 +163,7 @@ impl Listing {
         self.entries.iter().map(|one| one.id.as_str())
     }
 
-    /// The entry of a name, or of the model that has it as an alias or with the tag `latest`.
+    /// The entry with that name, or else with that alias, or else with the tag `latest`.
     pub(crate) fn entry(&self, name: &str) -> Option<&[u8]> {
         let with_tag = tagged(name);
         let by_id = |name: &str| self.entries.iter().find(|one| one.id == name);
@@ -140,32 +172,33 @@ impl Listing {
     }
 }
 
-/// Whether a scope has a name: as it is, or without the tag `latest` where nothing is served by that.
+/// Whether a scope includes a name. A name with the tag `latest` may be in the scope without it, unless that is
+/// another model.
 pub(crate) fn within(scope: &Scope, name: &str, is_served: impl Fn(&str) -> bool) -> bool {
     let untagged = || name.strip_suffix(LATEST).filter(|bare| !is_served(bare));
     scope.has_model(name) || untagged().is_some_and(|bare| scope.has_model(bare))
 }
 
-/// What an endpoint puts on the list: its own entries, or the names that the user configured.
+/// The names that an endpoint contributes to the list: those configured, or else those discovered.
 fn ids(endpoint: &Endpoint) -> impl Iterator<Item = (&str, Option<&Model>)> {
     let discovered = endpoint.models.iter().filter(|_| endpoint.config.models.is_empty());
     let discovered = discovered.flat_map(|models| models.iter().map(|model| (model.id.as_str(), Some(model))));
     endpoint.config.models.iter().map(|name| (name.as_str(), listed(endpoint, name))).chain(discovered)
 }
 
-/// What the list of an endpoint says of a name.
+/// The entry of a name in an endpoint's own list.
 fn listed<'a>(endpoint: &'a Endpoint, name: &str) -> Option<&'a Model> {
     let models = endpoint.models.as_ref()?;
     let by_alias = || models.iter().find(|model| model.aliases.iter().any(|alias| alias == name));
     models.iter().find(|model| model.id == name).or_else(by_alias)
 }
 
-/// A name with the tag that is meant where none is given.
+/// A name with Ollama's default tag.
 pub(crate) fn tagged(name: &str) -> String {
     format!("{name}{LATEST}")
 }
 
-/// What strict clients want of every entry, and where it is [S000-13].
+/// The fields that strict clients require, and the endpoints [S000-13].
 #[derive(Serialize)]
 struct Entry<'a> {
     id: &'a str,
@@ -175,7 +208,7 @@ struct Entry<'a> {
     provider: &'a str,
     endpoint: String,
     endpoints: Vec<&'a str>,
-    /// What the endpoints call the model of a route, all of them and the first.
+    /// The names of a route's model at its endpoints: all of them, and the first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     aliases: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,7 +218,7 @@ struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// With the other fields of the upstream's own entry.
+    /// Adds the remaining fields of the upstream's entry.
     fn listed(&self, model: Option<&Model>) -> Listed {
         let mut text = serde_json::to_string(self).unwrap_or_default();
         text.pop();
@@ -199,13 +232,13 @@ impl Entry<'_> {
             text.push_str(r#","status":{"value":"sleeping"}"#);
         }
         text.push('}');
-        // The names of the model behind a route are not the route's.
+        // A route does not inherit the aliases of its model.
         let aliases = model.filter(|_| self.root.is_none()).map(|model| model.aliases.clone()).unwrap_or_default();
         Listed { id: self.id.to_owned(), aliases, text }
     }
 }
 
-/// The entry of a name: of a route or a variant, an alias of what its first backend calls the model.
+/// The entry of a name. For a route or a variant, `root` is the model's name at its first backend.
 fn entry(name: &str, backends: &[(&Endpoint, String)]) -> Option<Listed> {
     let (mut endpoints, mut aliases) = (Vec::new(), Vec::new());
     for (endpoint, root) in backends {

@@ -1,29 +1,29 @@
-//! The health of an endpoint: changed only by `observe`, never by guessing. Pure.
+//! The health of an endpoint, a state machine driven by `observe`. Pure.
 
 use std::time::SystemTime;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum State {
-    /// Not asked yet: given the benefit of the doubt [S000-29].
+    /// Not probed yet; treated as healthy [S000-29].
     #[default]
     Unknown,
     Healthy,
-    /// Failed, but not yet often enough in a row; or its list of models is none.
+    /// Some failures, but fewer than `failureThreshold` in a row, or an unusable model list.
     Failing,
     /// Failed `failureThreshold` times in a row.
     Unhealthy,
-    /// `503 Loading model`: alive, not usable yet.
+    /// `503 Loading model`: alive, but not usable yet.
     Loading,
-    /// A probe timed out while our own requests make progress there.
+    /// A probe timed out while our requests make progress.
     Busy,
-    /// No connection can be made, and a magic packet may help (`wake`).
+    /// Unreachable, and `wake` is configured.
     Asleep,
-    /// Asleep, and requests wait for it. Only shown, see `Endpoint::state`.
+    /// Asleep, and requests are waiting for it. Only shown, see `Endpoint::state`.
     Waking,
 }
 
 impl State {
-    /// The word in `/health` and on the log.
+    /// As in `/health` and the log.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -40,27 +40,27 @@ impl State {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
-    /// It answered 2xx in time.
+    /// 2xx in time.
     Up,
     Down(String),
-    /// Like `Down`: no connection could be made.
+    /// Like `Down`; no connection could be made.
     Unreachable(String),
-    /// Nothing listens there: like `Unreachable`, and whatever it had in memory is gone.
+    /// Like `Unreachable`; the connection was refused, so the server's memory is lost.
     Refused(String),
-    /// It answered that its model is being loaded.
+    /// 503 with a loading message.
     Loading,
-    /// It did not answer, but it is working for us.
+    /// The probe timed out, but our requests make progress.
     Busy,
-    /// It answered 2xx, but its list of models is none.
+    /// 2xx, but not a model list.
     NoList {
         why: String,
-        /// No other source says which models it serves.
+        /// The models are not known from the configuration either.
         needed: bool,
     },
 }
 
 impl Observation {
-    /// Whether the endpoint was restarted since it served last, or is being restarted.
+    /// Whether the server was restarted, or is being restarted, since its last success.
     pub(crate) fn is_restart(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::Loading)
     }
@@ -77,27 +77,27 @@ impl Observation {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct HealthStatus {
     pub(crate) state: State,
-    /// Failures in a row; grows past the threshold [S000-29].
+    /// Failures in a row; not capped at the threshold [S000-29].
     pub(crate) failures: u32,
     pub(crate) last_check: Option<SystemTime>,
-    /// What was wrong last; none after a success [S000-30].
+    /// The latest error; `None` after a success [S000-30].
     pub(crate) last_error: Option<String>,
-    /// The last probe was answered with success.
+    /// The last probe succeeded.
     pub(crate) answered: bool,
-    /// Out until a probe succeeds, however few failures there were.
+    /// Unavailable until a probe succeeds, however few failures there were.
     pub(crate) is_out: bool,
 }
 
 impl HealthStatus {
-    /// The status after an observation; `threshold` failures in a row make it unhealthy, and an endpoint that is out
-    /// comes back only by a success.
+    /// The status after an observation. `threshold` failures in a row make an endpoint unhealthy, and only a success
+    /// makes it healthy again.
     #[must_use]
     pub(crate) fn observe(&self, seen: Observation, threshold: u32, at: SystemTime) -> Self {
         let healthy = Self { state: State::Healthy, last_check: Some(at), answered: true, ..Self::default() };
         let same = Self { last_check: Some(at), ..self.clone() };
         match seen {
             Observation::Up => healthy,
-            // Not a failure that adds up: the endpoint answers, and explicit routes may still use it.
+            // Not counted as a failure: the endpoint answers, and routes that name it can still use it.
             Observation::NoList { why, needed: true } => {
                 Self { state: State::Failing, failures: 1, last_error: Some(why), ..healthy }
             }
@@ -106,7 +106,7 @@ impl HealthStatus {
                 let last_error = Some("the model is being loaded".to_owned());
                 Self { state: State::Loading, last_error, answered: false, ..same }
             }
-            // Busy is not dead, and not proof of health either: what was known stays known.
+            // Proves neither health nor failure, so the rest stays as it is.
             Observation::Busy if self.is_available() => Self { state: State::Busy, ..same },
             Observation::Busy => same,
             Observation::Down(why) | Observation::Unreachable(why) | Observation::Refused(why) => {
@@ -118,19 +118,19 @@ impl HealthStatus {
         }
     }
 
-    /// The same for an endpoint that a request could not connect to.
+    /// The status after a request could not connect.
     #[must_use]
     pub(crate) fn taken_out(self) -> Self {
         Self { is_out: true, ..self }
     }
 
-    /// The same for an endpoint that can be woken.
+    /// The status of an endpoint with `wake` after that.
     #[must_use]
     pub(crate) fn asleep(self) -> Self {
         Self { state: State::Asleep, ..self }
     }
 
-    /// The same with its last failure taken back, so that a repetition of that failure counts once.
+    /// Takes the last failure back, so that repeating the probe counts once.
     #[must_use]
     pub(crate) fn uncounted(&self) -> Self {
         Self { failures: self.failures.saturating_sub(1), ..self.clone() }
@@ -140,7 +140,7 @@ impl HealthStatus {
         self.is_healthy() && !self.is_out
     }
 
-    /// The `healthy` of `/health`: fewer failures in a row than the threshold [S000-07], and not loading.
+    /// `healthy` in `/health`: fewer failures in a row than the threshold [S000-07], and not loading.
     pub(crate) fn is_healthy(&self) -> bool {
         matches!(self.state, State::Unknown | State::Healthy | State::Failing | State::Busy)
     }

@@ -1,4 +1,4 @@
-//! Client keys: what each may see, and how much at once. Knows no headers.
+//! Client keys, their scopes and limits.
 
 use crate::config::{self, KeyText, RateLimit};
 use crate::routing::rate_limit::{Bucket, Buckets, Quota};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-/// Wrong keys of one address (SPEC section 3): 20 a minute.
+/// Wrong keys per address and minute (SPEC section 3).
 const GUESSES: RateLimit = RateLimit { per_second: 20.0 / 60.0, burst: 20 };
 
 #[derive(Default)]
@@ -19,28 +19,28 @@ pub(crate) struct KeyRing {
     wrong: Arc<Buckets>,
 }
 
-/// What a key is being used for; outlives reloads.
+/// The counters of a key, kept across reloads.
 #[derive(Default)]
 struct Usage {
     in_progress: AtomicU32,
     bucket: Mutex<Option<Bucket>>,
 }
 
-/// The rights of a client. Never holds the key.
+/// The rights of a client. Does not contain the key.
 #[derive(Clone, Default)]
 pub(crate) struct ClientKey {
-    /// The key's name; none where no keys are configured.
+    /// `None` if no keys are configured.
     pub(crate) name: Option<Arc<str>>,
     pub(crate) scope: Arc<Scope>,
     pub(crate) background: bool,
-    /// It may use the admin page.
+    /// It may use the page.
     pub(crate) admin: bool,
     max_parallel: Option<u32>,
     rate_limit: Option<RateLimit>,
     usage: Arc<Usage>,
 }
 
-/// A right to be in progress, given back when dropped.
+/// Counts towards `maxParallel` until dropped.
 pub(crate) struct Permit(Arc<Usage>);
 
 impl Drop for Permit {
@@ -50,7 +50,7 @@ impl Drop for Permit {
 }
 
 impl KeyRing {
-    /// The keys of a configuration; counts go on by name.
+    /// The keys of a configuration. Counters are kept by name.
     pub(crate) fn new(keys: &[config::ClientKey], before: Option<&Self>) -> Self {
         let client_key = |key: &config::ClientKey| ClientKey {
             name: Some(key.name.as_str().into()),
@@ -69,7 +69,7 @@ impl KeyRing {
         self.keys.is_empty()
     }
 
-    /// Whose key this is. Takes the same time whichever it is, or none.
+    /// Finds a key in constant time, whether it is known or not.
     pub(crate) fn identify(&self, shown: &str) -> Option<ClientKey> {
         let digest = ring::digest::digest(&ring::digest::SHA256, shown.as_bytes());
         let mut found = None;
@@ -89,14 +89,14 @@ impl KeyRing {
         self.keys.iter().map(|(_, client_key)| client_key).find(|known| known.name.as_deref() == Some(name))
     }
 
-    /// A wrong key came from an address; how long it must wait if it has guessed too often.
+    /// Counts a wrong key from an address, and returns how long the address is locked out, if it is.
     pub(crate) fn guessed(&self, peer: IpAddr, now: Instant) -> Option<Duration> {
         let quota = self.wrong.take(peer, &GUESSES, now);
         (!quota.granted).then_some(quota.retry_after)
     }
 }
 
-/// Of a client where no key is needed; made once, since most requests need one.
+/// The rights of a client where no key is required.
 static ANYBODY: LazyLock<ClientKey> = LazyLock::new(ClientKey::default);
 
 impl ClientKey {
@@ -104,7 +104,7 @@ impl ClientKey {
         ANYBODY.clone()
     }
 
-    /// Of the page's token: nothing is hidden.
+    /// The rights that come with the page's token.
     pub(crate) fn administrator() -> Self {
         Self { admin: true, ..Self::anybody() }
     }

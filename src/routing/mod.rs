@@ -1,4 +1,4 @@
-//! Which endpoint serves which model, who may use it, and where a request goes. Pure but for its locks.
+//! Which endpoint serves which model, who may use it, and where a request goes. Pure except for its locks.
 
 pub mod affinity;
 pub(crate) mod candidate;

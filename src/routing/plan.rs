@@ -1,4 +1,5 @@
-//! Where a request may go: a pure function of a snapshot, what was asked, and by whom.
+//! Plans a request: a pure function from a snapshot, the model asked for and the client's scope to the candidate
+//! endpoints.
 
 use crate::api::errors::{Failure, Kind};
 use crate::api::prompt::PromptInfo;
@@ -9,44 +10,45 @@ use crate::routing::endpoint::Endpoint;
 use crate::routing::resolve::{self, Meaning};
 use crate::routing::scope::Scope;
 use crate::routing::snapshot::Snapshot;
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How soon a client should come back when every endpoint is down: a probe round may bring one back.
-const COME_BACK: Duration = Duration::from_secs(5);
-/// The reason of a choice by what is known of models and images.
+/// `Retry-After` when all endpoints are down: about one probe round.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// The reason when candidates were left out because the prompt contains an image.
 const VISION: &str = "vision";
-/// `available_models` in an answer about an unknown one.
+/// The longest `available_models` in a 404.
 const MOST_MODELS: usize = 50;
 
-/// The candidates, and how to choose among them.
+/// The candidates of a request, and how to choose among them.
 pub(crate) struct Plan {
-    /// Available, in the order of the file; empty only if some are asleep.
+    /// Available endpoints, in configuration order; empty only if some are asleep.
     pub(crate) candidates: Vec<Candidate>,
-    /// Those that can be woken, in the order of the file.
+    /// Endpoints that can be woken, in configuration order.
     pub(crate) asleep: Vec<Candidate>,
     pub(crate) strategy: Strategy,
-    /// The name under which the strategy remembers whose turn it is.
+    /// The key under which the strategy keeps its round-robin state.
     pub(crate) route: String,
     pub(crate) retry: Retry,
-    /// `x-llmproxy-reason`: why the first is the first, as long as the strategy has no word of its own.
+    /// `x-llmproxy-reason`, unless the strategy gives a more specific one.
     pub(crate) reason: &'static str,
-    /// Some endpoint is known to serve the model's name.
+    /// The model's name is known to be served.
     pub(crate) is_named: bool,
-    /// An endpoint that is down would be a candidate too.
-    is_short: bool,
+    /// An endpoint that would be a candidate is unavailable.
+    is_degraded: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ModelQuery<'a> {
     Named(&'a str),
-    /// Nothing, an empty name, or `auto`.
+    /// No name, an empty one, or `auto`.
     Any,
-    /// A path that needs no model where there is only one endpoint (`GET /props`).
+    /// A path that needs no model if there is only one endpoint (`GET /props`).
     Endpoint,
-    /// Whatever it is, for any endpoint.
+    /// Any endpoint (`mode: raw`).
     Raw,
-    /// What follows a response, of a model or any.
+    /// A request that refers to an earlier response by id, and its model.
     Follow(&'a str, Option<&'a str>),
     Stored(&'a str),
 }
@@ -54,7 +56,7 @@ pub(crate) enum ModelQuery<'a> {
 pub(crate) type PlanResult = Result<Plan, NoPlan>;
 
 pub(crate) enum NoPlan {
-    /// No endpoint is known to serve this name: worth asking them once more.
+    /// No endpoint is known to serve this name, so their model lists should be refreshed.
     Unknown,
     Refused(Failure),
 }
@@ -65,16 +67,16 @@ impl From<Failure> for NoPlan {
     }
 }
 
-/// Whether an endpoint that is down could be of use.
-pub(crate) fn is_short(planned: &PlanResult) -> bool {
+/// Whether the request would benefit from an endpoint that is down.
+pub(crate) fn is_degraded(planned: &PlanResult) -> bool {
     match planned {
-        Ok(plan) => plan.is_short,
+        Ok(plan) => plan.is_degraded,
         Err(NoPlan::Unknown) => false,
         Err(NoPlan::Refused(failure)) => failure.kind == Kind::NoEndpoint,
     }
 }
 
-/// A name as it may be echoed: cut to 128 characters, control characters escaped (FAULTS B9).
+/// A client's text, safe to be echoed: at most 128 characters, control characters escaped (FAULTS B9).
 pub(crate) fn shown(name: &str) -> String {
     name.chars().take(128).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
@@ -84,12 +86,10 @@ impl Plan {
         self.candidates.iter().chain(&self.asleep).any(|candidate| !candidate.edits.is_empty())
     }
 
-    /// The first candidate, awake or asleep.
     pub(crate) fn first(&self) -> &Candidate {
         self.candidates.first().unwrap_or_else(|| &self.asleep[0])
     }
 
-    /// Keeps candidates that take images.
     fn keep(&mut self, takes_images: impl Fn(&Candidate) -> bool) {
         let all = self.candidates.len();
         self.candidates.retain(&takes_images);
@@ -103,9 +103,9 @@ impl Plan {
         self.candidates.is_empty() && self.asleep.is_empty()
     }
 
-    /// Only where the response was made, since it is not known elsewhere; all others while that endpoint is away. Only where
-    /// the model is known to take images, if the prompt has one and that is known of any. Without endpoints that are cooling
-    /// down, as long as another one remains.
+    /// Narrows the candidates: to the endpoint that stores the response referred to, if it is available; to models
+    /// known to accept images, if the prompt contains one and any are known; to endpoints that are not cooling down,
+    /// if any remain.
     fn narrowed(mut self, query: ModelQuery<'_>, prompt: &dyn PromptInfo, now: Instant) -> Self {
         let tokens = prompt.tokens();
         self.candidates.iter_mut().chain(&mut self.asleep).for_each(|candidate| candidate.rank_for(tokens));
@@ -115,15 +115,15 @@ impl Plan {
                 self.candidates = vec![self.candidates.swap_remove(home)];
                 self.reason = "response";
             } else if let (Some(home), ModelQuery::Follow(..)) = (self.asleep.iter().position(made), query) {
-                // No other one has that response, so it is woken even if others are awake.
+                // Only this endpoint has the response, so it is woken even if others are awake.
                 (self.candidates, self.asleep) = (Vec::new(), vec![self.asleep.swap_remove(home)]);
                 self.reason = "response";
             }
         }
-        let sees = |candidate: &Candidate| candidate.vision == Some(true);
-        let awake = if self.candidates.is_empty() { &self.asleep } else { &self.candidates };
-        if awake.iter().any(sees) && !awake.iter().all(sees) && prompt.has_image() {
-            self.keep(sees);
+        let accepts_images = |candidate: &Candidate| candidate.vision == Some(true);
+        let considered = if self.candidates.is_empty() { &self.asleep } else { &self.candidates };
+        if considered.iter().any(accepts_images) && !considered.iter().all(accepts_images) && prompt.has_image() {
+            self.keep(accepts_images);
         }
         let is_ready = |candidate: &Candidate| !candidate.endpoint.live.is_cooling(now);
         if self.candidates.iter().any(is_ready) && !self.candidates.iter().all(is_ready) {
@@ -134,7 +134,7 @@ impl Plan {
     }
 }
 
-/// A snapshot within a scope.
+/// A snapshot restricted to a scope.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     pub(crate) snapshot: &'a Snapshot,
@@ -155,7 +155,7 @@ impl<'a> View<'a> {
         Ok(plan.narrowed(query, prompt, now))
     }
 
-    /// What `routing.unknownModel` makes of a name that no endpoint serves, after a refresh.
+    /// Applies `routing.unknownModel` to a name that is still unknown after a refresh.
     pub(crate) fn unknown(self, query: ModelQuery<'_>, prompt: &dyn PromptInfo, now: Instant) -> Result<Plan, Failure> {
         let plan = match (self.snapshot.config.routing.unknown_model, query) {
             (UnknownModel::Default, _) => self.default("unknown_model_default", prompt),
@@ -166,14 +166,13 @@ impl<'a> View<'a> {
         plan.map(|plan| plan.narrowed(query, prompt, now))
     }
 
-    /// The one endpoint that has what is asked about, the request as it is.
+    /// The endpoint of this name, with the request unchanged.
     pub(crate) fn at(self, name: &str) -> Option<Plan> {
         let found = self.usable().find(|(_, one)| one.name() == name && one.is_available())?;
         Some(self.without_model(vec![self.candidate(found, "")], "session"))
     }
 
-    /// Whether a text names a model: an empty one does not, and `auto` only if a model is really called that, or a route
-    /// has it as one of its names.
+    /// Whether a text names a model. `auto` does only if a model, a route or a literal pattern has that name.
     fn is_name(self, name: &str) -> bool {
         let is_listed = |route: &Route| route.patterns.iter().any(|pattern| pattern == name);
         let is_known = || self.is_served(name) || self.snapshot.config.models.iter().any(is_listed);
@@ -184,20 +183,21 @@ impl<'a> View<'a> {
         resolve::exact(self.snapshot, name).is_some()
     }
 
-    /// Whether the scope has a name; a variant is in it with its model.
+    /// Whether the scope includes a name. The scope of a model includes its variants.
     fn has_name(self, name: &str, meaning: &Meaning<'_>) -> bool {
         let is_within = |name: &str| catalog::within(self.scope, name, |bare| self.is_served(bare));
         is_within(name) || meaning.base().is_some_and(is_within)
     }
 
-    /// The endpoints that serve a name, or the same name with the tag `latest` where only that is served, or the model whose
-    /// pattern it matches.
+    /// The endpoints that serve a name, or else the name with the tag `latest`, or else the route whose pattern it
+    /// matches.
     fn named(self, asked: &str, prompt: &dyn PromptInfo) -> PlanResult {
-        let tagged = if self.is_served(asked) { None } else { Some(catalog::tagged(asked)) };
-        let name = tagged.as_deref().filter(|tagged| self.is_served(tagged)).unwrap_or(asked);
-        let meaning = resolve::exact(self.snapshot, name)
-            .or_else(|| resolve::by_pattern(self.snapshot, name))
-            .unwrap_or_else(|| Meaning::model(name));
+        let exact = |name| Some((name, resolve::exact(self.snapshot, name)?));
+        let tagged: OnceCell<String> = OnceCell::new();
+        let (name, meaning) = exact(asked)
+            .or_else(|| exact(tagged.get_or_init(|| catalog::tagged(asked))))
+            .or_else(|| Some((asked, resolve::by_pattern(self.snapshot, asked)?)))
+            .unwrap_or_else(|| (asked, Meaning::model(asked)));
         if !self.has_name(name, &meaning) {
             return Err(self.not_found(asked).into());
         }
@@ -207,35 +207,34 @@ impl<'a> View<'a> {
         }
         let plan = self.plan_of(candidates, "model", route.map_or(name, |route| &route.name));
         let strategy = route.and_then(|route| route.strategy).unwrap_or(plan.strategy);
-        let mut plan = self.sighted(Plan { strategy, is_named: true, ..plan }, asked, prompt)?;
+        let mut plan = self.accepting_images(Plan { strategy, is_named: true, ..plan }, asked, prompt)?;
         let all = plan.candidates.len();
         plan.candidates.retain(|candidate| candidate.endpoint.is_available());
         if plan.is_empty() {
             let text = format!("Every endpoint that serves the model `{}` is unavailable at the moment.", shown(asked));
-            return Err(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK).into());
+            return Err(Failure::new(Kind::NoEndpoint, text).param("model").retry_after(RETRY_AFTER).into());
         }
-        plan.is_short = plan.candidates.len() < all || !plan.asleep.is_empty();
-        if plan.is_short && plan.reason == "model" {
+        plan.is_degraded = plan.candidates.len() < all || !plan.asleep.is_empty();
+        if plan.is_degraded && plan.reason == "model" {
             plan.reason = "failover";
         }
         Ok(plan)
     }
 
-    /// The endpoints of a model, available or not. Those that know it by another name than `asked` get that one.
+    /// The endpoints of a model, available or not. The model is renamed where an endpoint has it under another name.
     fn meant(self, meaning: &Meaning<'_>, asked: &str) -> Vec<Candidate> {
         let candidates = match meaning.route.filter(|route| !route.is_discovered()) {
             Some(route) => self.routed(route),
-            None => self.discovered(&meaning.model),
+            None => self.discovered(meaning.model),
         };
-        let edits = meaning.edits();
-        candidates.into_iter().map(|candidate| candidate.meant(meaning, &edits, asked)).collect()
+        candidates.into_iter().map(|candidate| candidate.meant(meaning, asked)).collect()
     }
 
-    /// Without models that are known not to take images, if the prompt has one.
-    fn sighted(self, mut plan: Plan, asked: &str, prompt: &dyn PromptInfo) -> Result<Plan, Failure> {
-        let is_blind = |candidate: &Candidate| candidate.vision == Some(false);
-        if plan.candidates.iter().chain(&plan.asleep).any(is_blind) && prompt.has_image() {
-            plan.keep(|candidate| !is_blind(candidate));
+    /// Drops models that are known not to accept images, if the prompt contains one.
+    fn accepting_images(self, mut plan: Plan, asked: &str, prompt: &dyn PromptInfo) -> Result<Plan, Failure> {
+        let rejects_images = |candidate: &Candidate| candidate.vision == Some(false);
+        if plan.candidates.iter().chain(&plan.asleep).any(rejects_images) && prompt.has_image() {
+            plan.keep(|candidate| !rejects_images(candidate));
             if plan.is_empty() {
                 return Err(self.no_vision(asked));
             }
@@ -259,7 +258,7 @@ impl<'a> View<'a> {
         candidates.collect()
     }
 
-    /// Every endpoint that serves a name, configured or discovered.
+    /// The endpoints with a configured or discovered model of this name.
     fn discovered(self, name: &str) -> Vec<Candidate> {
         let serves = |(_, endpoint): &(usize, &Arc<Endpoint>)| self.offer(name, endpoint).is_some();
         self.endpoints().filter(serves).map(|one| self.candidate(one, name)).collect()
@@ -274,25 +273,25 @@ impl<'a> View<'a> {
         let with_model = self.usable().filter_map(|one @ (position, endpoint)| {
             let model = endpoint.default_model()?;
             let meaning = resolve::exact(self.snapshot, model).unwrap_or_else(|| Meaning::model(model));
-            // Where the model is a route (format 003), the endpoint knows it by another name.
+            // In format 003 a default model may be a route, which has another name at the endpoint.
             let here = self.meant(&meaning, "").into_iter().find(|other| other.endpoint.name() == endpoint.name());
             let mut backends = meaning.route.iter().flat_map(|route| &route.backends);
             let is_off = here.is_none() && backends.any(|backend| backend.endpoint == endpoint.name());
             if is_off || !self.has_name(model, &meaning) {
                 return None;
             }
-            let other = || self.candidate(one, &meaning.model).meant(&meaning, &meaning.edits(), "");
+            let other = || self.candidate(one, meaning.model).meant(&meaning, "");
             let weight = endpoint.config.weight;
             Some(Candidate { position, weight, ..here.unwrap_or_else(other) })
         });
         let candidates: Vec<_> = with_model.collect();
         if !candidates.is_empty() {
-            return self.sighted(self.without_model(candidates, reason), "", prompt);
+            return self.accepting_images(self.without_model(candidates, reason), "", prompt);
         }
         if !self.snapshot.endpoints.iter().any(|endpoint| endpoint.is_available()) {
             return Err(no_endpoint());
         }
-        let text = "The request names no model, and no endpoint has one to stand in; set `model` in the body.";
+        let text = "The request names no model, and there is no default model; set `model` in the body.";
         Err(Failure::new(Kind::ModelRequired, text).param("model"))
     }
 
@@ -310,15 +309,15 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Any endpoint, the request as it is.
+    /// All endpoints, with the request unchanged.
     fn any(self, reason: &'static str) -> Result<Plan, Failure> {
         let candidates: Vec<_> = self.usable().map(|one| self.candidate(one, "")).collect();
         if candidates.is_empty() { Err(no_endpoint()) } else { Ok(self.without_model(candidates, reason)) }
     }
 
     fn without_model(self, candidates: Vec<Candidate>, reason: &'static str) -> Plan {
-        let is_short = self.endpoints().any(|(_, endpoint)| !endpoint.is_available());
-        Plan { is_short, ..self.plan_of(candidates, reason, "") }
+        let is_degraded = self.endpoints().any(|(_, endpoint)| !endpoint.is_available());
+        Plan { is_degraded, ..self.plan_of(candidates, reason, "") }
     }
 
     fn plan_of(self, mut candidates: Vec<Candidate>, reason: &'static str, name: &str) -> Plan {
@@ -327,20 +326,20 @@ impl<'a> View<'a> {
         Plan {
             asleep: candidates.extract_if(.., |candidate| candidate.endpoint.is_asleep()).collect(),
             strategy: group.and_then(|group| group.strategy).unwrap_or(config.routing.strategy),
-            // Each group has turns of its own.
+            // Each group has its own round-robin state.
             route: group.map_or_else(|| name.to_owned(), |group| format!("{}\0{name}", group.name)),
             retry: group.and_then(|group| group.retry.as_ref()).unwrap_or(&config.retry).clone(),
             reason,
             is_named,
-            is_short: false,
+            is_degraded: false,
             candidates,
         }
     }
 
-    /// The enabled endpoints with their positions, in the order of the file; a group has an order of its own.
+    /// The enabled endpoints with their positions, in the order of the configuration or of the group.
     fn endpoints(self) -> impl Iterator<Item = (usize, &'a Arc<Endpoint>)> {
         let all = match &self.scope.group {
-            // As it is in this snapshot: the scope may be an older one's.
+            // The scope may come from an older snapshot.
             Some(group) => {
                 &self.snapshot.groups.iter().find(|one| one.config.name == group.config.name).unwrap_or(group).endpoints
             }
@@ -354,7 +353,7 @@ impl<'a> View<'a> {
         self.endpoints().filter(|(_, endpoint)| is_usable(endpoint))
     }
 
-    /// An endpoint for a model, the client's body as it is.
+    /// An endpoint for a model, with the body unchanged.
     fn candidate(self, (position, endpoint): (usize, &Arc<Endpoint>), model: &str) -> Candidate {
         let own = endpoint.props.context.filter(|size| *size > 0);
         let offer = self.offer(model, endpoint);
@@ -373,7 +372,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// 400 with the models that could be asked instead.
+    /// A 400 that names the models that accept images.
     fn no_vision(self, asked: &str) -> Failure {
         let takes_images = |name: &&str| {
             let candidates =
@@ -391,14 +390,14 @@ impl<'a> View<'a> {
         Failure::new(Kind::InvalidBody, format!("The {model} takes no images; {others}.")).param("model")
     }
 
-    /// 404 with what could have been asked for instead; 503 while an endpoint is away that has not listed its models yet.
+    /// A 404 that names the available models, or a 503 while an unavailable endpoint has not listed its models yet.
     pub(crate) fn not_found(self, name: &str) -> Failure {
         let name = shown(name);
         if self.endpoints().any(|(_, endpoint)| endpoint.is_unheard()) {
             let text = format!(
                 "The model `{name}` is not known, but an endpoint that has not listed its models yet is unavailable."
             );
-            return Failure::new(Kind::NoEndpoint, text).param("model").retry_after(COME_BACK);
+            return Failure::new(Kind::NoEndpoint, text).param("model").retry_after(RETRY_AFTER);
         }
         let text = format!("The model `{name}` is not served here; GET /v1/models lists what is.");
         let listing = self.snapshot.listing(self.scope);
@@ -413,7 +412,7 @@ fn is_usable(endpoint: &Endpoint) -> bool {
 
 fn no_endpoint() -> Failure {
     Failure::new(Kind::NoEndpoint, "No endpoint is available at the moment; GET /health says why.")
-        .retry_after(COME_BACK)
+        .retry_after(RETRY_AFTER)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Rate limits: token buckets, one or one for each client address. Time is an argument.
+//! Token buckets for rate limits. Time is an argument.
 
 use crate::config::RateLimit;
 use crate::util::budget::subnet_key;
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Addresses remembered for sure. Where more than this appear, those that were forgotten start anew.
+/// Remembered addresses. Beyond that the oldest are forgotten and start with a full bucket.
 const ADDRESSES: usize = 4_096;
 
 #[derive(Debug, Clone, Copy)]
@@ -20,13 +20,13 @@ pub(crate) struct Bucket {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Quota {
     pub(crate) granted: bool,
-    /// Requests at once after a pause.
+    /// The burst after a pause.
     pub(crate) limit: u32,
-    /// Requests that would be granted now.
+    /// The number of requests that would be granted now.
     pub(crate) remaining: u32,
-    /// Until the bucket is full again.
+    /// The time until the bucket is full.
     pub(crate) reset: Duration,
-    /// Until one more is granted; zero when one would be now.
+    /// The time until the next request is granted; zero if it would be now.
     pub(crate) retry_after: Duration,
 }
 
@@ -40,7 +40,7 @@ impl Bucket {
         let earned = now.saturating_duration_since(self.at).as_secs_f64() * limit.per_second;
         self.tokens = (self.tokens + earned).min(burst);
         self.at = self.at.max(now);
-        // A token may be a rounding error short after exactly `retry_after`.
+        // After exactly `retry_after` a rounding error may be missing.
         let granted = self.tokens >= 1.0 - 1e-9;
         if granted {
             self.tokens = (self.tokens - 1.0).max(0.0);
@@ -56,7 +56,7 @@ impl Bucket {
     }
 }
 
-/// A bucket for each client address; IPv6 by /64. Bounded however many appear.
+/// One bucket per client address, or per /64 for IPv6. Bounded.
 #[derive(Default)]
 pub(crate) struct Buckets(Mutex<Lru<IpAddr, Bucket, ADDRESSES>>);
 

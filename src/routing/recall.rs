@@ -1,5 +1,5 @@
-//! Why a prompt had to be computed again, for the page: remembers the last conversations, and where each was sent. Decides
-//! nothing.
+//! Tells the page why a prompt was computed again. Remembers the latest conversations and where each was sent; routing
+//! does not depend on it.
 
 use crate::api::answer::Tokens;
 use crate::routing::affinity::Prompt;
@@ -10,25 +10,25 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-/// Conversations that are remembered, each with its newest 256 links: 140 KB.
+/// The most conversations remembered. With 256 links each they take 140 KB.
 const MOST: usize = 64;
 
 #[derive(Default)]
 pub(crate) struct Recall {
-    /// The one used last at the end.
+    /// The most recently used one last.
     conversations: Mutex<VecDeque<Conversation>>,
 }
 
 struct Conversation {
     prompt: Prompt,
     live: Arc<Live>,
-    /// Which life of the endpoint's cache it was.
+    /// The endpoint's cache id at that time.
     cache: u32,
-    /// Tokens of its prompt, as the endpoint counted them.
+    /// The length of its prompt, as counted by the endpoint.
     tokens: Option<u64>,
 }
 
-/// The conversation that a request continues, as it is when the request comes.
+/// The conversation that a request continues, and the state of its endpoint when the request arrives.
 pub(crate) struct Before {
     change: Option<Change>,
     live: Arc<Live>,
@@ -38,14 +38,15 @@ pub(crate) struct Before {
     was_available: bool,
 }
 
-/// The first message that differs from the conversation before, counted from one; 0 is what stands before all of them.
+/// The first message that differs from the earlier conversation, counted from 1; 0 means the system prompt or the
+/// tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Change {
     at: usize,
     of: usize,
 }
 
-/// Where a request went.
+/// The endpoint that served a request, and why.
 pub(crate) struct Sent<'a> {
     pub(crate) live: &'a Arc<Live>,
     pub(crate) attempts: u32,
@@ -57,7 +58,7 @@ pub(crate) enum Recomputed {
     New,
     Full,
     Down,
-    /// The strategy sent it elsewhere; with the reason of that.
+    /// By the strategy, with its reason.
     Moved(&'static str),
     Changed(Change),
     Evicted,
@@ -78,7 +79,7 @@ impl fmt::Display for Recomputed {
 }
 
 impl Recall {
-    /// The conversation that has the longest beginning in common with this request, else the last of the same session.
+    /// The conversation that shares the most messages with this request, or else the latest one of the same session.
     pub(crate) fn before(&self, prompt: &Prompt, plan: &Plan) -> Option<Before> {
         let all = lock(&self.conversations);
         let keys = &prompt.hashes.session_keys;
@@ -97,9 +98,12 @@ impl Recall {
     }
 
     pub(crate) fn remember(&self, prompt: &Prompt, live: &Arc<Live>, tokens: Option<u64>) {
+        if prompt.hashes.links.is_empty() {
+            return;
+        }
         let (live, cache) = (Arc::clone(live), live.cache_id());
         let mut all = lock(&self.conversations);
-        // What it continues.
+        // It replaces the conversations that it continues.
         all.retain(|old| common(&old.prompt, prompt) < old.prompt.messages.max(1));
         if all.len() == MOST {
             all.pop_front();
@@ -108,17 +112,16 @@ impl Recall {
     }
 }
 
-/// How many messages at the beginning are the same; 0 unless one of them has a link.
+/// The number of identical leading messages; 0 if only messages without links are identical.
 fn common(old: &Prompt, new: &Prompt) -> usize {
-    let is_same = |at: &usize| {
-        let old = at.checked_sub(old.unlinked).and_then(|index| old.hashes.links.get(index));
-        old.is_some_and(|link| *link == new.hashes.links[at - new.unlinked])
-    };
-    // Each link stands for all before it.
-    (new.unlinked..new.messages).rev().find(is_same).map_or(0, |at| at + 1)
+    // A link covers all messages before it, so only leading links can be the same.
+    let begin = old.unlinked.max(new.unlinked);
+    let [old, new] = [old, new].map(|prompt| prompt.hashes.links.iter().skip(begin - prompt.unlinked));
+    let same = old.zip(new).take_while(|(old, new)| old == new).count();
+    if same == 0 { 0 } else { begin + same }
 }
 
-/// Where `new` differs from `old`, unless it continues it or goes back in it.
+/// Where `new` differs from `old`. `None` if it continues `old` or branches off from an earlier point of it.
 fn change(old: &Prompt, new: &Prompt, common: usize) -> Option<Change> {
     let at = match common {
         0 if old.base != new.base => 0,
@@ -130,7 +133,7 @@ fn change(old: &Prompt, new: &Prompt, common: usize) -> Option<Change> {
     Some(Change { at, of: new.messages })
 }
 
-/// Why less than half of what should have been in a cache was found there, if so.
+/// The reason if the endpoint found less than half of what it should have had in its cache.
 pub(crate) fn recomputed(before: Option<Before>, sent: &Sent<'_>, tokens: &Tokens) -> Option<Recomputed> {
     let expected = before.as_ref().and_then(|before| before.tokens.filter(|_| before.change.is_none()));
     let is_found = is_found(tokens, expected);
@@ -139,7 +142,7 @@ pub(crate) fn recomputed(before: Option<Before>, sent: &Sent<'_>, tokens: &Token
     };
     let has_moved = !Arc::ptr_eq(&before.live, sent.live);
     let was_full = before.was_full || ["affinity_full", "full"].contains(&sent.reason);
-    // A change near the end does not explain that all was computed elsewhere.
+    // A change near the end does not explain why another endpoint had to compute the whole prompt.
     let explains = |change: &Change| !has_moved || change.at.saturating_sub(1) * 2 < change.of;
     match before.change.filter(explains) {
         Some(change) => Some(Recomputed::Changed(change)),
@@ -152,7 +155,8 @@ pub(crate) fn recomputed(before: Option<Before>, sent: &Sent<'_>, tokens: &Token
     }
 }
 
-/// Whether at least half was found in a cache: of what the prompt before held, else of all. `None`: the endpoint does not say.
+/// Whether at least half of the earlier prompt, if known, or of the whole prompt was found in a cache. `None` if the
+/// endpoint reports no counts.
 fn is_found(tokens: &Tokens, before: Option<u64>) -> Option<bool> {
     let prompt = tokens.prompt?;
     Some(tokens.cached? >= before.map_or(prompt, |before| before.min(prompt)).div_ceil(2))

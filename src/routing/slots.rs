@@ -1,6 +1,7 @@
-//! Slots at endpoints and the queue for them: no endpoint is ever over its limit. A free slot goes to the first request in
-//! the queue whose prompt is in that endpoint's cache, else to the first that takes any; within bounds that keep the queue
-//! fair. Every slot and every position in the queue is a guard. Knows endpoints only by their counters.
+//! The slots of all endpoints and the queue for them. No endpoint is ever over its limit. A request waits for the
+//! endpoint that has its conversation in the cache, its home, as long as that costs less than computing the prompt
+//! elsewhere; then it accepts any endpoint. A free slot goes to the queued request with the lowest `Waiter::rank`,
+//! within bounds that keep the queue fair. Slots and queue positions are guards.
 
 use crate::routing::endpoint::Live;
 use crate::routing::strategy::Turn;
@@ -13,28 +14,29 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-/// A background request waits for at most this many others (SPEC section 5), any request for at most this many later ones,
-const MOST_OTHERS: u32 = 10;
-/// one without a home, which would lose nothing elsewhere, for fewer,
-const FEW_OTHERS: u32 = 3;
-/// and for none that came so much later.
-const MOST_LATER: Duration = Duration::from_secs(10);
-/// A move counts as at least so much: less may be chance.
-const LEAST_COST: Duration = Duration::from_millis(100);
-/// Routes whose turn (round robin) is remembered; beyond it all start anew.
-const MOST_TURNS: usize = 4_096;
-/// How often a queued request looks for its slot when there is no descriptor to be woken by.
-const BLIND: Duration = Duration::from_millis(20);
+/// A request that was overtaken this often is overdue and comes next. For background requests any other request counts
+/// (SPEC section 5), otherwise only later ones.
+const MAX_OVERTAKEN: u32 = 10;
+/// The same for requests without a home, which lose nothing at another endpoint.
+const MAX_OVERTAKEN_WITHOUT_HOME: u32 = 3;
+/// A request never overtakes one that arrived this much earlier.
+const MAX_HEAD_START: Duration = Duration::from_secs(10);
+/// The least cost of moving a conversation; smaller estimates are noise.
+const MIN_COST: Duration = Duration::from_millis(100);
+/// Routes whose round-robin position is remembered; when there are more, all of them start over.
+const MAX_TURNS: usize = 4_096;
+/// The polling interval of a queued request when the process has no descriptor left to wake it with.
+const FALLBACK_POLL: Duration = Duration::from_millis(20);
 
-/// The slots of all endpoints and the queue. One per process.
+/// One per process.
 #[derive(Default)]
 pub(crate) struct Capacity {
     state: Mutex<State>,
     abandoned: OnceLock<Sender<Slot>>,
 }
 
-/// Abandoned slots on their way to the health thread; beyond it they are released at once.
-const MOST_ABANDONED: usize = 256;
+/// Abandoned slots that wait for the health thread; further ones are released at once.
+const MAX_ABANDONED: usize = 256;
 
 #[derive(Default)]
 struct State {
@@ -42,8 +44,8 @@ struct State {
     queue: Vec<Queued>,
     turns: HashMap<String, Turn>,
     arrivals: u64,
-    /// The last slot went to a background request.
-    background_went: bool,
+    /// The last slot was taken by a background request.
+    last_was_background: bool,
     closed: bool,
 }
 
@@ -52,22 +54,22 @@ struct Waiter {
     wanted: Wanted,
     order: Vec<usize>,
     since: Instant,
-    /// Until then it waits for its home.
+    /// Until then it accepts no endpoint but its home.
     patient_until: Instant,
-    /// Requests that went first: later arrivals and, if it is a background request, all others.
-    others: u32,
+    /// How often it was overtaken: by later arrivals, and if it is a background request by any request.
+    overtaken: u32,
 }
 
 struct Queued {
     waiter: Waiter,
     grant: Sender<(usize, Slot)>,
-    /// Closed with the waiter, which wakes the thread that waits.
+    /// Closing it wakes the waiting thread.
     _wake: Option<WakeEnd>,
 }
 
 impl Waiter {
-    /// The endpoint of the slot that it would take now: its home, or any once that is not worth waiting for.
-    fn open(&self, now: Instant) -> Option<usize> {
+    /// The endpoint whose free slot it would take now: its home, or any endpoint once its patience is over.
+    fn acceptable(&self, now: Instant) -> Option<usize> {
         let has_room = |index: &usize| self.wanted.lives[*index].has_room();
         let home = self.wanted.home.map(|home| home.index);
         let waits = home.is_some() && now < self.patient_until && !self.is_overdue();
@@ -76,17 +78,17 @@ impl Waiter {
 
     fn is_overdue(&self) -> bool {
         let is_patient = self.wanted.background || self.wanted.home.is_some();
-        self.others >= if is_patient { MOST_OTHERS } else { FEW_OTHERS }
+        self.overtaken >= if is_patient { MAX_OVERTAKEN } else { MAX_OVERTAKEN_WITHOUT_HOME }
     }
 
-    /// Who comes first at an endpoint: one that was overtaken too often, then those with a home in order of arrival, a move
-    /// from which counts as the time that it costs, then those without.
+    /// The order at a free slot, lowest first: overdue requests, then those with a home, then the others, each in
+    /// order of arrival. A request that would leave its home counts as having arrived later by the cost of the move.
     fn rank(&self, index: usize) -> (bool, bool, Instant) {
         if self.is_overdue() {
             return (false, false, self.since);
         }
         let moves = self.wanted.home.filter(|home| home.index != index);
-        let cost = moves.map_or(Duration::ZERO, |home| home.patience.max(LEAST_COST));
+        let cost = moves.map_or(Duration::ZERO, |home| home.patience.max(MIN_COST));
         (true, self.wanted.home.is_none(), self.since + cost)
     }
 
@@ -94,9 +96,8 @@ impl Waiter {
         self.wanted.home.map(|home| &self.wanted.lives[home.index])
     }
 
-    /// The index by which it knows an endpoint.
     fn index_of(&self, live: &Arc<Live>) -> Option<usize> {
-        self.wanted.lives.iter().position(|one| Arc::ptr_eq(one, live))
+        self.order.iter().copied().find(|index| Arc::ptr_eq(&self.wanted.lives[*index], live))
     }
 }
 
@@ -114,8 +115,8 @@ pub(crate) struct Home {
     pub(crate) patience: Duration,
 }
 
-/// Where a request that finds no slot is queued.
-pub(crate) struct Line<'a> {
+/// The queue that a request enters when it finds no slot.
+pub(crate) struct Queue<'a> {
     pub(crate) route: &'a str,
     pub(crate) length: usize,
 }
@@ -125,14 +126,14 @@ pub(crate) enum Entry {
     In(usize, Slot),
     Wait(Waiting),
     Full,
-    /// The proxy is being stopped; the queue is closed.
+    /// The proxy is draining.
     Closed,
 }
 
 pub(crate) enum WaitResult {
     In(usize, Slot),
     ClientGone,
-    /// Nothing happened for a while.
+    /// No slot within the time given.
     Late,
     Closed,
 }
@@ -141,20 +142,20 @@ pub(crate) enum WaitResult {
 pub(crate) struct Slot {
     live: Arc<Live>,
     since: Instant,
-    /// Its request has ended; only the slot counts as taken.
+    /// Its request has ended, but the slot is still counted.
     is_abandoned: bool,
     capacity: Arc<Capacity>,
 }
 
 impl Slot {
-    /// The request was given up, but its server may still be working on it: the slot stays taken until the health thread
-    /// sees that the server is free, and is released at once if that thread does not take it.
+    /// Keeps the slot of an aborted request until the health thread sees that the server has stopped working on it.
+    /// Released at once if the health thread cannot accept it.
     pub(crate) fn abandon(mut self) {
-        if let Some(keeper) = self.capacity.abandoned.get().cloned() {
+        if let Some(sender) = self.capacity.abandoned.get().cloned() {
             self.live.abandon();
             self.is_abandoned = true;
-            // What cannot be sent comes back in the error, and is dropped with it.
-            let _ = keeper.try_send(self);
+            // A slot that cannot be sent is dropped with the error.
+            let _ = sender.try_send(self);
         }
     }
 
@@ -175,26 +176,26 @@ impl Drop for Slot {
     }
 }
 
-/// A position in the queue, given up when dropped.
+/// A position in the queue, released when dropped.
 pub(crate) struct Waiting {
     number: u64,
     capacity: Arc<Capacity>,
     grant: Receiver<(usize, Slot)>,
-    /// None when the system has no descriptors left.
+    /// `None` when the process has no descriptors left.
     wake: Option<WakeEnd>,
-    /// When any slot will do; `None` from then on.
+    /// See `Waiter`; `None` once it has passed.
     patient_until: Cell<Option<Instant>>,
 }
 
 impl Waiting {
-    /// Waits for a slot or the client's hang-up, until a time or for a quarter of a second.
+    /// Waits for a slot or a client disconnect, at most until `until` and at most for one `TICK`.
     pub(crate) fn wait(&self, cancel: &CancelToken, until: Instant) -> WaitResult {
         let now = time::now();
         let until = self.patient_until.get().map_or(until, |end| until.min(end));
         let timeout = until.saturating_duration_since(now);
         let woken = self.wake.as_ref().map(|wake| ready(wake, PollFlags::IN, Some(cancel), timeout));
         if !matches!(woken, Some(Ok(_))) {
-            cancel.wait_until(until.min(now + BLIND), time::now);
+            cancel.wait_until(until.min(now + FALLBACK_POLL), time::now);
         }
         let now = time::now();
         if self.patient_until.get().is_some_and(|end| now >= end) {
@@ -209,16 +210,16 @@ impl Waiting {
         }
     }
 
-    /// Waits for these endpoints from now on, in this order. False if a slot was granted already.
-    pub(crate) fn widen(&self, lives: Vec<Arc<Live>>, now: Instant) -> bool {
+    /// Replaces the endpoints that are waited for, and their order of preference. False if a slot has been granted already.
+    pub(crate) fn widen(&self, lives: Vec<Arc<Live>>, preferred: &[usize], now: Instant) -> bool {
         let mut state = lock(&self.capacity.state);
         let Some(queued) = state.queue.iter_mut().find(|queued| queued.waiter.number == self.number) else {
             return false;
         };
         let Waiter { wanted, order, .. } = &mut queued.waiter;
-        *order = (0..lives.len()).collect();
+        *order = preferred.to_vec();
         let old = std::mem::replace(&mut wanted.lives, lives);
-        // A home that is down has lost its cache.
+        // An endpoint that went down has lost its cache.
         wanted.home = wanted.home.and_then(|home| {
             let index = wanted.lives.iter().position(|live| Arc::ptr_eq(live, &old[home.index]))?;
             Some(Home { index, ..home })
@@ -230,35 +231,35 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // A slot that was granted meanwhile is in the channel and released with it.
+        // A slot granted meanwhile is released with the channel.
         lock(&self.capacity.state).queue.retain(|queued| queued.waiter.number != self.number);
     }
 }
 
 impl Capacity {
-    /// Takes a slot: at home, else the first free one in the order that `order` makes of the route's turn. If there is none, or
-    /// waiting for home costs less, takes a position in the queue.
+    /// Takes a slot at the home endpoint, or the first free one in the order that `order` returns for the route's
+    /// turn. Queues the request if no slot is free, or if waiting for its home costs less than moving.
     pub(crate) fn enter(
         self: &Arc<Self>,
         wanted: Wanted,
-        line: &Line<'_>,
+        queue: &Queue<'_>,
         now: Instant,
         order: impl FnOnce(&mut Turn) -> Vec<usize>,
     ) -> Entry {
         let mut state = lock(&self.state);
-        // Some may have waited for their home long enough.
+        // The patience of queued requests may be over.
         state.hand_out(self, now);
-        let may_wait = !state.closed && state.queue.len() < line.length;
+        let may_wait = !state.closed && state.queue.len() < queue.length;
         let patience = wanted.home.filter(|_| may_wait).map_or(Duration::ZERO, |home| {
             let wait = wanted.lives[home.index].expected_wait(state.waiting_for(&wanted.lives[home.index]));
             if wait > home.patience { Duration::ZERO } else { home.patience }
         });
-        let (number, order) = (state.arrivals, order(state.turn(line.route)));
-        let waiter = Waiter { number, wanted, order, since: now, patient_until: now + patience, others: 0 };
-        if let Some(index) = waiter.open(now) {
+        let (number, order) = (state.arrivals, order(state.turn(queue.route)));
+        let waiter = Waiter { number, wanted, order, since: now, patient_until: now + patience, overtaken: 0 };
+        if let Some(index) = waiter.acceptable(now) {
             let slot = self.take(&waiter.wanted.lives[index], now);
             state.arrivals += 1;
-            state.count_overtaken(&waiter, index);
+            state.note_taken(&waiter, index);
             state.hand_out(self, now);
             return Entry::In(index, slot);
         }
@@ -273,14 +274,14 @@ impl Capacity {
         Entry::Wait(Waiting { number, capacity: Arc::clone(self), grant: granted, wake: woken, patient_until })
     }
 
-    /// The slots that are abandoned from now on; may be called once.
+    /// Receives the slots abandoned from now on; called once.
     pub(crate) fn abandoned(&self) -> Receiver<Slot> {
-        let (sender, receiver) = bounded(MOST_ABANDONED);
+        let (sender, receiver) = bounded(MAX_ABANDONED);
         let _ = self.abandoned.set(sender);
         receiver
     }
 
-    /// Sets limits; queued requests that fit now get their slot.
+    /// Sets the limits of endpoints and hands out the slots that this frees.
     pub(crate) fn resize<'a>(self: &Arc<Self>, limits: impl Iterator<Item = (&'a Live, Option<u32>)>) {
         let mut state = lock(&self.state);
         for (live, limit) in limits {
@@ -293,7 +294,7 @@ impl Capacity {
         lock(&self.state).queue.len()
     }
 
-    /// Calls `look` with a copy of the route's turn.
+    /// Calls `look` with a copy of the route's turn, which stays as it is.
     pub(crate) fn peek<T>(&self, route: &str, look: impl FnOnce(&mut Turn) -> T) -> T {
         look(&mut lock(&self.state).turn(route).clone())
     }
@@ -317,7 +318,7 @@ impl Capacity {
 impl State {
     fn turn(&mut self, route: &str) -> &mut Turn {
         if !self.turns.contains_key(route) {
-            if self.turns.len() >= MOST_TURNS {
+            if self.turns.len() >= MAX_TURNS {
                 self.turns.clear();
             }
             self.turns.insert(route.to_owned(), Turn::default());
@@ -325,25 +326,26 @@ impl State {
         self.turns.get_mut(route).expect("it was there or inserted")
     }
 
-    /// Gives free slots to queued requests, until none of them takes one.
+    /// Gives free slots to queued requests until no request takes one.
     fn hand_out(&mut self, capacity: &Arc<Capacity>, now: Instant) {
         while let Some((next, index)) = self.next(now) {
             let Queued { waiter, grant, .. } = self.queue.remove(next);
-            self.background_went = waiter.wanted.background;
-            self.count_overtaken(&waiter, index);
+            self.note_taken(&waiter, index);
             let slot = capacity.take(&waiter.wanted.lives[index], now);
-            // The channel holds one, and the receiver is there: it leaves the queue under this lock first.
+            // The channel has room for one slot, and a receiver leaves the queue, under this lock, before it is
+            // dropped.
             let sent = grant.try_send((index, slot));
             debug_assert!(sent.is_ok(), "a queued waiter listens");
         }
     }
 
-    /// Counts a request that takes a slot at those in the queue that could have had it.
-    fn count_overtaken(&mut self, first: &Waiter, index: usize) {
+    /// A request takes a slot: it overtakes the queued requests that could have taken it.
+    fn note_taken(&mut self, first: &Waiter, index: usize) {
+        self.last_was_background = first.wanted.background;
         let live = &first.wanted.lives[index];
         for Queued { waiter, .. } in &mut self.queue {
             let counts = waiter.wanted.background || first.number > waiter.number;
-            waiter.others += u32::from(counts && waiter.index_of(live).is_some());
+            waiter.overtaken += u32::from(counts && waiter.index_of(live).is_some());
         }
     }
 
@@ -351,26 +353,27 @@ impl State {
         self.queue.iter().filter(|queued| queued.waiter.home().is_some_and(|home| Arc::ptr_eq(home, live))).count()
     }
 
-    /// The next request and its endpoint: an interactive one, unless a background request has waited for its share of others;
-    /// never two background requests in a row while an interactive one waits.
+    /// The next request, as its index in the queue and that of its endpoint. Interactive requests precede background
+    /// requests that are not overdue, and two background requests never go in a row while an interactive one waits.
     fn next(&self, now: Instant) -> Option<(usize, usize)> {
-        let starved = self.first(now, |waiter| waiter.wanted.background && waiter.is_overdue());
-        match (starved, self.first(now, |waiter| !waiter.wanted.background)) {
-            (Some(starved), Some(_)) if !self.background_went => Some(starved),
+        let starved = self.best(now, |waiter| waiter.wanted.background && waiter.is_overdue());
+        match (starved, self.best(now, |waiter| !waiter.wanted.background)) {
+            (Some(starved), Some(_)) if !self.last_was_background => Some(starved),
             (_, Some(interactive)) => Some(interactive),
-            (_, None) => self.first(now, |waiter| waiter.wanted.background),
+            (_, None) => self.best(now, |waiter| waiter.wanted.background),
         }
     }
 
-    /// The next of these: one that was overtaken too often, else one whose home has a free slot, else one that takes any; in
-    /// order of arrival, and never one that came much later than another that could use the slot.
-    fn first(&self, now: Instant, is: impl Fn(&Waiter) -> bool) -> Option<(usize, usize)> {
-        let waiters = || self.queue.iter().map(|queued| &queued.waiter).enumerate().filter(|(_, waiter)| is(waiter));
-        let open = waiters().filter_map(|(at, waiter)| Some((at, waiter, waiter.open(now)?)));
+    /// Among the included requests, the one with the lowest rank; but one that arrived `MAX_HEAD_START` earlier and
+    /// can use the same slot takes precedence.
+    fn best(&self, now: Instant, included: impl Fn(&Waiter) -> bool) -> Option<(usize, usize)> {
+        let waiters =
+            || self.queue.iter().map(|queued| &queued.waiter).enumerate().filter(|(_, waiter)| included(waiter));
+        let open = waiters().filter_map(|(at, waiter)| Some((at, waiter, waiter.acceptable(now)?)));
         let (_, next, index) = open.min_by_key(|(_, waiter, index)| waiter.rank(*index))?;
         let live = &next.wanted.lives[index];
         let mut able = waiters().filter_map(|(at, waiter)| Some((at, waiter, waiter.index_of(live)?)));
-        let is_far_ahead = |waiter: &Waiter| next.since.saturating_duration_since(waiter.since) > MOST_LATER;
+        let is_far_ahead = |waiter: &Waiter| next.since.saturating_duration_since(waiter.since) > MAX_HEAD_START;
         able.find(|(_, waiter, _)| is_far_ahead(waiter) || waiter.number == next.number)
             .map(|(at, _, index)| (at, index))
     }

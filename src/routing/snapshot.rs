@@ -1,4 +1,4 @@
-//! All that one request may read, and the store that replaces it as a whole.
+//! The snapshot that a request reads, and the store that replaces it as a whole.
 
 use crate::config::{self, Config};
 use crate::routing::affinity::Affinity;
@@ -17,24 +17,24 @@ use std::borrow::Cow;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// An unknown model asks the endpoints again at most this often.
+/// Unknown models cause a refresh of the model lists at most this often.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
-/// Requests wait for a refresh until this long after it began: an endpoint that hangs holds no workers.
+/// The longest wait for a refresh, so that an endpoint that hangs does not block workers.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
-/// Events that may wait for the health thread; more are dropped, since each only asks it to look.
+/// Queued events for the health thread. Further ones are dropped: they only ask for a probe.
 const MOST_EVENTS: usize = 256;
-/// Conversations whose endpoint is known: as many as were begun lately, and at most twice that.
+/// Remembered conversations; at most twice as many.
 const CONVERSATIONS: usize = 512;
 
 #[derive(Clone)]
 pub struct Snapshot {
     pub config: Arc<Config>,
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
-    /// Shared by snapshots as long as it does not change.
+    /// Shared by successive snapshots until it changes.
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) key_ring: Arc<KeyRing>,
     pub(crate) groups: Vec<Arc<Group>>,
-    /// Another one whenever an endpoint becomes available or the configuration changes.
+    /// Changes whenever an endpoint becomes available or the configuration is replaced.
     pub(crate) epoch: u64,
 }
 
@@ -65,8 +65,8 @@ impl Snapshot {
         next
     }
 
-    /// This snapshot under another configuration: endpoints keep by name what is going on there, and what is known of
-    /// them as long as they are at the same address.
+    /// This snapshot under a new configuration. Endpoints keep their counters by name, and what was discovered about
+    /// them as long as their address is the same.
     #[must_use]
     pub(crate) fn reconfigured(&self, config: Config) -> Self {
         let endpoints = config.endpoints.iter().map(|one| {
@@ -75,7 +75,7 @@ impl Snapshot {
                 Some(old) if old.config.enabled == one.enabled => {
                     Endpoint { config: Arc::new(one.clone()), ..Endpoint::clone(old) }
                 }
-                // Its slots stay as many: without a limit all that is queued for it would be sent.
+                // Its slots are kept: without a limit, all requests queued for it would be sent at once.
                 Some(old) => {
                     let props = Props { slots: old.props.slots, ..Props::default() };
                     Endpoint { props: Arc::new(props), ..Endpoint::new(one.clone()) }
@@ -102,13 +102,13 @@ impl Snapshot {
         self.endpoints.iter().filter(|e| e.config.enabled)
     }
 
-    /// A request can be answered now, or by an endpoint that is woken for it.
+    /// A request can be answered now or after a wake-up.
     pub(crate) fn is_healthy(&self) -> bool {
         self.endpoints.iter().any(|e| e.is_available() || e.is_asleep())
     }
 }
 
-/// The endpoints of each group under its conditions, in its order; what goes on there is shared.
+/// The endpoints of each group with its settings, in its order. Their counters are shared.
 fn grouped(config: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Arc<Group>> {
     let group = |group: &config::Group| {
         let used = group.endpoints.iter().filter_map(|one| {
@@ -122,23 +122,23 @@ fn grouped(config: &Config, endpoints: &[Arc<Endpoint>]) -> Vec<Arc<Group>> {
 }
 
 pub enum HealthEvent {
-    /// A real request found this out about an endpoint.
+    /// A request found this out about an endpoint.
     Seen(String, Observation),
-    /// A request could use endpoints that are down: ask them again soon.
+    /// A request would benefit from endpoints that are down: probe them soon.
     Wanted,
-    /// Ask every endpoint for its models now.
+    /// Refresh all model lists.
     Refresh,
-    /// Probe everything now and call this when it is done.
+    /// Probe all endpoints and then call this.
     Force(Box<dyn FnOnce() + Send>),
     Stop,
 }
 
-/// The current snapshot, what outlives it, and the channel to the thread that keeps it true.
+/// The current snapshot, the state that outlives it, and the channel to the health thread.
 pub struct SnapshotStore {
     current: RwLock<Arc<Snapshot>>,
     pub(crate) capacity: Arc<Capacity>,
     pub(crate) affinity: Affinity,
-    /// Which endpoint has the conversation that its client calls so (`X-Conversation-Id`).
+    /// The endpoint of each conversation (`X-Conversation-Id`).
     pub(crate) conversations: SharedLru<CONVERSATIONS, String>,
     writer: Mutex<()>,
     events: Sender<HealthEvent>,
@@ -148,13 +148,12 @@ pub struct SnapshotStore {
 
 #[derive(Default)]
 struct Refresh {
-    /// When the one in progress began.
     running: Option<Instant>,
     last: Option<Instant>,
 }
 
 impl SnapshotStore {
-    /// Publishes a first snapshot; the receiver is for the health thread.
+    /// Publishes the first snapshot. The receiver is for the health thread.
     pub fn new(first: Snapshot) -> (Arc<Self>, Receiver<HealthEvent>) {
         let (events, inbox) = bounded(MOST_EVENTS);
         let store = Self {
@@ -175,7 +174,7 @@ impl SnapshotStore {
         Arc::clone(&read(&self.current))
     }
 
-    /// Replaces the snapshot by one made from it. Writers take turns, so none undoes another.
+    /// Replaces the snapshot by one made from it. Writers exclude each other, so no change is lost.
     pub(crate) fn update(&self, make: impl FnOnce(&Snapshot) -> Snapshot) {
         let _turn = lock(&self.writer);
         let old = self.load();
@@ -191,8 +190,8 @@ impl SnapshotStore {
         self.capacity.resize(snapshot.endpoints.iter().map(|endpoint| (&*endpoint.live, endpoint.limit())));
     }
 
-    /// Sends to the health thread, without ever waiting for it. False if its inbox is full; whoever waits for a round is
-    /// answered at once then.
+    /// Sends an event to the health thread without blocking. False if its queue is full; a forced check is then
+    /// answered at once.
     pub(crate) fn notify(&self, event: HealthEvent) -> bool {
         match self.events.try_send(event).map_err(TrySendError::into_inner) {
             Ok(()) => return true,
@@ -202,20 +201,21 @@ impl SnapshotStore {
         false
     }
 
-    /// Reports that endpoints that are down could be of use. Sent often, so never in the way of other events.
+    /// Reports that a request would benefit from endpoints that are down. Uses a flag, so that frequent calls do not
+    /// fill the queue.
     pub(crate) fn want(&self) {
         if self.events.len() < MOST_EVENTS / 2 {
             self.notify(HealthEvent::Wanted);
         }
     }
 
-    /// Ends the health thread: the one event that is waited for, since it must not get lost.
+    /// Ends the health thread. Blocks until the event is queued, since it must not be lost.
     pub(crate) fn end_health(&self) {
         let _ = self.events.send_timeout(HealthEvent::Stop, REFRESH_EVERY);
     }
 
-    /// Waits until the catalogue was read anew, shared by all who wait; at once if that was done a moment ago, or if it
-    /// has taken too long already.
+    /// Waits for a refresh of the model lists, which concurrent callers share. Returns at once if the last refresh is
+    /// recent, or has been running for too long.
     pub(crate) fn refresh(&self, cancel: &CancelToken) {
         let mut state = lock(&self.refresh);
         let now = time::now();

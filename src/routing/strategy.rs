@@ -1,26 +1,26 @@
-//! The order in which candidates are tried: a pure function of who could, how busy each is, whose turn it is,
-//! and chance (SPEC section 5).
+//! The order in which candidates are tried: a pure function of the candidates, their loads, the route's turn and
+//! chance (SPEC section 5).
 
 use crate::config::Strategy;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CandidateLoad {
-    /// Its position among all of its route, available or not: what a turn is remembered by.
+    /// Its position on the route, counting unavailable ones; turns are remembered by it.
     pub(crate) position: usize,
     pub(crate) weight: u16,
     pub(crate) load: Load,
     pub(crate) rank: Rank,
 }
 
-/// What comes before the strategy: the lowest is tried first, as long as it has room. By the length of the prompt, and whether
-/// the server says that it would have to load the model.
+/// Takes precedence over the strategy; the lowest comes first as long as it has room. By the length of the prompt
+/// (`under`), then by whether the server would have to load the model.
 pub(crate) type Rank = (u64, bool);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
-    /// Requests of ours that are there.
+    /// Requests in progress.
     pub(crate) in_flight: u32,
-    /// Its `maxConcurrent`; `None` = no limit known.
+    /// `maxConcurrent`; `None` if unknown.
     pub(crate) limit: Option<u32>,
 }
 
@@ -30,16 +30,16 @@ impl Load {
     }
 }
 
-/// Whose turn it is on one route. Outlives snapshots; a few bytes for each candidate.
+/// The round-robin state of one route, kept across snapshots; a few bytes per candidate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Turn {
     last: Option<usize>,
-    /// The credit of each position, for the smooth rotation.
+    /// The credit of each position, for smooth weighted round robin.
     credits: Vec<i64>,
 }
 
-/// Indexes into `loads`, first choice first: by rank, and in the order of the strategy among equals. Those without room come
-/// last. Only the first group takes a turn: the others are passed over, and tried only when it has no room, or fails.
+/// Indexes into `loads` in order of preference: by rank, then by the strategy. Candidates without room come last. Only
+/// candidates of the first rank take a turn, since the others are tried only when those are full or fail.
 pub(crate) fn order(
     strategy: Strategy,
     loads: &[CandidateLoad],
@@ -64,15 +64,15 @@ pub(crate) fn order(
     order
 }
 
-/// The one after the last, then the others as they follow it.
+/// Starts after the last one that was chosen.
 fn rotate(group: &mut [usize], loads: &[CandidateLoad], turn: &mut Turn) {
     let after = |&index: &usize| turn.last.is_some_and(|last| loads[index].position > last);
     group.rotate_left(group.iter().position(after).unwrap_or(0));
     turn.last = Some(loads[group[0]].position);
 }
 
-/// nginx's smooth weighted rotation: each candidate earns its weight, the one with the most credit is next and pays what
-/// all earned.
+/// nginx's smooth weighted round robin: each candidate gains its weight, and the one with the most credit is chosen
+/// and loses the sum of all weights.
 fn smooth(group: &mut [usize], loads: &[CandidateLoad], turn: &mut Turn) {
     let positions = loads.iter().map(|one| one.position + 1).max().unwrap_or(0);
     let credits = &mut turn.credits;
@@ -83,7 +83,7 @@ fn smooth(group: &mut [usize], loads: &[CandidateLoad], turn: &mut Turn) {
         credits[position] += i64::from(weight);
         total += i64::from(weight);
     }
-    // Among equals the one that stands first; a stable sort keeps that.
+    // A stable sort keeps equals in order.
     group.sort_by_key(|&index| std::cmp::Reverse(credits[loads[index].position]));
     credits[loads[group[0]].position] -= total;
 }
@@ -102,10 +102,10 @@ fn draw(mut group: &mut [usize], loads: &[CandidateLoad], unit: &mut dyn FnMut()
     }
 }
 
-/// Fewest in flight for its capacity first; among equals, in rotation.
+/// The fewest requests in progress relative to its limit first; equals in rotation.
 fn least_busy(group: &mut [usize], loads: &[CandidateLoad], turn: &mut Turn) {
     rotate(group, loads, turn);
-    // Without a known limit it is taken for as large as the largest that has one.
+    // A candidate without a known limit counts as being as large as the largest one.
     let largest = loads.iter().filter_map(|one| one.load.limit).max().unwrap_or(1);
     let share = |index: usize| {
         let Load { in_flight, limit } = loads[index].load;

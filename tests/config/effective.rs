@@ -99,8 +99,8 @@ pub fn secrets(config: &Config) -> Vec<String> {
 
 pub fn put_in(text: &str, secrets: &[String]) -> String {
     let (comment, body) = text.split_once('\n').unwrap();
-    assert!(comment.starts_with('#') && comment.contains("\"***\""));
-    let mut parts = body.split("\"***\"");
+    assert!(comment.starts_with('#') && comment.contains("'***'"));
+    let mut parts = body.split("'***'");
     let mut whole = parts.next().unwrap().to_owned();
     let rest: Vec<_> = parts.collect();
     assert_eq!(rest.len(), secrets.len(), "{body}");

@@ -149,9 +149,9 @@ fn a_key_is_sent_as_bearer_or_in_a_header_and_a_password_as_basic() {
         ("auth: {type: basic, username: \"u:v\", password: p}", "is not a user name"),
         (
             "auth: {type: basic, username: u, password: p}, apiKey: k",
-            "does not send the `apiKey` beside it; take one away",
+            "does not send the `apiKey` beside it; remove one of them",
         ),
-        ("auth: {type: none}, apiKey: k", "does not send the `apiKey` beside it; take one away"),
+        ("auth: {type: none}, apiKey: k", "does not send the `apiKey` beside it; remove one of them"),
         ("auth: {type: bearer, username: u}, apiKey: k", "`username` has a use only with `type: basic`"),
         ("auth: {type: bearer, name: x}, apiKey: k", "`name` has a use only with `type: header`"),
         ("auth: {type: bearer, token: x}, apiKey: k", "unknown key here; `admin.token` exists"),
@@ -316,8 +316,8 @@ fn what_cannot_wake_a_machine_is_a_problem_with_its_place_and_a_remedy() {
         assert!(line.ends_with("is not a MAC address; write it as 00:11:22:33:44:55"), "{line}");
     }
     for (via, expected) in [
-        ("pc.local", "and no name"),
-        ("pc.local:9", "and no name"),
+        ("pc.local", "not a name"),
+        ("pc.local:9", "not a name"),
         ("192.168.1.0/24", "is not an IP address"),
         ("192.168.1.255:99999", "is not an IP address"),
         ("192.168.1.255:0", "is not an address that packets can be sent to"),
@@ -327,7 +327,7 @@ fn what_cannot_wake_a_machine_is_a_problem_with_its_place_and_a_remedy() {
         assert!(line.starts_with("endpoints[0].wake.via: ") && line.contains(expected), "{line}");
     }
     let line = placed_complaint("healthCheck: false, wake: {mac: 00:11:22:33:44:55}");
-    assert!(line.starts_with("endpoints[0].wake: needs probes") && line.ends_with("take away `healthCheck: false`"));
+    assert!(line.starts_with("endpoints[0].wake: needs probes") && line.ends_with("remove `healthCheck: false`"));
 }
 
 #[test]

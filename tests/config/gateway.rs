@@ -83,3 +83,13 @@ fn wrong_groups_and_listeners_are_told_where() {
     }
     assert!(complaint("metrics: {enabled: 5}").starts_with("metrics.enabled: 5 is not true or false"));
 }
+
+#[test]
+fn no_more_listeners_are_accepted_than_are_served() {
+    let listeners = |count: usize| {
+        let all: Vec<String> = (1..=count).map(|n| format!("{{name: l{n}, port: {}}}", 3000 + n)).collect();
+        format!("{TWO}listeners: [{}]\n", all.join(", "))
+    };
+    assert_eq!(good(&listeners(62)).listeners.len(), 62);
+    assert!(wrong(&listeners(63))[0].contains("listeners: are more than 62"));
+}

@@ -1,7 +1,7 @@
 //! `models.NAME` beyond its backends: edits, variants, patterns, and what is said when two of them clash.
 
 use crate::{ONE, complaint, good, with, wrong};
-use llmproxy::config::{Stabilize, print};
+use llmproxy::config::{Stabilize, load, print};
 use serde_json::json;
 
 const RICH: &str = r#"
@@ -57,7 +57,7 @@ fn what_is_said_of_a_model_is_printed_and_read_back() {
     let config = good(RICH);
     let printed = print::yaml(&config);
     assert_eq!(good(&printed), config, "{printed}");
-    for part in ["seed: 18446744073709551615", "one: 1.0", "stabilize: claude-code", "under: 4000", "match: "] {
+    for part in ["seed: 18446744073709551615", "one: 1.0", "stabilize: claude-code", "under: 4000", "match:"] {
         assert!(printed.contains(part), "{part}\n{printed}");
     }
 }
@@ -164,7 +164,25 @@ fn names_that_clash_are_told() {
     for (models, expected) in cases {
         assert_eq!(complaint(&format!("models: {models}")), expected);
     }
-    with("models: {m: {match: [x, x, \"*\"], variants: {x: {}}}, n: {match: [\"gpt-*\"], variants: {x: {}}}}");
+    with("models: {m: {match: [x, x], variants: {x: {}}}, n: {match: [\"gpt-*\"], variants: {x: {}}}}");
+}
+
+#[test]
+fn patterns_that_never_count_are_told() {
+    // Issue 14, section 2: `--check` names conflicts. Exact names come before patterns, patterns in the order of the file.
+    let models = "{m: {match: [\"g*4\", \"*\"], variants: {x: {}}}, n: {match: [\"gpt-*\", m-x, \"gpt-4*4\"]}}";
+    let warnings = |models: &str| {
+        let text = format!("{ONE}models: {models}\n");
+        load::parse("f.yml", &text, &|_| None, &|_| Err(std::io::ErrorKind::NotFound.into())).unwrap().warnings
+    };
+    let expected = [
+        "models[n].match: \"gpt-*\" never counts: \"*\" of `models[m]`, which comes first, matches the same names",
+        "models[n].match: \"m-x\" never counts: it is a name of `models[m]`",
+        "models[n].match: \"m-x\" never counts: \"*\" of `models[m]`, which comes first, matches the same names",
+        "models[n].match: \"gpt-4*4\" never counts: \"g*4\" of `models[m]`, which comes first, matches the same names",
+    ];
+    assert_eq!(warnings(models), expected);
+    assert_eq!(warnings("{m: {match: [\"gpt-4*\"]}, n: {match: [\"gpt-*\"]}}"), [""; 0]);
 }
 
 #[test]

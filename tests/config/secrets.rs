@@ -1,7 +1,8 @@
 //! What an error and a printed configuration show of what may be a secret.
 
 use crate::{ONE, complaint, good, parse, wrong};
-use llmproxy::config::print;
+use llmproxy::config::{Config, print};
+use serde_json::{Value, json};
 
 /// Values in the wrong shape at places where secrets belong; each must be refused.
 const ENDPOINT: [&str; 29] = [
@@ -129,20 +130,28 @@ fn a_path_in_an_error_is_never_shortened() {
     assert!(line.contains(&path), "{line}");
 }
 
+/// What `--print-config` prints, as JSON.
+fn printed(config: &Config) -> Value {
+    serde_yaml::from_str(&print::yaml(config)).expect("YAML")
+}
+
 #[test]
 fn a_header_that_carries_no_secret_is_printed_as_it_is() {
     // H4
     let text = "endpoints: [{name: a, address: h, port: 1, headers: [{op: insert, key: X-Title, value: my app}, \
         {op: replace, key: HTTP-Referer, value: \"https://my.site/a\"}, {op: replace, key: X-Goog-Api-Key, value: canary-1}, \
         {op: insert, key: x-y, value: Bearer canary}, {op: insert, key: x-z, value: \"${KEY}\"}, {op: insert, key: x-f, valueFile: key.txt}]}]";
-    let printed = print::yaml(&good(text));
-    let line = printed.lines().find(|line| line.contains("headers:")).expect("headers");
-    assert_eq!(
-        line.trim(),
-        "headers: [{op: insert, key: x-title, value: \"my app\"}, {op: replace, key: http-referer, value: \"https://my.site/a\"}, \
-         {op: replace, key: x-goog-api-key, value: \"***\"}, {op: insert, key: x-y, value: \"***\"}, \
-         {op: insert, key: x-z, value: \"***\"}, {op: insert, key: x-f, value: \"***\"}]"
-    );
+    let headers = &printed(&good(text))["endpoints"][0]["headers"];
+    let shown = |op: &str, key: &str, value: &str| json!({"op": op, "key": key, "value": value});
+    let wanted = [
+        shown("insert", "x-title", "my app"),
+        shown("replace", "http-referer", "https://my.site/a"),
+        shown("replace", "x-goog-api-key", "***"),
+        shown("insert", "x-y", "***"),
+        shown("insert", "x-z", "***"),
+        shown("insert", "x-f", "***"),
+    ];
+    assert_eq!(*headers, json!(wanted));
 }
 
 #[test]
@@ -150,10 +159,11 @@ fn a_text_that_may_be_a_key_is_printed_as_a_mask_where_bodies_are_edited_and_a_m
     let route = |edits: &str| format!("{ONE}\nmodels: {{m: {{match: [x], {edits}}}}}");
     let edits = "set: {api_key: canary-1, k.auth: {a: [canary-2]}, x: sk-canary-3, max_tokens: 5}, \
         variants: {v: {default: {o: {Token: canary-4, n: [1]}}}}";
-    let printed = print::yaml(&good(&route(edits)));
-    assert!(!printed.contains("canary"), "{printed}");
-    let kept = "set: {api_key: \"***\", k.auth: {a: [\"***\"]}, x: \"***\", max_tokens: 5}";
-    assert!(printed.contains(kept) && printed.contains("o: {Token: \"***\", \"n\": [1]}"), "{printed}");
+    let config = good(&route(edits));
+    assert!(!print::yaml(&config).contains("canary"), "{}", print::yaml(&config));
+    let model = &printed(&config)["models"]["m"];
+    assert_eq!(model["set"], json!({"api_key": "***", "k.auth": {"a": ["***"]}, "x": "***", "max_tokens": 5}));
+    assert_eq!(model["variants"]["v"]["default"], json!({"o": {"Token": "***", "n": [1]}}));
     for value in ["\"***\"", "{a: [\"***\"]}"] {
         let text = format!("models: {{m: {{match: [x], set: {{a: {value}}}}}}}");
         let wanted = "models[m].set[a]: holds the mask that stands for a secret; put the secret in";
@@ -166,9 +176,12 @@ fn a_text_that_may_be_a_key_is_printed_as_a_mask_where_bodies_are_edited_and_a_m
 fn a_002_file_converts_to_one_that_can_be_used_as_it_is() {
     // H4
     let text = include_str!("../../config/old/002-config.yaml");
-    let printed = print::yaml(&good(text));
-    assert!(printed.contains("headers: [{op: insert, key: x-custom-header, value: MyProxyValue}]"), "{printed}");
-    assert!(printed.contains("{op: insert, key: x-api-key, value: \"***\"}"), "{printed}");
+    let printed = printed(&good(text));
+    let endpoints = printed["endpoints"].as_array().expect("a list");
+    let headers: Vec<&Value> = endpoints.iter().flat_map(|one| one["headers"].as_array().expect("a list")).collect();
+    for (key, value) in [("x-custom-header", "MyProxyValue"), ("x-api-key", "***")] {
+        assert!(headers.contains(&&json!({"op": "insert", "key": key, "value": value})), "{printed}");
+    }
 }
 
 #[test]

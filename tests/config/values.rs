@@ -1,7 +1,7 @@
 //! The values of every section but `endpoints`: units, ranges, words, variables.
 
 use crate::{complaint, with, wrong};
-use llmproxy::config::{CorsOrigin, LogFormat, SsePing, UnknownModel};
+use llmproxy::config::{CorsOrigin, LogFormat, RetryOn, SsePing, UnknownModel};
 use log::LevelFilter;
 use std::time::Duration;
 
@@ -142,9 +142,9 @@ fn what_happens_to_unknown_models_is_one_of_three() {
 fn retry_has_a_number_or_auto_and_a_list_of_reasons() {
     let retry = with("retry: {attempts: 4, initialDelay: 0, maxDelay: 1s, on: [connect, status]}").retry;
     assert_eq!((retry.attempts, retry.initial_delay, retry.max_delay), (Some(4), ms(0), ms(1000)));
-    assert!(retry.on_connect && retry.on_status && !retry.on_reset && !retry.on_timeout);
+    assert_eq!(retry.on, [RetryOn::Connect, RetryOn::Status]);
     assert_eq!(with("retry: {attempts: auto}").retry.attempts, None);
-    assert!(!with("retry: {on: []}").retry.on_connect);
+    assert!(with("retry: {on: []}").retry.on.is_empty());
     assert!(complaint("retry: {attempts: 0}").contains("auto or a number (1 to 101)"));
     assert!(complaint("retry: {attempts: 102}").contains("auto or a number"));
     assert!(complaint("retry: {on: [conect]}").contains("did you mean `connect`?"));

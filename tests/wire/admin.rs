@@ -278,7 +278,8 @@ fn the_page_shows_what_is_going_on_and_stops_it() {
     proxy.until(|_| status()["running"] == json!([]));
     let now = status();
     let last = now["recent"].as_array().expect("a list").last().cloned().expect("one");
-    assert_eq!((&last["id"], &last["end"]), (&json!(id), &json!("stopped")));
+    assert_eq!((&last["id"], &last["end"], &last["status"]), (&json!(id), &json!("stopped"), &json!(200)));
+    assert!(!proxy.get("/metrics").text().contains("llmproxy_client_gone_total{"), "its client was there");
     let endpoint = &now["endpoints"][0];
     assert_eq!(
         (&endpoint["name"], &endpoint["state"], &endpoint["generated"]),

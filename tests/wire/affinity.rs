@@ -114,6 +114,17 @@ fn a_full_home_is_left_for_an_idle_one_and_says_why() {
 }
 
 #[test]
+fn a_home_is_told_while_another_endpoint_is_down() {
+    let ([a, b], mut c) = (two(), Upstream::serving(&["m"]));
+    let proxy = Setup::over(&[&a, &b, &c]).with(affine).start();
+    c.kill();
+    proxy.until(|_| proxy.force_check()["endpoints"]["c"]["state"] == "unhealthy");
+    let (home, reason) = ask(&proxy, &["one"]);
+    assert_eq!(reason, "failover");
+    assert_eq!(ask(&proxy, &["one", "x", "y"]), pair(&home, "affinity"));
+}
+
+#[test]
 fn requests_do_not_pile_up_where_no_limit_is_known() {
     let [a, b] = two();
     let latch = Latch::new();

@@ -3,6 +3,7 @@
 use crate::support::proxy::{CHAT, Proxy, Setup};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
+use std::time::Duration;
 
 const TOO_LONG: &[u8] = include_bytes!("../data/err_context.raw");
 
@@ -30,6 +31,22 @@ fn the_next_larger_endpoint_is_tried_and_no_smaller_one() {
     assert_eq!((answer.status(), answer.field("x-llmproxy-endpoint")), (200, Some("c")));
     assert_eq!((answer.field("x-llmproxy-attempts"), answer.field("x-llmproxy-reason")), (Some("3"), Some("context")));
     assert_eq!([small.count(CHAT), tiny.count(CHAT), larger.count(CHAT)], [1, 0, 1]);
+}
+
+#[test]
+fn an_endpoint_that_is_too_small_is_not_tried_in_the_next_round_either() {
+    let (small, other, large) = (sized(4096), sized(8192), sized(65_536));
+    small.on(CHAT, Script::raw(TOO_LONG));
+    large.on(CHAT, Script::error(503, "busy"));
+    large.on(CHAT, Script::json("{}"));
+    let setup = Setup::over(&[&small, &other, &large]).with(|config| {
+        (config.retry.attempts, config.retry.initial_delay) = (Some(3), Duration::from_millis(1));
+    });
+    let proxy = setup.start();
+    proxy.until(|health| health["endpoints"].as_object().is_some_and(|all| all.values().all(|one| one["slots"] == 4)));
+    let answer = proxy.chat("m");
+    assert_eq!((answer.status(), answer.field("x-llmproxy-attempts")), (200, Some("3")));
+    assert_eq!([small.count(CHAT), other.count(CHAT), large.count(CHAT)], [1, 0, 2]);
 }
 
 #[test]

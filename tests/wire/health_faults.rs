@@ -1,4 +1,4 @@
-//! SPEC 6, what goes wrong: servers that go dark, come back, list nonsense, or are asked too often.
+//! SPEC 6, what goes wrong: servers that go dark, come back, list nonsense, or are Too many requests.
 
 use crate::support::blackhole::Blackhole;
 use crate::support::fact::{DEADLINE, Latch, ms, timed};

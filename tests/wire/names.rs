@@ -3,7 +3,7 @@
 use crate::support::proxy::{CHAT, Proxy, Setup, chat, post_with};
 use crate::support::script::Script;
 use crate::support::upstream::Upstream;
-use llmproxy::config::{ClientKey, Config, KeyText, Stabilize, Strategy, load};
+use llmproxy::config::{ClientKey, Config, KeyText, Stabilize, Strategy, UnknownModel, load};
 use llmproxy::util::secret::Secret;
 use serde_json::{Value, json};
 
@@ -123,6 +123,19 @@ fn only_json_is_edited_and_what_cannot_be_read_is_refused_where_it_would_have_to
     assert_eq!(sent.target(), format!("{CHAT}?model=qwen"));
     let expected = r#"{"chat_template_kwargs":{"enable_thinking":false},"temperature":0.7,"seed":9007199254740993}"#;
     assert_eq!(sent.text(), expected);
+}
+
+#[test]
+fn a_body_that_cannot_be_read_gets_no_default_model_whose_requests_are_edited() {
+    let upstream = serving(&["qwen"]);
+    let proxy = Setup::over(&[&upstream]).with(models(EDITED)).with(|config| {
+        config.endpoints[0].default_model = Some("qwen".into());
+        config.routing.unknown_model = UnknownModel::Default;
+    });
+    let proxy = proxy.start();
+    assert_eq!(proxy.ask(post_with(&format!("{CHAT}?model=zzz"), "Content-Encoding: gzip\r\n", "zip")).status(), 415);
+    assert_eq!(proxy.post(&format!("{CHAT}?model=zzz"), "{}").status(), 200);
+    assert_eq!(upstream.count(CHAT), 1);
 }
 
 #[test]

@@ -85,11 +85,11 @@ fn a_machine_that_sleeps_or_wakes_is_shown_with_a_word_of_why_and_what_waits_for
     crate::wake::sleeps(&proxy, &mut upstream);
     let shown = || status(&proxy)["endpoints"][0].clone();
     assert_eq!((shown()["state"].clone(), status(&proxy)["healthy"].clone()), (json!("asleep"), json!(true)));
-    assert_eq!(shown()["why"], "the next chat for it wakes it");
+    assert_eq!(shown()["why"], "the next chat request wakes it");
     let mut held = proxy.sent(post(CHAT, stream("m")));
     packets.wait(1);
     proxy.until(|_| shown()["state"] == "waking");
-    assert_eq!(shown()["why"], "requests wait for it (connection refused)");
+    assert_eq!(shown()["why"], "requests are waiting for it (connection refused)");
     assert_eq!(status(&proxy)["running"][0]["endpoint"], "a");
     upstream.revive();
     assert_eq!(held.answer().status(), 200);

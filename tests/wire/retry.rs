@@ -13,6 +13,7 @@ use crate::support::proxy::stream;
 use crate::support::proxy::with_keys;
 use crate::support::script::{Script, event};
 use crate::support::upstream::Upstream;
+use llmproxy::config::RetryOn;
 use std::time::Duration;
 
 fn pair() -> (Upstream, Upstream, Proxy) {
@@ -170,9 +171,9 @@ fn each_kind_of_retry_can_be_switched_off() {
     for (n, script) in [Script::new().cut(), Script::error(500, "x"), Script::new().stall()].into_iter().enumerate() {
         let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
         let setup = Setup::over(&[&first, &second]).timeouts(|t| t.first_byte = Some(ms(300))).with(|c| match n {
-            0 => c.retry.on_reset = false,
-            1 => c.retry.on_status = false,
-            _ => c.retry.on_timeout = false,
+            0 => c.retry.on.retain(|on| *on != RetryOn::Reset),
+            1 => c.retry.on.retain(|on| *on != RetryOn::Status),
+            _ => c.retry.on.retain(|on| *on != RetryOn::Timeout),
         });
         let proxy = setup.start();
         first.on(CHAT, script);
@@ -181,7 +182,7 @@ fn each_kind_of_retry_can_be_switched_off() {
         assert_eq!(second.count(CHAT), 0);
     }
     let (mut first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
-    let proxy = Setup::over(&[&first, &second]).with(|c| c.retry.on_connect = false).start();
+    let proxy = Setup::over(&[&first, &second]).with(|c| c.retry.on.retain(|on| *on != RetryOn::Connect)).start();
     first.kill();
     assert_eq!((proxy.chat("m").status(), second.count(CHAT)), (502, 0));
 }
@@ -295,7 +296,7 @@ fn an_http_error_answer_wins_over_a_failure_that_is_not_retried() {
     let (first, second) = (Upstream::serving(&["m"]), Upstream::serving(&["m"]));
     first.on(CHAT, Script::error(503, "busy here"));
     second.on(CHAT, Script::new().cut());
-    let proxy = Setup::over(&[&first, &second]).with(|c| c.retry.on_reset = false).start();
+    let proxy = Setup::over(&[&first, &second]).with(|c| c.retry.on.retain(|on| *on != RetryOn::Reset)).start();
     let answer = proxy.chat("m");
     assert_eq!(told(&answer), (503, Some("a"), Some("2")));
     assert!(answer.text().contains("busy here"), "{}", answer.text());

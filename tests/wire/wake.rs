@@ -203,6 +203,17 @@ fn a_machine_that_fell_asleep_since_the_last_probe_is_woken_and_the_attempt_coun
 }
 
 #[test]
+fn an_attempt_before_a_wake_that_fails_is_told() {
+    let (packets, mut upstream) = (Packets::new(), machine(&["m"]));
+    let edit = |endpoint: &mut Endpoint| endpoint.wake = Some(Wake { timeout: ms(600), ..wake(&packets) });
+    let proxy = asleep(&mut [&mut upstream], &packets, edit).start();
+    upstream.kill();
+    let answer = proxy.chat("m");
+    assert_eq!((answer.status(), answer.field("x-llmproxy-attempts")), (504, Some("1")));
+    assert_eq!(answer.field("x-llmproxy-endpoint"), Some("a"));
+}
+
+#[test]
 fn a_machine_that_gives_no_sign_of_itself_is_asleep_at_once() {
     let (packets, mut upstream) = (Packets::new(), machine(&["m"]));
     let setup = asleep(&mut [&mut upstream], &packets, |_| {}).timeouts(|timeouts| timeouts.connect = Some(ms(300)));

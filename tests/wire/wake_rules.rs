@@ -74,11 +74,21 @@ fn a_prompt_that_is_too_long_for_what_is_awake_wakes_a_machine_with_a_larger_con
     assert_eq!(packets.count(), 1);
     proxy.reload(|config| config.retry.attempts = Some(1));
     assert_eq!(endpoint_of(&proxy.chat("m")), (400, Some("b"), Some("failover")), "no second attempt, so no wait");
-    proxy.reload(|config| {
-        config.retry.attempts = None;
-        config.endpoints[0].wake.iter_mut().for_each(|wake| wake.timeout = ms(300));
-    });
-    assert_eq!(endpoint_of(&proxy.chat("m")), (400, Some("b"), Some("failover")));
+    let limit = |attempts: Option<u32>, timeout: u64| {
+        proxy.reload(|config| {
+            config.retry.attempts = attempts;
+            config.endpoints[0].wake.iter_mut().for_each(|wake| wake.timeout = ms(timeout));
+        });
+    };
+    for attempts in [None, Some(2)] {
+        limit(attempts, 300);
+        assert_eq!(endpoint_of(&proxy.chat("m")), (400, Some("b"), Some("failover")));
+    }
+    limit(Some(2), 60_000);
+    let mut held = proxy.sent(post(CHAT, chat("m")));
+    proxy.until(|health| state(health) == "waking");
+    large.revive();
+    assert_eq!(endpoint_of(&held.answer()).1, Some("a"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config;
-use crate::routing::slots::{Capacity, Line, Wanted};
+use crate::routing::slots::{Capacity, Queue, Wanted};
 
 fn task() -> Task {
     let now = time::now();
@@ -45,7 +45,7 @@ fn what_a_probe_got_is_judged() {
     }
     live.sent(time::now(), None);
     let wanted = Wanted { lives: vec![Arc::clone(live)], home: None, background: false };
-    let line = Line { route: "", length: 0 };
+    let line = Queue { route: "", length: 0 };
     let _there = Arc::<Capacity>::default().enter(wanted, &line, time::now(), |_| vec![0]);
     assert_eq!(judge(&fault(UpstreamErrorKind::Timeout(Stage::Total)), &task.endpoint), Observation::Busy);
     for kind in [UpstreamErrorKind::Timeout(Stage::Connect), UpstreamErrorKind::Connect, UpstreamErrorKind::Refused] {
@@ -93,12 +93,9 @@ fn what_a_server_says_of_itself_is_read_or_known_to_be_missing() {
     // However much it is.
     let many = |n: usize, one: &str| format!(r#"{{"models":[{}]}}"#, vec![one; n].join(","));
     let count = |answer: &str| of(200, answer).flatten().map(|names| names.len());
-    assert_eq!(count(&many(9_000, r#"{"name":"a"}"#)), Some(MOST_MODELS));
+    assert_eq!(count(&many(9_000, r#"{"name":"a"}"#)), Some(MAX_MODELS));
     let instances = vec![r#"{"id":"i"}"#; 9_000].join(",");
-    assert_eq!(
-        count(&many(1, &format!(r#"{{"key":"k","loaded_instances":[{instances}]}}"#))),
-        Some(MOST_INSTANCES + 1)
-    );
+    assert_eq!(count(&many(1, &format!(r#"{{"key":"k","loaded_instances":[{instances}]}}"#))), Some(MAX_INSTANCES + 1));
     assert_eq!(count(&many(1, &format!(r#"{{"name":"{}"}}"#, "x".repeat(1 << 20)))), Some(0));
     let model = |owner: &str| Model { owned_by: Some(owner.into()), ..Model::default() };
     let paths =

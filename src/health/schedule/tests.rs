@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::routing::health_status::HealthStatus;
-use crate::routing::slots::{Capacity, Entry, Line, Wanted};
+use crate::routing::slots::{Capacity, Entry, Queue, Wanted};
 use crate::util::time;
 use std::time::SystemTime;
 
@@ -24,7 +24,7 @@ impl World {
         edit(&mut config);
         let start = time::now();
         let endpoint = Arc::new(Endpoint::new(config::Endpoint::plain("a", "127.0.0.1", 1)));
-        let schedule = Schedule::new(Arc::clone(&endpoint.config), 1, start);
+        let schedule = Schedule::new(Arc::clone(&endpoint.config), 1);
         Self { config, endpoint, schedule, start }
     }
 
@@ -38,7 +38,7 @@ impl World {
 
     /// What was asked last is answered.
     fn found(&mut self, at: Duration, found: impl FnOnce(Found) -> Found) -> Option<Observation> {
-        let seen = self.schedule.note(self.start + at, &found(Found::default()));
+        let seen = self.schedule.record(self.start + at, &found(Found::default()));
         if let Some(seen) = seen.clone() {
             self.observe(seen, at);
         }
@@ -110,7 +110,7 @@ fn one_that_is_down_is_asked_every_two_seconds_for_a_minute_then_at_the_interval
         // What it lists and has is read anew with the probe that succeeds.
         assert!(world.take(at).starts_with('p'));
         world.found(at, refused);
-        at += DOWN_AGAIN;
+        at += DOWN_INTERVAL;
         assert_eq!(world.wakes_after(), at);
     }
     assert!(world.take(at).starts_with('p'), "the last one of the minute");
@@ -118,7 +118,7 @@ fn one_that_is_down_is_asked_every_two_seconds_for_a_minute_then_at_the_interval
     assert_eq!(world.wakes_after(), at + 30 * SECOND);
     // A request could use it.
     world.schedule.want(world.start + at + SECOND);
-    assert_eq!(world.wakes_after(), at + DOWN_AGAIN);
+    assert_eq!(world.wakes_after(), at + DOWN_INTERVAL);
     world.schedule.want(world.start + at + 10 * SECOND);
     assert!(world.take(at + 10 * SECOND).starts_with('p'));
 }
@@ -193,7 +193,7 @@ fn slots_are_asked_soon_after_a_client_left_and_then_every_two_seconds() {
     let mut world = World::healthy(|_| ());
     let soon = SECOND / 10;
     let slot = enter(&world.endpoint.live);
-    world.schedule.ghosts.hold(slot, world.start + 5 * SECOND);
+    world.schedule.abandoned.hold(slot, world.start + 5 * SECOND);
     assert_eq!(world.wakes_after(), 5 * SECOND + soon);
     assert_eq!(world.take(5 * SECOND), "");
     assert_eq!(world.take(5 * SECOND + soon), "s");
@@ -220,7 +220,7 @@ fn live() -> Arc<Live> {
 
 fn enter(live: &Arc<Live>) -> Slot {
     let wanted = Wanted { lives: vec![Arc::clone(live)], home: None, background: false };
-    let line = Line { route: "", length: 0 };
+    let line = Queue { route: "", length: 0 };
     match Arc::<Capacity>::default().enter(wanted, &line, time::now(), |_| vec![0]) {
         Entry::In(_, slot) => slot,
         _ => panic!("there is no limit"),
@@ -245,13 +245,13 @@ fn slots_are_given_back_as_far_as_the_server_shows_them_free() {
     ];
     for (before, after, slots, stay) in table {
         let (live, start) = (live(), time::now());
-        let mut ghosts = Ghosts::default();
-        ghosts.hold(enter(&live), start);
-        ghosts.hold(enter(&live), start + SECOND);
+        let mut abandoned = AbandonedSlots::default();
+        abandoned.hold(enter(&live), start);
+        abandoned.hold(enter(&live), start + SECOND);
         let _ours: Vec<Slot> = (0..after).map(|_| enter(&live)).collect();
-        ghosts.free(&live, before, start + 2 * SECOND, slots);
+        abandoned.release(&live, before, start + 2 * SECOND, slots);
         assert_eq!(live.in_flight() as usize, after + stay, "{before} {after} {slots:?}");
-        assert_eq!(ghosts.len(), stay);
+        assert_eq!(abandoned.0.len(), stay);
     }
 }
 
@@ -259,23 +259,23 @@ fn slots_are_given_back_as_far_as_the_server_shows_them_free() {
 fn one_abandoned_after_the_question_stays() {
     // L1
     let (live, start) = (live(), time::now());
-    let mut ghosts = Ghosts::default();
-    ghosts.hold(enter(&live), start + SECOND);
-    ghosts.free(&live, 0, start, Slots::Working(0));
-    assert_eq!((ghosts.len(), ghosts.since()), (1, Some(start + SECOND)));
+    let mut abandoned = AbandonedSlots::default();
+    abandoned.hold(enter(&live), start + SECOND);
+    abandoned.release(&live, 0, start, Slots::Working(0));
+    assert_eq!((abandoned.0.len(), abandoned.since()), (1, Some(start + SECOND)));
 }
 
 #[test]
 fn none_is_held_longer_than_a_minute_or_than_its_server_lives() {
     // L1
     let (live, start) = (live(), time::now());
-    let mut ghosts = Ghosts::default();
-    ghosts.hold(enter(&live), start);
-    ghosts.hold(enter(&live), start + 30 * SECOND);
-    ghosts.expire(start + 59 * SECOND);
+    let mut abandoned = AbandonedSlots::default();
+    abandoned.hold(enter(&live), start);
+    abandoned.hold(enter(&live), start + 30 * SECOND);
+    abandoned.expire(start + 59 * SECOND);
     assert_eq!(live.in_flight(), 2);
-    ghosts.expire(start + 60 * SECOND);
+    abandoned.expire(start + 60 * SECOND);
     assert_eq!(live.in_flight(), 1);
-    ghosts.clear();
-    assert_eq!((live.in_flight(), ghosts.since()), (0, None));
+    abandoned.clear();
+    assert_eq!((live.in_flight(), abandoned.since()), (0, None));
 }

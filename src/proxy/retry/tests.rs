@@ -2,8 +2,8 @@
 
 use super::*;
 
-const ALL: Remaining = Remaining { keys: true, candidates: true, any: true, larger: false };
-const LAST: Remaining = Remaining { keys: false, candidates: false, any: false, larger: false };
+const ALL: Remaining = Remaining { keys: true, candidates: true, attempts: true, larger: false };
+const LAST: Remaining = Remaining { keys: false, candidates: false, attempts: false, larger: false };
 
 fn judge(status: u16, left: Remaining) -> RetryDecision {
     answer(StatusCode::from_u16(status).expect("a status"), &Retry::default(), left)
@@ -40,7 +40,7 @@ fn a_key_is_changed_before_the_endpoint() {
 
 #[test]
 fn in_a_second_round_of_one_candidate_a_401_is_final() {
-    let again = Remaining { keys: false, candidates: false, any: true, larger: false };
+    let again = Remaining { keys: false, candidates: false, attempts: true, larger: false };
     assert_eq!(judge(401, again), RetryDecision::Forward);
     assert_eq!(judge(503, again), RetryDecision::Next);
 }
@@ -51,7 +51,7 @@ fn a_400_is_looked_into_only_when_a_larger_context_is_left() {
     assert_eq!((judge(400, larger), judge(413, larger)), (RetryDecision::InspectBody, RetryDecision::Forward));
     assert_eq!(judge(400, ALL), RetryDecision::Forward);
     // A machine that sleeps is no candidate yet.
-    assert_eq!(judge(400, Remaining { any: false, ..larger }), RetryDecision::InspectBody);
+    assert_eq!(judge(400, Remaining { attempts: false, ..larger }), RetryDecision::InspectBody);
 }
 
 #[test]

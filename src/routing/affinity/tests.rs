@@ -146,7 +146,13 @@ fn a_prompt_that_grows_keeps_its_blocks() {
     assert_eq!(short.links[..], long.links[..2]);
     assert_eq!(of_text(10).links, of_text(10).links);
     assert_eq!(of_text(10).links.len(), 1);
-    assert_eq!(of(r#"{"prompt":[1,2,3]}"#).links[..2], of(r#"{"prompt":[1,2,4]}"#).links[..2]);
+    assert_eq!(of(&format!(r#"{{"prompt":["{}"]}}"#, text(3000))), short, "a list of one text");
+    let tokens = |n: u32| (0..n).map(|token| token.to_string()).collect::<Vec<_>>().join(",");
+    let of_tokens = |n| of(&format!(r#"{{"prompt":[{}]}}"#, tokens(n))).links;
+    let (short, long) = (of_tokens(1_000), of_tokens(5_000));
+    assert_eq!(short[..], long[..short.len()]);
+    assert!(short.len() < long.len() && long.len() < 50, "more than the newest links are not held");
+    assert_eq!(of_tokens(3).len(), 1);
     assert_eq!(of(r#"{"input":"a","instructions":"s"}"#).links.len(), 1);
 }
 
@@ -159,6 +165,16 @@ fn session_keys_come_in_order_of_strength_and_differ_by_kind() {
     assert_eq!((hashes.session_keys.len(), only_user.session_keys.len()), (3, 1));
     assert_eq!(hashes.session_keys[2], only_user.session_keys[0]);
     assert!(hashes.session_keys[0] != hashes.session_keys[1] && hashes.session_keys[1] != hashes.session_keys[2]);
+}
+
+#[test]
+fn what_says_nothing_is_no_session_and_no_prompt() {
+    for value in ["null", "\"\"", "5", "{}"] {
+        let body = format!(r#"{{"user":{value},"prompt_cache_key":{value},"metadata":{{"user_id":{value}}}}}"#);
+        assert_eq!(of(&body).session_keys, [0; 0], "{body}");
+    }
+    assert_eq!(AFFINITY.hashes(None, "m", [&b""[..]].into_iter()).session_keys, [0; 0]);
+    assert_eq!(of(r#"{"messages":null,"prompt":"a"}"#), of(r#"{"prompt":"a"}"#));
 }
 
 #[test]

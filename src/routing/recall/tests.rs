@@ -53,6 +53,27 @@ fn a_message_that_is_no_part_of_the_prompt_is_counted() {
 }
 
 #[test]
+fn a_message_that_is_no_part_of_the_prompt_is_counted_where_it_stands() {
+    let affinity = Affinity::default();
+    let with = |last: &str| {
+        let user = |text: &str| format!(r#"{{"role":"user","content":"{text}"}}"#);
+        let billing = r#"{"role":"user","content":"x-anthropic-billing-header: 1"}"#;
+        prompt(&affinity, &format!(r#"{{"messages":[{},{billing},{},{}]}}"#, user("a"), user("b"), user(last)))
+    };
+    assert_eq!((with("c").unlinked, with("c").messages), (0, 4));
+    assert_eq!(changed(&with("c"), &with("d")), Some((4, 4)));
+}
+
+#[test]
+fn prompts_that_begin_no_conversation_are_not_remembered() {
+    let (affinity, recall, live) = (Affinity::default(), Recall::default(), Arc::new(Live::new()));
+    for _ in 0..2 {
+        recall.remember(&prompt(&affinity, r#"{"messages":[{"role":"system","content":"s"}]}"#), &live, None);
+    }
+    assert_eq!(lock(&recall.conversations).len(), 0);
+}
+
+#[test]
 fn memory_is_bounded_and_a_conversation_is_held_once() {
     let (affinity, recall, live) = (Affinity::default(), Recall::default(), Arc::new(Live::new()));
     for n in 0..200 {

@@ -45,7 +45,7 @@ impl World {
                 let query = Wanted { lives, home: None, background };
                 match self
                     .capacity
-                    .enter(query, &Line { route: "m", length: 3 }, time::now(), |_| (0..wanted.len()).collect())
+                    .enter(query, &Queue { route: "m", length: 3 }, time::now(), |_| (0..wanted.len()).collect())
                 {
                     Entry::In(index, slot) => self.inside.push((wanted[index], slot)),
                     Entry::Wait(waiting) => self.queue.push_back((self.arrived, background, wanted, waiting)),
@@ -136,7 +136,7 @@ struct Single {
 impl Single {
     fn enter(&self, background: bool) -> Entry {
         let wanted = Wanted { lives: vec![Arc::clone(&self.live)], home: None, background };
-        self.capacity.enter(wanted, &Line { route: "m", length: 100 }, time::now(), |_| vec![0])
+        self.capacity.enter(wanted, &Queue { route: "m", length: 100 }, time::now(), |_| vec![0])
     }
 
     fn wait(&self, background: bool) -> Waiting {
@@ -217,13 +217,13 @@ fn closing_sends_away_who_waits_and_whoever_would_wait() {
 fn turns_are_kept_by_route_and_bounded() {
     let capacity: Arc<Capacity> = Arc::default();
     let lives = [live(1_000_000)];
-    for n in 0..2 * MOST_TURNS {
+    for n in 0..2 * MAX_TURNS {
         let route = format!("m{n}");
         let wanted = Wanted { lives: lives.to_vec(), home: None, background: false };
-        let line = Line { route: &route, length: 0 };
-        let Entry::In(..) = capacity.enter(wanted, &line, time::now(), |_| vec![0]) else { panic!("there is room") };
+        let queue = Queue { route: &route, length: 0 };
+        let Entry::In(..) = capacity.enter(wanted, &queue, time::now(), |_| vec![0]) else { panic!("there is room") };
     }
-    assert!(lock(&capacity.state).turns.len() <= MOST_TURNS);
+    assert!(lock(&capacity.state).turns.len() <= MAX_TURNS);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn an_abandoned_slot_stays_taken_until_whoever_keeps_it_drops_it() {
     let capacity = Arc::<Capacity>::default();
     let lives = [live(1)];
     let wanted = || Wanted { lives: lives.to_vec(), home: None, background: false };
-    let enter = || match capacity.enter(wanted(), &Line { route: "m", length: 1 }, time::now(), |_| vec![0]) {
+    let enter = || match capacity.enter(wanted(), &Queue { route: "m", length: 1 }, time::now(), |_| vec![0]) {
         Entry::In(_, slot) => slot,
         _ => panic!("there is room"),
     };
@@ -257,7 +257,7 @@ fn a_wait_that_is_known_to_cost_more_than_the_prompt_is_not_begun() {
     let enter = |patience| {
         let home = Some(Home { index: 0, patience: Duration::from_secs(patience) });
         let wanted = Wanted { lives: lives.to_vec(), home, background: false };
-        capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![1, 0])
+        capacity.enter(wanted, &Queue { route: "m", length: 9 }, time::now(), |_| vec![1, 0])
     };
     lives[0].held.add(8.0);
     let [Entry::In(0, _first), Entry::In(0, _second)] = [enter(5), enter(5)] else { panic!("home is free") };
@@ -273,7 +273,7 @@ fn at_home(patience: Duration) -> (Arc<Capacity>, [Arc<Live>; 3], Slot, Waiting)
     let capacity = Arc::<Capacity>::default();
     let enter = || {
         let wanted = Wanted { lives: lives.to_vec(), home: Some(Home { index: 0, patience }), background: false };
-        capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![1, 0, 2])
+        capacity.enter(wanted, &Queue { route: "m", length: 9 }, time::now(), |_| vec![1, 0, 2])
     };
     let (Entry::In(0, slot), Entry::Wait(waiting)) = (enter(), enter()) else { panic!("one slot, at home") };
     (capacity, lives, slot, waiting)
@@ -283,11 +283,45 @@ fn at_home(patience: Duration) -> (Arc<Capacity>, [Arc<Live>; 3], Slot, Waiting)
 fn a_home_that_is_no_longer_a_candidate_is_not_waited_for() {
     let (_, [home, other, third], _slot, waiting) = at_home(Duration::from_secs(9));
     let candidates = |lives: &[&Arc<Live>]| lives.iter().map(|live| Arc::clone(live)).collect::<Vec<_>>();
-    assert!(waiting.widen(candidates(&[&other, &home]), time::now()));
+    assert!(waiting.widen(candidates(&[&other, &home]), &[0, 1], time::now()));
     assert!(waiting.grant.is_empty(), "home has another index now");
     other.enter();
-    assert!(waiting.widen(candidates(&[&other, &third]), time::now()));
+    assert!(waiting.widen(candidates(&[&other, &third]), &[0, 1], time::now()));
     assert!(matches!(waiting.grant.try_recv(), Ok((1, _))));
+}
+
+#[test]
+fn a_queued_request_keeps_its_order_of_preference() {
+    // The same endpoint twice, as two backends of a route with different models.
+    let (capacity, lives) = (Arc::<Capacity>::default(), [live(1), live(1)]);
+    let enter = |lives: Vec<Arc<Live>>, order: Vec<usize>| {
+        let wanted = Wanted { lives, home: None, background: false };
+        capacity.enter(wanted, &Queue { route: "m", length: 9 }, time::now(), |_| order)
+    };
+    let twice = || vec![Arc::clone(&lives[0]), Arc::clone(&lives[0])];
+    let Entry::In(0, slot) = enter(twice(), vec![0, 1]) else { panic!("it is free") };
+    let Entry::Wait(waiting) = enter(twice(), vec![1, 0]) else { panic!("it is taken") };
+    drop(slot);
+    assert!(matches!(waiting.grant.try_recv(), Ok((1, _))));
+    lives[0].enter();
+    let Entry::Wait(waiting) = enter(vec![Arc::clone(&lives[0])], vec![0]) else { panic!("it is taken") };
+    let wider = vec![Arc::clone(&lives[0]), Arc::clone(&lives[1]), live(1)];
+    assert!(waiting.widen(wider, &[2, 1, 0], time::now()));
+    assert!(matches!(waiting.grant.try_recv(), Ok((2, _))));
+}
+
+#[test]
+fn a_background_request_that_finds_a_free_slot_counts_as_one_that_went() {
+    let (single, slot) = single();
+    let (background, interactive) = (single.wait(true), single.wait(false));
+    lock(&single.capacity.state).queue[0].waiter.overtaken = MAX_OVERTAKEN;
+    let elsewhere = Wanted { lives: vec![live(1)], home: None, background: true };
+    let queue = Queue { route: "m", length: 9 };
+    let Entry::In(..) = single.capacity.enter(elsewhere, &queue, time::now(), |_| vec![0]) else {
+        panic!("it is free")
+    };
+    drop(slot);
+    assert_eq!((background.grant.is_empty(), interactive.grant.is_empty()), (true, false));
 }
 
 #[test]
@@ -297,7 +331,7 @@ fn one_that_has_waited_long_enough_goes_before_one_that_comes() {
     let wanted = || Wanted { lives: vec![Arc::clone(&third)], home: None, background: false };
     let enter = |seconds| {
         let now = time::now() + Duration::from_secs(seconds);
-        capacity.enter(wanted(), &Line { route: "m", length: 9 }, now, |_| vec![0])
+        capacity.enter(wanted(), &Queue { route: "m", length: 9 }, now, |_| vec![0])
     };
     let Entry::In(0, slot) = enter(1) else { panic!("it is idle, and nobody waits for it") };
     drop(slot);
@@ -313,7 +347,7 @@ fn nobody_is_overtaken_by_one_that_came_more_than_ten_seconds_later() {
         let home = Some(Home { index: 0, patience: Duration::from_secs(9) });
         let wanted = Wanted { lives: vec![Arc::clone(&single.live)], home, background: false };
         let now = time::now() + Duration::from_secs(seconds);
-        let entered = single.capacity.enter(wanted, &Line { route: "m", length: 9 }, now, |_| vec![0]);
+        let entered = single.capacity.enter(wanted, &Queue { route: "m", length: 9 }, now, |_| vec![0]);
         let Entry::Wait(late) = entered else { panic!("it is taken") };
         drop(slot);
         assert_eq!((new.grant.is_empty(), late.grant.is_empty()), (is_overtaken, !is_overtaken), "{seconds} s");
@@ -328,7 +362,7 @@ fn one_that_waits_for_its_home_is_overtaken_ten_times_and_one_without_three_time
         let enter = |home: Option<usize>| {
             let home = home.map(|index| Home { index, patience: Duration::from_secs(9) });
             let wanted = Wanted { lives: lives.to_vec(), home, background: false };
-            capacity.enter(wanted, &Line { route: "m", length: 9 }, time::now(), |_| vec![0, 1])
+            capacity.enter(wanted, &Queue { route: "m", length: 9 }, time::now(), |_| vec![0, 1])
         };
         let (Entry::In(0, _first), Entry::In(1, mut slot)) = (enter(Some(0)), enter(Some(1))) else { panic!("free") };
         let Entry::Wait(patient) = enter(home) else { panic!("taken") };

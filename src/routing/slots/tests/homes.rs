@@ -27,13 +27,13 @@ struct Person {
 
 impl Person {
     fn most(&self) -> u32 {
-        if self.home.is_some() || self.is_background { MOST_OTHERS } else { FEW_OTHERS }
+        if self.home.is_some() || self.is_background { MAX_OVERTAKEN } else { MAX_OVERTAKEN_WITHOUT_HOME }
     }
 
     /// Those with a home first, in order of arrival; a move away from it counts as the time that it costs.
     fn rank(&self, index: usize) -> (bool, Duration) {
         let moves = self.home.is_some_and(|home| home != index);
-        (self.home.is_none(), self.came + if moves { self.patience.max(LEAST_COST) } else { Duration::ZERO })
+        (self.home.is_none(), self.came + if moves { self.patience.max(MIN_COST) } else { Duration::ZERO })
     }
 }
 
@@ -58,7 +58,7 @@ impl Town {
         let (number, came) = (self.arrived, self.clock);
         let home_of = home.map(|index| Home { index, patience });
         let wanted = Wanted { lives: self.lives.to_vec(), home: home_of, background: is_background };
-        match self.capacity.enter(wanted, &Line { route: "m", length: 1_000 }, self.now(), |_| vec![0, 1]) {
+        match self.capacity.enter(wanted, &Queue { route: "m", length: 1_000 }, self.now(), |_| vec![0, 1]) {
             Entry::In(index, slot) => {
                 assert!(home.is_none_or(|home| home == index || !self.lives[home].has_room()), "home comes first");
                 self.inside.push((index, slot));
@@ -113,11 +113,11 @@ impl Town {
         for (person, index, slot) in granted {
             let lane = || self.queue.iter().filter(|other| other.is_background == person.is_background);
             let was_due =
-                person.overtaken >= person.most() || lane().any(|other| person.came + MOST_LATER < other.came);
+                person.overtaken >= person.most() || lane().any(|other| person.came + MAX_HEAD_START < other.came);
             for other in lane() {
                 let would_go = other.home.is_none_or(|home| home == index) || self.clock >= other.leaves_home;
                 assert!(was_due || !would_go || person.rank(index) <= other.rank(index), "out of order");
-                assert!(other.came + MOST_LATER >= person.came, "overtaken by more than ten seconds");
+                assert!(other.came + MAX_HEAD_START >= person.came, "overtaken by more than ten seconds");
             }
             self.inside.push((index, slot));
             self.overtaking(person.number);
