@@ -168,7 +168,7 @@ fn key(labels: &[impl AsRef<str>]) -> String {
     let mut key = String::with_capacity(64);
     for label in labels {
         label.as_ref().split(SEPARATOR).for_each(|part| key.push_str(part));
-        key.push_str(SEPARATOR);
+        key.push(SEPARATOR);
     }
     key
 }

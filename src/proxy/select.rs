@@ -92,8 +92,8 @@ impl<'a> Selector<'a> {
 
     /// The candidate that would be chosen now. Takes neither a slot nor a turn.
     pub(super) fn first_choice(&self) -> usize {
-        let favourite = self.favourite();
-        self.ctx.shared.capacity.peek(&self.plan.route, |turn| preference(&self.plan, favourite, turn).0[0])
+        let home = self.find_home();
+        self.ctx.shared.capacity.peek(&self.plan.route, |turn| preference(&self.plan, home, turn).0[0])
     }
 
     pub(crate) fn next(&mut self) -> Selected {
@@ -114,10 +114,10 @@ impl<'a> Selector<'a> {
     fn slot(&mut self) -> Selected {
         let is_first = self.preferred.is_empty();
         if is_first {
-            self.home = self.favourite();
+            self.home = self.find_home();
         }
         let home = self.home.filter(|_| is_first);
-        let lives = lives(&self.plan, &self.remaining);
+        let lives = lives(&self.plan);
         // Without a known limit there is nothing to wait for.
         let limited = home.filter(|(index, _)| lives[*index].load().limit.is_some());
         let wanted = Wanted {
@@ -129,26 +129,23 @@ impl<'a> Selector<'a> {
         let (remaining, plan, bypassed) = (&mut self.remaining, &self.plan, &mut self.bypassed);
         // Called under the lock of the slots, so that no two requests decide by the same loads.
         let entry = self.ctx.shared.capacity.enter(wanted, &queue, time::now(), |turn| {
-            if !is_first {
-                return (0..remaining.len()).collect();
+            if is_first {
+                (*remaining, *bypassed) = preference(plan, home, turn);
             }
-            (*remaining, *bypassed) = preference(plan, home, turn);
             remaining.clone()
         });
         match entry {
-            // The first time all candidates were offered, later only those in `remaining`.
-            Entry::In(index, slot) if is_first => Selected::At(index, Some(slot)),
-            Entry::In(at, slot) => Selected::At(self.remaining[at], Some(slot)),
+            Entry::In(index, slot) => Selected::At(index, Some(slot)),
             Entry::Full => refused(Kind::Overloaded, "All matching endpoints are busy and the queue is full."),
             Entry::Closed => refused(Kind::Draining, "The proxy is being stopped."),
             Entry::Wait(waiting) => self.wait(&waiting, is_first),
         }
     }
 
-    fn favourite(&self) -> Option<(usize, &'static str)> {
+    fn find_home(&self) -> Option<(usize, &'static str)> {
         let hashes = self.hashes?;
         let caches: Vec<u32> = self.plan.candidates.iter().map(|one| one.endpoint.live.cache_id()).collect();
-        let (index, reason) = self.ctx.shared.affinity.favourite(hashes, &caches)?;
+        let (index, reason) = self.ctx.shared.affinity.home(hashes, &caches)?;
         // Ranks precede the cache: the prompt may be too long for that endpoint, or its model unloaded.
         let comes_first =
             |other: &Candidate| other.rank < self.plan.candidates[index].rank && other.endpoint.live.has_room();
@@ -177,8 +174,7 @@ impl<'a> Selector<'a> {
             }
             let due = self.ctx.client.silent(now).unwrap_or(until);
             match waiting.wait(&self.ctx.request.cancel, until.min(due)) {
-                WaitResult::In(index, slot) if is_first => break Selected::At(index, Some(slot)),
-                WaitResult::In(at, slot) => break Selected::At(self.remaining[at], Some(slot)),
+                WaitResult::In(index, slot) => break Selected::At(index, Some(slot)),
                 WaitResult::Closed => break refused(Kind::Draining, "The proxy is being stopped."),
                 WaitResult::ClientGone => break Selected::ClientGone,
                 WaitResult::Late if is_first => self.look_again(waiting, now),
@@ -201,7 +197,7 @@ impl<'a> Selector<'a> {
         if plan.route != self.plan.route || plan.candidates.is_empty() || configs(&plan) == configs(&self.plan) {
             return;
         }
-        let lives: Vec<_> = plan.candidates.iter().map(|one| Arc::clone(&one.endpoint.live)).collect();
+        let lives = lives(&plan);
         let at =
             |index: usize| lives.iter().position(|live| Arc::ptr_eq(live, &self.plan.candidates[index].endpoint.live));
         let home = self.home.and_then(|(index, reason)| Some((at(index)?, reason)));
@@ -261,7 +257,7 @@ fn preference(plan: &Plan, home: Option<(usize, &'static str)>, turn: &mut Turn)
     let mut order = strategy::order(plan.strategy, &loads, turn, &mut random::unit);
     let Some((index, _)) = home else { return (order, None) };
     let others = order.iter().filter(|other| **other != index).map(|&other| loads[other].load);
-    let bypassed = affinity::spill(loads[index].load, others);
+    let bypassed = affinity::bypass(loads[index].load, others);
     if bypassed.is_none() {
         order.retain(|other| *other != index);
         order.insert(0, index);
@@ -269,8 +265,8 @@ fn preference(plan: &Plan, home: Option<(usize, &'static str)>, turn: &mut Turn)
     (order, bypassed)
 }
 
-fn lives(plan: &Plan, indexes: &[usize]) -> Vec<Arc<Live>> {
-    indexes.iter().map(|&index| Arc::clone(&plan.candidates[index].endpoint.live)).collect()
+fn lives(plan: &Plan) -> Vec<Arc<Live>> {
+    plan.candidates.iter().map(|one| Arc::clone(&one.endpoint.live)).collect()
 }
 
 fn refused(kind: Kind, text: &str) -> Selected {

@@ -117,7 +117,7 @@ impl Affinity {
     }
 
     /// The index of the cache that most likely holds the longest part of the prompt, and the `x-llmproxy-reason`.
-    pub(crate) fn favourite(&self, hashes: &PrefixHashes, caches: &[u32]) -> Option<(usize, &'static str)> {
+    pub(crate) fn home(&self, hashes: &PrefixHashes, caches: &[u32]) -> Option<(usize, &'static str)> {
         let mut homes = lock(&self.homes);
         let mut home = |hash: &u64| {
             let cache = *homes.get(hash)?;
@@ -136,14 +136,14 @@ impl Affinity {
     }
 }
 
-/// The `x-llmproxy-reason` for passing over the favourite, if it should be. A warm cache is worth more than an idle
+/// The `x-llmproxy-reason` for passing over the home, if it should be. A warm cache is worth more than an idle
 /// server as long as there is a free slot; without a known limit, requests must not pile up at one endpoint.
-pub(crate) fn spill(favourite: Load, others: impl Iterator<Item = Load>) -> Option<&'static str> {
-    if !favourite.has_room() {
+pub(crate) fn bypass(home: Load, others: impl Iterator<Item = Load>) -> Option<&'static str> {
+    if !home.has_room() {
         return Some("affinity_full");
     }
     let idlest = others.filter(|other| other.has_room()).map(|other| other.in_flight).min()?;
-    let is_busy = favourite.limit.is_none() && favourite.in_flight >= 2 * idlest + TOLERATED;
+    let is_busy = home.limit.is_none() && home.in_flight >= 2 * idlest + TOLERATED;
     is_busy.then_some("affinity_busy")
 }
 

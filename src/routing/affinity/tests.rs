@@ -15,16 +15,16 @@ fn a_conversation_its_branches_and_regenerations_go_home() {
     let affinity = Affinity::default();
     let caches = [7, 9];
     let first = request(&affinity, &["a"]);
-    assert_eq!(affinity.favourite(&first, &caches), None);
+    assert_eq!(affinity.home(&first, &caches), None);
     affinity.remember(&first, 9);
     let second = request(&affinity, &["a", "b", "c"]);
     for turn in [&first, &second, &request(&affinity, &["a", "x"])] {
-        assert_eq!(affinity.favourite(turn, &caches), Some((1, "affinity")));
+        assert_eq!(affinity.home(turn, &caches), Some((1, "affinity")));
     }
     affinity.remember(&second, 7);
-    assert_eq!(affinity.favourite(&request(&affinity, &["a", "b", "c", "d"]), &caches), Some((0, "affinity")));
-    assert_eq!(affinity.favourite(&request(&affinity, &["a", "y"]), &caches), Some((1, "affinity")), "an older branch");
-    assert_eq!(affinity.favourite(&request(&affinity, &["b"]), &caches), None, "the system prompt alone is no home");
+    assert_eq!(affinity.home(&request(&affinity, &["a", "b", "c", "d"]), &caches), Some((0, "affinity")));
+    assert_eq!(affinity.home(&request(&affinity, &["a", "y"]), &caches), Some((1, "affinity")), "an older branch");
+    assert_eq!(affinity.home(&request(&affinity, &["b"]), &caches), None, "the system prompt alone is no home");
 }
 
 #[test]
@@ -34,9 +34,9 @@ fn an_endpoint_that_restarted_is_forgotten() {
     affinity.remember(&first, 1);
     affinity.remember(&second, 2);
     let third = request(&affinity, &["a", "b", "c"]);
-    assert_eq!(affinity.favourite(&third, &[1, 2]), Some((1, "affinity")));
-    assert_eq!(affinity.favourite(&third, &[1, 3]), Some((0, "affinity")), "the next longest prefix counts");
-    assert_eq!(affinity.favourite(&third, &[3, 4]), None);
+    assert_eq!(affinity.home(&third, &[1, 2]), Some((1, "affinity")));
+    assert_eq!(affinity.home(&third, &[1, 3]), Some((0, "affinity")), "the next longest prefix counts");
+    assert_eq!(affinity.home(&third, &[3, 4]), None);
 }
 
 #[test]
@@ -47,8 +47,8 @@ fn a_session_counts_where_the_prompt_is_new() {
     };
     affinity.remember(&with(r#"{"messages":[{"role":"user","content":"a"}]}"#, b"s1"), 5);
     let new = with(r#"{"messages":[{"role":"user","content":"other"}]}"#, b"s1");
-    assert_eq!(affinity.favourite(&new, &[4, 5]), Some((1, "session")));
-    assert_eq!(affinity.favourite(&with(r#"{"messages":[]}"#, b"s2"), &[4, 5]), None);
+    assert_eq!(affinity.home(&new, &[4, 5]), Some((1, "session")));
+    assert_eq!(affinity.home(&with(r#"{"messages":[]}"#, b"s2"), &[4, 5]), None);
 }
 
 #[test]
@@ -59,13 +59,13 @@ fn memory_is_bounded_however_many_conversations_there_are() {
     }
     assert!(lock(&affinity.homes).len() <= 2 * GENERATION);
     let last = PrefixHashes { links: vec![99_999 - GENERATION as u64 / 2], session_keys: vec![] };
-    assert_eq!(affinity.favourite(&last, &[1]), Some((0, "affinity")));
+    assert_eq!(affinity.home(&last, &[1]), Some((0, "affinity")));
 }
 
 #[test]
 fn a_favourite_is_left_only_when_full_or_much_busier() {
     let load = |in_flight, limit| Load { in_flight, limit };
-    let to = |favourite, other| spill(favourite, std::iter::once(other));
+    let to = |home, other| bypass(home, std::iter::once(other));
     assert_eq!(to(load(1, Some(1)), load(0, Some(1))), Some("affinity_full"));
     assert_eq!(to(load(3, Some(4)), load(0, Some(4))), None, "it has a free slot, and the cache");
     assert_eq!(to(load(3, None), load(0, None)), None);
