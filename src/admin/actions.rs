@@ -28,7 +28,7 @@ impl Admin {
         let page = self.page()?;
         let text = page.on_disk().unwrap_or_else(|_| page.text());
         let mut file = load::json(&text).map_err(|why| unreadable(&why))?;
-        let models = Value::Object(routes::models(&mut file).clone());
+        let models = routes::documented(routes::models(&mut file));
         let models = if reveal { models } else { routes::masked(&models) };
         Ok(tagged(&json!({"Models": models}), &text))
     }

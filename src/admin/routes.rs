@@ -178,5 +178,29 @@ pub(crate) fn masked(file: &Value) -> Value {
     out
 }
 
+/// The models with their members spelled as documented: a file that was written by hand may use any case.
+pub(crate) fn documented(models: &Map<String, Value>) -> Value {
+    const MODEL: [&str; 8] = ["Strategy", "Backends", "Set", "Default", "Remove", "Variants", "Match", "Stabilize"];
+    const BACKEND: [&str; 9] =
+        ["Name", "Endpoint", "BaseUrl", "ApiKeys", "BackendModelName", "Weight", "Enabled", "Under", "Vision"];
+    fn spelled(value: &Value, names: &[&str]) -> Value {
+        let Value::Object(members) = value else { return value.clone() };
+        let name =
+            |key: &str| names.iter().find(|name| name.eq_ignore_ascii_case(key)).copied().unwrap_or(key).to_owned();
+        members.iter().map(|(key, value)| (name(key), value.clone())).collect()
+    }
+    let model = |model: &Value| {
+        let mut out = spelled(model, &MODEL);
+        if out.get("Strategy").is_some() {
+            out["Strategy"] = written(model, &Value::Null, &mut String::new).0["Strategy"].take();
+        }
+        if let Some(Value::Array(backends)) = out.get_mut("Backends") {
+            backends.iter_mut().for_each(|backend| *backend = spelled(backend, &BACKEND));
+        }
+        out
+    };
+    models.iter().map(|(name, value)| (name.clone(), model(value))).collect()
+}
+
 #[cfg(test)]
 mod tests;

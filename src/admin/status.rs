@@ -27,7 +27,8 @@ impl Admin {
         let running = self.proxy.activity().running();
         let speed = |name: &str| -> f64 {
             let there = running.iter().filter(|one| one["endpoint"] == name);
-            there.filter_map(|one| one["tokens_per_second"].as_f64()).sum()
+            // The sum of nothing would be -0.0.
+            there.filter_map(|one| one["tokens_per_second"].as_f64()).fold(0.0, |sum, speed| sum + speed)
         };
         let endpoints: Vec<_> =
             snapshot.endpoints.iter().filter(shown).map(|one| view(one, speed(one.name()))).collect();

@@ -16,6 +16,7 @@ const MOST_BRACKETS: usize = 200;
 
 const NO_KEY: &str = "a key is a plain word";
 const TOO_LARGE: &str = "is a whole number of more than 64 bits, which would be rounded";
+const NOT_FINITE: &str = "is not a finite number";
 const NO_TAG: &str = "YAML tags (`!name`) have no meaning here; put the text in quotes";
 
 /// Removes a byte order mark and, in JSON, blanks out `//` comments. A `//` inside a word, as in a URL, is not a
@@ -246,11 +247,8 @@ impl<'de> Visitor<'de> for Build<'_> {
     visit_numbers!(visit_i64: i64 as from_i128, visit_i128: i128 as from_i128);
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Node, E> {
-        match Number::from_f64(value) {
-            Some(number) => self.node(Value::Number(number)),
-            // No key accepts it, so that it is reported.
-            None => self.visit_str(&value.to_string()),
-        }
+        let number = Number::from_f64(value).map(Value::Number);
+        self.node(number.unwrap_or_else(|| Value::Broken(NOT_FINITE.into())))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Node, E> {

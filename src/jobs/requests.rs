@@ -9,7 +9,9 @@ use crate::api::errors::{Failure, Kind};
 use crate::api::query::parameter;
 use crate::proxy::context::LocalResponse;
 use crate::proxy::state::{JobRequest, JobStore};
+use crate::routing::catalog;
 use crate::routing::plan::View;
+use crate::routing::resolve;
 use crate::util::budget::Held;
 use crate::util::cancel::CancelToken;
 use crate::util::disk::is_full;
@@ -34,8 +36,9 @@ impl JobStore for JobManager {
             return Ok(LocalResponse::json(StatusCode::BAD_REQUEST, &validate::refusal(&details)));
         }
         let text = |name: &str| members.get(name).and_then(validate::text);
-        if let Some(model) = text("model").filter(|model| !model.is_empty() && !job_request.scope.has_model(model)) {
-            return Err(View { snapshot: &self.shared.load(), scope: job_request.scope }.not_found(&model));
+        let view = View { snapshot: &self.shared.load(), scope: job_request.scope };
+        if let Some(model) = text("model").filter(|model| !may_ask(view, model)) {
+            return Err(view.not_found(&model));
         }
         let id: Arc<str> = random::request_id().into();
         let record = Record {
@@ -222,6 +225,13 @@ fn whole(job: &Job, mut file: Vec<u8>, position: usize, active: usize) -> io::Re
 
 fn ok(body: &Value) -> LocalResponse {
     LocalResponse::json(StatusCode::OK, body)
+}
+
+/// As for any other request: a variant is in a scope with its model, and the default model of a scope is in it.
+fn may_ask(View { snapshot, scope }: View<'_>, name: &str) -> bool {
+    let is_within = |name: &str| catalog::within(scope, name, |bare| resolve::exact(snapshot, bare).is_some());
+    let by_model = || resolve::exact(snapshot, name).and_then(|meaning| meaning.base().map(is_within)) == Some(true);
+    name.is_empty() || name == "auto" || is_within(name) || by_model()
 }
 
 /// No such job, or another owner's [S004-11].

@@ -42,6 +42,7 @@ struct Attempts<'a> {
     faults: Vec<(String, UpstreamError)>,
     buffered: Option<(BufferedResponse, Rc<ServedBy>)>,
     retry_after: Option<Duration>,
+    exceeded_context: Option<u64>,
     last: Option<Rc<ServedBy>>,
     /// The endpoint of the last attempt and why another one may follow, to be counted if it does.
     retried: Option<(Arc<Endpoint>, &'static str)>,
@@ -65,6 +66,13 @@ pub(crate) fn forward(ctx: &ForwardContext<'_>, plan: Plan) -> Outcome {
     };
     let mut selector = Selector::new(ctx, plan);
     let outcome = try_all(ctx, &mut selector, &mut attempts);
+    if let (Outcome::Buffered(..), Some(context)) = (&outcome, attempts.exceeded_context) {
+        return match wake::larger(ctx, selector.plan, context) {
+            Ok(Some(plan)) => try_all(ctx, &mut Selector::new(ctx, plan), &mut attempts),
+            Ok(None) => outcome,
+            Err(outcome) => *outcome,
+        };
+    }
     let tried = match outcome {
         Outcome::Failed(_, tried) if wake::may_help(ctx, &selector.plan, &attempts.faults) => tried,
         outcome => return outcome,
@@ -110,7 +118,8 @@ fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut
             // Several keys of one candidate count once here. The plan may have grown while the request was queued.
             let attempts_left = tried < retry.attempts.unwrap_or(selector.plan.candidates.len() as u32);
             let candidate = &selector.plan.candidates[index];
-            let larger = selector.has_larger(candidate.context);
+            let may_wake = wake::has_larger(ctx, &selector.plan, candidate.context, attempts_left);
+            let larger = may_wake || attempts_left && selector.has_larger(candidate.context);
             let remaining = Remaining {
                 keys: false,
                 candidates: attempts_left && !selector.remaining().is_empty(),
@@ -123,6 +132,7 @@ fn try_all(ctx: &ForwardContext<'_>, selector: &mut Selector<'_>, attempts: &mut
                 Step::Next => attempts.reason = "retry",
                 Step::Larger(context) => {
                     attempts.reason = "context";
+                    attempts.exceeded_context = attempts.exceeded_context.max(Some(context));
                     if !selector.only_larger(context) {
                         return attempts.give_up();
                     }
@@ -146,6 +156,7 @@ impl<'a> Attempts<'a> {
             faults: Vec::new(),
             buffered: None,
             retry_after: None,
+            exceeded_context: None,
             last: None,
             retried: None,
         }

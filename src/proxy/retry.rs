@@ -60,7 +60,7 @@ pub(crate) struct Remaining {
     pub(crate) candidates: bool,
     /// Another attempt is allowed.
     pub(crate) attempts: bool,
-    /// An endpoint with a larger context.
+    /// An endpoint with a larger context may be asked.
     pub(crate) larger: bool,
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn answer(status: StatusCode, retry: &Retry, remaining: Remaining) ->
     // 501 and 505 are permanent; 520 to 530 are Cloudflare's, 529 is Anthropic's.
     let passing = matches!(status.as_u16(), 408 | 429 | 500 | 502..=504 | 506..=599);
     let again = retry.on.contains(&RetryOn::Status) && passing;
-    if status == StatusCode::BAD_REQUEST && remaining.attempts && remaining.larger {
+    if status == StatusCode::BAD_REQUEST && remaining.larger {
         return RetryDecision::InspectBody;
     }
     let elsewhere = matches!(status.as_u16(), 401..=404) && remaining.candidates;

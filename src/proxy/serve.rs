@@ -4,7 +4,7 @@ use super::outcome::{ForwardContext, Outcome, Relayed, ServedBy};
 use super::state::Proxy;
 use super::{forward, relay, select};
 use crate::api::errors::{Failure, Kind};
-use crate::api::paths::{self, Forward, Route, Trait};
+use crate::api::paths::{self, Forward, ModelSource, Route, Trait};
 use crate::api::query::encoded;
 use crate::config::{Mode, OnClientGone, SsePing, Strategy};
 use crate::http::handler::ServerHandle;
@@ -210,8 +210,14 @@ impl Proxy {
         })?;
         let snapshot = fresh.as_deref().unwrap_or(snapshot);
         let active = self.activity.begin(&context.record, body.name(), request.began, &request.cancel);
+        // Embeddings and the like find nothing in a cache; an API that is not known here may.
+        let generates = forward.has(Trait::Pings);
+        let is_unknown = matches!(forward.source, ModelSource::BodyOnly | ModelSource::Raw);
         let needs_prompt = forward.takes_slot(&request.head.method)
-            && (plan.strategy == Strategy::Affinity || forward.has(Trait::Pings) && active.active.is_shown());
+            && match plan.strategy {
+                Strategy::Affinity => generates || is_unknown,
+                _ => generates && active.active.is_shown(),
+            };
         let prompt = needs_prompt.then(|| select::prompt(&self.shared.affinity, request, &body, &plan.route));
         let ping = origin.ping.filter(|_| body.stream && forward.has(Trait::Pings)).map(|ping| (ping, request.began));
         let (common, cancel) = (Arc::clone(&context.common), Arc::clone(&request.cancel));

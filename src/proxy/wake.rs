@@ -27,7 +27,30 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// # Errors
 /// How the request ends instead.
 pub(super) fn awake(ctx: &ForwardContext<'_>, plan: Plan) -> Result<Plan, Box<Outcome>> {
-    if plan.asleep.is_empty() { Ok(plan) } else { hold(ctx, plan, time::now()) }
+    if plan.asleep.is_empty() { Ok(plan) } else { hold(ctx, plan, time::now(), false) }
+}
+
+/// Whether an endpoint that this request may wake has a larger context (any known one if this is unknown), and another
+/// attempt is allowed; `retry.attempts: auto` counts only what is awake.
+pub(super) fn has_larger(ctx: &ForwardContext<'_>, plan: &Plan, context: Option<u64>, attempts_left: bool) -> bool {
+    let is_larger = |one: &Candidate| one.context > context && may_wake(ctx, one);
+    (attempts_left || plan.retry.attempts.is_none()) && ctx.takes_slot() && plan.asleep.iter().any(is_larger)
+}
+
+/// The plan of the endpoints with a larger context, once one that was asleep is awake; `None` if none can be woken in time.
+///
+/// # Errors
+/// How the request ends instead.
+pub(super) fn larger(ctx: &ForwardContext<'_>, mut plan: Plan, context: u64) -> Result<Option<Plan>, Box<Outcome>> {
+    let context = Some(context);
+    if !has_larger(ctx, &plan, context, true) {
+        return Ok(None);
+    }
+    plan.candidates.clear();
+    plan.asleep.retain(|one| one.context > context);
+    let mut plan = hold(ctx, plan, time::now(), true)?;
+    plan.candidates.retain(|one| one.context > context);
+    Ok(Some(plan).filter(|plan| !plan.candidates.is_empty()))
 }
 
 /// Whether waking may help: no candidate could be connected to, so that nothing was sent, and one of them can be woken.
@@ -42,21 +65,27 @@ pub(super) fn may_help(ctx: &ForwardContext<'_>, plan: &Plan, faults: &[(String,
 /// As [`awake`], after [`may_help`] returned true.
 pub(super) fn after_failure(ctx: &ForwardContext<'_>, mut plan: Plan) -> Result<Plan, Box<Outcome>> {
     plan.asleep.extend(plan.candidates.drain(..).filter(can_be_woken));
-    hold(ctx, plan, time::now() + SETTLE)
+    hold(ctx, plan, time::now() + SETTLE, false)
 }
 
 fn can_be_woken(candidate: &Candidate) -> bool {
     candidate.endpoint.config.wake.is_some()
 }
 
-fn hold(ctx: &ForwardContext<'_>, plan: Plan, check_at: Instant) -> Result<Plan, Box<Outcome>> {
+/// Whether this request may wake an endpoint, if no other one can answer.
+fn may_wake(ctx: &ForwardContext<'_>, candidate: &Candidate) -> bool {
+    candidate.endpoint.config.wake.is_some_and(|wake| wake.background || !ctx.background)
+}
+
+/// `is_particular`: others that are awake are of no use.
+fn hold(ctx: &ForwardContext<'_>, plan: Plan, check_at: Instant, is_particular: bool) -> Result<Plan, Box<Outcome>> {
     let is_last = plan.candidates.is_empty();
     let (plan, targets) = targets(ctx, plan);
     if targets.is_empty() && !is_last {
         return Ok(plan);
     }
     ctx.client.hold_pings(plan.asleep.iter().any(|candidate| ctx.is_streamless(candidate)));
-    let hold = Hold { ctx, is_last, check_at };
+    let hold = Hold { ctx, is_last: is_last && !is_particular, check_at };
     if targets.is_empty() {
         return hold.without_packets(&plan.asleep[0]);
     }
@@ -78,8 +107,9 @@ fn hold(ctx: &ForwardContext<'_>, plan: Plan, check_at: Instant) -> Result<Plan,
 /// The endpoints that this request may wake, in order; if others are awake, only the one that the strategy chooses.
 fn targets(ctx: &ForwardContext<'_>, mut plan: Plan) -> (Plan, Vec<Candidate>) {
     let is_last = plan.candidates.is_empty();
-    let may_wake = |wake: Wake| (wake.background || !ctx.background) && (is_last || wake.prefer == Prefer::Wake);
-    let is_target = |one: &&Candidate| ctx.takes_slot() && one.endpoint.config.wake.is_some_and(may_wake);
+    let is_preferred = |wake: Wake| is_last || wake.prefer == Prefer::Wake;
+    let is_target =
+        |one: &&Candidate| ctx.takes_slot() && may_wake(ctx, one) && one.endpoint.config.wake.is_some_and(is_preferred);
     let mut targets: Vec<Candidate> = plan.asleep.iter().filter(is_target).cloned().collect();
     if !is_last && !targets.is_empty() {
         plan.candidates.append(&mut targets);

@@ -55,8 +55,6 @@ fn numbers_outside_their_range_are_refused() {
         ("workers", "1.5"),
         ("workers", "-1"),
         ("workers", "many"),
-        ("workers", ".nan"),
-        ("workers", ".inf"),
         ("workers", "340282366920938463463374607431768211456"),
     ];
     for (key, value) in ranges {
@@ -65,6 +63,9 @@ fn numbers_outside_their_range_are_refused() {
     }
     let server = with("server: {port: 0, workers: 4096, backlog: 0, maxConnections: 1000000, perClient: 1}").server;
     assert_eq!((server.port, server.workers, server.backlog), (0, 4096, 0));
+    for value in [".nan", ".inf", "-.inf"] {
+        assert_eq!(complaint(&format!("server: {{workers: {value}}}")), "server.workers: is not a finite number");
+    }
     assert!(complaint("healthCheck: {failureThreshold: 0}").contains("1 to"));
     assert!(complaint("healthCheck: {interval: 99ms}").contains("from 100ms"));
     assert!(complaint("cache: {ttlMultiplier: -1}").contains("is not a number"));

@@ -79,6 +79,26 @@ fn a_request_is_edited_in_place_on_its_way() {
 }
 
 #[test]
+#[ignore = "fault: the edits of a route are lost when a client writes the tag or another name that the server lists"]
+fn a_model_is_edited_by_each_name_that_stands_for_it() {
+    // A key for `m` may ask for `m:latest`, since both are one model.
+    let ollama = serving(&["m:latest"]);
+    let proxy = Setup::over(&[&ollama]).with(models("{m: {set: {a: 1}}}")).start();
+    for name in ["m", "m:latest"] {
+        assert_eq!(served(&proxy, format!(r#"{{"model":"{name}"}}"#)), "a m:latest model");
+        assert_eq!(ollama.take(CHAT).text(), r#"{"a":1,"model":"m:latest"}"#, "{name}");
+    }
+    let llama = Upstream::start();
+    llama.always("/v1/models", Script::json(r#"{"data":[{"id":"m","aliases":["nick"]}]}"#));
+    llama.always(CHAT, Script::json("{}"));
+    let proxy = Setup::over(&[&llama]).with(models("{m: {set: {a: 1}}}")).start();
+    for name in ["m", "nick"] {
+        assert!(served(&proxy, format!(r#"{{"model":"{name}"}}"#)).starts_with("a "));
+        assert!(llama.take(CHAT).text().contains(r#""a":1"#), "{name}");
+    }
+}
+
+#[test]
 fn only_json_is_edited_and_what_cannot_be_read_is_refused_where_it_would_have_to_be() {
     let upstream = serving(&["qwen", "other"]);
     upstream.always("/v1/audio/transcriptions", Script::json("{}"));
@@ -136,20 +156,16 @@ fn variants_are_listed_and_patterns_are_not() {
     assert!(upstream.take(CHAT).text().contains(r#""seed":9007199254740993,"temperature":0.7,"model":"qwen""#));
 }
 
+/// A key for one model, of the same text as its name.
+fn key(name: &str, model: &str) -> ClientKey {
+    let text = KeyText::Plain(Secret::new(name));
+    ClientKey { models: vec![model.to_owned()], ..ClientKey::plain(name, text) }
+}
+
 #[test]
 fn a_key_may_ask_for_a_variant_by_its_name_or_that_of_its_model() {
     let upstream = serving(&["qwen"]);
-    let key = |name: &str, models: &[&str]| ClientKey {
-        name: name.into(),
-        key: KeyText::Plain(Secret::new(name)),
-        models: models.iter().map(|&model| model.to_owned()).collect(),
-        endpoints: vec![],
-        max_parallel: None,
-        rate_limit: None,
-        background: false,
-        admin: false,
-    };
-    let keys = vec![key("base", &["qwen"]), key("variant", &["qwen-nothink"]), key("pattern", &["gpt-*"])];
+    let keys = vec![key("base", "qwen"), key("variant", "qwen-nothink"), key("pattern", "gpt-*")];
     let proxy = Setup::over(&[&upstream]).with(models(EDITED)).with(|config| config.keys = keys).start();
     let status = |key: &str, model: &str| {
         proxy.ask(post_with(CHAT, &format!("Authorization: Bearer {key}\r\n"), chat(model))).status()
@@ -158,9 +174,15 @@ fn a_key_may_ask_for_a_variant_by_its_name_or_that_of_its_model() {
     assert_eq!(all.map(|model| status("base", model)), [200, 200, 404]);
     assert_eq!(all.map(|model| status("variant", model)), [404, 200, 404]);
     assert_eq!(all.map(|model| status("pattern", model)), [404, 404, 200]);
-    let list = proxy.ask("GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer variant\r\n\r\n").json();
-    let ids: Vec<_> = list["data"].as_array().expect("a list").iter().map(|entry| entry["id"].clone()).collect();
-    assert_eq!(ids, ["qwen-nothink"]);
+    let listed = |key: &str| -> Vec<String> {
+        let head = format!("GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n\r\n");
+        let list = proxy.ask(head).json();
+        let entries = list["data"].as_array().expect("a list").iter();
+        entries.map(|entry| entry["id"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(listed("base"), ["qwen", "qwen-nothink", "qwen:hot"], "a variant is seen with its model");
+    assert_eq!(listed("variant"), ["qwen-nothink"]);
+    assert_eq!(listed("pattern"), [""; 0]);
 }
 
 #[test]
@@ -288,6 +310,26 @@ fn a_server_that_has_the_model_loaded_comes_first() {
 }
 
 #[test]
+#[ignore = "fault: until the next probe the second chat makes another server load the model too"]
+fn a_server_that_has_just_answered_has_the_model_loaded() {
+    let ollama = || {
+        let upstream = Upstream::start();
+        upstream.always("/v1/models", Script::json(r#"{"data":[{"id":"m","owned_by":"library"}]}"#));
+        upstream.always("/api/ps", Script::json(r#"{"models":[]}"#));
+        upstream.always(CHAT, Script::json("{}"));
+        upstream
+    };
+    let (first, second) = (ollama(), ollama());
+    let setup = Setup::over(&[&first, &second]).with(|config| config.routing.strategy = Strategy::RoundRobin);
+    let proxy = setup.start();
+    proxy.until(|_| first.count("/api/ps") + second.count("/api/ps") == 2);
+    let home = served(&proxy, chat("m"))[..1].to_owned();
+    for _ in 0..3 {
+        assert_eq!(served(&proxy, chat("m"))[..1], home);
+    }
+}
+
+#[test]
 fn a_server_that_does_not_tell_what_is_loaded_is_asked_once() {
     let upstream = Upstream::start();
     let list = json!({"data": [{"id": "m", "owned_by": "library"}]});
@@ -295,7 +337,11 @@ fn a_server_that_does_not_tell_what_is_loaded_is_asked_once() {
     upstream.always("/api/ps", Script::error(404, "no"));
     upstream.always(CHAT, Script::json("{}"));
     let other = serving(&["m"]);
+    let loaded = json!({"data": [{"id": "m", "status": {"value": "loaded"}}]});
+    other.always("/v1/models", Script::json(loaded.to_string()));
     let proxy = Setup::over(&[&upstream, &other]).start();
+    // The second of these rounds is late enough for such a question.
+    proxy.force_check();
     proxy.force_check();
     assert_eq!(upstream.count("/api/ps"), 1);
     assert_eq!(served(&proxy, chat("m")), "a m model", "unknown counts as loaded");
@@ -348,6 +394,28 @@ fn a_job_is_edited_as_well() {
         "{sent} {id}"
     );
     assert!(sent.contains(r#""model":"qwen","#));
+}
+
+#[cfg(feature = "jobs")]
+#[test]
+fn a_key_may_submit_a_job_for_what_it_may_ask_for() {
+    let (folder, upstream) = (crate::jobs::Folder::new(), serving(&["qwen", "n:latest"]));
+    let keys = vec![key("base", "qwen"), key("variant", "qwen-nothink"), key("pattern", "gpt-*"), key("bare", "n")];
+    let proxy = crate::jobs::start(&folder, &upstream, |config| {
+        models(EDITED)(config);
+        config.keys = keys;
+    });
+    let status = |key: &str, later: &str, model: &str| {
+        let head = format!("Authorization: Bearer {key}\r\n{later}");
+        proxy.ask(post_with(CHAT, &head, chat(model))).status()
+    };
+    for key in ["base", "variant", "pattern", "bare"] {
+        for model in ["qwen", "qwen-nothink", "gpt-5", "n:latest", "n", "nothing"] {
+            let submitted = if status(key, "", model) == 200 { 202 } else { 404 };
+            assert_eq!(status(key, crate::jobs::LATER, model), submitted, "{key} {model}");
+        }
+    }
+    assert_eq!([status("base", "", "auto"), status("base", crate::jobs::LATER, "auto")], [200, 202]);
 }
 
 #[cfg(all(feature = "admin", feature = "jobs"))]

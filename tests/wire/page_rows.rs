@@ -55,6 +55,7 @@ fn a_stream_has_a_speed_while_it_runs_and_its_endpoint_too() {
     latch.open();
     client.body();
     proxy.until(|_| status(&proxy)["endpoints"][0]["tokens_per_second"] == json!(0.0));
+    assert!(!proxy.get("/admin/status").text().contains("-0.0"), "nothing is negative");
 }
 
 #[test]

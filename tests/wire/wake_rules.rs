@@ -51,6 +51,47 @@ fn another_endpoint_that_is_awake_answers() {
 }
 
 #[test]
+fn a_prompt_that_is_too_long_for_what_is_awake_wakes_a_machine_with_a_larger_context() {
+    let packets = Packets::new();
+    let (mut large, small) = (machine(&["m"]), machine(&["m"]));
+    for (upstream, size) in [(&large, 65_536), (&small, 4096)] {
+        let props = format!(r#"{{"total_slots":1,"default_generation_settings":{{"n_ctx":{size}}}}}"#);
+        upstream.always("/props", Script::json(&props));
+    }
+    let too_long = r#"{"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_prompt_tokens":5000,"n_ctx":4096}}"#;
+    small.always(CHAT, Script::answer(400, &[("Content-Type", "application/json")], too_long));
+    let proxy = Setup::over(&[&large, &small]).with(|config| config.endpoints[0].wake = Some(wake(&packets))).start();
+    assert_eq!(endpoint_of(&proxy.chat("m")), (200, Some("a"), Some("model")));
+    sleeps(&proxy, &mut large);
+    let mut held = proxy.sent(post(CHAT, chat("m")));
+    packets.wait(1);
+    large.revive();
+    assert_eq!(endpoint_of(&held.answer()), (200, Some("a"), Some("woken")));
+    // Whoever may not wake it gets the refusal, and so does everybody if it does not wake in time.
+    sleeps(&proxy, &mut large);
+    let background = post_with(CHAT, "x-llmproxy-priority: background\r\n", chat("m"));
+    assert_eq!(endpoint_of(&proxy.ask(&background)), (400, Some("b"), Some("failover")));
+    assert_eq!(packets.count(), 1);
+    proxy.reload(|config| config.retry.attempts = Some(1));
+    assert_eq!(endpoint_of(&proxy.chat("m")), (400, Some("b"), Some("failover")), "no second attempt, so no wait");
+    let limit = |attempts: Option<u32>, timeout: u64| {
+        proxy.reload(|config| {
+            config.retry.attempts = attempts;
+            config.endpoints[0].wake.iter_mut().for_each(|wake| wake.timeout = ms(timeout));
+        });
+    };
+    for attempts in [None, Some(2)] {
+        limit(attempts, 300);
+        assert_eq!(endpoint_of(&proxy.chat("m")), (400, Some("b"), Some("failover")));
+    }
+    limit(Some(2), 60_000);
+    let mut held = proxy.sent(post(CHAT, chat("m")));
+    proxy.until(|health| state(health) == "waking");
+    large.revive();
+    assert_eq!(endpoint_of(&held.answer()).1, Some("a"));
+}
+
+#[test]
 fn with_prefer_wake_the_machine_is_woken_where_the_strategy_would_choose_it() {
     let packets = Packets::new();
     let (mut first, _second, proxy) = two(&packets, Prefer::Wake, |_| {});

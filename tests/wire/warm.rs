@@ -140,6 +140,26 @@ fn a_session_waits_too() {
 }
 
 #[test]
+fn what_no_cache_helps_does_not_wait_while_an_endpoint_is_idle() {
+    // An embedding is computed from nothing each time, whatever session it belongs to.
+    for (path, body) in [
+        ("/v1/embeddings", r#"{"model":"m","input":"x"}"#),
+        ("/v1/rerank", r#"{"model":"m","query":"x","documents":["y"]}"#),
+        ("/v1/audio/speech", r#"{"model":"m","input":"x"}"#),
+    ] {
+        let ([a, b], proxy) = homes(|_| ());
+        [&a, &b].iter().for_each(|server| server.always(path, Script::json("{}")));
+        let of_session = |path: &str, body: String| post_with(path, "x-session-id: s\r\n", body);
+        assert_eq!(told(&proxy.ask(of_session(CHAT, said("three", 0)))).0, "a");
+        let (mut first, latch) = busy(&a, &proxy, "one");
+        let answer = proxy.ask(of_session(path, body.to_owned()));
+        assert_eq!((told(&answer).0, answer.field("x-llmproxy-queue-ms")), ("b", None), "{path}");
+        latch.open();
+        first.answer();
+    }
+}
+
+#[test]
 fn nobody_is_refused_for_waiting_at_home_while_another_endpoint_is_idle() {
     for edit in [(|config| config.queue.timeout = ms(200)) as fn(&mut Config), |config| config.queue.length = 0] {
         let ([a, _b], proxy) = homes(edit);

@@ -429,18 +429,21 @@ fn what_is_asleep_is_planned_apart_and_alone_if_nothing_else_is_there() {
 
 #[test]
 fn an_image_wakes_a_model_that_takes_images_if_no_other_one_can() {
-    let of = |known: &[Known], sleeper: usize| {
+    let of = |known: &[Known], sleepers: &[usize]| {
         let mut snapshot = at_each(known);
-        let one = Arc::make_mut(&mut snapshot.endpoints[sleeper]);
-        one.config = Arc::new(config::Endpoint { wake: Some(config::Wake::default()), ..(*one.config).clone() });
-        one.health = one.health.observe(Observation::Unreachable("x".into()), 3, SystemTime::UNIX_EPOCH).asleep();
+        for sleeper in sleepers {
+            let one = Arc::make_mut(&mut snapshot.endpoints[*sleeper]);
+            one.config = Arc::new(config::Endpoint { wake: Some(config::Wake::default()), ..(*one.config).clone() });
+            one.health = one.health.observe(Observation::Unreachable("x".into()), 3, SystemTime::UNIX_EPOCH).asleep();
+        }
         let view = View { snapshot: &snapshot, scope: &Scope::default() };
         let plan = view.plan(ModelQuery::Named("m"), &(1, true), time::now()).ok().expect("a plan");
         [&plan.candidates, &plan.asleep].map(|list| list.iter().map(|one| one.endpoint.name()).collect::<String>())
     };
     let known = Known::default();
     let [yes, no] = [true, false].map(|configured| Known { configured: Some(configured), ..known });
-    assert_eq!(of(&[no, yes], 1), ["", "b"]);
-    assert_eq!(of(&[known, yes], 1), ["a", "b"], "what is awake may be tried");
-    assert_eq!(of(&[yes, no], 1), ["a", ""]);
+    assert_eq!(of(&[no, yes], &[1]), ["", "b"]);
+    assert_eq!(of(&[known, yes], &[1]), ["a", "b"], "what is awake may be tried");
+    assert_eq!(of(&[yes, no], &[1]), ["a", ""]);
+    assert_eq!(of(&[known, yes], &[0, 1]), ["", "b"], "of two that sleep the one that is known to take images");
 }
