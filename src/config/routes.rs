@@ -160,36 +160,36 @@ fn by_name<T: Table + Default + 'static>(name_of: fn(&mut T) -> &mut String) -> 
 /// Reports names that two models share, and patterns that can never match because an earlier model has them.
 pub(super) fn check_names(routes: &[Route], models: &Field) {
     let mut names: HashMap<String, &str> = routes.iter().map(|route| (route.name.clone(), &*route.name)).collect();
-    let mut patterns: Vec<(&str, &str)> = Vec::new();
     for route in routes {
-        let section = models.item(&route.name);
+        let variants = models.item(&route.name).get("variants");
         for (name, variant) in route.names().skip(1).zip(&route.variants) {
             if let Some(other) = names.insert(name.clone(), &route.name)
                 && !variant.suffix.is_empty()
             {
-                let field = section.get("variants").item(&variant.suffix);
-                field.problem(format!("gives the name {name:?}, which `models[{other}]` has too; rename one"));
+                let text = format!("gives the name {name:?}, which `models[{other}]` has too; rename one");
+                variants.item(&variant.suffix).problem(text);
             }
         }
-        for pattern in &route.patterns {
-            if let Some(other) = names.get(pattern).filter(|other| **other != route.name) {
-                section.warn(format!(
-                    "models[{}].match: {pattern:?} never counts: it is a name of `models[{other}]`",
-                    route.name
-                ));
-            }
-            match patterns.iter().find(|(wider, first)| *first != route.name && matches(wider, pattern)) {
-                Some((same, first)) if same == pattern => section.get("match").problem(format!(
-                    "{pattern:?} never counts: it also stands in `models[{first}]`, which comes first"
-                )),
-                Some((wider, first)) => section.warn(format!(
-                    "models[{}].match: {pattern:?} never counts: {wider:?} of `models[{first}]`, which comes first, matches the same names",
-                    route.name
-                )),
-                None => {}
-            }
-            patterns.push((pattern, &route.name));
+    }
+    let mut earlier: Vec<(&str, &str)> = Vec::new();
+    for (route, pattern) in routes.iter().flat_map(|route| route.patterns.iter().map(move |pattern| (route, pattern))) {
+        let never = format!("{pattern:?} never counts");
+        let section = models.item(&route.name);
+        let warn = |text: String| section.warn(format!("models[{}].match: {never}: {text}", route.name));
+        if let Some(other) = names.get(pattern).filter(|other| **other != route.name) {
+            warn(format!("it is a name of `models[{other}]`"));
         }
+        match earlier.iter().find(|(wider, first)| *first != route.name && matches(wider, pattern)) {
+            Some((same, first)) if same == pattern => {
+                let text = format!("{never}: it also stands in `models[{first}]`, which comes first");
+                section.get("match").problem(text);
+            }
+            Some((wider, first)) => {
+                warn(format!("{wider:?} of `models[{first}]`, which comes first, matches the same names"));
+            }
+            None => {}
+        }
+        earlier.push((pattern, &route.name));
     }
 }
 
