@@ -217,7 +217,7 @@ impl<'a> Selector<'a> {
             None => {}
         }
         match self.plan.strategy {
-            _ if !self.queued.is_zero() => "queued",
+            _ if !self.queued.is_zero() && self.plan.reason != "woken" => "queued",
             _ if !has_choice => self.plan.reason,
             strategy => match rank_reason(&self.plan.candidates, index, strategy == Strategy::Failover) {
                 Some(reason) => reason,
