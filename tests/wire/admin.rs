@@ -127,24 +127,6 @@ fn what_was_written_by_hand_stays_beside_the_file_with_its_comments() {
 }
 
 #[test]
-fn what_was_written_by_hand_in_small_letters_is_shown_as_documented_so_that_the_page_keeps_it() {
-    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
-    let backend = json!({"name": "n", "endpoint": "a", "apiKeys": [], "backendModelName": "m", "weight": 2, "enabled": true, "under": "4k", "vision": false});
-    let model = json!({"strategy": "failover", "backends": [backend], "set": {"Backends": 1}, "default": {"a": 1}, "remove": ["b"],
-        "variants": {"x": {"set": {"k": 1}}}, "match": ["gpt-*"], "stabilize": "claude-code"});
-    let by_hand = json!({"models": {"one": model}}).to_string();
-    std::fs::create_dir(&folder.0).and_then(|()| std::fs::write(file(&folder), by_hand)).expect("our own folder");
-    let proxy = start(&folder, &[&upstream], |_| ());
-    let shown = proxy.get("/admin/config").json()["Models"]["one"].clone();
-    let expected = json!({"Strategy": "Failover", "Backends": [{"Name": "n", "Endpoint": "a", "ApiKeys": [], "BackendModelName": "m", "Weight": 2,
-        "Enabled": true, "Under": "4k", "Vision": false}], "Set": {"Backends": 1}, "Default": {"a": 1}, "Remove": ["b"],
-        "Variants": {"x": {"set": {"k": 1}}}, "Match": ["gpt-*"], "Stabilize": "claude-code"});
-    assert_eq!(shown, expected);
-    assert_eq!(put(&proxy, "one", &shown).status(), 200);
-    assert_eq!(on_disk(&folder)["models"]["one"], expected);
-}
-
-#[test]
 fn what_cannot_be_used_is_told_field_by_field_and_nothing_changes() {
     let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
     let proxy = start(&folder, &[&upstream], |_| ());
