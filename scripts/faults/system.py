@@ -163,7 +163,7 @@ def e2_errors_of_single_calls():
     for error in ["ECONNABORTED", "EPROTO", "ENOMEM", "EINTR", "EPERM", "ENETDOWN"]:
         ends = injected("accept4", error, "2+3")
         assert ends == {200: 60}, ends
-    assert injected("epoll_wait", "EINTR", "3+2") == {200: 60}
+    assert injected("epoll_wait,epoll_pwait", "EINTR", "3+2") == {200: 60}
     for call, error in [("recvfrom", "EINTR"), ("sendmsg", "EINTR"), ("writev", "EINTR"), ("ppoll", "EINTR")]:
         assert injected(call, error, "5+3") == {200: 60}, call
     for call, error in [("recvfrom", "ECONNRESET"), ("recvfrom", "ENOMEM"), ("sendmsg", "ENOMEM"), ("writev", "ENOMEM"), ("writev", "EPIPE")]:
@@ -241,7 +241,7 @@ def e8_little_memory():
 @case
 def e9_the_event_loop_dies():
     """E9: the listener thread cannot go on: the process ends with 1, so that systemd starts it again."""
-    proxy = Proxy(strace=("-e", "trace=epoll_wait", "-e", "inject=epoll_wait:error=EBADF:when=10+"))
+    proxy = Proxy(strace=("-e", "trace=epoll_wait,epoll_pwait", "-e", "inject=epoll_wait,epoll_pwait:error=EBADF:when=10+"))
     for _ in range(20):
         try:
             proxy.ask(timeout=1)
