@@ -164,7 +164,7 @@ function endpoint(one) {
   state.history.set(one.name, speeds);
   const facts = [
     ['address', one.address], ['slots', `${one.in_flight} of ${one.slots ?? '∞'}`], ['tokens/s', one.tokens_per_second.toFixed(1)],
-    ['cached share', one.prompt ? `${Math.round((100 * one.cached) / one.prompt)} %` : '–'], ['context', one.context ?? '–'],
+    ['cached share', one.cached_share === null ? '–' : `${one.cached_share} %`], ['context', one.context ?? '–'],
   ];
   card.querySelector('dl').replaceChildren(...facts.flatMap(([name, value]) => {
     const dt = document.createElement('dt');

@@ -59,7 +59,8 @@ impl Admin {
 fn view(endpoint: &Endpoint, speed: f64) -> Value {
     let health = &endpoint.health;
     let base = &endpoint.config.base;
-    let [generated, prompt, cached] = endpoint.live.tokens();
+    let [generated, prompt, cached, of_prompt] = endpoint.live.tokens();
+    let cached_share = (of_prompt > 0).then(|| (100.0 * cached as f64 / of_prompt as f64).round().min(100.0));
     let state = if endpoint.config.enabled { endpoint.state().as_str() } else { "off" };
     let why = match endpoint.state() {
         _ if !endpoint.config.enabled => Some("switched off".to_owned()),
@@ -76,7 +77,7 @@ fn view(endpoint: &Endpoint, speed: f64) -> Value {
         "state": state, "why": why, "failures": health.failures, "last_check": health.last_check.map(time::iso),
         "slots": endpoint.limit(), "in_flight": endpoint.live.requests(), "weight": endpoint.config.weight,
         "context": endpoint.props.context, "tokens_per_second": speed, "generated": generated, "prompt": prompt,
-        "cached": cached, "models": endpoint.names().collect::<Vec<_>>(),
+        "cached": cached, "cached_share": cached_share, "models": endpoint.names().collect::<Vec<_>>(),
     })
 }
 

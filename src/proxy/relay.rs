@@ -193,7 +193,7 @@ fn copy(
                 if client.active().is_shown() {
                     let new = passed.events.tokens() - before;
                     client.active().moved(now, new);
-                    served_by.endpoint.live.count_tokens([new, 0, 0]);
+                    served_by.endpoint.live.count_tokens([new, 0, 0, 0]);
                     passed.counted += new;
                 }
                 if client.active().is_stopped() {
@@ -391,7 +391,8 @@ pub(crate) fn note_tokens(relayed: &Relayed, served_by: &ServedBy) {
         served_by.endpoint.live.prompt_speed.add(speed);
     }
     let generated = tokens.completion.map(|count| count.saturating_sub(relayed.counted));
-    served_by.endpoint.live.count_tokens([generated, tokens.prompt, tokens.cached].map(|count| count.unwrap_or(0)));
+    let counts = [generated, tokens.prompt, tokens.cached, tokens.cached.and(tokens.prompt)];
+    served_by.endpoint.live.count_tokens(counts.map(Option::unwrap_or_default));
 }
 
 pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {

@@ -146,8 +146,8 @@ pub(crate) struct Live {
     pub(super) held: Mean,
     /// Prompt tokens computed per second.
     pub(crate) prompt_speed: Mean,
-    /// Generated, prompt and cached tokens, as reported; shown on the page only.
-    tokens: [AtomicU64; 3],
+    /// See [`Live::tokens`]; shown on the page only.
+    tokens: [AtomicU64; 4],
     /// Ids of its responses (OpenAI's Responses API). Requests that refer to one must go to the server that stores it.
     pub(crate) responses: SharedLru<MOST_RESPONSES>,
 }
@@ -295,14 +295,15 @@ impl Live {
         self.streamless.get((path, model)).is_some()
     }
 
-    pub(crate) fn count_tokens(&self, tokens: [u64; 3]) {
+    pub(crate) fn count_tokens(&self, tokens: [u64; 4]) {
         for (sum, new) in self.tokens.iter().zip(tokens) {
             sum.fetch_add(new, Relaxed);
         }
     }
 
-    /// Generated, prompt and cached tokens since the start.
-    pub(crate) fn tokens(&self) -> [u64; 3] {
+    /// Generated, prompt and cached tokens since the start, as reported, and the prompt tokens of answers that report
+    /// cached tokens.
+    pub(crate) fn tokens(&self) -> [u64; 4] {
         self.tokens.each_ref().map(|sum| sum.load(Relaxed))
     }
 

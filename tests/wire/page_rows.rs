@@ -95,3 +95,18 @@ fn a_machine_that_sleeps_or_wakes_is_shown_with_a_word_of_why_and_what_waits_for
     assert_eq!(held.answer().status(), 200);
     proxy.until(|_| shown()["state"] == "healthy" && shown()["why"].is_null());
 }
+
+#[test]
+fn the_cached_share_of_an_endpoint_is_of_the_prompts_whose_share_it_tells() {
+    let (folder, upstream) = (Folder::new(), Upstream::serving(&["m"]));
+    let usage = |usage: Value| Script::json(json!({"usage": usage}).to_string());
+    upstream.on(CHAT, usage(json!({"prompt_tokens": 300})));
+    upstream.on(CHAT, usage(json!({"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 40}})));
+    let proxy = start(&folder, &[&upstream], |_| ());
+    let seen = |prompt: u64| {
+        assert_eq!(proxy.chat("m").status(), 200);
+        proxy.until(|_| status(&proxy)["endpoints"][0]["prompt"] == prompt);
+        status(&proxy)["endpoints"][0]["cached_share"].clone()
+    };
+    assert_eq!((seen(300), seen(400)), (Value::Null, json!(40.0)));
+}
