@@ -97,9 +97,9 @@ impl Job {
 /// The name of its file.
 impl fmt::Display for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_degraded = self.owner[SHORT..] == NOBODY[SHORT..];
+        let short_owner = self.owner[SHORT..] == NOBODY[SHORT..];
         write!(f, "{:016x}.{}.", self.sequence, self.id)?;
-        self.owner[..if is_degraded { SHORT } else { NOBODY.len() }]
+        self.owner[..if short_owner { SHORT } else { NOBODY.len() }]
             .iter()
             .try_for_each(|byte| write!(f, "{byte:02x}"))?;
         let owed = if self.webhook_pending { ".owed" } else { "" };
